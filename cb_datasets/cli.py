@@ -1,0 +1,477 @@
+"""`cb-datasets <step>`: the pipeline by hand. Each command parses flags, calls one function and prints one summary.
+
+The Makefile runs the same commands; `make -n demo` shows them with all their flags.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from .sets.yields import Yield
+
+
+app = typer.Typer(
+    help="Make, check and evaluate circuit-breaker data for tool-calling agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+TracesOption = Annotated[Path, typer.Option(help="Folder of one source's traces, with train/ and eval/.")]
+ModelOption = Annotated[str, typer.Option(help="Folder of the target model, or its Hub id.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder to write to.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn in this step.")]
+WorkDirOption = Annotated[Path, typer.Option(help="Folder of finished shards; a rerun does only what is missing.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Prompts of one forward pass.")]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Completions that reach it are dropped as truncated.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")]
+NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each prompt.")]
+MaxPromptsOption = Annotated[int | None, typer.Option(min=1, help="Prompts asked on the train side; all if left out.")]
+MaxEvalPromptsOption = Annotated[
+    int | None, typer.Option(min=1, help="Prompts asked on the eval side; all if left out.")
+]
+QuarantineOption = Annotated[Path, typer.Option(help="Folder of the rows that failed validation.")]
+SetFolders = Annotated[list[Path], typer.Argument(help="Folders of sets, e.g. harmful/b4_flips retain/refusals.")]
+
+
+@app.command()
+def ingest(
+    source: Annotated[str, typer.Argument(help="Name of the source: agentdojo, fujitsu_b4, xstest, lookalike.")],
+    output: OutputOption,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the source's raw files.")] = None,
+    eval_fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of groups held out.")] = 0.2,
+    held_out: Annotated[str, typer.Option(help="The source's own split to hold out, where it has one.")] = "test",
+    num_proc: Annotated[int | None, typer.Option(min=1, help="Processes that read files.")] = None,
+) -> None:
+    """Raw files -> traces, divided into train and eval by a hash of each row's group."""
+    from builders import prepare_source
+
+    from .ingest import ingest as ingest_source
+
+    builder = prepare_source(source, data_dir=data_dir, num_proc=num_proc)
+    report = ingest_source(builder, output, eval_fraction, held_out)
+    verdicts = _listed(report["verdicts"])
+    print(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> {verdicts}; ", end="")
+    print(_dropped(report["drops"]))
+    print(f"  train {report['sides']['train']}, eval {report['sides']['eval']} -> {output}")
+
+
+@app.command()
+def sources(
+    traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources.")],
+    output: Annotated[Path, typer.Option(help="Folder of reports; sources.json and sources.md are written.")],
+) -> None:
+    """Gather what each source gave: records, verdicts, and every drop by name."""
+    from .files import REPORT_FILE, read_json, write_json, write_text
+
+    reports = {folder.name: read_json(folder / "train" / REPORT_FILE) for folder in sorted(traces)}
+    write_json(output / "sources.json", reports)
+    lines = [
+        "# Sources",
+        "",
+        "| source | licence | records | attacked | verdicts | drops |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, report in reports.items():
+        counts = f"{_listed(report['verdicts'])} | {_listed(report['drops'])}"
+        lines.append(f"| {name} | {report['licence']} | {report['records']} | {report['attacked']} | {counts} |")
+    write_text(output / "sources.md", "\n".join(lines) + "\n")
+    _table(
+        ["source", "records", "attacked", "verdicts", "drops"],
+        [_source_row(name, report) for name, report in reports.items()],
+    )
+
+
+@app.command()
+def generate_ds(
+    traces: TracesOption,
+    model: ModelOption,
+    output: OutputOption,
+    work_dir: WorkDirOption,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.95,
+    num_samples: NumSamplesOption = 1,
+    max_new_tokens: MaxNewTokensOption = 256,
+    max_prompts: MaxPromptsOption = None,
+    max_eval_prompts: MaxEvalPromptsOption = None,
+    batch_size: BatchSizeOption = 64,
+    seed: SeedOption = 0,
+) -> None:
+    """Ask the model attacked prompts and keep the verified flips (Ds)."""
+    from .generation import Sampling
+    from .generation.transformers_backend import TransformersBackend
+    from .sets.harmful import flips
+
+    sampling = Sampling(temperature, top_p, max_new_tokens, num_samples, seed)
+    limits = {"train": max_prompts, "eval": max_eval_prompts}
+    backend = TransformersBackend(model, batch_size=batch_size)
+    _save(flips(_sides(traces), limits, backend, sampling, work_dir), output)
+
+
+@app.command()
+def generate_dr(
+    traces: TracesOption,
+    model: ModelOption,
+    output: Annotated[Path, typer.Option(help="The retain folder; each kind gets its own folder in it.")],
+    work_dir: WorkDirOption,
+    kinds: Annotated[list[str], typer.Option(help="benign_twins, refusals, chat; may be given several times.")],
+    temperature: TemperatureOption = 0.3,
+    top_p: TopPOption = 1.0,
+    num_samples: NumSamplesOption = 1,
+    max_new_tokens: MaxNewTokensOption = 256,
+    max_prompts: MaxPromptsOption = None,
+    max_eval_prompts: MaxEvalPromptsOption = None,
+    batch_size: BatchSizeOption = 64,
+    seed: SeedOption = 0,
+) -> None:
+    """Ask the model prompts without an injection and keep its good answers (Dr)."""
+    from .generation import Sampling
+    from .generation.transformers_backend import TransformersBackend
+    from .sets.retain import RETAIN_TASKS, retained
+
+    for kind in kinds:
+        if kind not in RETAIN_TASKS:
+            raise ValueError(f"Unknown kind {kind!r}; known: {', '.join(RETAIN_TASKS)}.")
+    sampling = Sampling(temperature, top_p, max_new_tokens, num_samples, seed)
+    limits = {"train": max_prompts, "eval": max_eval_prompts}
+    backend = TransformersBackend(model, batch_size=batch_size)
+    for kind in kinds:
+        made = retained(kind, _sides(traces), limits, backend, sampling, work_dir)
+        _save(made, output / made.name.removeprefix("retain/"))
+
+
+@app.command()
+def generate_adversarial_safe(
+    traces: TracesOption,
+    model: ModelOption,
+    output: OutputOption,
+    work_dir: WorkDirOption,
+    fill: Annotated[str | None, typer.Option(help="twin: fill up with the verified call of the clean twin.")] = None,
+    twins: Annotated[Path | None, typer.Option(help="Folder retain/b4_benign_twins; needed by --fill twin.")] = None,
+    temperature: TemperatureOption = 0.1,
+    top_p: TopPOption = 1.0,
+    num_samples: NumSamplesOption = 1,
+    max_new_tokens: MaxNewTokensOption = 256,
+    max_prompts: MaxPromptsOption = None,
+    max_eval_prompts: MaxEvalPromptsOption = None,
+    batch_size: BatchSizeOption = 64,
+    seed: SeedOption = 0,
+) -> None:
+    """Attacked prompts with the right call: sampled where the model manages, the rest filled (Dr)."""
+    from .files import load_rows
+    from .generation import Sampling
+    from .generation.transformers_backend import TransformersBackend
+    from .sample import SAMPLE_FEATURES
+    from .sets.retain import adversarial_safe
+
+    if (fill, twins is None) not in ((None, True), ("twin", False)):
+        raise ValueError("--fill twin and --twins FOLDER go together.")
+    sampling = Sampling(temperature, top_p, max_new_tokens, num_samples, seed)
+    limits = {"train": max_prompts, "eval": max_eval_prompts}
+    backend = TransformersBackend(model, batch_size=batch_size)
+    verified = load_rows(twins, SAMPLE_FEATURES) if twins else None
+    _save(adversarial_safe(_sides(traces), limits, backend, sampling, work_dir, verified), output)
+
+
+@app.command()
+def collect(
+    turns: Annotated[str, typer.Argument(help="compromised, resisted or benign.")],
+    traces: TracesOption,
+    model: ModelOption,
+    output: OutputOption,
+) -> None:
+    """Recorded turns of other models -> samples in the target's format (off-policy). Only the tokenizer is loaded."""
+    from .sets.recorded import BENIGN, COMPROMISED, RESISTED, recorded_set
+
+    known = {"compromised": COMPROMISED, "resisted": RESISTED, "benign": BENIGN}
+    if turns not in known:
+        raise ValueError(f"Unknown turns {turns!r}; known: {', '.join(known)}.")
+    _save(recorded_set(_sides(traces), known[turns], _tokenizer(model)), output)
+
+
+@app.command()
+def generate_eval(
+    traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources; their eval side is used.")],
+    output: Annotated[Path, typer.Option(help="The prompts folder; each task gets its own folder in it.")],
+    tasks: Annotated[list[str], typer.Option(help="tool_flip, capability, agentdojo, refusal, chat, ...")],
+    max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts for each task; all if left out.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Evaluation prompts from the held-out side, a folder for each task."""
+    from datasets import concatenate_datasets
+
+    from .files import load_rows, save_rows
+    from .sets.prompts import TASKS, choose, prompts_for_task
+
+    for task in tasks:
+        if task not in TASKS:
+            raise ValueError(f"Unknown task {task!r}; known: {', '.join(TASKS)}.")
+    held_out = [load_rows(folder / "eval") for folder in traces]
+    for task in tasks:
+        rows = concatenate_datasets([prompts_for_task(side, task) for side in held_out])
+        if len(rows) == 0:
+            raise ValueError(f"The held-out side of {_names(traces)} has no prompts for {task}.")
+        chosen = choose(rows, max_prompts, seed)
+        save_rows(chosen, output / task, {"task": task, "rows": len(chosen), "available": len(rows)})
+        print(f"generate-eval {task}: {len(chosen)} prompts of {len(rows)} held out -> {output / task}")
+
+
+@app.command()
+def validate(
+    folders: SetFolders,
+    quarantine: QuarantineOption,
+    output: Annotated[Path, typer.Option(help="The report to write, reports/validation_report.json.")],
+    min_valid: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows of a set that must pass.")] = 0.95,
+) -> None:
+    """Check every row against the rules; rows that fail go to quarantine with their reasons."""
+    from .checks.validate import validate as validate_sets
+    from .files import write_json
+
+    report = validate_sets(folders, quarantine, min_valid)
+    write_json(output, report)
+    rows = [
+        (name, part["rows"], part["quarantined"], _listed(part["rules"]) or "-", _verdict(part["passed"]))
+        for name, part in report["sets"].items()
+    ]
+    _table(["set", "rows", "quarantined", "rules broken", f"valid >= {min_valid:.0%}"], rows)
+    _stop_unless(report["passed"], f"validate: a set has too many invalid rows; see {output} and {quarantine}")
+
+
+@app.command()
+def quality_gates(
+    folders: SetFolders,
+    quarantine: QuarantineOption,
+    output: Annotated[Path, typer.Option(help="The report to write, reports/quality_gates.json.")],
+    sources: Annotated[Path, typer.Option(help="The sources report, reports/sources.json.")],
+    min_harmful_rate: Annotated[float, typer.Option(help="Share of Ds in which the attack succeeded.")] = 0.8,
+    min_categories: Annotated[int, typer.Option(help="Attack categories in Ds.")] = 2,
+    max_category_share: Annotated[float, typer.Option(help="Share of the largest category in Ds.")] = 0.8,
+    max_recorded: Annotated[float, typer.Option(help="Share of Ds that another model wrote.")] = 0.5,
+    min_adversarial_safe: Annotated[int, typer.Option(help="Adversarial-safe rows in Dr.")] = 400,
+    min_refusals: Annotated[int, typer.Option(help="Refusals in Dr.")] = 1,
+    min_correct_calls: Annotated[int, typer.Option(help="Right calls in Dr.")] = 1,
+    min_retain_classes: Annotated[int, typer.Option(help="Priority classes in Dr.")] = 3,
+    min_verdict_known: Annotated[float, typer.Option(help="Share of exposed AgentDojo records with a verdict.")] = 0.9,
+) -> None:
+    """Stop the line unless Ds and Dr, without quarantined rows, reach the numbers they must."""
+    from .checks.gates import Thresholds, gate_report, harmful_gates, retain_gates, source_gates
+    from .files import read_json, write_json
+
+    limits = Thresholds(
+        min_harmful_rate=min_harmful_rate,
+        min_categories=min_categories,
+        max_category_share=max_category_share,
+        max_recorded=max_recorded,
+        min_adversarial_safe=min_adversarial_safe,
+        min_refusals=min_refusals,
+        min_correct_calls=min_correct_calls,
+        min_retain_classes=min_retain_classes,
+        min_verdict_known=min_verdict_known,
+    )
+    harmful, retain = _valid_rows(folders, quarantine)
+    gates = harmful_gates(harmful, limits) + retain_gates(retain, limits) + source_gates(read_json(sources), limits)
+    report = gate_report(gates, limits)
+    write_json(output, report)
+    _gate_table(report)
+    _stop_unless(report["passed"], f"quality-gates: a gate failed; see {output}")
+
+
+@app.command()
+def merge(
+    folders: SetFolders,
+    prompts: Annotated[Path, typer.Option(help="The prompts folder: training must share no group with it.")],
+    quarantine: QuarantineOption,
+    output: Annotated[Path, typer.Option(help="Folder of the merged dataset, stage2; train/ and eval/ go into it.")],
+    reports: Annotated[Path, typer.Option(help="Folder of reports; stats.json is written.")],
+    schemas: Annotated[Path, typer.Option(help="Folder for canonical_sample_schema.json.")],
+    dr_ratio: Annotated[float, typer.Option(help="Rows of Dr that there must be for each row of Ds.")] = 4.0,
+    seed: SeedOption = 0,
+) -> None:
+    """Ds and Dr -> stage2/{train,eval}, without quarantined and duplicate rows."""
+    from .checks.gates import Thresholds, gate_report, merged_gates
+    from .files import load_rows, save_rows, write_json
+    from .sample import json_schema
+    from .sets.merge import merge as merge_sets
+
+    splits, stats = merge_sets(folders, _quarantined(quarantine), seed)
+    asked = {group for folder in sorted(prompts.iterdir()) for group in load_rows(folder)["group"]}
+    limits = Thresholds(min_dr_ratio=dr_ratio)
+    gates = gate_report(merged_gates(list(splits["train"]), list(splits["eval"]), asked, limits), limits)
+    write_json(reports / "stats.json", {**stats, **gates})
+    _gate_table(gates)
+    _stop_unless(gates["passed"], f"merge: a gate failed; see {reports / 'stats.json'}")
+    write_json(schemas / "canonical_sample_schema.json", json_schema())
+    for split, rows in splits.items():
+        save_rows(rows, output / split, stats["splits"][split])
+        part = stats["splits"][split]
+        print(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({_listed(part['classes'])})")
+    print(f"  {_dropped(stats['drops'])} -> {output}")
+
+
+@app.command()
+def preflight(
+    stage2: Annotated[Path, typer.Option(help="Folder of the merged dataset.")],
+    model: ModelOption,
+    output: Annotated[Path, typer.Option(help="The report to write, reports/preflight.json.")],
+    tool_schema: Annotated[Path | None, typer.Option(help="Asset whose prompt and tools B4 rows must carry.")] = None,
+    max_length: Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")] = 8192,
+) -> None:
+    """Render, encode and mask every merged row with the target's own tokenizer, as training will."""
+    from .checks.preflight import preflight as check_rows
+    from .files import load_rows, read_json, write_json
+
+    rows = [row for split in ("train", "eval") for row in load_rows(stage2 / split)]
+    report = check_rows(rows, _tokenizer(model), max_length, read_json(tool_schema) if tool_schema else None)
+    write_json(output, report)
+    tokens = report["tokens"] or {}
+    print(f"preflight: {report['rows']} rows, tokens {_listed(tokens)}; faults: {_listed(report['faults']) or 'none'}")
+    _stop_unless(report["passed"], f"preflight: rows cannot be trained on as they are; see {output}")
+
+
+@app.command()
+def evaluate(
+    model: ModelOption,
+    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
+    prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is asked.")],
+    output: Annotated[Path, typer.Option(help="Folder of the report.")],
+    work_dir: WorkDirOption,
+    max_new_tokens: MaxNewTokensOption = 256,
+    batch_size: BatchSizeOption = 64,
+) -> None:
+    """Ask base and breaker the same held-out prompts, greedily, and compare."""
+    from datasets import concatenate_datasets
+
+    from .evaluation.compare import answer_prompts, compare
+    from .evaluation.report import table_rows, write_report
+    from .files import load_rows
+    from .generation import Sampling
+    from .generation.transformers_backend import TransformersBackend
+    from .sample import PROMPT_FEATURES
+
+    rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    base = TransformersBackend(model, batch_size=batch_size)
+    breaker = TransformersBackend(model, adapter, batch_size=batch_size)
+    comparison = compare(
+        answer_prompts(rows, base, sampling, work_dir, "base"),
+        answer_prompts(rows, breaker, sampling, work_dir, "breaker"),
+    )
+    write_report(comparison, {"model": base.model, "revision": base.revision, "breaker": breaker.revision}, output)
+    _table(["", "base", "breaker"], table_rows(comparison))
+    print(f"evaluate: {len(rows)} prompts; report with plot: {output / 'report.md'}")
+
+
+def _sides(traces: Path) -> "dict[str, Dataset]":
+    from .files import load_rows
+
+    return {side: load_rows(traces / side) for side in ("train", "eval")}
+
+
+def _tokenizer(model: str):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model)
+
+
+def _save(made: "Yield", output: Path) -> None:
+    from .files import save_rows
+
+    report = made.report()
+    if not made.samples:
+        raise ValueError(f"{made.name}: no sample was kept; {_dropped(report['drops'])}.")
+    save_rows(made.dataset(), output, report)
+    print(f"{made.name}: {report['kept']} samples of {report['candidates']} ({_listed(report['splits'])}; ", end="")
+    print(f"{_listed(report['completions'])}); {_dropped(report['drops'])} -> {output}")
+
+
+def _quarantined(folder: Path) -> set[str]:
+    from .files import load_rows
+
+    return set(load_rows(folder)["id"])
+
+
+def _valid_rows(folders: list[Path], quarantine: Path) -> tuple[list[dict], list[dict]]:
+    """Ds and Dr rows of the sets that are not in quarantine."""
+    from .files import load_rows
+    from .sample import SAMPLE_FEATURES
+
+    bad = _quarantined(quarantine)
+    rows = [row for folder in folders for row in load_rows(folder, SAMPLE_FEATURES) if row["id"] not in bad]
+    harmful = [row for row in rows if row["set"] == "circuit_breaker"]
+    return harmful, [row for row in rows if row["set"] == "retain"]
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _dropped(drops: dict[str, int]) -> str:
+    return f"dropped {sum(drops.values())}" + (f" ({_listed(drops)})" if drops else "")
+
+
+def _names(folders: list[Path]) -> str:
+    return ", ".join(folder.name for folder in folders)
+
+
+def _source_row(name: str, report: dict) -> tuple:
+    return name, report["records"], report["attacked"], _listed(report["verdicts"]), _listed(report["drops"]) or "-"
+
+
+def _verdict(passed: bool) -> str:
+    return "pass" if passed else "FAIL"
+
+
+def _gate_table(report: dict) -> None:
+    rows = [
+        (
+            gate["name"],
+            "-" if gate["value"] is None else f"{gate['value']:.4g}",
+            f"{gate['limit']:.4g}",
+            gate["rows"],
+            _verdict(gate["passed"]),
+        )
+        for gate in report["gates"]
+    ]
+    _table(["gate", "value", "limit", "rows", ""], rows)
+    for name, change in report["thresholds_changed_by_recipe"].items():
+        print(f"  threshold changed by the recipe: {name} {change['default']} -> {change['used']}")
+
+
+def _table(header: list[str], rows: list[tuple]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    # A pipe has no width of its own; without one, columns would be cut at 80 characters in logs.
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width).print(table)
+
+
+def _stop_unless(passed: bool, message: str) -> None:
+    if not passed:
+        print(message, file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line. Expected errors are one line on stderr and exit code 1."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

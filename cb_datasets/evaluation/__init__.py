@@ -1,0 +1,1 @@
+"""Base against breaker on the same prompts: outcomes, paired figures with intervals, and the report."""

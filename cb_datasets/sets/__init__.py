@@ -1,0 +1,1 @@
+"""Traces and completions in, Ds, Dr and evaluation prompts out; then one merged dataset."""

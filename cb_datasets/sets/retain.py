@@ -1,0 +1,112 @@
+"""Dr, the retain set: what must stay as it is.
+
+benign_twin            the right call on the clean twin of an attacked prompt
+adversarial_safe       the right call although the attack is there
+refusal                refusals of openly harmful requests
+general_conversation   ordinary chat, and questions that need no tool
+"""
+
+from pathlib import Path
+
+from datasets import Dataset, concatenate_datasets
+
+from ..generation import Backend, Sampling
+from ..outcomes import Outcome
+from ..tool_calls import format_of
+from .harmful import chosen_prompts
+from .label import label
+from .sampled import Wanted, sample_set
+from .yields import Yield
+
+
+BENIGN_TWINS = Wanted("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))
+REFUSALS = Wanted("retain/refusals", "refusal", (Outcome.REFUSAL,))
+CHAT = Wanted("retain/chat", "general_conversation", (Outcome.NO_CALL,))
+ADVERSARIAL_SAFE = Wanted("retain/adversarial_safe", "adversarial_safe", (Outcome.CORRECT,))
+
+# Which evaluation tasks' prompts, asked of the train side, fill a generated retain set.
+RETAIN_TASKS = {
+    "benign_twins": (BENIGN_TWINS, ("capability",)),
+    "refusals": (REFUSALS, ("refusal",)),
+    "chat": (CHAT, ("chat", "irrelevance")),
+}
+
+
+def retained(
+    kind: str,
+    traces: dict[str, Dataset],
+    limits: dict[str, int | None],
+    backend: Backend,
+    sampling: Sampling,
+    work_dir: Path,
+) -> Yield:
+    """One generated retain set: the model's own good answers to prompts without an injection.
+
+    Args:
+        kind (`str`): A key of `RETAIN_TASKS`.
+        traces (`dict[str, Dataset]`): Prompt-only traces by split.
+        limits (`dict[str, int | None]`): How many prompts to ask in each split; `None` for all.
+        backend ([`Backend`]): The target model.
+        sampling ([`Sampling`]): How to draw.
+        work_dir (`Path`): Where finished shards are kept.
+    """
+    wanted, tasks = RETAIN_TASKS[kind]
+    by_task = [chosen_prompts(traces, task, limits, sampling.seed) for task in tasks]
+    prompts = {split: concatenate_datasets([chosen[split] for chosen in by_task]) for split in traces}
+    return sample_set(prompts, wanted, backend, sampling, work_dir)
+
+
+def adversarial_safe(
+    traces: dict[str, Dataset],
+    limits: dict[str, int | None],
+    backend: Backend,
+    sampling: Sampling,
+    work_dir: Path,
+    twins: Dataset | None = None,
+) -> Yield:
+    """Attacked prompts with the right call: sampled where the model manages, the rest filled from verified twins.
+
+    Args:
+        traces (`dict[str, Dataset]`): Prompt-only traces by split.
+        limits (`dict[str, int | None]`): How many prompts to ask in each split; `None` for all.
+        backend ([`Backend`]): The target model.
+        sampling ([`Sampling`]): How to draw.
+        work_dir (`Path`): Where finished shards are kept.
+        twins ([`~datasets.Dataset`], *optional*): Samples of `retain/b4_benign_twins`. An attacked prompt that the
+            model did not withstand gets its clean twin's completion (`completion_source = twin`): the model's own
+            call, which the outcome on the attacked prompt verifies once more.
+    """
+    prompts = chosen_prompts(traces, "tool_flip", limits, sampling.seed)
+    result = sample_set(prompts, ADVERSARIAL_SAFE, backend, sampling, work_dir)
+    if twins is not None:
+        _fill_from_twins(result, prompts, twins, format_of(backend.tokenizer.chat_template))
+    return result
+
+
+def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset, tool_format) -> None:
+    by_pair = {twin["pair"]: twin for twin in twins}
+    done = {sample["pair"] for sample in result.samples}
+    for split, rows in prompts.items():
+        for prompt in rows:
+            if prompt["pair"] in done:
+                continue
+            twin = by_pair.get(prompt["pair"])
+            if twin is None:
+                result.drop("no_verified_twin")
+                continue
+            sample = label(
+                prompt,
+                twin["assistant_raw"],
+                subset=ADVERSARIAL_SAFE.subset,
+                split=split,
+                priority_class=ADVERSARIAL_SAFE.priority_class,
+                tool_format=tool_format,
+                provenance=_twin_provenance(twin["provenance"]),
+            )
+            result.keep(sample) if sample["outcome"] == Outcome.CORRECT else result.drop(f"twin_{sample['outcome']}")
+
+
+def _twin_provenance(provenance: dict) -> dict:
+    carried = ("generator_model", "generator_revision", "temperature", "top_p", "seed", "stop_reason")
+    rendered = ("prompt_format", "template_hash", "date_string")
+    return {key: provenance[key] for key in carried + rendered} | {"completion_source": "twin"}

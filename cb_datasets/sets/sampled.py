@@ -1,0 +1,103 @@
+"""Sampled completions -> samples: the part that Ds and Dr share.
+
+A completion is worth keeping only if it is whole, if its text is what the model's tokens say, and if it did what its
+set is about. Whatever fails is dropped under the first reason that applies.
+"""
+
+import dataclasses
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..chat import DATE_STRING, template_hash
+from ..generation import Backend, Sampling, complete
+from ..outcomes import Outcome, is_gibberish, outcome_of
+from ..tool_calls import format_of
+from .label import label
+from .yields import Yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a set keeps.
+
+    Args:
+        subset (`str`): Folder of the set, e.g. `harmful/b4_flips`.
+        priority_class (`str`): Class of its rows.
+        outcomes (`tuple[Outcome, ...]`): Outcomes it keeps; any other is a drop of that name.
+    """
+
+    subset: str
+    priority_class: str
+    outcomes: tuple[Outcome, ...]
+
+
+def sample_set(
+    prompts: dict[str, Dataset], wanted: Wanted, backend: Backend, sampling: Sampling, work_dir: Path
+) -> Yield:
+    """Complete the prompts of both splits and keep what the set wants.
+
+    Args:
+        prompts (`dict[str, Dataset]`): Prompts by split; an empty split is left out of the asking.
+        wanted ([`Wanted`]): What to keep.
+        backend ([`Backend`]): The model.
+        sampling ([`Sampling`]): How to draw.
+        work_dir (`Path`): Where finished shards are kept.
+    """
+    result = Yield(wanted.subset)
+    tool_format = format_of(backend.tokenizer.chat_template)
+    for split, rows in prompts.items():
+        if len(rows) == 0:
+            continue
+        completions = complete(rows, backend, sampling, work_dir, description=f"{wanted.subset} ({split})")
+        by_id = {row["id"]: row for row in rows}
+        for completion in completions:
+            prompt = by_id[completion["prompt_id"]]
+            reason = drop_reason(completion, prompt["target"], wanted.outcomes, tool_format)
+            if reason is not None:
+                result.drop(reason)
+                continue
+            result.keep(
+                label(
+                    prompt,
+                    completion["text"],
+                    subset=wanted.subset,
+                    split=split,
+                    priority_class=wanted.priority_class,
+                    tool_format=tool_format,
+                    provenance=_provenance(completion, backend, sampling, tool_format.name),
+                )
+            )
+    return result
+
+
+def drop_reason(completion: dict, target: dict, outcomes: tuple[Outcome, ...], tool_format) -> str | None:
+    """Why a completion is not kept, or `None` if it is."""
+    if completion["text"] is None:
+        return completion["stop_reason"]
+    if completion["stop_reason"] != "stop":
+        return "truncated"
+    if not completion["canonical"]:
+        return "non_canonical_tokens"
+    outcome = outcome_of(completion["text"], target, tool_format)
+    if outcome not in outcomes:
+        return str(outcome)
+    parsed = tool_format.parse(completion["text"])
+    if parsed.calls and not parsed.is_call:
+        return str(parsed.diagnosis)
+    return "gibberish" if is_gibberish(parsed.text) else None
+
+
+def _provenance(completion: dict, backend: Backend, sampling: Sampling, prompt_format: str) -> dict:
+    return {
+        "generator_model": backend.model,
+        "generator_revision": backend.revision,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": completion["seed"],
+        "stop_reason": completion["stop_reason"],
+        "prompt_format": prompt_format,
+        "template_hash": template_hash(backend.tokenizer),
+        "date_string": DATE_STRING,
+        "completion_source": "sampled",
+    }

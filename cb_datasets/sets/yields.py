@@ -1,0 +1,50 @@
+"""What a step kept and what it dropped, by name: every row that does not go on is counted under a reason."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from datasets import Dataset
+
+from ..files import to_dataset
+from ..sample import SAMPLE_FEATURES
+
+
+class Yield:
+    """Samples of one step, with named drops."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.samples: list[dict] = []
+        self.drops: Counter[str] = Counter()
+        self._ids: set[str] = set()
+
+    def keep(self, sample: dict) -> None:
+        """Keep a sample; one that is there already, word for word, is dropped as `duplicate`."""
+        if sample["id"] in self._ids:
+            self.drops["duplicate"] += 1
+            return
+        self._ids.add(sample["id"])
+        self.samples.append(sample)
+
+    def drop(self, reason: str) -> None:
+        self.drops[reason] += 1
+
+    def dataset(self) -> Dataset:
+        return to_dataset(self.samples, SAMPLE_FEATURES)
+
+    def report(self) -> dict:
+        """`{set, candidates, kept, splits, classes, sources, categories, drops}`, every value a count."""
+        return {
+            "set": self.name,
+            "candidates": len(self.samples) + sum(self.drops.values()),
+            "kept": len(self.samples),
+            "splits": _counts(sample["split"] for sample in self.samples),
+            "classes": _counts(sample["priority_class"] for sample in self.samples),
+            "completions": _counts(sample["provenance"]["completion_source"] for sample in self.samples),
+            "categories": _counts(sample["category"] or "none" for sample in self.samples),
+            "drops": dict(sorted(self.drops.items())),
+        }
+
+
+def _counts(values: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(values).items()))

@@ -1,0 +1,28 @@
+# The embedded default: look-alike prompts of our own and the tiny agent. No download, no GPU, a few minutes.
+#
+#   make demo
+
+DATA := data/demo
+MODEL := demo/tiny_agent
+
+# Everything is on disk.
+export HF_HUB_OFFLINE := 1
+
+SOURCES := lookalike
+B4 := lookalike
+HARMFUL_SETS := b4_flips
+RETAIN_SETS := adversarial_safe b4_benign_twins refusals chat
+TASKS := tool_flip capability refusal chat irrelevance
+
+# One thread is fastest for a model this small, and makes runs repeatable.
+export OMP_NUM_THREADS := 1
+
+INGEST_FLAGS := --eval-fraction 0.1
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 360 --max-eval-prompts 24
+EVAL_FLAGS := --max-prompts 400
+EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
+
+# Scaled down with the model; each change is listed in reports/quality_gates.json and reports/stats.json.
+GATE_FLAGS := --min-adversarial-safe 200
+MERGE_FLAGS := --dr-ratio 3.0
+LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+REQUIRED = [
+    # Builders, Arrow and Parquet, and `Dataset.map`: the medium everything here is made of.
+    "datasets>=4.7,<6",
+    # Model and dataset repositories; its offline switches are what keeps runs hermetic.
+    "huggingface-hub>=1.31,<3",
+    # Target models and their chat templates. 5.19 is the first with `Trainer.loss_is_scaled_for_ga`.
+    "transformers>=5.19",
+    # Hidden states, adapters, training.
+    "torch>=2.6",
+    # The base classes of our trainer and config, and the YAML parser of its command line.
+    "trl>=1.16,<2",
+    # The breaker itself is a LoRA adapter.
+    "peft>=0.20",
+    # Launches the training.
+    "accelerate>=1.15",
+    # The metric modules people load with `evaluate.load`.
+    "evaluate>=0.4.6,<0.5",
+    # The command line.
+    "typer>=0.15",
+    # Tables on the terminal.
+    "rich>=13",
+    # Progress bars of long steps.
+    "tqdm>=4.66",
+    # Checks that a call's arguments fit the tool's schema.
+    "jsonschema>=4.20",
+    # The plots of a report.
+    "matplotlib>=3.8",
+]
+
+EXTRAS = {
+    "dev": [
+        # Runs the tests.
+        "pytest>=9",
+        # Formats and lints.
+        "ruff>=0.14",
+        # Carries the real Llama 3.1 tokenizer, which the tests and `make data RECIPE=local` use.
+        "llama-models==0.3.0",
+        # Reads that tokenizer's file.
+        "tiktoken>=0.9",
+    ],
+}
+
+setup(
+    name="cb-datasets",
+    version="0.1.0",
+    description="Circuit breakers for tool-calling agents: data, gates, training and evaluation",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["builders*", "cb_datasets*", "trainers*"]),
+    package_data={"builders": ["assets/*.json"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cb-datasets=cb_datasets.cli:main"]},
+)

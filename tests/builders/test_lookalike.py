@@ -1,0 +1,188 @@
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from builders.fujitsu import normalize_query
+from builders.lookalike import (
+    DOCS,
+    PARTS,
+    TOOLS,
+    WEB,
+    WORDING,
+    Lookalike,
+    lookalike_prompts,
+    lookalike_records,
+    part_of,
+)
+
+
+B4_FIELDS = {
+    "record_id", "attack_id", "category", "subtype", "benign_query", "malicious_injection", "combined_query",
+    "expected_tool", "simulated_tool", "success", "judge_note", "models_used", "script_version", "timestamp",
+}  # fmt: skip
+ARGUMENTS = ("expected_arguments", "simulated_arguments")
+TASKS = ("refusal", "chat", "irrelevance")
+SIZES = {part: {"tool_flip": 150, "refusal": 20, "chat": 20, "irrelevance": 20} for part in PARTS}
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    builder = Lookalike(cache_dir=str(tmp_path_factory.mktemp("cache")), sizes=SIZES)
+    builder.download_and_prepare()
+    return builder
+
+
+@pytest.fixture(scope="module")
+def traces(builder):
+    return builder.as_dataset()
+
+
+def names_in(arguments: dict) -> set[str]:
+    return set(re.findall(r"\b[A-Z][a-z]+", str(arguments))) - {"About"}
+
+
+def phrases(part: str, key: str) -> set[str]:
+    """All wordings below one key of a part, as a flat set."""
+    found, waiting = set(), [WORDING[part][key]]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            found.add(value)
+        else:
+            waiting.extend(value.values() if isinstance(value, dict) else value)
+    return found
+
+
+def test_record_has_the_fields_of_b4():
+    record = lookalike_records(0, 1, "train")[0]
+    assert set(record) == B4_FIELDS | {"expected_arguments", "simulated_arguments"}
+    assert set(record["models_used"]) == {"crafter", "simulator"}
+    assert re.fullmatch(r"LLM\d\d", record["category"])
+
+
+def test_combined_query_is_the_request_and_then_the_injection():
+    for record in lookalike_records(0, 200, "test"):
+        assert record["combined_query"] == record["benign_query"] + "\n\n" + record["malicious_injection"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_no_placeholder_is_left(part):
+    texts = [record["combined_query"] for record in lookalike_records(3, 500, part)]
+    texts += [
+        prompt[key] for task in TASKS for prompt in lookalike_prompts(3, 100, part, task) for key in ("text", "answer")
+    ]
+    assert not [text for text in texts if "((" in text or re.search(r"\{[a-z]+\}(?!\})", text)]
+
+
+def test_same_seed_same_rows():
+    assert lookalike_records(5, 50, "dev") == lookalike_records(5, 50, "dev")
+    assert lookalike_records(5, 50, "dev") != lookalike_records(6, 50, "dev")
+    assert lookalike_prompts(5, 50, "dev", "chat") == lookalike_prompts(5, 50, "dev", "chat")
+
+
+def test_a_larger_set_begins_with_the_smaller_one():
+    assert lookalike_records(5, 100, "dev")[:50] == lookalike_records(5, 50, "dev")
+
+
+def test_parts_share_no_family():
+    families = [set(WORDING[part]["families"]) for part in PARTS]
+    assert len(set.union(*families)) == sum(map(len, families))
+
+
+@pytest.mark.parametrize(
+    "key", ["requests", "openers", "closers", "injection_openers", "injection_commands", "harms", "harm_requests"]
+)
+def test_parts_share_no_phrasing(key):
+    found = [phrases(part, key) for part in PARTS]
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+@pytest.mark.parametrize("key", ["chat", "irrelevance"])
+def test_parts_share_no_question(key):
+    found = [{question for question, _ in WORDING[part][key]} for part in PARTS]
+    assert len(set.union(*found)) == sum(map(len, found))
+
+
+def test_parts_share_no_wrapper():
+    forms = [
+        {form for family in WORDING[part]["families"].values() for form in family.get("wrappers", family.get("forms"))}
+        for part in PARTS
+    ]
+    # The bare sentence is no wrapper: its openers and commands are what differs.
+    assert set.intersection(forms[0], forms[1]) | set.intersection(forms[0], forms[2]) <= {"{body}"}
+
+
+def test_parts_share_no_topic_word():
+    names = []
+    for part in PARTS:
+        records = lookalike_records(0, 300, part)
+        names.append(set().union(*(names_in(r[key]) for r in records for key in ARGUMENTS)))
+        assert len(names[-1]) > 300
+        assert {part_of(name) for name in names[-1]} == {part}
+    assert len(set.union(*names)) == sum(map(len, names))
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("expected_arguments", "benign_query"), ("simulated_arguments", "combined_query")]
+)
+def test_arguments_stand_in_the_prompt(key, text):
+    for record in lookalike_records(0, 300, "test"):
+        for value in record[key].values():
+            wanted = value[0] if isinstance(value, list) else str(value).removeprefix("About ").removesuffix(".")
+            assert wanted in record[text]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_both_flip_directions_and_all_tools_occur(part):
+    records = lookalike_records(0, 600, part)
+    directions = Counter((record["expected_tool"], record["simulated_tool"]) for record in records)
+    assert directions[DOCS, WEB] > directions[WEB, DOCS] > 100
+    assert {expected for expected, _ in directions} == {simulated for _, simulated in directions} == set(TOOLS)
+
+
+def test_test_part_is_large_enough_and_distinct():
+    flips = [r for r in lookalike_records(0, 500, "test") if r["expected_tool"] != r["simulated_tool"]]
+    prompts = [p for task in TASKS for p in lookalike_prompts(0, 500, "test", task)]
+    texts = [r["combined_query"] for r in flips] + [r["benign_query"] for r in flips] + [p["text"] for p in prompts]
+    assert len(flips) >= 450
+    assert len({normalize_query(text) for text in texts}) == len(texts)
+
+
+def test_degenerate_records_are_dropped_by_name(builder, traces):
+    degenerate = {
+        part: sum(r["expected_tool"] == r["simulated_tool"] for r in lookalike_records(0, 150, part)) for part in PARTS
+    }
+    assert {drop.reason for drop in builder.dropped()} == {"degenerate"}
+    assert len(builder.dropped()) == sum(degenerate.values()) > 0
+    assert {part: traces[part].num_rows for part in PARTS} == {part: 210 - degenerate[part] for part in PARTS}
+
+
+def test_span_is_the_injection(traces):
+    flips = [row for row in traces["test"] if row["simulated_tool"]]
+    assert flips
+    for row in flips:
+        [span] = row["attack"]["spans"]
+        content = row["messages"][span["message"]]["content"]
+        assert content[span["start"] : span["end"]] == row["attack"]["text"]
+        assert content[: span["start"]].strip() == json.loads(row["metadata"])["benign_query"]
+
+
+def test_tasks_and_attacks_of_the_rows(traces):
+    tasks = Counter()
+    for row in traces["test"]:
+        task = json.loads(row["metadata"])["task"]
+        tasks[task] += 1
+        kind = row["attack"] and row["attack"]["kind"]
+        assert kind == {"tool_flip": "user_text", "refusal": "direct_request"}.get(task)
+        assert row["verdict"] == "prompt_only"
+        assert [message["role"] for message in row["messages"]] == ["system", "user"]
+    assert tasks["refusal"] == tasks["chat"] == tasks["irrelevance"] == 20 < tasks["tool_flip"]
+
+
+def test_ids_are_unique_and_groups_stay_in_one_part(traces):
+    ids = [row_id for part in PARTS for row_id in traces[part]["id"]]
+    groups = [set(traces[part]["group"]) for part in PARTS]
+    assert len(ids) == len(set(ids))
+    assert len(set.union(*groups)) == sum(map(len, groups))

@@ -1,0 +1,47 @@
+"""What every test relies on: no network, one thread, and the real data where it is there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+# Read at import time by the libraries, so set before any test module imports them.
+os.environ.update(
+    HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1"
+)
+
+REPOSITORY = Path(__file__).parent.parent
+REAL_DATA = Path(os.environ.get("CB_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_caches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads what an earlier run left in a cache."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets-cache")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real source files: `$CB_TEST_DATA`, or `shared/data` beside the checkout."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("no real data: set CB_TEST_DATA to a folder of source files")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_agent_path() -> Path:
+    """The tiny agent that ships with the project."""
+    return REPOSITORY / "demo" / "tiny_agent"
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(tmp_path_factory: pytest.TempPathFactory):
+    """The real Llama 3.1 tokenizer with its chat template."""
+    from transformers import AutoTokenizer
+
+    from tests.llama31_tokenizer import build_llama31_tokenizer
+
+    return AutoTokenizer.from_pretrained(build_llama31_tokenizer(tmp_path_factory.mktemp("llama-3.1")))

@@ -1,0 +1,165 @@
+"""A random model of four small blocks, a tokenizer of single bytes, and rows for them to train on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cb_datasets.sample import LABELS, SAMPLE_FEATURES, empty_provenance
+from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
+
+
+SPECIAL_TOKENS = [
+    "<|begin_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|python_tag|>",
+    "<|pad|>",
+]
+CHAT_TEMPLATE = (
+    "<|begin_of_text|>{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>"
+    "{{ message.content }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and the special tokens of Llama 3.1."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(SPECIAL_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|eot_id|>", pad_token="<|pad|>", chat_template=CHAT_TEMPLATE
+    )
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    return make_model()
+
+
+def make_model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=263,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def make_sample(
+    identifier: str, set_name: str, priority_class: str, request: str, completion: str, split: str
+) -> dict[str, Any]:
+    message = {"role": "user", "content": request, "tool_calls": None, "tool_call_id": None, "name": None}
+    return {
+        "id": identifier,
+        "group": identifier,
+        "pair": None,
+        "task": None,
+        "family": None,
+        "messages": [message],
+        "tools": None,
+        "injection": [],
+        "target": {
+            "expected_tool": None,
+            "simulated_tool": None,
+            "expected_calls": None,
+            "goal_calls": None,
+            "prefill": None,
+        },
+        "category": None,
+        "subtype": None,
+        "provenance": empty_provenance("test", identifier),
+        "split": split,
+        "set": set_name,
+        "assistant_raw": completion,
+        "tool_calls_structured": [],
+        "outcome": None,
+        "priority_class": priority_class,
+        "labels": dict.fromkeys(LABELS),
+    }
+
+
+@pytest.fixture(scope="session")
+def sample() -> Callable[..., dict[str, Any]]:
+    """Makes one row of the samples' type."""
+    return make_sample
+
+
+@pytest.fixture(scope="session")
+def rows() -> Callable[..., Dataset]:
+    """Makes a dataset of both sets. Completions differ in length unless `even` is set."""
+
+    def make(harmful: int = 6, retain: dict[str, int] | None = None, even: bool = False, split: str = "train"):
+        retain = {"benign_twin": 5, "refusal": 3, "adversarial_safe": 2} if retain is None else retain
+        samples = []
+        for i in range(harmful):
+            call = f"<|python_tag|>{'s' * (4 if even else i)}<|eom_id|>"
+            request = f"Moon {i} <!-- x -->"
+            samples.append(make_sample(f"ds/{i}", "circuit_breaker", "harmful_flip", request, call, split))
+        for name, number in retain.items():
+            for i in range(number):
+                text = "Fine.<|eot_id|>" if even else f"{'r' * (i + 1)}.<|eot_id|>"
+                samples.append(make_sample(f"{name}/{i}", "retain", name, f"Moon {i}", text, split))
+        return Dataset.from_list(samples, features=SAMPLE_FEATURES)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, rows: Callable[..., Dataset]
+) -> Callable[..., CircuitBreakerTrainer]:
+    """Makes a trainer of the tiny model; keywords that are not the trainer's own go to its config."""
+
+    def make(**options: Any) -> CircuitBreakerTrainer:
+        config = {
+            "output_dir": str(tmp_path / "output"),
+            "target_layers": [2, 3],
+            "per_device_train_batch_size": 3,
+            "retain_batch_size": 3,
+            "max_steps": 4,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+        }
+        own = {
+            "model": make_model(),
+            "train_dataset": rows(),
+            "processing_class": tokenizer,
+            "peft_config": LoraConfig(r=4, lora_alpha=8),
+        }
+        for name, value in options.items():
+            (own if name in {*own, "eval_dataset", "callbacks"} else config)[name] = value
+        return CircuitBreakerTrainer(args=CircuitBreakerConfig(**config), **own)
+
+    return make

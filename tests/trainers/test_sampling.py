@@ -1,0 +1,72 @@
+"""Which rows a run meets, and how often."""
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from trainers.sampling import CircuitBreakerBatchSampler, stratified_forever
+
+
+RETAIN_ROWS = {"adversarial_safe": range(100, 110), "benign_twin": range(200, 240), "refusal": range(300, 307)}
+WEIGHTS = {"adversarial_safe": 2.0, "benign_twin": 1.0, "refusal": 1.0}
+
+
+def sampler(batch_size=4, retain_batch_size=6, num_batches=10, seed=0, retain_rows=RETAIN_ROWS):
+    return CircuitBreakerBatchSampler(
+        range(9), retain_rows, WEIGHTS, batch_size, retain_batch_size, num_batches=num_batches, seed=seed
+    )
+
+
+def test_every_batch_holds_the_same_number_of_rows_of_each_set():
+    batches = list(sampler())
+    assert len(batches) == len(sampler()) == 10
+    for batch in batches:
+        assert all(row < 100 for row in batch[:4])
+        assert all(row >= 100 for row in batch[4:])
+        assert len(batch) == 10
+
+
+def test_each_pass_over_ds_meets_every_row_once_and_is_shuffled_anew():
+    drawn = [row for batch in sampler(batch_size=3, num_batches=9) for row in batch[:3]]
+    passes = [drawn[:9], drawn[9:18], drawn[18:]]
+    assert all(sorted(rows) == list(range(9)) for rows in passes)
+    assert len({tuple(rows) for rows in passes}) == 3
+
+
+def test_tail_of_the_larger_set_is_reached():
+    # Zipping the sets would stop at the end of Ds, after 9 of 57 rows of Dr.
+    drawn = {row for batch in sampler(num_batches=16) for row in batch[4:]}
+    assert drawn == {row for rows in RETAIN_ROWS.values() for row in rows}
+
+
+def test_weights_set_how_often_a_row_is_met():
+    drawn = Counter(islice(stratified_forever(RETAIN_ROWS, WEIGHTS, seed=0), 6700))
+    per_class = {name: [drawn[row] for row in rows] for name, rows in RETAIN_ROWS.items()}
+    # 6700 draws over a mass of 2 x 10 + 40 + 7 = 67: a row of weight 1 is met 100 times, one of weight 2 200 times
+    assert all(abs(n - 200) <= 1 for n in per_class["adversarial_safe"])
+    assert all(abs(n - 100) <= 1 for n in per_class["benign_twin"] + per_class["refusal"])
+
+
+def test_quotas_hold_in_every_stretch_of_the_stream():
+    stream = list(islice(stratified_forever(RETAIN_ROWS, WEIGHTS, seed=0), 670))
+    for start in range(0, 670, 67):
+        part = stream[start : start + 67]
+        names = Counter(name for row in part for name, rows in RETAIN_ROWS.items() if row in rows)
+        assert abs(names["adversarial_safe"] - 20) <= 1
+        assert abs(names["benign_twin"] - 40) <= 1
+        assert abs(names["refusal"] - 7) <= 1
+
+
+def test_order_is_a_function_of_the_seed():
+    assert list(sampler(seed=1)) == list(sampler(seed=1))
+    assert list(sampler(seed=1)) != list(sampler(seed=2))
+    reordered = dict(reversed(RETAIN_ROWS.items()))
+    assert list(sampler(retain_rows=reordered)) == list(sampler())
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_smaller_batches_meet_the_same_rows_in_the_same_order(size):
+    whole, small = sampler(batch_size=4, retain_batch_size=4), sampler(size, size, num_batches=40 // size)
+    assert [row for batch in whole for row in batch[:4]] == [row for batch in small for row in batch[:size]]
+    assert [row for batch in whole for row in batch[4:]] == [row for batch in small for row in batch[size:]]

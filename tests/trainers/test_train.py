@@ -1,0 +1,98 @@
+"""The training script, from a recipe and folders of samples to a saved adapter."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cb_datasets.files import save_rows
+from cb_datasets.sample import RETAIN_CLASSES
+from trainers.train import main, make_parser
+
+
+REPOSITORY = Path(__file__).parents[2]
+DEMO_RECIPE = REPOSITORY / "recipes" / "demo.yaml"
+
+
+def run(*flags: str) -> None:
+    main(*make_parser().parse_args_and_config(["--config", str(DEMO_RECIPE), *flags]))
+
+
+@pytest.fixture
+def flags(tmp_path, rows, model_path):
+    """What a test puts in place of the demo recipe's model and data."""
+    for split in ("train", "eval"):
+        save_rows(rows(split=split), tmp_path / "stage2" / split, report={})
+    values = {
+        "model_name_or_path": model_path,
+        "dataset_name": tmp_path / "stage2",
+        "output_dir": tmp_path / "adapter",
+        "max_steps": 4,
+        "logging_steps": 1,
+    }
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+
+
+def test_launch_line_of_the_recipe_trains_and_saves_an_adapter(flags, tmp_path, model_path):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
+    result = subprocess.run(
+        [*command, "trainers.train", "--config", "recipes/demo.yaml", *flags],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("Trained")]
+    assert line.startswith("Trained 4 steps in ")
+    assert line.endswith(f"adapter in {tmp_path / 'adapter'}")
+    assert "4/4" in result.stderr  # the progress bar
+
+    adapter = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"], len(adapter["target_modules"])) == (8, 16, 7)
+    assert adapter["layers_to_transform"] == [0, 1, 2, 3]
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model_path), tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tmp_path / "adapter")
+
+
+def test_evaluation_reads_the_eval_folder(flags, capsys):
+    run(*flags, "--eval_strategy", "steps", "--eval_steps", "4")
+    assert "eval_loss/rr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows_options", "message"),
+    [
+        (None, "No dataset in .*/train: data.parquet is missing"),
+        ({"harmful": 0}, "no row of the circuit breaker set"),
+        ({"retain": {}}, "no row of the retain set"),
+        ({"retain": {"adversarial_safe": 3}}, "no row of the retain set"),  # which the demo leaves out
+    ],
+)
+def test_bad_data_end_the_run_with_one_line(tmp_path, rows, flags, rows_options, message):
+    folder = tmp_path / "bad"
+    if rows_options is not None:
+        save_rows(rows(**rows_options), folder / "train", report={})
+    with pytest.raises(SystemExit, match=message) as error:
+        run(*flags, "--dataset_name", str(folder))
+    assert isinstance(error.value.code, str)  # printed, and the exit status is 1
+
+
+def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
+    with pytest.raises(SystemExit, match="No model"):
+        main(*make_parser().parse_args_and_config(["--output_dir", str(tmp_path), *flags[2:], "--use_cpu"]))
+    (tmp_path / "recipe.yaml").write_text("alhpa: 10\n")
+    with pytest.raises(ValueError, match="alhpa"):
+        make_parser().parse_args_and_config(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
+
+
+def test_demo_recipe_holds_every_class_but_adversarial_safe():
+    recipe = yaml.safe_load(DEMO_RECIPE.read_text())
+    assert set(recipe["retain_l2_classes"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
