@@ -1,0 +1,142 @@
+"""Durable generation with the tiny agent: shards, resume, a real `kill -9`, and what a backend promises."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from datasets import concatenate_datasets
+
+from builders import load_source
+from cb_datasets.chat import encode_prompt
+from cb_datasets.files import load_parquet, read_json, save_rows
+from cb_datasets.generation import Sampling, complete
+from cb_datasets.generation.backend import weights_revision
+from cb_datasets.generation.transformers_backend import TransformersBackend
+from cb_datasets.sets.prompts import prompts_for_task
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    traces = load_source("lookalike")["test"]
+    parts = [prompts_for_task(traces, task) for task in ("capability", "tool_flip", "refusal")]
+    return concatenate_datasets([part.select(range(6)) for part in parts])
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_agent_path):
+    return TransformersBackend(str(tiny_agent_path), batch_size=8)
+
+
+GREEDY = Sampling(max_new_tokens=64)
+
+
+def test_rows_come_back_in_order_and_whole(prompts, backend, tmp_path):
+    done = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
+    assert done["prompt_id"] == prompts["id"]
+    assert set(done["stop_reason"]) == {"stop"} and all(done["canonical"])
+    assert all(text.endswith(("<|eom_id|>", "<|eot_id|>")) for text in done["text"])
+
+
+def test_batching_does_not_change_greedy_completions(prompts, backend, tiny_agent_path, tmp_path):
+    """Left padding and attention masks are right: one by one or together, the words are the same."""
+    one_by_one = TransformersBackend(str(tiny_agent_path), batch_size=1)
+    together = complete(prompts, backend, GREEDY, tmp_path / "a")["text"]
+    assert complete(prompts, one_by_one, GREEDY, tmp_path / "b")["text"] == together
+
+
+def test_a_second_run_asks_nothing(prompts, backend, tmp_path, monkeypatch):
+    first = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
+    monkeypatch.setattr(backend, "generate", lambda *args: pytest.fail("asked again"))
+    assert complete(prompts, backend, GREEDY, tmp_path, shard_size=5)["text"] == first["text"]
+
+
+def test_only_missing_shards_are_done(prompts, backend, tmp_path, monkeypatch):
+    first = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
+    [run] = tmp_path.iterdir()
+    shards = sorted(run.glob("shard-*.parquet"))
+    assert [path.name for path in shards] == [f"shard-{k:05d}-of-00004.parquet" for k in range(4)]
+    shards[2].unlink()
+    asked = []
+    generate = backend.generate
+    monkeypatch.setattr(backend, "generate", lambda ids, *rest: asked.append(len(ids)) or generate(ids, *rest))
+    assert complete(prompts, backend, GREEDY, tmp_path, shard_size=5)["text"] == first["text"]
+    assert asked == [5]
+
+
+def test_other_settings_never_meet_old_shards(prompts, backend, tmp_path):
+    complete(prompts, backend, GREEDY, tmp_path)
+    complete(prompts, backend, Sampling(temperature=0.5, max_new_tokens=64), tmp_path)
+    complete(prompts.select(range(17)), backend, GREEDY, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    manifest = read_json(next(tmp_path.iterdir()) / "manifest.json")
+    assert manifest["revision"] == backend.revision and manifest["template_hash"]
+
+
+def test_samples_are_seeded(prompts, backend, tmp_path):
+    hot = Sampling(temperature=1.5, num_samples=3, max_new_tokens=24, seed=7)
+    first = complete(prompts, backend, hot, tmp_path / "a", shard_size=5)
+    assert len(first) == 3 * len(prompts) and first["sample_index"][:4] == [0, 1, 2, 0]
+    assert complete(prompts, backend, hot, tmp_path / "b", shard_size=5)["text"] == first["text"]
+    other = Sampling(temperature=1.5, num_samples=3, max_new_tokens=24, seed=8)
+    assert complete(prompts, backend, other, tmp_path / "c", shard_size=5)["text"] != first["text"]
+
+
+def test_a_cut_off_completion_says_so(prompts, backend, tmp_path):
+    done = complete(prompts, backend, Sampling(max_new_tokens=2), tmp_path)
+    assert set(done["stop_reason"]) == {"length"}
+
+
+def test_an_overlong_prompt_is_not_asked(prompts, backend, tmp_path):
+    longest = max(len(encode_prompt(backend.tokenizer, row)) for row in prompts)
+    done = complete(prompts, backend, GREEDY, tmp_path, max_length=longest + 63)
+    dropped = [row for row in done if row["stop_reason"] == "prompt_too_long"]
+    assert 1 <= len(dropped) < len(prompts) == len(done)
+    assert all(row["text"] is None for row in dropped)
+
+
+def test_bad_prompts_and_settings(prompts, backend, tmp_path):
+    with pytest.raises(ValueError, match="no prompts"):
+        complete(prompts.select([]), backend, GREEDY, tmp_path)
+    with pytest.raises(ValueError, match="not unique"):
+        complete(concatenate_datasets([prompts, prompts]), backend, GREEDY, tmp_path)
+    with pytest.raises(ValueError, match="same completion each time"):
+        Sampling(num_samples=2)
+    with pytest.raises(FileNotFoundError, match="not a model folder"):
+        weights_revision(tmp_path)
+
+
+def test_kill_9_loses_one_shard_at_most(prompts, backend, tiny_agent_path, tmp_path):
+    """The process is killed as soon as two shards are there; the next run keeps them and finishes the rest."""
+    save_rows(prompts, tmp_path / "prompts", {})
+    script = f"""
+        from pathlib import Path
+        from cb_datasets.files import load_rows
+        from cb_datasets.generation import Sampling, complete
+        from cb_datasets.generation.transformers_backend import TransformersBackend
+
+        backend = TransformersBackend({str(tiny_agent_path)!r}, batch_size=1)
+        complete(load_rows(Path({str(tmp_path)!r}) / "prompts"), backend, Sampling(max_new_tokens=64),
+                 Path({str(tmp_path)!r}) / "work", shard_size=1)
+    """
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    work = tmp_path / "work"
+    deadline = time.monotonic() + 120
+    while len(list(work.glob("*/shard-*.parquet"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    kept = {path: path.stat().st_mtime_ns for path in work.glob("*/shard-*.parquet")}
+    assert 2 <= len(kept) < len(prompts)
+    assert all(len(load_parquet(path)) == 1 for path in kept)
+    backend_again = TransformersBackend(str(tiny_agent_path), batch_size=1)
+    done = complete(prompts, backend_again, GREEDY, work, shard_size=1)
+    assert done["prompt_id"] == prompts["id"]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(work.iterdir())) == 1

@@ -1,0 +1,178 @@
+"""Traces to sets: what is kept, what is dropped and under which name; on our own rows and on the real dumps."""
+
+import json
+from collections import Counter
+
+import pytest
+from datasets import concatenate_datasets
+
+from builders import load_source
+from cb_datasets.checks.rules import check
+from cb_datasets.files import save_rows, to_dataset
+from cb_datasets.ingest import split_by_group
+from cb_datasets.outcomes import Outcome
+from cb_datasets.sample import SAMPLE_FEATURES
+from cb_datasets.sets.merge import merge
+from cb_datasets.sets.prompts import asked_prompt, choose, clean_prompt, prompts_for_task
+from cb_datasets.sets.recorded import BENIGN, COMPROMISED, RESISTED, recorded_set, written_turn
+from cb_datasets.sets.sampled import drop_reason
+from cb_datasets.tool_calls import FORMATS
+
+from .conftest import REFUSAL, RIGHT, TEXT, WRONG
+
+
+LLAMA = FORMATS["llama3_json"]
+
+
+@pytest.fixture(scope="module")
+def lookalikes():
+    return load_source("lookalike")["test"]
+
+
+def attacked_of(lookalikes):
+    return next(trace for trace in lookalikes if trace["attack"] and trace["attack"]["spans"])
+
+
+def test_an_attacked_prompt_and_its_clean_twin(lookalikes):
+    trace = attacked_of(lookalikes)
+    attacked, clean = asked_prompt(trace), clean_prompt(trace)
+    assert attacked["pair"] == clean["pair"] and attacked["group"] == clean["group"]
+    assert attacked["id"] != clean["id"]
+    assert trace["attack"]["text"] in attacked["messages"][1]["content"]
+    assert trace["attack"]["text"] not in clean["messages"][1]["content"]
+    assert clean["injection"] == [] and clean["target"]["simulated_tool"] is None
+    assert clean["target"]["expected_tool"] == attacked["target"]["expected_tool"]
+
+
+def test_tasks_ask_what_they_say(lookalikes):
+    flips, clean = prompts_for_task(lookalikes, "tool_flip"), prompts_for_task(lookalikes, "capability")
+    assert len(flips) == len(clean) >= 400
+    assert set(flips["pair"]) == set(clean["pair"])
+    for task in ("refusal", "chat"):
+        rows = prompts_for_task(lookalikes, task)
+        assert len(rows) >= 400 and set(rows["task"]) == {task}
+        assert all(not injection for injection in rows["injection"])
+
+
+def test_choosing_takes_the_same_siblings(lookalikes):
+    flips, clean = prompts_for_task(lookalikes, "tool_flip"), prompts_for_task(lookalikes, "capability")
+    assert choose(flips, 50, 3)["pair"] == choose(clean, 50, 3)["pair"]
+    assert choose(flips, 50, 3)["pair"] != choose(flips, 50, 4)["pair"]
+    assert len(choose(flips, None, 0)) == len(flips)
+
+
+def completion(text, stop_reason="stop", canonical=True):
+    return {"text": text, "stop_reason": stop_reason, "canonical": canonical}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (completion(WRONG), None),
+        (completion(RIGHT), "correct"),
+        (completion(TEXT), "no_call"),
+        (completion(WRONG, "length"), "truncated"),
+        (completion(WRONG, canonical=False), "non_canonical_tokens"),
+        (completion(None, "prompt_too_long"), "prompt_too_long"),
+        (completion(f"to to to to to to to {WRONG}"), "gibberish"),
+        (
+            completion(WRONG.replace("<|eom_id|>", "; ") + WRONG.removeprefix("<|python_tag|>")),
+            "multi_call",
+        ),
+    ],
+)
+def test_every_drop_of_a_flip_has_a_name(row, reason, prompt):
+    assert drop_reason(row, prompt["target"], (Outcome.ATTACK_SUCCESS,), LLAMA) == reason
+
+
+def test_a_turn_is_written_in_the_targets_format():
+    call = {"id": "", "type": "function", "function": {"name": "pay", "arguments": '{"amount": 0.7}'}}
+    turn = {"content": "On it.", "tool_calls": [call]}
+    assert written_turn(turn, LLAMA) == 'On it.<|python_tag|>{"name": "pay", "parameters": {"amount": 0.7}}<|eom_id|>'
+    assert written_turn({"content": "Done.", "tool_calls": []}, LLAMA) == "Done.<|eot_id|>"
+    assert written_turn({"content": None, "tool_calls": []}, LLAMA) is None
+
+
+def test_merge_counts_what_it_leaves_out(make_sample, tmp_path):
+    flip, safe = make_sample(WRONG, "harmful_flip"), make_sample(RIGHT, "adversarial_safe")
+    held = make_sample(REFUSAL, "refusal", group="other", split="eval")
+    again = {**safe, "id": "retain/again"}
+    bad = {**make_sample(TEXT, "refusal"), "id": "retain/bad"}
+    for name, rows in (("harmful/b4_flips", [flip]), ("retain/safe", [safe, again, bad]), ("retain/refusals", [held])):
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), tmp_path / name, {})
+    folders = [tmp_path / name for name in ("harmful/b4_flips", "retain/safe", "retain/refusals")]
+    splits, stats = merge(folders, {"retain/bad"}, seed=0)
+    assert stats["drops"] == {"duplicate": 1, "quarantined": 1}
+    assert sorted(splits["train"]["id"]) == sorted([flip["id"], safe["id"]])
+    assert splits["eval"]["id"] == [held["id"]]
+    assert stats["splits"]["train"]["dr_ratio"] == 1.0
+    backwards, _ = merge(folders[::-1], {"retain/bad"}, seed=0)
+    assert sorted(backwards["train"]["assistant_raw"]) == sorted(splits["train"]["assistant_raw"])
+
+
+@pytest.fixture(scope="module")
+def agentdojo(real_data, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("agentdojo")
+    return split_by_group(load_source("agentdojo", data_dir=real_data / "agentdojo", cache_dir=cache), 0.2, "test")
+
+
+@pytest.fixture(scope="module")
+def recorded(agentdojo, llama_tokenizer):
+    # The shortest suite keeps the module quick: a banking row is half as long as one of travel.
+    banking = {
+        side: rows.filter(
+            lambda group: group.startswith("banking/"), input_columns="group", load_from_cache_file=False
+        )
+        for side, rows in agentdojo.items()
+    }
+    sets = {turns.verdict: recorded_set(banking, turns, llama_tokenizer) for turns in (COMPROMISED, RESISTED, BENIGN)}
+    return banking, sets
+
+
+def test_real_compromised_turns_make_the_attackers_call(recorded):
+    banking, sets = recorded
+    traces = concatenate_datasets(list(banking.values()))
+    harmful = sets["compromised"]
+    assert len(harmful.samples) + harmful.drops.total() == 46 == traces["verdict"].count("compromised")
+    assert harmful.drops["prompt_names_attacker_account"] == 1
+    for sample in harmful.samples:
+        assert sample["outcome"] == "attack_success" and check(sample) == []
+        [call] = sample["tool_calls_structured"]
+        assert "US133000000121212121212" in call["arguments"]
+        # The attack is in what a tool returned before the decision, and the completion is no part of the context.
+        assert sample["injection"] and all(
+            sample["messages"][span["message"]]["role"] == "tool" for span in sample["injection"]
+        )
+
+
+def test_real_resisted_turns_do_not(recorded):
+    banking, sets = recorded
+    resisted = sets["resisted"]
+    assert len(resisted.samples) + resisted.drops.total() == 51
+    assert all("US133000000121212121212" not in sample["assistant_raw"] for sample in resisted.samples)
+    assert Counter(sample["outcome"] for sample in resisted.samples)["attack_success"] == 0
+    assert all(sample["injection"] for sample in resisted.samples), "resisted requires exposure"
+
+
+def test_partial_compliance_and_unexposed_runs_go_nowhere(recorded):
+    banking, sets = recorded
+    used = {sample["provenance"]["record_id"] for made in sets.values() for sample in made.samples}
+    verdicts = {trace["id"]: trace["verdict"] for rows in banking.values() for trace in rows}
+    assert {verdicts[record] for record in used} == {"compromised", "resisted", "benign_success"}
+
+
+def test_context_keeps_tool_messages_and_calls_without_text(recorded):
+    _, sets = recorded
+    contexts = [sample["messages"] for made in sets.values() for sample in made.samples]
+    roles = Counter(message["role"] for messages in contexts for message in messages)
+    silent = sum(
+        message["role"] == "assistant" and not message["content"] and len(message["tool_calls"]) > 0
+        for messages in contexts
+        for message in messages
+    )
+    assert roles["tool"] > 100 and silent > 50
+
+
+def test_no_group_is_on_both_sides(agentdojo):
+    assert not set(agentdojo["train"]["group"]) & set(agentdojo["eval"]["group"])
+    assert json.loads(agentdojo["train"][0]["metadata"])["suite"] in ("banking", "slack", "travel", "workspace")
