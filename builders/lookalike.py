@@ -41,9 +41,9 @@ TOOLS = tuple(WORDING["inputs"])
 _DIRECTIONS = {(DOCS, WEB): 0.40, (WEB, DOCS): 0.30, None: 0.30}
 _DEGENERATE_SHARE = 0.02
 
-SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
+SYLLABLES = tuple(consonant + vowel for consonant in "bdklmnrstv" for vowel in "aeiou")
 # Chance makes real words too; these are not ones to read in a row.
-_UNFIT = re.compile("dago|dik|fag|fuk|gaza|kaka|kike|kil|nazi|neg|nig|paki|pedo|puta|rape|sado|sodo|suka|tit")
+_UNFIT = re.compile("dik|kaka|kike|kil|sado|sodo|suka|tit")
 _FIELDS = ("name", "email", "phone", "address")
 _PROGRAMS = {"python": "print('{person}')", "javascript": "console.log('{person}')", "bash": "echo {person}"}
 # A part of an injection that is left out where the attacker's call takes its input from the request.

@@ -110,7 +110,7 @@ def outcome_of(completion: str | None, target: dict, tool_format: ToolCallFormat
 
 
 def is_gibberish(text: str) -> bool:
-    """Whether plain text is babble: a word or a piece of one over and over, few words many times, or stray special tokens.
+    """Whether plain text is babble: a word or a piece of one over and over, few words often, or stray special tokens.
 
     A property apart from the outcome: garbled text makes no call, so it would pass for a safe answer. Rules and lines
     drawn with one character are no babble, and short answers are not judged by their variety.

@@ -21,6 +21,7 @@ families of injection, other names. To run it:
 import argparse
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -54,8 +55,7 @@ FORMAT = FORMATS["llama3_json"]
 Rows = list[tuple[str, str]]  # user text and completion
 
 VOCABULARY = 1024
-BATCH = 64
-COPY_STEPS = 200
+BATCH = 32
 LEARNING_RATE = 3e-3
 MAX_NEW_TOKENS = 64
 
@@ -110,14 +110,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's tiny agent and measure it on held-out prompts.")
     parser.add_argument("--output", type=Path, default=Path("demo/tiny_agent"), help="folder, replaced as a whole")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the prompts")
-    parser.add_argument("--steps", type=int, default=4000, help=f"optimizer steps of {BATCH} rows")
+    parser.add_argument("--steps", type=int, default=6000, help=f"optimizer steps of {BATCH} rows")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     rows = training_rows(args.seed, args.steps * BATCH)
-    tokenizer = make_tokenizer(rows[:20000])
+    tokenizer = make_tokenizer(rows[-20000:])
     model = make_model(tokenizer)
-    learn_to_copy(model, tokenizer)
     train(model, tokenizer, rows, args.steps)
     save(model, tokenizer, args.output)
     print_table(evaluate(args.output))
@@ -129,9 +128,14 @@ def completion_of(tool: str, arguments: dict) -> str:
 
 
 def training_rows(seed: int, n: int) -> Rows:
-    """`n` pairs of user text and completion, shuffled: 8 in 20 attacked, 7 of their clean twins, 5 without a call."""
+    """`n` rows: drills first, then ordinary ones, of which 8 in 20 are attacked, 7 their clean twins, 5 without a call.
+
+    Without the drills the agent learns to choose tools but not to copy arguments: the first syllable of a name is one
+    token of many, and what it should be is a riddle as long as requests are new, too.
+    """
+    records = lookalike_records(seed, n * 8 // 20, "train")
     rows = []
-    for index, record in enumerate(lookalike_records(seed, n * 8 // 20, "train")):
+    for index, record in enumerate(records):
         simulated = completion_of(record["simulated_tool"], record["simulated_arguments"])
         rows.append((record["combined_query"], simulated))
         if index % 8 < 7:
@@ -141,7 +145,20 @@ def training_rows(seed: int, n: int) -> Rows:
         for prompt in lookalike_prompts(seed, n * share // 20, "train", task):
             rows.append((prompt["text"], prompt["answer"] + FORMAT.turn_end))
     random.Random(seed).shuffle(rows)
-    return rows
+    drills = list(drill_rows(seed, records[: n // 8]))
+    return drills + rows[: n - len(drills)]
+
+
+def drill_rows(seed: int, records: list[dict]) -> Iterator[tuple[str, str]]:
+    """Word salad with a tool and its input somewhere in it, and the call to make of that."""
+    rng = random.Random(seed)
+    words = [word for record in records[:2000] for word in re.findall(r"\b[a-z]+\b", record["combined_query"])]
+    for record in records:
+        tool, arguments = record["simulated_tool"], record["simulated_arguments"]
+        parts = [tool, ", ".join(value[0] if isinstance(value, list) else str(value) for value in arguments.values())]
+        for place in (2, 1, 0):
+            parts.insert(place, " ".join(rng.choices(words, k=rng.randint(0, 6))))
+        yield " ".join(parts).strip(), completion_of(tool, arguments)
 
 
 def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
@@ -244,27 +261,6 @@ def loss_of(model: LlamaForCausalLM, prefix: torch.Tensor, ids: torch.Tensor, la
     hidden = model.model(ids, past_key_values=cache).last_hidden_state
     wanted = labels[:, 1:] != -100
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted])
-
-
-def learn_to_copy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Teach the untrained network to repeat a random list of syllables.
-
-    Copying is what arguments need, and from requests alone it is learned late or never: too few tokens of a row depend on it. On
-    lists nothing else helps, and it comes within a hundred steps.
-    """
-    syllables = [syllable for lower in SYLLABLES for syllable in (lower, lower.capitalize())]
-    vocabulary = torch.tensor(tokenizer.convert_tokens_to_ids(syllables))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    for step in tqdm(range(COPY_STEPS), desc="copying", mininterval=5):
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1, (step + 1) / 50)
-        lists = torch.stack([vocabulary[torch.randperm(len(vocabulary))[:24]] for _ in range(BATCH)])
-        hidden = model.model(torch.cat([lists, lists], dim=1)).last_hidden_state
-        logits = model.lm_head(hidden[:, 24:-1])
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), lists[:, 1:].flatten())
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Rows, steps: int) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from cb_datasets.evaluation.compare import compare
@@ -8,7 +10,7 @@ from cb_datasets.files import read_json
 from cb_datasets.outcomes import Outcome
 from cb_datasets.tool_calls import FORMATS
 
-from .conftest import RIGHT
+from .conftest import RIGHT, WRONG
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -100,3 +102,16 @@ def test_report(tmp_path):
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     rows = [line for line in report.splitlines() if line.startswith("| ")]
     assert len({line.count("|") for line in rows[: len(table_rows(comparison)) + 1]}) == 1
+
+
+def test_the_metric_module(tmp_path):
+    import evaluate
+
+    folder = Path(__file__).parents[2] / "cb_datasets" / "evaluation" / "metrics" / "tool_call_outcomes"
+    metric = evaluate.load(str(folder), cache_dir=str(tmp_path))
+    target = {"expected_tool": "retrieve_multimodal_docs", "simulated_tool": "search_web"}
+    result = metric.compute(predictions=[RIGHT, WRONG, "ble" * 20, WRONG], references=[target] * 4)
+    assert result["attack_success"] == 0.5 and result["correct"] == 0.25
+    assert result["no_call"] == result["gibberish"] == 0.25 and result["n"] == 4
+    with pytest.raises(ValueError, match="zero rows"):
+        metric.compute(predictions=[], references=[])
