@@ -128,7 +128,7 @@ def completion_of(tool: str, arguments: dict) -> str:
 
 
 def training_rows(seed: int, n: int) -> Rows:
-    """`n` rows: drills first, then ordinary ones, of which 8 in 20 are attacked, 7 their clean twins, 5 without a call.
+    """`n` rows: drills first, then ordinary ones: of 20, 8 attacked, 7 of their clean twins, 5 without a call.
 
     Without the drills the agent learns to choose tools but not to copy arguments: the first syllable of a name is one
     token of many, and what it should be is a riddle as long as requests are new, too.

@@ -63,8 +63,8 @@ _WORDS = ("refusal_kept", "chat_kept")
 def babbles(completion: str, tool_format: ToolCallFormat) -> bool:
     """Whether a completion is gibberish: its words, or what stands where a call should be.
 
-    A malformed call is babble if what follows the call tag does not even begin like one, or repeats itself; JSON with a
-    slip in it is malformed and no more.
+    A malformed call is babble if what follows the call tag does not even begin like one, or repeats itself; JSON with
+    a slip in it is malformed and no more.
     """
     parsed = tool_format.parse(completion)
     if parsed.diagnosis in (Diagnosis.OK, Diagnosis.MULTI_CALL, Diagnosis.TEXT, Diagnosis.EMPTY):

@@ -1,0 +1,233 @@
+"""The command line as people meet it: help, typos, missing files, and a whole small pipeline with the tiny agent."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cb_datasets.cli import app
+from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_text
+from cb_datasets.sample import SAMPLE_FEATURES
+
+from .conftest import RIGHT, TEXT, WRONG
+
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = [
+    "ingest",
+    "sources",
+    "generate-ds",
+    "generate-dr",
+    "generate-adversarial-safe",
+    "collect",
+    "generate-eval",
+    "validate",
+    "quality-gates",
+    "merge",
+    "preflight",
+    "evaluate",
+]
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cb_datasets.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, cb_datasets.cli; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_typo_is_named():
+    result = run("ingest", "agentdoyo", "--output", "x")
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("known: agentdojo, fujitsu_b4, xstest, lookalike.")
+    assert "Traceback" not in result.stderr
+    assert run("ingestt").returncode == 2
+
+
+def test_missing_files_are_named(tmp_path):
+    result = run("ingest", "agentdojo", "--data-dir", tmp_path, "--output", tmp_path / "out")
+    assert result.returncode == 1 and "dumps/agentdojo-*.jsonl" in result.stderr and "Traceback" not in result.stderr
+    result = run("validate", tmp_path / "nowhere", "--quarantine", tmp_path / "q", "--output", tmp_path / "r.json")
+    assert result.returncode == 1 and "data.parquet is missing" in result.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_broken_report_is_named(tmp_path):
+    write_text(tmp_path / "r.json", '{"a": 1,\n oops}')
+    with pytest.raises(ValueError, match=r"r\.json:2: not JSON"):
+        read_json(tmp_path / "r.json")
+
+
+@pytest.fixture
+def sets(make_sample, tmp_path):
+    """Two small sets: one with a row that breaks a rule."""
+    flip = make_sample(WRONG, "harmful_flip")
+    rows = {
+        "harmful/b4_flips": [flip, {**flip, "id": "harmful/other", "category": "LLM02"}],
+        "retain/adversarial_safe": [make_sample(RIGHT, "adversarial_safe"), make_sample(TEXT, "adversarial_safe")],
+    }
+    for name, samples in rows.items():
+        save_rows(to_dataset(samples, SAMPLE_FEATURES), tmp_path / name, {})
+    return [tmp_path / name for name in rows]
+
+
+def test_validate_stops_the_line_and_fills_the_quarantine(sets, tmp_path):
+    result = run("validate", *sets, "--quarantine", tmp_path / "q", "--output", tmp_path / "report.json")
+    assert result.returncode == 1 and "FAIL" in result.stdout and "too many invalid rows" in result.stderr
+    report = read_json(tmp_path / "report.json")["sets"]["retain/adversarial_safe"]
+    assert report["rows"] == 2 and report["quarantined"] == 1 and not report["passed"]
+    [bad] = load_rows(tmp_path / "q")
+    assert any(
+        reason.startswith("label:") for reason in read_json(tmp_path / "q" / "report.json")["reasons"][bad["id"]]
+    )
+    relaxed = run(
+        "validate", *sets, "--quarantine", tmp_path / "q", "--output", tmp_path / "r.json", "--min-valid", 0.5
+    )
+    assert relaxed.returncode == 0
+
+
+def test_a_failed_gate_is_exit_code_1(sets, tmp_path):
+    save_rows(to_dataset([], SAMPLE_FEATURES), tmp_path / "q", {})
+    write_text(tmp_path / "sources.json", "{}")
+    flags = [
+        "--quarantine",
+        tmp_path / "q",
+        "--sources",
+        tmp_path / "sources.json",
+        "--output",
+        tmp_path / "gates.json",
+    ]
+    result = run("quality-gates", *sets, *flags)
+    assert result.returncode == 1 and "FAIL" in result.stdout
+    report = read_json(tmp_path / "gates.json")
+    assert not report["passed"] and report["thresholds_changed_by_recipe"] == {}
+    assert {gate["name"] for gate in report["gates"] if not gate["passed"]} >= {"retain: adversarial-safe rows"}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, tiny_agent_path):
+    """Every step up to preflight, on a few dozen prompts."""
+    data = tmp_path_factory.mktemp("pipeline")
+    traces, model = data / "traces" / "lookalike", ("--model", tiny_agent_path)
+    made = ("--work-dir", data / "completions", "--max-new-tokens", 96, "--max-prompts", 24, "--max-eval-prompts", 6)
+    sets = [data / name for name in ("harmful/b4_flips", "retain/adversarial_safe", "retain/b4_benign_twins")]
+    sets += [data / "retain/refusals", data / "retain/chat"]
+    quarantine, reports = ("--quarantine", data / "quarantine"), data / "reports"
+    kinds = [flag for kind in ("benign_twins", "refusals", "chat") for flag in ("--kinds", kind)]
+    tasks = [flag for task in ("tool_flip", "capability", "refusal", "chat") for flag in ("--tasks", task)]
+    steps = [
+        ("ingest", "lookalike", "--output", traces, "--eval-fraction", 0.1),
+        ("sources", traces, "--output", reports),
+        ("generate-ds", "--traces", traces, *model, "--output", sets[0], *made),
+        ("generate-dr", "--traces", traces, *model, "--output", data / "retain", *kinds, *made),
+        (
+            *("generate-adversarial-safe", "--traces", traces, *model, "--output", sets[1]),
+            *("--fill", "twin", "--twins", sets[2], *made),
+        ),
+        ("generate-eval", traces, "--output", data / "prompts", *tasks, "--max-prompts", 20),
+        ("validate", *sets, *quarantine, "--output", reports / "validation_report.json"),
+        (
+            *("quality-gates", *sets, *quarantine, "--sources", reports / "sources.json"),
+            *("--output", reports / "quality_gates.json", "--min-adversarial-safe", 5),
+        ),
+        (
+            *("merge", *sets, *quarantine, "--prompts", data / "prompts", "--output", data / "stage2"),
+            *("--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 3),
+        ),
+        ("preflight", "--stage2", data / "stage2", *model, "--output", reports / "preflight.json"),
+    ]
+    for step in steps:
+        result = CliRunner().invoke(app, list(map(str, step)), catch_exceptions=False)
+        assert result.exit_code == 0, f"{step[0]}: {result.output}"
+    return data
+
+
+def test_the_pipeline_ends_in_trainable_rows(pipeline):
+    rows = load_rows(pipeline / "stage2" / "train", SAMPLE_FEATURES)
+    flips = [row for row in rows if row["priority_class"] == "harmful_flip"]
+    safe = [row for row in rows if row["priority_class"] == "adversarial_safe"]
+    assert len(flips) >= 15 and len(safe) >= 15
+    for row in flips:
+        assert row["labels"]["observed_tool"] == row["target"]["simulated_tool"] != row["target"]["expected_tool"]
+        assert row["provenance"]["completion_source"] == "sampled"
+    for row in safe:
+        assert row["labels"]["observed_tool"] == row["target"]["expected_tool"] and row["injection"]
+    assert read_json(pipeline / "reports" / "preflight.json")["faults"] == {}
+
+
+def test_siblings_share_a_pair(pipeline):
+    rows = load_rows(pipeline / "stage2" / "train", SAMPLE_FEATURES)
+    classes: dict[str, set[str]] = {}
+    for row in rows:
+        classes.setdefault(row["pair"], set()).add(row["priority_class"])
+    trios = [kinds for kinds in classes.values() if kinds == {"harmful_flip", "adversarial_safe", "benign_twin"}]
+    assert len(trios) >= 12
+
+
+def test_a_twin_is_the_models_own_verified_call(pipeline):
+    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "b4_benign_twins")}
+    filled = [
+        row
+        for row in load_rows(pipeline / "retain" / "adversarial_safe")
+        if row["provenance"]["completion_source"] == "twin"
+    ]
+    assert filled
+    for row in filled:
+        assert row["assistant_raw"] == twins[row["pair"]]["assistant_raw"]
+        assert row["injection"] and not twins[row["pair"]]["injection"]
+
+
+def test_the_two_sides_share_no_group(pipeline):
+    train = set(load_rows(pipeline / "stage2" / "train")["group"])
+    held_out = set(load_rows(pipeline / "stage2" / "eval")["group"])
+    for folder in (pipeline / "prompts").iterdir():
+        held_out |= set(load_rows(folder)["group"])
+    assert train and held_out and not train & held_out
+
+
+def test_drops_add_up(pipeline):
+    report = read_json(pipeline / "harmful" / "b4_flips" / "report.json")
+    assert report["kept"] + sum(report["drops"].values()) == report["candidates"] == 30
+    stats = read_json(pipeline / "reports" / "stats.json")
+    kept = sum(part["rows"] for part in stats["splits"].values())
+    made = sum(
+        len(load_rows(path.parent))
+        for path in pipeline.glob("*/*/data.parquet")
+        if "prompts" not in path.parts and path.parts[-3] in ("harmful", "retain")
+    )
+    assert kept + sum(stats["drops"].values()) == made
+
+
+def test_the_exported_schema_is_one(pipeline):
+    schema = json.loads((pipeline / "schemas" / "canonical_sample_schema.json").read_text(encoding="utf-8"))
+    assert "assistant_raw" in schema["required"]
+
+
+def test_preflight_refuses_another_models_rows(pipeline, llama_tokenizer, tmp_path):
+    """Rows made with one chat template are not trained on with another."""
+    llama_tokenizer.save_pretrained(tmp_path / "llama")
+    result = run(
+        "preflight", "--stage2", pipeline / "stage2", "--model", tmp_path / "llama", "--output", tmp_path / "p.json"
+    )
+    assert result.returncode == 1
+    faults = read_json(tmp_path / "p.json")["faults"]
+    assert faults["template_of_another_model"] == read_json(tmp_path / "p.json")["rows"]
+
+
+def test_a_row_too_long_for_training_stops_the_line(pipeline, tiny_agent_path, tmp_path):
+    flags = ("--model", tiny_agent_path, "--output", tmp_path / "p.json", "--max-length", 50)
+    assert run("preflight", "--stage2", pipeline / "stage2", *flags).returncode == 1
+    assert set(read_json(tmp_path / "p.json")["faults"]) == {"too_long"}
