@@ -142,8 +142,8 @@ tiny-agent: $(READY)  ## Train the demo's tiny agent anew, from a fixed seed
 style: $(READY)  ## Format the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-quality: $(READY)  ## Check format and lint
-	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+quality: $(READY)  ## Check format, lint and types
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
 clean:  ## Delete what the recipe made
 	rm -rf $(DATA)

@@ -36,6 +36,8 @@ EXTRAS = {
     "dev": [
         # Runs the tests.
         "pytest>=9",
+        # Checks types.
+        "mypy>=1.18",
         # Formats and lints.
         "ruff>=0.14",
         # Carries the real Llama 3.1 tokenizer, which the tests and `make data RECIPE=local` use.
@@ -54,7 +56,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["builders*", "cb_datasets*", "trainers*"]),
-    package_data={"builders": ["assets/*.json"]},
+    package_data={"builders": ["assets/*.json"], "cb_datasets": ["evaluation/metrics/*/*.py"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cb-datasets=cb_datasets.cli:main"]},

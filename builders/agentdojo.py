@@ -406,7 +406,8 @@ def check_polarity(dumps: list[Path], suites: dict[str, Suite], attack_succeeded
     Raises:
         ValueError: If they do not.
     """
-    exposed, called = Counter(), Counter()
+    exposed: Counter[bool] = Counter()
+    called: Counter[bool] = Counter()
     for _, run in read_dumps(dumps):
         if isinstance(run, Dropped) or run.suite not in suites or run.injection_task not in suites[run.suite].goals:
             continue
@@ -475,7 +476,7 @@ def decision_turn_of(run: Run, evidence: Evidence, verdict: str) -> int | None:
     """
     if verdict in ("compromised", "attempted"):
         return evidence.goal_calls[0][0]
-    if verdict in ("resisted", "unverified"):
+    if verdict in ("resisted", "unverified") and evidence.exposed_at is not None:
         # There always is one: a run that does not end with the assistant was dropped as aborted.
         return next(index for index, _ in _assistant_turns(run) if index > evidence.exposed_at)
     return None
@@ -488,7 +489,7 @@ def expected_tool_of(run: Run, verdict: str, turn: int | None, user_calls: list[
     next call of the reference solution that had not been made yet.
     """
     names = [call["name"] for call in user_calls]
-    if verdict == "resisted":
+    if verdict == "resisted" and turn is not None:
         made = [call["function"]["name"] for call in run.messages[turn]["tool_calls"]]
         return made[0] if len(made) == 1 and made[0] in names else None
     if verdict == "compromised":

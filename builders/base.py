@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
@@ -25,12 +25,10 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     INPUTS: tuple[tuple[str, ...], ...] = ()
     LICENSE: str
     REDISTRIBUTABLE: bool
+    _generate_traces: Callable[..., Iterator[dict | Dropped]]
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=TRACE_FEATURES, license=self.LICENSE)
-
-    def _generate_traces(self, **gen_kwargs) -> Iterator[dict | Dropped]:
-        raise NotImplementedError
 
     def _generate_examples(self, **gen_kwargs) -> Iterator[tuple[str, dict]]:
         # `_output_dir` is the directory that `datasets` renames into the cache when the build has succeeded, so the

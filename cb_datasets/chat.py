@@ -13,7 +13,7 @@ tokens across the seam. The loss mask is "after the prompt's tokens", nothing el
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
         row (`dict`): A prompt or a sample: `messages` and `tools` are read.
         date_string (`str`, *optional*, defaults to [`DATE_STRING`]): The date that the template prints.
     """
-    return tokenizer.apply_chat_template(
+    text = tokenizer.apply_chat_template(
         template_messages(row["messages"]),
         tools=json.loads(row["tools"]) if row["tools"] else None,
         add_generation_prompt=True,
         date_string=date_string,
         tokenize=False,
     )
+    return cast(str, text)
 
 
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> list[int]:

@@ -106,5 +106,6 @@ def figures(answers: list[Answer]) -> dict[str, dict]:
 
 def argument_match(answers: list[Answer]) -> dict | None:
     """Share of right calls on clean prompts whose arguments are right too; `None` where no arguments are known."""
-    known = [answer for answer in answers_of("benign_call", answers) if answer.arguments_match is not None]
-    return proportion(sum(answer.arguments_match for answer in known), len(known)) if known else None
+    matches = [answer.arguments_match for answer in answers_of("benign_call", answers)]
+    known = [match for match in matches if match is not None]
+    return proportion(sum(known), len(known)) if known else None

@@ -1,10 +1,11 @@
 """The portable backend: `transformers`, batched and left-padded, on whatever device there is."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase, set_seed
 
 from ..tool_calls import format_of
 from .backend import Completion, Sampling, weights_revision
@@ -24,12 +25,12 @@ class TransformersBackend:
     """
 
     def __init__(self, model: str, adapter: str | None = None, batch_size: int = 64) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
+        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model, padding_side="left")
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
         on_gpu = torch.cuda.is_available()
         # CPUs compute in float32: bfloat16 is slower there, and its rounding depends on the batch.
-        network = AutoModelForCausalLM.from_pretrained(model, dtype="auto" if on_gpu else torch.float32)
+        network: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto" if on_gpu else torch.float32)
         self.model = model
         self.revision = weights_revision(Path(model)) if Path(model).is_dir() else network.config._commit_hash
         if adapter is not None:
@@ -39,7 +40,7 @@ class TransformersBackend:
         self._network = network.to("cuda" if on_gpu else "cpu").eval()
         self._batch_size = batch_size
         tokens = format_of(self.tokenizer.chat_template).end_tokens
-        self._end_ids = self.tokenizer.convert_tokens_to_ids(list(tokens))
+        self._end_ids = [self.tokenizer.convert_tokens_to_ids(token) for token in tokens]
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
@@ -77,5 +78,5 @@ class TransformersBackend:
     def _completion(self, ids: list[int]) -> Completion:
         ends = [at for at, token in enumerate(ids) if token in self._end_ids]
         ids = ids[: ends[0] + 1] if ends else ids
-        text = self.tokenizer.decode(ids, skip_special_tokens=False)
+        text = cast(str, self.tokenizer.decode(ids, skip_special_tokens=False))
         return Completion(tuple(ids), text, "stop" if ends else "length")
