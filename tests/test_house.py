@@ -1,4 +1,4 @@
-"""The house stays walkable: imports run one way, what is published stays as it is, and the documents name real things."""
+"""The house stays walkable: imports run one way, published assets stay as they are, documents name real things."""
 
 import ast
 import hashlib
