@@ -271,9 +271,10 @@ class Lookalike(TraceBuilder):
         return [datasets.SplitGenerator(part, gen_kwargs={"part": part}) for part in self.config.sizes]
 
     def _generate_traces(self, part: str) -> Iterator[dict | Dropped]:
-        seed, sizes = self.config.seed, dict(self.config.sizes[part])
-        for index, record in enumerate(lookalike_records(seed, sizes.pop("tool_flip"), part)):
-            yield b4_trace(record, source="lookalike", where=f"{part}:{index}")
-        for task, n in sizes.items():
-            for prompt in lookalike_prompts(seed, n, part, task):
-                yield prompt_trace(prompt, task)
+        for task, n in self.config.sizes[part].items():
+            if task == "tool_flip":
+                for index, record in enumerate(lookalike_records(self.config.seed, n, part)):
+                    yield b4_trace(record, source="lookalike", where=f"{part}:{index}")
+            else:
+                for prompt in lookalike_prompts(self.config.seed, n, part, task):
+                    yield prompt_trace(prompt, task)

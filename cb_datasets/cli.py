@@ -337,6 +337,20 @@ def preflight(
 
 
 @app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of samples, e.g. stage2/train.")],
+    output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+) -> None:
+    """Samples as JSON lines with decoded calls and tools, valid against canonical_sample_schema.json."""
+    from .files import load_rows
+    from .sample import SAMPLE_FEATURES, export_jsonl
+
+    rows = load_rows(folder, SAMPLE_FEATURES)
+    export_jsonl(rows, output)
+    print(f"export: {len(rows)} rows -> {output}")
+
+
+@app.command()
 def evaluate(
     model: ModelOption,
     adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],

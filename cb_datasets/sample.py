@@ -25,6 +25,8 @@ from datasets import Features, List, Value
 
 from builders.trace import MESSAGE, SPAN, to_json
 
+from .files import write_text
+
 
 TARGET = {
     "expected_tool": Value("string"),
@@ -211,6 +213,4 @@ def _decoded(tool_calls: list[dict] | None) -> list[dict]:
 
 def export_jsonl(samples: Iterable[dict], path: Path) -> None:
     """Write samples as JSON lines, each valid against [`json_schema`]."""
-    with open(path, "w", encoding="utf-8") as file:
-        for sample in samples:
-            file.write(to_json(export_row(sample)) + "\n")
+    write_text(path, "".join(to_json(export_row(sample)) + "\n" for sample in samples))

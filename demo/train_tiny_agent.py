@@ -19,9 +19,9 @@ families of injection, other names. To run it:
 """
 
 import argparse
+import math
 import os
 import random
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,6 +33,7 @@ from tqdm import tqdm
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     DynamicCache,
     GenerationConfig,
     LlamaConfig,
@@ -56,6 +57,7 @@ Rows = list[tuple[str, str]]  # user text and completion
 
 VOCABULARY = 1024
 BATCH = 32
+DRILL_STEPS = 300
 LEARNING_RATE = 3e-3
 MAX_NEW_TOKENS = 64
 
@@ -115,9 +117,9 @@ def main() -> None:
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     rows = training_rows(args.seed, args.steps * BATCH)
-    tokenizer = make_tokenizer(rows[-20000:])
+    tokenizer = make_tokenizer(rows[:20000])
     model = make_model(tokenizer)
-    train(model, tokenizer, rows, args.steps)
+    train(model, tokenizer, rows, args.steps, args.seed)
     save(model, tokenizer, args.output)
     print_table(evaluate(args.output))
 
@@ -128,37 +130,19 @@ def completion_of(tool: str, arguments: dict) -> str:
 
 
 def training_rows(seed: int, n: int) -> Rows:
-    """`n` rows: drills first, then ordinary ones: of 20, 8 attacked, 7 of their clean twins, 5 without a call.
-
-    Without the drills the agent learns to choose tools but not to copy arguments: the first syllable of a name is one
-    token of many, and what it should be is a riddle as long as requests are new, too.
-    """
-    records = lookalike_records(seed, n * 8 // 20, "train")
+    """`n` rows in random order: of 20, 8 attacked, 7 of their clean twins, 5 without a call."""
     rows = []
-    for index, record in enumerate(records):
+    for index, record in enumerate(lookalike_records(seed, n * 8 // 20 + 1, "train")):
         simulated = completion_of(record["simulated_tool"], record["simulated_arguments"])
         rows.append((record["combined_query"], simulated))
         if index % 8 < 7:
             expected = completion_of(record["expected_tool"], record["expected_arguments"])
             rows.append((record["benign_query"], expected))
     for task, share in (("refusal", 2), ("chat", 1), ("irrelevance", 2)):
-        for prompt in lookalike_prompts(seed, n * share // 20, "train", task):
+        for prompt in lookalike_prompts(seed, n * share // 20 + 1, "train", task):
             rows.append((prompt["text"], prompt["answer"] + FORMAT.turn_end))
     random.Random(seed).shuffle(rows)
-    drills = list(drill_rows(seed, records[: n // 8]))
-    return drills + rows[: n - len(drills)]
-
-
-def drill_rows(seed: int, records: list[dict]) -> Iterator[tuple[str, str]]:
-    """Word salad with a tool and its input somewhere in it, and the call to make of that."""
-    rng = random.Random(seed)
-    words = [word for record in records[:2000] for word in re.findall(r"\b[a-z]+\b", record["combined_query"])]
-    for record in records:
-        tool, arguments = record["simulated_tool"], record["simulated_arguments"]
-        parts = [tool, ", ".join(value[0] if isinstance(value, list) else str(value) for value in arguments.values())]
-        for place in (2, 1, 0):
-            parts.insert(place, " ".join(rng.choices(words, k=rng.randint(0, 6))))
-        yield " ".join(parts).strip(), completion_of(tool, arguments)
+    return rows[:n]
 
 
 def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
@@ -254,32 +238,73 @@ def batches(tokenizer: PreTrainedTokenizerFast, rows: Rows) -> Iterator[tuple[to
             yield ids, labels
 
 
-def loss_of(model: LlamaForCausalLM, prefix: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of the completions. System prompt and tools are the same in all rows and are read only once."""
-    cache = model.model(prefix, use_cache=True, past_key_values=DynamicCache(config=model.config)).past_key_values
-    cache.batch_repeat_interleave(len(ids))
+class CopyDrill:
+    """Batches of random tokens with one name among them, and after a quote the name again.
+
+    From requests alone the agent learns to choose tools but not to copy arguments: too few tokens
+    of a row depend on it, and all others are easier to learn. On the bare riddle it learns to copy within
+    three hundred steps, and keeps it when the requests come.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random):
+        self.rng = rng
+        self.first = tokenizer.convert_tokens_to_ids([syllable.capitalize() for syllable in SYLLABLES])
+        self.further = tokenizer.convert_tokens_to_ids(list(SYLLABLES))
+        self.space, self.quote = tokenizer.convert_tokens_to_ids(["\u0120", '":\u0120"'])
+        special = len(tokenizer.all_special_ids)
+        self.others = sorted(set(range(special, len(tokenizer))) - set(self.first) - set(self.further))
+
+    def __call__(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """`(ids, labels)` of `size` riddles."""
+        ids = torch.tensor([self.rng.choices(self.others, k=28) for _ in range(size)])
+        labels = torch.full_like(ids, -100)
+        for row in range(size):
+            first, *further = self.rng.sample(range(len(SYLLABLES)), 3)
+            name = torch.tensor([self.first[first], *(self.further[index] for index in further)])
+            place = self.rng.randint(0, 19)
+            ids[row, place], ids[row, 24] = self.space, self.quote
+            ids[row, place + 1 : place + 4] = ids[row, 25:] = labels[row, 25:] = name
+        return ids, labels
+
+
+def loss_of(
+    model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, cache: Cache | None = None
+) -> torch.Tensor:
+    """Cross-entropy of the labelled tokens."""
     hidden = model.model(ids, past_key_values=cache).last_hidden_state
     wanted = labels[:, 1:] != -100
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted])
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Rows, steps: int) -> None:
-    """Adam over all rows once."""
-    head, _ = head_and_tail(tokenizer)
-    prefix = torch.tensor([tokenizer(head, add_special_tokens=False)["input_ids"]])
+def read_prefix(model: LlamaForCausalLM, prefix: torch.Tensor, size: int) -> Cache:
+    """System prompt and tools, the same in all rows: read once, for `size` rows."""
+    cache = model.model(prefix, use_cache=True, past_key_values=DynamicCache(config=model.config)).past_key_values
+    cache.batch_repeat_interleave(size)
+    return cache
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Rows, steps: int, seed: int) -> None:
+    """The copy drill alone, then all rows once with a little of the drill beside them."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=steps, pct_start=0.05, cycle_momentum=False
-    )
-    bar = tqdm(batches(tokenizer, rows), total=steps, desc="training", mininterval=5)
-    for step, (ids, labels) in enumerate(bar):
-        loss = loss_of(model, prefix, ids, labels)
+
+    def step(loss: torch.Tensor, learning_rate: float) -> None:
+        optimizer.param_groups[0]["lr"] = learning_rate
+        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        if step % 50 == 0:
+
+    drill = CopyDrill(tokenizer, random.Random(seed))
+    for index in tqdm(range(DRILL_STEPS), desc="copying", mininterval=5):
+        step(loss_of(model, *drill(64)), LEARNING_RATE * min(1, (index + 1) / 50))
+    head, _ = head_and_tail(tokenizer)
+    prefix = torch.tensor([tokenizer(head, add_special_tokens=False)["input_ids"]])
+    bar = tqdm(batches(tokenizer, rows), total=steps, desc="training", mininterval=5)
+    for index, (ids, labels) in enumerate(bar):
+        loss = loss_of(model, ids, labels, read_prefix(model, prefix, len(ids)))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * index / steps)
+        step(loss + 0.3 * loss_of(model, *drill(16)), LEARNING_RATE * min(1, (index + 1) / 50) * cosine)
+        if index % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from typer.testing import CliRunner
 
@@ -28,6 +29,7 @@ COMMANDS = [
     "quality-gates",
     "merge",
     "preflight",
+    "export",
     "evaluate",
 ]
 
@@ -211,9 +213,13 @@ def test_drops_add_up(pipeline):
     assert kept + sum(stats["drops"].values()) == made
 
 
-def test_the_exported_schema_is_one(pipeline):
+def test_exported_rows_fit_the_exported_schema(pipeline, tmp_path):
     schema = json.loads((pipeline / "schemas" / "canonical_sample_schema.json").read_text(encoding="utf-8"))
-    assert "assistant_raw" in schema["required"]
+    result = run("export", pipeline / "stage2" / "train", "--output", tmp_path / "rows.jsonl")
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert f"export: {len(lines)} rows" in result.stdout and lines
+    for line in lines:
+        jsonschema.validate(json.loads(line), schema)
 
 
 def test_preflight_refuses_another_models_rows(pipeline, llama_tokenizer, tmp_path):
