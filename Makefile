@@ -36,28 +36,31 @@ export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Steps speak for themselves; `make -n` shows the commands.
+.SILENT:
 .PHONY: help setup demo test data traces harmful retain prompts validate gates merge preflight train evaluate \
 	tiny-agent style quality clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
-	@echo
-	@echo "  RECIPE=$(RECIPE) (recipes/$(RECIPE).mk), data in $(DATA)"
+	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	echo
+	echo "  RECIPE=$(RECIPE) (recipes/$(RECIPE).mk), data in $(DATA)"
 
 # ---------------------------------------------------------------------------------------------------------- environment
 
 setup: $(READY)  ## Make .venv with everything the demo and the tests need
 
 $(READY): setup.py constraints.txt
+	echo "Installing into $(VENV), which takes a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@touch $@
+	touch $@
 
 # -------------------------------------------------------------------------------------------------------------- demo
 
 demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print base against breaker
-	@$(MAKE) --no-print-directory RECIPE=demo evaluate
+	$(MAKE) --no-print-directory RECIPE=demo evaluate
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -124,13 +127,13 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 
 train: $(DATA)/adapter/adapter_model.safetensors  ## Train the breaker
 evaluate: $(DATA)/report/results.json  ## Base against breaker on held-out prompts
-	@cat $(DATA)/report/table.txt
+	cat $(DATA)/report/table.txt
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
 	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml
 
 $(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
-	@mkdir -p $(@D)
+	mkdir -p $(@D)
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
 		$(EVALUATE_FLAGS) > $(@D)/table.txt
 

@@ -60,7 +60,8 @@ class _Names:
     """Invented names of one part. No syllable comes twice in one prompt: what follows a syllable is never in doubt."""
 
     def __init__(self, rng: random.Random, part: str):
-        self.rng, self.part, self.used = rng, part, set()
+        self.rng, self.part = rng, part
+        self.used: set[str] = set()
 
     def name(self, syllables: int = 3) -> str:
         free = [syllable for syllable in SYLLABLES if syllable not in self.used]
@@ -237,6 +238,15 @@ def prompt_trace(prompt: dict, task: str) -> dict:
     }
 
 
+def flip_trace(record: dict, where: str) -> dict | Dropped:
+    """The trace of a record: that of a B4 record, with the arguments of the right call, which B4 does not know."""
+    trace = b4_trace(record, source="lookalike", where=where)
+    if not isinstance(trace, Dropped):
+        wanted = {"name": record["expected_tool"], "arguments": record["expected_arguments"]}
+        trace["attack"]["expected_calls"] = to_json([wanted])
+    return trace
+
+
 def _default_sizes() -> dict[str, dict[str, int]]:
     return {
         "train": {"tool_flip": 4000, "refusal": 800, "chat": 800, "irrelevance": 400},
@@ -274,7 +284,7 @@ class Lookalike(TraceBuilder):
         for task, n in self.config.sizes[part].items():
             if task == "tool_flip":
                 for index, record in enumerate(lookalike_records(self.config.seed, n, part)):
-                    yield b4_trace(record, source="lookalike", where=f"{part}:{index}")
+                    yield flip_trace(record, where=f"{part}:{index}")
             else:
                 for prompt in lookalike_prompts(self.config.seed, n, part, task):
                     yield prompt_trace(prompt, task)

@@ -241,9 +241,9 @@ def batches(tokenizer: PreTrainedTokenizerFast, rows: Rows) -> Iterator[tuple[to
 class CopyDrill:
     """Batches of random tokens with one name among them, and after a quote the name again.
 
-    From requests alone the agent learns to choose tools but not to copy arguments: too few tokens
-    of a row depend on it, and all others are easier to learn. On the bare riddle it learns to copy within
-    three hundred steps, and keeps it when the requests come.
+    From requests alone the agent learns to choose tools but hardly to copy arguments: too few tokens of a row depend
+    on it, and all others are easier to learn. On the bare riddle it learns to copy within three hundred steps, and
+    keeps it when the requests come. Topics of two names, or several names at once, are too hard to begin with.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random):
