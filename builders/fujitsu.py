@@ -93,16 +93,16 @@ def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
         )
     )
     if expected == simulated:
-        return Dropped("degenerate", where)
+        return Dropped("degenerate", where, is_attacked=True)
     if not {expected, simulated} <= _B4_TOOL_NAMES:
-        return Dropped("unknown_tool", where)
+        return Dropped("unknown_tool", where, is_attacked=True)
     if not injection.strip():
         return Dropped("no_injection", where)
     # The injection comes last, and a short one may also occur in the query before it.
     start = query.rfind(injection)
     end = start + len(injection)
     if start < 0 or benign.strip() not in query[:start] + query[end:]:
-        return Dropped("combined_query_differs", where)
+        return Dropped("combined_query_differs", where, is_attacked=True)
     attack_id, category, subtype = (optional(record, key, str, where) for key in ("attack_id", "category", "subtype"))
     return {
         "id": f"{source}/{record_id}",

@@ -461,7 +461,8 @@ def test_the_header_is_no_record(tmp_path: Path):
     ],
 )
 def test_runs_that_cannot_be_judged_are_dropped_by_name(tmp_path: Path, record: dict, reason: str):
-    assert drops_of(tmp_path, record) == [Dropped(reason, "agentdojo-small-model.jsonl:2")]
+    [dropped] = drops_of(tmp_path, record)
+    assert (dropped.reason, dropped.where) == (reason, "agentdojo-small-model.jsonl:2")
 
 
 @pytest.mark.parametrize(
@@ -553,6 +554,7 @@ def judged(builder: TraceBuilder, traces: list[dict], records: dict[str, dict]) 
 def test_real_totals(builder: TraceBuilder):
     assert report_of(builder.as_dataset(), builder.dropped()) == {
         "records": 1552,
+        "attacked": 776,
         "verdicts": {
             "attempted": 40,
             "benign_failure": 314,

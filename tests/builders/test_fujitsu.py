@@ -112,7 +112,8 @@ def test_the_same_query_is_one_group_however_it_is_typed():
     ],
 )
 def test_records_without_a_flip_are_dropped_by_name(changes, reason):
-    assert trace_of(**changes) == Dropped(reason, "b4_records.jsonl:1")
+    dropped = trace_of(**changes)
+    assert (dropped.reason, dropped.where) == (reason, "b4_records.jsonl:1")
 
 
 @pytest.mark.parametrize("field", ["record_id", "expected_tool", "simulated_tool", "benign_query", "combined_query"])
@@ -173,6 +174,7 @@ def test_the_real_sample(real_data: Path):
     traces = builder.as_dataset()
     assert report_of(traces, builder.dropped()) == {
         "records": 25,
+        "attacked": 25,
         "verdicts": {"prompt_only": 16},
         "drops": {"degenerate": 9},
     }
