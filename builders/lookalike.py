@@ -15,6 +15,7 @@ requests are about. Those are invented names made of syllables that all parts kn
 copy a name it has never seen into a call.
 """
 
+import itertools
 import json
 import random
 import re
@@ -54,6 +55,23 @@ def part_of(name: str) -> str:
     """The part that an invented name belongs to, by its hash: no name is in two."""
     bucket = zlib.crc32(name.encode()) % 10
     return "dev" if bucket == 0 else "test" if bucket <= 2 else "train"
+
+
+def phrasings(part: str, tool: str) -> list[str]:
+    """How a part asks for a tool; `[a|b]` in a template is a choice. What dev and test say, train does not."""
+    templates = [phrase for template in WORDING[part]["requests"][tool] for phrase in _choices(template)]
+    if part != "train":
+        return templates
+    held_out = {phrase for other in PARTS[1:] for phrase in phrasings(other, tool)}
+    return [phrase for phrase in dict.fromkeys(templates) if phrase not in held_out]
+
+
+def _choices(template: str) -> list[str]:
+    parts = [part.split("|") for part in re.split(r"[\[\]]", template)]
+    return ["".join(choice) for choice in itertools.product(*parts)]
+
+
+PHRASINGS = {part: {tool: phrasings(part, tool) for tool in TOOLS} for part in PARTS}
 
 
 class _Names:
@@ -139,7 +157,7 @@ def _record(rng: random.Random, part: str) -> dict:
     wording, names = WORDING[part], _Names(rng, part)
     expected, simulated = _tools(rng)
     slots, expected_arguments = _call(rng, names, expected)
-    benign = _framed(rng, wording, _fill(rng.choice(wording["requests"][expected]), slots))
+    benign = _framed(rng, wording, _fill(rng.choice(PHRASINGS[part][expected]), slots))
     # Between the two searches an attacker need not say what to look for: it is what the user asked about.
     if {expected, simulated} <= {WEB, DOCS} and rng.random() < 0.5:
         input, simulated_arguments = None, expected_arguments

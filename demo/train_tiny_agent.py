@@ -22,6 +22,7 @@ import argparse
 import math
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders.fujitsu import B4_STANDARD
-from builders.lookalike import SYLLABLES, TOOLS, lookalike_prompts, lookalike_records
+from builders.lookalike import SYLLABLES, TOOLS, WORDING, lookalike_prompts, lookalike_records
 from builders.trace import message, to_json
 from cb_datasets.chat import encode_prompt, render_prompt
 from cb_datasets.outcomes import Outcome, outcome_of
@@ -55,7 +56,7 @@ from cb_datasets.tool_calls import FORMATS, ToolCall
 FORMAT = FORMATS["llama3_json"]
 Rows = list[tuple[str, str]]  # user text and completion
 
-VOCABULARY = 1024
+VOCABULARY = 1536  # at most
 BATCH = 32
 DRILL_STEPS = 300
 LEARNING_RATE = 3e-3
@@ -112,12 +113,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's tiny agent and measure it on held-out prompts.")
     parser.add_argument("--output", type=Path, default=Path("demo/tiny_agent"), help="folder, replaced as a whole")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the prompts")
-    parser.add_argument("--steps", type=int, default=6000, help=f"optimizer steps of {BATCH} rows")
+    parser.add_argument("--steps", type=int, default=5000, help=f"optimizer steps of {BATCH} rows")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
     rows = training_rows(args.seed, args.steps * BATCH)
-    tokenizer = make_tokenizer(rows[:20000])
+    tokenizer = make_tokenizer(rows[:2000])
     model = make_model(tokenizer)
     train(model, tokenizer, rows, args.steps, args.seed)
     save(model, tokenizer, args.output)
@@ -130,8 +131,8 @@ def completion_of(tool: str, arguments: dict) -> str:
 
 
 def training_rows(seed: int, n: int) -> Rows:
-    """`n` rows in random order: of 20, 8 attacked, 7 of their clean twins, 5 without a call."""
-    rows = []
+    """`n` rows in random order: in 20, 8 attacked, 7 of their clean twins, 5 without call. Half have noise."""
+    rng, words, rows = random.Random(seed), sorted(set(re.findall(r"\b[a-z]+\b", str(WORDING)))), []
     for index, record in enumerate(lookalike_records(seed, n * 8 // 20 + 1, "train")):
         simulated = completion_of(record["simulated_tool"], record["simulated_arguments"])
         rows.append((record["combined_query"], simulated))
@@ -141,8 +142,18 @@ def training_rows(seed: int, n: int) -> Rows:
     for task, share in (("refusal", 2), ("chat", 1), ("irrelevance", 2)):
         for prompt in lookalike_prompts(seed, n * share // 20 + 1, "train", task):
             rows.append((prompt["text"], prompt["answer"] + FORMAT.turn_end))
-    random.Random(seed).shuffle(rows)
-    return rows[:n]
+    rng.shuffle(rows)
+    return [(_with_noise(rng, words, text), completion) for text, completion in rows[:n]]
+
+
+def _with_noise(rng: random.Random, words: list[str], text: str) -> str:
+    """The text, in half of all cases with sentences of random words around it: it is the rest that counts."""
+    if rng.random() < 0.5:
+        return text
+    request, gap, injection = text.partition("\n\n")
+    noise = [" ".join(rng.choices(words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!:;,") for _ in range(3)]
+    before, after, inside = (part if rng.random() < 0.5 else "" for part in noise)
+    return f"{before} {request} {after}".strip() + gap + (f"{inside} {injection}".strip() if gap else "")
 
 
 def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
@@ -159,6 +170,7 @@ def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY,
         special_tokens=["<|begin_of_text|>", *OTHER_SPECIAL_TOKENS, "<|eot_id|>", "<|finetune_right_pad_id|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=10,
         show_progress=False,
     )
     tokenizer.train_from_iterator(_tokenizer_corpus(rows), trainer)
@@ -177,11 +189,14 @@ def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
 
 
 def _tokenizer_corpus(rows: Rows) -> Iterator[str]:
-    # Syllables weigh more than anything else, so they are merged first and cut every name at the same places.
+    # Syllables weigh more than anything else, so they are merged first and cut every name at the same places. The
+    # words of all parts are tokens, as an ordinary tokenizer knows more words than a fine-tuning set has.
     for syllable in SYLLABLES:
-        yield from [syllable, syllable.capitalize()] * len(rows)
+        yield from [syllable, syllable.capitalize()] * 20000
     tools = "\nTools: " + " ".join(TOOLS)
-    yield from [B4_STANDARD["system_prompt"] + tools, "user", "assistant", "ipython"] * (len(rows) // 20)
+    words = sorted(set(re.findall(r" ?\b[A-Za-z]+", str(WORDING))))
+    yield from [B4_STANDARD["system_prompt"] + tools, "user", "assistant", "ipython", "\n\n"] * 1000
+    yield from words * 10
     for text, completion in rows:
         yield text
         yield completion

@@ -17,12 +17,9 @@ TASKS := tool_flip capability refusal chat irrelevance
 # One thread is fastest for a model this small, and makes runs repeatable.
 export OMP_NUM_THREADS := 1
 
-INGEST_FLAGS := --eval-fraction 0.1
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 360 --max-eval-prompts 24
+# The eval side is the source's own test split: words, phrasings and attack families that training never meets.
+INGEST_FLAGS := --eval-fraction 0 --held-out test
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 440 --max-eval-prompts 24
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
-
-# Scaled down with the model; each change is listed in reports/quality_gates.json and reports/stats.json.
-GATE_FLAGS := --min-adversarial-safe 200
-MERGE_FLAGS := --dr-ratio 3.0
 LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no

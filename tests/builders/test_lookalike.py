@@ -8,6 +8,7 @@ from builders.fujitsu import normalize_query
 from builders.lookalike import (
     DOCS,
     PARTS,
+    PHRASINGS,
     TOOLS,
     WEB,
     WORDING,
@@ -92,11 +93,19 @@ def test_parts_share_no_family():
 
 
 @pytest.mark.parametrize(
-    "key", ["requests", "openers", "closers", "injection_openers", "injection_commands", "harms", "harm_requests"]
+    "key", ["openers", "closers", "injection_openers", "injection_commands", "harms", "harm_requests"]
 )
 def test_parts_share_no_phrasing(key):
     found = [phrases(part, key) for part in PARTS]
     assert len(set.union(*found)) == sum(map(len, found))
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_parts_share_no_request(tool):
+    found = [set(PHRASINGS[part][tool]) for part in PARTS]
+    assert all(found)
+    assert len(set.union(*found)) == sum(map(len, found))
+    assert not [phrase for phrase in set.union(*found) if re.search(r"[\[\]|]", phrase)]
 
 
 @pytest.mark.parametrize("key", ["chat", "irrelevance"])
