@@ -27,6 +27,7 @@ WORK := $(DATA)/completions
 SETS := $(addprefix $(HARMFUL)/,$(HARMFUL_SETS)) $(addprefix $(RETAIN)/,$(RETAIN_SETS))
 TRACE_FOLDERS := $(addprefix $(TRACES)/,$(SOURCES))
 INGESTED := $(addsuffix /train/report.json,$(TRACE_FOLDERS))
+WEIGHTS := $(wildcard $(MODEL)/*.safetensors)
 ASKED := $(addsuffix /report.json,$(addprefix $(PROMPTS)/,$(TASKS)))
 
 # Library caches stay with the data.
@@ -77,16 +78,18 @@ gates: $(REPORTS)/quality_gates.json  ## Check what the sets add up to
 merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
 preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
 
-$(TRACES)/%/train/report.json: | $(READY)
+# An edited recipe redoes everything; finished completions are found again by the hash of what made them.
+$(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY)
 	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
 $(REPORTS)/sources.json: $(INGESTED)
 	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS)
 
-$(HARMFUL)/b4_flips/report.json: $(TRACES)/$(B4)/train/report.json
+$(HARMFUL)/b4_flips/report.json: $(TRACES)/$(B4)/train/report.json $(WEIGHTS)
 	$(CB) generate-ds --traces $(TRACES)/$(B4) --model $(MODEL) --output $(@D) --work-dir $(WORK) $(GENERATE_FLAGS) $(DS_FLAGS)
 
-$(RETAIN)/b4_benign_twins/report.json $(RETAIN)/refusals/report.json $(RETAIN)/chat/report.json &: $(TRACES)/$(B4)/train/report.json
+$(RETAIN)/b4_benign_twins/report.json $(RETAIN)/refusals/report.json $(RETAIN)/chat/report.json &: \
+		$(TRACES)/$(B4)/train/report.json $(WEIGHTS)
 	$(CB) generate-dr --traces $(TRACES)/$(B4) --model $(MODEL) --output $(RETAIN) --work-dir $(WORK) \
 		--kinds benign_twins --kinds refusals --kinds chat $(GENERATE_FLAGS) $(DR_FLAGS)
 
