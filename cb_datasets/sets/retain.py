@@ -12,7 +12,7 @@ from datasets import Dataset, concatenate_datasets
 
 from ..generation import Backend, Sampling
 from ..outcomes import Outcome
-from ..tool_calls import format_of
+from ..tool_calls import ToolCallFormat, format_of
 from .harmful import chosen_prompts
 from .label import label
 from .sampled import Wanted, sample_set
@@ -83,7 +83,7 @@ def adversarial_safe(
     return result
 
 
-def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset, tool_format) -> None:
+def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset, tool_format: ToolCallFormat) -> None:
     by_pair = {twin["pair"]: twin for twin in twins}
     done = {sample["pair"] for sample in result.samples}
     for split, rows in prompts.items():

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..chat import DATE_STRING, template_hash
 from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, is_gibberish, outcome_of
-from ..tool_calls import format_of
+from ..tool_calls import ToolCallFormat, format_of
 from .label import label
 from .yields import Yield
 
@@ -71,7 +71,9 @@ def sample_set(
     return result
 
 
-def drop_reason(completion: dict, target: dict, outcomes: tuple[Outcome, ...], tool_format) -> str | None:
+def drop_reason(
+    completion: dict, target: dict, outcomes: tuple[Outcome, ...], tool_format: ToolCallFormat
+) -> str | None:
     """Why a completion is not kept, or `None` if it is."""
     if completion["text"] is None:
         return completion["stop_reason"]
