@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's tiny agent and measure it on held-out prompts.")
     parser.add_argument("--output", type=Path, default=Path("demo/tiny_agent"), help="folder, replaced as a whole")
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the prompts")
-    parser.add_argument("--steps", type=int, default=5000, help=f"optimizer steps of {BATCH} rows")
+    parser.add_argument("--steps", type=int, default=1800, help=f"optimizer steps of {BATCH} rows")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
