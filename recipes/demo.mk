@@ -19,7 +19,9 @@ export OMP_NUM_THREADS := 1
 
 # The eval side is the source's own test split: words, phrasings and attack families that training never meets.
 INGEST_FLAGS := --eval-fraction 0 --held-out test
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 440 --max-eval-prompts 24
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 800 --max-eval-prompts 24
+# The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
+DR_FLAGS := --max-prompts 1200
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
 LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
