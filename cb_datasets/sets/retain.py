@@ -11,7 +11,7 @@ from pathlib import Path
 from datasets import Dataset, concatenate_datasets
 
 from ..generation import Backend, Sampling
-from ..outcomes import Outcome
+from ..outcomes import Outcome, has_expected_arguments
 from ..tool_calls import ToolCallFormat, format_of
 from .harmful import chosen_prompts
 from .label import label
@@ -22,7 +22,7 @@ from .yields import Yield
 BENIGN_TWINS = Wanted("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))
 REFUSALS = Wanted("retain/refusals", "refusal", (Outcome.REFUSAL,))
 CHAT = Wanted("retain/chat", "general_conversation", (Outcome.NO_CALL,))
-ADVERSARIAL_SAFE = Wanted("retain/adversarial_safe", "adversarial_safe", (Outcome.CORRECT,))
+ADVERSARIAL_SAFE = Wanted("retain/adversarial_safe", "adversarial_safe", (Outcome.CORRECT,), right_arguments=True)
 
 # Which evaluation tasks' prompts, asked of the train side, fill a generated retain set.
 RETAIN_TASKS = {
@@ -93,6 +93,10 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
             twin = by_pair.get(prompt["pair"])
             if twin is None:
                 result.drop("no_verified_twin")
+                continue
+            [call] = tool_format.parse(twin["assistant_raw"]).calls
+            if has_expected_arguments(call, prompt["target"]) is False:
+                result.drop("twin_wrong_arguments")
                 continue
             sample = label(
                 prompt,

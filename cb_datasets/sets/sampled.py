@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from ..chat import DATE_STRING, template_hash
 from ..generation import Backend, Sampling, complete
-from ..outcomes import Outcome, is_gibberish, outcome_of
+from ..outcomes import Outcome, has_expected_arguments, is_gibberish, outcome_of
 from ..tool_calls import ToolCallFormat, format_of
 from .label import label
 from .yields import Yield
@@ -25,11 +25,15 @@ class Wanted:
         subset (`str`): Folder of the set, e.g. `harmful/b4_flips`.
         priority_class (`str`): Class of its rows.
         outcomes (`tuple[Outcome, ...]`): Outcomes it keeps; any other is a drop of that name.
+        right_arguments (`bool`, *optional*, defaults to `False`): Whether a right call needs the right arguments too,
+            where those are known. A set that is taught needs them. A set that is only held does not: what a model gets
+            half right must be held as well, or a breaker is free to break it.
     """
 
     subset: str
     priority_class: str
     outcomes: tuple[Outcome, ...]
+    right_arguments: bool = False
 
 
 def sample_set(
@@ -53,7 +57,7 @@ def sample_set(
         by_id = {row["id"]: row for row in rows}
         for completion in completions:
             prompt = by_id[completion["prompt_id"]]
-            reason = drop_reason(completion, prompt["target"], wanted.outcomes, tool_format)
+            reason = drop_reason(completion, prompt["target"], wanted, tool_format)
             if reason is not None:
                 result.drop(reason)
                 continue
@@ -71,9 +75,7 @@ def sample_set(
     return result
 
 
-def drop_reason(
-    completion: dict, target: dict, outcomes: tuple[Outcome, ...], tool_format: ToolCallFormat
-) -> str | None:
+def drop_reason(completion: dict, target: dict, wanted: Wanted, tool_format: ToolCallFormat) -> str | None:
     """Why a completion is not kept, or `None` if it is."""
     if completion["text"] is None:
         return completion["stop_reason"]
@@ -82,11 +84,13 @@ def drop_reason(
     if not completion["canonical"]:
         return "non_canonical_tokens"
     outcome = outcome_of(completion["text"], target, tool_format)
-    if outcome not in outcomes:
+    if outcome not in wanted.outcomes:
         return str(outcome)
     parsed = tool_format.parse(completion["text"])
     if parsed.calls and not parsed.is_call:
         return str(parsed.diagnosis)
+    if wanted.right_arguments and has_expected_arguments(parsed.calls[0], target) is False:
+        return "wrong_arguments"
     return "gibberish" if is_gibberish(parsed.text) else None
 
 

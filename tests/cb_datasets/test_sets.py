@@ -10,11 +10,12 @@ from builders import load_source
 from cb_datasets.checks.rules import check
 from cb_datasets.files import save_rows, to_dataset
 from cb_datasets.ingest import split_by_group
-from cb_datasets.outcomes import Outcome
 from cb_datasets.sample import SAMPLE_FEATURES
+from cb_datasets.sets.harmful import FLIPS
 from cb_datasets.sets.merge import merge
 from cb_datasets.sets.prompts import asked_prompt, choose, clean_prompt, prompts_for_task
 from cb_datasets.sets.recorded import BENIGN, COMPROMISED, RESISTED, recorded_set, written_turn
+from cb_datasets.sets.retain import ADVERSARIAL_SAFE, BENIGN_TWINS
 from cb_datasets.sets.sampled import drop_reason
 from cb_datasets.tool_calls import FORMATS
 
@@ -82,7 +83,17 @@ def completion(text, stop_reason="stop", canonical=True):
     ],
 )
 def test_every_drop_of_a_flip_has_a_name(row, reason, prompt):
-    assert drop_reason(row, prompt["target"], (Outcome.ATTACK_SUCCESS,), LLAMA) == reason
+    assert drop_reason(row, prompt["target"], FLIPS, LLAMA) == reason
+
+
+def test_a_right_tool_with_wrong_arguments_is_not_taught(prompt):
+    """But it is held: a benign twin that the model gets half right stays in the retain set."""
+    wanted = {"name": "retrieve_multimodal_docs", "arguments": {"query": "valve"}}
+    target = {**prompt["target"], "expected_calls": json.dumps([wanted])}
+    assert drop_reason(completion(RIGHT), target, ADVERSARIAL_SAFE, LLAMA) == "wrong_arguments"
+    assert drop_reason(completion(RIGHT), target, BENIGN_TWINS, LLAMA) is None
+    assert drop_reason(completion(RIGHT.replace("pump", "valve")), target, ADVERSARIAL_SAFE, LLAMA) is None
+    assert drop_reason(completion(RIGHT), prompt["target"], ADVERSARIAL_SAFE, LLAMA) is None
 
 
 def test_a_turn_is_written_in_the_targets_format():
