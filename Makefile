@@ -61,7 +61,8 @@ $(READY): setup.py constraints.txt
 # -------------------------------------------------------------------------------------------------------------- demo
 
 demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print base against breaker
-	$(MAKE) --no-print-directory RECIPE=demo evaluate
+	# Two steps at a time where the data allow it: each runs the model on one thread.
+	$(MAKE) --no-print-directory -j2 RECIPE=demo evaluate
 
 test: $(READY)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
