@@ -2,7 +2,6 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset
@@ -11,6 +10,7 @@ from builders.trace import to_json
 
 from ..files import ROWS_FILE, load_rows, to_dataset
 from ..sample import SAMPLE_FEATURES
+from .yields import counted
 
 
 def merge(folders: list[Path], quarantined: set[str], seed: int) -> tuple[dict[str, Dataset], dict]:
@@ -67,14 +67,10 @@ def _counts(rows: Dataset) -> dict:
         "circuit_breaker": n_ds,
         "retain": n_dr,
         "dr_ratio": round(n_dr / n_ds, 3) if n_ds else None,
-        "classes": _sorted(rows["priority_class"]),
-        "sources": _sorted(provenance["source_dataset"] for provenance in rows["provenance"]),
-        "completions": _sorted(provenance["completion_source"] for provenance in rows["provenance"]),
-        "categories": _sorted(category or "none" for category in rows["category"]),
+        "classes": counted(rows["priority_class"]),
+        "sources": counted(provenance["source_dataset"] for provenance in rows["provenance"]),
+        "completions": counted(provenance["completion_source"] for provenance in rows["provenance"]),
+        "categories": counted(category or "none" for category in rows["category"]),
         "groups": len(set(rows["group"])),
         "pairs": len(set(rows["pair"])),
     }
-
-
-def _sorted(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))

@@ -38,13 +38,14 @@ class Yield:
             "set": self.name,
             "candidates": len(self.samples) + sum(self.drops.values()),
             "kept": len(self.samples),
-            "splits": _counts(sample["split"] for sample in self.samples),
-            "classes": _counts(sample["priority_class"] for sample in self.samples),
-            "completions": _counts(sample["provenance"]["completion_source"] for sample in self.samples),
-            "categories": _counts(sample["category"] or "none" for sample in self.samples),
+            "splits": counted(sample["split"] for sample in self.samples),
+            "classes": counted(sample["priority_class"] for sample in self.samples),
+            "completions": counted(sample["provenance"]["completion_source"] for sample in self.samples),
+            "categories": counted(sample["category"] or "none" for sample in self.samples),
             "drops": dict(sorted(self.drops.items())),
         }
 
 
-def _counts(values: Iterable[str]) -> dict[str, int]:
+def counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs, by name."""
     return dict(sorted(Counter(values).items()))
