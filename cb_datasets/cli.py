@@ -495,12 +495,28 @@ def _save(made: "Yield", output: Path | None, asking: Asking | None = None) -> N
         print(f"{made.name}: shards {asking.rank}, {asking.rank + asking.world}, ... are done; no set is written")
         return
     report = made.report()
+    _yield_table(report["by_category"])
     if not made.samples:
         raise ValueError(f"{made.name}: no sample was kept; {_dropped(report['drops'])}.")
     if output is not None:
         save_rows(made.dataset(), output, report)
     print(f"{made.name}: {report['kept']} samples of {report['candidates']} ({_listed(report['splits'])}; ", end="")
     print(f"{_listed(report['completions'])}); {_dropped(report['drops'])} -> {output or 'not written'}")
+
+
+def _yield_table(by_category: dict[str, dict[str, dict[str, int]]]) -> None:
+    """What became of the completions of each attack category: kept as this or that, or dropped for this or that."""
+    columns = [
+        (part, name)
+        for part in ("kept", "dropped")
+        for name in sorted({name for parts in by_category.values() for name in parts[part]})
+    ]
+    rows = [
+        (category, *(parts[part].get(name, 0) for part, name in columns)) for category, parts in by_category.items()
+    ]
+    if len(rows) > 1:
+        rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
+    _table(["category", *(f"{part}\n{name}" for part, name in columns)], rows)
 
 
 def _quarantined(folder: Path) -> set[str]:

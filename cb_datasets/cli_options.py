@@ -37,6 +37,9 @@ NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
 FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
+ToolSchemaOption = Annotated[
+    Path | None, typer.Option(help="Asset whose system prompt and tools the prompts must carry.")
+]
 QuarantineOption = Annotated[Path, typer.Option(help="Folder of the rows that failed validation.")]
 SetFolders = Annotated[list[Path], typer.Argument(help="Folders of sets, e.g. harmful/b4_flips retain/refusals.")]
 
@@ -99,6 +102,7 @@ class Asking(Engine):
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the train side; all if left out.")] = None
     max_eval_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the eval side.")] = None
     system_modifier: Annotated[str | None, typer.Option(help="A paragraph to add to every system prompt.")] = None
+    tool_schema: ToolSchemaOption = None
     rank: Annotated[
         int | None, typer.Option(min=0, help="Do only shards RANK, RANK + WORLD, ...; no set is written.")
     ] = None
@@ -119,9 +123,11 @@ class Asking(Engine):
 
     def asker(self) -> "Asker":
         """The model, loaded, and how it is asked."""
+        from .files import read_json
         from .sets.asking import Asker
 
-        return Asker(self.load(), self.work_dir, self.limits, self.rank, self.world, self.system_modifier)
+        asset = read_json(self.tool_schema) if self.tool_schema else None  # a wrong path is told before a model loads
+        return Asker(self.load(), self.work_dir, self.limits, self.rank, self.world, self.system_modifier, asset)
 
 
 def takes(options: type) -> Callable[[Callable], Callable]:

@@ -145,6 +145,17 @@ def clean_messages(row: dict) -> list[dict]:
     return cut_spans(row["messages"], row["injection"])
 
 
+def carries_asset(row: dict, asset: dict) -> bool:
+    """Whether a prompt offers exactly the tools of an asset such as `b4_standard_v1.json`, under its system prompt.
+
+    A paragraph that `provenance.system_modifier` tells of is no difference.
+    """
+    first, modifier = row["messages"][0], row["provenance"]["system_modifier"]
+    system = asset["system_prompt"] if modifier is None else f"{asset['system_prompt']}\n\n{modifier}"
+    offered = json.loads(row["tools"] or "[]")
+    return (first["role"], first["content"], offered) == ("system", system, asset["tools"])
+
+
 def empty_provenance(source_dataset: str, record_id: str, source_revision: str | None = None) -> dict:
     """Provenance of a prompt: where it is from, and nothing yet of who completed it."""
     known = {"source_dataset": source_dataset, "record_id": record_id, "source_revision": source_revision}

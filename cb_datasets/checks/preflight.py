@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..chat import encode_sample, injection_tokens, render_prompt, template_hash
+from ..sample import carries_asset
 from ..tool_calls import format_of, get_format
 
 
@@ -79,7 +80,7 @@ def row_faults(
         "bos_not_once": tokenizer.bos_token_id is not None and prompt_ids.count(tokenizer.bos_token_id) != 1,
         "tools_not_json": not _is_tool_list(row["tools"]),
         "injection_not_in_prompt": not _shows_injection(row, tokenizer),
-        "tool_schema_differs": b4_asset is not None and _is_b4(row) and not _carries(row, b4_asset),
+        "tool_schema_differs": b4_asset is not None and _is_b4(row) and not carries_asset(row, b4_asset),
     }
     return (
         [name for name, wrong in checks.items() if wrong],
@@ -108,11 +109,6 @@ def _shows_injection(row: dict, tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 def _is_b4(row: dict) -> bool:
     return row["task"] == "tool_flip"
-
-
-def _carries(row: dict, asset: dict) -> bool:
-    system = row["messages"][0]
-    return json.loads(row["tools"]) == asset["tools"] and system["content"] == asset["system_prompt"]
 
 
 def _quantiles(values: list[int]) -> dict[str, int] | None:

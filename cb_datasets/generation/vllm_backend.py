@@ -3,6 +3,7 @@
 import copy
 import os
 from pathlib import Path
+from typing import Any
 
 from ..chat import MAX_LENGTH
 from ..files import read_json
@@ -113,19 +114,20 @@ def _load_engine(
     if load_in_8bit and on_cpu:
         raise ValueError("8-bit weights need a GPU. Leave --load-in-8bit out to run on the CPU, in float32.")
     longest = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", max_length)
-    lora = {"enable_lora": True, "max_lora_rank": _engine_rank(adapter)} if adapter else {}
-    return LLM(
-        model=model,
-        dtype=dtype or ("float32" if on_cpu else "auto"),
-        max_model_len=min(max_length, longest),
-        tensor_parallel_size=tensor_parallel,
-        quantization=EIGHT_BIT if load_in_8bit else None,
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": dtype or ("float32" if on_cpu else "auto"),
+        "max_model_len": min(max_length, longest),
+        "tensor_parallel_size": tensor_parallel,
+        "quantization": EIGHT_BIT if load_in_8bit else None,
         # Tool schemas and system prompts are the same from prompt to prompt.
-        enable_prefix_caching=True,
+        "enable_prefix_caching": True,
         # Compiling pays on a GPU; on a CPU it takes longer than the run.
-        enforce_eager=on_cpu,
-        **lora,
-    )
+        "enforce_eager": on_cpu,
+    }
+    if adapter is not None:
+        arguments |= {"enable_lora": True, "max_lora_rank": _engine_rank(adapter)}
+    return LLM(**arguments)
 
 
 def _engine_rank(adapter: str) -> int:

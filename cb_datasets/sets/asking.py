@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from ..files import to_dataset
 from ..generation import Backend, Sampling, complete
-from ..sample import PROMPT_FEATURES
+from ..sample import PROMPT_FEATURES, carries_asset
 from ..tool_calls import ToolCallFormat, format_of
 from .prompts import choose, prompts_for_task
 
@@ -28,6 +28,8 @@ class Asker:
         rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`; no set can be made of them until the
             others are done too.
         system_modifier (`str`, *optional*): Added to every system prompt, as a paragraph of its own.
+        tool_schema (`dict`, *optional*): Asset whose system prompt and tools every prompt with tools must carry. Hours
+            of a GPU go into completions, and what they were asked with is seen in none of them.
     """
 
     backend: Backend
@@ -36,6 +38,7 @@ class Asker:
     rank: int | None = None
     world: int = 1
     system_modifier: str | None = None
+    tool_schema: dict | None = None
 
     @property
     def tool_format(self) -> ToolCallFormat:
@@ -43,8 +46,17 @@ class Asker:
 
     def prompts(self, traces: dict[str, Dataset], task: str, seed: int) -> dict[str, Dataset]:
         """Prompts of a task by split; `choose` makes siblings of different sets come from the same traces."""
-        chosen = chosen_prompts(traces, task, self.limits, seed)
-        return {split: modified(rows, self.system_modifier) for split, rows in chosen.items()}
+        return self.ready(chosen_prompts(traces, task, self.limits, seed))
+
+    def ready(self, prompts: dict[str, Dataset]) -> dict[str, Dataset]:
+        """The prompts as they are asked.
+
+        Raises:
+            ValueError: If a prompt offers other tools than `tool_schema`, or has another system prompt.
+        """
+        if self.tool_schema is not None:
+            check_tool_schema(prompts, self.tool_schema)
+        return {split: modified(rows, self.system_modifier) for split, rows in prompts.items()}
 
     def complete(
         self, prompts: Dataset, sampling: Sampling, description: str, accepts: Callable[[dict], bool] | None = None
@@ -67,6 +79,21 @@ def chosen_prompts(
 ) -> dict[str, Dataset]:
     """Prompts of a task by split, at most as many as the limits say."""
     return {split: choose(prompts_for_task(rows, task), limits[split], seed) for split, rows in traces.items()}
+
+
+def check_tool_schema(prompts: dict[str, Dataset], asset: dict) -> None:
+    """Refuse prompts with other tools than the asset's, or with another system prompt.
+
+    Raises:
+        ValueError: If there is one; the first is named.
+    """
+    for rows in prompts.values():
+        for prompt in rows:
+            if prompt["tools"] is not None and not carries_asset(prompt, asset):
+                raise ValueError(
+                    f"{prompt['id']} does not carry the system prompt and the tools of --tool-schema. Ingest its "
+                    "source anew with this version, or name the asset that its prompts were made with."
+                )
 
 
 def without(prompts: dict[str, Dataset], done: set[str]) -> dict[str, Dataset]:

@@ -104,8 +104,7 @@ def _balance(result: Yield, max_share: float) -> None:
     # Ids are hashes of contents, so their order picks at random.
     kept = sorted(sample["id"] for sample in result.samples if sample["category"] == largest)[:allowed]
     over = {sample["id"] for sample in result.samples if sample["category"] == largest} - set(kept)
-    result.samples = [sample for sample in result.samples if sample["id"] not in over]
-    result.drops["over_category_share"] += len(over)
+    result.remove(over, "over_category_share")
 
 
 def redacted(sample: dict) -> dict:

@@ -125,22 +125,22 @@ def recorded_set(
     provenance = _provenance_of(tokenizer, tool_format.name)
     ambiguous = ambiguous_groups(traces)
     for split, trace in _shuffled(traces, turns.verdict):
-        reason = _doubt(trace, ambiguous)
+        category, reason = (trace["attack"] or {}).get("category"), _doubt(trace, ambiguous)
         if reason is not None:
-            result.drop(reason)
+            result.drop(reason, category)
             continue
         for prompt, index in turns.pick(trace):
             if max_each is not None and len(result.samples) >= max_each:
-                result.drop("over_max_each")
+                result.drop("over_max_each", category)
                 continue
             text = written_turn(trace["messages"][index], tool_format)
             reason = turn_fault(trace, index)
             if text is None or reason is not None:
-                result.drop(reason or "empty_turn")
+                result.drop(reason or "empty_turn", category)
                 continue
             fitted = fit(prompt, text, tools_used(trace) if fit_context else None, tokenizer, max_length)
             if fitted is None:
-                result.drop("too_long")
+                result.drop("too_long", category)
                 continue
             sample = label(
                 fitted,
@@ -152,8 +152,10 @@ def recorded_set(
                 provenance=provenance
                 | {"generator_model": json.loads(trace["metadata"]).get("generator") or "unknown"},
             )
-            kept = sample["outcome"] in turns.outcomes
-            result.keep(sample) if kept else result.drop(f"turn_is_{sample['outcome']}")
+            if sample["outcome"] in turns.outcomes:
+                result.keep(sample)
+            else:
+                result.drop(f"turn_is_{sample['outcome']}", category)
     return result
 
 

@@ -13,7 +13,7 @@ from ..files import to_dataset
 from ..generation import Sampling
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES
-from .asking import Asker, modified
+from .asking import Asker
 from .fit import fit, tools_used
 from .prompts import choose, decision_prompt
 from .recorded import ambiguous_groups
@@ -57,14 +57,14 @@ def regenerated(
             if trace["verdict"] not in _EXPOSED or trace["decision_turn"] is None:
                 continue
             if trace["group"] in ambiguous:
-                failures.drop("prompt_names_attacker_account")
+                failures.drop("prompt_names_attacker_account", trace["attack"]["category"])
                 continue
             used = tools_used(trace) if fit_context else None
             room = max_length - sampling.max_new_tokens
             prompt = fit(decision_prompt(trace), "", used, asker.backend.tokenizer, room)
-            failures.drop("too_long") if prompt is None else asked.append(prompt)
-        chosen = choose(to_dataset(asked, PROMPT_FEATURES), asker.limits[split], sampling.seed)
-        prompts[split] = modified(chosen, asker.system_modifier)
+            failures.drop("too_long", trace["attack"]["category"]) if prompt is None else asked.append(prompt)
+        prompts[split] = choose(to_dataset(asked, PROMPT_FEATURES), asker.limits[split], sampling.seed)
+    prompts = asker.ready(prompts)
     failures.add(sample_set(prompts, FAILURES, asker, sampling))
     resisted.add(sample_set(prompts, RESISTED, asker, sampling))
     return failures, resisted

@@ -115,11 +115,11 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
                 continue
             twin = by_pair.get(prompt["pair"])
             if twin is None:
-                result.drop("no_verified_twin")
+                result.drop("no_verified_twin", prompt["category"])
                 continue
             [call] = tool_format.parse(twin["assistant_raw"]).calls
             if has_expected_arguments(call, prompt["target"]) is False:
-                result.drop("twin_wrong_arguments")
+                result.drop("twin_wrong_arguments", prompt["category"])
                 continue
             sample = label(
                 prompt,
@@ -130,7 +130,10 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
                 tool_format=tool_format,
                 provenance=_twin_provenance(twin["provenance"]),
             )
-            result.keep(sample) if sample["outcome"] == Outcome.CORRECT else result.drop(f"twin_{sample['outcome']}")
+            if sample["outcome"] == Outcome.CORRECT:
+                result.keep(sample)
+            else:
+                result.drop(f"twin_{sample['outcome']}", prompt["category"])
 
 
 def _twin_provenance(provenance: dict) -> dict:

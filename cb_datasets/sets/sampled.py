@@ -60,14 +60,14 @@ def sample_set(
 
         description = f"{wanted.subset} ({split})"
         for completion in asker.complete(rows, sampling, description, lambda row: reason_of(row) is None) or ():
-            reason = reason_of(completion)
+            prompt, reason = by_id[completion["prompt_id"]], reason_of(completion)
             if reason is not None:
-                result.drop(reason)
+                result.drop(reason, prompt["category"])
                 continue
             told = _provenance(completion, asker.backend, sampling, tool_format.name)
             result.keep(
                 label(
-                    by_id[completion["prompt_id"]],
+                    prompt,
                     completion["text"],
                     subset=wanted.subset,
                     split=split,

@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from builders import load_source
+from builders.fujitsu import B4_STANDARD
 from builders.trace import TRACE_FEATURES, attack, message, to_json, tool_call
 from cb_datasets.checks.rules import check
 from cb_datasets.files import to_dataset
@@ -97,6 +98,27 @@ def test_every_prompt_is_asked_once_and_its_flip_kept(traces, asker):
     assert len(made.samples) == 12 + 3 and made.drops == {"correct": 15}
     for sample in made.samples:
         assert sample["labels"]["observed_tool"] == sample["target"]["simulated_tool"] and check(sample) == []
+
+
+def test_what_became_of_each_category_is_told(traces, asker):
+    made = flips(traces, asker(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
+    table = made.by_category()
+    assert set(table) == {trace["attack"]["category"] for side in traces.values() for trace in side} and len(table) > 1
+    assert sum(parts["kept"].get("attack_success", 0) for parts in table.values()) == 15
+    assert sum(parts["dropped"].get("correct", 0) for parts in table.values()) == 15
+    made.keep(made.samples[0])
+    assert made.by_category()[made.samples[0]["category"]]["dropped"]["duplicate"] == 1
+
+
+def test_prompts_must_carry_the_tool_schema_that_is_named(traces, asker):
+    rule = flipping(traces, lambda number, seed: True)
+    modified_too = asker(rule, tool_schema=B4_STANDARD, system_modifier="Be brief.")
+    assert len(flips(traces, modified_too, DRAWN).samples) == 30
+    for part, other in (("system_prompt", "Be brief."), ("tools", B4_STANDARD["tools"][1:])):
+        wrong = asker(rule, tool_schema=B4_STANDARD | {part: other})
+        with pytest.raises(ValueError, match="lookalike/.* does not carry .* --tool-schema"):
+            flips(traces, wrong, DRAWN)
+        assert wrong.backend.asked == []
 
 
 def test_rounds_ask_only_what_is_missing_until_there_are_enough(traces, asker):
