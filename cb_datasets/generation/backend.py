@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from ..chat import MAX_LENGTH
 from ..tool_calls import format_of
 
 
@@ -59,10 +60,15 @@ class Completion:
 
 
 class Backend(Protocol):
-    """Runs a model. `model` and `revision` name the loaded weights; they go into every row's provenance."""
+    """Runs a model.
+
+    `model` and `revision` name the loaded weights; they go into every row's provenance. `max_length` is the most
+    tokens of a prompt and its completion that the model takes.
+    """
 
     model: str
     revision: str
+    max_length: int
     tokenizer: "PreTrainedTokenizerBase"
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
@@ -114,6 +120,13 @@ def completion_of(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int]
     # A tokenizer that cleans up takes the blank out of " ,", and the text would encode to other ids.
     text = tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return Completion(tuple(token_ids), cast(str, text), stop_reason)
+
+
+def context_length(model: str) -> int:
+    """Most tokens that a model takes; [`MAX_LENGTH`] where its configuration does not say."""
+    from transformers import AutoConfig
+
+    return getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", MAX_LENGTH)
 
 
 def revision_of(model: str) -> str:

@@ -100,7 +100,7 @@ def complete(
         shard_size (`int`, *optional*): Prompts in a shard: the most work that a crash can lose, and the most that a
             backend can batch. Defaults to the backend's `shard_size`, or to 100 where it has none.
         max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Prompt and prefill must leave room for
-            `max_new_tokens` below it; longer ones are not asked (`prompt_too_long`).
+            `max_new_tokens` below it, and below what the model takes; longer ones are not asked (`prompt_too_long`).
         description (`str`, *optional*, defaults to `"Completing"`): Label of the progress bar.
         accepts (`Callable[[dict], bool]`, *optional*): Whether a completion is one that is looked for; counted in the
             progress bar.
@@ -122,6 +122,7 @@ def complete(
     if len(set(ids)) != len(ids):
         raise ValueError("Prompt ids are not unique.")
     size = getattr(backend, "shard_size", SHARD_SIZE) if shard_size is None else shard_size
+    max_length = min(max_length, backend.max_length)
     settings = _settings(prompts, backend, sampling, size, max_length)
     shards = Shards(work_dir, settings, ids, size, sampling.num_samples)
     mine = range(rank or 0, len(shards), world)

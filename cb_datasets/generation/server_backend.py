@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from .backend import Completion, Sampling, completion_of, end_token_ids, load_tokenizer
+from .backend import Completion, Sampling, completion_of, context_length, end_token_ids, load_tokenizer
 
 
 # Seconds between tries, while the server is busy, restarting or not up yet.
@@ -40,7 +40,10 @@ class ServerBackend:
         self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1"
         self._concurrency = concurrency
         self.model = model
-        self.revision = self._served_revision()
+        served = self._served()
+        # The model's folder or Hub id, or the adapter's: all that a server says of what it loaded.
+        self.revision = served.get("root") or "server"
+        self.max_length = served.get("max_model_len") or context_length(tokenizer or model)
         self.tokenizer = load_tokenizer(tokenizer or model)
         # The server itself adds the end tokens of the model's generation config.
         self._end_ids = end_token_ids(self.tokenizer)
@@ -78,12 +81,12 @@ class ServerBackend:
             raise ValueError(f"{self._url} returns no token ids; is it a vLLM server that knows return_token_ids?")
         return [completion_of(self.tokenizer, done["token_ids"], str(done["finish_reason"])) for done in choices]
 
-    def _served_revision(self) -> str:
-        """What the server says it loaded: the model's folder or Hub id, or the adapter's."""
+    def _served(self) -> dict:
+        """What the server says of the model."""
         served = {entry["id"]: entry for entry in self._ask("/models")["data"]}
         if self.model not in served:
             raise ValueError(f"{self._url} does not serve {self.model!r}; it serves {', '.join(sorted(served))}.")
-        return served[self.model].get("root") or "server"
+        return served[self.model]
 
     def _ask(self, path: str, body: dict | None = None) -> dict:
         """Answer of the server, after as many tries as it takes within `RETRY_DELAYS`."""

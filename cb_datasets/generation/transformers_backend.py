@@ -10,7 +10,16 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, set_seed
 from transformers.utils import is_bitsandbytes_available
 
-from .backend import Completion, Sampling, completion_of, end_token_ids, load_tokenizer, revision_of, weights_revision
+from .backend import (
+    Completion,
+    Sampling,
+    completion_of,
+    context_length,
+    end_token_ids,
+    load_tokenizer,
+    revision_of,
+    weights_revision,
+)
 
 
 class TransformersBackend:
@@ -45,6 +54,7 @@ class TransformersBackend:
             network = PeftModel.from_pretrained(network, adapter)
             self.model = f"{model}+{adapter}"
             self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
+        self.max_length = context_length(model)
         self._network = network.eval()
         self._adapted = adapter is not None
         self._batch_size = batch_size

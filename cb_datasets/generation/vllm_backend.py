@@ -7,7 +7,16 @@ from typing import Any
 
 from ..chat import MAX_LENGTH
 from ..files import read_json
-from .backend import Completion, Sampling, completion_of, end_token_ids, load_tokenizer, revision_of, weights_revision
+from .backend import (
+    Completion,
+    Sampling,
+    completion_of,
+    context_length,
+    end_token_ids,
+    load_tokenizer,
+    revision_of,
+    weights_revision,
+)
 
 
 # vLLM's 8 bits: scales by output channel, computed while loading. It has no bitsandbytes.
@@ -53,7 +62,8 @@ class VllmBackend:
         if adapter is not None:
             self.model = f"{model}+{adapter}"
             self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
-        self._engine = _load_engine(model, adapter, tensor_parallel, load_in_8bit, max_length, dtype)
+        self.max_length = min(max_length, context_length(model))
+        self._engine = _load_engine(model, adapter, tensor_parallel, load_in_8bit, self.max_length, dtype)
 
     def without_adapter(self) -> "VllmBackend":
         """The base model, on the same engine: a second one would find the GPU's memory taken."""
@@ -108,16 +118,14 @@ def _load_engine(
         from vllm.platforms import current_platform
     except ModuleNotFoundError as error:
         raise ValueError(f"vLLM cannot be loaded ({error}): pip install -e '.[vllm]', or use Transformers.") from error
-    from transformers import AutoConfig
 
     on_cpu = current_platform.is_cpu()
     if load_in_8bit and on_cpu:
         raise ValueError("8-bit weights need a GPU. Leave --load-in-8bit out to run on the CPU, in float32.")
-    longest = getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", max_length)
     arguments: dict[str, Any] = {
         "model": model,
         "dtype": dtype or ("float32" if on_cpu else "auto"),
-        "max_model_len": min(max_length, longest),
+        "max_model_len": max_length,
         "tensor_parallel_size": tensor_parallel,
         "quantization": EIGHT_BIT if load_in_8bit else None,
         # Tool schemas and system prompts are the same from prompt to prompt.

@@ -60,7 +60,7 @@ def regenerated(
                 failures.drop("prompt_names_attacker_account", trace["attack"]["category"])
                 continue
             used = tools_used(trace) if fit_context else None
-            room = max_length - sampling.max_new_tokens
+            room = min(max_length, asker.backend.max_length) - sampling.max_new_tokens
             prompt = fit(decision_prompt(trace), "", used, asker.backend.tokenizer, room)
             failures.drop("too_long", trace["attack"]["category"]) if prompt is None else asked.append(prompt)
         prompts[split] = choose(to_dataset(asked, PROMPT_FEATURES), asker.limits[split], sampling.seed)

@@ -44,6 +44,7 @@ class Parrot:
 
     model = "parrot"
     revision = "1"
+    max_length = 8192
 
     def __init__(self, seconds_per_prompt: float = 0.0, before: Callable[[int], None] = lambda call: None) -> None:
         self.tokenizer = Characters()

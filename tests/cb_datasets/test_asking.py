@@ -26,7 +26,7 @@ from cb_datasets.sets.retain import SafeOptions, adversarial_safe
 class Scripted:
     """Answers `rule(rendered prompt, seed, number)` with a tool's name, or with plain text where the rule says so."""
 
-    model, revision = "scripted", "1"
+    model, revision, max_length = "scripted", "1", 8192
 
     def __init__(self, tokenizer, rule) -> None:
         self.tokenizer, self.rule, self.asked = tokenizer, rule, []

