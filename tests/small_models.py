@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 
 # A token that ends a turn of the wide agent: no format has it, only the model's generation config.
@@ -52,26 +52,30 @@ def _padded_rows(weight: torch.Tensor, size: int, kept: list[int]) -> torch.Tens
 
 
 def save_wide_agent(tiny_agent: Path, folder: Path) -> None:
-    """The tiny agent in float32 with wide heads, shipped like the models people use.
+    """The tiny agent in float32 with wide heads."""
+    widened(AutoModelForCausalLM.from_pretrained(tiny_agent, dtype=torch.float32)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_agent).save_pretrained(folder)
+
+
+def give_ways_of_its_own(folder: Path) -> None:
+    """Make a saved model ship like those people use.
 
     As Llama 3.1 it has no padding token, cleans up blanks and ends with any of several tokens; as Qwen it brings
     sampling defaults of its own, which no backend may follow.
     """
-    network = AutoModelForCausalLM.from_pretrained(tiny_agent, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(tiny_agent)
-    wide = widened(network)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = [tokenizer.eos_token_id, *tokenizer.encode(OWN_END)]
-    wide.generation_config.update(eos_token_id=ends, do_sample=True, repetition_penalty=1.8, top_k=2, temperature=0.6)
-    wide.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    config = GenerationConfig.from_pretrained(folder)
+    config.update(eos_token_id=ends, do_sample=True, repetition_penalty=1.8, top_k=2, temperature=0.6)
+    config.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text()) | {
+    described = json.loads(path.read_text()) | {
         "pad_token": None,
         "clean_up_tokenization_spaces": True,
         # Without this, `transformers` knows better than to clean up the text of a byte-level tokenizer.
         "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True,
     }
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(described))
 
 
 def save_adapter(model: Path, folder: Path) -> None:

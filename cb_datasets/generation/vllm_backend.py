@@ -133,6 +133,10 @@ def _load_engine(
         # Compiling pays on a GPU; on a CPU it takes longer than the run.
         "enforce_eager": on_cpu,
     }
+    if on_cpu:
+        # A seeded request whose prompt is read in parts winds its generator back after each, which no CPU generator
+        # can: "CPU Generator does not use offset". So prompts are read whole, as many at once as a step has room for.
+        arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 4096)}
     if adapter is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": _engine_rank(adapter)}
     return LLM(**arguments)

@@ -23,7 +23,7 @@ from cb_datasets.generation.server_backend import ServerBackend
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.generation.vllm_backend import VllmBackend
 from cb_datasets.sets.prompts import prompts_for_task
-from tests.small_models import OWN_END, save_adapter, save_wide_agent
+from tests.small_models import OWN_END, give_ways_of_its_own, save_adapter, save_wide_agent
 from tests.smollm2 import build_smollm2
 
 
@@ -45,6 +45,7 @@ class Pair:
 def agent(tiny_agent_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("agent")
     save_wide_agent(tiny_agent_path, folder)
+    give_ways_of_its_own(folder)
     return folder
 
 
@@ -176,6 +177,13 @@ def test_no_two_samples_of_a_call_are_drawn_alike(pair, prompts):
     """Asked three times for an e-mail, which leaves it much to choose, it writes nine different ones."""
     done = texts(pair.base.generate([prompts[1]] * 3, HOT, 7))
     assert len({text for samples in done for text in samples}) == 9
+
+
+def test_more_is_drawn_than_one_step_reads(pair, prompts):
+    """An engine reads some thousand tokens of prompts in a step; the rest of them wait, and no draw is lost."""
+    long = [prompt * (1500 // len(prompt)) for prompt in prompts[:8]]
+    drawn = pair.base.generate(long, Sampling(temperature=1.0, num_samples=2, max_new_tokens=4), 7)
+    assert [len(samples) for samples in drawn] == [2] * 8
 
 
 def test_a_completion_ends_with_its_end_token(pair, prompts):

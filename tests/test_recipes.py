@@ -1,0 +1,66 @@
+"""The recipes: what Make would run are commands that the command line takes, and the one for a GPU generates."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import typer
+
+from cb_datasets.cli import app
+from tests.small_models import save_wide_agent
+
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.mk"))
+
+
+def make(*arguments):
+    # The environment that runs the tests has all that is needed.
+    ready = [word for name in ("", "-sources") for word in ("-o", f"{sys.prefix}/.ready{name}")]
+    command = ["make", "--no-print-directory", *ready, f"VENV={sys.prefix}", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def commands_of(recipe, target, data):
+    """The commands of our own that a target runs, as lists of words."""
+    shown = make("--dry-run", target, f"RECIPE={recipe}", "RAW=raw", f"DATA={data}", "RANK=0", "WORLD=2")
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.replace("\\\n", " ").splitlines()
+    found = [re.search(r"cb-datasets (.*?)(?: > .*)?$", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("target", ["data", "generate-shards"])
+def test_every_command_of_a_recipe_is_one(recipe, target, tmp_path):
+    commands = commands_of(recipe, target, tmp_path)
+    assert commands
+    group = typer.main.get_command(app)
+    for name, *arguments in commands:
+        command = group.commands[name]
+        command.make_context(name, arguments)
+
+
+def test_a_recipe_with_a_model_puts_it_into_agentdojos_situations(tmp_path):
+    steps = {recipe: [words[:2] for words in commands_of(recipe, "data", tmp_path)] for recipe in RECIPES}
+    assert ["regenerate", "--traces"] in steps["llama-3.1-8b"]
+    assert ["collect", "harmful/agentdojo_failures"] not in steps["llama-3.1-8b"]
+    assert ["collect", "harmful/agentdojo_failures"] in steps["local"]
+
+
+@pytest.mark.vllm
+def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
+    pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
+    model, data = tmp_path / "model", tmp_path / "data"
+    save_wide_agent(tiny_agent_path, model)
+    small = ["INGEST_FLAGS=--eval-fraction 0", "DS_FLAGS=", "SOURCES=lookalike", "B4=lookalike"]
+    small += ["GENERATE_FLAGS=--backend vllm --max-prompts 20 --max-eval-prompts 5"]
+    done = make("harmful", "RECIPE=llama-3.1-8b", f"MODEL={model}", f"DATA={data}", "HARMFUL_SETS=b4_flips", *small)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = pyarrow.parquet.read_table(data / "harmful" / "b4_flips" / "data.parquet").to_pylist()
+    assert len(rows) >= 20
+    assert {row["provenance"]["generator_model"] for row in rows} == {str(model)}
