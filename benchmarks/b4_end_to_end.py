@@ -2,10 +2,10 @@
 
     python benchmarks/b4_end_to_end.py --data data/b4_end_to_end --json b4.json
 
-13,246 attacked look-alike prompts and their clean twins are asked, the completions labelled, checked, merged and looked
-over once more, each step by the command that the Makefile runs. Processor seconds are those of the step's process. The
-ratio sets the first step, Ds, against the same prompts given as token ids to the model's own backend, with nothing
-rendered, labelled or kept. Run again with the same --data, finished shards are found and not timed: give a new folder.
+13,246 attacked look-alike prompts and their clean twins are asked, the completions labelled, checked, merged and
+looked over once more, each step by the command that the Makefile runs. Processor seconds are those of the step's
+process. The last ratio sets the first step, Ds, against the same prompts given as token ids to the model's backend, with
+nothing rendered, labelled or kept.
 """
 
 import argparse

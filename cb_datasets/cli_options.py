@@ -55,7 +55,9 @@ class Engine:
     """What runs the model."""
 
     model: ModelOption
-    work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun does only what is missing.")]
+    work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun does only what is missing.")] = (
+        Path("data/completions")
+    )
     backend: Annotated[BackendName, typer.Option(help="vllm on GPUs; server: a model that `vllm serve` has up.")] = (
         BackendName.TRANSFORMERS
     )
