@@ -37,8 +37,6 @@ NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
 FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
-QuarantineOption = Annotated[Path, typer.Option(help="Folder of the rows that failed validation.")]
-SetFolders = Annotated[list[Path], typer.Argument(help="Folders of sets, e.g. harmful/b4_flips retain/refusals.")]
 
 
 class BackendName(StrEnum):
