@@ -36,8 +36,8 @@ from ..files import (
 )
 from ..ingest import is_held_out
 from ..sample import SAMPLE_FEATURES
-from .merge_index import SPLITS, MergeIndex, read_index
 from .merge_choice import DROPS, MergeOptions, decide
+from .merge_index import SPLITS, MergeIndex, read_index
 from .yields import quantiles
 
 
