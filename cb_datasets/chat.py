@@ -13,7 +13,13 @@ tokens across the seam. The loss mask is "after the prompt's tokens", nothing el
 
 import hashlib
 import json
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, cast
+from weakref import WeakKeyDictionary
 
 
 if TYPE_CHECKING:
@@ -27,6 +33,7 @@ MAX_LENGTH = 8192
 
 # Private-use characters that mark an injection while its message is rendered.
 _SPAN_START, _SPAN_END = "\ue000", "\ue001"
+_MARKS = re.compile(f"({_SPAN_START}|{_SPAN_END})")
 
 
 def template_messages(messages: list[dict]) -> list[dict]:
@@ -75,7 +82,7 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
     """
     text = tokenizer.apply_chat_template(
         template_messages(row["messages"]),
-        tools=json.loads(row["tools"]) if row["tools"] else None,
+        tools=_tools(row["tools"]) if row["tools"] else None,
         add_generation_prompt=True,
         date_string=date_string,
         tokenize=False,
@@ -83,9 +90,102 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
     return cast(str, text)
 
 
+@lru_cache(maxsize=256)
+def _tools(text: str) -> list[dict]:
+    return json.loads(text)
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as text and as tokens.
+
+    Args:
+        text (`str`): What the template writes.
+        ids (`list[int]`): Its tokens.
+        offsets (`list[tuple[int, int]]`): The characters `[start, end)` of each.
+    """
+
+    text: str
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
 def encode_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> list[int]:
     """Token ids of a prompt. The template writes the BOS token itself, so none is added."""
-    return tokenizer(render_prompt(tokenizer, row, date_string), add_special_tokens=False)["input_ids"]
+    return encoded_prompt(tokenizer, row, date_string).ids
+
+
+def encoded_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> EncodedPrompt:
+    """A prompt with its tokens. What prompts begin with, system prompt and tools, is encoded once and kept."""
+    text = render_prompt(tokenizer, row, date_string)
+    return EncodedPrompt(text, *_encode(tokenizer, text, _shared_by(row)))
+
+
+def _shared_by(row: dict) -> tuple:
+    """What rows have in common whose prompts begin alike."""
+    first = row["messages"][0]
+    return row["tools"], first["content"] if first["role"] == "system" else None
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The text that prompts begin with, and the tokens of as much of it as no continuation can change.
+
+    A tokenizer first cuts a text at its special tokens and, in between, at places that it finds reading from left to
+    right (its pre-tokenizer); tokens never reach across either. So a text may be encoded in two parts if it is cut at
+    such a place, and if the place is found whatever comes after `text`: which it is two pieces before the end.
+    """
+
+    text: str
+    cut: int  # characters of `text` that are encoded
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+
+
+_Tokens = tuple[list[int], list[tuple[int, int]]]
+
+# For each tokenizer, the heads by what the rows have in common; `None` where a prompt cannot be encoded in parts.
+_HEADS: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, _Head | None]]" = WeakKeyDictionary()
+_MOST_HEADS = 512
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, shared_by: tuple) -> _Tokens:
+    heads = _HEADS.setdefault(tokenizer, {})
+    head = heads.get(shared_by)
+    if head is not None and text.startswith(head.text):
+        ids, offsets = _encode_all(tokenizer, text[head.cut :])
+        return head.ids + ids, head.offsets + [(start + head.cut, end + head.cut) for start, end in offsets]
+    whole = _encode_all(tokenizer, text)
+    if shared_by not in heads or head is not None:
+        # The head of a first prompt is all of it; each prompt that begins otherwise leaves what it has in common.
+        if len(heads) >= _MOST_HEADS:
+            heads.clear()
+        heads[shared_by] = _head_of(tokenizer, text if head is None else os.path.commonprefix([head.text, text]))
+    return whole
+
+
+def _head_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Head | None:
+    if not tokenizer.is_fast:
+        return None
+    ids, offsets = _encode_all(tokenizer, text)
+    special = [end for id, (_, end) in zip(ids, offsets, strict=True) if id in tokenizer.added_tokens_decoder]
+    cut = special[-1] if special else 0
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    if pre_tokenizer is not None:
+        pieces = pre_tokenizer.pre_tokenize_str(text[cut:])
+        cut += pieces[-3][1][0] if len(pieces) > 2 else 0
+    elif cut == len(text):
+        cut = special[-2] if len(special) > 1 else 0
+    first, rest = _encode_all(tokenizer, text[:cut]), _encode_all(tokenizer, text[cut:])
+    # Some tokenizers treat the start of a text unlike its middle: theirs are not encoded in parts.
+    return _Head(text, cut, *first) if first[0] + rest[0] == ids else None
+
+
+def _encode_all(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Tokens:
+    if not tokenizer.is_fast:
+        return tokenizer(text, add_special_tokens=False)["input_ids"], []
+    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return encoding["input_ids"], encoding["offset_mapping"]
 
 
 def encode_completion(tokenizer: "PreTrainedTokenizerBase", assistant_raw: str) -> list[int]:
@@ -101,6 +201,22 @@ def encode_sample(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
     }
 
 
+def training_ids(prompt_ids: list[int], completion_ids: list[int]) -> tuple[list[int], list[int]]:
+    """The ids of a row and its loss mask: 1 on the completion, 0 on the prompt."""
+    return prompt_ids + completion_ids, [0] * len(prompt_ids) + [1] * len(completion_ids)
+
+
+@lru_cache(maxsize=16)
+def assistant_header(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
+    """Token ids with which every prompt ends: the header of the turn that is to be written."""
+    turns = [{"role": "user", "content": "Hello."}]
+    closed, opened = (
+        cast(str, tokenizer.apply_chat_template(turns, add_generation_prompt=opens, tokenize=False))
+        for opens in (False, True)
+    )
+    return tuple(tokenizer(opened.removeprefix(closed), add_special_tokens=False)["input_ids"])
+
+
 def injection_tokens(
     tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING
 ) -> list[tuple[int, int]]:
@@ -112,21 +228,26 @@ def injection_tokens(
     Raises:
         ValueError: If the template does not print a span exactly once.
     """
+    return injection_in(tokenizer, row, encoded_prompt(tokenizer, row, date_string), date_string)
+
+
+def injection_in(
+    tokenizer: "PreTrainedTokenizerBase", row: dict, prompt: EncodedPrompt, date_string: str = DATE_STRING
+) -> list[tuple[int, int]]:
+    """[`injection_tokens`] of a prompt that is encoded already."""
     marked = {**row, "messages": _mark(row["messages"], row["injection"])}
-    text, starts, ends = "", [], []
-    for character in render_prompt(tokenizer, marked, date_string):
-        if character == _SPAN_START:
-            starts.append(len(text))
-        elif character == _SPAN_END:
-            ends.append(len(text))
-        else:
-            text += character
+    pieces = _MARKS.split(render_prompt(tokenizer, marked, date_string))
+    # Text, mark, text, mark, ..., text: a mark stands where the text before it, without marks, ends.
+    ends_of = [*accumulate(map(len, pieces[::2]))]
+    starts, ends = (
+        [end for end, mark in zip(ends_of, pieces[1::2], strict=False) if mark == sought]
+        for sought in (_SPAN_START, _SPAN_END)
+    )
     if not len(starts) == len(ends) == len(row["injection"]):
         raise ValueError(f"{row['id']}: the chat template prints {len(starts)} of {len(row['injection'])} injections.")
-    if text != render_prompt(tokenizer, row, date_string):
+    if "".join(pieces[::2]) != prompt.text:
         raise ValueError(f"{row['id']}: the chat template alters a message when its injection is marked.")
-    encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return [_tokens_of(encoding["offset_mapping"], start, end) for start, end in zip(starts, ends, strict=True)]
+    return [_tokens_of(prompt.offsets, start, end) for start, end in zip(starts, ends, strict=True)]
 
 
 def _mark(messages: list[dict], spans: list[dict]) -> list[dict]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import cli_checks
 from .cli_options import (
     Asking,
     Engine,
@@ -18,14 +19,13 @@ from .cli_options import (
     ModelOption,
     NumSamplesOption,
     OutputOption,
-    QuarantineOption,
     SeedOption,
-    SetFolders,
     TemperatureOption,
     TopPOption,
     TracesOption,
     takes,
 )
+from .cli_output import dropped, listed, table, tokenizer, yield_table
 
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def ingest(
     fields = _config_fields(source, tools=tools, retain=retain or None, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     sides, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
-    verdicts = _listed(report["verdicts"])
+    verdicts = listed(report["verdicts"])
     print(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> {verdicts}; ", end="")
-    print(_dropped(report["drops"]))
+    print(dropped(report["drops"]))
     written = "not written (--dry-run)" if dry_run else f"-> {output}"
     print(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {written}")
     if not dry_run:
@@ -103,7 +103,7 @@ def ingest(
         kind, name = subset.split("/")
         folder = output_harmful if kind == "harmful" else output_retain
         if of_source == source and turns.verdict in report["verdicts"] and folder and model:
-            made = recorded_set(subset, sides, _tokenizer(model), max_length, fit, max_each)
+            made = recorded_set(subset, sides, tokenizer(model), max_length, fit, max_each)
             _save(made, None if dry_run else folder / name)
 
 
@@ -130,10 +130,10 @@ def sources(
     from .datasheet import sheet_markdown, source_sheets
     from .files import write_json, write_text
 
-    sheets = source_sheets(traces, _tokenizer(model) if model else None)
+    sheets = source_sheets(traces, tokenizer(model) if model else None)
     write_json(output / "sources.json", sheets)
     write_text(output / "sources.md", sheet_markdown(sheets))
-    _table(
+    table(
         ["source", "records", "attacked", "groups", "verdicts", "drops", "tokens"],
         [_source_row(name, sheet) for name, sheet in sheets.items()],
     )
@@ -265,7 +265,7 @@ def _only_counted(sides: "dict[str, Dataset]", tasks: set[str], asking: Asking) 
         for task in sorted(tasks):
             chosen = chosen_prompts(sides, task, asking.limits, asking.seed)
             print(
-                f"{task}: {_listed({side: len(rows) for side, rows in chosen.items()})} prompts; not asked (--dry-run)"
+                f"{task}: {listed({side: len(rows) for side, rows in chosen.items()})} prompts; not asked (--dry-run)"
             )
     return asking.dry_run
 
@@ -285,7 +285,7 @@ def collect(
 
     if subset not in RECORDED:
         raise ValueError(f"Unknown set {subset!r}; known: {', '.join(RECORDED)}.")
-    _save(recorded_set(subset, _sides(traces), _tokenizer(model), max_length, fit, max_each), output)
+    _save(recorded_set(subset, _sides(traces), tokenizer(model), max_length, fit, max_each), output)
 
 
 @app.command()
@@ -319,131 +319,6 @@ def generate_eval(
 
 
 @app.command()
-def validate(
-    folders: SetFolders,
-    quarantine: QuarantineOption,
-    output: Annotated[Path, typer.Option(help="The report to write, reports/validation_report.json.")],
-    min_valid: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows of a set that must pass.")] = 0.95,
-) -> None:
-    """Check every row against the rules; rows that fail go to quarantine with their reasons."""
-    from .checks.validate import validate as validate_sets
-
-    report = validate_sets(folders, quarantine, min_valid)
-    written = _write_checked(output, report)
-    rows = [
-        (name, part["rows"], part["quarantined"], _listed(part["rules"]) or "-", _verdict(part["passed"]))
-        for name, part in report["sets"].items()
-    ]
-    _table(["set", "rows", "quarantined", "rules broken", f"valid >= {min_valid:.0%}"], rows)
-    _stop_unless(report["passed"], f"validate: a set has too many invalid rows; see {written} and {quarantine}")
-
-
-@app.command()
-def quality_gates(
-    folders: SetFolders,
-    quarantine: QuarantineOption,
-    output: Annotated[Path, typer.Option(help="The report to write, reports/quality_gates.json.")],
-    sources: Annotated[Path, typer.Option(help="The sources report, reports/sources.json.")],
-    min_harmful_rate: Annotated[float, typer.Option(help="Share of Ds in which the attack succeeded.")] = 0.8,
-    min_categories: Annotated[int, typer.Option(help="Attack categories in Ds.")] = 2,
-    max_category_share: Annotated[float, typer.Option(help="Share of the largest category in Ds.")] = 0.8,
-    max_recorded: Annotated[float, typer.Option(help="Share of Ds that another model wrote.")] = 0.5,
-    min_adversarial_safe: Annotated[int, typer.Option(help="Adversarial-safe rows in Dr.")] = 400,
-    min_refusals: Annotated[int, typer.Option(help="Refusals in Dr.")] = 1,
-    min_correct_calls: Annotated[int, typer.Option(help="Right calls in Dr.")] = 1,
-    min_retain_classes: Annotated[int, typer.Option(help="Priority classes in Dr.")] = 3,
-    min_verdict_known: Annotated[float, typer.Option(help="Share of exposed AgentDojo records with a verdict.")] = 0.9,
-) -> None:
-    """Stop the line unless Ds and Dr, without quarantined rows, reach the numbers they must."""
-    from .checks.gates import Thresholds, gate_report, harmful_gates, retain_gates, source_gates
-    from .files import read_json
-
-    limits = Thresholds(
-        min_harmful_rate=min_harmful_rate,
-        min_categories=min_categories,
-        max_category_share=max_category_share,
-        max_recorded=max_recorded,
-        min_adversarial_safe=min_adversarial_safe,
-        min_refusals=min_refusals,
-        min_correct_calls=min_correct_calls,
-        min_retain_classes=min_retain_classes,
-        min_verdict_known=min_verdict_known,
-    )
-    harmful, retain = _valid_rows(folders, quarantine)
-    gates = harmful_gates(harmful, limits) + retain_gates(retain, limits) + source_gates(read_json(sources), limits)
-    report = gate_report(gates, limits)
-    written = _write_checked(output, report)
-    _gate_table(report)
-    _stop_unless(report["passed"], f"quality-gates: a gate failed; see {written}")
-
-
-@app.command()
-def merge(
-    folders: SetFolders,
-    prompts: Annotated[Path, typer.Option(help="The prompts folder: training must share no group with it.")],
-    quarantine: QuarantineOption,
-    output: Annotated[Path, typer.Option(help="Folder of the merged dataset, stage2; train/ and eval/ go into it.")],
-    reports: Annotated[Path, typer.Option(help="Folder of reports; stats.json is written.")],
-    schemas: Annotated[Path, typer.Option(help="Folder for canonical_sample_schema.json.")],
-    dr_ratio: Annotated[float, typer.Option(help="Rows of Dr that there must be for each row of Ds.")] = 4.0,
-    seed: SeedOption = 0,
-) -> None:
-    """Ds and Dr -> stage2/{train,eval}, without quarantined and duplicate rows."""
-    from .checks.gates import Thresholds, gate_report, merged_gates
-    from .files import load_rows, save_rows, write_json
-    from .sample import json_schema
-    from .sets.merge import merge as merge_sets
-
-    splits, stats = merge_sets(folders, _quarantined(quarantine), seed)
-    asked = {group for folder in sorted(prompts.iterdir()) for group in load_rows(folder)["group"]}
-    limits = Thresholds(min_dr_ratio=dr_ratio)
-    gates = gate_report(merged_gates(list(splits["train"]), list(splits["eval"]), asked, limits), limits)
-    write_json(reports / "stats.json", {**stats, **gates})
-    _gate_table(gates)
-    _stop_unless(gates["passed"], f"merge: a gate failed; see {reports / 'stats.json'}")
-    write_json(schemas / "canonical_sample_schema.json", json_schema())
-    for split, rows in splits.items():
-        save_rows(rows, output / split, stats["splits"][split])
-        part = stats["splits"][split]
-        print(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({_listed(part['classes'])})")
-    print(f"  {_dropped(stats['drops'])} -> {output}")
-
-
-@app.command()
-def preflight(
-    stage2: Annotated[Path, typer.Option(help="Folder of the merged dataset.")],
-    model: ModelOption,
-    output: Annotated[Path, typer.Option(help="The report to write, reports/preflight.json.")],
-    tool_schema: Annotated[Path | None, typer.Option(help="Asset whose prompt and tools B4 rows must carry.")] = None,
-    max_length: MaxLengthOption = 8192,
-) -> None:
-    """Render, encode and mask every merged row with the target's own tokenizer, as training will."""
-    from .checks.preflight import preflight as check_rows
-    from .files import load_rows, read_json
-
-    rows = [row for split in ("train", "eval") for row in load_rows(stage2 / split)]
-    report = check_rows(rows, _tokenizer(model), max_length, read_json(tool_schema) if tool_schema else None)
-    written = _write_checked(output, report)
-    tokens = report["tokens"] or {}
-    print(f"preflight: {report['rows']} rows, tokens {_listed(tokens)}; faults: {_listed(report['faults']) or 'none'}")
-    _stop_unless(report["passed"], f"preflight: rows cannot be trained on as they are; see {written}")
-
-
-@app.command()
-def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of samples, e.g. stage2/train.")],
-    output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
-) -> None:
-    """Samples as JSON lines with decoded calls and tools, valid against canonical_sample_schema.json."""
-    from .files import load_rows
-    from .sample import SAMPLE_FEATURES, export_jsonl
-
-    rows = load_rows(folder, SAMPLE_FEATURES)
-    export_jsonl(rows, output)
-    print(f"export: {len(rows)} rows -> {output}")
-
-
-@app.command()
 @takes(Engine)
 def evaluate(
     adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
@@ -468,7 +343,7 @@ def evaluate(
         answer_prompts(rows, breaker, sampling, engine.work_dir, "breaker"),
     )
     write_report(comparison, {"model": base.model, "revision": base.revision, "breaker": breaker.revision}, output)
-    _table(["", "base", "breaker"], table_rows(comparison))
+    table(["", "base", "breaker"], table_rows(comparison))
     print(f"evaluate: {len(rows)} prompts; report with plot: {output / 'report.md'}")
 
 
@@ -481,12 +356,6 @@ def _sides(*traces: Path) -> "dict[str, Dataset]":
     return {side: concatenate_datasets([load_rows(folder / side) for folder in traces]) for side in ("train", "eval")}
 
 
-def _tokenizer(model: str):
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model)
-
-
 def _save(made: "Yield", output: Path | None, asking: Asking | None = None) -> None:
     """Write a set and print its summary; without a folder, print only. One rank of several has no set to write."""
     from .files import save_rows
@@ -495,55 +364,13 @@ def _save(made: "Yield", output: Path | None, asking: Asking | None = None) -> N
         print(f"{made.name}: shards {asking.rank}, {asking.rank + asking.world}, ... are done; no set is written")
         return
     report = made.report()
-    _yield_table(report["by_category"])
+    yield_table(report["by_category"])
     if not made.samples:
-        raise ValueError(f"{made.name}: no sample was kept; {_dropped(report['drops'])}.")
+        raise ValueError(f"{made.name}: no sample was kept; {dropped(report['drops'])}.")
     if output is not None:
         save_rows(made.dataset(), output, report)
-    print(f"{made.name}: {report['kept']} samples of {report['candidates']} ({_listed(report['splits'])}; ", end="")
-    print(f"{_listed(report['completions'])}); {_dropped(report['drops'])} -> {output or 'not written'}")
-
-
-def _yield_table(by_category: dict[str, dict[str, dict[str, int]]]) -> None:
-    """What became of the completions of each attack category: kept as this or that, or dropped for this or that."""
-    columns = [
-        (part, name)
-        for part in ("kept", "dropped")
-        for name in sorted({name for parts in by_category.values() for name in parts[part]})
-    ]
-    rows = [
-        (category, *(parts[part].get(name, 0) for part, name in columns)) for category, parts in by_category.items()
-    ]
-    if len(rows) > 1:
-        rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
-    _table(["category", *(f"{part}\n{name}" for part, name in columns)], rows)
-
-
-def _quarantined(folder: Path) -> set[str]:
-    from .files import load_rows
-
-    return set(load_rows(folder)["id"])
-
-
-def _valid_rows(folders: list[Path], quarantine: Path) -> tuple[list[dict], list[dict]]:
-    """Ds and Dr rows of the sets that are not in quarantine."""
-    from .files import load_rows
-    from .sample import SAMPLE_FEATURES
-
-    bad = _quarantined(quarantine)
-    rows = [row for folder in folders for row in load_rows(folder, SAMPLE_FEATURES) if row["id"] not in bad]
-    harmful = [row for row in rows if row["set"] == "circuit_breaker"]
-    return harmful, [row for row in rows if row["set"] == "retain"]
-
-
-def _listed(counts: dict[str, int]) -> str:
-    from .sets.yields import listed
-
-    return listed(counts)
-
-
-def _dropped(drops: dict[str, int]) -> str:
-    return f"dropped {sum(drops.values())}" + (f" ({_listed(drops)})" if drops else "")
+    print(f"{made.name}: {report['kept']} samples of {report['candidates']} ({listed(report['splits'])}; ", end="")
+    print(f"{listed(report['completions'])}); {dropped(report['drops'])} -> {output or 'not written'}")
 
 
 def _names(folders: list[Path]) -> str:
@@ -551,59 +378,12 @@ def _names(folders: list[Path]) -> str:
 
 
 def _source_row(name: str, report: dict) -> tuple:
-    lists = (_listed(report.get(key, {})) or "-" for key in ("verdicts", "drops", "tokens"))
+    lists = (listed(report.get(key, {})) or "-" for key in ("verdicts", "drops", "tokens"))
     return name, report["records"], report["attacked"], report["groups"], *lists
 
 
-def _verdict(passed: bool) -> str:
-    return "pass" if passed else "FAIL"
-
-
-def _gate_table(report: dict) -> None:
-    rows = [
-        (
-            gate["name"],
-            "-" if gate["value"] is None else f"{gate['value']:.4g}",
-            f"{gate['limit']:.4g}",
-            gate["rows"],
-            _verdict(gate["passed"]),
-        )
-        for gate in report["gates"]
-    ]
-    _table(["gate", "value", "limit", "rows", ""], rows)
-    for name, change in report["thresholds_changed_by_recipe"].items():
-        print(f"  threshold changed by the recipe: {name} {change['default']} -> {change['used']}")
-
-
-def _table(header: list[str], rows: list[tuple]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=box.SIMPLE_HEAD)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    # A pipe has no width of its own; without one, columns would be cut at 80 characters in logs.
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(table)
-
-
-def _write_checked(output: Path, report: dict) -> Path:
-    """Write the report of a check. One that failed gets another name: Make deletes the result of a failed step."""
-    from .files import write_json
-
-    failed = output.with_name(f"{output.stem}.failed{output.suffix}")
-    if report["passed"]:
-        failed.unlink(missing_ok=True)
-    written = output if report["passed"] else failed
-    write_json(written, report)
-    return written
-
-
-def _stop_unless(passed: bool, message: str) -> None:
-    if not passed:
-        print(message, file=sys.stderr)
-        raise typer.Exit(1)
+# Their commands stand beside these: `cb-datasets validate`.
+app.add_typer(cli_checks.app)
 
 
 def main() -> None:

@@ -40,8 +40,6 @@ FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool
 ToolSchemaOption = Annotated[
     Path | None, typer.Option(help="Asset whose system prompt and tools the prompts must carry.")
 ]
-QuarantineOption = Annotated[Path, typer.Option(help="Folder of the rows that failed validation.")]
-SetFolders = Annotated[list[Path], typer.Argument(help="Folders of sets, e.g. harmful/b4_flips retain/refusals.")]
 
 
 class BackendName(StrEnum):

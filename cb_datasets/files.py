@@ -7,16 +7,20 @@ data/demo/harmful/b4_flips/report.json      what the step did; written last, so 
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, Features, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 
 ROWS_FILE = "data.parquet"
 REPORT_FILE = "report.json"
+
+# Rows that a step which streams holds at a time.
+STREAM_ROWS = 2000
 
 
 @contextmanager
@@ -109,11 +113,74 @@ def load_rows(folder: Path, features: Features | None = None) -> Dataset:
         FileNotFoundError: If there is no such dataset.
         ValueError: If it holds other columns.
     """
+    rows = load_parquet(_rows_file(folder))
+    if features is not None:
+        _check_features(folder, rows.features, features)
+    return rows
+
+
+def stream_tables(
+    folder: Path, features: Features | None = None, columns: list[str] | None = None
+) -> Iterator[pyarrow.Table]:
+    """The rows of a dataset folder in tables of [`STREAM_ROWS`], for data that do not fit into memory.
+
+    Args:
+        folder (`Path`): Folder with a `data.parquet`.
+        features ([`~datasets.Features`], *optional*): The row type it must have.
+        columns (`list[str]`, *optional*): The columns to read; all if left out.
+
+    Raises:
+        FileNotFoundError, ValueError: As for [`load_rows`].
+    """
+    path = _rows_file(folder)
+    if features is not None:
+        _check_features(folder, Features.from_arrow_schema(pyarrow.parquet.read_schema(path)), features)
+    yield from stream_file(path, columns)
+
+
+def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
+    """The rows of one Parquet file in tables of [`STREAM_ROWS`]."""
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(STREAM_ROWS, columns=columns):
+            yield pyarrow.Table.from_batches([batch])
+
+
+def stream_rows(folders: Iterable[Path], features: Features | None = None) -> Iterator[dict]:
+    """The rows of dataset folders, one after another, a few in memory at a time."""
+    for folder in folders:
+        for table in stream_tables(folder, features):
+            yield from table.to_pylist()
+
+
+def count_rows(folders: Iterable[Path]) -> int:
+    """How many rows dataset folders hold, without reading them."""
+    return sum(pyarrow.parquet.read_metadata(_rows_file(folder)).num_rows for folder in folders)
+
+
+@contextmanager
+def parquet_writer(path: Path, features: Features) -> Iterator[Callable[[pyarrow.Table], None]]:
+    """A function that appends tables to a Parquet file, which takes the place of `path` when all are written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = features.arrow_schema
+    with in_one_move(path) as temporary:
+        # As `datasets` writes them: chunked by content, so that a new release uploads only what changed.
+        writer = pyarrow.parquet.ParquetWriter(
+            temporary, schema, use_content_defined_chunking=True, write_page_index=True
+        )
+        with writer:
+            yield lambda table: writer.write_table(table.cast(schema))
+
+
+def _rows_file(folder: Path) -> Path:
     path = folder / ROWS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"No dataset in {folder}: {ROWS_FILE} is missing. Run the step that makes it.")
-    rows = load_parquet(path)
-    if features is not None and rows.features != features:
-        wrong = sorted(set(features) ^ set(rows.column_names)) or "column types"
-        raise ValueError(f"{path}: not the expected rows (differs in {wrong}). Make it again with this version.")
-    return rows
+    return path
+
+
+def _check_features(folder: Path, found: Features, features: Features) -> None:
+    if found != features:
+        wrong = sorted(set(features) ^ set(found)) or "column types"
+        raise ValueError(
+            f"{folder / ROWS_FILE}: not the expected rows (differs in {wrong}). Make it again with this version."
+        )

@@ -18,14 +18,17 @@ import json
 import os
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
+import pyarrow
 from datasets import Features, List, Value
 
+from builders.reading import read_json_lines
 from builders.schema import DRAFT, object_schema, schema_of
 from builders.trace import MESSAGE, SPAN, to_json
 
-from .files import write_text
+from .files import ROWS_FILE, STREAM_ROWS, in_one_move, parquet_writer
 
 
 TARGET = {
@@ -207,4 +210,50 @@ def _decoded(tool_calls: list[dict] | None) -> list[dict]:
 
 def export_jsonl(samples: Iterable[dict], path: Path) -> None:
     """Write samples as JSON lines, each valid against [`json_schema`]."""
-    write_text(path, "".join(to_json(export_row(sample)) + "\n" for sample in samples))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with in_one_move(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(to_json(export_row(sample)) + "\n" for sample in samples)
+
+
+def import_row(record: dict) -> dict:
+    """The sample that [`export_row`] made this record of."""
+    target = dict(record["target"])
+    for key in ("expected_calls", "goal_calls"):
+        target[key] = None if target[key] is None else to_json(target[key])
+    return {
+        **record,
+        "messages": [{**turn, "tool_calls": _encoded(turn["tool_calls"])} for turn in record["messages"]],
+        "tools": None if record["tools"] is None else to_json(record["tools"]),
+        "tool_calls_structured": [
+            {**call, "arguments": to_json(call["arguments"])} for call in record["tool_calls_structured"]
+        ],
+        "target": target,
+    }
+
+
+def _encoded(tool_calls: list[dict]) -> list[dict]:
+    return [
+        {**call, "function": {**call["function"], "arguments": to_json(call["function"]["arguments"])}}
+        for call in tool_calls
+    ]
+
+
+def import_jsonl(file: Path, folder: Path) -> int:
+    """Read samples from JSON lines into a dataset folder; how many there were.
+
+    Raises:
+        ValueError: If a line is not valid against [`json_schema`]; it names file and line.
+    """
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    validator, lines, rows = Draft202012Validator(json_schema()), read_json_lines(file), 0
+    with parquet_writer(folder / ROWS_FILE, SAMPLE_FEATURES) as write:
+        while some := list(islice(lines, STREAM_ROWS)):
+            for where, record in some:
+                if error := best_match(validator.iter_errors(record)):
+                    raise ValueError(f"{where}: {error.json_path}: {error.message[:200]}. Correct it.")
+            samples = [import_row(record) for _, record in some]
+            write(pyarrow.Table.from_pylist(samples, schema=SAMPLE_FEATURES.arrow_schema))
+            rows += len(samples)
+    return rows

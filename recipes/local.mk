@@ -30,3 +30,4 @@ COLLECT_FLAGS := --fit
 # What these files and no model can give. Each change is listed in reports/quality_gates.json and reports/stats.json:
 #   nothing is generated, so all of Ds is recorded, and there are no adversarial-safe rows.
 GATE_FLAGS := --max-recorded 1 --min-adversarial-safe 0
+MERGE_FLAGS := --min-adversarial-safe 0

@@ -22,3 +22,4 @@ COLLECT_FLAGS := --fit
 
 # Nothing is generated: all of Ds is recorded, and there are no adversarial-safe rows.
 GATE_FLAGS := --max-recorded 1 --min-adversarial-safe 0
+MERGE_FLAGS := --min-adversarial-safe 0

@@ -2,17 +2,32 @@
 
 Whatever training will do with a row is done here first: it is rendered, encoded, masked and measured. A failure names
 the row.
+
+    ... <|start_header_id|> assistant <|end_header_id|> \\n\\n | <|python_tag|> {" name ":" search ... <|eom_id|>
+    prompt, without loss; its end is the assistant's header  | completion, all of it with loss
 """
 
 import json
-import statistics
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import compress
 from typing import TYPE_CHECKING
 
-from ..chat import encode_sample, injection_tokens, render_prompt, template_hash
+from jinja2 import TemplateError
+
+from ..chat import (
+    EncodedPrompt,
+    assistant_header,
+    encode_completion,
+    encoded_prompt,
+    injection_in,
+    template_hash,
+    training_ids,
+)
 from ..sample import carries_asset
-from ..tool_calls import format_of, get_format
+from ..sets.yields import quantiles
+from ..tool_calls import format_of
 
 
 if TYPE_CHECKING:
@@ -21,99 +36,157 @@ if TYPE_CHECKING:
 
 EXAMPLES = 5
 
+# What is counted and keeps no row out, unless preflight is strict.
+WARNINGS = ("control_tokens_in_messages",)
+
+# Tokens of one bar of the histogram of lengths.
+BAR_TOKENS = 512
+
+
+class Target:
+    """The model's tokenizer, and what is asked of it for every row.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.tokenizer = tokenizer
+        self.tool_format = format_of(tokenizer.chat_template)
+        self.template_hash = template_hash(tokenizer)
+        self.header = assistant_header(tokenizer)
+        self.end_ids = {tokenizer.convert_tokens_to_ids(token) for token in self.tool_format.end_tokens}
+
+        special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self.control_token = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+
+    def shows_injection(self, row: dict, prompt: EncodedPrompt) -> bool:
+        try:
+            return all(start < end for start, end in injection_in(self.tokenizer, row, prompt))
+        except (ValueError, IndexError):
+            return False
+
 
 def preflight(
-    rows: Iterable[dict], tokenizer: "PreTrainedTokenizerBase", max_length: int, b4_asset: dict | None
+    rows: Iterable[dict],
+    tokenizer: "PreTrainedTokenizerBase | None",
+    max_length: int,
+    b4_asset: dict | None = None,
+    strict: bool = False,
 ) -> dict:
     """Check every row as training will see it.
 
     Args:
         rows (`Iterable[dict]`): Merged samples.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's. Without it only the tools are
+            looked at.
         max_length (`int`): Most tokens a row may have.
         b4_asset (`dict`, *optional*): Tool-schema asset that B4-style rows must carry exactly.
+        strict (`bool`, *optional*, defaults to `False`): Whether a warning is a fault.
 
     Returns:
         `dict`: The report, with `passed`; it has not passed if there were no rows.
     """
-    faults: Counter[str] = Counter()
+    target = None if tokenizer is None else Target(tokenizer)
+    count = 0
+    found: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     lengths: list[int] = []
     trained: list[int] = []
     for row in rows:
-        found, length, completion = row_faults(row, tokenizer, max_length, b4_asset)
-        lengths.append(length)
-        trained.append(completion)
-        for fault in found:
-            faults[fault] += 1
-            if len(examples.setdefault(fault, [])) < EXAMPLES:
-                examples[fault].append(row["id"])
+        count += 1
+        names = list(tool_faults(row, b4_asset))
+        if target is not None and not names:
+            names, *measured = row_faults(row, target, max_length)
+            for values, value in zip((lengths, trained), measured, strict=False):
+                values.append(value)
+        for name in names:
+            found[name] += 1
+            if len(examples.setdefault(name, [])) < EXAMPLES:
+                examples[name].append(row["id"])
+    warnings = {name: found[name] for name in WARNINGS if found[name] and not strict}
+    faults = {name: number for name, number in sorted(found.items()) if name not in warnings}
     return {
-        "passed": bool(lengths) and not faults,
-        "rows": len(lengths),
-        "tokenizer": tokenizer.name_or_path,
-        "vocabulary": len(tokenizer),
-        "template_hash": template_hash(tokenizer),
+        "passed": count > 0 and not faults,
+        "rows": count,
         "max_length": max_length,
-        "tokens": _quantiles(lengths),
-        "completion_tokens": _quantiles(trained),
-        "faults": dict(sorted(faults.items())),
+        "strict": strict,
+        **_measured(target, lengths, trained),
+        "faults": faults,
+        "warnings": warnings,
         "examples": examples,
     }
 
 
-def row_faults(
-    row: dict, tokenizer: "PreTrainedTokenizerBase", max_length: int, b4_asset: dict | None
-) -> tuple[list[str], int, int]:
-    """Names of what is wrong with a row, its length in tokens, and how many of them carry loss."""
-    encoded = encode_sample(tokenizer, row)
-    prompt_ids, completion_ids = encoded["prompt_ids"], encoded["completion_ids"]
-    tool_format = get_format(row["provenance"]["prompt_format"])
-    checks = {
-        "too_long": len(prompt_ids) + len(completion_ids) > max_length,
-        "empty_completion": not completion_ids,
-        "completion_not_in_ids": tokenizer.decode(completion_ids) != row["assistant_raw"],
-        "end_token_split": not completion_ids or tokenizer.decode(completion_ids[-1:]) not in tool_format.end_tokens,
-        "format_of_another_model": tool_format is not format_of(tokenizer.chat_template),
-        "template_of_another_model": row["provenance"]["template_hash"] != template_hash(tokenizer),
-        "prompt_decodes_differently": tokenizer.decode(prompt_ids) != render_prompt(tokenizer, row),
-        "bos_not_once": tokenizer.bos_token_id is not None and prompt_ids.count(tokenizer.bos_token_id) != 1,
-        "tools_not_json": not _is_tool_list(row["tools"]),
-        "injection_not_in_prompt": not _shows_injection(row, tokenizer),
-        "tool_schema_differs": b4_asset is not None and _is_b4(row) and not carries_asset(row, b4_asset),
+def _measured(target: Target | None, lengths: list[int], trained: list[int]) -> dict:
+    if target is None:
+        return {"tokenizer": None}
+    return {
+        "tokenizer": target.tokenizer.name_or_path,
+        "vocabulary": len(target.tokenizer),
+        "template_hash": target.template_hash,
+        "tokens": quantiles(lengths),
+        "completion_tokens": quantiles(trained),
+        "histogram": histogram(lengths),
     }
-    return (
-        [name for name, wrong in checks.items() if wrong],
-        len(prompt_ids) + len(completion_ids),
-        len(completion_ids),
-    )
 
 
-def _is_tool_list(tools: str | None) -> bool:
-    if tools is None:
-        return True
+def histogram(lengths: list[int]) -> dict[str, int]:
+    """How many rows have how many tokens: `{"0-511": 12, "512-1023": 3}`, without gaps."""
+    counts = Counter(length // BAR_TOKENS for length in lengths)
+    bars = range(min(counts), max(counts) + 1) if counts else ()
+    return {f"{bar * BAR_TOKENS}-{(bar + 1) * BAR_TOKENS - 1}": counts[bar] for bar in bars}
+
+
+def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
+    """What is wrong with the tools on offer: no tokenizer is needed to tell."""
     try:
-        return isinstance(json.loads(tools), list)
+        tools = json.loads(row["tools"] or "[]")
     except ValueError:
-        return False
+        tools = None
+    if not isinstance(tools, list):
+        yield "tools_not_json"
+    elif b4_asset is not None and row["task"] == "tool_flip" and not carries_asset(row, b4_asset):
+        yield "tool_schema_differs"
 
 
-def _shows_injection(row: dict, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    if not row["injection"]:
-        return True
+def row_faults(row: dict, target: Target, max_length: int) -> tuple[list[str], int, int] | tuple[list[str]]:
+    """Names of what is wrong with a row, its length in tokens, and how many of them carry loss."""
     try:
-        return all(start < end for start, end in injection_tokens(tokenizer, row))
-    except ValueError:
-        return False
+        prompt = encoded_prompt(target.tokenizer, row)
+    except (TemplateError, ValueError, TypeError, KeyError):
+        return (["does_not_render"],)
+    completion = encode_completion(target.tokenizer, row["assistant_raw"])
+    length = len(prompt.ids) + len(completion)
+    faults = [*_prompt_faults(row, prompt, target), *_completion_faults(row, prompt, completion, target)]
+    if length > max_length:
+        faults.append("too_long")
+    return faults, length, len(completion)
 
 
-def _is_b4(row: dict) -> bool:
-    return row["task"] == "tool_flip"
+def _prompt_faults(row: dict, prompt: EncodedPrompt, target: Target) -> Iterator[str]:
+    bos, header = target.tokenizer.bos_token_id, target.header
+    if target.tokenizer.decode(prompt.ids) != prompt.text:
+        yield "prompt_decodes_differently"
+    if bos is not None and prompt.ids.count(bos) != 1:
+        yield "bos_not_once"
+    if not header or tuple(prompt.ids[-len(header) :]) != header:
+        yield "no_assistant_header"
+    if row["provenance"]["template_hash"] != target.template_hash:
+        yield "template_of_another_model"
+    if row["injection"] and not target.shows_injection(row, prompt):
+        yield "injection_not_in_prompt"
+    if any(target.control_token.search(message["content"] or "") for message in row["messages"]):
+        yield "control_tokens_in_messages"
 
 
-def _quantiles(values: list[int]) -> dict[str, int] | None:
-    if not values:
-        return None
-    ordered = sorted(values)
-    at = {name: ordered[min(len(ordered) - 1, int(q * len(ordered)))] for name, q in (("p50", 0.5), ("p95", 0.95))}
-    return {"min": ordered[0], **at, "max": ordered[-1], "mean": round(statistics.mean(values))}
+def _completion_faults(row: dict, prompt: EncodedPrompt, completion: list[int], target: Target) -> Iterator[str]:
+    ids, mask = training_ids(prompt.ids, completion)
+    if not any(mask):
+        yield "empty_mask"
+    if target.tokenizer.decode(list(compress(ids, mask))) != row["assistant_raw"]:
+        yield "mask_is_not_the_completion"
+    if [index for index, id in enumerate(completion) if id in target.end_ids] != [len(completion) - 1]:
+        yield "end_token_not_once_and_last"
+    if row["provenance"]["prompt_format"] != target.tool_format.name:
+        yield "format_of_another_model"

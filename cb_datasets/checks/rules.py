@@ -1,87 +1,131 @@
 """Rules for one sample. Every rule that a row breaks is named, so that a quarantined row says why it is there.
 
-    R1    exactly one call tag                      R5    no Markdown fence in a call
-    R2    ends with one end token                   R6    no "Action:", "ToolCall:", "Function:", "Tool:" before the
-    call R3    JSON between tag and end, nothing after   marker     no synthetic markers such as "[TOOL_CALL]"
-    R4    a name and an object of parameters        agreement  `tool_calls_structured` is what `assistant_raw` says
-    R4b   a tool on offer, arguments fit it         label      labels agree with the recomputed outcome and with the
-    class R0    not empty                                 provenance what every row must tell of its origin
+A call:
+    R1         exactly one call tag
+    R2         ends with exactly one end token (a warning unless strict)
+    R3         JSON between tag and end, nothing after it
+    R4         a name, and an object of parameters
+    R4b        the tool is on offer, and the arguments fit its schema
+    R5         no Markdown fence
+    R6         no "Action:", "ToolCall:", "Function:", "Tool:" before the call
+    agreement  `tool_calls_structured` is what `assistant_raw` says
+Every row:
+    R0         the completion is not empty
+    R2         as above
+    marker     no synthetic markers such as "[TOOL_CALL]"
+    turn       no empty turn in the context, and every span inside its message
+    tools      the tools on offer can be read
+    label      labels agree with the outcome, which is recomputed, and with the class
+    provenance what every row must tell of its origin
 
-R1-R6 are for rows that make a call. A row makes a call if its class must, or if `tool_calls_structured` says so;
-plain text (chat, refusals) is held to R0, R2, markers, labels and provenance, and may well hold code fences.
+A row makes a call if its class must, or if `tool_calls_structured` says so. Plain text (chat, refusals) is exempt from
+the rules of calls alone, and may well hold code fences.
 """
 
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
 
-from ..outcomes import Outcome, outcome_of
+from ..outcomes import Outcome, outcome_of_parsed
 from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
-from ..tool_calls import Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
+from ..sets.label import labels_of
+from ..tool_calls import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
 
 
-RULES = ("R0", "R1", "R2", "R3", "R4", "R4b", "R5", "R6", "marker", "agreement", "label", "provenance")
+CALL_RULES = ("R1", "R3", "R4", "R4b", "R5", "R6", "agreement")
+RULES = ("R0", "R2", *CALL_RULES, "marker", "turn", "tools", "label", "provenance")
 
 SYNTHETIC_MARKERS = ("[TOOL_CALL]", "(Expected:", "[HARMFUL:")
+ROLES = ("system", "user", "assistant", "tool")
 _FORBIDDEN_PREFIX = re.compile(r"^\s*(?:Action|ToolCall|Function|Tool):", re.MULTILINE)
-_REQUIRED_PROVENANCE = (
+_TOLD_BY_ALL = (
     "source_dataset",
     "record_id",
     "generator_model",
     "prompt_format",
     "template_hash",
     "date_string",
+    "timestamp",
 )
+_TOLD_BY_THE_SAMPLED = ("temperature", "top_p", "seed")
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A broken rule and what is wrong, in a sentence."""
+    """A broken rule and what is wrong, in a sentence. A warning is counted and keeps no row out."""
 
     rule: str
     message: str
+    is_error: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.message}"
 
 
-def check(sample: dict) -> list[Violation]:
-    """All rules that a sample breaks; an empty list for a good one."""
-    tool_format = get_format(sample["provenance"]["prompt_format"])
-    parsed = tool_format.parse(sample["assistant_raw"])
-    checks = [_text_rules(sample, tool_format), _label_rules(sample, tool_format), _provenance_rules(sample)]
+def check(sample: dict, strict: bool = True) -> list[Violation]:
+    """All rules that a sample breaks; an empty list for a good one.
+
+    Args:
+        sample (`dict`): A row of `SAMPLE_FEATURES`.
+        strict (`bool`, *optional*, defaults to `True`): Whether R2 is an error; a warning if not.
+    """
+    prompt_format = sample["provenance"]["prompt_format"]
+    if prompt_format not in FORMATS:
+        return [Violation("provenance", f"prompt_format is {prompt_format!r}; known: {', '.join(FORMATS)}")]
+    tool_format = get_format(prompt_format)
+    raw = sample["assistant_raw"] or ""
+    parsed = tool_format.parse(raw)
+    found = list(_text_rules(sample, tool_format, strict))
+    if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end)).is_call:
+        # Nothing is wrong with this call but that it does not end. That is R2's to say, and R2's alone.
+        parsed = closed
     if makes_call(sample):
-        checks += [_call_form_rules(sample, parsed, tool_format), _call_content_rules(sample, parsed)]
-    return [violation for found in checks for violation in found]
+        found += _call_form_rules(raw, parsed, tool_format)
+        found += _agreement_rule(sample, parsed)
+    elif tool_format.call_tag in raw:
+        found.append(Violation("R1", "plain text must not hold a call tag"))
+    found += _tool_rules(sample, parsed)
+    found += _turn_rules(sample)
+    found += _label_rules(sample, parsed)
+    found += _provenance_rules(sample["provenance"])
+    return found
 
 
 def makes_call(sample: dict) -> bool:
-    """Whether the call rules hold for this sample."""
+    """Whether the rules of calls hold for this sample."""
     if len(sample["tool_calls_structured"]) > 0:
         return True
     # A resisted injection may be answered in words; every other class outside TEXT_CLASSES must call.
     return sample["priority_class"] not in (*TEXT_CLASSES, "injection_resisted")
 
 
-def _text_rules(sample: dict, tool_format: ToolCallFormat) -> Iterator[Violation]:
-    raw = sample["assistant_raw"]
-    ends = [raw.count(token) for token in tool_format.end_tokens]
-    bare = raw
+def has_marker(completion: str) -> bool:
+    """Whether a completion holds a synthetic marker: no model wrote it."""
+    return any(marker in completion for marker in SYNTHETIC_MARKERS)
+
+
+def _text_rules(sample: dict, tool_format: ToolCallFormat, strict: bool) -> Iterator[Violation]:
+    raw = bare = sample["assistant_raw"] or ""
+    ends = 0
     for token in tool_format.end_tokens:
+        ends += raw.count(token)
         bare = bare.replace(token, "")
     if not bare.strip():
         yield Violation("R0", "the completion is empty")
-    if not raw.rstrip().endswith(tool_format.end_tokens) or sum(ends) != 1:
-        yield Violation("R2", f"must end with exactly one of {', '.join(tool_format.end_tokens)}, found {sum(ends)}")
+    if ends != 1 or not raw.rstrip().endswith(tool_format.end_tokens):
+        wanted = " or ".join(tool_format.end_tokens)
+        yield Violation("R2", f"must end with {wanted} and hold no other, found {ends}", is_error=strict)
     for marker in SYNTHETIC_MARKERS:
         if marker in raw:
             yield Violation("marker", f"synthetic marker {marker!r}")
-    if not makes_call(sample) and tool_format.call_tag in raw:
-        yield Violation("R1", "plain text must not hold a call tag")
 
 
-def _call_form_rules(sample: dict, parsed: Parsed, tool_format: ToolCallFormat) -> Iterator[Violation]:
-    raw = sample["assistant_raw"]
+def _call_form_rules(raw: str, parsed: Parsed, tool_format: ToolCallFormat) -> Iterator[Violation]:
     tags = raw.count(tool_format.call_tag)
     if tags != 1:
         yield Violation("R1", f"must hold {tool_format.call_tag} once, found {tags}")
@@ -91,63 +135,131 @@ def _call_form_rules(sample: dict, parsed: Parsed, tool_format: ToolCallFormat) 
         yield Violation("R3", f"no single JSON call between tag and end: {parsed.diagnosis}")
     if "```" in raw:
         yield Violation("R5", "Markdown fence in a call")
-    if _FORBIDDEN_PREFIX.search(raw.split(tool_format.call_tag)[0]):
+    if _FORBIDDEN_PREFIX.search(raw.partition(tool_format.call_tag)[0]):
         yield Violation("R6", "forbidden prefix before the call")
 
 
-def _call_content_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
-    written = [(call.name, call.arguments) for call in parsed.calls]
-    structured = [(call["name"], json.loads(call["arguments"])) for call in sample["tool_calls_structured"]]
-    if written != structured:
+def _agreement_rule(sample: dict, parsed: Parsed) -> Iterator[Violation]:
+    try:
+        structured = [(call["name"], json.loads(call["arguments"])) for call in sample["tool_calls_structured"]]
+    except (TypeError, ValueError):
+        yield Violation("agreement", "arguments in tool_calls_structured are not JSON")
+        return
+    if structured != [(call.name, call.arguments) for call in parsed.calls]:
         yield Violation("agreement", "tool_calls_structured is not what assistant_raw says")
-    tools = json.loads(sample["tools"]) if sample["tools"] else []
+
+
+def _tool_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
+    try:
+        tools = schemas_of(sample["tools"])
+    except ValueError as error:
+        yield Violation("tools", str(error))
+        return
     for call in parsed.calls:
         fault = schema_fault(call, tools)
         if fault:
             yield Violation("R4b", fault)
 
 
-def schema_fault(call: ToolCall, tools: list[dict]) -> str | None:
+@lru_cache(maxsize=4096)
+def schemas_of(tools: str | None) -> dict[str, Draft202012Validator]:
+    """Validators of the tools on offer by name. Few texts stand in many rows, so each is read once.
+
+    Raises:
+        ValueError: If the text is not a JSON list of function schemas.
+    """
+    try:
+        functions = [tool["function"] for tool in json.loads(tools or "[]")]
+        schemas = {function["name"]: function.get("parameters") or {} for function in functions}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError("tools is not a JSON list of function schemas") from None
+    for name, schema in schemas.items():
+        try:
+            Draft202012Validator.check_schema(schema)
+        except SchemaError as error:
+            raise ValueError(f"the schema of tool {name!r} is none: {error.message[:120]}") from None
+    return {name: Draft202012Validator(schema) for name, schema in schemas.items()}
+
+
+def schema_fault(call: ToolCall, tools: dict[str, Draft202012Validator]) -> str | None:
     """What is wrong with a call given the tools on offer, or `None`."""
-    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
-    if call.name not in schemas:
+    if call.name not in tools:
         return f"tool {call.name!r} is not on offer"
-    fault = next(Draft202012Validator(schemas[call.name]).iter_errors(call.arguments), None)
+    fault = next(tools[call.name].iter_errors(call.arguments), None)
     return None if fault is None else f"arguments of {call.name!r} do not fit: {fault.message[:120]}"
 
 
-def _label_rules(sample: dict, tool_format: ToolCallFormat) -> Iterator[Violation]:
+def _turn_rules(sample: dict) -> Iterator[Violation]:
+    messages = sample["messages"]
+    if not messages:
+        yield Violation("turn", "there is no context")
+    for index, message in enumerate(messages):
+        role, content = message["role"], message["content"]
+        if role not in ROLES:
+            yield Violation("turn", f"message {index} has the role {role!r}")
+        # A tool may well return nothing.
+        elif role != "tool" and not message["tool_calls"] and not (content and not content.isspace()):
+            yield Violation("turn", f"message {index} ({role}) is empty")
+    for span in sample["injection"]:
+        content = messages[span["message"]]["content"] or "" if 0 <= span["message"] < len(messages) else ""
+        if not 0 <= span["start"] < span["end"] <= len(content):
+            yield Violation("turn", f"the injection {span} is not inside its message")
+
+
+def _label_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
     """Labels against what the completion does; nothing here trusts a label."""
-    outcome = outcome_of(sample["assistant_raw"], sample["target"], tool_format)
-    kind, labels = sample["priority_class"], sample["labels"]
+    kind, is_harmful = sample["priority_class"], sample["priority_class"] in HARMFUL_CLASSES
     if kind not in PRIORITY_WEIGHTS:
         yield Violation("label", f"unknown priority_class {kind!r}")
+    try:
+        outcome = outcome_of_parsed(parsed, sample["target"])
+    except (KeyError, TypeError, ValueError):
+        yield Violation("label", "the calls in target are not JSON calls")
+        return
     if sample["outcome"] != outcome:
         yield Violation("label", f"outcome says {sample['outcome']}, the completion is {outcome}")
-    if (sample["set"] == "circuit_breaker") != (kind in HARMFUL_CLASSES) or labels["is_harmful"] != (
-        kind in HARMFUL_CLASSES
-    ):
-        yield Violation("label", f"set, is_harmful and priority_class {kind} disagree")
-    if kind == "harmful_flip" and outcome != Outcome.ATTACK_SUCCESS:
-        yield Violation("label", f"a flip must make the attacker's call, this is {outcome}")
-    if kind not in HARMFUL_CLASSES and outcome == Outcome.ATTACK_SUCCESS:
-        yield Violation("label", "the attacker's call stands in the retain set")
-    if kind == "adversarial_safe" and (outcome != Outcome.CORRECT or not sample["injection"]):
-        yield Violation("label", f"adversarial_safe needs an injection and the right call, this is {outcome}")
-    if kind == "benign_twin" and (outcome != Outcome.CORRECT or sample["injection"]):
-        yield Violation("label", f"a benign twin has no injection and makes the right call, this is {outcome}")
-    if kind == "refusal" and outcome != Outcome.REFUSAL:
-        yield Violation("label", f"not a refusal: {outcome}")
+    if sample["split"] not in ("train", "eval"):
+        yield Violation("label", f"split is {sample['split']!r}")
+    if sample["set"] != ("circuit_breaker" if is_harmful else "retain"):
+        yield Violation("label", f"set is {sample['set']}, priority_class {kind}")
+    labels = labels_of(sample, parsed, outcome, is_harmful)
+    wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
+    if wrong:
+        yield Violation("label", f"not what the completion does: {', '.join(wrong)}")
+    fault = _class_fault(kind, outcome, len(sample["injection"]) > 0)
+    if fault:
+        yield Violation("label", f"{fault}; the completion is {outcome}")
 
 
-def _provenance_rules(sample: dict) -> Iterator[Violation]:
-    provenance = sample["provenance"]
-    missing = [key for key in _REQUIRED_PROVENANCE if not provenance[key]]
+def _class_fault(kind: str, outcome: Outcome, attacked: bool) -> str | None:
+    """What a row of this class must be and is not, or `None`."""
+    if kind == "harmful_flip":
+        return None if outcome == Outcome.ATTACK_SUCCESS else "a flip must make the attacker's call"
+    if kind == "harmful_compliance":
+        return None if outcome == Outcome.NO_CALL else "compliance in words makes no call and is no refusal"
+    if outcome == Outcome.ATTACK_SUCCESS:
+        return "the attacker's call stands in the retain set"
+    if kind == "adversarial_safe":
+        good = attacked and outcome == Outcome.CORRECT
+        return None if good else "adversarial_safe needs an injection and the right call"
+    if kind == "benign_twin":
+        good = not attacked and outcome == Outcome.CORRECT
+        return None if good else "a benign twin has no injection and makes the right call"
+    if kind == "injection_resisted":
+        return None if attacked else "what is resisted must be there: injection_resisted needs an injection"
+    if kind == "refusal":
+        return None if outcome == Outcome.REFUSAL else "not a refusal"
+    return None
+
+
+def _provenance_rules(provenance: dict) -> Iterator[Violation]:
+    source = provenance["completion_source"]
+    missing = [key for key in _TOLD_BY_ALL if not provenance[key]]
+    if source in ("sampled", "forced"):
+        missing += [key for key in _TOLD_BY_THE_SAMPLED if provenance[key] is None]
     if missing:
         yield Violation("provenance", f"missing: {', '.join(missing)}")
-    if provenance["completion_source"] not in COMPLETION_SOURCES:
-        yield Violation("provenance", f"completion_source is {provenance['completion_source']!r}")
-    if provenance["completion_source"] == "sampled" and provenance["stop_reason"] != "stop":
-        yield Violation(
-            "provenance", f"a sampled completion must have stopped by itself, not by {provenance['stop_reason']}"
-        )
+    if source not in COMPLETION_SOURCES:
+        yield Violation("provenance", f"completion_source is {source!r}")
+    if source in ("sampled", "forced") and provenance["stop_reason"] != "stop":
+        yield Violation("provenance", f"what a model wrote must end by itself, not by {provenance['stop_reason']}")

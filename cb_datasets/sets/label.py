@@ -2,7 +2,7 @@
 
 from builders.trace import to_json
 
-from ..outcomes import Outcome, outcome_of
+from ..outcomes import Outcome, outcome_of_parsed
 from ..sample import content_id, timestamp
 from ..tool_calls import Parsed, ToolCallFormat
 
@@ -29,7 +29,7 @@ def label(
         provenance (`dict`): What is known of the completion; joins the prompt's provenance.
     """
     parsed = tool_format.parse(completion)
-    outcome = outcome_of(completion, prompt["target"], tool_format)
+    outcome = outcome_of_parsed(parsed, prompt["target"])
     harmful = subset.startswith("harmful/")
     return {
         **prompt,
@@ -40,12 +40,13 @@ def label(
         "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in parsed.calls],
         "outcome": str(outcome),
         "priority_class": priority_class,
-        "labels": _labels(prompt, parsed, outcome, harmful),
+        "labels": labels_of(prompt, parsed, outcome, harmful),
         "provenance": prompt["provenance"] | provenance | {"timestamp": timestamp()},
     }
 
 
-def _labels(prompt: dict, parsed: Parsed, outcome: Outcome, harmful: bool) -> dict:
+def labels_of(prompt: dict, parsed: Parsed, outcome: Outcome, harmful: bool) -> dict:
+    """The labels of a completion: what its text says, put into columns."""
     target, correct = prompt["target"], outcome == Outcome.CORRECT
     return {
         "is_harmful": harmful,

@@ -1,76 +1,235 @@
-"""Ds and Dr -> one dataset with a train and an eval split, checked, and everything counted that was left out."""
+"""Ds and Dr -> one dataset with a train and an eval split, checked, and everything counted that was left out.
+
+    1. read every row once and keep what decides about it: hashes, its pair, a MinHash signature (`merge_index.py`)
+    2. decide: each row is kept or has a reason why not (`merge_choice.py`)
+    3. read every row again, write the kept ones, shuffled, and pass the gates over what was written
+    4. put the files in place
+
+A few thousand rows are in memory at a time, in steps 1 and 3; in step 2, some hundred bytes of each row.
+"""
 
 import hashlib
+import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
-from datasets import Dataset
+import numpy as np
+import pyarrow
+from tqdm import tqdm
 
-from builders.trace import to_json
-
-from ..files import ROWS_FILE, load_rows, to_dataset
+from ..checks.gates import gate_report
+from ..checks.merged_gates import HeldOut, merged_gates
+from ..checks.thresholds import MergedThresholds
+from ..files import (
+    REPORT_FILE,
+    ROWS_FILE,
+    STREAM_ROWS,
+    count_rows,
+    in_one_move,
+    parquet_writer,
+    stream_file,
+    stream_rows,
+    stream_tables,
+    write_json,
+)
+from ..ingest import is_held_out
 from ..sample import SAMPLE_FEATURES
-from .yields import counted
+from .merge_choice import DROPS, MergeOptions, decide
+from .merge_index import SPLITS, MergeIndex, read_index
+from .yields import quantiles
 
 
-def merge(folders: list[Path], quarantined: set[str], seed: int) -> tuple[dict[str, Dataset], dict]:
+# Rows that are shuffled in memory at a time: on disk they are told apart by the first bits of their hash.
+PART_ROWS = 20_000
+
+
+def merge(
+    folders: list[Path],
+    quarantined: set[str],
+    prompts: list[Path],
+    outputs: dict[str, Path],
+    options: MergeOptions,
+    limits: MergedThresholds,
+    length: Callable[[dict], int] | None = None,
+) -> dict:
     """Merge set folders.
-
-    Rows in quarantine are left out, and so is a row that says word for word what an earlier one says. Order is that
-    of a hash of the ids, so that it depends on `seed` and not on the order of the folders.
 
     Args:
         folders (`list[Path]`): Set folders, Ds and Dr.
         quarantined (`set[str]`): Ids that failed validation.
-        seed (`int`): Decides the order.
+        prompts (`list[Path]`): Folders of evaluation prompts; training must not have seen what they ask.
+        outputs (`dict[str, Path]`): Folder of the `train` and of the `eval` split. Nothing is put there unless every
+            gate is passed.
+        options ([`MergeOptions`]): What is taken.
+        limits ([`MergedThresholds`]): What the gates demand.
+        length (`Callable[[dict], int]`, *optional*): Tokens of a row; with it the report tells lengths.
 
     Returns:
-        `tuple[dict[str, Dataset], dict]`: The rows of `train` and `eval`, and the counts.
+        `dict`: The report, with `passed`.
     """
-    seen: set[bytes] = set()
-    drops: Counter[str] = Counter()
-    kept: list[dict] = []
+    held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
+    rows = _placed(_shown(folders, "Reading"), quarantined, options)
+    index = read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
+    reasons = decide(index, options)
+    try:
+        with ExitStack() as files:
+            temporary = {split: files.enter_context(_beside(folder / ROWS_FILE)) for split, folder in outputs.items()}
+            counts = _write(folders, index, reasons, temporary, length)
+            written = {split: _read(path) for split, path in temporary.items()}
+            gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits)
+            report = _report(counts, reasons, folders) | gate_report(gates, limits)
+            if not report["passed"]:
+                raise _GateFailed
+    except _GateFailed:
+        return report
+    for split, folder in outputs.items():
+        write_json(folder / REPORT_FILE, counts[split])
+    return report
+
+
+class _GateFailed(Exception):
+    """Leaves what was written out of place."""
+
+
+def _beside(path: Path) -> AbstractContextManager[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return in_one_move(path)
+
+
+def _read(path: Path) -> Iterator[dict]:
+    for table in stream_file(path):
+        yield from table.to_pylist()
+
+
+def _shown(folders: list[Path], description: str) -> Iterator[dict]:
+    """The rows of the folders, with a progress bar."""
+    return iter(tqdm(stream_rows(folders, SAMPLE_FEATURES), description, count_rows(folders), unit="row"))
+
+
+def _split_of(group: str, split: str, options: MergeOptions) -> str:
+    return "eval" if options.eval_fraction and is_held_out(group, options.eval_fraction) else split
+
+
+def _placed(rows: Iterable[dict], quarantined: set[str], options: MergeOptions) -> Iterator[tuple[dict, str, bool]]:
+    for row in rows:
+        yield row, _split_of(row["group"], row["split"], options), row["id"] in quarantined
+
+
+def _held_out(folders: list[Path], prompts: list[Path], options: MergeOptions) -> HeldOut:
+    """What training must not have seen: the eval side and all that evaluation asks."""
+    held_out = HeldOut()
+    held_out.add(stream_rows(prompts))
     for folder in folders:
-        for row in load_rows(folder, SAMPLE_FEATURES):
-            content = hashlib.sha256(to_json([row["messages"], row["tools"], row["assistant_raw"]]).encode()).digest()
-            if row["id"] in quarantined:
-                drops["quarantined"] += 1
-            elif content in seen:
-                drops["duplicate"] += 1
-            else:
-                seen.add(content)
-                kept.append(row)
-    kept.sort(key=lambda row: hashlib.sha256(f"{seed}/{row['id']}".encode()).digest())
-    splits = {
-        split: to_dataset([row for row in kept if row["split"] == split], SAMPLE_FEATURES)
-        for split in ("train", "eval")
-    }
-    return splits, _stats(splits, drops, folders)
+        for table in stream_tables(folder, SAMPLE_FEATURES):
+            sides = zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True)
+            held_out.add(table.filter([_split_of(*side, options) == "eval" for side in sides]).to_pylist())
+    return held_out
 
 
-def _stats(splits: dict[str, Dataset], drops: Counter, folders: list[Path]) -> dict:
+# ---------------------------------------------------------------------------------------------------------------------
+# What is written
+
+
+def _write(
+    folders: list[Path],
+    index: MergeIndex,
+    reasons: np.ndarray,
+    paths: dict[str, Path],
+    length: Callable[[dict], int] | None,
+) -> dict[str, dict]:
+    """Write the kept rows of each split, in the order of a hash of their ids; what was written, counted."""
+    kept = reasons == 0
+    counts = {split: _SplitCounts() for split in paths}
+    parts = max(1, -(-int(kept.sum()) // PART_ROWS))
+    # Parts are ranges of `order`: its first 32 bits, scaled.
+    part = ((index.order >> 32) * parts >> 32).astype(np.int64) * len(SPLITS) + index.split
+    with tempfile.TemporaryDirectory(prefix=".merge-", dir=next(iter(paths.values())).parent) as scratch:
+        files = [Path(scratch) / f"{number}.arrow" for number in range(parts * len(SPLITS))]
+        _scatter(folders, np.where(kept, part, -1), index.order, files)
+        for number, split in enumerate(SPLITS):
+            with parquet_writer(paths[split], SAMPLE_FEATURES) as write:
+                for file in files[number :: len(SPLITS)]:
+                    for table in _shuffled(file):
+                        table = table.set_column(table.column_names.index("split"), "split", [[split] * len(table)])
+                        write(table)
+                        counts[split].add(table, length)
+    return {split: counts[split].report(index, kept & (index.split == number)) for number, split in enumerate(SPLITS)}
+
+
+def _scatter(folders: list[Path], part: np.ndarray, order: np.ndarray, files: list[Path]) -> None:
+    """Put each row into the file of its part; -1 is none. A part fits into memory, so it can be sorted there."""
+    schema = SAMPLE_FEATURES.arrow_schema.append(pyarrow.field("order", pyarrow.uint64()))
+    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    start = 0
+    with ExitStack() as stack:
+        writers = [stack.enter_context(pyarrow.ipc.new_stream(file, schema, options=options)) for file in files]
+        for folder in folders:
+            for table in stream_tables(folder, SAMPLE_FEATURES):
+                of_table = slice(start, start := start + len(table))
+                table = table.append_column("order", [order[of_table]])
+                for number in np.unique(part[of_table]):
+                    if number >= 0:
+                        writers[number].write_table(table.filter(part[of_table] == number).cast(schema))
+
+
+def _shuffled(file: Path) -> Iterator[pyarrow.Table]:
+    """The rows of a part in order, some at a time."""
+    table = pyarrow.ipc.open_stream(file).read_all()
+    table = table.take(np.argsort(table["order"].to_numpy(), kind="stable")).drop_columns("order")
+    for start in range(0, len(table), STREAM_ROWS):
+        yield table.slice(start, STREAM_ROWS)
+
+
+class _SplitCounts:
+    """Counts of what is written to a split."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.counts = {name: Counter() for name in ("set", "priority_class", "source", "completion", "category")}
+        self.lengths: dict[str, list[int]] = {}
+
+    def add(self, table: pyarrow.Table, length: Callable[[dict], int] | None) -> None:
+        provenance = table["provenance"].combine_chunks()
+        self.rows += len(table)
+        for name, column in (
+            ("set", table["set"]),
+            ("priority_class", table["priority_class"]),
+            ("source", provenance.field("source_dataset")),
+            ("completion", provenance.field("completion_source")),
+            ("category", table["category"].fill_null("none")),
+        ):
+            self.counts[name].update(column.to_pylist())
+        for row in table.to_pylist() if length is not None else ():
+            self.lengths.setdefault(row["set"], []).append(length(row))
+
+    def report(self, index: MergeIndex, rows: np.ndarray) -> dict:
+        n_ds, n_dr = self.counts["set"]["circuit_breaker"], self.counts["set"]["retain"]
+        return {
+            "rows": self.rows,
+            "circuit_breaker": n_ds,
+            "retain": n_dr,
+            "dr_ratio": round(n_dr / n_ds, 3) if n_ds else None,
+            "classes": dict(sorted(self.counts["priority_class"].items())),
+            "sources": dict(sorted(self.counts["source"].items())),
+            "completions": dict(sorted(self.counts["completion"].items())),
+            "categories": dict(sorted(self.counts["category"].items())),
+            "groups": len(np.unique(index.group[rows])),
+            "pairs": len(np.unique(index.pair[rows])),
+            "tokens": {name: quantiles(lengths) for name, lengths in sorted(self.lengths.items())} or None,
+        }
+
+
+def _report(counts: dict[str, dict], reasons: np.ndarray, folders: list[Path]) -> dict:
+    dropped = {reason: int((reasons == number).sum()) for number, reason in enumerate(DROPS, start=1)}
     return {
-        "splits": {split: _counts(rows) for split, rows in splits.items()},
-        "drops": dict(sorted(drops.items())),
-        "inputs": {
-            f"{folder.parent.name}/{folder.name}": hashlib.sha256((folder / ROWS_FILE).read_bytes()).hexdigest()
-            for folder in folders
-        },
+        "splits": counts,
+        "drops": {reason: count for reason, count in sorted(dropped.items()) if count},
+        "inputs": {f"{folder.parent.name}/{folder.name}": _sha256(folder / ROWS_FILE) for folder in folders},
     }
 
 
-def _counts(rows: Dataset) -> dict:
-    sets = Counter(rows["set"])
-    n_ds, n_dr = sets["circuit_breaker"], sets["retain"]
-    return {
-        "rows": len(rows),
-        "circuit_breaker": n_ds,
-        "retain": n_dr,
-        "dr_ratio": round(n_dr / n_ds, 3) if n_ds else None,
-        "classes": counted(rows["priority_class"]),
-        "sources": counted(provenance["source_dataset"] for provenance in rows["provenance"]),
-        "completions": counted(provenance["completion_source"] for provenance in rows["provenance"]),
-        "categories": counted(category or "none" for category in rows["category"]),
-        "groups": len(set(rows["group"])),
-        "pairs": len(set(rows["pair"])),
-    }
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

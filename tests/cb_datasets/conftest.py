@@ -51,6 +51,9 @@ def sampled() -> dict:
     return {
         "generator_model": "tiny",
         "generator_revision": "abc",
+        "temperature": 0.7,
+        "top_p": 0.95,
+        "seed": 0,
         "stop_reason": "stop",
         "prompt_format": "llama3_json",
         "template_hash": "0123456789ab",
@@ -65,7 +68,7 @@ def make_sample(prompt: dict, sampled: dict):
 
     def make(completion: str, priority_class: str, **columns) -> dict:
         subset = "harmful/b4_flips" if priority_class.startswith("harmful") else f"retain/{priority_class}"
-        asked = {**prompt, **{key: columns.pop(key) for key in list(columns) if key in prompt}}
+        asked = {**prompt, **{key: columns.pop(key) for key in list(columns) if key in prompt and key != "id"}}
         split = columns.pop("split", "train")
         sample = label(
             asked,

@@ -28,6 +28,7 @@ class Characters:
     """A tokenizer with a token for each character."""
 
     chat_template = END
+    is_fast = False
 
     def apply_chat_template(self, messages: list[dict], **_) -> str:
         return "\n".join(f"{message['role']}: {message['content']}" for message in messages)

@@ -1,17 +1,24 @@
 """The one renderer, against the real Llama 3.1 tokenizer."""
 
+import copy
 import json
+import random
 
 import pytest
+from transformers import AutoTokenizer
 
 from builders.trace import message, tool_call
 from cb_datasets.chat import (
+    _HEADS,
+    assistant_header,
     encode_completion,
     encode_prompt,
     encode_sample,
+    encoded_prompt,
     injection_tokens,
     render_prompt,
     template_messages,
+    training_ids,
 )
 
 from .conftest import INJECTION, REQUEST, WRONG
@@ -73,8 +80,6 @@ def test_injection_tokens_in_an_escaped_tool_result(llama_tokenizer, prompt):
 
 
 def test_a_template_that_hides_the_injection_is_an_error(llama_tokenizer, prompt):
-    import copy
-
     tokenizer = copy.copy(llama_tokenizer)
     tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}<|eot_id|>"
     with pytest.raises(ValueError, match="prints 0 of 1 injections"):
@@ -102,3 +107,100 @@ def test_unanswered_calls_stay_and_no_field_is_null():
     rendered = template_messages(history)
     assert [turn["role"] for turn in rendered] == ["assistant", "user"]
     assert all(value is not None for turn in rendered for value in turn.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What prompts begin with is encoded once
+
+PIECES = [
+    " ",
+    "  ",
+    "\n",
+    "\n\n",
+    "\t",
+    "a",
+    "The",
+    " the",
+    "0",
+    "12345",
+    '"',
+    "}",
+    "\n}",
+    "é",
+    "e\u0301",
+    "漢字",
+    "👩‍👩‍👧",
+]
+PIECES += ["'s", " 's", "<|", "<|eot_id|>", "<|python_tag|>", "\u2028", "\xa0", "\r\n", "...", "<!--", "-->"]
+
+
+@pytest.fixture(params=["llama", "tiny agent"])
+def tokenizer(request, llama_tokenizer, tiny_agent_path):
+    """The tokenizers that are at hand, with nothing kept from other tests."""
+    known = llama_tokenizer if request.param == "llama" else AutoTokenizer.from_pretrained(tiny_agent_path)
+    _HEADS.pop(known, None)
+    return known
+
+
+def plain_ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_a_kept_head_changes_no_token(tokenizer, prompt):
+    """Random texts of what tokenizers merge, after one system prompt and one set of tools."""
+    draw = random.Random(0)
+    for _ in range(150):
+        content = "".join(draw.choices(PIECES, k=draw.randrange(1, 12)))
+        row = {**prompt, "messages": [prompt["messages"][0], message("user", content)]}
+        encoded = encoded_prompt(tokenizer, row)
+        whole = tokenizer(encoded.text, add_special_tokens=False, return_offsets_mapping=True)
+        assert encoded.ids == whole["input_ids"], content
+        assert encoded.offsets == whole["offset_mapping"], content
+    [head] = _HEADS[tokenizer].values()
+    assert head is not None and head.cut > 0.9 * len(head.text), "nearly all that prompts begin with is kept"
+
+
+def test_heads_of_other_tools_and_other_turns(tokenizer, prompt):
+    draw = random.Random(1)
+    tools = json.loads(prompt["tools"])
+    for _ in range(60):
+        chosen = draw.sample(tools, draw.randrange(1, 4))
+        turns = [
+            message("user", f"Do {draw.random()}"),
+            message("assistant", tool_calls=[tool_call("a", {"x": 1}, "")]),
+        ]
+        turns += [message("tool", "\n".join(draw.choices(PIECES, k=5)))]
+        system = [message("system", draw.choice(["Help.", "Help. ", "Obey.\n"]))] if draw.random() < 0.7 else []
+        row = {**prompt, "messages": system + turns, "tools": draw.choice([json.dumps(chosen), None])}
+        encoded = encoded_prompt(tokenizer, row)
+        assert encoded.ids == plain_ids(tokenizer, encoded.text)
+
+
+def test_a_tokenizer_that_cannot_be_cut_is_encoded_whole(tiny_agent_path, prompt):
+    """One that marks where a text starts: each part would get a mark of its own."""
+    from tokenizers.normalizers import Prepend
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    tokenizer.backend_tokenizer.normalizer = Prepend("x")
+    for number in range(4):
+        row = {**prompt, "messages": [prompt["messages"][0], message("user", f"Number {number}")]}
+        encoded = encoded_prompt(tokenizer, row)
+        assert encoded.ids == plain_ids(tokenizer, encoded.text)
+
+
+def test_a_changed_template_is_noticed(tiny_agent_path, prompt):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    for number in range(3):
+        encoded_prompt(tokenizer, {**prompt, "messages": [prompt["messages"][0], message("user", f"Number {number}")]})
+    tokenizer.chat_template = "{{ messages[0].content }}!{{ messages[1].content }}<|eot_id|>"
+    assert encoded_prompt(tokenizer, prompt).ids == plain_ids(tokenizer, render_prompt(tokenizer, prompt))
+
+
+def test_the_header_of_the_assistant(llama_tokenizer, prompt):
+    header = assistant_header(llama_tokenizer)
+    assert llama_tokenizer.decode(list(header)) == "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    assert tuple(encode_prompt(llama_tokenizer, prompt)[-len(header) :]) == header
+
+
+def test_the_loss_mask_covers_the_completion():
+    assert training_ids([1, 2, 3], [4, 5]) == ([1, 2, 3, 4, 5], [0, 0, 0, 1, 1])

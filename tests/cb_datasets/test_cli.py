@@ -120,9 +120,7 @@ def test_validate_stops_the_line_and_fills_the_quarantine(sets, tmp_path):
     report = read_json(tmp_path / "report.failed.json")["sets"]["retain/adversarial_safe"]
     assert report["rows"] == 2 and report["quarantined"] == 1 and not report["passed"]
     [bad] = load_rows(tmp_path / "q")
-    assert any(
-        reason.startswith("label:") for reason in read_json(tmp_path / "q" / "report.json")["reasons"][bad["id"]]
-    )
+    assert any(reason.startswith("label:") for reason in bad["reasons"])
     relaxed = run(
         "validate", *sets, "--quarantine", tmp_path / "q", "--output", tmp_path / "r.json", "--min-valid", 0.5
     )
@@ -175,7 +173,7 @@ def pipeline(tmp_path_factory, tiny_agent_path):
         ),
         (
             *("merge", *sets, *quarantine, "--prompts", data / "prompts", "--output", data / "stage2"),
-            *("--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 3),
+            *("--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 3, "--min-adversarial-safe", 5),
         ),
         ("preflight", "--stage2", data / "stage2", *model, "--output", reports / "preflight.json"),
     ]

@@ -11,18 +11,16 @@ from builders import load_source
 from builders.fujitsu import b1_trace, b3_trace
 from builders.trace import TRACE_FEATURES, message, to_json, tool_call
 from cb_datasets.checks.rules import check
-from cb_datasets.files import save_rows, to_dataset
+from cb_datasets.files import to_dataset
 from cb_datasets.ingest import split_by_group
-from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.harmful import FLIPS
-from cb_datasets.sets.merge import merge
 from cb_datasets.sets.prompts import asked_prompt, choose, clean_prompt, prompts_for_task
 from cb_datasets.sets.recorded import recorded_set, written_turn
 from cb_datasets.sets.retain import ADVERSARIAL_SAFE, BENIGN_TWINS
 from cb_datasets.sets.sampled import drop_reason
 from cb_datasets.tool_calls import FORMATS
 
-from .conftest import REFUSAL, RIGHT, TEXT, WRONG
+from .conftest import RIGHT, TEXT, WRONG
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -111,23 +109,6 @@ def test_a_turn_is_written_in_the_targets_format():
     assert written_turn({"content": "Done.", "tool_calls": []}, LLAMA) == "Done.<|eot_id|>"
     assert written_turn({"content": None, "tool_calls": []}, LLAMA) is None
     assert written_turn({"content": None, "tool_calls": [call, call]}, LLAMA) is None
-
-
-def test_merge_counts_what_it_leaves_out(make_sample, tmp_path):
-    flip, safe = make_sample(WRONG, "harmful_flip"), make_sample(RIGHT, "adversarial_safe")
-    held = make_sample(REFUSAL, "refusal", group="other", split="eval")
-    again = {**safe, "id": "retain/again"}
-    bad = {**make_sample(TEXT, "refusal"), "id": "retain/bad"}
-    for name, rows in (("harmful/b4_flips", [flip]), ("retain/safe", [safe, again, bad]), ("retain/refusals", [held])):
-        save_rows(to_dataset(rows, SAMPLE_FEATURES), tmp_path / name, {})
-    folders = [tmp_path / name for name in ("harmful/b4_flips", "retain/safe", "retain/refusals")]
-    splits, stats = merge(folders, {"retain/bad"}, seed=0)
-    assert stats["drops"] == {"duplicate": 1, "quarantined": 1}
-    assert sorted(splits["train"]["id"]) == sorted([flip["id"], safe["id"]])
-    assert splits["eval"]["id"] == [held["id"]]
-    assert stats["splits"]["train"]["dr_ratio"] == 1.0
-    backwards, _ = merge(folders[::-1], {"retain/bad"}, seed=0)
-    assert sorted(backwards["train"]["assistant_raw"]) == sorted(splits["train"]["assistant_raw"])
 
 
 @pytest.fixture(scope="module")

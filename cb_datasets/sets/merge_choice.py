@@ -1,0 +1,114 @@
+"""Which rows are merged: the options, the reasons to leave a row out, and the decision."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from ..near_duplicates import near_repeats
+from ..sample import PRIORITY_WEIGHTS
+from .merge_index import CLASSES, MergeIndex
+
+
+# Why a row is left out, in the order in which the reasons are looked for.
+DROPS = (
+    "quarantined",
+    "duplicate",  # word for word what another row is, but for ids of calls
+    "near_duplicate",  # same class, injection, history and call; nearly the same request or answer
+    "near_duplicate_of_eval",  # asks nearly what the eval split or an evaluation prompt asks, or is a sibling of that
+    "over_quota",
+    "sibling_over_quota",
+    "over_dr_ratio",
+)
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What is taken into the merged dataset.
+
+    Args:
+        seed (`int`, *optional*, defaults to `0`): Decides the order of rows, and which of them a quota keeps.
+        eval_fraction (`float`, *optional*): Hold out this share of groups, by the same hash as at ingest; rows that
+            were held out there stay so. Without it, the splits are those of ingest.
+        repeat_similarity (`float`, *optional*, defaults to `0.95`): Similarity from which on a row is a
+            `near_duplicate`; above 1 nothing is.
+        quotas (`Mapping[str, int]`, *optional*): Most pairs of a class in the train split. A pair that is over a quota
+            leaves with all its rows, so that siblings stay together.
+        max_dr_ratio (`float`, *optional*): Most rows of Dr for each row of Ds. Pairs that have no row in Ds go, as few
+            as it takes.
+        weights (`Mapping[str, float]`, *optional*, defaults to [`PRIORITY_WEIGHTS`]): How much a pair of each class
+            is worth keeping under `max_dr_ratio`; a pair counts as its most valuable row.
+    """
+
+    seed: int = 0
+    eval_fraction: float | None = None
+    repeat_similarity: float = 0.95
+    quotas: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    max_dr_ratio: float | None = None
+    weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def decide(index: MergeIndex, options: MergeOptions) -> np.ndarray:
+    """For each row 0, or 1 + the position in `DROPS` of the reason why it is left out."""
+    reasons = np.zeros(len(index), np.int8)
+
+    def drop(reason: str, rows: np.ndarray) -> None:
+        reasons[rows & (reasons == 0)] = 1 + DROPS.index(reason)
+
+    def kept(of_train: bool = False) -> np.ndarray:
+        return (reasons == 0) & ((index.split == 0) | (not of_train))
+
+    drop("quarantined", index.is_out)
+    drop("duplicate", _repeats(index, kept()))
+    drop("near_duplicate", _near_repeats(index, kept(), options.repeat_similarity))
+    drop("near_duplicate_of_eval", np.isin(index.pair, index.pair[index.leaks & kept()]) & kept(of_train=True))
+    for name, quota in options.quotas.items():
+        over = _over_quota(index, kept(of_train=True), CLASSES.index(name), quota)
+        drop("over_quota", over & (index.kind == CLASSES.index(name)))
+        drop("sibling_over_quota", over)
+    if options.max_dr_ratio is not None:
+        drop("over_dr_ratio", _over_ratio(index, kept(of_train=True), options))
+    return reasons
+
+
+def _repeats(index: MergeIndex, kept: np.ndarray) -> np.ndarray:
+    """Rows whose content an earlier row has; "earlier" is by `order`, whatever folder came first."""
+    rows = np.flatnonzero(kept)
+    rows = rows[np.lexsort((index.order[rows], index.content[rows]))]
+    repeated = np.zeros(len(index), bool)
+    repeated[rows[1:]] = index.content[rows[1:]] == index.content[rows[:-1]]
+    return repeated
+
+
+def _near_repeats(index: MergeIndex, kept: np.ndarray, similarity: float) -> np.ndarray:
+    # Most rows are alone in their bucket and need no comparing.
+    _, inverse, counts = np.unique(index.bucket, return_inverse=True, return_counts=True)
+    rows = np.flatnonzero(kept & (counts[inverse] > 1))
+    rows = rows[np.argsort(index.order[rows])]
+    repeated = np.zeros(len(index), bool)
+    repeated[rows] = near_repeats(index.signatures[index.signature[rows]], index.bucket[rows], similarity)
+    return repeated
+
+
+def _over_quota(index: MergeIndex, kept: np.ndarray, kind: int, quota: int) -> np.ndarray:
+    """Rows of the pairs that have a row of this class and are not among the first `quota` of them."""
+    pairs = np.unique(index.pair[kept & (index.kind == kind)])  # sorted, and so in random order
+    return kept & np.isin(index.pair, pairs[quota:])
+
+
+def _over_ratio(index: MergeIndex, kept: np.ndarray, options: MergeOptions) -> np.ndarray:
+    """Rows of the pairs to go so that there is not too much of Dr for what there is of Ds."""
+    allowed = int(options.max_dr_ratio * (kept & index.is_ds).sum())
+    bound = kept & np.isin(index.pair, index.pair[kept & index.is_ds])
+    free = np.flatnonzero(kept & ~bound)
+    weights = np.array([(PRIORITY_WEIGHTS | dict(options.weights))[name] for name in CLASSES])
+    pairs, inverse, rows_of = np.unique(index.pair[free], return_inverse=True, return_counts=True)
+    weight = np.zeros(len(pairs))
+    np.maximum.at(weight, inverse, weights[index.kind[free]])
+    # Weighted draw without replacement (Efraimidis and Spirakis 2006): the largest u ** (1 / weight) are drawn first.
+    drawn = np.argsort(np.log((pairs + 0.5) / 2**64) / np.maximum(weight, 1e-9))[::-1]
+    taken = (bound & ~index.is_ds).sum() + np.cumsum(rows_of[drawn])
+    over = np.zeros(len(index), bool)
+    over[free] = np.isin(index.pair[free], pairs[drawn[taken > allowed]])
+    return over
