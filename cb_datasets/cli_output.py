@@ -24,10 +24,10 @@ def dropped(drops: dict[str, int]) -> str:
 
 
 def tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a model, see [`~generation.backend.load_tokenizer`]."""
+    from .generation.backend import load_tokenizer
 
-    return AutoTokenizer.from_pretrained(model)
+    return load_tokenizer(model)
 
 
 def table(header: list[str], rows: list[tuple]) -> None:

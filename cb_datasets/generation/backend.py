@@ -85,11 +85,17 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         model (`str`): Folder of the model, or its Hub id.
 
     Raises:
+        FileNotFoundError: If there is no such folder, and the Hub has no such model or is not reached.
         ValueError: If it has no chat template, or one whose tool-call format is unknown.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{model} is no folder of a model, and no model that the Hub would give: {str(error).splitlines()[0]}"
+        ) from error
     if tokenizer.chat_template is None:
         raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
     format_of(tokenizer.chat_template)
