@@ -360,11 +360,11 @@ def _save(made: "Yield", output: Path | None, asking: Asking | None = None) -> N
     """Write a set and print its summary; without a folder, print only. One rank of several has no set to write."""
     from .files import save_rows
 
+    report = made.report()
+    yield_table(report["by_category"])
     if asking is not None and asking.rank is not None:
         print(f"{made.name}: shards {asking.rank}, {asking.rank + asking.world}, ... are done; no set is written")
         return
-    report = made.report()
-    yield_table(report["by_category"])
     if not made.samples:
         raise ValueError(f"{made.name}: no sample was kept; {dropped(report['drops'])}.")
     if output is not None:

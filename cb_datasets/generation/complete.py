@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import overload
 
 import pyarrow
 from datasets import Dataset
@@ -26,7 +25,7 @@ from ..chat import DATE_STRING, MAX_LENGTH, template_hash
 from ..tool_calls import format_of
 from .backend import Backend, Sampling
 from .progress import Progress
-from .shard import PROMPT_COLUMNS, complete_shard
+from .shard import COMPLETION_FEATURES, PROMPT_COLUMNS, complete_shard
 from .shards import Shards
 
 
@@ -46,36 +45,6 @@ _MEMORY_IS_FULL = ("OutOfMemoryError", "out of memory", "can't allocate memory")
 _logger = logging.getLogger(__name__)
 
 
-@overload
-def complete(
-    prompts: Dataset,
-    backend: Backend,
-    sampling: Sampling,
-    work_dir: Path,
-    *,
-    shard_size: int | None = None,
-    max_length: int = MAX_LENGTH,
-    description: str = "Completing",
-    accepts: Callable[[dict], bool] | None = None,
-) -> Dataset: ...
-
-
-@overload
-def complete(
-    prompts: Dataset,
-    backend: Backend,
-    sampling: Sampling,
-    work_dir: Path,
-    *,
-    shard_size: int | None = None,
-    max_length: int = MAX_LENGTH,
-    description: str = "Completing",
-    accepts: Callable[[dict], bool] | None = None,
-    rank: int | None,
-    world: int,
-) -> Dataset | None: ...
-
-
 def complete(
     prompts: Dataset,
     backend: Backend,
@@ -88,7 +57,7 @@ def complete(
     accepts: Callable[[dict], bool] | None = None,
     rank: int | None = None,
     world: int = 1,
-) -> Dataset | None:
+) -> Dataset:
     """Completions of `prompts`, `sampling.num_samples` rows each, in order.
 
     Args:
@@ -107,7 +76,7 @@ def complete(
         rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`, as one of `world` tasks.
 
     Returns:
-        [`~datasets.Dataset`]: Rows of `COMPLETION_FEATURES`; `None` with a rank.
+        [`~datasets.Dataset`]: Rows of `COMPLETION_FEATURES`; with a rank, those of its shards.
 
     Raises:
         ValueError: If there are no prompts, or two with one id; if a shard could not be made (the shards before it
@@ -140,8 +109,9 @@ def complete(
     if rank is not None:
         left = len(shards) - shards.finished()
         _logger.warning("%s: %d of %d shards are still missing.", description, left, len(shards))
-        return None
-    return Dataset(pyarrow.concat_tables([shards.read(index) for index in range(len(shards))]))
+    # A task of more tasks than there are shards has none.
+    none = COMPLETION_FEATURES.arrow_schema.empty_table()
+    return Dataset(pyarrow.concat_tables([none, *(shards.read(index) for index in mine)], promote_options="none"))
 
 
 def _settings(prompts: Dataset, backend: Backend, sampling: Sampling, shard_size: int, max_length: int) -> dict:

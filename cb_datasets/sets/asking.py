@@ -60,8 +60,8 @@ class Asker:
 
     def complete(
         self, prompts: Dataset, sampling: Sampling, description: str, accepts: Callable[[dict], bool] | None = None
-    ) -> Dataset | None:
-        """Rows of `COMPLETION_FEATURES`, or `None` while other ranks have shards to do."""
+    ) -> Dataset:
+        """Rows of `COMPLETION_FEATURES`; of this rank's shards only, if there are several."""
         return complete(
             prompts,
             self.backend,

@@ -59,7 +59,7 @@ def sample_set(
             return drop_reason(completion, by_id[completion["prompt_id"]]["target"], wanted, tool_format)
 
         description = f"{wanted.subset} ({split})"
-        for completion in asker.complete(rows, sampling, description, lambda row: reason_of(row) is None) or ():
+        for completion in asker.complete(rows, sampling, description, lambda row: reason_of(row) is None):
             prompt, reason = by_id[completion["prompt_id"]], reason_of(completion)
             if reason is not None:
                 result.drop(reason, prompt["category"])

@@ -164,11 +164,13 @@ def test_a_redacted_sample_keeps_its_completion_and_loses_the_injection(traces, 
         assert injected not in sample["messages"][-1]["content"] and check(sample) == []
 
 
-def test_one_rank_of_several_makes_no_set_and_asks_nothing_twice(traces, asker):
+def test_one_rank_of_several_yields_its_share_and_asks_nothing_twice(traces, asker):
     rule = flipping(traces, lambda number, seed: True)
+    shares = []
     for rank in (0, 1):
         alone = asker(rule, rank=rank, world=2)
-        assert flips(traces, alone, DRAWN, FlipOptions(include_forced=True, target_n=99)).samples == []
+        shares.append(len(flips(traces, alone, DRAWN, FlipOptions(include_forced=True, target_n=99)).samples))
+    assert shares == [30, 0]  # one shard a side
     after = asker(rule)
     assert len(flips(traces, after, DRAWN).samples) == 30 and after.backend.asked == []
 

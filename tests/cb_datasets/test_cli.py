@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from cb_datasets.cli import app
@@ -17,26 +18,16 @@ from .conftest import RIGHT, TEXT, WRONG
 
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = [
-    "ingest",
-    "sources",
-    "generate-ds",
-    "generate-dr",
-    "generate-adversarial-safe",
-    "collect",
-    "generate-eval",
-    "validate",
-    "quality-gates",
-    "merge",
-    "preflight",
-    "export",
-    "evaluate",
-]
+COMMANDS = list(typer.main.get_command(app).commands)
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "cb_datasets.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_there_are_commands():
+    assert {"ingest", "generate-ds", "regenerate", "validate", "merge", "preflight", "evaluate"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -481,13 +481,16 @@ def test_a_task_and_its_ghost_on_the_same_shards_do_no_harm(prompts, undisturbed
 
 def test_a_task_does_its_share_and_says_what_is_missing(prompts, tmp_path, caplog):
     first, second = Parrot(), Parrot()
-    assert complete(prompts, first, DRAWN, tmp_path, shard_size=5, description="flips", rank=1, world=2) is None
+    done = complete(prompts, first, DRAWN, tmp_path, shard_size=5, description="flips", rank=1, world=2)
+    ids = prompts["id"][5:10] + prompts["id"][15:20]
+    assert done["prompt_id"] == [id for id in ids for _ in range(DRAWN.num_samples)]
     assert [path.name[6:11] for path in shards_in(tmp_path)] == ["00001", "00003"]
     assert caplog.messages == ["flips: 3 of 5 shards are still missing."]
-    assert complete(prompts, second, DRAWN, tmp_path, shard_size=5, rank=0, world=2) is None
+    complete(prompts, second, DRAWN, tmp_path, shard_size=5, rank=0, world=2)
     assert (len(first.asked), len(second.asked)) == (2, 3)
     assert caplog.messages[1] == "Completing: 0 of 5 shards are still missing."
-    assert complete(prompts, silent(), DRAWN, tmp_path, shard_size=5, rank=7, world=8) is None
+    none = complete(prompts, silent(), DRAWN, tmp_path, shard_size=5, rank=7, world=8)
+    assert len(none) == 0 and none.column_names == done.column_names
 
 
 @pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0), (None, 2)])
