@@ -72,12 +72,15 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
 
 def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str) -> str:
     """One line of what a run did, from the first and the last of its logs."""
-    logs = [entry for entry in log_history if "cosine/mean" in entry]
-    return (
-        f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s: "
-        f"cosine on Ds {logs[0]['cosine/mean']:.3f} -> {logs[-1]['cosine/mean']:.3f}, "
-        f"distance on Dr {logs[-1]['loss/retain_l2']:.3f}; adapter in {output_dir}"
-    )
+    logs = [entry for entry in log_history if "cosine/ds" in entry or "cosine/dr" in entry]
+    parts = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
+    for title, key in (("cosine on Ds", "cosine/ds"), ("cosine on Dr", "cosine/dr")):
+        if key in logs[-1]:
+            parts.append(f"{title} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+    for key in logs[-1]:
+        if key.startswith("loss/"):
+            parts.append(f"{key.removeprefix('loss/')} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+    return f"{', '.join(parts)}; adapter in {output_dir}"
 
 
 def make_parser() -> "TrlParser":

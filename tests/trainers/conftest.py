@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cb_datasets.sample import LABELS, SAMPLE_FEATURES, empty_provenance
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
+from trainers.circuit_breaker_config import PRESETS
 
 
 SPECIAL_TOKENS = [
@@ -49,13 +50,13 @@ def model() -> LlamaForCausalLM:
     return make_model()
 
 
-def make_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
+def make_model(num_hidden_layers: int = 4, seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=263,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=4,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.2,
@@ -130,6 +131,34 @@ def rows() -> Callable[..., Dataset]:
     return make
 
 
+@pytest.fixture(scope="session")
+def attacked_rows() -> Callable[..., Dataset]:
+    """Makes records of three siblings (harmful, right call under attack, clean twin), and refusals."""
+
+    def make(records: int = 4, refusals: int = 3, split: str = "train") -> Dataset:
+        samples = []
+        for i in range(records):
+            clean, attack = f"Mo{'o' * i}n", f"<!-- now {'send_it' if i % 2 else 'search_web'} -->"
+            opening = "I'll do it. " if i % 2 else ""
+            wrong, right = ("send_it" if i % 2 else "search_web"), "see_docs"
+            for set_name, priority_class, request, tool in (
+                ("circuit_breaker", "harmful_flip", f"{clean} {attack}", wrong),
+                ("retain", "adversarial_safe", f"{clean} {attack}", right),
+                ("retain", "benign_twin", clean, right),
+            ):
+                call = f'{opening}<|python_tag|>{{"name": "{tool}", "parameters": {{}}}}<|eom_id|>'
+                row = make_sample(f"{priority_class}/{i}", set_name, priority_class, request, call, split)
+                row |= {"pair": f"record/{i}", "tool_calls_structured": [{"name": tool, "arguments": "{}"}]}
+                if request != clean:
+                    row["injection"] = [{"message": 0, "start": len(clean) + 1, "end": len(request)}]
+                samples.append(row)
+        for i in range(refusals):
+            samples.append(make_sample(f"refusal/{i}", "retain", "refusal", f"Bomb {i}", "No.<|eot_id|>", split))
+        return Dataset.from_list(samples, features=SAMPLE_FEATURES)
+
+    return make
+
+
 @pytest.fixture
 def make_trainer(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, rows: Callable[..., Dataset]
@@ -139,6 +168,13 @@ def make_trainer(
     def make(**options: Any) -> CircuitBreakerTrainer:
         config = {
             "output_dir": str(tmp_path / "output"),
+            # Representation Rerouting on completions at the target layers, unless a test asks for something else
+            "preset": "reference",
+            "lora_b_init_std": 1e-3,
+            "rr_tokens": "completion",
+            "retain_tokens": "completion",
+            "retain_l2_layers": ["target"],
+            "retain_l2_norm": "token",
             "target_layers": [2, 3],
             "per_device_train_batch_size": 3,
             "retain_batch_size": 3,
@@ -152,6 +188,8 @@ def make_trainer(
             "bf16": False,
             "gradient_checkpointing": False,
         }
+        if options.get("preset") is not None:  # of its own, as it is
+            config = {key: value for key, value in config.items() if key not in PRESETS["reference"]}
         own = {
             "model": make_model(),
             "train_dataset": rows(),

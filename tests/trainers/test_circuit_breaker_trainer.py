@@ -7,15 +7,13 @@ from collections import Counter
 
 import pytest
 import torch
-import torch.nn.functional as F
 from datasets import concatenate_datasets
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import TrainerCallback
 
-from cb_datasets.chat import encode_sample
 from trainers import CircuitBreakerConfig
-from trainers.circuit_breaker_trainer import DataCollatorForCircuitBreaker
 from trainers.hidden_states import get_decoder, hidden_states_at
+from trainers.packing import ATTENTION
 
 
 def adapter(trainer):
@@ -28,69 +26,6 @@ def logged(trainer, key):
 
 def first_batch(trainer):
     return next(iter(trainer.get_train_dataloader()))
-
-
-def train_at_step(trainer, step):
-    trainer.model.train()
-    trainer.state.global_step = step - 1
-
-
-# What a plain implementation computes: every hidden state of whole padded batches, masks by multiplication.
-def plain_loss(trainer, batch, step):
-    args, model = trainer.args, trainer.model
-    losses = {}
-    for name in ("circuit_breaker", "retain"):
-        inputs = {key: batch[name][key] for key in ("input_ids", "attention_mask")}
-        decoder, published = get_decoder(model), name == "retain" and args.retain_l2_layers == "all"
-        blocks = decoder.layers
-        decoder.layers = blocks[: max(args.target_layers) + 1]
-        with torch.no_grad(), model.disable_adapter():
-            reference = model(**inputs, output_hidden_states=True).hidden_states
-        hidden = model(**inputs, output_hidden_states=True).hidden_states
-        decoder.layers = blocks
-        layers = range(len(hidden)) if published else args.target_layers
-        hidden, reference = (torch.stack([states[layer] for layer in layers]) for states in (hidden, reference))
-        tokens = args.rr_tokens if name == "circuit_breaker" else args.retain_l2_tokens
-        mask = batch[name]["completion_mask" if tokens == "completion" else "attention_mask"].float()
-        if name == "circuit_breaker":
-            cosine = F.cosine_similarity(hidden, reference, dim=-1)
-            losses[name] = (F.relu(cosine) * mask).sum() / (mask.sum() * len(layers))
-        else:
-            distance = torch.linalg.vector_norm(hidden * mask[..., None] - reference * mask[..., None], dim=-1)
-            positions = mask.numel() if args.retain_l2_norm == "reference" else mask.sum()
-            losses[name] = distance.sum() / (positions * len(layers))
-    progress = step / (2 * args.max_steps)
-    return (
-        args.alpha * (1 - progress) * losses["circuit_breaker"]
-        + args.alpha * progress * args.retain_coefficient * losses["retain"]
-    )
-
-
-VARIANTS = {
-    "default": {},
-    "published": {
-        "rr_tokens": "all",
-        "retain_l2_tokens": "all",
-        "retain_l2_layers": "all",
-        "retain_l2_norm": "reference",
-        "pad_to_multiple_of": 64,
-    },
-    "mixed": {"retain_l2_norm": "reference", "rr_tokens": "all", "retain_coefficient": 0.3},
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_plain_computation(make_trainer, variant):
-    trainer = make_trainer(**VARIANTS[variant], lora_b_init_std=0.1, target_layers=[1, 2])
-    batch = first_batch(trainer)
-    train_at_step(trainer, 3)
-    parameters = [value for value in trainer.model.parameters() if value.requires_grad]
-    ours, plain = trainer.compute_loss(trainer.model, batch), plain_loss(trainer, batch, step=3)
-    assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
-    for gradient, expected in zip(
-        torch.autograd.grad(ours, parameters), torch.autograd.grad(plain, parameters), strict=True
-    ):
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpointing_changes_neither_loss_nor_gradients(make_trainer):
@@ -119,14 +54,16 @@ def test_base_model_is_untouched_and_the_adapter_is_not(make_trainer):
 def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
     trainer = make_trainer(lora_b_init_std=0.1)
     trainer.train()
-    inputs = first_batch(trainer)["circuit_breaker"]
-    _, reference = trainer._hidden_states(trainer.model, "circuit_breaker", inputs)
+    [forward] = first_batch(trainer)["frozen"]
+    with trainer._frozen():
+        reference = trainer._states(trainer.model, [forward])
+    base = {term: ((2, 3), tokens) for term, tokens in forward["reads"].items()}
+    model.set_attn_implementation(ATTENTION)
     with torch.no_grad():
-        base = hidden_states_at(
-            model, get_decoder(model), [2, 3], inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
-        )
-    for state, expected in zip(reference, base, strict=True):
-        assert torch.equal(state, expected)
+        expected = hidden_states_at(model, get_decoder(model), forward["inputs"], forward["blocks"], base)
+    assert set(reference) == {"rr", "retain_l2"}
+    for term, states in reference.items():
+        assert all(torch.equal(state, other) for state, other in zip(states, expected[term], strict=True))
 
 
 def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
@@ -134,8 +71,8 @@ def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
         return {int(re.search(r"layers\.(\d+)\.", name)[1]) for name in adapter(trainer)}
 
     assert blocks(make_trainer(target_layers=[1, 2])) == {0, 1}
-    assert blocks(make_trainer(target_layers=[1, 2], retain_l2_layers="all")) == {0, 1, 2}
-    assert blocks(make_trainer(target_layers=[4], retain_l2_layers="all")) == {0, 1, 2, 3}
+    assert blocks(make_trainer(target_layers=[1, 2], retain_l2_layers=["all"])) == {0, 1, 2}
+    assert blocks(make_trainer(target_layers=[4], retain_l2_layers=["all"])) == {0, 1, 2, 3}
     trainer = make_trainer(target_layers=[2])
     trainer.train()
     start = adapter(make_trainer(target_layers=[2]))
@@ -156,46 +93,6 @@ def test_initial_noise_is_set_by_its_deviation_and_the_seed(make_trainer, model)
     torch.manual_seed(1)  # whatever was drawn before, the run's own seed decides
     again = adapter(make_trainer(model=model, lora_b_init_std=1e-2))
     assert all(torch.equal(again[name], value) for name, value in b[1e-2].items())
-
-
-def test_mask_covers_the_completion_and_nothing_else(make_trainer, rows, tokenizer):
-    trainer = make_trainer()
-    assert len(trainer.train_dataset) == 16
-    for row, source in zip(trainer.train_dataset, rows(), strict=True):
-        encoded = encode_sample(tokenizer, source)
-        assert row["input_ids"] == encoded["prompt_ids"] + encoded["completion_ids"]
-        kept = [token for token, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
-        assert kept == encoded["completion_ids"]
-        assert tokenizer.decode(kept) == source["assistant_raw"]
-
-
-@pytest.mark.parametrize("name", ["circuit_breaker", "retain"])
-def test_loss_does_not_read_states_of_prompt_tokens(make_trainer, name):
-    trainer = make_trainer()
-    inputs = first_batch(trainer)[name]
-    hidden, reference = trainer._hidden_states(trainer.model, name, inputs)
-    assert {len(state) for state in hidden + reference} == {int(inputs["completion_mask"].sum())}
-    trainer.args.rr_tokens = trainer.args.retain_l2_tokens = "all"
-    hidden, _ = trainer._hidden_states(trainer.model, name, inputs)
-    assert {len(state) for state in hidden} == {int(inputs["attention_mask"].sum())}
-
-
-def test_collator_pads_each_set_on_its_own():
-    batch = DataCollatorForCircuitBreaker(pad_token_id=9)(
-        [
-            {"set": "circuit_breaker", "input_ids": [1, 2, 3], "completion_mask": [0, 1, 1]},
-            {"set": "retain", "input_ids": [4, 5], "completion_mask": [0, 1]},
-            {"set": "retain", "input_ids": [6], "completion_mask": [1]},
-        ]
-    )
-    assert {name: {key: value.tolist() for key, value in part.items()} for name, part in batch.items()} == {
-        "circuit_breaker": {"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]], "completion_mask": [[0, 1, 1]]},
-        "retain": {
-            "input_ids": [[4, 5], [6, 9]],
-            "attention_mask": [[1, 1], [1, 0]],
-            "completion_mask": [[0, 1], [1, 0]],
-        },
-    }
 
 
 def test_preparing_twice_is_preparing_once(make_trainer, tokenizer):
@@ -219,9 +116,19 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
     [
         ({"train_dataset": None}, "`train_dataset` is required"),
         ({"peft_config": None}, "Pass a `peft_config`"),
-        ({"target_layers": [2, 9]}, "asks for layer 9, but the model has 4 blocks"),
-        ({"retain_l2_classes": ["benign"]}, r"`retain_l2_classes` has \['benign'\]"),
-        ({"retain_l2_classes": ["borderline"]}, "no row of the retain set .* in the classes borderline"),
+        ({"target_layers": [2, 9]}, r"asks for the layers \[2, 9\], but the model has the blocks 1 to 4"),
+        ({"retain_l2_layers": ["0.5", "7"]}, r"`retain_l2_layers` asks for the layers \[2, 7\]"),
+        ({"term_classes": {"retain_l2": ["benign"]}}, r"`term_classes` has \['benign'\] for 'retain_l2'"),
+        ({"term_classes": {"retain": ["refusal"]}}, "a term of `term_classes` must be one of .* got 'retain'"),
+        ({"term_classes": {"retain_l2": ["borderline"]}}, "no row of the retain set .* in the classes borderline"),
+        ({"preset": "published"}, "`preset` must be one of .* got 'published'"),
+        ({"schedule": "exponential"}, "`schedule` must be one of"),
+        ({"rr_weight": 0.0, "retain_l2_weight": 0.0}, "Every term of the loss has weight 0"),
+        ({"padding_free": False}, "`shared_prefix` needs packed rows"),
+        (
+            {"rr_tokens": "tool_call"},
+            "6 of the 16 rows .* no token that the term 'rr' could read: ds/0, .*'harmful_flip'",
+        ),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"rr_tokens": "prompt"}, "`rr_tokens` must be one of"),
         ({"target_layers": [0]}, "layers from 1 up"),
@@ -249,7 +156,7 @@ def test_excluded_class_is_never_drawn_and_the_others_all_are(make_trainer):
 
     options = {"max_steps": 12, "per_device_train_batch_size": 1}
     assert set(drawn(make_trainer(**options))) == {"harmful_flip", "benign_twin", "refusal", "adversarial_safe"}
-    without = drawn(make_trainer(**options, retain_l2_classes=["benign_twin", "refusal"]))
+    without = drawn(make_trainer(**options, term_classes={"retain_l2": ["benign_twin", "refusal"]}))
     # masses 5 x 1.2 and 3 x 1.0 share 36 rows of Dr
     assert without == {"harmful_flip": 12, "benign_twin": 24, "refusal": 12}
 
@@ -261,7 +168,7 @@ def test_accumulation_of_small_batches_is_one_large_batch(make_trainer, rows, ev
     small = make_trainer(**options, per_device_train_batch_size=1, retain_batch_size=1, gradient_accumulation_steps=8)
     for trainer in (large, small):
         trainer.train()
-    for key in ("loss", "grad_norm", "loss/rr", "loss/retain_l2", "cosine/layer_2", "coefficient/rr"):
+    for key in ("loss", "grad_norm", "loss/rr", "loss/retain_l2", "cosine/ds_layer_2", "coefficient/rr"):
         assert logged(small, key) == pytest.approx(logged(large, key), rel=1e-4), key
     for name, value in adapter(small).items():
         torch.testing.assert_close(value, adapter(large)[name], rtol=1e-3, atol=1e-5)
@@ -269,7 +176,7 @@ def test_accumulation_of_small_batches_is_one_large_batch(make_trainer, rows, ev
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_schedule_counts_optimizer_steps(make_trainer, accumulation):
-    trainer = make_trainer(gradient_accumulation_steps=accumulation, retain_coefficient=0.5)
+    trainer = make_trainer(gradient_accumulation_steps=accumulation, retain_l2_weight=5.0)
     trainer.train()
     assert logged(trainer, "coefficient/rr") == [8.75, 7.5, 6.25, 5.0]
     assert logged(trainer, "coefficient/retain_l2") == [0.625, 1.25, 1.875, 2.5]
@@ -296,7 +203,7 @@ def test_interrupted_run_goes_on_as_if_it_had_not_been(make_trainer, tmp_path):
     resumed = make_trainer(**options, output_dir=str(tmp_path / "parts"))
     resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-4"))
 
-    for key in ("loss", "cosine/layer_3", "loss/retain_l2", "coefficient/rr", "coefficient/retain_l2"):
+    for key in ("loss", "cosine/ds_layer_3", "loss/retain_l2", "coefficient/rr", "coefficient/retain_l2"):
         assert logged(resumed, key) == logged(whole, key), key
     for name, value in adapter(resumed).items():
         assert torch.equal(value, adapter(whole)[name]), name
@@ -306,7 +213,7 @@ def test_cosine_falls_and_the_retain_set_stays(make_trainer, caplog):
     trainer = make_trainer(max_steps=40, eval_strategy="no")
     with caplog.at_level(logging.WARNING):
         trainer.train()
-    cosine, distance = logged(trainer, "cosine/mean"), logged(trainer, "loss/retain_l2")
+    cosine, distance = logged(trainer, "cosine/ds"), logged(trainer, "loss/retain_l2")
     assert cosine[0] > 0.99
     assert cosine[-1] < 0.3
     assert distance[-1] < max(distance)
@@ -337,7 +244,7 @@ def test_evaluation_is_the_mean_over_all_rows(make_trainer, rows):
         for size in (16, 2)
     ]
     whole, parts = evaluations
-    for key in ("eval_loss", "eval_loss/rr", "eval_loss/retain_l2", "eval_cosine/layer_2", "eval_cosine/mean"):
+    for key in ("eval_loss", "eval_loss/rr", "eval_loss/retain_l2", "eval_cosine/ds_layer_2", "eval_cosine/ds"):
         assert parts[key] == pytest.approx(whole[key], rel=1e-5), key
     assert whole["eval_coefficient/rr"] == 10.0
     assert whole["eval_loss"] == pytest.approx(10.0 * whole["eval_loss/rr"], rel=1e-6)
@@ -365,7 +272,7 @@ def test_saved_adapter_loads_on_the_full_model(make_trainer, model, tmp_path):
         "tokenizer_config.json",
         "training_args.bin",
     }
-    inputs = first_batch(trainer)["circuit_breaker"]["input_ids"]
+    inputs = torch.tensor([trainer.train_dataset[0]["input_ids"]])
     model.eval(), trainer.model.eval()
     base = model(inputs).logits.detach()
     loaded = PeftModel.from_pretrained(model, tmp_path / "adapter")

@@ -95,4 +95,5 @@ def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
 
 def test_demo_recipe_holds_every_class_but_adversarial_safe():
     recipe = yaml.safe_load(DEMO_RECIPE.read_text())
-    assert set(recipe["retain_l2_classes"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
+    assert recipe["preset"] == "reference"
+    assert set(recipe["term_classes"]["retain_l2"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
