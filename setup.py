@@ -69,7 +69,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["builders*", "cb_datasets*", "trainers*"]),
-    package_data={"builders": ["assets/*.json"], "cb_datasets": ["evaluation/metrics/*/*.py"]},
+    package_data={
+        "builders": ["assets/*.json"],
+        "cb_datasets": ["evaluation/metrics/*/*.py"],
+        "trainers": ["model_card.md.jinja"],
+    },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cb-datasets=cb_datasets.cli:main"]},

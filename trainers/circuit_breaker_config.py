@@ -190,6 +190,9 @@ class CircuitBreakerConfig(_BaseConfig):
 
         > Parameters that control what is saved
 
+        dataset_revision (`str`, *optional*):
+            Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training script fills it
+            in.
         merge (`bool`, *optional*, defaults to `False`):
             Whether the model with the adapter merged into it is saved as well, in `merged/` beside the adapter.
     """
@@ -439,6 +442,13 @@ class CircuitBreakerConfig(_BaseConfig):
         metadata={
             "help": "Folder that keeps what the frozen model computes, to be read again by later epochs and runs. "
             "If `None`, nothing is kept."
+        },
+    )
+    dataset_revision: str | None = field(
+        default=None,
+        metadata={
+            "help": "Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training "
+            "script fills it in."
         },
     )
     merge: bool = field(

@@ -2,10 +2,10 @@
 
 import inspect
 import textwrap
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -38,7 +38,9 @@ from . import losses, preparation
 from .circuit_breaker_config import CircuitBreakerConfig
 from .collation import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
 from .hidden_states import LogitsHead, get_decoder, hidden_states_at
+from .model_card import model_card
 from .packing import ATTENTION
+from .reference_cache import ReferenceCache, fingerprint
 from .sampling import CircuitBreakerBatchSampler
 from .terms import NORM, TERMS, Plan
 from .watch import LiveLine, Watchdog
@@ -211,14 +213,20 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if args.padding_free:
             model.set_attn_implementation(ATTENTION)
 
+        self._cache = None
+        if args.reference_cache is not None:
+            kind = "states" if args.masked_logits else "logits"
+            self._cache = ReferenceCache(Path(args.reference_cache), f"{kind} {fingerprint(model)}")
+
         # Data collator
         if data_collator is None:
             data_collator = DataCollatorForCircuitBreaker(
-                self.plan,
-                processing_class.pad_token_id,
-                args.pad_to_multiple_of,
-                args.padding_free,
-                args.shared_prefix,
+                plan=self.plan,
+                pad_token_id=processing_class.pad_token_id,
+                pad_to_multiple_of=args.pad_to_multiple_of,
+                padding_free=args.padding_free,
+                shared_prefix=args.shared_prefix,
+                cache=self._cache,
             )
 
         # Dataset
@@ -243,6 +251,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "single GPU visible with `CUDA_VISIBLE_DEVICES`."
             )
 
+        self._refuse_with_fsdp(args)
+
         # Initialize the metrics: lists of (sum over items, number of items), since batches differ in their tokens
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
         self.num_tokens = 0  # of the rows trained on, on all processes, whatever was computed for them
@@ -260,6 +270,17 @@ class CircuitBreakerTrainer(_BaseTrainer):
     # no one, with or without `HF_HUB_DISABLE_TELEMETRY`.
     def _send_telemetry(self):
         pass
+
+    def _refuse_with_fsdp(self, args: CircuitBreakerConfig) -> None:
+        """Name what processes that hold parts of the model cannot do."""
+        if not self.is_fsdp_enabled:
+            return
+        for name, value, reason in (
+            ("reference_cache", args.reference_cache, "a process that finds its rows there would leave the others"),
+            ("merge", args.merge, "no process has the whole model"),
+        ):
+            if value:
+                raise ValueError(f"`{name}` is not supported with FSDP2: {reason}. Leave it out, or use DDP.")
 
     def _make_plan(self, model: PreTrainedModel | PeftModel, args: CircuitBreakerConfig) -> Plan:
         num_blocks = len(get_decoder(model).layers)
@@ -411,6 +432,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
     # The whole run is one pass over one batch sampler, so that nothing but the number of batches already taken is
     # needed to go on where a checkpoint left off.
     def get_train_dataloader(self) -> DataLoader:
+        return self._build_dataloader(self.train_dataset, self._make_batch_sampler(), "Training")
+
+    def _make_batch_sampler(self) -> CircuitBreakerBatchSampler:
         circuit_breaker, retain = self._rows_by_class(self.train_dataset, "train")
         circuit_breaker = sum(circuit_breaker.values(), [])
         by_pair = defaultdict(list)
@@ -418,7 +442,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         for row in sum(retain.values(), []):
             if pairs[row] is not None:
                 by_pair[pairs[row]].append(row)
-        sampler = CircuitBreakerBatchSampler(
+        return CircuitBreakerBatchSampler(
             circuit_breaker,
             retain,
             RETAIN_CLASSES,
@@ -429,7 +453,6 @@ class CircuitBreakerTrainer(_BaseTrainer):
             batches_per_step=self.args.gradient_accumulation_steps * self.args.world_size,
             siblings={row: by_pair[pairs[row]] for row in circuit_breaker if pairs[row] in by_pair},
         )
-        return self._build_dataloader(self.train_dataset, sampler, "Training")
 
     # Every row once. The larger set may have batches of its own at the end.
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
@@ -488,6 +511,23 @@ class CircuitBreakerTrainer(_BaseTrainer):
         ):
             yield
 
+    def _with_known(
+        self, computed: dict[str, list[torch.Tensor]], known: dict[str, list[dict[str, Any]]]
+    ) -> dict[str, list[torch.Tensor]]:
+        """States of the frozen network in the order of the rows: those that were kept, and those just computed."""
+        states = {}
+        for term, rows in known.items():
+            start, parts = 0, []
+            for row in rows:
+                part = row["states"]
+                if part is None:
+                    part = [state[start : start + row["number"]] for state in computed[term]]
+                    start += row["number"]
+                    self._cache.put(row["key"], part)
+                parts.append(part)
+            states[term] = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        return states
+
     def _logit_values(
         self, values: Callable[..., torch.Tensor], states: list[torch.Tensor], *others: torch.Tensor
     ) -> torch.Tensor:
@@ -544,6 +584,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         with self._frozen():
             frozen = self._states(self.model, inputs["frozen"])
+        if self._cache is not None:
+            frozen = self._with_known(frozen, inputs["known"])
         adapted = self._states(model, inputs["adapted"])
         terms = {}
         for term, number in zip(self._terms, items, strict=True):
@@ -690,11 +732,102 @@ class CircuitBreakerTrainer(_BaseTrainer):
             loss = self.compute_loss(model, inputs)
         return loss, None, None
 
+    def card_facts(self, model_name: str | None = None, dataset_name: str | None = None) -> dict[str, Any]:
+        """
+        What the card of this breaker tells, but for gates and evaluation.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the breaker. If `None`, the name of the output folder.
+            dataset_name (`str`, *optional*):
+                Hub id or folder of the dataset.
+        """
+        args = self.args
+        settings = {
+            "optimizer steps": args.max_steps,
+            "rows of Ds and of Dr in a step": " + ".join(
+                str(rows * args.gradient_accumulation_steps * args.world_size)
+                for rows in (args.per_device_train_batch_size, args.retain_batch_size)
+            ),
+            "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type}",
+            "target layers": ", ".join(map(str, self.plan.target_layers)),
+            "LoRA": ", ".join(
+                f"r {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+                for config in self.accelerator.unwrap_model(self.model).peft_config.values()
+            ),
+            "seed": args.seed,
+        }
+        return {
+            "model_name": model_name or Path(args.output_dir).resolve().name,
+            "hub_model_id": self.hub_model_id,
+            "base_model": get_config_model_id(self.model.config),
+            "dataset_name": dataset_name,
+            "dataset_on_hub": dataset_name is not None and not Path(dataset_name).exists(),
+            "dataset_revision": args.dataset_revision,
+            "classes": dict(sorted(Counter(self.train_dataset["priority_class"]).items())),
+            "preset": args.preset,
+            "schedule": args.schedule,
+            "weights": args.weights,
+            "settings": settings,
+            "curves": Path(args.output_dir, "curves.png").exists(),
+            "paper": self._paper,
+            "tags": self._tag_names,
+        }
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        gates: dict[str, Any] | None = None,
+        comparison: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Creates the model card from the information available to the `Trainer`.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the breaker.
+            dataset_name (`str`, *optional*):
+                Hub id or folder of the dataset used for training.
+            tags (`str` or `list[str]`, *optional*):
+                Tags to be associated with the model card.
+            gates (`dict[str, Any]`, *optional*):
+                The report of the data's gates, `quality_gates.json`.
+            comparison (`dict[str, Any]`, *optional*):
+                The results of an evaluation, `details.json`.
+        """
+        if self.is_world_process_zero():
+            facts = self.card_facts(model_name, dataset_name)
+            facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
+            model_card(facts, gates, comparison).save(Path(self.args.output_dir, "README.md"))
+
     # PEFT writes a model card of blanks to fill in beside every adapter it saves
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, "README.md").unlink(missing_ok=True)
+
+    def save_merged(self, folder: str | Path) -> None:
+        """
+        Save the model with the adapter merged into it, beside its tokenizer.
+
+        Args:
+            folder (`str` or `Path`):
+                Folder to write.
+
+        Raises:
+            ValueError: If the base model is quantized: merged into rounded weights it would be another model.
+        """
+        model = self.accelerator.unwrap_model(self.model)
+        if model.get_base_model().config.to_dict().get("quantization_config"):
+            raise ValueError(
+                "The base model is quantized, so the adapter is not merged into it. Merge it into the original: "
+                "`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`."
+            )
+        if self.is_world_process_zero():
+            deepcopy(model).merge_and_unload().save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
 
 
 def _layers(name: str, layers: list[float], num_blocks: int) -> tuple[int, ...]:

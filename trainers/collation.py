@@ -13,6 +13,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import torch
 from transformers.data.data_collator import DataCollatorMixin
 
 from .packing import Layout, packed, padded
+from .reference_cache import ReferenceCache
 from .terms import TERMS, Plan, Read
 
 
@@ -68,6 +70,9 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
             Whether the sequences of a forward are packed into one without padding.
         shared_prefix (`bool`, *optional*, defaults to `False`):
             Whether tokens that packed sequences begin with together are computed once.
+        cache ([`~trainers.reference_cache.ReferenceCache`], *optional*):
+            Where states of the frozen network are looked up. The batch has those that are there in `known`, and a
+            forward for the others.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of Tensor to return. Only `"pt"` is currently supported.
     """
@@ -77,23 +82,31 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
     pad_to_multiple_of: int | None = None
     padding_free: bool = False
     shared_prefix: bool = False
+    cache: ReferenceCache | None = None
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         sides: dict[str, dict[int, _Forward]] = {side: defaultdict(_Forward) for side in ("adapted", "frozen")}
         reads: dict[str, list[tuple[Read, bool]]] = defaultdict(list)
+        known: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for number, row in enumerate(examples):
             for term in self.plan.terms_of(row):
                 read = self.plan.read(term, row)
                 reads[term].append((read, row["set"] == CIRCUIT_BREAKER))
-                for side, kind, positions in (
-                    ("adapted", TERMS[term].sequence, read.positions),
-                    ("frozen", TERMS[term].reference, read.reference_positions),
-                ):
-                    if kind is not None:
-                        forward = sides[side][self.plan.blocks(term, reference=side == "frozen")]
-                        forward.add((number, kind), row[_COLUMNS[kind]], term, positions)
-        batch = {side: self._forwards(parts) for side, parts in sides.items()}
+                kind, blocks = TERMS[term].sequence, self.plan.blocks(term, reference=False)
+                sides["adapted"][blocks].add((number, kind), row[_COLUMNS[kind]], term, read.positions)
+                kind, blocks = TERMS[term].reference, self.plan.blocks(term, reference=True)
+                if kind is not None:
+                    sequence = row[_COLUMNS[kind]]
+                    if self.cache is not None:
+                        key = self.cache.key(sequence, self.plan.layers(term), blocks, read.reference_positions)
+                        states = self.cache.get(key)
+                        known[term].append({"key": key, "number": len(read.positions), "states": states})
+                        if states is not None:
+                            continue
+                    sides["frozen"][blocks].add((number, kind), sequence, term, read.reference_positions)
+        batch: dict[str, Any] = {side: self._forwards(parts) for side, parts in sides.items()}
+        batch["known"] = dict(known)
         batch["measure"] = self._forwards({self.plan.num_blocks: self._measure(examples)})
         for name in ("weights", "targets"):
             batch[name] = {
@@ -114,7 +127,11 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         return batch
 
     def _forwards(self, parts: dict[int, _Forward]) -> list[dict[str, Any]]:
-        return [forward.batch(blocks, self._layout(forward.sequences)) for blocks, forward in parts.items()]
+        # The deepest last: DDP takes the parameters that the last forward leaves out for unused
+        return [
+            forward.batch(blocks, self._layout(forward.sequences))
+            for blocks, forward in sorted(parts.items(), key=itemgetter(0))
+        ]
 
     def _measure(self, examples: list[dict[str, Any]]) -> _Forward:
         """Where the completions of Ds and of Dr are expected from."""

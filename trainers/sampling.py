@@ -109,7 +109,8 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         self.circuit_breaker_rows = circuit_breaker_rows
         self.retain_rows = {name: retain_rows[name] for name in sorted(retain_rows)}
         self.masses = {name: retain_weights[name] * len(rows) for name, rows in self.retain_rows.items()}
-        self.batch_size, self.retain_batch_size = batch_size, retain_batch_size
+        # Not `batch_size`: a sampler with that attribute is taken to make batches of so many rows
+        self.harmful_size, self.retain_size = batch_size, retain_batch_size
         self.num_steps, self.batches_per_step = num_steps, batches_per_step
         self.seed = seed
         self.siblings = siblings or {}
@@ -125,17 +126,17 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         }
         names = classes_forever(self.masses)
         for _ in range(self.num_steps):
-            harmful = list(islice(circuit_breaker, self.batch_size * self.batches_per_step))
+            harmful = list(islice(circuit_breaker, self.harmful_size * self.batches_per_step))
             wanted = [sibling for row in harmful for sibling in self.siblings.get(row, ())]
-            number = self.retain_batch_size * self.batches_per_step if decks else 0
+            number = self.retain_size * self.batches_per_step if decks else 0
             retain = [decks[name].deal(wanted) for name in islice(names, number)]
             yield from self._micro_batches(harmful, retain)
 
     def _micro_batches(self, harmful: list[int], retain: list[int]) -> list[list[int]]:
         """The rows of a step, siblings in one micro-batch as far as there is room."""
         batches = [
-            harmful[start : start + self.batch_size]
-            for start in range(0, self.batches_per_step * self.batch_size, self.batch_size)
+            harmful[start : start + self.harmful_size]
+            for start in range(0, self.batches_per_step * self.harmful_size, self.harmful_size)
         ]
         home = {
             sibling: i for i, batch in enumerate(batches) for row in batch for sibling in self.siblings.get(row, ())
@@ -144,11 +145,11 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         strangers = []
         for row in retain:
             batch = dealt[home[row]] if row in home else None
-            if batch is not None and len(batch) < self.retain_batch_size:
+            if batch is not None and len(batch) < self.retain_size:
                 batch.append(row)
             else:
                 strangers.append(row)
         rest = iter(strangers)
         for batch in dealt:
-            batch.extend(islice(rest, self.retain_batch_size - len(batch)))
+            batch.extend(islice(rest, self.retain_size - len(batch)))
         return [batch + others for batch, others in zip(batches, dealt, strict=True)]

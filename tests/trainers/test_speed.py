@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from tests.trainers.conftest import make_model
 from tests.trainers.test_parity import assert_same, one_batch
+from trainers.terms import TERMS
 
 
 PLAIN = {"padding_free": False, "shared_prefix": False, "skip_layers": False, "masked_logits": False}
@@ -57,3 +59,45 @@ def plain_of(trainer, plain_trainer, plain):
         if gradient is not None
     ]
     return plain.detach() + sum(products)
+
+
+@pytest.mark.parametrize("masked_logits", [True, False])
+def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_rows, tmp_path, masked_logits):
+    options = {
+        **LOSSES["everything"],
+        "train_dataset": attacked_rows(),
+        "lora_b_init_std": 0.1,
+        "retain_batch_size": 8,
+    }
+    options["masked_logits"] = masked_logits
+    plain_trainer = make_trainer(**options)
+    _, plain = one_batch(plain_trainer, step=2)
+
+    trainer = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
+    rows, ours = one_batch(trainer, step=2)
+    assert_same(trainer, ours, plain_of(trainer, plain_trainer, plain))
+    files = set((tmp_path / "cache").rglob("*.safetensors"))
+    reads = sum(TERMS[term].reference is not None for row in rows for term in trainer.plan.terms_of(row))
+    assert 0 < len(files) <= reads  # terms that read the same keep it once
+
+    # Half of it gone: the rows that are there and those that are not end up in the right order
+    for path in sorted(files)[::2]:
+        path.unlink()
+    again = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
+    _, ours = one_batch(again, step=2)
+    assert_same(again, ours, plain_of(again, plain_trainer, plain))
+    assert set((tmp_path / "cache").rglob("*.safetensors")) == files
+
+    # All of it there: the frozen network does not run
+    third = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
+    assert third.data_collator(rows)["frozen"] == []
+
+
+def test_kept_states_belong_to_a_model(make_trainer, tmp_path):
+    options = {"reference_cache": str(tmp_path / "cache"), "preset": "reference", "target_layers": [1, 2]}
+    one_batch(make_trainer(**options), step=1)
+    number = len(list((tmp_path / "cache").rglob("*.safetensors")))
+    one_batch(make_trainer(**options, lora_b_init_std=0.3), step=1)  # another adapter on the same model
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == number
+    one_batch(make_trainer(**options, model=make_model(seed=5)), step=1)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * number
