@@ -1,15 +1,19 @@
 """The trainer: what it computes, on which tokens, and that neither accumulation nor an interruption changes it."""
 
+import json
 import logging
 import math
 import re
 from collections import Counter
+from copy import copy
 
 import pytest
 import torch
 from datasets import concatenate_datasets
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainerCallback
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trainers import CircuitBreakerConfig
 from trainers.hidden_states import get_decoder, hidden_states_at
@@ -232,7 +236,7 @@ def test_run_that_does_not_leave_its_start_is_told_of(make_trainer, caplog):
 def test_loss_that_is_no_number_stops_the_run(make_trainer):
     trainer = make_trainer()
     next(value for name, value in trainer.model.named_parameters() if "lora_B" in name).data.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="The loss is nan at step 1"):
+    with pytest.raises(FloatingPointError, match=r"The loss is nan at step 1 \(rr nan.* of the rows ds/\d, .*/\d"):
         trainer.train()
 
 
@@ -287,6 +291,73 @@ def test_adapter_of_an_earlier_run_is_trained_further(make_trainer, model):
     trainer.train()
     with pytest.raises(ValueError, match="together with a `peft_config`"):
         make_trainer(model=earlier)
+
+
+def test_model_with_the_adapter_merged_is_the_model_with_the_adapter(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_merged(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    inputs = torch.tensor([trainer.train_dataset[0]["input_ids"]])
+    trainer.model.eval()
+    torch.testing.assert_close(merged(inputs).logits, trainer.model(inputs).logits, rtol=1e-4, atol=1e-4)
+    with trainer.model.disable_adapter():
+        assert not torch.allclose(merged(inputs).logits, trainer.model(inputs).logits, atol=1e-2)
+    AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert any("lora_" in name for name, _ in trainer.model.named_parameters())  # it can go on training
+
+
+def test_adapter_has_the_shape_that_vllm_loads(make_trainer, tmp_path):
+    trainer = make_trainer(target_layers=[1, 2])
+    trainer.save_model(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    # What vLLM's PEFTHelper refuses or does not know
+    assert (config["peft_type"], config["bias"], config["use_dora"]) == ("LORA", "none", False)
+    assert config["modules_to_save"] is None
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    pattern = r"base_model\.model\.model\.layers\.[01]\.(self_attn|mlp)\.\w+_proj\.lora_[AB]\.weight"
+    assert all(re.fullmatch(pattern, name) for name in weights)
+    assert all(config["r"] in value.shape for value in weights.values())
+
+
+def test_what_fsdp2_cannot_carry_is_refused_by_name(make_trainer):
+    trainer = make_trainer()
+    trainer.is_fsdp_enabled = True
+    trainer._refuse_with_fsdp(trainer.args)  # every other switch may stay
+    for name, value in (("reference_cache", "folder"), ("merge", True)):
+        args = copy(trainer.args)
+        setattr(args, name, value)
+        with pytest.raises(ValueError, match=f"`{name}` is not supported with FSDP2"):
+            trainer._refuse_with_fsdp(args)
+
+
+def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
+    trainer = make_trainer(output_dir=str(tmp_path / "breaker"), dataset_revision="sha256:12ab")
+    gates = {"passed": True, "gates": [{"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 17}]}
+    figure = {"value": 0.025, "low": 0.014, "high": 0.045, "n": 400}
+    comparison = {
+        "base": {"asr": {**figure, "value": 0.96}},
+        "breaker": {"asr": figure},
+        "arguments": {"base": None, "breaker": None},
+    }
+    trainer.create_model_card(dataset_name="someone/samples", gates=gates, comparison=comparison)
+    card = ModelCard.load(tmp_path / "breaker" / "README.md")
+    assert card.data.datasets == "someone/samples"
+    assert card.data.library_name == "peft"
+    for part in (
+        *("# breaker", "arxiv", "2406.04313", "`rr` x 10.0", "`retain_l2` x 10.0", "revision `sha256:12ab`"),
+        *("6 harmful_flip", "harmful: attack succeeded | 1.0 | 0.8 | 17", "96.0%", "2.5%", "n=400"),
+    ):
+        assert part.lower() in card.content.lower(), part
+    trainer.create_model_card()
+    card = (tmp_path / "breaker" / "README.md").read_text()
+    assert "Not evaluated yet" in card and "No report of gates" in card
+
+
+def test_card_of_a_breaker_that_does_not_reroute_says_so(make_trainer, attacked_rows, tmp_path):
+    trainer = make_trainer(preset="selective", train_dataset=attacked_rows(), output_dir=str(tmp_path))
+    trainer.create_model_card()
+    assert "does not reroute hidden states" in (tmp_path / "README.md").read_text()
 
 
 def test_help_of_each_option_is_its_docstring():
