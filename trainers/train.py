@@ -45,7 +45,7 @@ class ScriptArguments:
 
 
 def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig") -> None:
-    from trl import get_kbit_device_map, get_peft_config, get_quantization_config
+    from trl import get_peft_config, get_quantization_config
 
     from .circuit_breaker_trainer import CircuitBreakerTrainer
     from .curves import plot_curves
@@ -57,12 +57,6 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
     } | (training_args.model_init_kwargs or {})
-    quantization_config = get_quantization_config(model_args)
-    if quantization_config is not None:
-        training_args.model_init_kwargs |= {
-            "quantization_config": quantization_config,
-            "device_map": get_kbit_device_map(),
-        }
 
     try:
         train_dataset, revision = load_split(script_args, "train", training_args.dataset_revision)
@@ -72,6 +66,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
             args=training_args,
             train_dataset=train_dataset,
             eval_dataset=None if training_args.eval_strategy == "no" else load_split(script_args, "eval", revision)[0],
+            quantization_config=get_quantization_config(model_args),
             peft_config=get_peft_config(model_args),
         )
     except (FileNotFoundError, ValueError) as error:
