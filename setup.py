@@ -46,6 +46,10 @@ EXTRAS = {
         # below 5.20 and 5.21), which is what decides how new ours can be. For the tests on a CPU see the Makefile.
         "vllm>=0.32",
     ],
+    "qlora": [
+        # Base models in four bits, for `load_in_4bit`.
+        "bitsandbytes>=0.49",
+    ],
     "dev": [
         # Runs the tests.
         "pytest>=9",

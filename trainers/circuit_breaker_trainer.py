@@ -188,6 +188,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "instantiated. The `model_init_kwargs` will be ignored."
             )
 
+        if args.merge and "quantization_config" in model.config.to_dict():
+            raise ValueError(
+                "`merge` is not supported with a quantized model: with rounded weights it would be another one. Merge "
+                "into the original: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
+            )
+
         # Processing class
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
@@ -826,18 +832,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
         Args:
             folder (`str` or `Path`):
                 Folder to write.
-
-        Raises:
-            ValueError: If the base model is quantized: merged into rounded weights it would be another model.
         """
-        model = self.accelerator.unwrap_model(self.model)
-        if model.get_base_model().config.to_dict().get("quantization_config"):
-            raise ValueError(
-                "The base model is quantized, so the adapter is not merged into it. Merge it into the original: "
-                "`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`."
-            )
         if self.is_world_process_zero():
-            deepcopy(model).merge_and_unload().save_pretrained(folder)
+            deepcopy(self.accelerator.unwrap_model(self.model)).merge_and_unload().save_pretrained(folder)
             self.processing_class.save_pretrained(folder)
 
 

@@ -28,8 +28,9 @@ ATTENTION = "circuit_breaker_packed"
 # A shared beginning shorter than this is computed for each sequence: a segment costs a call of its own.
 MIN_SHARED = 16
 
-# Segments are attended together, padded to the longest, up to this factor of the shortest.
+# Segments are attended together, padded to the longest, up to this factor of the shortest, or so many tokens more.
 MAX_STRETCH = 1.25
+MAX_PADDING = 16
 
 
 class Segment(NamedTuple):
@@ -117,6 +118,11 @@ def _common_length(arrays: Sequence[np.ndarray]) -> int:
     return int(differs.argmax()) if differs.any() else shortest
 
 
+def _fit(shortest: Segment, segment: Segment) -> bool:
+    length, other = shortest.end - shortest.start, segment.end - segment.start
+    return other <= max(MAX_STRETCH * length, length + MAX_PADDING)
+
+
 def _positions(rows: np.ndarray) -> dict[str, Any]:
     """Positions of shape `(rows, length)`, as a range where they are one: it is read without a copy."""
     flat = rows.flatten()
@@ -147,14 +153,9 @@ def _attention_groups(segments: Sequence[Segment]) -> dict[str, Any]:
     batches: list[list[Segment]] = []
     for segment in order:
         first = batches[-1][0] if batches else None
-        if (
-            first is not None
-            and first.before == segment.before
-            and segment.end - segment.start <= MAX_STRETCH * (first.end - first.start)
-        ):
-            batches[-1].append(segment)
-        else:
-            batches.append([segment])
+        if first is None or first.before != segment.before or not _fit(first, segment):
+            batches.append([])
+        batches[-1].append(segment)
     groups, restore, offset = [], np.empty(max(segment.end for segment in segments), dtype=np.int64), 0
     for batch in batches:
         longest = batch[-1].end - batch[-1].start
@@ -211,7 +212,9 @@ def packed_attention(
         if len(before):
             shared = (states.index_select(0, before).expand(rows, -1, -1, -1) for states in (key, value))
             k, v = (torch.cat(parts, dim=1) for parts in zip(shared, (k, v), strict=True))
-            mask = torch.ones(length, total, dtype=torch.bool, device=q.device).tril(len(before))
+            if "mask" not in group:  # for all layers, as numbers to be added: truth values would be turned into them
+                group["mask"] = q.new_full((length, total), -torch.inf).triu(len(before) + 1)
+            mask = group["mask"]
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))
         grouped = k.shape[1] < q.shape[1]
         if grouped and not use_gqa_in_sdpa(mask, k, v):

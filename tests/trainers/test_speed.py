@@ -101,3 +101,16 @@ def test_kept_states_belong_to_a_model(make_trainer, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == number
     one_batch(make_trainer(**options, model=make_model(seed=5)), step=1)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * number
+
+
+def test_bfloat16_is_the_same_loss_up_to_its_digits(make_trainer, attacked_rows):
+    options = {
+        **LOSSES["everything"],
+        "train_dataset": attacked_rows(),
+        "lora_b_init_std": 0.1,
+        "retain_batch_size": 8,
+    }
+    _, plain = one_batch(make_trainer(**options), step=2)
+    _, ours = one_batch(make_trainer(**options, model=make_model().bfloat16(), bf16=True), step=2)
+    assert ours.dtype == torch.float32
+    assert ours.item() == pytest.approx(plain.item(), rel=3e-2)
