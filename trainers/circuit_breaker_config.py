@@ -1,11 +1,53 @@
 """Settings of a circuit-breaker training run."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from trl.trainer.base_config import _BaseConfig
 
 from cb_datasets.chat import MAX_LENGTH
+from cb_datasets.sample import PRIORITY_WEIGHTS
+
+from .losses import SCHEDULES
+from .masks import MASKS, STARTS
+from .terms import TERMS
+
+
+# What the settings that are `None` default to. Weights that are not here are 0.
+PRESETS: dict[str, dict[str, Any]] = {
+    # Zou et al. 2024, up to rounding: every token, every layer, every position of the padded batch.
+    "reference": {
+        "lora_b_init_std": 0.0,
+        "rr_weight": 10.0,
+        "retain_l2_weight": 10.0,
+        "schedule": "linear",
+        "rr_tokens": "all",
+        "rr_from": "start",
+        "retain_tokens": "all",
+        "retain_l2_layers": ["all"],
+        "retain_l2_norm": "reference",
+        "span_wrap_probability": 0.0,
+        "span_noise_probability": 0.0,
+        "bare_head_probability": 0.0,
+    },
+    # The right call under attack is taught, and the attacker's made unlikely.
+    "selective": {
+        "lora_b_init_std": 1e-3,
+        "distill_weight": 1.0,
+        "splice_weight": 1.0,
+        "retain_kl_weight": 1.0,
+        "unlikelihood_weight": 0.1,
+        "schedule": "constant",
+        "rr_tokens": "completion",
+        "rr_from": "tool_name",
+        "retain_tokens": "completion",
+        "retain_l2_layers": ["target"],
+        "retain_l2_norm": "token",
+        "span_wrap_probability": 0.4,
+        "span_noise_probability": 0.3,
+        "bare_head_probability": 0.5,
+    },
+}
 
 
 @dataclass
@@ -32,10 +74,10 @@ class CircuitBreakerConfig(_BaseConfig):
             argument of the [`CircuitBreakerTrainer`] is provided as a string.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether to allow loading models and tokenizers that ship custom Python code from the Hub.
-        lora_b_init_std (`float`, *optional*, defaults to `1e-3`):
+        lora_b_init_std (`float`, *optional*):
             Standard deviation of the noise that a new adapter's B matrices start from. With B = 0 the adapter starts
-            on the maximum of the rerouting loss, where the gradient is zero, and leaves it by rounding noise alone.
-            `0` is the published computation.
+            on the maximum of the rerouting loss, where the gradient is zero, and leaves it by rounding noise alone. If
+            `None`, the preset decides.
 
         > Parameters that control the data
 
@@ -45,7 +87,76 @@ class CircuitBreakerConfig(_BaseConfig):
             Longest row, in tokens. A longer one is an error: rows are fitted or dropped by name when the data are
             made, and never truncated.
         pad_to_multiple_of (`int`, *optional*):
-            If set, the sequences will be padded to a multiple of this value.
+            If set, the sequences will be padded to a multiple of this value, where they are padded.
+        span_wrap_probability (`float`, *optional*):
+            Probability that the injected span of a row is put between one to three random punctuation marks when it is
+            tokenized. If `None`, the preset decides.
+        span_noise_probability (`float`, *optional*):
+            Probability that, if it is not, each word of the span is dropped or replaced with probability 0.15. If
+            `None`, the preset decides.
+        bare_head_probability (`float`, *optional*):
+            Probability that a harmful completion goes without what it says before its call. If `None`, the preset
+            decides.
+
+        > Parameters that control the loss
+
+        preset (`str`, *optional*, defaults to `"selective"`):
+            What the settings that are `None` default to: `"selective"`, which keeps the call that the user asked for,
+            or `"reference"`, the published computation of Representation Rerouting.
+        rr_weight (`float`, *optional*):
+            Weight of the term `rr`, rerouting of the states of harmful completions: `alpha` of the paper. A term of
+            weight 0 is not computed. If `None`, the preset decides, as for all weights.
+        unlikelihood_weight (`float`, *optional*):
+            Weight of the term `unlikelihood`, on the tokens that make a call the attacker's.
+        triplet_weight (`float`, *optional*):
+            Weight of the term `triplet`, which drives harmful and harmless states apart.
+        retain_l2_weight (`float`, *optional*):
+            Weight of the term `retain_l2`, distance of the retain set's states to the frozen ones: `alpha` of the
+            paper. Too large, and the cosine of `rr` never falls, or climbs back.
+        retain_kl_weight (`float`, *optional*):
+            Weight of the term `retain_kl`, divergence of the retain set's distributions from the frozen ones.
+        distill_weight (`float`, *optional*):
+            Weight of the term `distill`, in which the frozen model on the clean prompt teaches the adapter on the
+            attacked one.
+        twin_weight (`float`, *optional*):
+            Weight of the term `twin`, the same in hidden states.
+        splice_weight (`float`, *optional*):
+            Weight of the term `splice`, cross-entropy of the right call after a wrong opening.
+        ce_weight (`float`, *optional*):
+            Weight of the term `ce`, cross-entropy of the right call under attack.
+        term_classes (`dict[str, list[str]]`, *optional*):
+            For a term, the classes of rows it applies to, e.g. `{"retain_l2": ["benign_twin", "refusal"]}`. Terms that
+            are not named keep their own, see `terms.py`. A class that no term names is not drawn.
+        schedule (`str`, *optional*):
+            How the terms that break fade while those that keep grow, by optimizer step: `"linear"` is the published
+            one, `"cosine"` runs between the same ends, `"constant"` leaves the weights alone. If `None`, the preset
+            decides.
+        target_layers (`list[float]`, *optional*, defaults to `[0.3125, 0.625]`):
+            Layers whose hidden states are rerouted, numbered as `output_hidden_states` numbers them: layer l is the
+            output of block l - 1. Numbers below 1 are fractions of the depth. The default is layers 10 and 20 of 32.
+        rr_tokens (`str`, *optional*):
+            Tokens of the circuit breaker set that are rerouted: `"completion"`, `"tool_call"`, `"tool_name"`,
+            `"after_injection"`, or `"all"` for the published computation. If `None`, the preset decides.
+        rr_from (`str`, *optional*):
+            Where rerouting begins within them: at the `"start"`, at the `"divergence"` from the sibling's right call,
+            or at the `"tool_name"`. If `None`, the preset decides.
+        injection_weight (`float`, *optional*, defaults to `0.0`):
+            Weight, in rerouting, of the injected span's tokens where `rr_tokens` does not cover them.
+        retain_tokens (`str`, *optional*):
+            Tokens of the retain set that are held, of the same kinds as `rr_tokens`. If `None`, the preset decides.
+        retain_l2_layers (`list[str]`, *optional*):
+            Layers at which `retain_l2` holds them: `"target"` for the target layers, numbers as in `target_layers`, or
+            `"all"` for the published computation: the embeddings, every layer up to the deepest target, and the final
+            norm of one block more. If `None`, the preset decides.
+        retain_l2_norm (`str`, *optional*):
+            What `retain_l2` is a mean over: `"token"` for the tokens held, or `"reference"` for all positions of the
+            padded batch, those not held counting as zero, which is the published computation. If `None`, the preset
+            decides.
+        kl_temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature of the terms `retain_kl` and `distill`.
+        triplet_margins (`list[float]`, *optional*, defaults to `[500.0, 1500.0]`):
+            Margins of the term `triplet` on the retain set and on the circuit breaker set. They are distances, so they
+            belong to a model.
 
         > Parameters that control the training
 
@@ -59,47 +170,50 @@ class CircuitBreakerConfig(_BaseConfig):
             Rows of the circuit breaker set in a micro-batch.
         retain_batch_size (`int`, *optional*, defaults to `16`):
             Rows of the retain set in a micro-batch. Each class is drawn as often as its weight times its size says.
-        target_layers (`list[int]`, *optional*, defaults to `[10, 20]`):
-            Layers whose hidden states are rerouted, numbered as `output_hidden_states` numbers them: layer l is the
-            output of block l - 1. The default is for models of 32 blocks.
-        alpha (`float`, *optional*, defaults to `10.0`):
-            Size of both coefficients: at optimizer step t of T the rerouting loss counts alpha * (1 - t / 2T) and the
-            retain loss alpha * t / 2T.
-        retain_coefficient (`float`, *optional*, defaults to `1.0`):
-            Factor on the coefficient of the retain loss. Too large, and the cosine never falls, or climbs back.
-        rr_tokens (`str`, *optional*, defaults to `"completion"`):
-            Tokens of the circuit breaker set that are rerouted: `"completion"`, or `"all"` for the prompt's as well,
-            which is the published computation.
-        retain_l2_tokens (`str`, *optional*, defaults to `"completion"`):
-            Tokens of the retain set that are held: `"completion"`, or `"all"` for the prompt's as well, which is the
-            published computation.
-        retain_l2_layers (`str`, *optional*, defaults to `"target"`):
-            Layers at which they are held: `"target"` for the target layers, or `"all"` for the published computation:
-            the embeddings, every layer up to the deepest target, and the final norm of one block more.
-        retain_l2_norm (`str`, *optional*, defaults to `"token"`):
-            What the retain loss is a mean over: `"token"` for the tokens held, or `"reference"` for all positions of
-            the padded batch, those not held counting as zero, which is the published computation.
-        retain_l2_classes (`list[str]`, *optional*):
-            Classes of the retain set that are held. The others are not drawn. If `None`, all are.
+
+        > Parameters that control the speed
+
+        padding_free (`bool`, *optional*, defaults to `True`):
+            Whether rows are packed one after another instead of padded to the longest. The loss is the same.
+        shared_prefix (`bool`, *optional*, defaults to `True`):
+            Whether tokens that packed rows begin with together, such as a system prompt with its tool schemas, are
+            computed once. The loss is the same.
+        skip_layers (`bool`, *optional*, defaults to `True`):
+            Whether a forward ends at the deepest layer that its terms read. The loss is the same.
+        masked_logits (`bool`, *optional*, defaults to `True`):
+            Whether the LM head works on the tokens that a term reads, in chunks, and not on all. The loss is the same.
+        logits_chunk_size (`int`, *optional*, defaults to `1024`):
+            Tokens whose logits exist at a time with `masked_logits`.
+        reference_cache (`str`, *optional*):
+            Folder that keeps what the frozen model computes, to be read again by later epochs and runs. If `None`,
+            nothing is kept.
+
+        > Parameters that control what is saved
+
+        dataset_revision (`str`, *optional*):
+            Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training script fills it
+            in.
+        merge (`bool`, *optional*, defaults to `False`):
+            Whether the model with the adapter merged into it is saved as well, in `merged/` beside the adapter.
     """
 
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Keyword arguments for `AutoModelForCausalLM.from_pretrained`, used when the `model` argument of "
-            "the `CircuitBreakerTrainer` is provided as a string."
+            "help": "Keyword arguments for `AutoModelForCausalLM.from_pretrained`, used when the `model` argument "
+            "of the `CircuitBreakerTrainer` is provided as a string."
         },
     )
     trust_remote_code: bool = field(
         default=False,
         metadata={"help": "Whether to allow loading models and tokenizers that ship custom Python code from the Hub."},
     )
-    lora_b_init_std: float = field(
-        default=1e-3,
+    lora_b_init_std: float | None = field(
+        default=None,
         metadata={
             "help": "Standard deviation of the noise that a new adapter's B matrices start from. With B = 0 the "
             "adapter starts on the maximum of the rerouting loss, where the gradient is zero, and leaves it by "
-            "rounding noise alone. `0` is the published computation."
+            "rounding noise alone. If `None`, the preset decides."
         },
     )
     dataset_num_proc: int | None = field(
@@ -115,7 +229,162 @@ class CircuitBreakerConfig(_BaseConfig):
     )
     pad_to_multiple_of: int | None = field(
         default=None,
-        metadata={"help": "If set, the sequences will be padded to a multiple of this value."},
+        metadata={"help": "If set, the sequences will be padded to a multiple of this value, where they are padded."},
+    )
+    span_wrap_probability: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability that the injected span of a row is put between one to three random punctuation "
+            "marks when it is tokenized. If `None`, the preset decides."
+        },
+    )
+    span_noise_probability: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability that, if it is not, each word of the span is dropped or replaced with probability "
+            "0.15. If `None`, the preset decides."
+        },
+    )
+    bare_head_probability: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability that a harmful completion goes without what it says before its call. If `None`, "
+            "the preset decides."
+        },
+    )
+    preset: str = field(
+        default="selective",
+        metadata={
+            "help": 'What the settings that are `None` default to: `"selective"`, which keeps the call that the '
+            'user asked for, or `"reference"`, the published computation of Representation Rerouting.'
+        },
+    )
+    rr_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the term `rr`, rerouting of the states of harmful completions: `alpha` of the paper. "
+            "A term of weight 0 is not computed. If `None`, the preset decides, as for all weights."
+        },
+    )
+    unlikelihood_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the term `unlikelihood`, on the tokens that make a call the attacker's."},
+    )
+    triplet_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the term `triplet`, which drives harmful and harmless states apart."},
+    )
+    retain_l2_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the term `retain_l2`, distance of the retain set's states to the frozen ones: "
+            "`alpha` of the paper. Too large, and the cosine of `rr` never falls, or climbs back."
+        },
+    )
+    retain_kl_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the term `retain_kl`, divergence of the retain set's distributions from the frozen "
+            "ones."
+        },
+    )
+    distill_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the term `distill`, in which the frozen model on the clean prompt teaches the "
+            "adapter on the attacked one."
+        },
+    )
+    twin_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the term `twin`, the same in hidden states."},
+    )
+    splice_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the term `splice`, cross-entropy of the right call after a wrong opening."},
+    )
+    ce_weight: float | None = field(
+        default=None,
+        metadata={"help": "Weight of the term `ce`, cross-entropy of the right call under attack."},
+    )
+    term_classes: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'For a term, the classes of rows it applies to, e.g. `{"retain_l2": ["benign_twin", '
+            '"refusal"]}`. Terms that are not named keep their own, see `terms.py`. A class that no term names is '
+            "not drawn."
+        },
+    )
+    schedule: str | None = field(
+        default=None,
+        metadata={
+            "help": 'How the terms that break fade while those that keep grow, by optimizer step: `"linear"` is the '
+            'published one, `"cosine"` runs between the same ends, `"constant"` leaves the weights alone. If `None`, '
+            "the preset decides."
+        },
+    )
+    target_layers: list[float] = field(
+        default_factory=lambda: [0.3125, 0.625],
+        metadata={
+            "help": "Layers whose hidden states are rerouted, numbered as `output_hidden_states` numbers them: "
+            "layer l is the output of block l - 1. Numbers below 1 are fractions of the depth. The default is layers "
+            "10 and 20 of 32."
+        },
+    )
+    rr_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Tokens of the circuit breaker set that are rerouted: `"completion"`, `"tool_call"`, '
+            '`"tool_name"`, `"after_injection"`, or `"all"` for the published computation. If `None`, the preset '
+            "decides."
+        },
+    )
+    rr_from: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Where rerouting begins within them: at the `"start"`, at the `"divergence"` from the sibling\'s '
+            'right call, or at the `"tool_name"`. If `None`, the preset decides.'
+        },
+    )
+    injection_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight, in rerouting, of the injected span's tokens where `rr_tokens` does not cover them."
+        },
+    )
+    retain_tokens: str | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the retain set that are held, of the same kinds as `rr_tokens`. If `None`, the "
+            "preset decides."
+        },
+    )
+    retain_l2_layers: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": 'Layers at which `retain_l2` holds them: `"target"` for the target layers, numbers as in '
+            '`target_layers`, or `"all"` for the published computation: the embeddings, every layer up to the '
+            "deepest target, and the final norm of one block more. If `None`, the preset decides."
+        },
+    )
+    retain_l2_norm: str | None = field(
+        default=None,
+        metadata={
+            "help": 'What `retain_l2` is a mean over: `"token"` for the tokens held, or `"reference"` for all '
+            "positions of the padded batch, those not held counting as zero, which is the published computation. If "
+            "`None`, the preset decides."
+        },
+    )
+    kl_temperature: float = field(
+        default=1.0,
+        metadata={"help": "Temperature of the terms `retain_kl` and `distill`."},
+    )
+    triplet_margins: list[float] = field(
+        default_factory=lambda: [500.0, 1500.0],
+        metadata={
+            "help": "Margins of the term `triplet` on the retain set and on the circuit breaker set. They are "
+            "distances, so they belong to a model."
+        },
     )
     learning_rate: float = field(
         default=1e-4,
@@ -140,77 +409,107 @@ class CircuitBreakerConfig(_BaseConfig):
             "size says."
         },
     )
-    target_layers: list[int] = field(
-        default_factory=lambda: [10, 20],
+    padding_free: bool = field(
+        default=True,
         metadata={
-            "help": "Layers whose hidden states are rerouted, numbered as `output_hidden_states` numbers them: layer "
-            "l is the output of block l - 1. The default is for models of 32 blocks."
+            "help": "Whether rows are packed one after another instead of padded to the longest. The loss is the same."
         },
     )
-    alpha: float = field(
-        default=10.0,
+    shared_prefix: bool = field(
+        default=True,
         metadata={
-            "help": "Size of both coefficients: at optimizer step t of T the rerouting loss counts "
-            "alpha * (1 - t / 2T) and the retain loss alpha * t / 2T."
+            "help": "Whether tokens that packed rows begin with together, such as a system prompt with its tool "
+            "schemas, are computed once. The loss is the same."
         },
     )
-    retain_coefficient: float = field(
-        default=1.0,
+    skip_layers: bool = field(
+        default=True,
+        metadata={"help": "Whether a forward ends at the deepest layer that its terms read. The loss is the same."},
+    )
+    masked_logits: bool = field(
+        default=True,
         metadata={
-            "help": "Factor on the coefficient of the retain loss. Too large, and the cosine never falls, or climbs "
-            "back."
+            "help": "Whether the LM head works on the tokens that a term reads, in chunks, and not on all. The loss "
+            "is the same."
         },
     )
-    rr_tokens: Literal["completion", "all"] = field(
-        default="completion",
-        metadata={
-            "help": 'Tokens of the circuit breaker set that are rerouted: `"completion"`, or `"all"` for the '
-            "prompt's as well, which is the published computation."
-        },
+    logits_chunk_size: int = field(
+        default=1024,
+        metadata={"help": "Tokens whose logits exist at a time with `masked_logits`."},
     )
-    retain_l2_tokens: Literal["completion", "all"] = field(
-        default="completion",
-        metadata={
-            "help": 'Tokens of the retain set that are held: `"completion"`, or `"all"` for the prompt\'s as well, '
-            "which is the published computation."
-        },
-    )
-    retain_l2_layers: Literal["target", "all"] = field(
-        default="target",
-        metadata={
-            "help": 'Layers at which they are held: `"target"` for the target layers, or `"all"` for the published '
-            "computation: the embeddings, every layer up to the deepest target, and the final norm of one block more."
-        },
-    )
-    retain_l2_norm: Literal["token", "reference"] = field(
-        default="token",
-        metadata={
-            "help": 'What the retain loss is a mean over: `"token"` for the tokens held, or `"reference"` for all '
-            "positions of the padded batch, those not held counting as zero, which is the published computation."
-        },
-    )
-    retain_l2_classes: list[str] | None = field(
+    reference_cache: str | None = field(
         default=None,
-        metadata={"help": "Classes of the retain set that are held. The others are not drawn. If `None`, all are."},
+        metadata={
+            "help": "Folder that keeps what the frozen model computes, to be read again by later epochs and runs. "
+            "If `None`, nothing is kept."
+        },
+    )
+    dataset_revision: str | None = field(
+        default=None,
+        metadata={
+            "help": "Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training "
+            "script fills it in."
+        },
+    )
+    merge: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether the model with the adapter merged into it is saved as well, in `merged/` beside the "
+            "adapter."
+        },
     )
 
-    _VALID_DICT_FIELDS = [*_BaseConfig._VALID_DICT_FIELDS, "model_init_kwargs"]
+    _VALID_DICT_FIELDS = [*_BaseConfig._VALID_DICT_FIELDS, "model_init_kwargs", "term_classes"]
 
     def __post_init__(self):
         super().__post_init__()
 
-        for name, value, allowed in (
-            ("rr_tokens", self.rr_tokens, ("completion", "all")),
-            ("retain_l2_tokens", self.retain_l2_tokens, ("completion", "all")),
-            ("retain_l2_layers", self.retain_l2_layers, ("target", "all")),
-            ("retain_l2_norm", self.retain_l2_norm, ("token", "reference")),
+        _check_choice("preset", self.preset, tuple(PRESETS))
+        if isinstance(self.retain_l2_layers, str):  # a recipe may name the one
+            self.retain_l2_layers = [self.retain_l2_layers]
+        for name, value in ({f"{term}_weight": 0.0 for term in TERMS} | PRESETS[self.preset]).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        for name, allowed in (
+            ("schedule", SCHEDULES),
+            ("rr_tokens", MASKS),
+            ("rr_from", STARTS),
+            ("retain_tokens", MASKS),
+            ("retain_l2_norm", ("token", "reference")),
         ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}, got {value!r}.")
-        if not self.target_layers or min(self.target_layers) < 1:
-            raise ValueError(f"`target_layers` must hold layers from 1 up, got {self.target_layers}.")
+            _check_choice(name, getattr(self, name), allowed)
+        if not self.target_layers or min(self.target_layers) <= 0:
+            raise ValueError(f"`target_layers` must hold layers from 1 up or fractions, got {self.target_layers}.")
         if self.max_steps < 1:
             raise ValueError(
                 f"`max_steps` must be at least 1, got {self.max_steps}: the schedule of the coefficients needs the "
                 "number of optimizer steps."
             )
+        if self.shared_prefix and not self.padding_free:
+            raise ValueError("`shared_prefix` needs packed rows. Set `padding_free: true`, or both to false.")
+        if not self.weights:
+            raise ValueError("Every term of the loss has weight 0. Give one a weight, e.g. `rr_weight: 10`.")
+        for term, classes in (self.term_classes or {}).items():
+            _check_choice("a term of `term_classes`", term, tuple(TERMS))
+            unknown = set(classes) - set(PRIORITY_WEIGHTS)
+            if unknown:
+                raise ValueError(
+                    f"`term_classes` has {sorted(unknown)} for {term!r}; the classes are {list(PRIORITY_WEIGHTS)}."
+                )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weights of the terms in use."""
+        weights = {term: getattr(self, f"{term}_weight") for term in TERMS}
+        return {term: weight for term, weight in weights.items() if weight}
+
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """For each term in use the classes it applies to."""
+        chosen = self.term_classes or {}
+        return {term: tuple(chosen.get(term, TERMS[term].classes)) for term in self.weights}
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name if ' ' in name else f'`{name}`'} must be one of {allowed}, got {value!r}.")

@@ -1,13 +1,15 @@
-"""Representation Rerouting as a TRL-style trainer."""
+"""Circuit breakers as a TRL-style trainer."""
 
 import inspect
 import textwrap
-from collections import defaultdict
-from copy import copy
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy, deepcopy
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.logging import get_logger
@@ -18,101 +20,47 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     AutoTokenizer,
+    BitsAndBytesConfig,
     DataCollator,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProgressCallback,
     TrainerCallback,
     set_seed,
 )
-from transformers.data.data_collator import DataCollatorMixin
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.base_trainer import _BaseTrainer
-from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first, pad
+from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from cb_datasets import chat
 from cb_datasets.sample import HARMFUL_CLASSES, RETAIN_CLASSES
 
+from . import losses, preparation
 from .circuit_breaker_config import CircuitBreakerConfig
-from .hidden_states import get_decoder, hidden_states_at
-from .losses import linear_schedule, retain_l2_loss, rr_loss, token_cosine
+from .collation import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
+from .hidden_states import LogitsHead, get_decoder, hidden_states_at
+from .model_card import model_card
+from .packing import ATTENTION
+from .reference_cache import ReferenceCache, fingerprint
 from .sampling import CircuitBreakerBatchSampler
+from .terms import NORM, TERMS, Plan
+from .watch import LiveLine, Watchdog
 
 
 logger = get_logger(__name__)
 
-CIRCUIT_BREAKER, RETAIN = "circuit_breaker", "retain"  # values of a row's `set`
-
-# The mean cosine on Ds above which a run has not left its starting point.
-STUCK_COSINE = 0.99
-
-
-@dataclass
-class DataCollatorForCircuitBreaker(DataCollatorMixin):
-    """
-    Data collator used for circuit-breaker data. The rows of the circuit breaker set and those of the retain set become
-    a batch each, dynamically padded on the right to the longest of them.
-
-    Args:
-        pad_token_id (`int`):
-            Token ID to use for padding.
-        pad_to_multiple_of (`int`, *optional*):
-            If set, the sequences will be padded to a multiple of this value.
-        return_tensors (`str`, *optional*, defaults to `"pt"`):
-            Type of Tensor to return. Only `"pt"` is currently supported.
-
-    Examples:
-    ```python
-    >>> from trainers.circuit_breaker_trainer import DataCollatorForCircuitBreaker
-
-    >>> collator = DataCollatorForCircuitBreaker(pad_token_id=0)
-    >>> examples = [
-    ...     {"set": "circuit_breaker", "input_ids": [1, 2, 3], "completion_mask": [0, 1, 1]},
-    ...     {"set": "retain", "input_ids": [4, 5], "completion_mask": [0, 1]},
-    ...     {"set": "retain", "input_ids": [6, 7, 8], "completion_mask": [0, 0, 1]},
-    ... ]
-    >>> collator(examples)
-    {'circuit_breaker': {'input_ids': tensor([[1, 2, 3]]),
-                         'attention_mask': tensor([[1, 1, 1]]),
-                         'completion_mask': tensor([[0, 1, 1]])},
-     'retain': {'input_ids': tensor([[4, 5, 0],
-                                     [6, 7, 8]]),
-                'attention_mask': tensor([[1, 1, 0],
-                                          [1, 1, 1]]),
-                'completion_mask': tensor([[0, 1, 0],
-                                           [0, 0, 1]])}}
-    ```
-    """
-
-    pad_token_id: int
-    pad_to_multiple_of: int | None = None
-    return_tensors: str = "pt"
-
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, dict[str, torch.Tensor]]:
-        batch = {}
-        for name in (CIRCUIT_BREAKER, RETAIN):
-            rows = [example for example in examples if example["set"] == name]
-            if rows:  # an evaluation batch may have rows of one set only
-                input_ids = [torch.tensor(row["input_ids"]) for row in rows]
-                batch[name] = {
-                    "input_ids": self._pad(input_ids, self.pad_token_id),
-                    "attention_mask": self._pad([torch.ones_like(ids) for ids in input_ids], 0),
-                    "completion_mask": self._pad([torch.tensor(row["completion_mask"]) for row in rows], 0),
-                }
-        return batch
-
-    def _pad(self, tensors: list[torch.Tensor], value: int) -> torch.Tensor:
-        return pad(tensors, padding_value=value, pad_to_multiple_of=self.pad_to_multiple_of)
-
 
 class CircuitBreakerTrainer(_BaseTrainer):
     """
-    Trainer for circuit breakers by Representation Rerouting (RR). This method was initially proposed in the paper
+    Trainer for circuit breakers. Representation Rerouting (RR), the first of them, was proposed in the paper
     [Improving Alignment and Robustness with Circuit Breakers](https://huggingface.co/papers/2406.04313). This class is
     a wrapper around the [`~transformers.Trainer`] class and inherits all of its attributes and methods.
 
-    An adapter is trained so that the hidden states of the circuit breaker set's completions become orthogonal to what
-    they were, while those of the retain set stay where they are. What they were is read from the same network with the
-    adapter disabled; there is no second model.
+    An adapter is trained so that the circuit breaker set's completions do not come about, while everything else stays
+    as it is. The loss is a weighted sum of named terms (see `losses.py`), chosen by `preset`: `"reference"` makes the
+    hidden states of harmful completions orthogonal to what they were, which is RR; `"selective"` teaches the call that
+    the user asked for. What the model did before is read from the same network with the adapter disabled; there is no
+    second model.
 
     Example:
 
@@ -141,14 +89,15 @@ class CircuitBreakerTrainer(_BaseTrainer):
               `args.model_init_kwargs`; if `dtype` is not among them, it defaults to `float32`.
             - A [`~transformers.PreTrainedModel`] object. Only causal language models are supported.
             - A [`~peft.PeftModel`] object, whose adapter is trained further. `peft_config` must be `None`.
+
+            With `padding_free` the attention of a model that is passed is set to one that reads packed rows too.
         args ([`CircuitBreakerConfig`], *optional*):
             Configuration for this trainer. If `None`, a default configuration is used.
         data_collator ([`~transformers.DataCollator`], *optional*):
             Function to use to form a batch from a list of prepared rows. Will default to
             [`DataCollatorForCircuitBreaker`].
         train_dataset ([`~datasets.Dataset`]):
-            Samples to train on, of both sets. The columns read are `id`, `set`, `priority_class`, `messages`, `tools`
-            and `assistant_raw`.
+            Samples to train on, of both sets (see `cb_datasets/sample.py`).
         eval_dataset ([`~datasets.Dataset`], *optional*):
             Samples to compute the losses on, of both sets.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -157,6 +106,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             Callbacks to add to the default ones.
         optimizers (`tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]`, *optional*):
             Optimizer and scheduler to use. Will default to those that `args` describes.
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
+            How to quantize the model, where `model` is a string: QLoRA.
         peft_config ([`~peft.LoraConfig`], *optional*):
             The adapter to make. `target_modules` defaults to all linear layers of the blocks, and
             `layers_to_transform` to the blocks that a loss reaches: one above them would keep its initial noise.
@@ -193,6 +144,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
         peft_config: LoraConfig | None = None,
     ):
         # Args
@@ -222,11 +174,24 @@ class CircuitBreakerTrainer(_BaseTrainer):
             if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
                 model_init_kwargs["device_map"] = None
             model_init_kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+            if quantization_config is not None:
+                model_init_kwargs["quantization_config"] = quantization_config
             model = create_model_from_path(model, **model_init_kwargs)
+        elif quantization_config is not None:
+            raise ValueError(
+                "You passed a `quantization_config`, but your model is already instantiated. Pass the model as a "
+                "string, or quantize it yourself."
+            )
         elif args.model_init_kwargs is not None:
             logger.warning(
                 "You passed `model_init_kwargs` to the `CircuitBreakerConfig`, but your model is already "
                 "instantiated. The `model_init_kwargs` will be ignored."
+            )
+
+        if args.merge and "quantization_config" in model.config.to_dict():
+            raise ValueError(
+                "`merge` is not supported with a quantized model: with rounded weights it would be another one. Merge "
+                "into the original: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
             )
 
         # Processing class
@@ -241,20 +206,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
         model.config.get_text_config().pad_token_id = processing_class.pad_token_id
         model.generation_config.pad_token_id = processing_class.pad_token_id
 
-        # Layers
-        self.target_layers = sorted(set(args.target_layers))
-        num_blocks = len(get_decoder(model).layers)
-        if self.target_layers[-1] > num_blocks:
-            raise ValueError(
-                f"`target_layers` asks for layer {self.target_layers[-1]}, but the model has {num_blocks} blocks. Set "
-                "`target_layers` to layers from about a third and two thirds of its depth."
-            )
-        if args.retain_l2_layers == "all":
-            # The published code cuts the model one block above the deepest target and keeps every hidden state of
-            # what is left, the last one after the final norm.
-            self.retain_layers = list(range(min(self.target_layers[-1] + 1, num_blocks) + 1))
-        else:
-            self.retain_layers = self.target_layers
+        # Loss
+        self.plan = self._make_plan(model, args)
+        self._terms = list(self.plan.classes)
 
         # PEFT
         if peft_config is not None:
@@ -271,9 +225,26 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "with. Pass a `peft_config`, e.g. `LoraConfig(r=16, lora_alpha=16)`, or `use_peft: true` in a recipe."
             )
 
+        # Speed
+        self._logits_head = LogitsHead(model.get_base_model(), args.logits_chunk_size) if args.masked_logits else None
+        if args.padding_free:
+            model.set_attn_implementation(ATTENTION)
+
+        self._cache = None
+        if args.reference_cache is not None:
+            kind = "states" if args.masked_logits else "logits"
+            self._cache = ReferenceCache(Path(args.reference_cache), f"{kind} {fingerprint(model)}")
+
         # Data collator
         if data_collator is None:
-            data_collator = DataCollatorForCircuitBreaker(processing_class.pad_token_id, args.pad_to_multiple_of)
+            data_collator = DataCollatorForCircuitBreaker(
+                plan=self.plan,
+                pad_token_id=processing_class.pad_token_id,
+                pad_to_multiple_of=args.pad_to_multiple_of,
+                padding_free=args.padding_free,
+                shared_prefix=args.shared_prefix,
+                cache=self._cache,
+            )
 
         # Dataset
         train_dataset = self._prepare_dataset(train_dataset, processing_class, args, "train")
@@ -297,9 +268,17 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "single GPU visible with `CUDA_VISIBLE_DEVICES`."
             )
 
+        self._refuse_with_fsdp(args)
+
         # Initialize the metrics: lists of (sum over items, number of items), since batches differ in their tokens
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self._warned_stuck = False
+        self.num_tokens = 0  # of the rows trained on, on all processes, whatever was computed for them
+
+        # Replace the printed dictionaries by one live line
+        if not args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(LiveLine(self))
+        self.add_callback(Watchdog(self))
 
         # Add tags to the model
         self.model.add_model_tags(self._tag_names)
@@ -308,6 +287,41 @@ class CircuitBreakerTrainer(_BaseTrainer):
     # no one, with or without `HF_HUB_DISABLE_TELEMETRY`.
     def _send_telemetry(self):
         pass
+
+    def _refuse_with_fsdp(self, args: CircuitBreakerConfig) -> None:
+        """Name what processes that hold parts of the model cannot do."""
+        if not self.is_fsdp_enabled:
+            return
+        for name, value, reason in (
+            ("reference_cache", args.reference_cache, "a process that finds its rows there would leave the others"),
+            ("merge", args.merge, "no process has the whole model"),
+        ):
+            if value:
+                raise ValueError(f"`{name}` is not supported with FSDP2: {reason}. Leave it out, or use DDP.")
+
+    def _make_plan(self, model: PreTrainedModel | PeftModel, args: CircuitBreakerConfig) -> Plan:
+        num_blocks = len(get_decoder(model).layers)
+        target_layers = _layers("target_layers", args.target_layers, num_blocks)
+        if args.retain_l2_layers == ["all"]:
+            # The published code cuts the model one block above the deepest target and keeps every hidden state of
+            # what is left, the last one after the final norm.
+            retain_layers = (*range(min(target_layers[-1] + 1, num_blocks)), NORM)
+        elif args.retain_l2_layers == ["target"]:
+            retain_layers = target_layers
+        else:
+            retain_layers = _layers("retain_l2_layers", [float(layer) for layer in args.retain_l2_layers], num_blocks)
+        return Plan(
+            classes=args.classes,
+            target_layers=target_layers,
+            retain_layers=retain_layers,
+            num_blocks=num_blocks,
+            rr_tokens=args.rr_tokens,
+            rr_from=args.rr_from,
+            retain_tokens=args.retain_tokens,
+            injection_weight=args.injection_weight,
+            retain_l2_positions=args.retain_l2_norm == "reference",
+            skip_layers=args.skip_layers,
+        )
 
     def _add_adapter(self, model: PreTrainedModel, peft_config: LoraConfig, args: CircuitBreakerConfig) -> PeftModel:
         if not isinstance(peft_config, LoraConfig):
@@ -318,13 +332,13 @@ class CircuitBreakerTrainer(_BaseTrainer):
             # By name, because PEFT combines `layers_to_transform` with a list only
             linear = (name for name, module in blocks.named_modules() if isinstance(module, nn.Linear))
             peft_config.target_modules = {name.rsplit(".", 1)[-1] for name in linear}
-        num_reached = max(*self.target_layers, *self.retain_layers)
+        num_reached = self.plan.depth
         if peft_config.layers_to_transform is None:
             peft_config.layers_to_transform = list(range(num_reached))
         elif max(peft_config.layers_to_transform) >= num_reached:
             raise ValueError(
                 f"`layers_to_transform` names block {max(peft_config.layers_to_transform)}, but no loss reaches a "
-                f"block above {num_reached - 1} with these `target_layers`: its adapter would never be trained."
+                f"block above {num_reached - 1} with these terms and layers: its adapter would never be trained."
             )
         model = get_peft_model(model, peft_config)
 
@@ -348,100 +362,122 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Tokenize the dataset, unless it has been already
         if "input_ids" not in dataset.column_names:
 
-            def tokenize_fn(example, processing_class, renderer):
-                encoded = chat.encode_sample(processing_class, example)
-                prompt_ids, completion_ids = encoded["prompt_ids"], encoded["completion_ids"]
-                return {
-                    "input_ids": prompt_ids + completion_ids,
-                    "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids),
-                    "num_tokens": len(prompt_ids) + len(completion_ids),
-                    "num_completion_tokens": len(completion_ids),
-                }
+            def prepare_fn(example, tokenizer, siblings, variation, sources):
+                return preparation.prepare_row(example, tokenizer, siblings, variation)
 
             with global_then_local_main_first():
                 dataset = dataset.map(
-                    tokenize_fn,
-                    # `map` knows a cached result by this function's code, but only by the name of what it calls: with
-                    # the renderer's source among the arguments an edited renderer is never served old tokens.
-                    fn_kwargs={"processing_class": processing_class, "renderer": inspect.getsource(chat)},
+                    prepare_fn,
+                    # `map` knows a cached result by what it calls only by name: with the sources among the arguments
+                    # an edited renderer is never served old tokens.
+                    fn_kwargs={
+                        "tokenizer": processing_class,
+                        "siblings": preparation.siblings_of(dataset),
+                        "variation": preparation.Variation(
+                            seed=args.seed,
+                            wrap_probability=args.span_wrap_probability,
+                            noise_probability=args.span_noise_probability,
+                            bare_head_probability=args.bare_head_probability,
+                        ),
+                        "sources": (inspect.getsource(chat), inspect.getsource(preparation)),
+                    },
                     num_proc=args.dataset_num_proc,
                     remove_columns=[
-                        name for name in dataset.column_names if name not in ("id", "set", "priority_class")
+                        name for name in dataset.column_names if name not in ("id", "pair", "set", "priority_class")
                     ],
                     desc=f"Tokenizing {dataset_name} dataset",
                 )
 
-        for column, wrong, fault in (
-            ("num_tokens", lambda n: n > args.max_length, f"more than `max_length={args.max_length}` tokens"),
-            ("num_completion_tokens", lambda n: n == 0, "no completion"),
-        ):
-            ids = [row_id for row_id, n in zip(dataset["id"], dataset[column], strict=True) if wrong(n)]
-            if ids:
-                raise ValueError(
-                    f"{len(ids)} of the {len(dataset)} rows of the {dataset_name} dataset have {fault}: "
-                    f"{', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''}. Rows are fitted or dropped by name "
-                    "when the data are made; nothing is truncated here."
-                )
-        self._rows_by_class(dataset, args, dataset_name)  # raises where a set has no rows
+        self._check_rows(dataset, args, dataset_name)
+        self._rows_by_class(dataset, dataset_name)  # raises where a set has no rows
         return dataset
 
-    def _rows_by_class(
-        self, dataset: Dataset, args: CircuitBreakerConfig, dataset_name: str
-    ) -> tuple[list[int], dict[str, list[int]]]:
-        """Rows of Ds, and rows of Dr by class, of the classes that a loss uses."""
-        circuit_breaker, retain = [], defaultdict(list)
-        for row, (name, priority_class) in enumerate(zip(dataset["set"], dataset["priority_class"], strict=True)):
+    def _check_rows(self, dataset: Dataset, args: CircuitBreakerConfig, dataset_name: str) -> None:
+        """Refuse rows that are too long, and rows that have no token for a term that applies to them."""
+        faults = defaultdict(list)
+        for row in dataset:
+            if row["num_tokens"] > args.max_length:
+                faults[
+                    f"more than `max_length={args.max_length}` tokens",
+                    "Rows are fitted or dropped by name when the data are made; nothing is truncated here.",
+                ].append(row["id"])
+            if row["num_tokens"] == row["prompt_length"]:
+                faults["no completion", "Drop them when the data are made."].append(row["id"])
+                continue
+            for term in self.plan.terms_of(row):
+                if not len(self.plan.read(term, row).positions):
+                    faults[
+                        f"no token that the term {term!r} could read",
+                        f"Leave their class out of it: {row['priority_class']!r} in `term_classes`.",
+                    ].append(row["id"])
+        for (fault, remedy), ids in faults.items():
+            raise ValueError(
+                f"{len(ids)} of the {len(dataset)} rows of the {dataset_name} dataset have {fault}: "
+                f"{', '.join(ids[:10])}{', ...' if len(ids) > 10 else ''}. {remedy}"
+            )
+
+    def _rows_by_class(self, dataset: Dataset, dataset_name: str) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Rows of Ds and rows of Dr by class, of the classes that a term uses."""
+        used = {name for classes in self.plan.classes.values() for name in classes}
+        rows: dict[str, dict[str, list[int]]] = {CIRCUIT_BREAKER: defaultdict(list), RETAIN: defaultdict(list)}
+        columns = (dataset[column] for column in ("set", "priority_class", "redacted"))
+        for row, (name, priority_class, redacted) in enumerate(zip(*columns, strict=True)):
             known = {CIRCUIT_BREAKER: HARMFUL_CLASSES, RETAIN: RETAIN_CLASSES}.get(name, {})
             if priority_class not in known:
                 raise ValueError(
                     f"Row {dataset[row]['id']} of the {dataset_name} dataset is of no class that batches are drawn "
                     f"by: set {name!r}, priority_class {priority_class!r}."
                 )
-            if name == CIRCUIT_BREAKER:
-                circuit_breaker.append(row)
-            elif args.retain_l2_classes is None or priority_class in args.retain_l2_classes:
-                retain[priority_class].append(row)
-        unknown = set(args.retain_l2_classes or []) - set(RETAIN_CLASSES)
-        if unknown:
-            raise ValueError(f"`retain_l2_classes` has {sorted(unknown)}; the classes are {list(RETAIN_CLASSES)}.")
-        if not circuit_breaker:
-            raise ValueError(f"The {dataset_name} dataset has no row of the circuit breaker set (Ds).")
-        if not retain:
-            classes = args.retain_l2_classes or list(RETAIN_CLASSES)
-            raise ValueError(
-                f"The {dataset_name} dataset has no row of the retain set (Dr) in the classes {', '.join(classes)}."
-            )
-        return circuit_breaker, dict(retain)
+            if self.plan.terms_of({"priority_class": priority_class, "redacted": redacted}):
+                rows[name][priority_class].append(row)
+        for name, title in ((CIRCUIT_BREAKER, "circuit breaker set (Ds)"), (RETAIN, "retain set (Dr)")):
+            classes = used & set(HARMFUL_CLASSES if name == CIRCUIT_BREAKER else RETAIN_CLASSES)
+            if classes and not rows[name]:
+                names = ", ".join(sorted(classes))
+                raise ValueError(f"The {dataset_name} dataset has no row of the {title} in the classes {names}.")
+        return dict(rows[CIRCUIT_BREAKER]), dict(rows[RETAIN])
 
     def _set_signature_columns_if_needed(self):
         # If `self.args.remove_unused_columns` is True, non-signature columns are removed. These are the columns that
         # the data collator needs.
         if self._signature_columns is None:
-            self._signature_columns = ["input_ids", "completion_mask", "set"]
+            self._signature_columns = [
+                *("id", "set", "priority_class", "input_ids", "prompt_length", "injection", "tool_call", "tool_name"),
+                *("divergence", "clean_ids", "splice_ids", "splice_start", "redacted"),
+            ]
 
     # The whole run is one pass over one batch sampler, so that nothing but the number of batches already taken is
     # needed to go on where a checkpoint left off.
     def get_train_dataloader(self) -> DataLoader:
-        circuit_breaker, retain = self._rows_by_class(self.train_dataset, self.args, "train")
-        sampler = CircuitBreakerBatchSampler(
+        return self._build_dataloader(self.train_dataset, self._make_batch_sampler(), "Training")
+
+    def _make_batch_sampler(self) -> CircuitBreakerBatchSampler:
+        circuit_breaker, retain = self._rows_by_class(self.train_dataset, "train")
+        circuit_breaker = sum(circuit_breaker.values(), [])
+        by_pair = defaultdict(list)
+        pairs = list(self.train_dataset["pair"])
+        for row in sum(retain.values(), []):
+            if pairs[row] is not None:
+                by_pair[pairs[row]].append(row)
+        return CircuitBreakerBatchSampler(
             circuit_breaker,
             retain,
             RETAIN_CLASSES,
             batch_size=self._train_batch_size,
             retain_batch_size=self.args.retain_batch_size,
-            num_batches=self.args.max_steps * self.args.gradient_accumulation_steps * self.args.world_size,
+            num_steps=self.args.max_steps,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            batches_per_step=self.args.gradient_accumulation_steps * self.args.world_size,
+            siblings={row: by_pair[pairs[row]] for row in circuit_breaker if pairs[row] in by_pair},
         )
-        return self._build_dataloader(self.train_dataset, sampler, "Training")
 
     # Every row once. The larger set may have batches of its own at the end.
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        circuit_breaker, retain = self._rows_by_class(dataset, self.args, "eval")
         size = self.args.eval_batch_size
         chunks = [
             [rows[start : start + size] for start in range(0, len(rows), size)]
-            for rows in (circuit_breaker, sum(retain.values(), []))
+            for rows in (sum(classes.values(), []) for classes in self._rows_by_class(dataset, "eval"))
         ]
         batches = [breaker_rows + retain_rows for breaker_rows, retain_rows in zip_longest(*chunks, fillvalue=[])]
         return self._build_dataloader(dataset, batches, "Evaluation")
@@ -460,106 +496,214 @@ class CircuitBreakerTrainer(_BaseTrainer):
         )
         return self.accelerator.prepare(dataloader)
 
-    def _tokens(self, name: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Mask of the tokens of a set that its loss reads."""
-        tokens = self.args.rr_tokens if name == CIRCUIT_BREAKER else self.args.retain_l2_tokens
-        return inputs["completion_mask"] if tokens == "completion" else inputs["attention_mask"]
-
-    def _count_items(self, inputs: dict[str, dict[str, torch.Tensor]]) -> torch.Tensor:
-        """What the losses on Ds and on Dr are means over: tokens, or all positions if `retain_l2_norm` says so."""
-        items = torch.zeros(2, device=self.accelerator.device)
-        for i, name in enumerate((CIRCUIT_BREAKER, RETAIN)):
-            if name in inputs:
-                tokens = self._tokens(name, inputs[name])
-                whole = name == RETAIN and self.args.retain_l2_norm == "reference"
-                items[i] = tokens.numel() if whole else tokens.sum()
-        return items
-
     # Items per micro-batch, averaged over the micro-batches of an optimizer step and over the processes. With this
     # denominator the mean of the micro-batches' losses is the mean over all their tokens, so that 8 batches of 1 row
     # give the step of 1 batch of 8 rows.
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
-        items = torch.stack([self._count_items(inputs) for inputs in batch_samples]).mean(0)
+        items = torch.stack([inputs["num_items"] for inputs in batch_samples]).mean(0).to(self.accelerator.device)
         return self.accelerator.reduce(items, reduction="mean")
 
-    def _hidden_states(
-        self, model: nn.Module, name: str, inputs: dict[str, torch.Tensor]
-    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """States with the adapter and without, at the layers and tokens that the loss on this set reads."""
-        arguments = {
-            "decoder": get_decoder(self.accelerator.unwrap_model(self.model)),
-            "layers": self.target_layers if name == CIRCUIT_BREAKER else self.retain_layers,
-            "input_ids": inputs["input_ids"],
-            "attention_mask": inputs["attention_mask"],
-            "tokens": self._tokens(name, inputs),
-            "final_norm": name == RETAIN and self.args.retain_l2_layers == "all",
-        }
+    def _states(self, model: nn.Module, forwards: list[dict[str, Any]]) -> dict[str, list[torch.Tensor]]:
+        """What each term reads of the network, in some forwards."""
+        states = {}
+        for forward in forwards:
+            reads = {term: (self.plan.layers(term), tokens) for term, tokens in forward["reads"].items()}
+            states |= hidden_states_at(
+                model,
+                get_decoder(self.accelerator.unwrap_model(self.model)),
+                forward["inputs"],
+                forward["blocks"],
+                reads,
+                full_logits=self._logits_head is None,
+            )
+        return states
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Within the context the network is what it was before training."""
         with (
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
             self.accelerator.unwrap_model(self.model).disable_adapter(),
         ):
-            reference = hidden_states_at(self.model, **arguments)
-        return hidden_states_at(model, **arguments), reference
+            yield
+
+    def _with_known(
+        self, computed: dict[str, list[torch.Tensor]], known: dict[str, list[dict[str, Any]]]
+    ) -> dict[str, list[torch.Tensor]]:
+        """States of the frozen network in the order of the rows: those that were kept, and those just computed."""
+        states = {}
+        for term, rows in known.items():
+            start, parts = 0, []
+            for row in rows:
+                part = row["states"]
+                if part is None:
+                    part = [state[start : start + row["number"]] for state in computed[term]]
+                    start += row["number"]
+                    self._cache.put(row["key"], part)
+                parts.append(part)
+            states[term] = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+        return states
+
+    def _logit_values(
+        self, values: Callable[..., torch.Tensor], states: list[torch.Tensor], *others: torch.Tensor
+    ) -> torch.Tensor:
+        return values(*states, *others) if self._logits_head is None else self._logits_head(values, states, *others)
+
+    def _values(
+        self,
+        term: str,
+        adapted: list[torch.Tensor],
+        frozen: list[torch.Tensor] | None,
+        targets: torch.Tensor,
+        harmful: torch.Tensor,
+    ) -> torch.Tensor:
+        """Values of a term, token by token."""
+        if term == "rr":
+            return losses.rr(adapted, frozen)
+        if term == "retain_l2":
+            return losses.retain_l2(adapted, frozen)
+        if term == "twin":
+            return losses.twin(adapted, frozen)
+        if term == "triplet":
+            return self._triplet_values(adapted, frozen, harmful)
+        if term in ("retain_kl", "distill"):
+            divergence = partial(losses.kl, temperature=self.args.kl_temperature)
+            return self._logit_values(divergence, [*adapted, *frozen])
+        value = losses.unlikelihood if term == "unlikelihood" else losses.cross_entropy
+        return self._logit_values(value, adapted, targets)
+
+    def _triplet_values(
+        self, adapted: list[torch.Tensor], frozen: list[torch.Tensor], harmful: torch.Tensor
+    ) -> torch.Tensor:
+        (keep, drive), values = self.args.triplet_margins, torch.zeros_like(harmful, dtype=torch.float32)
+        if not harmful.any():
+            return values
+        bad, good = ([h[mask] for h in adapted] for mask in (harmful, ~harmful))
+        bad0, good0 = ([h0[mask] for h0 in frozen] for mask in (harmful, ~harmful))
+        center = [h.float().mean(0, keepdim=True) for h in bad]
+        values = values.masked_scatter(harmful, losses.triplet(bad, center, bad0, drive))
+        return values.masked_scatter(~harmful, losses.triplet(good, good0, center, keep))
+
+    def _coefficients(self, step: int) -> dict[str, float]:
+        """Weight of each term at an optimizer step."""
+        breaks, keeps = losses.schedule(self.args.schedule, step, self.args.max_steps)
+        return {term: weight * (breaks if TERMS[term].breaks else keeps) for term, weight in self.args.weights.items()}
 
     def _compute_loss(
-        self, model: nn.Module, inputs: dict[str, dict[str, torch.Tensor]], num_items_in_batch: torch.Tensor | None
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None
     ) -> torch.Tensor:
         mode = "train" if self.model.training else "eval"
         # Algorithm 1 counts from 1: the first step is step 1 of T. Evaluation is at the step last made.
         step = self.state.global_step + (1 if mode == "train" else 0)
-        rr_coefficient, retain_coefficient = linear_schedule(step, self.args.max_steps, self.args.alpha)
-        retain_coefficient *= self.args.retain_coefficient
-        own_items = self._count_items(inputs)
-        rr_items, retain_items = own_items if num_items_in_batch is None else num_items_in_batch
+        coefficients = self._coefficients(step)
+        items = inputs["num_items"] if num_items_in_batch is None else num_items_in_batch
 
-        rr = retain_l2 = torch.zeros((), device=self.accelerator.device)
-        cosines = [torch.zeros(0, device=self.accelerator.device)] * len(self.target_layers)
-        if CIRCUIT_BREAKER in inputs:
-            states = self._hidden_states(model, CIRCUIT_BREAKER, inputs[CIRCUIT_BREAKER])
-            cosines = [token_cosine(hidden, reference) for hidden, reference in zip(*states, strict=True)]
-            rr = rr_loss(cosines, rr_items)
-        if RETAIN in inputs:
-            retain_l2 = retain_l2_loss(*self._hidden_states(model, RETAIN, inputs[RETAIN]), retain_items)
-        loss = rr_coefficient * rr + retain_coefficient * retain_l2
+        with self._frozen():
+            frozen = self._states(self.model, inputs["frozen"])
+        if self._cache is not None:
+            frozen = self._with_known(frozen, inputs["known"])
+        adapted = self._states(model, inputs["adapted"])
+        terms = {}
+        for term, number in zip(self._terms, items, strict=True):
+            if term in adapted:  # an evaluation batch may have rows of one set only
+                # States are let go of as soon as a term has read them
+                values = self._values(
+                    term,
+                    adapted.pop(term),
+                    frozen.pop(term, None),
+                    inputs["targets"][term],
+                    inputs["harmful"][term],
+                )
+                terms[term] = losses.weighted_mean(values, inputs["weights"][term], number)
+        loss = sum(coefficients[term] * value for term, value in terms.items())
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step} (rr {rr.item()}, retain_l2 {retain_l2.item()}). Lower the "
-                "learning rate, or train in bfloat16 or float32 where float16 overflows."
-            )
+            self._stop_at_nan(step, loss, terms, inputs)
 
-        # Log the metrics
-        sums = [rr * rr_items, retain_l2 * retain_items, *(cosine.sum() for cosine in cosines)]
-        self._log_metrics(mode, torch.stack([value.detach() for value in sums]), own_items)
-        self._metrics[mode]["coefficient/rr"].append((rr_coefficient, 1))
-        self._metrics[mode]["coefficient/retain_l2"].append((retain_coefficient, 1))
-        if mode == "train":
-            self._warn_if_stuck(step)
+        self._log_terms(mode, coefficients, terms, items, inputs)
+        if mode == "eval" or self._is_logged(step):
+            self._measure(mode, inputs)
         return loss
 
-    def _log_metrics(self, mode: str, sums: torch.Tensor, items: torch.Tensor) -> None:
-        """Note what this batch adds to the means: loss on Ds, loss on Dr, cosine of Ds at each target layer."""
-        # One gather for all, of the same size whatever the batch holds: processes may hold rows of different sets
-        totals = self.accelerator.gather(torch.cat([items, sums])[None]).sum(0).tolist()
-        rr_items, retain_items, rr, retain_l2, *cosines = totals
-        metrics = self._metrics[mode]
-        if rr_items:
-            metrics["loss/rr"].append((rr, rr_items))
-            metrics["cosine/mean"].append((sum(cosines) / len(cosines), rr_items))
-            for layer, cosine in zip(self.target_layers, cosines, strict=True):
-                metrics[f"cosine/layer_{layer}"].append((cosine, rr_items))
-        if retain_items:
-            metrics["loss/retain_l2"].append((retain_l2, retain_items))
+    def _stop_at_nan(
+        self, step: int, loss: torch.Tensor, terms: dict[str, torch.Tensor], inputs: dict[str, Any]
+    ) -> NoReturn:
+        parts = ", ".join(f"{term} {value.item()}" for term, value in terms.items())
+        raise FloatingPointError(
+            f"The loss is {loss.item()} at step {step} ({parts}), in a batch of the rows {', '.join(inputs['ids'])}. "
+            "Lower the learning rate, or train in bfloat16 or float32 where float16 overflows."
+        )
 
-    def _warn_if_stuck(self, step: int) -> None:
-        cosine, items = self._metrics["train"]["cosine/mean"][-1]
-        if not self._warned_stuck and step > max(1, self.args.max_steps / 10) and cosine / items > STUCK_COSINE:
-            self._warned_stuck = True
-            logger.warning(
-                f"The cosine on the circuit breaker set is {cosine / items:.4f} at step {step} of "
-                f"{self.args.max_steps}: nothing is being rerouted. Raise `learning_rate`, lower "
-                "`retain_coefficient`, or, if it never moved, set `lora_b_init_std` to 1e-3 or more."
-            )
+    def _is_logged(self, step: int) -> bool:
+        return step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step)
+
+    def _log_terms(
+        self,
+        mode: str,
+        coefficients: dict[str, float],
+        terms: dict[str, torch.Tensor],
+        items: torch.Tensor,
+        inputs: dict[str, Any],
+    ) -> None:
+        """Note what this batch adds to the mean of each term."""
+        # One gather for all, of the same size whatever the batch holds: processes may hold rows of different sets
+        zero = torch.zeros((), device=self.accelerator.device)
+        sums = [
+            (terms[term].detach() * number) if term in terms else zero
+            for term, number in zip(self._terms, items, strict=True)
+        ]
+        numbers = torch.cat([torch.stack(sums), inputs["num_items"], zero[None] + inputs["num_tokens"]])
+        *totals, num_tokens = self.accelerator.gather(numbers[None]).sum(0).tolist()
+        self.num_tokens += num_tokens if mode == "train" else 0
+        for i, term in enumerate(self._terms):
+            if totals[len(self._terms) + i]:
+                self._metrics[mode][f"loss/{term}"].append((totals[i], totals[len(self._terms) + i]))
+            self._metrics[mode][f"coefficient/{term}"].append((coefficients[term], 1))
+
+    @torch.no_grad()
+    def _measure(self, mode: str, inputs: dict[str, Any]) -> None:
+        """Note how far the states that completions come from have moved, and how sure the model is of them."""
+        self.model.eval()  # without dropout, and without drawing its random numbers
+        [forward] = inputs["measure"]
+        arguments = {
+            "model": self.model,
+            "decoder": get_decoder(self.accelerator.unwrap_model(self.model)),
+            "inputs": forward["inputs"],
+            "num_blocks": forward["blocks"],
+            "reads": {name: ((*self.plan.target_layers, NORM), at) for name, at in forward["reads"].items()},
+        }
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            adapted = hidden_states_at(**arguments)
+        with self._frozen():
+            frozen = hidden_states_at(**arguments)
+        self.model.train(mode == "train")
+        # Sums for each set: tokens, then cosines and distances by layer, then entropies of the two networks
+        sums = torch.zeros(2, 3 + 2 * len(self.plan.target_layers), device=self.accelerator.device)
+        for row, name in zip(sums, (CIRCUIT_BREAKER, RETAIN), strict=True):
+            if name in adapted:
+                (*hidden, last), (*reference, last0) = adapted[name], frozen[name]
+                pairs = list(zip(hidden, reference, strict=True))
+                values = [losses.token_cosine(h, h0) for h, h0 in pairs]
+                values += [losses.distance(h, h0) for h, h0 in pairs]
+                if self._logits_head is not None:
+                    values += [self._logits_head(losses.entropy, [state]) for state in (last, last0)]
+                row[0] = len(last)
+                row[1 : 1 + len(values)] = torch.stack([value.sum() for value in values])
+        self._log_measured(mode, self.accelerator.gather(sums[None]).sum(0).tolist())
+
+    def _log_measured(self, mode: str, sums: list[list[float]]) -> None:
+        metrics, layers = self._metrics[mode], self.plan.target_layers
+        for name, (items, *values) in zip(("ds", "dr"), sums, strict=True):
+            if not items:
+                continue
+            cosines, distances, entropies = values[: len(layers)], values[len(layers) : -2], values[-2:]
+            metrics[f"cosine/{name}"].append((sum(cosines) / len(layers), items))
+            metrics[f"distance/{name}"].append((sum(distances) / len(layers), items))
+            for layer, cosine in zip(layers, cosines, strict=True):
+                metrics[f"cosine/{name}_layer_{layer}"].append((cosine, items))
+            if self._logits_head is not None:
+                for network, entropy in zip(("adapted", "frozen"), entropies, strict=True):
+                    metrics[f"entropy/{name}_{network}"].append((entropy, items))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss = self._compute_loss(model, inputs, num_items_in_batch)
@@ -588,7 +732,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if mode == "eval" and metrics:
             # `Trainer` averages over batches, of which some hold one set only; the loss is that of all rows together
             metrics["loss"] = sum(
-                metrics[f"coefficient/{term}"] * metrics[f"loss/{term}"] for term in ("rr", "retain_l2")
+                metrics[f"coefficient/{term}"] * metrics[f"loss/{term}"]
+                for term in self._terms
+                if f"loss/{term}" in metrics
             )
             metrics = {f"eval_{key}": value for key, value in metrics.items()}
         logs.update(metrics)
@@ -603,8 +749,101 @@ class CircuitBreakerTrainer(_BaseTrainer):
             loss = self.compute_loss(model, inputs)
         return loss, None, None
 
+    def card_facts(self, model_name: str | None = None, dataset_name: str | None = None) -> dict[str, Any]:
+        """
+        What the card of this breaker tells, but for gates and evaluation.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the breaker. If `None`, the name of the output folder.
+            dataset_name (`str`, *optional*):
+                Hub id or folder of the dataset.
+        """
+        args = self.args
+        settings = {
+            "optimizer steps": args.max_steps,
+            "rows of Ds and of Dr in a step": " + ".join(
+                str(rows * args.gradient_accumulation_steps * args.world_size)
+                for rows in (args.per_device_train_batch_size, args.retain_batch_size)
+            ),
+            "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type}",
+            "target layers": ", ".join(map(str, self.plan.target_layers)),
+            "LoRA": ", ".join(
+                f"r {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"
+                for config in self.accelerator.unwrap_model(self.model).peft_config.values()
+            ),
+            "seed": args.seed,
+        }
+        return {
+            "model_name": model_name or Path(args.output_dir).resolve().name,
+            "hub_model_id": self.hub_model_id,
+            "base_model": get_config_model_id(self.model.config),
+            "dataset_name": dataset_name,
+            "dataset_on_hub": dataset_name is not None and not Path(dataset_name).exists(),
+            "dataset_revision": args.dataset_revision,
+            "classes": dict(sorted(Counter(self.train_dataset["priority_class"]).items())),
+            "preset": args.preset,
+            "schedule": args.schedule,
+            "weights": args.weights,
+            "settings": settings,
+            "curves": Path(args.output_dir, "curves.png").exists(),
+            "paper": self._paper,
+            "tags": self._tag_names,
+        }
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        gates: dict[str, Any] | None = None,
+        comparison: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        Creates the model card from the information available to the `Trainer`.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the breaker.
+            dataset_name (`str`, *optional*):
+                Hub id or folder of the dataset used for training.
+            tags (`str` or `list[str]`, *optional*):
+                Tags to be associated with the model card.
+            gates (`dict[str, Any]`, *optional*):
+                The report of the data's gates, `quality_gates.json`.
+            comparison (`dict[str, Any]`, *optional*):
+                The results of an evaluation, `details.json`.
+        """
+        if self.is_world_process_zero():
+            facts = self.card_facts(model_name, dataset_name)
+            facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
+            model_card(facts, gates, comparison).save(Path(self.args.output_dir, "README.md"))
+
     # PEFT writes a model card of blanks to fill in beside every adapter it saves
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, "README.md").unlink(missing_ok=True)
+
+    def save_merged(self, folder: str | Path) -> None:
+        """
+        Save the model with the adapter merged into it, beside its tokenizer.
+
+        Args:
+            folder (`str` or `Path`):
+                Folder to write.
+        """
+        if self.is_world_process_zero():
+            deepcopy(self.accelerator.unwrap_model(self.model)).merge_and_unload().save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
+
+def _layers(name: str, layers: list[float], num_blocks: int) -> tuple[int, ...]:
+    """Layers by number, from numbers and fractions of the depth."""
+    numbers = {round(layer * num_blocks) if layer < 1 else int(layer) for layer in layers}
+    if max(numbers) > num_blocks or min(numbers) < 1:
+        raise ValueError(
+            f"`{name}` asks for the layers {sorted(numbers)}, but the model has the blocks 1 to {num_blocks}. Set it "
+            "to layers from about a third and two thirds of its depth."
+        )
+    return tuple(sorted(numbers))

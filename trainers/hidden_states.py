@@ -2,8 +2,8 @@
 
 Layers are numbered as `output_hidden_states=True` numbers them: 0 is what enters the first decoder block (the
 embeddings) and `l` is the output of block `l - 1`, `model.layers[l - 1]`. The last entry of that tuple is the
-exception: the library returns it after the final norm. Here every layer is read before the norm, unless `final_norm`
-asks for the tuple's own last entry.
+exception: the library returns it after the final norm. Here every layer is read before the norm, and [`NORM`] is what
+comes out of the norm, whichever block runs last.
 
     layers (3, 4) of a model of 32 blocks; blocks 4 to 31 and the LM head do not run:
 
@@ -11,13 +11,19 @@ asks for the tuple's own last entry.
             0             1            2            3            4
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+
+from .terms import NORM
 
 
 def get_decoder(model: PreTrainedModel | PeftModel) -> nn.Module:
@@ -37,7 +43,7 @@ def first_blocks(decoder: nn.Module, num_blocks: int) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(decoder: nn.Module, layers: Sequence[int], final_norm: bool) -> Iterator[dict[int, torch.Tensor]]:
+def recorded(decoder: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, torch.Tensor]]:
     """Within the context a forward of the decoder writes its states at `layers` into the dictionary."""
     states: dict[int, torch.Tensor] = {}
     handles = []
@@ -55,8 +61,7 @@ def recorded(decoder: nn.Module, layers: Sequence[int], final_norm: bool) -> Ite
             def record_output(module, args, output, layer=layer):
                 states[layer] = output
 
-            at_norm = final_norm and layer == max(layers)
-            module = decoder.norm if at_norm else decoder.layers[layer - 1]
+            module = decoder.norm if layer == NORM else decoder.layers[layer - 1]
             handles.append(module.register_forward_hook(record_output))
     try:
         yield states
@@ -68,41 +73,109 @@ def recorded(decoder: nn.Module, layers: Sequence[int], final_norm: bool) -> Ite
 def hidden_states_at(
     model: nn.Module,
     decoder: nn.Module,
-    layers: Sequence[int],
-    input_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
-    tokens: torch.Tensor,
-    final_norm: bool = False,
-) -> list[torch.Tensor]:
+    inputs: Mapping[str, Any],
+    num_blocks: int,
+    reads: Mapping[str, tuple[Sequence[int], torch.Tensor]],
+    full_logits: bool = False,
+) -> dict[str, list[torch.Tensor]]:
     """
-    Hidden states of some tokens at some layers.
+    Hidden states of some tokens at some layers, for each of several readers.
 
-    Blocks above the deepest of `layers` do not run, and the LM head gets no token to work on. The forward goes through
-    `model`, so that whatever wraps the network (an adapter, a distributed engine) sees an ordinary forward.
+    Blocks above `num_blocks` do not run, and the LM head gets no token to work on. The forward goes through `model`,
+    so that whatever wraps the network (an adapter, a distributed engine) sees an ordinary forward.
 
     Args:
         model ([`~torch.nn.Module`]):
             Causal language model to call; may be wrapped.
         decoder ([`~torch.nn.Module`]):
             Its stack of blocks, see [`get_decoder`].
-        layers (`Sequence[int]`):
-            Layers to read.
-        input_ids (`torch.Tensor`):
-            Shape `(batch, length)`, padded on the right.
-        attention_mask (`torch.Tensor`):
-            Shape `(batch, length)`.
-        tokens (`torch.Tensor`):
-            Shape `(batch, length)`: nonzero at the tokens to return.
-        final_norm (`bool`, *optional*, defaults to `False`):
-            Whether the deepest of `layers` is read after the final norm, as the last entry of the library's tuple is.
+        inputs (`Mapping[str, Any]`):
+            Arguments of the forward: of a padded batch, or of a packed row (see `packing.py`).
+        num_blocks (`int`):
+            Number of blocks that run.
+        reads (`Mapping[str, tuple[Sequence[int], torch.Tensor]]`):
+            For each reader its layers, and the positions of its tokens among all tokens of the input, flattened.
+        full_logits (`bool`, *optional*, defaults to `False`):
+            Whether readers of the layers `(NORM,)` get logits, which the model then computes for all tokens.
 
     Returns:
-        `list[torch.Tensor]`: for each layer, in the order of `layers`, a tensor of shape `(tokens, hidden_size)`.
+        `dict[str, list[torch.Tensor]]`: for each reader, in the order of its layers, tensors of shape `(tokens,
+        hidden_size)`, or `(tokens, vocabulary)` for logits.
     """
-    no_logits = torch.empty(0, dtype=torch.long, device=input_ids.device)
-    with first_blocks(decoder, max(layers)), recorded(decoder, layers, final_norm) as states:
-        model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, logits_to_keep=no_logits)
+    layers = sorted({layer for wanted, _ in reads.values() for layer in wanted})
+    no_logits = torch.empty(0, dtype=torch.long, device=inputs["input_ids"].device)
+    for_logits = {name for name, (wanted, _) in reads.items() if full_logits and tuple(wanted) == (NORM,)}
+    with first_blocks(decoder, num_blocks), recorded(decoder, layers) as states:
+        output = model(**inputs, use_cache=False, logits_to_keep=0 if for_logits else no_logits)
     # Selected here and not in the hooks: under activation checkpointing hooks run inside the checkpointed function,
     # which must compute the same without them when it is run again.
-    positions = tokens.flatten().nonzero().squeeze(1)
-    return [states[layer].flatten(0, 1).index_select(0, positions) for layer in layers]
+    return {
+        name: [
+            (output.logits if name in for_logits else states[layer]).flatten(0, 1).index_select(0, tokens)
+            for layer in wanted
+        ]
+        for name, (wanted, tokens) in reads.items()
+    }
+
+
+class LogitsHead:
+    """
+    The LM head on chosen tokens, a chunk of them at a time.
+
+    A vocabulary of 128,256 makes half a gigabyte of a thousand tokens' logits, and a loss keeps several such tensors
+    for its backward. Here they exist for one chunk, forward and backward.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model whose head it is.
+        chunk_size (`int`):
+            Tokens in a chunk.
+
+    Raises:
+        ValueError: If the model does more to its logits than multiply by the head's weight.
+    """
+
+    def __init__(self, model: PreTrainedModel, chunk_size: int):
+        self.linear = model.get_output_embeddings()
+        self.chunk_size = chunk_size
+        decoder = get_decoder(model)
+        probe = torch.tensor([[1, 2]], device=model.device)
+        with torch.no_grad(), first_blocks(decoder, 0), recorded(decoder, [NORM]) as states:
+            logits = model(input_ids=probe, use_cache=False).logits
+        if not torch.equal(self._logits(self._weight(), states[NORM]), logits):
+            raise ValueError(
+                f"{type(model).__name__} computes its logits by more than its LM head, so they cannot be had for the "
+                "chosen tokens alone. Set `masked_logits: false`."
+            )
+
+    def __call__(
+        self, values: Callable[..., torch.Tensor], states: Sequence[torch.Tensor], *others: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Values of a loss, token by token.
+
+        Args:
+            values (`Callable`):
+                `(*logits, *others) -> values`, with logits of shape `(tokens, vocabulary)`.
+            states (`Sequence[torch.Tensor]`):
+                States after the final norm, shape `(tokens, hidden_size)`, for each of the logits.
+            others (`torch.Tensor`):
+                Further arguments, of `tokens` entries each.
+        """
+        weight = self._weight()
+
+        def chunk_values(*parts: torch.Tensor) -> torch.Tensor:
+            logits = (self._logits(weight, part) for part in parts[: len(states)])
+            return values(*logits, *parts[len(states) :])
+
+        chunks = list(zip(*(tensor.split(self.chunk_size) for tensor in (*states, *others)), strict=True))
+        if len(chunks) == 1:
+            return chunk_values(*chunks[0])
+        return torch.cat([checkpoint(chunk_values, *chunk, use_reentrant=False) for chunk in chunks])
+
+    def _weight(self) -> torch.Tensor:
+        weight = self.linear.weight
+        return weight.full_tensor() if isinstance(weight, DTensor) else weight
+
+    def _logits(self, weight: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return F.linear(states.to(weight.dtype), weight, self.linear.bias)

@@ -1,20 +1,52 @@
 """The losses of circuit breaking as pure functions of tensors.
 
-Notation, after Representation Rerouting (https://huggingface.co/papers/2406.04313, section 3 and Algorithm 1): `h` is
-a hidden state of the network with its adapter, `h0` that of the same network with the adapter disabled, both at one
-layer `l` of the layers `L` that a term reads, and at one token `i` of the tokens that count. Ds is the circuit breaker
-set, Dr the retain set:
+A run minimises a weighted sum of named terms, each a mean over tokens `i` with weights `w_i`:
 
-    loss = c_s(t) * rr(Ds) + c_r(t) * retain_l2(Dr)
+    loss = sum over terms of  c_term(t) * 1/N * sum_i w_i * value_i,        N = sum_i w_i
 
-The functions take one `(tokens, hidden_size)` tensor per layer, with only the tokens that count, so there is no mask
-and nothing to divide by zero. All arithmetic is in float32: in bfloat16 `cos(x, x)` comes out as 0.992.
+and each function here gives the `value_i` of one term. Notation, after Representation Rerouting
+(https://huggingface.co/papers/2406.04313, section 3 and Algorithm 1): `h` is a hidden state of the network with its
+adapter, `h0` that of the same network with the adapter disabled, both at one layer `l` of the layers `L` that the term
+reads; `p` and `p0` are the next-token distributions of the two. Ds is the circuit breaker set, Dr the retain set.
+
+| term                     | reads                                            | what it is for                      |
+|--------------------------|--------------------------------------------------|-------------------------------------|
+| `rr`                     | `h`, `h0` on Ds                                  | breaks: reroutes harmful states     |
+| `unlikelihood`           | `p` on Ds                                        | breaks: not the attacker's tool     |
+| `triplet`                | `h`, `h0` on Ds and on Dr                        | breaks: drives the two apart        |
+| `retain_l2`, `retain_kl` | `h`, `h0`, or `p`, `p0`, on Dr                   | keeps everything else as it was     |
+| `distill`, `twin`        | `p` or `h` under attack, `p0` or `h0` without it | keeps the right call under attack   |
+| `ce`, `splice`           | `p` under attack, also after a wrong opening     | keeps the right call under attack   |
+
+Only tokens that count come in, so there is no mask and nothing to divide by zero. Inputs have shape `(tokens,
+hidden_size)`, one tensor per layer, or `(tokens, vocabulary)`; values have shape `(tokens,)`. All arithmetic is in
+float32: in bfloat16 `cos(x, x)` comes out as 0.992.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+
+
+SCHEDULES = ("linear", "cosine", "constant")
+
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor, num_items: torch.Tensor | float) -> torch.Tensor:
+    """
+    `1/N * sum_i w_i * value_i`.
+
+    Args:
+        values (`torch.Tensor`):
+            Shape `(tokens,)`.
+        weights (`torch.Tensor`):
+            Shape `(tokens,)`.
+        num_items (`torch.Tensor` or `float`):
+            N. The sum of the weights, or, when this batch is one of several whose losses are averaged, the mean of
+            that sum over the batches: the average is then the mean over all their tokens.
+    """
+    return (values * weights).sum() / num_items
 
 
 def token_cosine(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
@@ -22,65 +54,162 @@ def token_cosine(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return F.cosine_similarity(hidden.float(), reference.float(), dim=-1)
 
 
-def rr_loss(cosines: Sequence[torch.Tensor], num_items: torch.Tensor | float) -> torch.Tensor:
-    """
-    Representation Rerouting, the loss on Ds (section 3, L_s of Algorithm 1):
+def _mean_over_layers(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sum(values) / len(values)
 
-        rr = 1 / (|L| N) * sum_l sum_i ReLU(cos(h_li, h0_li))
+
+def rr(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:
+    """
+    Representation Rerouting, on Ds (section 3, L_s of Algorithm 1):
+
+        rr_i = 1/|L| * sum_l ReLU(cos(h_li, h0_li))
 
     It pushes the states of a harmful completion until they are orthogonal to what they were, and no further.
+    """
+    return _mean_over_layers([F.relu(token_cosine(h, h0)) for h, h0 in zip(hidden, reference, strict=True)])
+
+
+def retain_l2(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:
+    """
+    Distance to the frozen states, on Dr (section 3, L_r of Algorithm 1):
+
+        retain_l2_i = 1/|L| * sum_l || h_li - h0_li ||_2
+
+    In the published code N counts every position of the padded batch, those that do not count with distance 0.
+    """
+    return _mean_over_layers([distance(h, h0) for h, h0 in zip(hidden, reference, strict=True)])
+
+
+def distance(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """`|| h - h0 ||_2` of each token."""
+    # `vector_norm` has gradient 0 at distance 0, where every run starts; the square root of a sum of squares has NaN.
+    return torch.linalg.vector_norm(hidden.float() - reference.float(), dim=-1)
+
+
+def twin(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:
+    """
+    Context distillation in hidden states: what the network thinks of the right call under attack should be what the
+    frozen network thinks of it without the attack.
+
+        twin_i = 1/|L| * sum_l || h_li(attacked) - h0_li(clean) ||_2 / || h0_li(clean) ||_2
+    """
+    return _mean_over_layers(
+        [
+            distance(h, h0) / torch.linalg.vector_norm(h0.float(), dim=-1)
+            for h, h0 in zip(hidden, reference, strict=True)
+        ]
+    )
+
+
+def kl(logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """
+    Distillation (https://huggingface.co/papers/1503.02531, section 2), the value of two terms:
+
+        kl_i = T^2 * KL( p0_i^(1/T) || p_i^(1/T) )
+
+    `retain_kl` compares the two networks on the same row of Dr. `distill` is context distillation
+    (https://huggingface.co/papers/2209.15189): `p0` reads the clean prompt and `p` the attacked one, both followed by
+    the right call.
 
     Args:
-        cosines (`Sequence[torch.Tensor]`):
-            For each target layer, the cosines of [`token_cosine`], shape `(tokens,)`.
-        num_items (`torch.Tensor` or `float`):
-            N. The number of tokens, or, when this batch is one of several whose losses are averaged, the mean number
-            per batch: the average is then the mean over all their tokens.
+        logits (`torch.Tensor`):
+            Shape `(tokens, vocabulary)`, with the adapter.
+        reference (`torch.Tensor`):
+            Shape `(tokens, vocabulary)`, without.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            T.
     """
-    return sum(F.relu(cosine).sum() for cosine in cosines) / (len(cosines) * num_items)
+    log_p, log_p0 = (F.log_softmax(x.float() / temperature, dim=-1) for x in (logits, reference))
+    return temperature**2 * F.kl_div(log_p, log_p0, reduction="none", log_target=True).sum(-1)
 
 
-def retain_l2_loss(
-    hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], num_items: torch.Tensor | float
+def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """
+    `-log p(y_i)`, the value of two terms: `ce` on the right call under attack, and `splice` on the rest of the right
+    call, from its tool's name, after the opening of a wrong one. A call is often copied from the model's own opening,
+    so one early token decides it unless the model has learnt to recover.
+
+    Args:
+        logits (`torch.Tensor`):
+            Shape `(tokens, vocabulary)`.
+        targets (`torch.Tensor`):
+            Shape `(tokens,)`, token ids.
+    """
+    return F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def unlikelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """
+    Unlikelihood (https://huggingface.co/papers/1908.04319, equation 4), on the tokens that make a call the attacker's:
+    the one with which it leaves the right call, and the first two of its tool's name.
+
+        unlikelihood_i = -log(1 - p(y_i))
+    """
+    logits = logits.float()
+    others = logits.scatter(-1, targets[:, None], -math.inf)
+    # 1 - p as a sum over the other tokens: exact where p is almost 1, where the difference has no digits left
+    return logits.logsumexp(-1) - others.logsumexp(-1)
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Entropy of the next-token distribution in nats: no term of the loss, a sign of a model that falls apart."""
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+def triplet(
+    hidden: Sequence[torch.Tensor],
+    positive: Sequence[torch.Tensor],
+    negative: Sequence[torch.Tensor],
+    margin: float,
 ) -> torch.Tensor:
     """
-    Distance to the frozen states, the loss on Dr (section 3, L_r of Algorithm 1):
+    Triplet (https://huggingface.co/papers/2506.11938, section 4), a loss on both sets:
 
-        retain_l2 = 1 / (|L| N) * sum_l sum_i || h_li - h0_li ||_2
+        triplet_i = 1/|L| * sum_l ReLU( d(h_li, positive_li) - d(h_li, negative_li) + m )
+        d(a, b)   = 1/2 * || a - b ||_2 + 1/2 * (1 - cos(a, b))
+
+    On Dr a state is to be near what it was and far from the mean harmful state of the batch; on Ds it is to be near
+    that mean and far from what it was.
 
     Args:
         hidden (`Sequence[torch.Tensor]`):
-            For each layer, the states with the adapter, shape `(tokens, hidden_size)`.
-        reference (`Sequence[torch.Tensor]`):
-            The same states without the adapter.
-        num_items (`torch.Tensor` or `float`):
-            N. The number of tokens for a mean over tokens; the number of positions, padding included, for the mean of
-            the published code, in which a padded position counts as a distance of 0. Averaged over batches as in
-            [`rr_loss`].
+            For each layer, states with the adapter, shape `(tokens, hidden_size)`.
+        positive, negative (`Sequence[torch.Tensor]`):
+            For each layer, what they are to be near to and far from, of the same shape or of shape `(1, hidden_size)`.
+        margin (`float`):
+            m.
     """
-    # `vector_norm` has gradient 0 at distance 0, where every run starts; the square root of a sum of squares has NaN.
-    distances = (
-        torch.linalg.vector_norm(h.float() - h0.float(), dim=-1).sum() for h, h0 in zip(hidden, reference, strict=True)
+
+    def d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return 0.5 * distance(a, b) + 0.5 * (1 - token_cosine(a, b))
+
+    return _mean_over_layers(
+        [F.relu(d(h, near) - d(h, far) + margin) for h, near, far in zip(hidden, positive, negative, strict=True)]
     )
-    return sum(distances) / (len(hidden) * num_items)
 
 
-def linear_schedule(step: int, total_steps: int, alpha: float) -> tuple[float, float]:
+def schedule(name: str, step: int, total_steps: int) -> tuple[float, float]:
     """
-    Coefficients of Algorithm 1 at optimizer step `t` of `T`: the breaker fades to half while the retain term grows.
+    Factors of the terms that break and of those that keep, at optimizer step `t` of `T`.
 
-        c_s = alpha * (1 - t / 2T)        c_r = alpha * t / 2T
+        linear      1 - t / 2T              t / 2T                      Algorithm 1: the breaker fades to half
+        cosine      (3 + cos(pi t/T)) / 4   (1 - cos(pi t/T)) / 4       between the same ends, slower at both
+        constant    1                       1
 
     Args:
+        name (`str`):
+            One of [`SCHEDULES`].
         step (`int`):
             t. The first optimizer step is step 1, whatever the gradient accumulation.
         total_steps (`int`):
             T.
-        alpha (`float`):
-            Size of both.
 
     Returns:
-        `tuple[float, float]`: c_s and c_r.
+        `tuple[float, float]`: The factors.
     """
-    progress = step / (2 * total_steps)
-    return alpha * (1 - progress), alpha * progress
+    if name == "constant":
+        return 1.0, 1.0
+    progress = step / total_steps
+    keep = progress / 2 if name == "linear" else (1 - math.cos(math.pi * progress)) / 4
+    return 1 - keep, keep

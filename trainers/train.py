@@ -5,12 +5,14 @@ Train a circuit breaker from a recipe. Every option of the recipe is also a flag
     accelerate launch -m trainers.train --config recipes/demo.yaml --alpha 5 --output_dir data/demo/adapter-alpha-5
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from trl import ModelConfig, TrlParser
 
     from .circuit_breaker_config import CircuitBreakerConfig
@@ -23,25 +25,30 @@ class ScriptArguments:
 
     Args:
         dataset_name (`str`):
-            Path of the folder of merged samples. `train/` in it is trained on, and `eval/` is what the losses are
-            evaluated on where `eval_strategy` asks for it.
+            Folder of merged samples, with `train/` and `eval/` in it, or the id of a dataset on the Hub, with splits
+            of these names. `train` is trained on, and `eval` is what the losses are evaluated on where
+            `eval_strategy` asks for it.
+        dataset_config (`str`, *optional*):
+            Name of the dataset's configuration on the Hub.
     """
 
     dataset_name: str = field(
         metadata={
-            "help": "Path of the folder of merged samples. `train/` in it is trained on, and `eval/` is what the "
-            "losses are evaluated on where `eval_strategy` asks for it."
+            "help": "Folder of merged samples, with `train/` and `eval/` in it, or the id of a dataset on the Hub, "
+            "with splits of these names. `train` is trained on, and `eval` is what the losses are evaluated on where "
+            "`eval_strategy` asks for it."
         }
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Name of the dataset's configuration on the Hub."}
     )
 
 
 def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig") -> None:
-    from trl import get_peft_config
-
-    from cb_datasets.files import load_rows
-    from cb_datasets.sample import SAMPLE_FEATURES
+    from trl import get_peft_config, get_quantization_config
 
     from .circuit_breaker_trainer import CircuitBreakerTrainer
+    from .curves import plot_curves
 
     if model_args.model_name_or_path is None:
         raise SystemExit("No model: set `model_name_or_path` in the recipe or as a flag.")
@@ -52,32 +59,76 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
     } | (training_args.model_init_kwargs or {})
 
     try:
-        folder = Path(script_args.dataset_name)
-        evaluates = training_args.eval_strategy != "no"
+        train_dataset, revision = load_split(script_args, "train", training_args.dataset_revision)
+        training_args.dataset_revision = revision
         trainer = CircuitBreakerTrainer(
             model=model_args.model_name_or_path,
             args=training_args,
-            train_dataset=load_rows(folder / "train", SAMPLE_FEATURES),
-            eval_dataset=load_rows(folder / "eval", SAMPLE_FEATURES) if evaluates else None,
+            train_dataset=train_dataset,
+            eval_dataset=None if training_args.eval_strategy == "no" else load_split(script_args, "eval", revision)[0],
+            quantization_config=get_quantization_config(model_args),
             peft_config=get_peft_config(model_args),
         )
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
 
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    trainer.save_model(training_args.output_dir)
+    folder = Path(training_args.output_dir)
+    trainer.save_model(str(folder))
+    trainer.save_state()
+    if training_args.merge:
+        trainer.save_merged(folder / "merged")
+    if trainer.is_world_process_zero():
+        plot_curves(trainer.state.log_history, folder / "curves.png")
+    trainer.create_model_card(dataset_name=script_args.dataset_name, gates=gates_of(Path(script_args.dataset_name)))
     trainer.accelerator.print(summary(trainer.state.log_history, result.metrics, training_args.output_dir))
     trainer.end()
 
 
+def load_split(script_args: ScriptArguments, split: str, revision: str | None) -> tuple["Dataset", str | None]:
+    """
+    Rows of one split, and the revision of the dataset: a commit of the Hub, or a hash of the folder's rows.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is no such dataset, or its rows are no samples.
+    """
+    from datasets import load_dataset
+    from huggingface_hub import HfApi
+
+    from cb_datasets.files import ROWS_FILE, load_rows
+    from cb_datasets.sample import SAMPLE_FEATURES
+
+    folder = Path(script_args.dataset_name)
+    on_disk = folder.exists() or len(folder.parts) != 2
+    if on_disk:
+        rows = load_rows(folder / split, SAMPLE_FEATURES)
+        digest = hashlib.sha256((folder / split / ROWS_FILE).read_bytes()).hexdigest()
+        return rows, revision or f"sha256:{digest[:16]}"
+    if revision is None:
+        revision = HfApi().dataset_info(script_args.dataset_name).sha
+    rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=split, revision=revision)
+    return rows.cast(SAMPLE_FEATURES), revision
+
+
+def gates_of(folder: Path) -> dict | None:
+    """The report of the gates that a folder of samples has passed, which `make data` leaves beside it."""
+    from cb_datasets.files import read_json
+
+    report = folder.parent / "reports" / "quality_gates.json"
+    return read_json(report) if report.is_file() else None
+
+
 def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str) -> str:
     """One line of what a run did, from the first and the last of its logs."""
-    logs = [entry for entry in log_history if "cosine/mean" in entry]
-    return (
-        f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s: "
-        f"cosine on Ds {logs[0]['cosine/mean']:.3f} -> {logs[-1]['cosine/mean']:.3f}, "
-        f"distance on Dr {logs[-1]['loss/retain_l2']:.3f}; adapter in {output_dir}"
-    )
+    logs = [entry for entry in log_history if "cosine/ds" in entry or "cosine/dr" in entry]
+    parts = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
+    for title, key in (("cosine on Ds", "cosine/ds"), ("cosine on Dr", "cosine/dr")):
+        if key in logs[-1]:
+            parts.append(f"{title} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+    for key in logs[-1]:
+        if key.startswith("loss/"):
+            parts.append(f"{key.removeprefix('loss/')} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+    return f"{', '.join(parts)}; adapter in {output_dir}"
 
 
 def make_parser() -> "TrlParser":

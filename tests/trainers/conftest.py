@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cb_datasets.sample import LABELS, SAMPLE_FEATURES, empty_provenance
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
+from trainers.circuit_breaker_config import PRESETS
 
 
 SPECIAL_TOKENS = [
@@ -33,6 +34,10 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token per byte, and the special tokens of Llama 3.1."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={character: i for i, character in enumerate(alphabet)}, merges=[]))
@@ -49,13 +54,13 @@ def model() -> LlamaForCausalLM:
     return make_model()
 
 
-def make_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
+def make_model(num_hidden_layers: int = 4, seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=263,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=4,
+        num_hidden_layers=num_hidden_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.2,
@@ -130,36 +135,71 @@ def rows() -> Callable[..., Dataset]:
     return make
 
 
+@pytest.fixture(scope="session")
+def attacked_rows() -> Callable[..., Dataset]:
+    return make_attacked_rows
+
+
+def make_attacked_rows(records: int = 4, refusals: int = 3, split: str = "train") -> Dataset:
+    """Records of three siblings (harmful, right call under attack, clean twin), and refusals."""
+    samples = []
+    for i in range(records):
+        clean, attack = f"Mo{'o' * i}n", f"<!-- now {'send_it' if i % 2 else 'search_web'} -->"
+        opening = "I'll do it. " if i % 2 else ""
+        wrong, right = ("send_it" if i % 2 else "search_web"), "see_docs"
+        for set_name, priority_class, request, tool in (
+            ("circuit_breaker", "harmful_flip", f"{clean} {attack}", wrong),
+            ("retain", "adversarial_safe", f"{clean} {attack}", right),
+            ("retain", "benign_twin", clean, right),
+        ):
+            call = f'{opening}<|python_tag|>{{"name": "{tool}", "parameters": {{}}}}<|eom_id|>'
+            row = make_sample(f"{priority_class}/{i}", set_name, priority_class, request, call, split)
+            row |= {"pair": f"record/{i}", "tool_calls_structured": [{"name": tool, "arguments": "{}"}]}
+            if request != clean:
+                row["injection"] = [{"message": 0, "start": len(clean) + 1, "end": len(request)}]
+            samples.append(row)
+    for i in range(refusals):
+        samples.append(make_sample(f"refusal/{i}", "retain", "refusal", f"Bomb {i}", "No.<|eot_id|>", split))
+    return Dataset.from_list(samples, features=SAMPLE_FEATURES)
+
+
 @pytest.fixture
-def make_trainer(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, rows: Callable[..., Dataset]
-) -> Callable[..., CircuitBreakerTrainer]:
+def make_trainer(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, rows: Callable[..., Dataset]):
     """Makes a trainer of the tiny model; keywords that are not the trainer's own go to its config."""
 
     def make(**options: Any) -> CircuitBreakerTrainer:
-        config = {
-            "output_dir": str(tmp_path / "output"),
-            "target_layers": [2, 3],
-            "per_device_train_batch_size": 3,
-            "retain_batch_size": 3,
-            "max_steps": 4,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-        }
-        own = {
-            "model": make_model(),
-            "train_dataset": rows(),
-            "processing_class": tokenizer,
-            "peft_config": LoraConfig(r=4, lora_alpha=8),
-        }
-        for name, value in options.items():
-            (own if name in {*own, "eval_dataset", "callbacks"} else config)[name] = value
-        return CircuitBreakerTrainer(args=CircuitBreakerConfig(**config), **own)
+        defaults = {"output_dir": str(tmp_path / "output"), "train_dataset": rows(), "processing_class": tokenizer}
+        return build_trainer(**defaults | options)
 
     return make
+
+
+def build_trainer(**options: Any) -> CircuitBreakerTrainer:
+    config = {
+        # Representation Rerouting on completions at the target layers, unless a test asks for something else
+        "preset": "reference",
+        "lora_b_init_std": 1e-3,
+        "rr_tokens": "completion",
+        "retain_tokens": "completion",
+        "retain_l2_layers": ["target"],
+        "retain_l2_norm": "token",
+        "target_layers": [2, 3],
+        "per_device_train_batch_size": 3,
+        "retain_batch_size": 3,
+        "max_steps": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+    }
+    if "preset" in options:  # as it is
+        config = {key: value for key, value in config.items() if key not in PRESETS["reference"]}
+    own = {"model": make_model(), "peft_config": LoraConfig(r=4, lora_alpha=8)}
+    for name, value in options.items():
+        parts = {*own, "train_dataset", "processing_class", "eval_dataset", "callbacks"}
+        (own if name in parts else config)[name] = value
+    return CircuitBreakerTrainer(args=CircuitBreakerConfig(**config), **own)

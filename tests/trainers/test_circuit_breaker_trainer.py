@@ -1,21 +1,23 @@
 """The trainer: what it computes, on which tokens, and that neither accumulation nor an interruption changes it."""
 
+import json
 import logging
 import math
 import re
 from collections import Counter
+from copy import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from datasets import concatenate_datasets
+from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainerCallback
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from cb_datasets.chat import encode_sample
 from trainers import CircuitBreakerConfig
-from trainers.circuit_breaker_trainer import DataCollatorForCircuitBreaker
 from trainers.hidden_states import get_decoder, hidden_states_at
+from trainers.packing import ATTENTION
 
 
 def adapter(trainer):
@@ -28,69 +30,6 @@ def logged(trainer, key):
 
 def first_batch(trainer):
     return next(iter(trainer.get_train_dataloader()))
-
-
-def train_at_step(trainer, step):
-    trainer.model.train()
-    trainer.state.global_step = step - 1
-
-
-# What a plain implementation computes: every hidden state of whole padded batches, masks by multiplication.
-def plain_loss(trainer, batch, step):
-    args, model = trainer.args, trainer.model
-    losses = {}
-    for name in ("circuit_breaker", "retain"):
-        inputs = {key: batch[name][key] for key in ("input_ids", "attention_mask")}
-        decoder, published = get_decoder(model), name == "retain" and args.retain_l2_layers == "all"
-        blocks = decoder.layers
-        decoder.layers = blocks[: max(args.target_layers) + 1]
-        with torch.no_grad(), model.disable_adapter():
-            reference = model(**inputs, output_hidden_states=True).hidden_states
-        hidden = model(**inputs, output_hidden_states=True).hidden_states
-        decoder.layers = blocks
-        layers = range(len(hidden)) if published else args.target_layers
-        hidden, reference = (torch.stack([states[layer] for layer in layers]) for states in (hidden, reference))
-        tokens = args.rr_tokens if name == "circuit_breaker" else args.retain_l2_tokens
-        mask = batch[name]["completion_mask" if tokens == "completion" else "attention_mask"].float()
-        if name == "circuit_breaker":
-            cosine = F.cosine_similarity(hidden, reference, dim=-1)
-            losses[name] = (F.relu(cosine) * mask).sum() / (mask.sum() * len(layers))
-        else:
-            distance = torch.linalg.vector_norm(hidden * mask[..., None] - reference * mask[..., None], dim=-1)
-            positions = mask.numel() if args.retain_l2_norm == "reference" else mask.sum()
-            losses[name] = distance.sum() / (positions * len(layers))
-    progress = step / (2 * args.max_steps)
-    return (
-        args.alpha * (1 - progress) * losses["circuit_breaker"]
-        + args.alpha * progress * args.retain_coefficient * losses["retain"]
-    )
-
-
-VARIANTS = {
-    "default": {},
-    "published": {
-        "rr_tokens": "all",
-        "retain_l2_tokens": "all",
-        "retain_l2_layers": "all",
-        "retain_l2_norm": "reference",
-        "pad_to_multiple_of": 64,
-    },
-    "mixed": {"retain_l2_norm": "reference", "rr_tokens": "all", "retain_coefficient": 0.3},
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_loss_and_gradients_equal_the_plain_computation(make_trainer, variant):
-    trainer = make_trainer(**VARIANTS[variant], lora_b_init_std=0.1, target_layers=[1, 2])
-    batch = first_batch(trainer)
-    train_at_step(trainer, 3)
-    parameters = [value for value in trainer.model.parameters() if value.requires_grad]
-    ours, plain = trainer.compute_loss(trainer.model, batch), plain_loss(trainer, batch, step=3)
-    assert ours.item() == pytest.approx(plain.item(), rel=1e-6)
-    for gradient, expected in zip(
-        torch.autograd.grad(ours, parameters), torch.autograd.grad(plain, parameters), strict=True
-    ):
-        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpointing_changes_neither_loss_nor_gradients(make_trainer):
@@ -119,14 +58,16 @@ def test_base_model_is_untouched_and_the_adapter_is_not(make_trainer):
 def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
     trainer = make_trainer(lora_b_init_std=0.1)
     trainer.train()
-    inputs = first_batch(trainer)["circuit_breaker"]
-    _, reference = trainer._hidden_states(trainer.model, "circuit_breaker", inputs)
+    [forward] = first_batch(trainer)["frozen"]
+    with trainer._frozen():
+        reference = trainer._states(trainer.model, [forward])
+    base = {term: ((2, 3), tokens) for term, tokens in forward["reads"].items()}
+    model.set_attn_implementation(ATTENTION)
     with torch.no_grad():
-        base = hidden_states_at(
-            model, get_decoder(model), [2, 3], inputs["input_ids"], inputs["attention_mask"], inputs["completion_mask"]
-        )
-    for state, expected in zip(reference, base, strict=True):
-        assert torch.equal(state, expected)
+        expected = hidden_states_at(model, get_decoder(model), forward["inputs"], forward["blocks"], base)
+    assert set(reference) == {"rr", "retain_l2"}
+    for term, states in reference.items():
+        assert all(torch.equal(state, other) for state, other in zip(states, expected[term], strict=True))
 
 
 def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
@@ -134,8 +75,8 @@ def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
         return {int(re.search(r"layers\.(\d+)\.", name)[1]) for name in adapter(trainer)}
 
     assert blocks(make_trainer(target_layers=[1, 2])) == {0, 1}
-    assert blocks(make_trainer(target_layers=[1, 2], retain_l2_layers="all")) == {0, 1, 2}
-    assert blocks(make_trainer(target_layers=[4], retain_l2_layers="all")) == {0, 1, 2, 3}
+    assert blocks(make_trainer(target_layers=[1, 2], retain_l2_layers=["all"])) == {0, 1, 2}
+    assert blocks(make_trainer(target_layers=[4], retain_l2_layers=["all"])) == {0, 1, 2, 3}
     trainer = make_trainer(target_layers=[2])
     trainer.train()
     start = adapter(make_trainer(target_layers=[2]))
@@ -156,46 +97,6 @@ def test_initial_noise_is_set_by_its_deviation_and_the_seed(make_trainer, model)
     torch.manual_seed(1)  # whatever was drawn before, the run's own seed decides
     again = adapter(make_trainer(model=model, lora_b_init_std=1e-2))
     assert all(torch.equal(again[name], value) for name, value in b[1e-2].items())
-
-
-def test_mask_covers_the_completion_and_nothing_else(make_trainer, rows, tokenizer):
-    trainer = make_trainer()
-    assert len(trainer.train_dataset) == 16
-    for row, source in zip(trainer.train_dataset, rows(), strict=True):
-        encoded = encode_sample(tokenizer, source)
-        assert row["input_ids"] == encoded["prompt_ids"] + encoded["completion_ids"]
-        kept = [token for token, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
-        assert kept == encoded["completion_ids"]
-        assert tokenizer.decode(kept) == source["assistant_raw"]
-
-
-@pytest.mark.parametrize("name", ["circuit_breaker", "retain"])
-def test_loss_does_not_read_states_of_prompt_tokens(make_trainer, name):
-    trainer = make_trainer()
-    inputs = first_batch(trainer)[name]
-    hidden, reference = trainer._hidden_states(trainer.model, name, inputs)
-    assert {len(state) for state in hidden + reference} == {int(inputs["completion_mask"].sum())}
-    trainer.args.rr_tokens = trainer.args.retain_l2_tokens = "all"
-    hidden, _ = trainer._hidden_states(trainer.model, name, inputs)
-    assert {len(state) for state in hidden} == {int(inputs["attention_mask"].sum())}
-
-
-def test_collator_pads_each_set_on_its_own():
-    batch = DataCollatorForCircuitBreaker(pad_token_id=9)(
-        [
-            {"set": "circuit_breaker", "input_ids": [1, 2, 3], "completion_mask": [0, 1, 1]},
-            {"set": "retain", "input_ids": [4, 5], "completion_mask": [0, 1]},
-            {"set": "retain", "input_ids": [6], "completion_mask": [1]},
-        ]
-    )
-    assert {name: {key: value.tolist() for key, value in part.items()} for name, part in batch.items()} == {
-        "circuit_breaker": {"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]], "completion_mask": [[0, 1, 1]]},
-        "retain": {
-            "input_ids": [[4, 5], [6, 9]],
-            "attention_mask": [[1, 1], [1, 0]],
-            "completion_mask": [[0, 1], [1, 0]],
-        },
-    }
 
 
 def test_preparing_twice_is_preparing_once(make_trainer, tokenizer):
@@ -219,9 +120,19 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
     [
         ({"train_dataset": None}, "`train_dataset` is required"),
         ({"peft_config": None}, "Pass a `peft_config`"),
-        ({"target_layers": [2, 9]}, "asks for layer 9, but the model has 4 blocks"),
-        ({"retain_l2_classes": ["benign"]}, r"`retain_l2_classes` has \['benign'\]"),
-        ({"retain_l2_classes": ["borderline"]}, "no row of the retain set .* in the classes borderline"),
+        ({"target_layers": [2, 9]}, r"asks for the layers \[2, 9\], but the model has the blocks 1 to 4"),
+        ({"retain_l2_layers": ["0.5", "7"]}, r"`retain_l2_layers` asks for the layers \[2, 7\]"),
+        ({"term_classes": {"retain_l2": ["benign"]}}, r"`term_classes` has \['benign'\] for 'retain_l2'"),
+        ({"term_classes": {"retain": ["refusal"]}}, "a term of `term_classes` must be one of .* got 'retain'"),
+        ({"term_classes": {"retain_l2": ["borderline"]}}, "no row of the retain set .* in the classes borderline"),
+        ({"preset": "published"}, "`preset` must be one of .* got 'published'"),
+        ({"schedule": "exponential"}, "`schedule` must be one of"),
+        ({"rr_weight": 0.0, "retain_l2_weight": 0.0}, "Every term of the loss has weight 0"),
+        ({"padding_free": False}, "`shared_prefix` needs packed rows"),
+        (
+            {"rr_tokens": "tool_call"},
+            "6 of the 16 rows .* no token that the term 'rr' could read: ds/0, .*'harmful_flip'",
+        ),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"rr_tokens": "prompt"}, "`rr_tokens` must be one of"),
         ({"target_layers": [0]}, "layers from 1 up"),
@@ -249,7 +160,7 @@ def test_excluded_class_is_never_drawn_and_the_others_all_are(make_trainer):
 
     options = {"max_steps": 12, "per_device_train_batch_size": 1}
     assert set(drawn(make_trainer(**options))) == {"harmful_flip", "benign_twin", "refusal", "adversarial_safe"}
-    without = drawn(make_trainer(**options, retain_l2_classes=["benign_twin", "refusal"]))
+    without = drawn(make_trainer(**options, term_classes={"retain_l2": ["benign_twin", "refusal"]}))
     # masses 5 x 1.2 and 3 x 1.0 share 36 rows of Dr
     assert without == {"harmful_flip": 12, "benign_twin": 24, "refusal": 12}
 
@@ -261,7 +172,7 @@ def test_accumulation_of_small_batches_is_one_large_batch(make_trainer, rows, ev
     small = make_trainer(**options, per_device_train_batch_size=1, retain_batch_size=1, gradient_accumulation_steps=8)
     for trainer in (large, small):
         trainer.train()
-    for key in ("loss", "grad_norm", "loss/rr", "loss/retain_l2", "cosine/layer_2", "coefficient/rr"):
+    for key in ("loss", "grad_norm", "loss/rr", "loss/retain_l2", "cosine/ds_layer_2", "coefficient/rr"):
         assert logged(small, key) == pytest.approx(logged(large, key), rel=1e-4), key
     for name, value in adapter(small).items():
         torch.testing.assert_close(value, adapter(large)[name], rtol=1e-3, atol=1e-5)
@@ -269,7 +180,7 @@ def test_accumulation_of_small_batches_is_one_large_batch(make_trainer, rows, ev
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_schedule_counts_optimizer_steps(make_trainer, accumulation):
-    trainer = make_trainer(gradient_accumulation_steps=accumulation, retain_coefficient=0.5)
+    trainer = make_trainer(gradient_accumulation_steps=accumulation, retain_l2_weight=5.0)
     trainer.train()
     assert logged(trainer, "coefficient/rr") == [8.75, 7.5, 6.25, 5.0]
     assert logged(trainer, "coefficient/retain_l2") == [0.625, 1.25, 1.875, 2.5]
@@ -296,7 +207,7 @@ def test_interrupted_run_goes_on_as_if_it_had_not_been(make_trainer, tmp_path):
     resumed = make_trainer(**options, output_dir=str(tmp_path / "parts"))
     resumed.train(resume_from_checkpoint=str(tmp_path / "parts" / "checkpoint-4"))
 
-    for key in ("loss", "cosine/layer_3", "loss/retain_l2", "coefficient/rr", "coefficient/retain_l2"):
+    for key in ("loss", "cosine/ds_layer_3", "loss/retain_l2", "coefficient/rr", "coefficient/retain_l2"):
         assert logged(resumed, key) == logged(whole, key), key
     for name, value in adapter(resumed).items():
         assert torch.equal(value, adapter(whole)[name]), name
@@ -306,7 +217,7 @@ def test_cosine_falls_and_the_retain_set_stays(make_trainer, caplog):
     trainer = make_trainer(max_steps=40, eval_strategy="no")
     with caplog.at_level(logging.WARNING):
         trainer.train()
-    cosine, distance = logged(trainer, "cosine/mean"), logged(trainer, "loss/retain_l2")
+    cosine, distance = logged(trainer, "cosine/ds"), logged(trainer, "loss/retain_l2")
     assert cosine[0] > 0.99
     assert cosine[-1] < 0.3
     assert distance[-1] < max(distance)
@@ -325,7 +236,7 @@ def test_run_that_does_not_leave_its_start_is_told_of(make_trainer, caplog):
 def test_loss_that_is_no_number_stops_the_run(make_trainer):
     trainer = make_trainer()
     next(value for name, value in trainer.model.named_parameters() if "lora_B" in name).data.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="The loss is nan at step 1"):
+    with pytest.raises(FloatingPointError, match=r"The loss is nan at step 1 \(rr nan.* of the rows ds/\d, .*/\d"):
         trainer.train()
 
 
@@ -337,7 +248,7 @@ def test_evaluation_is_the_mean_over_all_rows(make_trainer, rows):
         for size in (16, 2)
     ]
     whole, parts = evaluations
-    for key in ("eval_loss", "eval_loss/rr", "eval_loss/retain_l2", "eval_cosine/layer_2", "eval_cosine/mean"):
+    for key in ("eval_loss", "eval_loss/rr", "eval_loss/retain_l2", "eval_cosine/ds_layer_2", "eval_cosine/ds"):
         assert parts[key] == pytest.approx(whole[key], rel=1e-5), key
     assert whole["eval_coefficient/rr"] == 10.0
     assert whole["eval_loss"] == pytest.approx(10.0 * whole["eval_loss/rr"], rel=1e-6)
@@ -365,7 +276,7 @@ def test_saved_adapter_loads_on_the_full_model(make_trainer, model, tmp_path):
         "tokenizer_config.json",
         "training_args.bin",
     }
-    inputs = first_batch(trainer)["circuit_breaker"]["input_ids"]
+    inputs = torch.tensor([trainer.train_dataset[0]["input_ids"]])
     model.eval(), trainer.model.eval()
     base = model(inputs).logits.detach()
     loaded = PeftModel.from_pretrained(model, tmp_path / "adapter")
@@ -380,6 +291,73 @@ def test_adapter_of_an_earlier_run_is_trained_further(make_trainer, model):
     trainer.train()
     with pytest.raises(ValueError, match="together with a `peft_config`"):
         make_trainer(model=earlier)
+
+
+def test_model_with_the_adapter_merged_is_the_model_with_the_adapter(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.train()
+    trainer.save_merged(tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    inputs = torch.tensor([trainer.train_dataset[0]["input_ids"]])
+    trainer.model.eval()
+    torch.testing.assert_close(merged(inputs).logits, trainer.model(inputs).logits, rtol=1e-4, atol=1e-4)
+    with trainer.model.disable_adapter():
+        assert not torch.allclose(merged(inputs).logits, trainer.model(inputs).logits, atol=1e-2)
+    AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert any("lora_" in name for name, _ in trainer.model.named_parameters())  # it can go on training
+
+
+def test_adapter_has_the_shape_that_vllm_loads(make_trainer, tmp_path):
+    trainer = make_trainer(target_layers=[1, 2])
+    trainer.save_model(tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    # What vLLM's PEFTHelper refuses or does not know
+    assert (config["peft_type"], config["bias"], config["use_dora"]) == ("LORA", "none", False)
+    assert config["modules_to_save"] is None
+    weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    pattern = r"base_model\.model\.model\.layers\.[01]\.(self_attn|mlp)\.\w+_proj\.lora_[AB]\.weight"
+    assert all(re.fullmatch(pattern, name) for name in weights)
+    assert all(config["r"] in value.shape for value in weights.values())
+
+
+def test_what_fsdp2_cannot_carry_is_refused_by_name(make_trainer):
+    trainer = make_trainer()
+    trainer.is_fsdp_enabled = True
+    trainer._refuse_with_fsdp(trainer.args)  # every other switch may stay
+    for name, value in (("reference_cache", "folder"), ("merge", True)):
+        args = copy(trainer.args)
+        setattr(args, name, value)
+        with pytest.raises(ValueError, match=f"`{name}` is not supported with FSDP2"):
+            trainer._refuse_with_fsdp(args)
+
+
+def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
+    trainer = make_trainer(output_dir=str(tmp_path / "breaker"), dataset_revision="sha256:12ab")
+    gates = {"passed": True, "gates": [{"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 17}]}
+    figure = {"value": 0.025, "low": 0.014, "high": 0.045, "n": 400}
+    comparison = {
+        "base": {"asr": {**figure, "value": 0.96}},
+        "breaker": {"asr": figure},
+        "arguments": {"base": None, "breaker": None},
+    }
+    trainer.create_model_card(dataset_name="someone/samples", gates=gates, comparison=comparison)
+    card = ModelCard.load(tmp_path / "breaker" / "README.md")
+    assert card.data.datasets == "someone/samples"
+    assert card.data.library_name == "peft"
+    for part in (
+        *("# breaker", "arxiv", "2406.04313", "`rr` x 10.0", "`retain_l2` x 10.0", "revision `sha256:12ab`"),
+        *("6 harmful_flip", "harmful: attack succeeded | 1.0 | 0.8 | 17", "96.0%", "2.5%", "n=400"),
+    ):
+        assert part.lower() in card.content.lower(), part
+    trainer.create_model_card()
+    card = (tmp_path / "breaker" / "README.md").read_text()
+    assert "Not evaluated yet" in card and "No report of gates" in card
+
+
+def test_card_of_a_breaker_that_does_not_reroute_says_so(make_trainer, attacked_rows, tmp_path):
+    trainer = make_trainer(preset="selective", train_dataset=attacked_rows(), output_dir=str(tmp_path))
+    trainer.create_model_card()
+    assert "does not reroute hidden states" in (tmp_path / "README.md").read_text()
 
 
 def test_help_of_each_option_is_its_docstring():

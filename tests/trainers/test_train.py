@@ -1,10 +1,12 @@
 """The training script, from a recipe and folders of samples to a saved adapter."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cb_datasets.files import save_rows
 from cb_datasets.sample import RETAIN_CLASSES
-from trainers.train import main, make_parser
+from trainers.train import ScriptArguments, load_split, main, make_parser
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -95,4 +97,41 @@ def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
 
 def test_demo_recipe_holds_every_class_but_adversarial_safe():
     recipe = yaml.safe_load(DEMO_RECIPE.read_text())
-    assert set(recipe["retain_l2_classes"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
+    assert recipe["preset"] == "reference"
+    assert set(recipe["term_classes"]["retain_l2"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
+
+
+def test_run_leaves_card_curves_and_merged_model(flags, tmp_path, rows, capsys):
+    reports = tmp_path / "reports"
+    reports.mkdir()
+    gate = {"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 6}
+    (reports / "quality_gates.json").write_text(json.dumps({"passed": True, "gates": [gate]}))
+    run(*flags, "--merge", "true")
+    folder = tmp_path / "adapter"
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "trainer_state.json").is_file()
+    AutoModelForCausalLM.from_pretrained(folder / "merged")
+    card = (folder / "README.md").read_text()
+    digest = hashlib.sha256((tmp_path / "stage2" / "train" / "data.parquet").read_bytes()).hexdigest()
+    assert f"`sha256:{digest[:16]}`" in card
+    assert "harmful: attack succeeded" in card
+    assert "cosine on Ds" in capsys.readouterr().out
+
+
+def test_dataset_of_the_hub_is_taken_at_its_commit(monkeypatch, rows):
+    asked = []
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: SimpleNamespace(sha="c0ffee"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or rows())
+    script_args = ScriptArguments("someone/samples", dataset_config="default")
+    loaded, revision = load_split(script_args, "train", None)
+    assert (loaded.num_rows, revision) == (16, "c0ffee")
+    assert asked == [(("someone/samples", "default"), {"split": "train", "revision": "c0ffee"})]
+    assert load_split(script_args, "train", "0ld")[1] == "0ld"
+
+
+def test_quantized_model_is_trained(flags, tmp_path, tiny_agent_path):
+    pytest.importorskip("bitsandbytes", reason="no bitsandbytes: pip install 'cb-datasets[qlora]'")
+    run(*flags, "--load_in_4bit", "true", "--model_name_or_path", str(tiny_agent_path))
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_agent_path), tmp_path / "adapter")
+    with pytest.raises(SystemExit, match="`merge` is not supported with a quantized model"):
+        run(*flags, "--load_in_4bit", "true", "--model_name_or_path", str(tiny_agent_path), "--merge", "true")

@@ -1,0 +1,63 @@
+"""A real model of 135 M parameters, end to end: `make test-slow`."""
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel
+from transformers import AutoModelForCausalLM
+
+from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    from tests.smollm2 import build_smollm2
+
+    return build_smollm2(tmp_path_factory.mktemp("smollm2"))
+
+
+@pytest.mark.parametrize("preset", ["selective", "reference"])
+def test_twenty_steps_move_what_the_preset_moves(smollm2, attacked_rows, tmp_path, preset):
+    trainer = CircuitBreakerTrainer(
+        model=str(smollm2),
+        args=CircuitBreakerConfig(
+            output_dir=str(tmp_path / "adapter"),
+            preset=preset,
+            lora_b_init_std=1e-2,
+            max_steps=20,
+            learning_rate=2e-3,
+            per_device_train_batch_size=2,
+            retain_batch_size=4,
+            logging_steps=1,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            model_init_kwargs={"dtype": "float32"},
+            save_strategy="no",
+        ),
+        train_dataset=attacked_rows(records=12, refusals=8),
+        peft_config=LoraConfig(r=8, lora_alpha=16),
+    )
+    assert trainer.plan.target_layers == (9, 19)  # of 30 blocks
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert [entry["step"] for entry in logs] == list(range(1, 21))
+    if preset == "reference":
+        assert logs[-1]["cosine/ds"] < 0.7 < 0.99 < logs[0]["cosine/ds"]
+    else:
+        assert logs[-1]["loss"] < logs[0]["loss"] / 2
+
+    trainer.save_model(tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
+    inputs = torch.tensor([trainer.train_dataset[0]["input_ids"]])
+    with torch.no_grad():
+        before = base(inputs).logits
+        after = PeftModel.from_pretrained(base, tmp_path / "adapter")(inputs).logits
+        trainer.model.eval()
+        torch.testing.assert_close(after, trainer.model(inputs).logits)
+        assert not torch.allclose(after, before, atol=0.1)
+        with trainer.model.disable_adapter():
+            torch.testing.assert_close(trainer.model(inputs).logits, before)

@@ -1,0 +1,116 @@
+"""Every way to be faster computes the same loss and the same gradients as the plain way."""
+
+import pytest
+import torch
+
+from tests.trainers.conftest import make_model
+from tests.trainers.test_parity import assert_same, one_batch
+from trainers.terms import TERMS
+
+
+PLAIN = {"padding_free": False, "shared_prefix": False, "skip_layers": False, "masked_logits": False}
+
+SWITCHES = {
+    "skip_layers": {"skip_layers": True},
+    "masked_logits": {"masked_logits": True},
+    "chunked": {"masked_logits": True, "logits_chunk_size": 5},
+    "padding_free": {"padding_free": True},
+    "shared_prefix": {"padding_free": True, "shared_prefix": True},
+    "gradient_checkpointing": {"gradient_checkpointing": True},
+    "all": dict.fromkeys(PLAIN, True) | {"gradient_checkpointing": True, "logits_chunk_size": 5},
+}
+
+# All terms together, and the two presets.
+LOSSES = {
+    "reference": {"preset": "reference", "target_layers": [1, 2]},
+    "selective": {"preset": "selective"},
+    "everything": {
+        "preset": "selective",
+        **{f"{term}_weight": 0.5 for term in ("rr", "retain_l2", "twin", "ce", "triplet")},
+        "retain_l2_layers": ["1", "0.5", "4"],
+    },
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_switches_change_neither_loss_nor_gradients(make_trainer, attacked_rows, loss):
+    options = {**LOSSES[loss], "train_dataset": attacked_rows(), "lora_b_init_std": 0.1, "retain_batch_size": 8}
+    plain_trainer = make_trainer(**options, **PLAIN)
+    rows, plain = one_batch(plain_trainer, step=2)
+    for name, switches in SWITCHES.items():
+        trainer = make_trainer(**options, **PLAIN | switches)
+        if "gradient_checkpointing" in switches:  # which `train` turns on
+            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        batch, ours = one_batch(trainer, step=2)
+        assert [row["id"] for row in batch] == [row["id"] for row in rows], name
+        assert trainer.model.is_gradient_checkpointing == ("gradient_checkpointing" in switches)
+        assert_same(trainer, ours, plain_of(trainer, plain_trainer, plain))
+
+
+def plain_of(trainer, plain_trainer, plain):
+    """The plain loss as a function of the trainer's own parameters, which are equal to the plain one's."""
+    parameters = [value for value in trainer.model.parameters() if value.requires_grad]
+    others = [value for value in plain_trainer.model.parameters() if value.requires_grad]
+    assert all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))
+    gradients = torch.autograd.grad(plain, others, retain_graph=True, allow_unused=True)
+    products = [
+        (parameter * gradient).sum() - (parameter * gradient).sum().detach()
+        for parameter, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None
+    ]
+    return plain.detach() + sum(products)
+
+
+@pytest.mark.parametrize("masked_logits", [True, False])
+def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_rows, tmp_path, masked_logits):
+    options = {
+        **LOSSES["everything"],
+        "train_dataset": attacked_rows(),
+        "lora_b_init_std": 0.1,
+        "retain_batch_size": 8,
+    }
+    options["masked_logits"] = masked_logits
+    plain_trainer = make_trainer(**options)
+    _, plain = one_batch(plain_trainer, step=2)
+
+    trainer = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
+    rows, ours = one_batch(trainer, step=2)
+    assert_same(trainer, ours, plain_of(trainer, plain_trainer, plain))
+    files = set((tmp_path / "cache").rglob("*.safetensors"))
+    reads = sum(TERMS[term].reference is not None for row in rows for term in trainer.plan.terms_of(row))
+    assert 0 < len(files) <= reads  # terms that read the same keep it once
+
+    # Half of it gone: the rows that are there and those that are not end up in the right order
+    for path in sorted(files)[::2]:
+        path.unlink()
+    again = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
+    _, ours = one_batch(again, step=2)
+    assert_same(again, ours, plain_of(again, plain_trainer, plain))
+    assert set((tmp_path / "cache").rglob("*.safetensors")) == files
+
+    # All of it there: the frozen network does not run
+    third = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
+    assert third.data_collator(rows)["frozen"] == []
+
+
+def test_kept_states_belong_to_a_model(make_trainer, tmp_path):
+    options = {"reference_cache": str(tmp_path / "cache"), "preset": "reference", "target_layers": [1, 2]}
+    one_batch(make_trainer(**options), step=1)
+    number = len(list((tmp_path / "cache").rglob("*.safetensors")))
+    one_batch(make_trainer(**options, lora_b_init_std=0.3), step=1)  # another adapter on the same model
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == number
+    one_batch(make_trainer(**options, model=make_model(seed=5)), step=1)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * number
+
+
+def test_bfloat16_is_the_same_loss_up_to_its_digits(make_trainer, attacked_rows):
+    options = {
+        **LOSSES["everything"],
+        "train_dataset": attacked_rows(),
+        "lora_b_init_std": 0.1,
+        "retain_batch_size": 8,
+    }
+    _, plain = one_batch(make_trainer(**options), step=2)
+    _, ours = one_batch(make_trainer(**options, model=make_model().bfloat16(), bf16=True), step=2)
+    assert ours.dtype == torch.float32
+    assert ours.item() == pytest.approx(plain.item(), rel=3e-2)

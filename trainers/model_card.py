@@ -1,0 +1,49 @@
+"""The card of a breaker: method, paper, data and their gates, and what the evaluation found."""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from cb_datasets.evaluation.report import table_rows
+
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+
+# Terms that reroute hidden states; a breaker without them is none in the paper's sense.
+REROUTING = ("rr", "triplet")
+
+
+def model_card(
+    facts: Mapping[str, Any], gates: Mapping[str, Any] | None = None, comparison: Mapping[str, Any] | None = None
+) -> ModelCard:
+    """
+    Make the card of a breaker.
+
+    Args:
+        facts (`Mapping[str, Any]`):
+            What the trainer knows, see [`CircuitBreakerTrainer.card_facts`].
+        gates (`Mapping[str, Any]`, *optional*):
+            The report of the data's gates, `quality_gates.json`.
+        comparison (`Mapping[str, Any]`, *optional*):
+            The results of an evaluation, `details.json`.
+    """
+    data = ModelCardData(
+        base_model=facts["base_model"],
+        datasets=facts["dataset_name"] if facts["dataset_on_hub"] else None,
+        library_name="peft",
+        pipeline_tag="text-generation",
+        model_name=facts["model_name"],
+        tags=["generated_from_trainer", *facts["tags"]],
+    )
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        reroutes=any(term in facts["weights"] for term in REROUTING),
+        gates=gates,
+        evaluation=table_rows(dict(comparison)) if comparison else None,
+        versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "datasets", "cb-datasets")},
+        **{name: value for name, value in facts.items() if name not in ("tags", "dataset_on_hub")},
+    )

@@ -1,0 +1,123 @@
+"""What a run shows while it runs: a live line, and warnings that name their remedy."""
+
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.logging import get_logger
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+if TYPE_CHECKING:
+    from .circuit_breaker_trainer import CircuitBreakerTrainer
+
+logger = get_logger(__name__)
+
+# The mean cosine on Ds above which a run has not left its starting point.
+STUCK_COSINE = 0.99
+
+# The mean cosine on Dr below which its states are no longer held. The published run stays above 0.949.
+COLLAPSED_COSINE = 0.7
+
+# Nats by which the model is less sure of the retain set than it was, at which it has come apart.
+COLLAPSED_ENTROPY = 2.0
+
+
+class LiveLine(ProgressCallback):
+    """
+    The progress bar, and behind it one line of how the run is doing.
+
+    Args:
+        trainer ([`CircuitBreakerTrainer`]): The trainer, for the number of its tokens.
+    """
+
+    def __init__(self, trainer: "CircuitBreakerTrainer"):
+        super().__init__()
+        self.trainer = trainer
+        self.last: tuple[float, int] = (time.monotonic(), 0)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs is None or "cosine/ds" not in logs and "cosine/dr" not in logs:
+            super().on_log(args, state, control, logs=logs, **kwargs)
+        elif state.is_world_process_zero:
+            now = (time.monotonic(), self.trainer.num_tokens)
+            speed = (now[1] - self.last[1]) / max(now[0] - self.last[0], 1e-9)
+            self.last = now
+            self.training_bar.set_postfix_str(live_line(logs, speed), refresh=True)
+
+
+def live_line(logs: dict[str, float], tokens_per_second: float) -> str:
+    """`cos Ds 0.482, cos Dr 0.991, L2 Dr 3.1, rr 0.48 x 7.50, retain_l2 3.1 x 2.50, 5.1k tok/s, 1.2 GiB`."""
+    shown = [
+        f"{title} {logs[key]:.{digits}f}"
+        for title, key, digits in (("cos Ds", "cosine/ds", 3), ("cos Dr", "cosine/dr", 3), ("L2 Dr", "distance/dr", 2))
+        if key in logs
+    ]
+    for key in logs:
+        if key.startswith("loss/"):
+            term = key.removeprefix("loss/")
+            shown.append(f"{term} {logs[key]:.3g} x {logs[f'coefficient/{term}']:.3g}")
+    return ", ".join([*shown, f"{tokens_per_second / 1000:.1f}k tok/s", f"{_peak_memory():.1f} GiB"])
+
+
+def _peak_memory() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Watchdog(TrainerCallback):
+    """
+    Warns, once for each, of a run that is stuck where it began and of a model that comes apart.
+
+    Args:
+        trainer ([`CircuitBreakerTrainer`]): The trainer, for the terms of its loss.
+    """
+
+    def __init__(self, trainer: "CircuitBreakerTrainer"):
+        self.terms = set(trainer.plan.classes)
+        self.warned: set[str] = set()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs, at = logs or {}, f"at step {state.global_step} of {state.max_steps}"
+        ds, dr = logs.get("cosine/ds"), logs.get("cosine/dr")
+        if "rr" in self.terms and ds is not None and ds > STUCK_COSINE and state.global_step > state.max_steps / 10:
+            self._warn(
+                "stuck",
+                f"The cosine on the circuit breaker set is {ds:.4f} {at}: nothing is being rerouted. Raise "
+                "`learning_rate`, lower `retain_l2_weight`, or, if it never moved, set `lora_b_init_std` to 1e-3 or "
+                "more.",
+            )
+        if "retain_l2" in self.terms and dr is not None and dr < COLLAPSED_COSINE:
+            self._warn(
+                "retain",
+                f"The cosine on the retain set has fallen to {dr:.3f} {at}: what must not change is changing. Raise "
+                "`retain_l2_weight`, or lower `learning_rate` or `rr_weight`.",
+            )
+        adapted, frozen = logs.get("entropy/dr_adapted"), logs.get("entropy/dr_frozen")
+        if adapted is not None and adapted > frozen + COLLAPSED_ENTROPY:
+            self._warn(
+                "entropy",
+                f"The entropy on the retain set is {adapted:.2f} nats {at}, against {frozen:.2f} of the frozen model: "
+                "the model is coming apart. Raise the weights of the retain terms, or lower `learning_rate`.",
+            )
+
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self.warned:
+            self.warned.add(kind)
+            logger.warning(message)
