@@ -69,9 +69,7 @@ def merge(
     Returns:
         `dict`: The report, with `passed`.
     """
-    held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
-    rows = _placed(_shown(folders, "Reading"), quarantined, options)
-    index = read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
+    index = _index(folders, quarantined, prompts, options, limits)
     reasons = decide(index, options)
     try:
         with ExitStack() as files:
@@ -87,6 +85,14 @@ def merge(
     for split, folder in outputs.items():
         write_json(folder / REPORT_FILE, counts[split])
     return report
+
+
+def _index(
+    folders: list[Path], quarantined: set[str], prompts: list[Path], options: MergeOptions, limits: MergedThresholds
+) -> MergeIndex:
+    held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
+    rows = _placed(_shown(folders, "Reading"), quarantined, options)
+    return read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
 
 
 class _GateFailed(Exception):

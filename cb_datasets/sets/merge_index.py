@@ -114,7 +114,7 @@ class _Wordings:
         key = number_of(text)
         if key not in self._positions:
             self._positions[key] = len(self._positions)
-            self._values.frombytes(signature(text).hashvalues.astype(np.uint32).tobytes())
+            self._values.frombytes(signature(text).tobytes())
         return self._positions[key]
 
     def signatures(self) -> np.ndarray:
