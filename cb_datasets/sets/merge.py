@@ -193,7 +193,9 @@ class _SplitCounts:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.counts = {name: Counter() for name in ("set", "priority_class", "source", "completion", "category")}
+        self.counts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("set", "priority_class", "source", "completion", "category")
+        }
         self.lengths: dict[str, list[int]] = {}
 
     def add(self, table: pyarrow.Table, length: Callable[[dict], int] | None) -> None:
@@ -207,8 +209,9 @@ class _SplitCounts:
             ("category", table["category"].fill_null("none")),
         ):
             self.counts[name].update(column.to_pylist())
-        for row in table.to_pylist() if length is not None else ():
-            self.lengths.setdefault(row["set"], []).append(length(row))
+        if length is not None:
+            for row in table.to_pylist():
+                self.lengths.setdefault(row["set"], []).append(length(row))
 
     def report(self, index: MergeIndex, rows: np.ndarray) -> dict:
         n_ds, n_dr = self.counts["set"]["circuit_breaker"], self.counts["set"]["retain"]

@@ -196,6 +196,23 @@ def test_gates_and_merge_take_folders_of_sets(make_sample, sets, tmp_path):
     assert read_json(tmp_path / "out" / "reports" / "stats.json")["drops"] == {"duplicate": 20, "quarantined": 1}
 
 
+def test_what_merge_left_out_is_explained(sets, tmp_path):
+    save_rows(to_dataset([], SAMPLE_FEATURES), tmp_path / "stage2" / "train", {})
+    run("validate", "--data-dir", tmp_path)
+    [bad] = load_rows(tmp_path / "quarantine" / "validate")
+    told = run("explain", bad["id"], "--data-dir", tmp_path).stdout
+    assert "stands in quarantine/validate" in told and "was left out by merge" in told
+    assert f"in quarantine for {bad['reasons'][0]}" in told and "not among the traces" in told
+
+
+def test_sets_of_one_name_are_checked_apart(sets, tmp_path):
+    for name in "ab":
+        save_rows(load_rows(sets[0]), tmp_path / name / "harmful" / "b4_flips", {})
+    folders = [tmp_path / name / "harmful" / "b4_flips" for name in "ab"]
+    result = run("validate", *folders, "--quarantine", tmp_path / "q", "--report", tmp_path / "r.json")
+    assert result.returncode == 1 and "Two sets have one name" in result.stderr
+
+
 @pytest.mark.parametrize("quota", ["benign_twin", "benign_twin=x", "nice=3", "benign_twin=-1"])
 def test_a_quota_that_is_none_is_named(sets, tmp_path, quota):
     result = run("merge", *sets, "--output", tmp_path / "out", "--quota", quota)
