@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +35,8 @@ SET_NAMES = (
     "retain/chat",
     "retain/more_chat",
 )
-PREFLIGHT_ROWS, TURN_ROWS = 6000, 250
-RULES_ROWS = 60_000
+PREFLIGHT_ROWS, TURN_ROWS = 3000, 250
+RULES_ROWS = 30_000
 
 
 class Measured(NamedTuple):
@@ -74,7 +74,8 @@ def write_samples(folder: Path, rows: int) -> None:
     traces = lookalike_traces(folder / "cache")
     for task in ("tool_flip", "refusal", "chat"):
         save_rows(choose(prompts_for_task(traces["test"], task), 400, 0), folder / "prompts" / task, {})
-    samples = {name: sample_stream(traces["train"], name) for name in SET_NAMES}
+    train = list(traces["train"])
+    samples = {name: sample_stream(train, name) for name in SET_NAMES}
     with ExitStack() as stack:
         for name in SET_NAMES:
             write = stack.enter_context(parquet_writer(folder / name / ROWS_FILE, SAMPLE_FEATURES))
@@ -94,29 +95,35 @@ def lookalike_traces(cache: Path):
     return load_source("lookalike", cache_dir=cache)
 
 
-def sample_stream(traces, name: str) -> Iterator[dict]:
+def sample_stream(traces: list[dict], name: str) -> Iterator[dict]:
     """Samples of a set without end. The same number gives siblings in every set of attacked prompts."""
-    from cb_datasets.sets.prompts import asked_prompt, clean_prompt, is_attacked
+    from cb_datasets.sets.prompts import asked_prompt, clean_prompt, is_attacked, task_of
 
-    attacked = [trace for trace in traces if is_attacked(trace) and trace["expected_tool"] != trace["simulated_tool"]]
-    refused = [trace for trace in traces if json.loads(trace["metadata"]).get("task") == "refusal"]
-    chat = [trace for trace in traces if json.loads(trace["metadata"]).get("task") == "chat"]
-    number = 0
-    while True:
-        draw = random.Random(f"{name if 'chat' in name or 'refusals' in name else 'pairs'}/{number}")
-        if name == "retain/refusals":
-            prompt, text, kind = asked_prompt(draw.choice(refused)), "I can't help with @.<|eot_id|>", "refusal"
-        elif "chat" in name:
-            prompt, text, kind = asked_prompt(draw.choice(chat)), "That is so, @.<|eot_id|>", "general_conversation"
-        else:
-            trace = draw.choice(attacked)
-            prompt = clean_prompt(trace) if name.endswith("twins") else asked_prompt(trace)
-            tool = trace["simulated_tool" if name.startswith("harmful") else "expected_tool"]
-            text, kind = call_text(tool), KINDS[name]
-        yield sample_of(prompt, text, name, kind, draw, number)
-        number += 1
+    if name in KINDS:
+        attacked = [trace for trace in traces if is_attacked(trace)]
+        flipped = [trace for trace in attacked if trace["expected_tool"] != trace["simulated_tool"]]
+        prompts = [clean_prompt(trace) if name.endswith("twins") else asked_prompt(trace) for trace in flipped]
+        tool = "simulated_tool" if name.startswith("harmful") else "expected_tool"
+        texts = [call_text(trace[tool]) for trace in flipped]
+        kind, seed = KINDS[name], "pairs"
+    else:
+        kind, text = TEXTS[name]
+        task = "refusal" if kind == "refusal" else "chat"
+        prompts = [asked_prompt(trace) for trace in traces if task_of(trace) == task]
+        texts, seed = [text] * len(prompts), name
+    for number in count():
+        # One in a hundred is the one before, once more.
+        draw = random.Random(f"{seed}/{number - (number % 100 == 1)}")
+        chosen = draw.randrange(len(prompts))
+        sample = sample_of(prompts[chosen], texts[chosen], name, kind, draw)
+        yield sample | {"id": f"{sample['id']}/{number}"}
 
 
+TEXTS = {
+    "retain/refusals": ("refusal", "I can't help with @.<|eot_id|>"),
+    "retain/chat": ("general_conversation", "That is so, @.<|eot_id|>"),
+    "retain/more_chat": ("general_conversation", "So they say, @.<|eot_id|>"),
+}
 KINDS = {
     "harmful/b4_flips": "harmful_flip",
     "retain/adversarial_safe": "adversarial_safe",
@@ -138,14 +145,13 @@ def call_text(tool: str) -> str:
     return f"<|python_tag|>{body}<|eom_id|>"
 
 
-def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random, number: int) -> dict:
+def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random) -> dict:
     """The sample, with words of its own in request and completion."""
     from cb_datasets.ingest import is_held_out
     from cb_datasets.sets.label import label
     from cb_datasets.tool_calls import FORMATS
 
-    number -= number % 100 == 1  # one in a hundred is the one before, once more
-    words = " ".join("".join(draw.choices("bdklmnrstvaeiou", k=7)) for _ in range(4)) + f" {number}"
+    words = " ".join("".join(draw.choices("bdklmnrstvaeiou", k=7)) for _ in range(5))
     *first, request = prompt["messages"]
     at = min((span["start"] for span in prompt["injection"]), default=len(request["content"]))
     request = {**request, "content": f"{request['content'][:at]}{words}. {request['content'][at:]}"}
@@ -154,19 +160,17 @@ def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random
     pair = f"{prompt['pair']}/{words}"
     told = {"id": f"{prompt['id']}/{words}", "pair": pair, "group": words, "messages": [*first, request]}
     target = {**prompt["target"], "expected_calls": None, "goal_calls": None}
-    split = "eval" if is_held_out(words, 0.1) else "train"
     completion = text.replace("@", words)
     sample = label(
         {**prompt, **told, "injection": spans, "target": target},
         completion,
         subset=name,
-        split=split,
+        split="eval" if is_held_out(words, 0.1) else "train",
         priority_class=kind,
         tool_format=FORMATS["llama3_json"],
         provenance=PROVENANCE | {"record_id": pair},
     )
-    broken = {"assistant_raw": completion + "!"} if draw.random() < 0.01 else {}
-    return sample | {"id": f"{sample['id']}/{draw.random()}"} | broken
+    return sample | ({"assistant_raw": completion + "!"} if draw.random() < 0.01 else {})
 
 
 PROVENANCE = {

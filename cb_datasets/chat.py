@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -91,7 +92,7 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
 
 
 @lru_cache(maxsize=256)
-def _tools(text: str) -> list[dict]:
+def _tools(text: str) -> list[dict | Callable]:
     return json.loads(text)
 
 
@@ -144,24 +145,27 @@ class _Head:
 
 _Tokens = tuple[list[int], list[tuple[int, int]]]
 
-# For each tokenizer, the heads by what the rows have in common; `None` where a prompt cannot be encoded in parts.
-_HEADS: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, _Head | None]]" = WeakKeyDictionary()
+# For each tokenizer, by what rows have in common: the first prompt, from the second on a head; `None` where prompts
+# cannot be encoded in parts.
+_HEADS: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, str | _Head | None]]" = WeakKeyDictionary()
 _MOST_HEADS = 512
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, shared_by: tuple) -> _Tokens:
     heads = _HEADS.setdefault(tokenizer, {})
     head = heads.get(shared_by)
-    if head is not None and text.startswith(head.text):
+    if isinstance(head, _Head) and text.startswith(head.text):
         ids, offsets = _encode_all(tokenizer, text[head.cut :])
         return head.ids + ids, head.offsets + [(start + head.cut, end + head.cut) for start, end in offsets]
-    whole = _encode_all(tokenizer, text)
-    if shared_by not in heads or head is not None:
-        # The head of a first prompt is all of it; each prompt that begins otherwise leaves what it has in common.
+    if shared_by not in heads:
         if len(heads) >= _MOST_HEADS:
             heads.clear()
-        heads[shared_by] = _head_of(tokenizer, text if head is None else os.path.commonprefix([head.text, text]))
-    return whole
+        heads[shared_by] = text
+    elif head is not None:
+        # Each prompt that begins otherwise leaves of the head what it has in common with it.
+        before = head if isinstance(head, str) else head.text
+        heads[shared_by] = _head_of(tokenizer, os.path.commonprefix([before, text]))
+    return _encode_all(tokenizer, text)
 
 
 def _head_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Head | None:

@@ -1,8 +1,8 @@
 """The commands that check, merge and show what is there; `cli.py` has those that make and measure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,11 @@ from .checks.thresholds import MergedThresholds, Thresholds
 from .cli_options import MaxLengthOption, SeedOption, takes
 from .cli_output import dropped, gate_table, listed, stop_unless, table, tokenizer, verdict, write_checked
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from .checks.census import Census
 
 app = typer.Typer()
 
@@ -91,30 +96,36 @@ def quality_gates(
     stop_unless(report["passed"], f"quality-gates: a gate failed; see {written}")
 
 
-def _census(sets: list[Path], quarantine: Path | None, model: str | None):
+def _census(sets: list[Path], quarantine: Path | None, model: str | None) -> "Census":
     from tqdm import tqdm
 
-    from .chat import render_prompt
     from .checks.census import Census, census
     from .files import count_rows, stream_rows
     from .sample import SAMPLE_FEATURES
 
-    target = tokenizer(model) if model else None
+    bad, renders, found = _quarantined(quarantine), _renderer(model) if model else None, Census()
+    with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
+        for folder in sets:
+            found += census(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
+            bar.update(count_rows([folder]))
+    return found
+
+
+def _renderer(model: str) -> Callable[[dict], bool]:
+    """Whether a row can be rendered for this model."""
+    from jinja2 import TemplateError
+
+    from .chat import render_prompt
+
+    target = tokenizer(model)
 
     def renders(row: dict) -> bool:
-        from jinja2 import TemplateError
-
         try:
             return bool(render_prompt(target, row))
         except (TemplateError, ValueError):
             return False
 
-    bad, found = _quarantined(quarantine), Census()
-    with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
-        for folder in sets:
-            rows = (row for row in stream_rows([folder], SAMPLE_FEATURES) if bar.update() or True)
-            found += census(rows, folder.name, bad, renders=renders if target else None)
-    return found
+    return renders
 
 
 @app.command()
@@ -183,7 +194,7 @@ def _checked(sets: list[Path], quarantine: Path) -> set[str]:
     return _quarantined(quarantine)
 
 
-def _numbers(given: list[str] | None, kind: type) -> dict:
+def _numbers(given: list[str] | None, kind: type[int] | type[float]) -> dict:
     """`CLASS=NUMBER` options as a dict."""
     from .sample import PRIORITY_WEIGHTS
 
@@ -199,7 +210,7 @@ def _numbers(given: list[str] | None, kind: type) -> dict:
     return numbers
 
 
-def _length(model: str | None):
+def _length(model: str | None) -> Callable[[dict], int] | None:
     if model is None:
         return None
     from .sets.fit import token_count
@@ -251,7 +262,7 @@ def preflight(
     stop_unless(report["passed"], f"preflight: rows cannot be trained on as they are; see {written}")
 
 
-def _show(sets: list[Path], count: int, target) -> None:
+def _show(sets: list[Path], count: int, target: "PreTrainedTokenizerBase") -> None:
     from itertools import islice
 
     from rich.console import Console

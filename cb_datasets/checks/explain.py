@@ -14,6 +14,7 @@ from .rules import CALL_RULES, RULES, check, makes_call
 # Where in a data folder a sample can stand, in the order of the pipeline.
 PLACES = ("harmful/*", "retain/*", "quarantine/*", "stage2/*")
 RAW_TEXT = 2000
+LEFT_OUT = "was left out by merge: repeated, leaking, over a quota or in quarantine (reports/stats.json counts them)"
 
 
 def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
@@ -31,8 +32,11 @@ def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
         looked = ", ".join(str(data / place) for place in PLACES)
         raise ValueError(f"No sample has the id {id!r}: looked in {looked}.")
     row = next(iter(found.values()))
+    merged = any(folder.parent.name == "stage2" for folder in found)
+    left_out = [] if merged or not _folders(data, ("stage2/*",)) else [LEFT_OUT]
     return row, {
         id: [f"stands in {folder.relative_to(data)}" for folder in found]
+        + left_out
         + [f"{row['set']}, {row['split']}, {row['priority_class']}; pair {row['pair']}; group {row['group']!r}"],
         "outcome": _outcome(row),
         "rules": _rules(row, found),

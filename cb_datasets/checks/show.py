@@ -37,7 +37,7 @@ def shown_sample(row: dict, tokenizer: "PreTrainedTokenizerBase") -> "Text":
     if len(text) > HEAD + TAIL:
         left_out = Text(f"\n[... {len(text) - HEAD - TAIL} characters not shown ...]\n", style="italic")
         text = text[:HEAD] + left_out + text[len(text) - TAIL :]
-    pieces = [tokenizer.decode([id]) for id in completion]
+    pieces = [str(tokenizer.decode([id])) for id in completion]
     styles = ("bold green", "bold bright_green underline")
     text.append("[[", style="bold")
     for number, piece in enumerate(pieces):

@@ -77,6 +77,8 @@ def validate(
         `dict`: The report, with `passed`.
     """
     counts = {f"{folder.parent.name}/{folder.name}": _Counts() for folder in folders}
+    if len(counts) < len(folders):
+        raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them apart.")
     bar = tqdm(desc="Checking", total=count_rows(folders), unit="row")
     with bar, parquet_writer(quarantine / ROWS_FILE, QUARANTINE_FEATURES) as write:
         for folder, of_set in zip(folders, counts.values(), strict=True):

@@ -69,9 +69,7 @@ def merge(
     Returns:
         `dict`: The report, with `passed`.
     """
-    held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
-    rows = _placed(_shown(folders, "Reading"), quarantined, options)
-    index = read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
+    index = _index(folders, quarantined, prompts, options, limits)
     reasons = decide(index, options)
     try:
         with ExitStack() as files:
@@ -87,6 +85,14 @@ def merge(
     for split, folder in outputs.items():
         write_json(folder / REPORT_FILE, counts[split])
     return report
+
+
+def _index(
+    folders: list[Path], quarantined: set[str], prompts: list[Path], options: MergeOptions, limits: MergedThresholds
+) -> MergeIndex:
+    held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
+    rows = _placed(_shown(folders, "Reading"), quarantined, options)
+    return read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
 
 
 class _GateFailed(Exception):
@@ -187,7 +193,9 @@ class _SplitCounts:
 
     def __init__(self) -> None:
         self.rows = 0
-        self.counts = {name: Counter() for name in ("set", "priority_class", "source", "completion", "category")}
+        self.counts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("set", "priority_class", "source", "completion", "category")
+        }
         self.lengths: dict[str, list[int]] = {}
 
     def add(self, table: pyarrow.Table, length: Callable[[dict], int] | None) -> None:
@@ -201,8 +209,9 @@ class _SplitCounts:
             ("category", table["category"].fill_null("none")),
         ):
             self.counts[name].update(column.to_pylist())
-        for row in table.to_pylist() if length is not None else ():
-            self.lengths.setdefault(row["set"], []).append(length(row))
+        if length is not None:
+            for row in table.to_pylist():
+                self.lengths.setdefault(row["set"], []).append(length(row))
 
     def report(self, index: MergeIndex, rows: np.ndarray) -> dict:
         n_ds, n_dr = self.counts["set"]["circuit_breaker"], self.counts["set"]["retain"]

@@ -73,7 +73,7 @@ def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callabl
         leaks (`Callable[[str], bool]`): Whether a request is held out. Siblings ask the same, so each is asked about
             once.
     """
-    columns = {name: array("Q") for name in ("order", "pair", "group", "content", "bucket")}
+    columns: dict[str, array] = {name: array("Q") for name in ("order", "pair", "group", "content", "bucket")}
     columns |= {name: array("i") for name in ("split", "kind", "signature")}
     columns |= {name: array("b") for name in ("is_ds", "is_out", "leaks")}
     wordings = _Wordings()
@@ -99,7 +99,9 @@ def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callabl
         for name, value in told.items():
             columns[name].append(value)
     kinds = {"Q": np.uint64, "i": np.int32, "b": np.bool_}
-    arrays = {name: np.array(column, kinds[column.typecode]) for name, column in columns.items()}
+    arrays: dict[str, np.ndarray] = {
+        name: np.array(column, kinds[column.typecode]) for name, column in columns.items()
+    }
     return MergeIndex(**arrays, signatures=wordings.signatures())
 
 
@@ -114,7 +116,7 @@ class _Wordings:
         key = number_of(text)
         if key not in self._positions:
             self._positions[key] = len(self._positions)
-            self._values.frombytes(signature(text).hashvalues.astype(np.uint32).tobytes())
+            self._values.frombytes(signature(text).tobytes())
         return self._positions[key]
 
     def signatures(self) -> np.ndarray:

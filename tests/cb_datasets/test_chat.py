@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from builders.trace import message, tool_call
 from cb_datasets.chat import (
     _HEADS,
+    _Head,
     assistant_header,
     encode_completion,
     encode_prompt,
@@ -157,7 +158,7 @@ def test_a_kept_head_changes_no_token(tokenizer, prompt):
         assert encoded.ids == whole["input_ids"], content
         assert encoded.offsets == whole["offset_mapping"], content
     [head] = _HEADS[tokenizer].values()
-    assert head is not None and head.cut > 0.9 * len(head.text), "nearly all that prompts begin with is kept"
+    assert isinstance(head, _Head) and head.cut > 0.9 * len(head.text), "nearly all that prompts begin with is kept"
 
 
 def test_heads_of_other_tools_and_other_turns(tokenizer, prompt):

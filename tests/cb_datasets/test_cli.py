@@ -136,6 +136,78 @@ def test_a_failed_gate_is_exit_code_1(sets, tmp_path):
     assert {gate["name"] for gate in report["gates"] if not gate["passed"]} >= {"retain: adversarial-safe rows"}
 
 
+def test_a_data_folder_is_enough_to_validate(sets, tmp_path):
+    """Reports and quarantine then stand where the pipeline has them."""
+    result = run("validate", "--data-dir", tmp_path, "--min-valid", 0.5)
+    assert result.returncode == 0, result.stderr
+    assert len(load_rows(tmp_path / "quarantine" / "validate")) == 1
+    report = read_json(tmp_path / "reports" / "validation_report.json")
+    assert list(report["sets"]) == ["harmful/b4_flips", "retain/adversarial_safe"] and not report["strict"]
+    assert run("validate", "--data-dir", tmp_path, "--split", "eval", "--strict").returncode == 1, "no rows"
+    assert "Say where" in run("validate", *sets).stderr
+
+
+def test_strict_makes_a_missing_end_an_error(make_sample, tmp_path):
+    cut = {**make_sample(RIGHT, "adversarial_safe"), "assistant_raw": RIGHT.removesuffix("<|eom_id|>")}
+    save_rows(to_dataset([cut], SAMPLE_FEATURES), tmp_path / "retain" / "safe", {})
+    relaxed = run("validate", "--data-dir", tmp_path, "--report", tmp_path / "r.json")
+    assert relaxed.returncode == 0 and read_json(tmp_path / "r.json")["sets"]["retain/safe"]["warnings"] == {"R2": 1}
+    assert run("validate", "--data-dir", tmp_path, "--strict").returncode == 1
+
+
+def test_gates_and_merge_take_folders_of_sets(make_sample, sets, tmp_path):
+    result = run("quality-gates", "--ds", tmp_path / "harmful", "--dr", tmp_path / "retain")
+    assert result.returncode == 1 and "adversarial_safe: rows that break one" in result.stdout
+    flags = (
+        "--harmful-dir",
+        tmp_path / "harmful",
+        "--retain-dir",
+        tmp_path / "retain",
+        "--output",
+        tmp_path / "out" / "x",
+    )
+    demands = ("--dr-ratio", 0.5, "--min-adversarial-safe", 1)
+    unchecked = run("merge", *flags, *demands)
+    assert unchecked.returncode == 1 and not (tmp_path / "out" / "x" / "train" / "data.parquet").exists()
+    stats = read_json(tmp_path / "out" / "reports" / "stats.json")
+    assert [gate["name"] for gate in stats["gates"] if not gate["passed"]] == ["merged: rows that break a rule"]
+    bad = run("merge", *flags, *demands, "--validate")
+    assert bad.returncode == 1 and "too many invalid rows" in bad.stderr
+    again = [make_sample(RIGHT, "adversarial_safe", id=f"a/{n}") for n in range(20)] + [
+        make_sample(TEXT, "adversarial_safe")
+    ]
+    save_rows(to_dataset(again, SAMPLE_FEATURES), sets[1], {})
+    good = run(
+        "merge", *flags, *demands, "--validate", "--eval-output", tmp_path / "held_out", "--repeat-similarity", 2
+    )
+    assert good.returncode == 0, good.stderr
+    assert len(load_rows(tmp_path / "out" / "x" / "train")) == 2 and len(load_rows(tmp_path / "held_out")) == 0
+    assert read_json(tmp_path / "out" / "reports" / "stats.json")["drops"] == {"duplicate": 20, "quarantined": 1}
+
+
+def test_what_merge_left_out_is_explained(sets, tmp_path):
+    save_rows(to_dataset([], SAMPLE_FEATURES), tmp_path / "stage2" / "train", {})
+    run("validate", "--data-dir", tmp_path)
+    [bad] = load_rows(tmp_path / "quarantine" / "validate")
+    told = run("explain", bad["id"], "--data-dir", tmp_path).stdout
+    assert "stands in quarantine/validate" in told and "was left out by merge" in told
+    assert f"in quarantine for {bad['reasons'][0]}" in told and "not among the traces" in told
+
+
+def test_sets_of_one_name_are_checked_apart(sets, tmp_path):
+    for name in "ab":
+        save_rows(load_rows(sets[0]), tmp_path / name / "harmful" / "b4_flips", {})
+    folders = [tmp_path / name / "harmful" / "b4_flips" for name in "ab"]
+    result = run("validate", *folders, "--quarantine", tmp_path / "q", "--report", tmp_path / "r.json")
+    assert result.returncode == 1 and "Two sets have one name" in result.stderr
+
+
+@pytest.mark.parametrize("quota", ["benign_twin", "benign_twin=x", "nice=3", "benign_twin=-1"])
+def test_a_quota_that_is_none_is_named(sets, tmp_path, quota):
+    result = run("merge", *sets, "--output", tmp_path / "out", "--quota", quota)
+    assert result.returncode == 1 and repr(quota) in result.stderr and "Traceback" not in result.stderr
+
+
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory, tiny_agent_path):
     """Every step up to preflight, on a few dozen prompts."""
@@ -237,6 +309,45 @@ def test_exported_rows_fit_the_exported_schema(pipeline, tmp_path):
     assert f"export: {len(lines)} rows" in result.stdout and lines
     for line in lines:
         jsonschema.validate(json.loads(line), schema)
+
+
+def test_json_lines_come_back_as_the_same_rows(pipeline, tmp_path):
+    assert run("export", pipeline / "stage2" / "train", "--output", tmp_path / "rows.jsonl").returncode == 0
+    assert run("import", tmp_path / "rows.jsonl", "--output", tmp_path / "rows").returncode == 0
+    assert list(load_rows(tmp_path / "rows")) == list(load_rows(pipeline / "stage2" / "train"))
+    assert run("export", tmp_path / "rows", "--output", tmp_path / "again.jsonl").returncode == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+
+
+def test_a_sample_is_explained(pipeline, tiny_agent_path):
+    flip = next(row for row in load_rows(pipeline / "stage2" / "train") if row["priority_class"] == "harmful_flip")
+    result = run("explain", flip["id"], "--data-dir", pipeline, "--model", tiny_agent_path)
+    assert result.returncode == 0, result.stderr
+    for told in (
+        "stands in harmful/b4_flips",
+        "stands in stage2/train",
+        f"attack_success: calls {flip['labels']['observed_tool']}",
+        "R1         met",
+        f"record_id: {flip['provenance']['record_id']}",
+        f"{flip['provenance']['record_id']} in traces/lookalike/train",
+        '"verdict": "prompt_only"',
+        "[[<|python_tag|>",
+    ):
+        assert told in result.stdout, told
+    unknown = run("explain", "no/such", "--data-dir", pipeline)
+    assert unknown.returncode == 1 and "No sample has the id 'no/such'" in unknown.stderr
+
+
+def test_preflight_shows_samples_and_lengths(pipeline, tiny_agent_path, tmp_path):
+    flags = ("--model", tiny_agent_path, "--report", tmp_path / "p.json", "--show", 2, "--strict")
+    result = run("preflight", "--train-data", pipeline / "stage2" / "train", *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("[[") == 2 and "tokens" in result.stdout and "\u2588" in result.stdout
+    unnamed = run("preflight", "--train-data", pipeline / "stage2", "--report", tmp_path / "p.json")
+    assert unnamed.returncode == 1 and "Whose tokenizer?" in unnamed.stderr
+    flags = ("--no-check-tokenization", "--tool-schema", ROOT / "builders" / "assets" / "b4_standard_v1.json")
+    result = run("preflight", "--train-data", pipeline / "stage2", *flags, "--report", tmp_path / "p.json")
+    assert result.returncode == 0 and "tokens not counted" in result.stdout, result.stderr
 
 
 def test_preflight_refuses_another_models_rows(pipeline, llama_tokenizer, tmp_path):

@@ -30,7 +30,7 @@ def sentences(count: int, words: int, seed: int) -> list[str]:
 
 def test_what_makes_no_difference_is_set_aside():
     assert normalized("  Find the_Tide tables,\nplease!! ") == "find the tide tables please"
-    assert signature(normalized("A b c D!")) == signature(normalized("a B, c d"))
+    assert (signature(normalized("A b c D!")) == signature(normalized("a B, c d"))).all()
 
 
 def test_the_request_is_what_the_user_says_without_the_injection(prompt):
@@ -54,7 +54,7 @@ def test_an_empty_index_finds_nothing():
 
 def test_repeats_are_found_within_their_bucket_and_the_first_one_stays():
     texts = ["the tide tables of brest are kept by the harbour master"] * 3 + ["something else entirely"] * 2
-    signatures = np.stack([signature(text).hashvalues for text in texts])
+    signatures = np.stack([signature(text) for text in texts])
     same = np.zeros(5, np.uint64)
     assert near_repeats(signatures, same, 0.95).tolist() == [False, True, True, False, True]
     assert near_repeats(signatures, np.arange(5, dtype=np.uint64), 0.95).tolist() == [False] * 5
@@ -63,7 +63,7 @@ def test_repeats_are_found_within_their_bucket_and_the_first_one_stays():
 
 def test_repeats_agree_with_comparing_all():
     texts = sentences(150, 25, seed=3)
-    signatures = np.stack([signature(text).hashvalues for text in texts])
+    signatures = np.stack([signature(text) for text in texts])
     kept: list[int] = []
     for row in range(len(texts)):
         if all((signatures[row] == signatures[other]).mean() < 0.9 for other in kept):
