@@ -213,7 +213,7 @@ def test_lengths_are_told_where_somebody_measures(trios, merged, tmp_path):
 
 
 def test_of_two_equal_rows_the_held_out_one_stays(trios, asking, merged):
-    """Whatever the seed: a row of eval that train repeats is what evaluation needs, and what training must not have."""
+    """Whatever the seed: what evaluation needs is what training must not have."""
     row = asking("axle", RIGHT, "adversarial_safe")
     held = {**row, "id": "held", "split": "eval"}
     for seed in range(4):
