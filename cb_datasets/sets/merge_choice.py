@@ -73,9 +73,9 @@ def decide(index: MergeIndex, options: MergeOptions) -> np.ndarray:
 
 
 def _repeats(index: MergeIndex, kept: np.ndarray) -> np.ndarray:
-    """Rows whose content an earlier row has; "earlier" is by `order`, whatever folder came first."""
+    """Rows whose content an earlier row has. Those of eval come first, then it goes by `order`, not by folder."""
     rows = np.flatnonzero(kept)
-    rows = rows[np.lexsort((index.order[rows], index.content[rows]))]
+    rows = rows[np.lexsort((index.order[rows], -index.split[rows], index.content[rows]))]
     repeated = np.zeros(len(index), bool)
     repeated[rows[1:]] = index.content[rows[1:]] == index.content[rows[:-1]]
     return repeated

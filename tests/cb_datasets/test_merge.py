@@ -210,3 +210,12 @@ def test_lengths_are_told_where_somebody_measures(trios, merged, tmp_path):
     report = merge(folders, set(), [], outputs, MergeOptions(), ANY, length=lambda row: len(row["assistant_raw"]))
     lengths = [len(row["assistant_raw"]) for row in trios["harmful/b4_flips"]]
     assert report["splits"]["train"]["tokens"]["circuit_breaker"]["max"] == max(lengths)
+
+
+def test_of_two_equal_rows_the_held_out_one_stays(trios, asking, merged):
+    """Whatever the seed: what evaluation needs is what training must not have."""
+    row = asking("axle", RIGHT, "adversarial_safe")
+    held = {**row, "id": "held", "split": "eval"}
+    for seed in range(4):
+        rows, report = merged(trios | {"retain/more": [row, held]}, seed=seed)
+        assert [kept["id"] for kept in rows["eval"]] == ["held"] and report["drops"] == {"duplicate": 1}
