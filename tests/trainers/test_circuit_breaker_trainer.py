@@ -59,8 +59,8 @@ def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
     trainer = make_trainer(lora_b_init_std=0.1)
     trainer.train()
     [forward] = first_batch(trainer)["frozen"]
-    with trainer._frozen():
-        reference = trainer._states(trainer.model, [forward])
+    with trainer.objective.frozen():
+        reference = trainer.objective.states(trainer.model, [forward])
     base = {term: ((2, 3), tokens) for term, tokens in forward["reads"].items()}
     model.set_attn_implementation(ATTENTION)
     with torch.no_grad():

@@ -141,7 +141,7 @@ def plain_term(trainer, rows, term):
         for row in harmful:
             logits, name = outputs(trainer, row["input_ids"], True)[1], row["tool_name"][0]
             for i in {row["divergence"], name, name + 1}:
-                values.append(-torch.log(1 - logits[i - 1].double().softmax(0)[row["input_ids"][i]]).float())
+                values.append(-torch.log1p(-logits[i - 1].softmax(0)[row["input_ids"][i]]))
     if term == "triplet":
         states = [
             (row["set"], outputs(trainer, row["input_ids"], True)[0], outputs(trainer, row["input_ids"], False)[0], i)
