@@ -265,6 +265,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         self._refuse_with_fsdp(args)
 
+        if self.is_fsdp_enabled:  # whose processes must make the same forwards, whatever their rows
+            self.data_collator.join_forwards = False
+
         # Loss
         self.objective = Objective(self.model, self.plan, args, cache)
 
@@ -515,6 +518,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         coefficients = self._coefficients(step)
         items = inputs["num_items"] if num_items_in_batch is None else num_items_in_batch
 
+        if self.is_fsdp_enabled:
+            self._check_same_forwards(inputs)
         number_of = dict(zip(self._terms, items, strict=True))
         terms = {  # an evaluation batch may have rows of one set only, and so not all of them
             term: losses.weighted_mean(values, inputs["weights"][term], number_of[term])
@@ -528,6 +533,17 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if mode == "eval" or self._is_logged(step):
             self._log_measured(mode, self.objective.measure(inputs["measure"]))
         return loss
+
+    def _check_same_forwards(self, inputs: dict[str, Any]) -> None:
+        """Refuse what would have the processes wait for each other forever."""
+        blocks = [[forward["blocks"] for forward in inputs[side]] for side in ("frozen", "adapted")]
+        counted = [[side.count(number) for number in range(self.plan.num_blocks + 1)] for side in blocks]
+        everyone = self.accelerator.gather(torch.tensor([counted], device=self.accelerator.device))
+        if (everyone != everyone[0]).any():
+            raise ValueError(
+                "The processes have rows of different terms, so they would make different forwards, which FSDP2 does "
+                "not allow. Raise `retain_batch_size` until every micro-batch has rows of every class, or use DDP."
+            )
 
     def _stop_at_nan(
         self, step: int, loss: torch.Tensor, terms: dict[str, torch.Tensor], inputs: dict[str, Any]

@@ -331,6 +331,16 @@ def test_what_fsdp2_cannot_carry_is_refused_by_name(make_trainer):
             trainer._refuse_with_fsdp(args)
 
 
+def test_processes_with_different_forwards_are_stopped_and_do_not_wait(make_trainer, monkeypatch):
+    trainer = make_trainer(preset="reference", target_layers=[1, 2])
+    batch = first_batch(trainer)
+    trainer._check_same_forwards(batch)
+    other = torch.tensor([[[0] * 5, [0] * 5]])
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda own: torch.cat([own, other]))
+    with pytest.raises(ValueError, match="different forwards.*Raise `retain_batch_size`"):
+        trainer._check_same_forwards(batch)
+
+
 def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
     trainer = make_trainer(output_dir=str(tmp_path / "breaker"), dataset_revision="sha256:12ab")
     gates = {"passed": True, "gates": [{"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 17}]}
