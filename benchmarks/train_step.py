@@ -110,7 +110,7 @@ def lengths_of(mix: str, number: int) -> list[int]:
     if mix == "prefix":
         return (640 + rng.integers(64, 129, size=number)).tolist()
     quantiles = (np.arange(number) + 0.5) / number
-    lengths = (90 + 934 * quantiles**2.4).astype(int)
+    lengths = (90 + 934 * quantiles**2.7).astype(int)
     lengths[-1] = LENGTH
     return rng.permutation(lengths).tolist()
 

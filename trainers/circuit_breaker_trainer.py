@@ -3,10 +3,7 @@
 import inspect
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from copy import copy, deepcopy
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
@@ -28,7 +25,6 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
@@ -38,8 +34,9 @@ from cb_datasets.sample import HARMFUL_CLASSES, RETAIN_CLASSES
 from . import losses, preparation
 from .circuit_breaker_config import CircuitBreakerConfig
 from .collation import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
-from .hidden_states import LogitsHead, get_decoder, hidden_states_at
+from .hidden_states import get_decoder
 from .model_card import model_card
+from .objective import Objective
 from .packing import ATTENTION
 from .reference_cache import ReferenceCache, fingerprint
 from .sampling import CircuitBreakerBatchSampler
@@ -206,7 +203,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         model.config.get_text_config().pad_token_id = processing_class.pad_token_id
         model.generation_config.pad_token_id = processing_class.pad_token_id
 
-        # Loss
+        # Terms of the loss
         self.plan = self._make_plan(model, args)
         self._terms = list(self.plan.classes)
 
@@ -226,14 +223,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             )
 
         # Speed
-        self._logits_head = LogitsHead(model.get_base_model(), args.logits_chunk_size) if args.masked_logits else None
         if args.padding_free:
             model.set_attn_implementation(ATTENTION)
-
-        self._cache = None
+        cache = None
         if args.reference_cache is not None:
             kind = "states" if args.masked_logits else "logits"
-            self._cache = ReferenceCache(Path(args.reference_cache), f"{kind} {fingerprint(model)}")
+            cache = ReferenceCache(Path(args.reference_cache), f"{kind} {fingerprint(model)}")
 
         # Data collator
         if data_collator is None:
@@ -243,7 +238,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 pad_to_multiple_of=args.pad_to_multiple_of,
                 padding_free=args.padding_free,
                 shared_prefix=args.shared_prefix,
-                cache=self._cache,
+                cache=cache,
             )
 
         # Dataset
@@ -269,6 +264,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             )
 
         self._refuse_with_fsdp(args)
+
+        if self.is_fsdp_enabled:  # whose processes must make the same forwards, whatever their rows
+            self.data_collator.join_forwards = False
+
+        # Loss
+        self.objective = Objective(self.model, self.plan, args, cache)
 
         # Initialize the metrics: lists of (sum over items, number of items), since batches differ in their tokens
         self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -503,88 +504,6 @@ class CircuitBreakerTrainer(_BaseTrainer):
         items = torch.stack([inputs["num_items"] for inputs in batch_samples]).mean(0).to(self.accelerator.device)
         return self.accelerator.reduce(items, reduction="mean")
 
-    def _states(self, model: nn.Module, forwards: list[dict[str, Any]]) -> dict[str, list[torch.Tensor]]:
-        """What each term reads of the network, in some forwards."""
-        states = {}
-        for forward in forwards:
-            reads = {term: (self.plan.layers(term), tokens) for term, tokens in forward["reads"].items()}
-            states |= hidden_states_at(
-                model,
-                get_decoder(self.accelerator.unwrap_model(self.model)),
-                forward["inputs"],
-                forward["blocks"],
-                reads,
-                full_logits=self._logits_head is None,
-            )
-        return states
-
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """Within the context the network is what it was before training."""
-        with (
-            torch.no_grad(),
-            disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
-            self.accelerator.unwrap_model(self.model).disable_adapter(),
-        ):
-            yield
-
-    def _with_known(
-        self, computed: dict[str, list[torch.Tensor]], known: dict[str, list[dict[str, Any]]]
-    ) -> dict[str, list[torch.Tensor]]:
-        """States of the frozen network in the order of the rows: those that were kept, and those just computed."""
-        states = {}
-        for term, rows in known.items():
-            start, parts = 0, []
-            for row in rows:
-                part = row["states"]
-                if part is None:
-                    part = [state[start : start + row["number"]] for state in computed[term]]
-                    start += row["number"]
-                    self._cache.put(row["key"], part)
-                parts.append(part)
-            states[term] = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-        return states
-
-    def _logit_values(
-        self, values: Callable[..., torch.Tensor], states: list[torch.Tensor], *others: torch.Tensor
-    ) -> torch.Tensor:
-        return values(*states, *others) if self._logits_head is None else self._logits_head(values, states, *others)
-
-    def _values(
-        self,
-        term: str,
-        adapted: list[torch.Tensor],
-        frozen: list[torch.Tensor] | None,
-        targets: torch.Tensor,
-        harmful: torch.Tensor,
-    ) -> torch.Tensor:
-        """Values of a term, token by token."""
-        if term == "rr":
-            return losses.rr(adapted, frozen)
-        if term == "retain_l2":
-            return losses.retain_l2(adapted, frozen)
-        if term == "twin":
-            return losses.twin(adapted, frozen)
-        if term == "triplet":
-            return self._triplet_values(adapted, frozen, harmful)
-        if term in ("retain_kl", "distill"):
-            divergence = partial(losses.kl, temperature=self.args.kl_temperature)
-            return self._logit_values(divergence, [*adapted, *frozen])
-        value = losses.unlikelihood if term == "unlikelihood" else losses.cross_entropy
-        return self._logit_values(value, adapted, targets)
-
-    def _triplet_values(
-        self, adapted: list[torch.Tensor], frozen: list[torch.Tensor], harmful: torch.Tensor
-    ) -> torch.Tensor:
-        (keep, drive), values = self.args.triplet_margins, torch.zeros_like(harmful, dtype=torch.float32)
-        if not harmful.any():
-            return values
-        bad, good = ([h[mask] for h in adapted] for mask in (harmful, ~harmful))
-        bad0, good0 = ([h0[mask] for h0 in frozen] for mask in (harmful, ~harmful))
-        center = [h.float().mean(0, keepdim=True) for h in bad]
-        values = values.masked_scatter(harmful, losses.triplet(bad, center, bad0, drive))
-        return values.masked_scatter(~harmful, losses.triplet(good, good0, center, keep))
-
     def _coefficients(self, step: int) -> dict[str, float]:
         """Weight of each term at an optimizer step."""
         breaks, keeps = losses.schedule(self.args.schedule, step, self.args.max_steps)
@@ -599,31 +518,32 @@ class CircuitBreakerTrainer(_BaseTrainer):
         coefficients = self._coefficients(step)
         items = inputs["num_items"] if num_items_in_batch is None else num_items_in_batch
 
-        with self._frozen():
-            frozen = self._states(self.model, inputs["frozen"])
-        if self._cache is not None:
-            frozen = self._with_known(frozen, inputs["known"])
-        adapted = self._states(model, inputs["adapted"])
-        terms = {}
-        for term, number in zip(self._terms, items, strict=True):
-            if term in adapted:  # an evaluation batch may have rows of one set only
-                # States are let go of as soon as a term has read them
-                values = self._values(
-                    term,
-                    adapted.pop(term),
-                    frozen.pop(term, None),
-                    inputs["targets"][term],
-                    inputs["harmful"][term],
-                )
-                terms[term] = losses.weighted_mean(values, inputs["weights"][term], number)
+        if self.is_fsdp_enabled:
+            self._check_same_forwards(inputs)
+        number_of = dict(zip(self._terms, items, strict=True))
+        terms = {  # an evaluation batch may have rows of one set only, and so not all of them
+            term: losses.weighted_mean(values, inputs["weights"][term], number_of[term])
+            for term, values in self.objective.values(model, inputs)
+        }
         loss = sum(coefficients[term] * value for term, value in terms.items())
         if not torch.isfinite(loss):
             self._stop_at_nan(step, loss, terms, inputs)
 
         self._log_terms(mode, coefficients, terms, items, inputs)
         if mode == "eval" or self._is_logged(step):
-            self._measure(mode, inputs)
+            self._log_measured(mode, self.objective.measure(inputs["measure"]))
         return loss
+
+    def _check_same_forwards(self, inputs: dict[str, Any]) -> None:
+        """Refuse what would have the processes wait for each other forever."""
+        blocks = [[forward["blocks"] for forward in inputs[side]] for side in ("frozen", "adapted")]
+        counted = [[side.count(number) for number in range(self.plan.num_blocks + 1)] for side in blocks]
+        everyone = self.accelerator.gather(torch.tensor([counted], device=self.accelerator.device))
+        if (everyone != everyone[0]).any():
+            raise ValueError(
+                "The processes have rows of different terms, so they would make different forwards, which FSDP2 does "
+                "not allow. Raise `retain_batch_size` until every micro-batch has rows of every class, or use DDP."
+            )
 
     def _stop_at_nan(
         self, step: int, loss: torch.Tensor, terms: dict[str, torch.Tensor], inputs: dict[str, Any]
@@ -660,40 +580,11 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 self._metrics[mode][f"loss/{term}"].append((totals[i], totals[len(self._terms) + i]))
             self._metrics[mode][f"coefficient/{term}"].append((coefficients[term], 1))
 
-    @torch.no_grad()
-    def _measure(self, mode: str, inputs: dict[str, Any]) -> None:
-        """Note how far the states that completions come from have moved, and how sure the model is of them."""
-        self.model.eval()  # without dropout, and without drawing its random numbers
-        [forward] = inputs["measure"]
-        arguments = {
-            "model": self.model,
-            "decoder": get_decoder(self.accelerator.unwrap_model(self.model)),
-            "inputs": forward["inputs"],
-            "num_blocks": forward["blocks"],
-            "reads": {name: ((*self.plan.target_layers, NORM), at) for name, at in forward["reads"].items()},
-        }
-        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            adapted = hidden_states_at(**arguments)
-        with self._frozen():
-            frozen = hidden_states_at(**arguments)
-        self.model.train(mode == "train")
-        # Sums for each set: tokens, then cosines and distances by layer, then entropies of the two networks
-        sums = torch.zeros(2, 3 + 2 * len(self.plan.target_layers), device=self.accelerator.device)
-        for row, name in zip(sums, (CIRCUIT_BREAKER, RETAIN), strict=True):
-            if name in adapted:
-                (*hidden, last), (*reference, last0) = adapted[name], frozen[name]
-                pairs = list(zip(hidden, reference, strict=True))
-                values = [losses.token_cosine(h, h0) for h, h0 in pairs]
-                values += [losses.distance(h, h0) for h, h0 in pairs]
-                if self._logits_head is not None:
-                    values += [self._logits_head(losses.entropy, [state]) for state in (last, last0)]
-                row[0] = len(last)
-                row[1 : 1 + len(values)] = torch.stack([value.sum() for value in values])
-        self._log_measured(mode, self.accelerator.gather(sums[None]).sum(0).tolist())
-
-    def _log_measured(self, mode: str, sums: list[list[float]]) -> None:
+    def _log_measured(self, mode: str, sums: torch.Tensor) -> None:
+        """Note what [`Objective.measure`] found."""
         metrics, layers = self._metrics[mode], self.plan.target_layers
-        for name, (items, *values) in zip(("ds", "dr"), sums, strict=True):
+        totals = self.accelerator.gather(sums[None]).sum(0).tolist()
+        for name, (items, *values) in zip(("ds", "dr"), totals, strict=True):
             if not items:
                 continue
             cosines, distances, entropies = values[: len(layers)], values[len(layers) : -2], values[-2:]
@@ -701,7 +592,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             metrics[f"distance/{name}"].append((sum(distances) / len(layers), items))
             for layer, cosine in zip(layers, cosines, strict=True):
                 metrics[f"cosine/{name}_layer_{layer}"].append((cosine, items))
-            if self._logits_head is not None:
+            if self.args.masked_logits:
                 for network, entropy in zip(("adapted", "frozen"), entropies, strict=True):
                     metrics[f"entropy/{name}_{network}"].append((entropy, items))
 

@@ -22,7 +22,7 @@ from transformers.data.data_collator import DataCollatorMixin
 
 from .packing import Layout, packed, padded
 from .reference_cache import ReferenceCache
-from .terms import TERMS, Plan, Read
+from .terms import NORM, TERMS, Plan, Read
 
 
 CIRCUIT_BREAKER, RETAIN = "circuit_breaker", "retain"  # values of a row's `set`
@@ -73,6 +73,8 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         cache ([`~trainers.reference_cache.ReferenceCache`], *optional*):
             Where states of the frozen network are looked up. The batch has those that are there in `known`, and a
             forward for the others.
+        join_forwards (`bool`, *optional*, defaults to `True`):
+            Whether forwards of different depth become one where their rows share so much that it is cheaper.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of Tensor to return. Only `"pt"` is currently supported.
     """
@@ -83,6 +85,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
     padding_free: bool = False
     shared_prefix: bool = False
     cache: ReferenceCache | None = None
+    join_forwards: bool = True
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -128,10 +131,32 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
 
     def _forwards(self, parts: dict[int, _Forward]) -> list[dict[str, Any]]:
         # The deepest last: DDP takes the parameters that the last forward leaves out for unused
-        return [
-            forward.batch(blocks, self._layout(forward.sequences))
-            for blocks, forward in sorted(parts.items(), key=itemgetter(0))
-        ]
+        laid_out: list[tuple[int, _Forward, Layout]] = []
+        for blocks, forward in sorted(parts.items(), key=itemgetter(0)):
+            layout = self._layout(forward.sequences)
+            if laid_out and self.join_forwards and self.shared_prefix and self.plan.skip_layers:
+                forward, layout = self._joined(laid_out, blocks, forward, layout)
+            laid_out.append((blocks, forward, layout))
+        return [forward.batch(blocks, layout) for blocks, forward, layout in laid_out]
+
+    def _joined(
+        self, laid_out: list[tuple[int, _Forward, Layout]], blocks: int, forward: _Forward, layout: Layout
+    ) -> tuple[_Forward, Layout]:
+        """With the next shallower forward taken in, where what they share outweighs the blocks it could leave out."""
+        fewer, shallower, its_layout = laid_out[-1]
+        if any(NORM in self.plan.layers(term) for term in shallower.reads):
+            return forward, layout  # which comes after its own last block
+        joined = _Forward()
+        for part in (shallower, forward):
+            keys = list(part.rows)
+            for name, reads in part.reads.items():
+                for row, positions in reads:
+                    joined.add(keys[row], part.sequences[row], name, positions)
+        joined_layout = self._layout(joined.sequences)
+        if _size(joined_layout) * blocks >= _size(layout) * blocks + _size(its_layout) * fewer:
+            return forward, layout
+        laid_out.pop()
+        return joined, joined_layout
 
     def _measure(self, examples: list[dict[str, Any]]) -> _Forward:
         """Where the completions of Ds and of Dr are expected from."""
@@ -150,3 +175,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
     def _padded_length(self, sequences: Sequence[Sequence[int]]) -> int:
         multiple = self.pad_to_multiple_of or 1
         return -(-max(map(len, sequences)) // multiple) * multiple
+
+
+def _size(layout: Layout) -> int:
+    return layout.inputs["input_ids"].numel()

@@ -146,9 +146,11 @@ def unlikelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         unlikelihood_i = -log(1 - p(y_i))
     """
     logits = logits.float()
-    others = logits.scatter(-1, targets[:, None], -math.inf)
-    # 1 - p as a sum over the other tokens: exact where p is almost 1, where the difference has no digits left
-    return logits.logsumexp(-1) - others.logsumexp(-1)
+    total = logits.logsumexp(-1)
+    log_p = logits.gather(-1, targets[:, None])[:, 0] - total
+    # 1 - p has no digits left where p is almost 1: there it is the sum over the other tokens
+    others = logits.scatter(-1, targets[:, None], -math.inf).logsumexp(-1)
+    return torch.where(log_p > -0.7, total - others, -torch.log1p(-log_p.clamp(max=-0.7).exp()))
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:

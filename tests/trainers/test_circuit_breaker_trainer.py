@@ -59,8 +59,8 @@ def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
     trainer = make_trainer(lora_b_init_std=0.1)
     trainer.train()
     [forward] = first_batch(trainer)["frozen"]
-    with trainer._frozen():
-        reference = trainer._states(trainer.model, [forward])
+    with trainer.objective.frozen():
+        reference = trainer.objective.states(trainer.model, [forward])
     base = {term: ((2, 3), tokens) for term, tokens in forward["reads"].items()}
     model.set_attn_implementation(ATTENTION)
     with torch.no_grad():
@@ -329,6 +329,16 @@ def test_what_fsdp2_cannot_carry_is_refused_by_name(make_trainer):
         setattr(args, name, value)
         with pytest.raises(ValueError, match=f"`{name}` is not supported with FSDP2"):
             trainer._refuse_with_fsdp(args)
+
+
+def test_processes_with_different_forwards_are_stopped_and_do_not_wait(make_trainer, monkeypatch):
+    trainer = make_trainer(preset="reference", target_layers=[1, 2])
+    batch = first_batch(trainer)
+    trainer._check_same_forwards(batch)
+    other = torch.tensor([[[0] * 5, [0] * 5]])
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda own: torch.cat([own, other]))
+    with pytest.raises(ValueError, match="different forwards.*Raise `retain_batch_size`"):
+        trainer._check_same_forwards(batch)
 
 
 def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):

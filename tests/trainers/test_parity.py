@@ -141,28 +141,26 @@ def plain_term(trainer, rows, term):
         for row in harmful:
             logits, name = outputs(trainer, row["input_ids"], True)[1], row["tool_name"][0]
             for i in {row["divergence"], name, name + 1}:
-                values.append(-torch.log(1 - logits[i - 1].double().softmax(0)[row["input_ids"][i]]).float())
+                values.append(-torch.log1p(-logits[i - 1].softmax(0)[row["input_ids"][i]]))
     if term == "triplet":
+        keep, drive = trainer.args.triplet_margins
+        spans = [(row, range(row["prompt_length"], len(row["input_ids"]))) for row in harmful + kept]
         states = [
-            (row["set"], outputs(trainer, row["input_ids"], True)[0], outputs(trainer, row["input_ids"], False)[0], i)
-            for row in harmful + kept
-            for i in range(row["prompt_length"], len(row["input_ids"]))
+            (
+                row["set"],
+                *(torch.stack(outputs(trainer, row["input_ids"], adapted)[0][:4])[:, span] for adapted in (1, 0)),
+            )
+            for row, span in spans
         ]
-        center = {
-            layer: torch.stack([h[layer][i] for name, h, _, i in states if name == "circuit_breaker"]).mean(0)
-            for layer in layers
-        }
+        center = torch.cat([h for name, h, _ in states if name == "circuit_breaker"], dim=1).mean(1, keepdim=True)
 
         def d(a, b):
-            return 0.5 * torch.norm(a - b) + 0.5 * (1 - F.cosine_similarity(a, b, dim=0))
+            return 0.5 * torch.norm(a - b, dim=-1) + 0.5 * (1 - F.cosine_similarity(a, b, dim=-1))
 
-        keep, drive = trainer.args.triplet_margins
-        for name, h, h0, i in states:
-            for layer in layers:
-                own, far = d(h[layer][i], h0[layer][i]), d(h[layer][i], center[layer])
-                value = far - own + drive if name == "circuit_breaker" else own - far + keep
-                values.append(F.relu(value) / 2)
-        return sum(values) / len(states)
+        for name, h, h0 in states:
+            own, far = d(h, h0)[layers], d(h, center)[layers]
+            value = far - own + drive if name == "circuit_breaker" else own - far + keep
+            values += F.relu(value).mean(0)
     return sum(values) / len(values)
 
 
@@ -179,7 +177,8 @@ def of_terms(make_trainer, attacked_rows, terms, **options):
         train_dataset=attacked_rows(),
         lora_b_init_std=0.1,
         rr_from="start",
-        retain_batch_size=8,
+        per_device_train_batch_size=2,
+        retain_batch_size=5,
         triplet_margins=[5.0, 9.0],
         **weights | options,
     )

@@ -61,6 +61,19 @@ def plain_of(trainer, plain_trainer, plain):
     return plain.detach() + sum(products)
 
 
+def test_forwards_of_different_depth_become_one_where_rows_share_much(make_trainer, attacked_rows):
+    """The rows of a record share their prompts; without sharing the deeper forward would be made for nothing."""
+    options = {"preset": "reference", "target_layers": [1, 2], "train_dataset": attacked_rows(refusals=0)}
+    options |= {"lora_b_init_std": 0.1, "per_device_train_batch_size": 4, "retain_batch_size": 8}
+    trainer, apart = make_trainer(**options), make_trainer(**options)
+    apart.data_collator.join_forwards = False
+    rows, ours = one_batch(trainer, step=2)
+    _, plain = one_batch(apart, step=2)
+    depths = [[part["blocks"] for part in t.data_collator(rows)["adapted"]] for t in (trainer, apart)]
+    assert depths == [[3], [2, 3]]
+    assert_same(trainer, ours, plain_of(trainer, apart, plain))
+
+
 @pytest.mark.parametrize("masked_logits", [True, False])
 def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_rows, tmp_path, masked_logits):
     options = {

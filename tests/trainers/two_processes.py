@@ -95,6 +95,8 @@ def main(folder: Path) -> None:
         if loss == "selective":
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
         shard(trainer.model)
+        trainer.is_fsdp_enabled = True  # as Accelerate would have it
+        trainer.data_collator.join_forwards = False
         results["fsdp2"][loss] = curve(trainer, 2, torch.distributed.get_rank())
     if torch.distributed.get_rank() == 0:
         for name, result in results.items():
