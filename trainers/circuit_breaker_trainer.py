@@ -161,6 +161,11 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "of the retain set, and a part of it is neither. Use `split_batches=False`."
             )
 
+        if args.ddp_broadcast_buffers is None:
+            # The only buffers are constants, and with a broadcast in every forward, processes whose rows need another
+            # number of forwards would wait for each other forever.
+            args.ddp_broadcast_buffers = False
+
         # Model
         # PEFT initializes the adapter weights randomly, so set_seed must be done before creating the model to ensure
         # reproducibility.

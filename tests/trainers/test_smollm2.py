@@ -18,13 +18,12 @@ def smollm2(tmp_path_factory):
     return build_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
-@pytest.mark.parametrize("preset", ["selective", "reference"])
-def test_twenty_steps_move_what_the_preset_moves(smollm2, attacked_rows, tmp_path, preset):
+def test_twenty_steps_end_to_end(smollm2, attacked_rows, tmp_path):
     trainer = CircuitBreakerTrainer(
         model=str(smollm2),
         args=CircuitBreakerConfig(
             output_dir=str(tmp_path / "adapter"),
-            preset=preset,
+            preset="selective",
             lora_b_init_std=1e-2,
             max_steps=20,
             learning_rate=2e-3,
@@ -45,10 +44,7 @@ def test_twenty_steps_move_what_the_preset_moves(smollm2, attacked_rows, tmp_pat
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     assert [entry["step"] for entry in logs] == list(range(1, 21))
-    if preset == "reference":
-        assert logs[-1]["cosine/ds"] < 0.7 < 0.99 < logs[0]["cosine/ds"]
-    else:
-        assert logs[-1]["loss"] < logs[0]["loss"] / 2
+    assert logs[-1]["loss"] < logs[0]["loss"] / 2
 
     trainer.save_model(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)
