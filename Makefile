@@ -46,7 +46,7 @@ export PYTHONUNBUFFERED = 1
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
 .PHONY: help setup demo test test-vllm test-slow test-slurm data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate tiny-agent style quality clean
+	validate gates merge preflight train evaluate cards push tiny-agent style quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -223,6 +223,18 @@ $(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
 	mkdir -p $(@D)
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
 		$(EVALUATE_FLAGS) > $(@D)/table.txt
+
+# ---------------------------------------------------------------------------------------------------------- publishing
+
+# Recipes of what is all on disk keep off the network; publishing is what needs it.
+push: export HF_HUB_OFFLINE := 0
+ASKED_REPO = $(or $(REPO),$(error Name the repository: make $@ REPO=owner/name))
+
+cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; send nothing
+	$(CB) push $(or $(REPO),owner/name) --data $(DATA) --dry-run
+
+push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
+	$(CB) push $(ASKED_REPO) --data $(DATA) $(PUSH_FLAGS)
 
 # --------------------------------------------------------------------------------------------------------- the project
 

@@ -32,7 +32,7 @@ PLOT = "class_balance.png"
 REPORTS = ("sources", "validation_report", "quality_gates", "stats", "preflight")
 SCHEMA = "canonical_sample_schema.json"
 # What a release owns in a repository: a new one leaves nothing of the old one there.
-OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/")
+_OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/")
 
 # The sides of the merged dataset, and what their splits are called on the Hub.
 SPLITS = {"train": "train", "eval": "test"}
@@ -141,6 +141,11 @@ def write_manifest(folder: Path, configs: dict[str, dict[str, Split]]) -> dict:
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def is_owned(path: str) -> bool:
+    """Whether a file of a repository is part of a release."""
+    return path.startswith(_OWNED)
 
 
 def names(folder: Path) -> list[str]:

@@ -1,0 +1,70 @@
+"""The commands that show and publish what was made: `push`, `push-model`, `view`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_output import listed, table
+
+
+app = typer.Typer()
+
+RepoArgument = Annotated[
+    str, typer.Argument(help="The repository, owner/name. It is created if it is not there, private.")
+]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder of the release, if not <data>/release.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch to push to; main if left out.")]
+CreatePrOption = Annotated[bool, typer.Option(help="Propose the release as a pull request.")]
+TagOption = Annotated[str | None, typer.Option(help="Name of the release; the next of v1, v2, ... if left out.")]
+GatedOption = Annotated[bool, typer.Option(help="Readers outside the repository must ask for access.")]
+DryRunOption = Annotated[bool, typer.Option(help="Write the folder and say what would be sent; send nothing.")]
+
+
+@app.command()
+def push(
+    repo: RepoArgument,
+    data: Annotated[Path, typer.Option(help="The data folder of a recipe, with stage2/, prompts/ and reports/.")],
+    output: OutputOption = None,
+    revision: RevisionOption = None,
+    create_pr: CreatePrOption = False,
+    tag: TagOption = None,
+    gated: GatedOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """The dataset -> one commit of a private Hub repository, tagged and read back."""
+    from .hub.folder import is_owned
+    from .hub.push import Target, push_folder, token_in_use
+    from .hub.read_back import read_back
+    from .hub.release import make_release
+
+    target = Target(repo, "dataset", revision, create_pr, tag, gated)
+    token = None if dry_run else token_in_use()
+    folder = output or data / "release"
+    manifest = make_release(data, repo, folder, token)
+    _print_folder(folder, manifest)
+    if token is None:
+        print(f"push: {repo}: nothing was sent (--dry-run)")
+        return
+    pushed = push_folder(folder, target, token, is_owned)
+    read_back(repo, pushed.commit, manifest, token)
+    print(f"push: {pushed.url}, commit {pushed.commit}: read back, and every row is as it was written")
+    if create_pr:
+        print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+    at = pushed.tag or pushed.commit
+    for config in manifest["configs"]:
+        print(f'  load_dataset("{repo}", "{config}", revision="{at}")')
+
+
+def _print_folder(folder: Path, manifest: dict) -> None:
+    rows = [
+        (
+            config,
+            listed({split: part["rows"] for split, part in splits.items()}),
+            sum(len(p["files"]) for p in splits.values()),
+        )
+        for config, splits in manifest["configs"].items()
+    ]
+    table(["config", "rows", "files"], rows)
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    print(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
