@@ -46,7 +46,7 @@ export PYTHONUNBUFFERED = 1
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
 .PHONY: help setup demo test test-vllm test-slow test-slurm data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate cards push tiny-agent style quality clean
+	validate gates merge preflight train evaluate cards push push-model tiny-agent style quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -227,7 +227,7 @@ $(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
 # ---------------------------------------------------------------------------------------------------------- publishing
 
 # Recipes of what is all on disk keep off the network; publishing is what needs it.
-push: export HF_HUB_OFFLINE := 0
+push push-model: export HF_HUB_OFFLINE := 0
 ASKED_REPO = $(or $(REPO),$(error Name the repository: make $@ REPO=owner/name))
 
 cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; send nothing
@@ -235,6 +235,9 @@ cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; sen
 
 push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
 	$(CB) push $(ASKED_REPO) --data $(DATA) $(PUSH_FLAGS)
+
+push-model: $(DATA)/report/results.json  ## Publish the adapter: make push-model REPO=owner/name
+	$(CB) push-model $(ASKED_REPO) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
 
 # --------------------------------------------------------------------------------------------------------- the project
 

@@ -56,6 +56,40 @@ def push(
         print(f'  load_dataset("{repo}", "{config}", revision="{at}")')
 
 
+@app.command()
+def push_model(
+    repo: RepoArgument,
+    adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as the trainer wrote it.")],
+    report: Annotated[Path, typer.Option(help="Folder of the evaluation of this adapter.")],
+    dataset: Annotated[str | None, typer.Option(help="What it was trained on, owner/name@revision.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the release, if not beside the adapter.")] = None,
+    revision: RevisionOption = None,
+    create_pr: CreatePrOption = False,
+    tag: TagOption = None,
+    gated: GatedOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """The adapter with its evaluation -> one commit of a private Hub repository, tagged."""
+    from .hub.adapter import is_owned, make_adapter_release
+    from .hub.push import Target, push_folder, token_in_use
+    from .hub.read_back import read_files_back
+
+    target = Target(repo, "model", revision, create_pr, tag, gated)
+    token = None if dry_run else token_in_use()
+    folder = output or adapter.with_name(f"{adapter.name}_release")
+    manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
+    table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
+    if token is None:
+        print(f"push-model: {repo}: nothing was sent (--dry-run) -> {folder}")
+        return
+    pushed = push_folder(folder, target, token, is_owned)
+    read_files_back(repo, pushed.commit, manifest, token)
+    print(f"push-model: {pushed.url}, commit {pushed.commit}: read back, and every file is as it was written")
+    if create_pr:
+        print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+    print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{pushed.tag or pushed.commit}")')
+
+
 def _print_folder(folder: Path, manifest: dict) -> None:
     rows = [
         (

@@ -112,14 +112,15 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
     of_samples, of_prompts = _sum(samples, "source"), _sum(prompts, "source")
     names = sorted({*of_samples, *of_prompts})
     sheets = reports["sources"]
-    llama = sorted({model for model, *_ in _sum(samples, "generator") if _LLAMA.search(model)})
+    licences = {model: licence_of(model) for model, *_ in _sum(samples, "generator")}
+    llama = {model: licence for model, licence in sorted(licences.items()) if licence is not None}
     checked = reports["validation_report"]["sets"].values()
     example, shortened = _example(configs["harmful"]["train"].example or {})
     completions = _sum(samples, "completion")
     return {
         "sources": [_source(name, sheets[name], of_samples[name], of_prompts[name]) for name in names],
         "source_names": names,
-        "licences": sorted({sheets[name]["licence"] for name in names} | {_llama_licence(model) for model in llama}),
+        "licences": sorted({sheets[name]["licence"] for name in names} | set(llama.values())),
         "classes": _classes(configs),
         "outcomes": {name: _sum(configs[name].values(), "outcome") for name in ("harmful", "retain")},
         "generators": _generators(samples),
@@ -136,7 +137,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "changed": reports["quality_gates"]["thresholds_changed_by_recipe"]
         | reports["stats"]["thresholds_changed_by_recipe"],
         "preflight": reports["preflight"],
-        "llama": llama,
+        "llama": list(llama),
         "citations": sorted({CITATIONS[name] for name in names if name in CITATIONS}),
         "example": example,
         "example_shortened": shortened,
@@ -198,10 +199,10 @@ def _source(name: str, sheet: dict, samples: int, prompts: int) -> dict[str, Any
     return {"name": name, "samples": samples, "prompts": prompts, **told, "dropped": listed(sheet["drops"])}
 
 
-def _llama_licence(model: str) -> str:
+def licence_of(model: str) -> str | None:
+    """The licence that goes along with the outputs and adapters of a model, where it has such a one."""
     version = _LLAMA.search(model)
-    assert version is not None
-    return f"llama{version[1]}"
+    return f"llama{version[1]}" if version else None
 
 
 def _classes(configs: Configs) -> dict[str, dict[str, int]]:

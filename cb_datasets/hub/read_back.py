@@ -8,7 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
+from huggingface_hub import hf_hub_download
+
+from .folder import sha256
 from .push import PushError
 
 
@@ -46,6 +50,19 @@ def read_back(repo_id: str, commit: str, manifest: dict, token: str) -> None:
     wrong = sorted(name for name in told if found.get(name) != told[name]) + sorted(set(found) - set(told))
     if wrong:
         raise PushError(f"{repo_id}: commit {commit} gives other rows than were pushed, in {', '.join(wrong)}.")
+
+
+def read_files_back(repo_id: str, commit: str, manifest: dict, token: str) -> None:
+    """Download the files of a model's release and compare each with its manifest.
+
+    Raises:
+        PushError: If the Hub gives other files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, told in manifest["files"].items():
+            path = hf_hub_download(repo_id, name, revision=commit, local_dir=folder, token=token)
+            if sha256(Path(path)) != told["sha256"]:
+                raise PushError(f"{repo_id}: commit {commit} gives another {name} than was pushed.")
 
 
 def main() -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from cb_datasets.files import write_json
+from cb_datasets.generation.backend import weights_revision
+from cb_datasets.hub.adapter import make_adapter_release
 from cb_datasets.hub.folder import is_owned
 from cb_datasets.hub.push import PushError, Target, push_folder, token_in_use
 from cb_datasets.hub.read_back import read_back
-from cb_datasets.hub.release import make_release
+from cb_datasets.hub.release import ReleaseError, make_release
 from tests.hub_stand_in import HubStandIn, Repository
 
 from .release_data import run
@@ -28,6 +31,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
         constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        address = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
         monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -202,6 +207,9 @@ def test_two_processes_push_two_releases_and_both_are_whole(hub: HubStandIn, tmp
     code = """
 import sys
 from pathlib import Path
+from cb_datasets.files import write_json
+from cb_datasets.generation.backend import weights_revision
+from cb_datasets.hub.adapter import make_adapter_release
 from cb_datasets.hub.folder import is_owned
 from cb_datasets.hub.push import Target, push_folder
 print(push_folder(Path(sys.argv[1]), Target("someone/breakers"), sys.argv[2], is_owned).tag)
@@ -305,3 +313,84 @@ def test_a_dry_run_writes_the_folder_and_asks_nobody(hub: HubStandIn, release_da
     output = run("push", REPO, "--data", release_data, "--output", tmp_path / "release", "--dry-run")
     assert "nothing was sent" in output and (tmp_path / "release" / "README.md").is_file()
     assert hub.requests == []
+
+
+# ----------------------------------------------------------------------------------------------------------- a breaker
+
+
+MODEL_CARD = """---
+base_model: {base}
+library_name: peft
+---
+
+# adapter
+
+`PeftModel.from_pretrained(model, "path/to/this/folder")`
+
+## Evaluation
+
+Not evaluated yet.
+
+## Versions
+
+torch 2
+"""
+
+
+def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Path]:
+    """An adapter as the trainer leaves it, and its evaluation."""
+    adapter, report = folder / "adapter", folder / "report"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "training_args.bin").write_bytes(b"pickle")
+    (adapter / "README.md").write_text(MODEL_CARD.format(base=base))
+    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
+    sides = {side: {"asr": figure} for side in ("base", "breaker")}
+    breaker = f"base+{weights_revision(adapter)}"
+    write_json(
+        report / "details.json",
+        {**sides, "arguments": {"base": None, "breaker": None}, "settings": {"breaker": breaker}},
+    )
+    return adapter, report
+
+
+def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    arguments = ("--adapter", adapter, "--report", report, "--dataset", "someone/breakers@v1")
+    output = run("push-model", REPO, *arguments)
+    repository = hub.repositories[f"models/{REPO}"]
+    card = repository.files["README.md"].decode()
+    assert repository.private and repository.tags == {"v1": repository.commit} and "every file is" in output
+    assert repository.files["adapter_model.safetensors"] == b"weights"
+    assert "training_args.bin" not in repository.files and "report/details.json" in repository.files
+    assert "| attack success (ASR) ↓ |" in card and "Not evaluated yet" not in card
+    assert "## Intended use" in card and "## Limits" in card and "## Versions" in card and "# breakers\n" in card
+    assert "someone/breakers@v1" in card and f'from_pretrained(model, "{REPO}")' in card
+    assert hub.token not in output
+
+
+def test_a_breaker_without_its_own_evaluation_is_refused(hub: HubStandIn, tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ReleaseError, match="Run `make evaluate`"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    (report / "details.json").unlink()
+    with pytest.raises(FileNotFoundError, match="details.json"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+
+
+def test_a_llama_breaker_bears_its_name_and_licence(tmp_path: Path):
+    adapter, report = write_adapter(tmp_path, base="meta-llama/Llama-3.1-8B-Instruct")
+    with pytest.raises(ReleaseError, match="begins with Llama"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    make_adapter_release(adapter, report, "someone/Llama-3.1-8B-breaker", tmp_path / "release")
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "license: llama3.1" in card and "Built with Llama" in card
+
+
+def test_a_token_in_an_adapter_is_refused(tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    (adapter / "chat_template.jinja").write_text("hf_" + "a1" * 17)
+    with pytest.raises(ReleaseError, match="chat_template.jinja: holds a Hugging Face token"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
