@@ -102,3 +102,35 @@ def _print_folder(folder: Path, manifest: dict) -> None:
     table(["config", "rows", "files"], rows)
     size = sum(file["bytes"] for file in manifest["files"].values())
     print(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
+
+
+@app.command()
+def view(
+    path: Annotated[
+        str, typer.Argument(help="A data folder, a release, a set, a Parquet file, or a Hub id owner/name.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any that is free.")] = 8008,
+    model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub id.")] = None,
+    marks: Annotated[Path | None, typer.Option(help="File of audit marks, if not <path>/audit/marks.parquet.")] = None,
+) -> None:
+    """A page on this machine to look through rows and mark them."""
+    from .cli_output import tokenizer
+    from .hub.marks import Marks
+    from .hub.rows import RowStore
+    from .hub.view import AuditServer
+
+    folder = Path(path)
+    if not folder.exists() and path.count("/") == 1:
+        from huggingface_hub import snapshot_download
+
+        marks = marks or Path("audit") / path.replace("/", "__") / "marks.parquet"
+        folder = Path(snapshot_download(path, repo_type="dataset", revision=revision))
+    home = folder.parent if folder.is_file() else folder
+    store, kept = RowStore(folder), Marks(marks or home / "audit" / "marks.parquet")
+    with AuditServer(store, kept, port, tokenizer(model) if model else None) as server:
+        print(f"view: {len(store)} rows on {server.url} (end with Ctrl-C); marks -> {kept.path}", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
