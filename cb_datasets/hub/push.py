@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
@@ -104,7 +105,7 @@ def _path(target: Target) -> str:
 
 def _open(api: HfApi, target: Target) -> None:
     """Create the repository if it is not there, and its branch; close the gate if that is asked for."""
-    named = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+    named: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     try:
         api.repo_info(**named)
     except RepositoryNotFoundError:
@@ -128,7 +129,7 @@ def _commit(api: HfApi, folder: Path, target: Target, is_owned: Callable[[str], 
     for attempt in range(ATTEMPTS):
         _require_private(api, target, "nothing was sent")
         info = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=target.revision)
-        there = [sibling.rfilename for sibling in info.siblings or []]
+        there = api.list_repo_files(target.repo_id, repo_type=target.repo_type, revision=info.sha)
         stale = [CommitOperationDelete(path) for path in there if is_owned(path) and path not in files]
         try:
             return api.create_commit(

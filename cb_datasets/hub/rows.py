@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
@@ -92,7 +93,7 @@ class RowStore:
                 else pc.is_null(column)
             )
             keep = fits if keep is None else pc.and_(keep, fits)
-        numbers = pyarrow.array(range(len(self))) if keep is None else pc.indices_nonzero(keep)
+        numbers = pyarrow.array(np.arange(len(self), dtype=np.uint64)) if keep is None else pc.indices_nonzero(keep)
         return numbers.filter(pc.is_in(numbers, self._holding(text).cast(numbers.type))) if text else numbers
 
     def counts(self, numbers: pyarrow.Array) -> dict[str, dict[str, int]]:
@@ -100,7 +101,7 @@ class RowStore:
         some = self.facets.take(numbers)
         counted = {}
         for name in FACETS:
-            pairs = some[name].combine_chunks().dictionary_decode().value_counts().to_pylist()
+            pairs = some[name].value_counts().to_pylist()
             pairs.sort(key=lambda pair: (-pair["counts"], str(pair["values"])))
             counted[name] = {pair["values"] or "": pair["counts"] for pair in pairs}
         return {name: values for name, values in counted.items() if set(values) - {""}}
@@ -125,7 +126,7 @@ def _rows_with(batch: pyarrow.RecordBatch, text: str) -> list[int]:
             contents = pc.struct_field(column.flatten(), "content")
             parents = pc.list_parent_indices(column)
         else:
-            contents, parents = column, pyarrow.array(range(len(batch)))
+            contents, parents = column, pyarrow.array(np.arange(len(batch)))
         holds = pc.fill_null(pc.match_substring(contents, text, ignore_case=True), False)
         hits.update(parents.filter(holds).to_pylist())
     return sorted(hits)
