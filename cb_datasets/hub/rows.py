@@ -175,7 +175,8 @@ def _column(parquet: pyarrow.parquet.ParquetFile, schema: pyarrow.Schema, source
     if inner:
         column = pc.struct_field(column, inner)
     if pyarrow.types.is_list(column.type):
-        column = pc.list_element(column, 0)
+        # "R4b: arguments of ...": the rule alone.
+        column = pc.replace_substring_regex(pc.list_element(column, 0), pattern=r"(?s):.*", replacement="")
     return column.cast(pyarrow.string()) if isinstance(column, pyarrow.Array) else column.combine_chunks()
 
 

@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import os
 import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
@@ -19,7 +21,7 @@ from cb_datasets.hub.rows import RowStore
 from cb_datasets.hub.view import AuditServer
 from cb_datasets.sample import SAMPLE_FEATURES
 
-from .release_data import INJECTION, run
+from .release_data import run
 
 
 PAYLOADS = (
@@ -177,42 +179,125 @@ def test_the_page_allows_no_script_but_its_own_and_loads_nothing(server: AuditSe
 # ----------------------------------------------------------------------------------------------------------- a browser
 
 
-@pytest.fixture
-def browser(tmp_path: Path):
-    """`browser(url)`: the page as Chromium has it after its scripts ran."""
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
+class Browser:
+    """A tab of headless Chromium, spoken to over two pipes in its own protocol (Chrome DevTools)."""
 
-    def show(url: str) -> str:
+    def __init__(self, program: str, profile: Path) -> None:
+        (theirs, to_it), (from_it, ours) = os.pipe(), os.pipe()
         flags = [
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
-            "--virtual-time-budget=8000",
-            "--window-size=1500,950",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
         ]
-        command = [program, *flags, f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", url]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        command = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "bash", program, *flags]
+        self._process = subprocess.Popen(command, pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
+        os.close(theirs)
+        os.close(ours)
+        self._to, self._from = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
+        self._number, self._session = 0, {}
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = {"sessionId": session}
 
-    return show
+    def _call(self, method: str, **params: object) -> dict:
+        self._number += 1
+        told = {"id": self._number, "method": method, "params": params, **self._session}
+        self._to.write(json.dumps(told).encode() + b"\0")
+        self._to.flush()
+        while True:
+            text = b""
+            while not text.endswith(b"\0"):
+                text += self._from.read(1) or pytest.fail("the browser is gone")
+            answer = json.loads(text[:-1])
+            if answer.get("id") == self._number:
+                return answer["result"]
+
+    def open(self, url: str) -> None:
+        self._call("Page.navigate", url=url)
+
+    def value(self, expression: str) -> object:
+        """What a JavaScript expression says."""
+        return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + 60
+        while not self.value(expression):
+            assert time.monotonic() < end, f"never came true: {expression}\n{self.value('document.body.innerText')}"
+            time.sleep(0.05)
+
+    def press(self, key: str) -> None:
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def close(self) -> None:
+        self._to.close()
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    opened = Browser(program, tmp_path / "browser")
+    yield opened
+    opened.close()
+
+
+SHOWN = "document.querySelector('#row a')?.textContent"
 
 
 @pytest.mark.browser
-def test_payloads_show_as_text(server: AuditServer, browser, data: Path):
+def test_payloads_show_as_text(server: AuditServer, browser: Browser, data: Path):
     attacked = load_rows(data / "stage2" / "train")[0]
-    page = browser(f"{server.url}#id={quote(attacked['id'], safe='')}")
-    title = re.search(r"<title>(.*?)</title>", page)
-    assert title and title[1] == "Audit", "no script of a row ran"
-    shown = " ".join(PAYLOADS).replace("<", "&lt;").replace(">", "&gt;")
-    assert f"\U0001f600 look: <mark>{shown}</mark>" in page, "the injection is marked, to the character"
-    assert '<span class="special">&lt;|python_tag|&gt;</span>' in page and "attack_success" in page
-    assert "<img" not in page and "<b>bold</b>" not in page
+    browser.open(f"{server.url}#id={quote(attacked['id'], safe='')}")
+    browser.until(f"{SHOWN} === {json.dumps(attacked['id'])}")
+    assert browser.value("document.title") == "Audit", "no script of a row ran"
+    assert browser.value("document.querySelector('#row mark').textContent") == " ".join(PAYLOADS), "to the character"
+    assert browser.value("document.querySelector('.turn.user pre').textContent") == attacked["messages"][1]["content"]
+    assert browser.value("document.querySelector('#raw').textContent") == attacked["assistant_raw"]
+    assert browser.value("document.querySelector('#raw .special').textContent") == "<|python_tag|>"
+    assert browser.value("document.querySelector('#outcome').textContent") == "attack_success"
+    assert browser.value("document.querySelectorAll('#row img, #row script, #row pre b').length") == 0
 
 
 @pytest.mark.browser
-def test_an_injection_in_the_middle_of_a_message_is_marked(server: AuditServer, browser, data: Path):
-    row = next(row for row in load_rows(data / "stage2" / "train") if INJECTION in row["messages"][1]["content"])
-    page = browser(f"{server.url}#id={quote(row['id'], safe='')}")
-    assert f"<mark>{INJECTION.replace('<', '&lt;').replace('>', '&gt;')}</mark>" in page
-    assert "expected" in page and "retrieve_multimodal_docs" in page and "search_web" in page
+def test_rows_are_gone_through_and_marked_by_keyboard(server: AuditServer, browser: Browser, data: Path):
+    ids = [row["id"] for row in get(server, "/api/rows")["rows"]]
+    browser.open(server.url)
+    browser.until(f"{SHOWN} === {json.dumps(ids[0])}")
+    browser.press("j")
+    browser.until(f"{SHOWN} === {json.dumps(ids[1])}")
+    browser.press("b")
+    browser.until("document.querySelector('#verdict')?.textContent === 'bad'")
+    assert marked_bad(data / "audit" / "marks.parquet") == {ids[1]}
+    browser.press("x")
+    browser.until("!document.querySelector('#verdict')")
+    assert marked_bad(data / "audit" / "marks.parquet") == set()
+    browser.press("k")
+    browser.until(f"{SHOWN} === {json.dumps(ids[0])}")
+    assert browser.value("location.hash") == f"#id={quote(ids[0], safe='')}", "the address leads back to this row"
+
+
+@pytest.mark.browser
+def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser: Browser):
+    total = "document.querySelector('#total').textContent"
+    browser.open(server.url)
+    browser.until(f"{total} === '{len(server.store)} rows'")
+    browser.value(
+        "[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('harmful_flip')).click()"
+    )
+    number = get(server, "/api/rows?class=harmful_flip")["total"]
+    browser.until(f"{total} === '{number} rows'")
+    browser.press("/")
+    assert browser.value("document.activeElement.id") == "search"
+    browser.press("j")
+    assert browser.value("document.querySelector('#search').value") == "j", "keys are text where text is typed"
+    browser.value(
+        "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
+    )
+    browser.until(f"{total} === '1 rows'")
