@@ -299,6 +299,12 @@ def test_push_reads_back_what_it_sent(hub: HubStandIn, release_data: Path, tmp_p
     repository = hub.repositories[REPO]
     assert repository.files["manifest.json"] == (tmp_path / "again" / "manifest.json").read_bytes()
 
+    # Who may read gets the rows; who may not gets nothing, not even from a cache.
+    read_back(REPO, repository.commit, manifest, hub.reading_token)
+    with pytest.raises(PushError, match="does not load") as refusal:
+        read_back(REPO, repository.commit, manifest, "hf_of_somebody_else")
+    assert "hf_of_somebody_else" not in str(refusal.value)
+
     # Rows of another release under the same commit are noticed, and so is a commit that does not load.
     name = "harmful/train-00000-of-00001.parquet"
     manifest["configs"]["harmful"]["train"]["rows_sha256"] = "0" * 64

@@ -115,6 +115,17 @@ def test_a_release_a_set_and_a_file_can_be_looked_at(release_data: Path, tmp_pat
         RowStore(tmp_path / "nothing")
 
 
+def test_quarantine_is_filtered_by_the_rule_that_was_broken(release_data: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(release_data, tmp_path / "data"))
+    some = load_rows(folder / "stage2" / "train").select(range(2))
+    reasons = [["R4b: an argument too many: x"], ["R5: a Markdown fence", "R1: two calls"]]
+    save_rows(some.add_column("reasons", reasons), folder / "quarantine" / "validate", {})
+    store = RowStore(folder)
+    [number] = store.select({"config": "quarantine", "reason": "R5"}).to_pylist()
+    assert store.row(number)["id"] == some[1]["id"]
+    assert store.counts(store.select({"config": "quarantine"}))["reason"] == {"R4b": 1, "R5": 1}
+
+
 def test_what_is_not_there_is_told(server: AuditServer):
     for path in ("/api/row?number=100000", "/api/row?id=none", "/api/row", "/api/rows?offset=x"):
         status, _, body = request(server, "GET", path)
