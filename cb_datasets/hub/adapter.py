@@ -11,7 +11,7 @@ from ..evaluation.report import table_rows
 from ..files import read_json, write_text
 from .card import licence_of
 from .check import secret_faults
-from .folder import fresh_folder, put_in_place, write_manifest
+from .folder import whole_folder, write_manifest
 from .release import ReleaseError
 
 
@@ -54,19 +54,22 @@ def make_adapter_release(
         raise ReleaseError(
             f"{report}: evaluates the weights {evaluated}, and {adapter} holds {trained}. Run `make evaluate`."
         )
-    folder = fresh_folder(output)
-    for source, wanted, target in ((adapter, FILES, folder), (report, REPORT_FILES, folder / "report")):
-        target.mkdir(exist_ok=True)
-        for name in wanted:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, target / name)
-    card = _card(adapter / "README.md", comparison, (report / "report.png").is_file(), repo_id, dataset)
-    write_text(folder / "README.md", str(card))
-    manifest = write_manifest(folder, {})
-    if faults := secret_faults(folder, token):
-        raise ReleaseError("no release: " + "; ".join(faults))
-    put_in_place(folder, output)
+    with whole_folder(output) as folder:
+        _copy(adapter, FILES, folder)
+        _copy(report, REPORT_FILES, folder / "report")
+        card = _card(adapter / "README.md", comparison, (report / "report.png").is_file(), repo_id, dataset)
+        write_text(folder / "README.md", str(card))
+        manifest = write_manifest(folder, {})
+        if faults := secret_faults(folder, token):
+            raise ReleaseError("no release: " + "; ".join(faults))
     return manifest
+
+
+def _copy(source: Path, wanted: tuple[str, ...], target: Path) -> None:
+    target.mkdir(exist_ok=True)
+    for name in wanted:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def is_owned(path: str) -> bool:

@@ -15,7 +15,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -159,8 +159,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fresh_folder(output: Path) -> Path:
-    """An empty folder beside `output`, to be put in its place by [`put_in_place`].
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `output` at the end, and is gone if anything fails before.
 
     Raises:
         FileExistsError: If `output` is there and no release.
@@ -170,13 +171,12 @@ def fresh_folder(output: Path) -> Path:
     folder = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    return folder
-
-
-def put_in_place(folder: Path, output: Path) -> None:
-    """Let a finished folder take the place of an older one."""
-    shutil.rmtree(output, ignore_errors=True)
-    folder.rename(output)
+    try:
+        yield folder
+        shutil.rmtree(output, ignore_errors=True)
+        folder.rename(output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:

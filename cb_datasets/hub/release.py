@@ -8,7 +8,7 @@ from pathlib import Path
 from ..files import read_json
 from .card import Configs, dataset_card, plot_classes
 from .check import faults_of
-from .folder import PLOT, REPORTS, fresh_folder, put_in_place, write_manifest, write_release
+from .folder import PLOT, REPORTS, whole_folder, write_manifest, write_release
 
 
 # Reports of steps that can fail; `sources` cannot.
@@ -33,15 +33,14 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
         FileNotFoundError: If a step of the pipeline has not been run.
     """
     _stop(_report_faults(data / "reports"))
-    folder = fresh_folder(output)
-    configs = write_release(data, folder)
-    _stop(source_faults(configs, read_json(data / "reports" / "sources.json")))
-    _stop(_count_faults(configs, data / "reports"))
-    plot_classes(configs, folder / PLOT)
-    dataset_card(repo_id, folder, configs).save(folder / "README.md")
-    manifest = write_manifest(folder, configs)
-    _stop(faults_of(folder, token))
-    put_in_place(folder, output)
+    with whole_folder(output) as folder:
+        configs = write_release(data, folder)
+        _stop(source_faults(configs, read_json(data / "reports" / "sources.json")))
+        _stop(_count_faults(configs, data / "reports"))
+        plot_classes(configs, folder / PLOT)
+        dataset_card(repo_id, folder, configs).save(folder / "README.md")
+        manifest = write_manifest(folder, configs)
+        _stop(faults_of(folder, token))
     return manifest
 
 

@@ -153,7 +153,7 @@ def test_the_template_is_shipped():
 def refused(data: Path, tmp_path: Path, why: str, token: str | None = None) -> None:
     with pytest.raises((ReleaseError, FileNotFoundError), match=why):
         make_release(data, REPO, tmp_path / "release", token)
-    assert not (tmp_path / "release").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "and nothing half-made is left"
 
 
 @pytest.mark.parametrize("name", ["validation_report", "quality_gates", "stats", "preflight"])
