@@ -45,8 +45,8 @@ export PYTHONUNBUFFERED = 1
 .DELETE_ON_ERROR:
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
-.PHONY: help setup demo test test-vllm test-slow test-slurm data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate tiny-agent style quality clean
+.PHONY: help setup demo test test-vllm test-slow test-slurm test-browser data traces harmful retain generate-shards prompts \
+	validate gates merge preflight train evaluate cards push push-model view tiny-agent style quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -110,6 +110,10 @@ test-slow: $(SMOLLM2_READY)  ## Run the tests that train a real small model, on 
 test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from Debian's packages
 	tests/slurm/cluster.sh install
 	$(BIN)/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
+
+test-browser: $(READY)  ## Run the tests of the audit page in Debian's Chromium
+	command -v chromium > /dev/null || apt-get install -y chromium
+	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
 # -------------------------------------------------------------------------------------------------------------- data
 
@@ -197,9 +201,12 @@ $(REPORTS)/quality_gates.json: $(REPORTS)/validation_report.json $(REPORTS)/sour
 	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --model $(MODEL) \
 		--output $@ $(GATE_FLAGS)
 
-$(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(ASKED)
+# What people found bad in the audit stays out.
+MARKS := $(wildcard $(DATA)/audit/marks.parquet)
+
+$(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(ASKED) $(MARKS)
 	$(CB) merge $(SETS) --prompts $(PROMPTS) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
-		--schemas $(DATA)/schemas --model $(MODEL) $(MERGE_FLAGS)
+		--schemas $(DATA)/schemas --model $(MODEL) $(MARKS:%=--marks %) $(MERGE_FLAGS)
 
 $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 	$(CB) preflight --train-data $(STAGE2) --model $(MODEL) --output $@ \
@@ -223,6 +230,24 @@ $(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
 	mkdir -p $(@D)
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
 		$(EVALUATE_FLAGS) > $(@D)/table.txt
+
+# ---------------------------------------------------------------------------------------------------------- publishing
+
+# Recipes of what is all on disk keep off the network; publishing is what needs it.
+push push-model: export HF_HUB_OFFLINE := 0
+ASKED_REPO = $(or $(REPO),$(error Name the repository: make $@ REPO=owner/name))
+
+cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; send nothing
+	$(CB) push $(or $(REPO),owner/name) --data $(DATA) --dry-run
+
+push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
+	$(CB) push $(ASKED_REPO) --data $(DATA) $(PUSH_FLAGS)
+
+push-model: $(DATA)/report/results.json  ## Publish the adapter: make push-model REPO=owner/name
+	$(CB) push-model $(ASKED_REPO) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
+
+view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark them
+	$(CB) view $(DATA) --model $(MODEL) $(VIEW_FLAGS)
 
 # --------------------------------------------------------------------------------------------------------- the project
 

@@ -32,6 +32,10 @@ REQUIRED = [
     "jsonschema>=4.20",
     # The plots of a report.
     "matplotlib>=3.8",
+    # The cards of datasets and models.
+    "jinja2>=3.1",
+    # Reads the YAML of a card more strictly than the Hub's own libraries do.
+    "pyyaml>=6",
 ]
 
 EXTRAS = {
@@ -74,10 +78,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["builders*", "cb_datasets*", "trainers*"]),
+    packages=[*find_packages(include=["builders*", "cb_datasets*", "trainers*"]), "cards"],
     package_data={
+        "cards": ["*.jinja"],
         "builders": ["assets/*.json"],
-        "cb_datasets": ["evaluation/metrics/*/*.py"],
+        "cb_datasets": ["evaluation/metrics/*/*.py", "hub/view.html"],
         "trainers": ["model_card.md.jinja"],
     },
     install_requires=REQUIRED,

@@ -153,6 +153,7 @@ def merge(
     repeat_similarity: Annotated[float, typer.Option(help="From which on rows are near-duplicates.")] = 0.95,
     check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
     quarantine: QuarantineOption = None,
+    marks: Annotated[Path | None, typer.Option(help="Audit marks; rows that a person marked bad stay out.")] = None,
     reports: Annotated[Path | None, typer.Option(help="Folder for stats.json, if not ../reports.")] = None,
     schemas: Annotated[Path | None, typer.Option(help="Folder for the JSON Schema, if not ../schemas.")] = None,
     model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured for stats.json.")] = None,
@@ -160,6 +161,7 @@ def merge(
 ) -> None:
     """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
     from .files import write_json
+    from .hub.marks import marked_bad
     from .sample import json_schema
     from .sets.merge import MergeOptions
     from .sets.merge import merge as merge_sets
@@ -169,6 +171,8 @@ def merge(
         seed, eval_fraction, repeat_similarity, _numbers(quota, int), max_dr_ratio, _numbers(weight, float)
     )
     bad = _quarantined(quarantine)
+    if marks is not None:
+        bad |= marked_bad(marks)
     if check:
         bad |= _checked(sets, output.parent / "quarantine" / "merge")
     outputs = {"train": output / "train", "eval": eval_output or output / "eval"}

@@ -1,13 +1,15 @@
-"""A Hub on this machine: the few endpoints of huggingface.co that clients use to read datasets.
+"""A Hub on this machine: the few endpoints of huggingface.co that clients use to read and write repositories.
 
 It imitates status codes, error codes and headers, not rules: what the real Hub accepts is for the real Hub to say.
 Clients find it by `HF_ENDPOINT`, which they read when they are imported.
 """
 
+import base64
 import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,7 +57,7 @@ class LocalServer:
                 server.tokens += re.findall(r"^Bearer (.+)", self.headers.get("Authorization", ""))
                 server.answer(self, path, self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-            do_HEAD = do_POST = do_GET
+            do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -75,7 +77,7 @@ def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dic
 
 @dataclass
 class Repository:
-    """A dataset repository with one commit.
+    """A repository. It begins with one commit, on the branch `main`.
 
     Args:
         commit (`str`): 40 hexadecimal digits.
@@ -88,113 +90,312 @@ class Repository:
     files: dict[str, bytes]
     gated: bool = False
     private: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)  # commits by branch, and by refs/pr/N
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.commits[self.commit] = self.files
+        self.refs["main"] = self.commit
+
+    def resolve(self, revision: str) -> str:
+        """The commit of a branch, a tag, a pull request or a commit."""
+        commit = self.refs.get(revision) or self.tags.get(revision) or revision
+        if commit not in self.commits:
+            raise HubError(404, "RevisionNotFound", "Invalid rev id")
+        return commit
+
+    def at(self, revision: str) -> dict[str, bytes]:
+        """The files at a revision."""
+        return self.commits[self.resolve(revision)]
 
 
 class HubError(Exception):
-    """What the Hub says when it refuses: status, `X-Error-Code` and `X-Error-Message`."""
+    """What the Hub says when it refuses: status, `X-Error-Code`, `X-Error-Message` and maybe a body."""
 
-    def __init__(self, status: int, code: str, message: str = "") -> None:
+    def __init__(self, status: int, code: str, message: str = "", body: bytes = b"") -> None:
         super().__init__(message)
         self.status = status
+        self.body = body
         self.headers = {"X-Error-Code": code, "X-Error-Message": message}
 
 
 @dataclass
 class Request:
-    """One request to a repository: who asks, and the named parts of the path."""
+    """One request to a repository: who asks what, and the named parts of the path."""
 
+    hub: "HubStandIn"
     repo_id: str
     repository: Repository
     has_access: bool
     body: bytes
+    query: dict[str, list[str]] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def revision(self) -> str:
+        return self.parts.get("revision", "main")
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.repository.at(self.revision)
+
+    def json(self) -> dict:
+        return json.loads(self.body or b"{}")
+
+
+Answer = tuple[bytes, dict[str, str]]
 
 
 class HubStandIn(LocalServer):
-    """A Hub with the datasets in `repositories`. One token, `token`, opens what is gated or private."""
+    """A Hub with the datasets in `repositories`; models are there as `models/owner/name`.
+
+    One token, `token`, opens what is gated or private and may write; `reading_token` only reads.
+    """
 
     token = "hf_stand_in_token"
+    reading_token = "hf_stand_in_reader"
 
     def __init__(self) -> None:
         super().__init__()
         self.repositories: dict[str, Repository] = {}
+        self.objects: dict[str, bytes] = {}  # large files by sha256, uploaded and maybe in no commit yet
         self.failing = False  # answer everything with "500 Internal Server Error"
+        self.dies_at: int | None = None  # from this request on (the first is 0) every connection breaks
+        self.loses_answer = False  # the request at which it dies is carried out all the same
+        self.before_commit: Callable[[], None] | None = None  # what happens meanwhile
+        self._one_at_a_time = threading.RLock()
 
     def answer(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> None:
-        try:
-            if self.failing:
-                raise HubError(500, "InternalError")
-            status, content, headers = self._route(handler, path, body)
-        except HubError as error:
-            status, content, headers = error.status, b"", error.headers
-        send(handler, status, content, headers)
+        with self._one_at_a_time:
+            number = len(self.requests) - 1
+            dead = self.dies_at is not None and number >= self.dies_at
+            if dead and not (self.loses_answer and number == self.dies_at):
+                handler.close_connection = True
+                return
+            try:
+                if self.failing:
+                    raise HubError(500, "InternalError")
+                status, (content, headers) = 200, self._route(handler, path, body)
+            except HubError as error:
+                status, content, headers = error.status, error.body, error.headers
+        if dead:
+            handler.close_connection = True
+        else:
+            send(handler, status, content, headers)
 
-    def _route(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        for pattern, endpoint in _ENDPOINTS:
+    def _route(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> Answer:
+        authorization = handler.headers.get("Authorization")
+        may_write = authorization == f"Bearer {self.token}"
+        has_access = may_write or authorization == f"Bearer {self.reading_token}"
+        query = parse_qs(urlsplit(handler.path).query)
+        for method, pattern, endpoint in _ENDPOINTS:
             match = re.fullmatch(pattern, path)
-            if match:
-                parts = {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
-                repo_id = parts.pop("repo_id")
-                has_access = handler.headers.get("Authorization") == f"Bearer {self.token}"
-                repository = self.repositories.get(repo_id)
-                if repository is None or (repository.private and not has_access):
-                    raise HubError(404 if has_access else 401, "RepoNotFound", "Repository not found")
-                if parts.get("revision", "main") not in ("main", repository.commit):
-                    raise HubError(404, "RevisionNotFound", "Invalid rev id")
-                content, headers = endpoint(Request(repo_id, repository, has_access, body, parts))
-                return 200, content, headers
+            if not match or handler.command not in (method, "HEAD" if method == "GET" else method):
+                continue
+            if method != "GET" and endpoint not in (_paths_info, _validate, _upload):
+                _require_writer(has_access, may_write)
+            parts = {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
+            repo_id = parts.pop("repo_id", None)
+            if repo_id is None:
+                return endpoint(Request(self, "", Repository("", {}), has_access, body, query, parts))
+            is_model = parts.get("kind", "models") == "models"
+            repository = self.repositories.get(f"models/{repo_id}" if is_model else repo_id)
+            if repository is None or (repository.private and not has_access):
+                raise HubError(404 if has_access else 401, "RepoNotFound", "Repository not found")
+            request = Request(self, repo_id, repository, has_access, body, query, parts)
+            if "revision" in parts:
+                repository.resolve(parts["revision"])
+            return endpoint(request)
         raise HubError(404, "NotFound")
 
 
-def _file(request: Request) -> tuple[bytes, dict[str, str]]:
+def _require_writer(has_access: bool, may_write: bool) -> None:
+    if not has_access:
+        raise HubError(401, "Unauthorized", "Invalid username or password.")
+    if not may_write:
+        raise HubError(403, "Forbidden", "You need write access.")
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def _file(request: Request) -> Answer:
     if request.repository.gated and not request.has_access:
         raise HubError(401, "GatedRepo", f"Access to dataset {request.repo_id} is restricted.")
-    content = request.repository.files.get(request.parts["path"])
+    content = request.files.get(request.parts["path"])
     if content is None:
         raise HubError(404, "EntryNotFound", "Entry not found")
-    return content, {"X-Repo-Commit": request.repository.commit, "ETag": f'"{_object_id(content)}"'}
+    commit = request.repository.resolve(request.revision)
+    return content, {"X-Repo-Commit": commit, "ETag": f'"{_object_id(content)}"'}
 
 
-def _info(request: Request) -> tuple[bytes, dict[str, str]]:
+def _info(request: Request) -> Answer:
     repository = request.repository
     return _json(
         {
             "id": request.repo_id,
-            "sha": repository.commit,
+            "sha": repository.resolve(request.revision),
             "private": repository.private,
             "gated": "manual" if repository.gated else False,
-            "siblings": [{"rfilename": path} for path in repository.files],
+            "siblings": [{"rfilename": path} for path in request.files],
         }
     )
 
 
-def _tree(request: Request) -> tuple[bytes, dict[str, str]]:
+def _tree(request: Request) -> Answer:
     folder = request.parts.get("path", "")
-    return _json([_entry(request, path) for path in request.repository.files if path.startswith(folder)])
+    return _json([_entry(path, request.files[path]) for path in request.files if path.startswith(folder)])
 
 
-def _paths_info(request: Request) -> tuple[bytes, dict[str, str]]:
+def _paths_info(request: Request) -> Answer:
     wanted = parse_qs(request.body.decode())["paths"]
-    return _json([_entry(request, path) for path in wanted if path in request.repository.files])
+    return _json([_entry(path, request.files[path]) for path in wanted if path in request.files])
 
 
-def _entry(request: Request, path: str) -> dict:
-    content = request.repository.files[path]
+def _entry(path: str, content: bytes) -> dict:
     return {"type": "file", "path": path, "oid": _object_id(content), "size": len(content)}
+
+
+def _refs(request: Request) -> Answer:
+    repository = request.repository
+    branches = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": c} for n, c in repository.refs.items()]
+    tags = [{"name": n, "ref": f"refs/tags/{n}", "targetCommit": c} for n, c in repository.tags.items()]
+    return _json({"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def _create(request: Request) -> Answer:
+    told = request.json()
+    repo_id = f"{told['organization']}/{told['name']}"
+    key = repo_id if told.get("type") == "dataset" else f"models/{repo_id}"
+    if key in request.hub.repositories:
+        raise HubError(409, "Conflict", "You already created this repo", json.dumps({"url": repo_id}).encode())
+    first = {".gitattributes": b"*.parquet filter=lfs\n"}
+    request.hub.repositories[key] = Repository(_new_commit(key), first, private=told.get("visibility") == "private")
+    return _json({"url": f"{request.hub.url}/datasets/{repo_id}"})
+
+
+def _settings(request: Request) -> Answer:
+    told = request.json()
+    request.repository.gated = bool(told.get("gated", request.repository.gated))
+    request.repository.private = told.get("visibility", "private" if request.repository.private else "") == "private"
+    return _json({})
+
+
+def _branch(request: Request) -> Answer:
+    name = request.parts["name"]
+    if name in request.repository.refs:
+        raise HubError(409, "Conflict", "Reference exists")
+    request.repository.refs[name] = request.repository.resolve("main")
+    return _json({})
+
+
+def _tag(request: Request) -> Answer:
+    name = request.json()["tag"]
+    if name in request.repository.tags:
+        raise HubError(409, "Conflict", "Tag exists")
+    request.repository.tags[name] = request.repository.resolve(request.revision)
+    return _json({})
+
+
+def _preupload(request: Request) -> Answer:
+    """Large files go through LFS. What is there already is told by its hash."""
+    files = []
+    for file in request.json()["files"]:
+        large = file["path"].endswith((".parquet", ".safetensors", ".png"))
+        there = request.files.get(file["path"])
+        oid = None if there is None else hashlib.sha256(there).hexdigest() if large else _object_id(there)
+        mode = "lfs" if large else "regular"
+        files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+    return _json({"files": files})
+
+
+def _batch(request: Request) -> Answer:
+    objects = []
+    for each in request.json()["objects"]:
+        actions = {"upload": {"href": f"{request.hub.url}/lfs/{each['oid']}"}}
+        objects.append({**each, **({} if each["oid"] in request.hub.objects else {"actions": actions})})
+    return _json({"transfer": "basic", "objects": objects})
+
+
+def _upload(request: Request) -> Answer:
+    if hashlib.sha256(request.body).hexdigest() != request.parts["oid"]:
+        raise HubError(400, "BadRequest", "Not that object")
+    request.hub.objects[request.parts["oid"]] = request.body
+    return _json({})
+
+
+def _commit(request: Request) -> Answer:
+    if request.hub.before_commit is not None:
+        request.hub.before_commit()
+    repository, lines = request.repository, [json.loads(line) for line in request.body.splitlines()]
+    parent = lines[0]["value"].get("parentCommit")
+    if parent is not None and parent != repository.resolve(request.revision):
+        raise HubError(412, "PreconditionFailed", "A commit has happened since. Please refresh and try again.")
+    files = dict(request.files)
+    for line in lines[1:]:
+        value = line["value"]
+        if line["key"] == "file":
+            files[value["path"]] = base64.b64decode(value["content"])
+        elif line["key"] == "lfsFile":
+            files[value["path"]] = request.hub.objects[value["oid"]]
+        elif line["key"] == "deletedFile":
+            del files[value["path"]]
+    commit = _new_commit(request.body.hex())
+    repository.commits[commit] = files
+    address = f"{request.hub.url}/{request.parts['kind']}/{request.repo_id}".replace("/models/", "/")
+    answer = {"success": True, "commitUrl": f"{address}/commit/{commit}", "commitOid": commit}
+    if request.query.get("create_pr") == ["1"]:
+        ref = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in repository.refs)}"
+        answer["pullRequestUrl"] = f"{address}/discussions/{ref[8:]}"
+    else:
+        ref = request.revision
+    repository.refs[ref] = commit
+    if ref == "main":
+        repository.commit, repository.files = commit, files
+    return _json(answer)
+
+
+def _validate(request: Request) -> Answer:
+    told = request.json()
+    if not told["content"].startswith("---\n"):
+        raise HubError(400, "BadRequest", "", json.dumps({"errors": [{"message": "no metadata"}]}).encode())
+    return _json({"errors": [], "warnings": []})
+
+
+def _new_commit(seed: str) -> str:
+    return hashlib.sha1(f"{seed} {time.time_ns()}".encode()).hexdigest()
 
 
 def _object_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _json(value: object) -> tuple[bytes, dict[str, str]]:
+def _json(value: object) -> Answer:
     return json.dumps(value).encode(), {"Content-Type": "application/json"}
 
 
-_REPOSITORY = r"(?P<repo_id>[^/]+/[^/]+)"
-_ENDPOINTS: list[tuple[str, Callable[[Request], tuple[bytes, dict[str, str]]]]] = [
-    (rf"/datasets/{_REPOSITORY}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _file),
-    (rf"/api/datasets/{_REPOSITORY}(?:/revision/(?P<revision>[^/]+))?", _info),
-    (rf"/api/datasets/{_REPOSITORY}/tree/(?P<revision>[^/]+)(?:/(?P<path>.+))?", _tree),
-    (rf"/api/datasets/{_REPOSITORY}/paths-info/(?P<revision>[^/]+)", _paths_info),
+_ID = r"(?P<repo_id>[^/]+/[^/]+)"
+_KIND = r"(?P<kind>datasets|models)"
+_REVISION = r"(?P<revision>[^/]+)"
+_ENDPOINTS: list[tuple[str, str, Callable[[Request], Answer]]] = [
+    ("GET", rf"/{_KIND}/{_ID}/resolve/{_REVISION}/(?P<path>.+)", _file),
+    ("GET", rf"/{_ID}/resolve/{_REVISION}/(?P<path>.+)", _file),
+    ("GET", rf"/api/{_KIND}/{_ID}/refs", _refs),
+    ("GET", rf"/api/{_KIND}/{_ID}(?:/revision/{_REVISION})?", _info),
+    ("GET", rf"/api/{_KIND}/{_ID}/tree/{_REVISION}(?:/(?P<path>.+))?", _tree),
+    ("POST", rf"/api/{_KIND}/{_ID}/paths-info/{_REVISION}", _paths_info),
+    ("POST", "/api/repos/create", _create),
+    ("PUT", rf"/api/{_KIND}/{_ID}/settings", _settings),
+    ("POST", rf"/api/{_KIND}/{_ID}/branch/(?P<name>[^/]+)", _branch),
+    ("POST", rf"/api/{_KIND}/{_ID}/tag/{_REVISION}", _tag),
+    ("POST", rf"/api/{_KIND}/{_ID}/preupload/{_REVISION}", _preupload),
+    ("POST", rf"/(?P<kind>datasets)/{_ID}\.git/info/lfs/objects/batch", _batch),
+    ("POST", rf"/{_ID}\.git/info/lfs/objects/batch", _batch),
+    ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _upload),
+    ("POST", rf"/api/{_KIND}/{_ID}/commit/{_REVISION}", _commit),
+    ("POST", "/api/validate-yaml", _validate),
 ]

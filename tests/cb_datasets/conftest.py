@@ -1,5 +1,7 @@
 """Rows to test with: one attacked prompt of our own, and what a model may answer to it."""
 
+from pathlib import Path
+
 import pytest
 
 from builders.fujitsu import B4_STANDARD
@@ -82,3 +84,13 @@ def make_sample(prompt: dict, sampled: dict):
         return {**sample, **columns}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def release_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as the pipeline leaves it, ready to be published."""
+    from .release_data import write_data
+
+    folder = tmp_path_factory.mktemp("release") / "data"
+    write_data(folder)
+    return folder

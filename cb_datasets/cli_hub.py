@@ -1,0 +1,136 @@
+"""The commands that show and publish what was made: `push`, `push-model`, `view`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .cli_output import listed, table
+
+
+app = typer.Typer()
+
+RepoArgument = Annotated[
+    str, typer.Argument(help="The repository, owner/name. It is created if it is not there, private.")
+]
+OutputOption = Annotated[Path | None, typer.Option(help="Folder of the release, if not <data>/release.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch to push to; main if left out.")]
+CreatePrOption = Annotated[bool, typer.Option(help="Propose the release as a pull request.")]
+TagOption = Annotated[str | None, typer.Option(help="Name of the release; the next of v1, v2, ... if left out.")]
+GatedOption = Annotated[bool, typer.Option(help="Readers outside the repository must ask for access.")]
+DryRunOption = Annotated[bool, typer.Option(help="Write the folder and say what would be sent; send nothing.")]
+
+
+@app.command()
+def push(
+    repo: RepoArgument,
+    data: Annotated[Path, typer.Option(help="The data folder of a recipe, with stage2/, prompts/ and reports/.")],
+    output: OutputOption = None,
+    revision: RevisionOption = None,
+    create_pr: CreatePrOption = False,
+    tag: TagOption = None,
+    gated: GatedOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """The dataset -> one commit of a private Hub repository, tagged and read back."""
+    from .hub.folder import is_owned
+    from .hub.push import Target, push_folder, token_in_use
+    from .hub.read_back import read_back
+    from .hub.release import make_release
+
+    target = Target(repo, "dataset", revision, create_pr, tag, gated)
+    token = None if dry_run else token_in_use()
+    folder = output or data / "release"
+    manifest = make_release(data, repo, folder, token)
+    _print_folder(folder, manifest)
+    if token is None:
+        print(f"push: {repo}: nothing was sent (--dry-run)")
+        return
+    pushed = push_folder(folder, target, token, is_owned)
+    read_back(repo, pushed.commit, manifest, token)
+    print(f"push: {pushed.url}, commit {pushed.commit}: read back, and every row is as it was written")
+    if create_pr:
+        print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+    at = pushed.tag or pushed.commit
+    for config in manifest["configs"]:
+        print(f'  load_dataset("{repo}", "{config}", revision="{at}")')
+
+
+@app.command()
+def push_model(
+    repo: RepoArgument,
+    adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as the trainer wrote it.")],
+    report: Annotated[Path, typer.Option(help="Folder of the evaluation of this adapter.")],
+    dataset: Annotated[str | None, typer.Option(help="What it was trained on, owner/name@revision.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the release, if not beside the adapter.")] = None,
+    revision: RevisionOption = None,
+    create_pr: CreatePrOption = False,
+    tag: TagOption = None,
+    gated: GatedOption = False,
+    dry_run: DryRunOption = False,
+) -> None:
+    """The adapter with its evaluation -> one commit of a private Hub repository, tagged."""
+    from .hub.adapter import is_owned, make_adapter_release
+    from .hub.push import Target, push_folder, token_in_use
+    from .hub.read_back import read_files_back
+
+    target = Target(repo, "model", revision, create_pr, tag, gated)
+    token = None if dry_run else token_in_use()
+    folder = output or adapter.with_name(f"{adapter.name}_release")
+    manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
+    table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
+    if token is None:
+        print(f"push-model: {repo}: nothing was sent (--dry-run) -> {folder}")
+        return
+    pushed = push_folder(folder, target, token, is_owned)
+    read_files_back(repo, pushed.commit, manifest, token)
+    print(f"push-model: {pushed.url}, commit {pushed.commit}: read back, and every file is as it was written")
+    if create_pr:
+        print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+    print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{pushed.tag or pushed.commit}")')
+
+
+def _print_folder(folder: Path, manifest: dict) -> None:
+    rows = [
+        (
+            config,
+            listed({split: part["rows"] for split, part in splits.items()}),
+            sum(len(p["files"]) for p in splits.values()),
+        )
+        for config, splits in manifest["configs"].items()
+    ]
+    table(["config", "rows", "files"], rows)
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    print(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
+
+
+@app.command()
+def view(
+    path: Annotated[
+        str, typer.Argument(help="A data folder, a release, a set, a Parquet file, or a Hub id owner/name.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any that is free.")] = 8008,
+    model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub id.")] = None,
+    marks: Annotated[Path | None, typer.Option(help="File of audit marks, if not <path>/audit/marks.parquet.")] = None,
+) -> None:
+    """A page on this machine to look through rows and mark them."""
+    from .cli_output import tokenizer
+    from .hub.marks import Marks
+    from .hub.rows import RowStore
+    from .hub.view import AuditServer
+
+    folder = Path(path)
+    if not folder.exists() and path.count("/") == 1:
+        from huggingface_hub import snapshot_download
+
+        marks = marks or Path("audit") / path.replace("/", "__") / "marks.parquet"
+        folder = Path(snapshot_download(path, repo_type="dataset", revision=revision))
+    home = folder.parent if folder.is_file() else folder
+    store, kept = RowStore(folder), Marks(marks or home / "audit" / "marks.parquet")
+    with AuditServer(store, kept, port, tokenizer(model) if model else None) as server:
+        print(f"view: {len(store)} rows on {server.url} (end with Ctrl-C); marks -> {kept.path}", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()

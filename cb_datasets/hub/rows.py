@@ -1,0 +1,190 @@
+"""Rows of many Parquet files to leaf through: what they are filtered by is in memory, what they say stays on disk.
+
+data/demo/stage2/train/data.parquet              config stage2,     split train
+data/demo/prompts/tool_flip/data.parquet         config prompts,    split tool_flip
+data/demo/quarantine/validate/data.parquet       config quarantine, split validate
+release/harmful/train-00000-of-00001.parquet     config harmful,    split train
+"""
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.compute as pc
+import pyarrow.parquet
+
+
+# A facet and the column it is read from; those a file does not have are null there.
+FACETS = {
+    "config": None,
+    "split": None,
+    "source": "provenance.source_dataset",
+    "class": "priority_class",
+    "task": "task",
+    "category": "category",
+    "outcome": "outcome",
+    "completion": "provenance.completion_source",
+    "reason": "reasons",
+}
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+# Folders of a data folder that hold rows to look through, and files deep enough to be read there.
+_DATA = ("stage2/*/data.parquet", "prompts/*/data.parquet", "quarantine/*/data.parquet")
+_RELEASE = ("harmful/*.parquet", "retain/*.parquet", "eval/*.parquet")
+_SETS = ("data.parquet", "*/data.parquet", "*/*/data.parquet", "*.parquet")
+
+
+class RowStore:
+    """All rows below a folder, by number.
+
+    Args:
+        path (`Path`): A data folder, a release folder, a folder of sets, one set, or a Parquet file.
+
+    Raises:
+        FileNotFoundError: If there are no rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.files = _files(path)
+        if not self.files:
+            raise FileNotFoundError(f"No Parquet files in {path}: name a data folder, a release, a set, or a Hub id.")
+        parts = [_facets_of(file, *_named(file, path)) for file in self.files]
+        self._starts = [0]
+        for part in parts:
+            self._starts.append(self._starts[-1] + len(part))
+        self.facets = pyarrow.concat_tables(parts).combine_chunks().unify_dictionaries()
+        self._numbers: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.facets)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """The whole row.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"There is no row {number}; there are {len(self)}.")
+        file = max(at for at, start in enumerate(self._starts[:-1]) if start <= number)
+        within = number - self._starts[file]
+        metadata = _opened(self.files[file]).metadata
+        for group in range(metadata.num_row_groups):
+            if within < metadata.row_group(group).num_rows:
+                return _group(self.files[file], group).slice(within, 1).to_pylist()[0]
+            within -= metadata.row_group(group).num_rows
+        raise IndexError(f"{self.files[file]} changed: open it again.")
+
+    def number_of(self, id: str) -> int | None:
+        """The number of the first row with this id."""
+        found = pc.index(self.facets["id"], id).as_py()
+        return None if found < 0 else found
+
+    def select(self, wanted: dict[str, str], text: str = "") -> pyarrow.Array:
+        """Numbers of the rows with these facets that hold `text`, in any case of letters, in what is said in them."""
+        keep = None
+        for name, value in wanted.items():
+            column = self.facets[name]
+            fits = (
+                pc.fill_null(pc.equal(pc.cast(column, pyarrow.string()), value), False)
+                if value
+                else pc.is_null(column)
+            )
+            keep = fits if keep is None else pc.and_(keep, fits)
+        numbers = pyarrow.array(np.arange(len(self), dtype=np.uint64)) if keep is None else pc.indices_nonzero(keep)
+        return numbers.filter(pc.is_in(numbers, self._holding(text).cast(numbers.type))) if text else numbers
+
+    def counts(self, numbers: pyarrow.Array) -> dict[str, dict[str, int]]:
+        """How many of these rows have which facet, most frequent first."""
+        some = self.facets.take(numbers)
+        counted = {}
+        for name in FACETS:
+            pairs = some[name].value_counts().to_pylist()
+            pairs.sort(key=lambda pair: (-pair["counts"], str(pair["values"])))
+            counted[name] = {pair["values"] or "": pair["counts"] for pair in pairs}
+        return {name: values for name, values in counted.items() if set(values) - {""}}
+
+    @lru_cache(maxsize=32)  # noqa: B019  (a store lives as long as the process)
+    def _holding(self, text: str) -> pyarrow.Array:
+        found = []
+        for file, start in zip(self.files, self._starts, strict=False):
+            parquet = _opened(file)
+            columns = [name for name in ("messages", "assistant_raw", "id") if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(2000, columns=columns):
+                found += [start + at for at in _rows_with(batch, text)]
+                start += len(batch)
+        return pyarrow.array(found, pyarrow.int64())
+
+
+def _rows_with(batch: pyarrow.RecordBatch, text: str) -> list[int]:
+    hits: set[int] = set()
+    for name in batch.schema.names:
+        column = batch[name]
+        if name == "messages":
+            contents = pc.struct_field(column.flatten(), "content")
+            parents = pc.list_parent_indices(column)
+        else:
+            contents, parents = column, pyarrow.array(np.arange(len(batch)))
+        holds = pc.fill_null(pc.match_substring(contents, text, ignore_case=True), False)
+        hits.update(parents.filter(holds).to_pylist())
+    return sorted(hits)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    for patterns in (_DATA, _RELEASE, _SETS):
+        found = list(dict.fromkeys(file for pattern in patterns for file in sorted(path.glob(pattern))))
+        found = [file for file in found if file.parent.name != "audit" and not file.name.startswith(".")]
+        if found:
+            return found
+    return []
+
+
+def _named(file: Path, path: Path) -> tuple[str, str]:
+    """Configuration and split, from where a file lies."""
+    shard = _SHARD.fullmatch(file.stem)
+    if shard:
+        return file.parent.name, shard[1]
+    folders = file.parent.relative_to(path).parts if file.is_relative_to(path) and file != path else ()
+    return (folders[0] if folders else file.parent.name), (folders[-1] if len(folders) > 1 else "all")
+
+
+def _facets_of(file: Path, config: str, split: str) -> pyarrow.Table:
+    """The columns that rows are filtered by, each value stored once."""
+    parquet = _opened(file)
+    schema, length = parquet.schema_arrow, parquet.metadata.num_rows
+    columns = {"id": parquet.read(columns=["id"])["id"].combine_chunks()}
+    for name, source in FACETS.items():
+        if source is None:
+            values = pyarrow.array([config if name == "config" else split] * length, pyarrow.string())
+        else:
+            values = _column(parquet, schema, source)
+        columns[name] = values.dictionary_encode()
+    columns["id"] = pyarrow.concat_arrays([columns["id"]]) if length else pyarrow.array([], pyarrow.string())
+    return pyarrow.table(columns)
+
+
+def _column(parquet: pyarrow.parquet.ParquetFile, schema: pyarrow.Schema, source: str) -> pyarrow.Array:
+    top, _, inner = source.partition(".")
+    if top not in schema.names:
+        return pyarrow.nulls(parquet.metadata.num_rows, pyarrow.string())
+    column = parquet.read(columns=[source])[top].combine_chunks()
+    if inner:
+        column = pc.struct_field(column, inner)
+    if pyarrow.types.is_list(column.type):
+        # "R4b: arguments of ...": the rule alone.
+        column = pc.replace_substring_regex(pc.list_element(column, 0), pattern=r"(?s):.*", replacement="")
+    return column.cast(pyarrow.string()) if isinstance(column, pyarrow.Array) else column.combine_chunks()
+
+
+@lru_cache(maxsize=64)
+def _opened(file: Path) -> pyarrow.parquet.ParquetFile:
+    return pyarrow.parquet.ParquetFile(file)
+
+
+@lru_cache(maxsize=2)
+def _group(file: Path, group: int) -> pyarrow.Table:
+    return _opened(file).read_row_group(group)

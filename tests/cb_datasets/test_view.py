@@ -1,0 +1,314 @@
+"""The audit page: what its server gives and refuses, the marks it keeps, and in a real browser that rows are text."""
+
+import http.client
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from cb_datasets.files import load_rows, save_rows, to_dataset
+from cb_datasets.hub.marks import Marks, marked_bad
+from cb_datasets.hub.release import make_release
+from cb_datasets.hub.rows import RowStore
+from cb_datasets.hub.view import AuditServer
+from cb_datasets.sample import SAMPLE_FEATURES
+
+from .release_data import run
+
+
+PAYLOADS = (
+    "<script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "</pre><b>bold</b>",
+)
+
+
+@pytest.fixture
+def data(release_data: Path, tmp_path: Path) -> Path:
+    """A data folder in which the first row of train attacks the page, after a character outside the first plane."""
+    folder = Path(shutil.copytree(release_data, tmp_path / "data"))
+    rows = list(load_rows(folder / "stage2" / "train"))
+    [at, *_] = [number for number, row in enumerate(rows) if row["set"] == "circuit_breaker"]
+    injected = " ".join(PAYLOADS)
+    rows[at]["messages"][1]["content"] = f"\U0001f600 look: {injected}"
+    rows[at]["injection"] = [{"message": 1, "start": 8, "end": 8 + len(injected)}]
+    save_rows(to_dataset([rows[at], *rows[:at], *rows[at + 1 :]], SAMPLE_FEATURES), folder / "stage2" / "train", {})
+    return folder
+
+
+@pytest.fixture
+def server(data: Path) -> Iterator[AuditServer]:
+    with AuditServer(RowStore(data), Marks(data / "audit" / "marks.parquet")) as running:
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def request(
+    server: AuditServer, method: str, path: str, body: object = None, **headers: str
+) -> tuple[int, dict, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
+    connection.request(method, path, None if body is None else json.dumps(body), headers)
+    answer = connection.getresponse()
+    return answer.status, dict(answer.getheaders()), answer.read()
+
+
+def get(server: AuditServer, path: str) -> dict:
+    status, _, body = request(server, "GET", path)
+    assert status == 200, body
+    return json.loads(body)
+
+
+def mark(server: AuditServer, id: str, verdict: str | None, note: str = "", **headers: str) -> int:
+    ours = {"Content-Type": "application/json", "Origin": server.url.rstrip("/")}
+    body = {"id": id, "verdict": verdict, "note": note}
+    return request(server, "POST", "/api/mark", body, **ours | headers)[0]
+
+
+# ------------------------------------------------------------------------------------------------------------ the rows
+
+
+def test_every_row_is_there_by_number_and_id(server: AuditServer, data: Path):
+    rows = [row for side in ("eval", "train") for row in load_rows(data / "stage2" / side)]
+    assert [server.store.row(number) for number in range(len(rows))] == rows
+    shown = get(server, f"/api/row?id={quote(rows[-1]['id'], safe='')}")
+    assert shown["row"] == rows[-1] and shown["number"] == len(rows) - 1 and shown["mark"] is None
+
+
+@pytest.mark.parametrize(
+    ("query", "is_wanted"),
+    [
+        ("config=stage2&split=train", lambda row: row["split"] == "train"),
+        ("config=stage2&class=benign_twin", lambda row: row["priority_class"] == "benign_twin"),
+        ("config=stage2&category=", lambda row: row["category"] is None),
+        ("config=stage2&outcome=refusal&completion=sampled", lambda row: row["outcome"] == "refusal"),
+        ("config=stage2&q=USE+search_WEB", lambda row: "use search_web" in row["messages"][1]["content"]),
+        ("config=stage2&q=%3C%7Ceom_id", lambda row: row["assistant_raw"].endswith("<|eom_id|>")),
+        ("config=stage2&q=.*", lambda row: False),
+    ],
+)
+def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: str, is_wanted):
+    rows = [row for side in ("eval", "train") for row in load_rows(data / "stage2" / side)]
+    page = get(server, f"/api/rows?{query}")
+    expected = [row["id"] for row in rows if is_wanted(row)]
+    assert page["total"] == len(expected) and [row["id"] for row in page["rows"]] == expected[:100]
+    assert get(server, f"/api/counts?{query}")["counts"].get("config", {}).get("stage2", 0) == len(expected)
+
+
+def test_a_release_a_set_and_a_file_can_be_looked_at(release_data: Path, tmp_path: Path):
+    make_release(release_data, "someone/breakers", tmp_path / "release")
+    release = RowStore(tmp_path / "release")
+    assert set(release.facets["config"].to_pylist()) == {"harmful", "retain", "eval"}
+    assert {"train", "test", "tool_flip"} <= set(release.facets["split"].to_pylist())
+    number = len(load_rows(release_data / "retain" / "chat"))
+    assert len(RowStore(release_data / "retain" / "chat")) == number
+    assert len(RowStore(release_data / "retain" / "chat" / "data.parquet")) == number
+    with pytest.raises(FileNotFoundError, match="No Parquet files"):
+        RowStore(tmp_path / "nothing")
+
+
+def test_quarantine_is_filtered_by_the_rule_that_was_broken(release_data: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(release_data, tmp_path / "data"))
+    some = load_rows(folder / "stage2" / "train").select(range(2))
+    reasons = [["R4b: an argument too many: x"], ["R5: a Markdown fence", "R1: two calls"]]
+    save_rows(some.add_column("reasons", reasons), folder / "quarantine" / "validate", {})
+    store = RowStore(folder)
+    [number] = store.select({"config": "quarantine", "reason": "R5"}).to_pylist()
+    assert store.row(number)["id"] == some[1]["id"]
+    assert store.counts(store.select({"config": "quarantine"}))["reason"] == {"R4b": 1, "R5": 1}
+
+
+def test_what_is_not_there_is_told(server: AuditServer):
+    for path in ("/api/row?number=100000", "/api/row?id=none", "/api/row", "/api/rows?offset=x"):
+        status, _, body = request(server, "GET", path)
+        assert status == 400 and json.loads(body)["error"]
+    assert request(server, "GET", "/etc/passwd")[0] == 404
+
+
+# --------------------------------------------------------------------------------------------------------------- marks
+
+
+def test_marks_are_kept_changed_and_taken_away(server: AuditServer, data: Path):
+    first, second = (row["id"] for row in get(server, "/api/rows")["rows"][:2])
+    assert mark(server, first, "bad", "no attack") == mark(server, second, "good") == 200
+    file = data / "audit" / "marks.parquet"
+    assert marked_bad(file) == {first} and Marks(file).get(first)["note"] == "no attack"
+    assert [row["mark"] for row in get(server, "/api/rows")["rows"][:2]] == ["bad", "good"]
+    assert mark(server, first, None) == 200
+    assert marked_bad(file) == set() and Marks(file).get(second)["verdict"] == "good"
+    assert mark(server, second, "fine") == 400 and mark(server, "none", "bad") == 400
+
+
+def test_merge_leaves_out_what_was_marked_bad(server: AuditServer, data: Path, tmp_path: Path):
+    bad = load_rows(data / "stage2" / "train")[1]["id"]
+    assert mark(server, bad, "bad") == 200
+    sets = [folder for part in ("harmful", "retain") for folder in sorted((data / part).iterdir())]
+    arguments = ("--prompts", data / "prompts", "--output", tmp_path / "stage2", "--min-adversarial-safe", 1)
+    run("merge", *sets, *arguments, "--marks", data / "audit" / "marks.parquet", "--dr-ratio", 1)
+    kept = {row["id"] for side in ("train", "eval") for row in load_rows(tmp_path / "stage2" / side)}
+    assert kept and bad not in kept
+
+
+# -------------------------------------------------------------------------------------------------------- nobody else
+
+
+def test_it_listens_on_loopback_and_under_its_own_name_only(server: AuditServer):
+    assert server.server_address[0] == "127.0.0.1"
+    assert request(server, "GET", "/", Host="evil.example")[0] == 403
+    assert request(server, "GET", "/api/rows", Host=f"evil.example:{server.server_port}")[0] == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Content-Type": "text/plain"}, {"Host": "evil.example"}, {"Origin": ""}],
+)
+def test_another_site_cannot_mark(server: AuditServer, data: Path, headers: dict):
+    id = get(server, "/api/rows")["rows"][0]["id"]
+    assert mark(server, id, "bad", **headers) == 403
+    assert not (data / "audit").exists()
+
+
+def test_the_page_allows_no_script_but_its_own_and_loads_nothing(server: AuditServer):
+    _, headers, body = request(server, "GET", "/")
+    policy, page = headers["Content-Security-Policy"], body.decode()
+    [nonce] = re.findall(r"script-src 'nonce-([\w-]+)'", policy)
+    assert "default-src 'none'" in policy and f'<script nonce="{nonce}">' in page
+    assert "NONCE" not in page and not re.findall(
+        r"https?://|innerHTML|insertAdjacentHTML|document\.write|eval\(", page
+    )
+    assert nonce not in request(server, "GET", "/")[2].decode(), "every page has its own"
+
+
+# ----------------------------------------------------------------------------------------------------------- a browser
+
+
+class Browser:
+    """A tab of headless Chromium, spoken to over two pipes in its own protocol (Chrome DevTools)."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        (theirs, to_it), (from_it, ours) = os.pipe(), os.pipe()
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={profile}",
+        ]
+        command = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "bash", program, *flags]
+        self._process = subprocess.Popen(command, pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
+        os.close(theirs)
+        os.close(ours)
+        self._to, self._from = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
+        self._number, self._session = 0, {}
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = {"sessionId": session}
+
+    def _call(self, method: str, **params: object) -> dict:
+        self._number += 1
+        told = {"id": self._number, "method": method, "params": params, **self._session}
+        self._to.write(json.dumps(told).encode() + b"\0")
+        self._to.flush()
+        while True:
+            text = b""
+            while not text.endswith(b"\0"):
+                text += self._from.read(1) or pytest.fail("the browser is gone")
+            answer = json.loads(text[:-1])
+            if answer.get("id") == self._number:
+                return answer["result"]
+
+    def open(self, url: str) -> None:
+        self._call("Page.navigate", url=url)
+
+    def value(self, expression: str) -> object:
+        """What a JavaScript expression says."""
+        return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + 60
+        while not self.value(expression):
+            assert time.monotonic() < end, f"never came true: {expression}\n{self.value('document.body.innerText')}"
+            time.sleep(0.05)
+
+    def press(self, key: str) -> None:
+        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def close(self) -> None:
+        self._to.close()
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    opened = Browser(program, tmp_path / "browser")
+    yield opened
+    opened.close()
+
+
+SHOWN = "document.querySelector('#row a')?.textContent"
+
+
+@pytest.mark.browser
+def test_payloads_show_as_text(server: AuditServer, browser: Browser, data: Path):
+    attacked = load_rows(data / "stage2" / "train")[0]
+    browser.open(f"{server.url}#id={quote(attacked['id'], safe='')}")
+    browser.until(f"{SHOWN} === {json.dumps(attacked['id'])}")
+    assert browser.value("document.title") == "Audit", "no script of a row ran"
+    assert browser.value("document.querySelector('#row mark').textContent") == " ".join(PAYLOADS), "to the character"
+    assert browser.value("document.querySelector('.turn.user pre').textContent") == attacked["messages"][1]["content"]
+    assert browser.value("document.querySelector('#raw').textContent") == attacked["assistant_raw"]
+    assert browser.value("document.querySelector('#raw .special').textContent") == "<|python_tag|>"
+    assert browser.value("document.querySelector('#outcome').textContent") == "attack_success"
+    assert browser.value("document.querySelectorAll('#row img, #row script, #row pre b').length") == 0
+
+
+@pytest.mark.browser
+def test_rows_are_gone_through_and_marked_by_keyboard(server: AuditServer, browser: Browser, data: Path):
+    ids = [row["id"] for row in get(server, "/api/rows")["rows"]]
+    browser.open(server.url)
+    browser.until(f"{SHOWN} === {json.dumps(ids[0])}")
+    browser.press("j")
+    browser.until(f"{SHOWN} === {json.dumps(ids[1])}")
+    browser.press("b")
+    browser.until("document.querySelector('#verdict')?.textContent === 'bad'")
+    assert marked_bad(data / "audit" / "marks.parquet") == {ids[1]}
+    browser.press("x")
+    browser.until("!document.querySelector('#verdict')")
+    assert marked_bad(data / "audit" / "marks.parquet") == set()
+    browser.press("k")
+    browser.until(f"{SHOWN} === {json.dumps(ids[0])}")
+    assert browser.value("location.hash") == f"#id={quote(ids[0], safe='')}", "the address leads back to this row"
+
+
+@pytest.mark.browser
+def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser: Browser):
+    total = "document.querySelector('#total').textContent"
+    browser.open(server.url)
+    browser.until(f"{total} === '{len(server.store)} rows'")
+    browser.value(
+        "[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('harmful_flip')).click()"
+    )
+    number = get(server, "/api/rows?class=harmful_flip")["total"]
+    browser.until(f"{total} === '{number} rows'")
+    browser.press("/")
+    assert browser.value("document.activeElement.id") == "search"
+    browser.press("j")
+    assert browser.value("document.querySelector('#search').value") == "j", "keys are text where text is typed"
+    browser.value(
+        "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
+    )
+    browser.until(f"{total} === '1 rows'")
