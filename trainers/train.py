@@ -106,7 +106,9 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
         return rows, revision or f"sha256:{digest[:16]}"
     if revision is None:
         revision = HfApi().dataset_info(script_args.dataset_name).sha
-    rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=split, revision=revision)
+    # A release calls the held-out split as datasets of the Hub do.
+    published = {"train": "train", "eval": "test"}[split]
+    rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=published, revision=revision)
     return rows.cast(SAMPLE_FEATURES), revision
 
 

@@ -95,6 +95,8 @@ def served(model, name, log, *options):
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(model), "--served-model-name", name, "--max-model-len", "2048"]
     command += ["--dtype", "float32", "--enforce-eager", *options]
+    # On a CPU, a seeded request must not be read in parts: see `vllm_backend.py`.
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
     with open(log, "w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
     try:
