@@ -1,46 +1,66 @@
 """The commands that show and publish what was made: `push`, `push-model`, `view`."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_options import takes
 from .cli_output import listed, table
 
+
+if TYPE_CHECKING:
+    from .hub.push import Pushed, Target
 
 app = typer.Typer()
 
 RepoArgument = Annotated[
     str, typer.Argument(help="The repository, owner/name. It is created if it is not there, private.")
 ]
-OutputOption = Annotated[Path | None, typer.Option(help="Folder of the release, if not <data>/release.")]
-RevisionOption = Annotated[str | None, typer.Option(help="Branch to push to; main if left out.")]
-CreatePrOption = Annotated[bool, typer.Option(help="Propose the release as a pull request.")]
-TagOption = Annotated[str | None, typer.Option(help="Name of the release; the next of v1, v2, ... if left out.")]
-GatedOption = Annotated[bool, typer.Option(help="Readers outside the repository must ask for access.")]
-DryRunOption = Annotated[bool, typer.Option(help="Write the folder and say what would be sent; send nothing.")]
+
+
+@dataclass
+class Publishing:
+    """How a release goes to its repository."""
+
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the release, if not <data>/release or <adapter>_release.")
+    ] = None
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; main if left out.")] = None
+    create_pr: Annotated[bool, typer.Option(help="Propose the release as a pull request.")] = False
+    tag: Annotated[str | None, typer.Option(help="Name of the release; the next of v1, v2, ... if left out.")] = None
+    gated: Annotated[bool, typer.Option(help="Readers outside the repository must ask for access.")] = False
+    dry_run: Annotated[bool, typer.Option(help="Write the folder and say what would be sent; send nothing.")] = False
+
+    def target(self, repo: str, repo_type: str) -> "Target":
+        """The repository."""
+        from .hub.push import Target
+
+        return Target(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
+
+    def print_pull_request(self, pushed: "Pushed") -> None:
+        """Where the pull request is, if one was asked for."""
+        if self.create_pr:
+            print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
 
 
 @app.command()
+@takes(Publishing)
 def push(
     repo: RepoArgument,
     data: Annotated[Path, typer.Option(help="The data folder of a recipe, with stage2/, prompts/ and reports/.")],
-    output: OutputOption = None,
-    revision: RevisionOption = None,
-    create_pr: CreatePrOption = False,
-    tag: TagOption = None,
-    gated: GatedOption = False,
-    dry_run: DryRunOption = False,
+    publishing: Publishing,
 ) -> None:
     """The dataset -> one commit of a private Hub repository, tagged and read back."""
     from .hub.folder import is_owned
-    from .hub.push import Target, push_folder, token_in_use
+    from .hub.push import push_folder, token_in_use
     from .hub.read_back import read_back
     from .hub.release import make_release
 
-    target = Target(repo, "dataset", revision, create_pr, tag, gated)
-    token = None if dry_run else token_in_use()
-    folder = output or data / "release"
+    target = publishing.target(repo, "dataset")
+    token = None if publishing.dry_run else token_in_use()
+    folder = publishing.output or data / "release"
     manifest = make_release(data, repo, folder, token)
     _print_folder(folder, manifest)
     if token is None:
@@ -49,34 +69,29 @@ def push(
     pushed = push_folder(folder, target, token, is_owned)
     read_back(repo, pushed.commit, manifest, token)
     print(f"push: {pushed.url}, commit {pushed.commit}: read back, and every row is as it was written")
-    if create_pr:
-        print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+    publishing.print_pull_request(pushed)
     at = pushed.tag or pushed.commit
     for config in manifest["configs"]:
         print(f'  load_dataset("{repo}", "{config}", revision="{at}")')
 
 
 @app.command()
+@takes(Publishing)
 def push_model(
     repo: RepoArgument,
     adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as the trainer wrote it.")],
     report: Annotated[Path, typer.Option(help="Folder of the evaluation of this adapter.")],
+    publishing: Publishing,
     dataset: Annotated[str | None, typer.Option(help="What it was trained on, owner/name@revision.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of the release, if not beside the adapter.")] = None,
-    revision: RevisionOption = None,
-    create_pr: CreatePrOption = False,
-    tag: TagOption = None,
-    gated: GatedOption = False,
-    dry_run: DryRunOption = False,
 ) -> None:
     """The adapter with its evaluation -> one commit of a private Hub repository, tagged."""
     from .hub.adapter import is_owned, make_adapter_release
-    from .hub.push import Target, push_folder, token_in_use
+    from .hub.push import push_folder, token_in_use
     from .hub.read_back import read_files_back
 
-    target = Target(repo, "model", revision, create_pr, tag, gated)
-    token = None if dry_run else token_in_use()
-    folder = output or adapter.with_name(f"{adapter.name}_release")
+    target = publishing.target(repo, "model")
+    token = None if publishing.dry_run else token_in_use()
+    folder = publishing.output or adapter.with_name(f"{adapter.name}_release")
     manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
     table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
     if token is None:
@@ -85,8 +100,7 @@ def push_model(
     pushed = push_folder(folder, target, token, is_owned)
     read_files_back(repo, pushed.commit, manifest, token)
     print(f"push-model: {pushed.url}, commit {pushed.commit}: read back, and every file is as it was written")
-    if create_pr:
-        print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+    publishing.print_pull_request(pushed)
     print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{pushed.tag or pushed.commit}")')
 
 
