@@ -10,11 +10,14 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from ..reading import optional, read_json, required
 from ..trace import to_json
@@ -181,13 +184,17 @@ def _object(value: Any, where: str) -> dict:
 def installed_suite(name: str) -> Suite | None:
     """A suite as the installed benchmark has it; `None` if there is no such suite, or no benchmark."""
     try:
-        from agentdojo.task_suite.load_suites import get_suites
+        with _representers_restored():
+            from agentdojo.task_suite.load_suites import get_suites
+            from agentdojo.yaml_loader import quoted_presenter
     except ImportError:
         return None
     suite = get_suites(_BENCHMARK).get(name)
     if suite is None:
         return None
-    environment = suite.load_and_inject_default_environment({})
+    with _representers_restored():
+        yaml.add_representer(str, quoted_presenter)
+        environment = suite.load_and_inject_default_environment({})
     user_calls, attacker_calls = (
         {
             task: [
@@ -201,6 +208,20 @@ def installed_suite(name: str) -> Suite | None:
     return _suite(
         [_schema_of(tool) for tool in suite.tools], f"agentdojo {version('agentdojo')}", user_calls, attacker_calls
     )
+
+
+@contextmanager
+def _representers_restored() -> Iterator[None]:
+    """Let AgentDojo change how YAML is written for as long as it needs that, and no longer.
+
+    On import it has `yaml.dump` quote every string, which its environments depend on; cards written later in the same
+    process would have every word of theirs quoted too.
+    """
+    representers = dict(yaml.Dumper.yaml_representers)
+    try:
+        yield
+    finally:
+        yaml.Dumper.yaml_representers = representers
 
 
 def _schema_of(tool: Any) -> dict:

@@ -6,6 +6,8 @@ suite of our own in the documented layout; the tables at the end are the real fi
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -441,6 +443,17 @@ def test_without_reference_files_a_suite_is_the_installed_benchmarks(tmp_path: P
     write(tmp_path, record)
     [trace] = load_source("agentdojo", data_dir=tmp_path)["train"]
     assert len(json.loads(trace["tools"])) == 11
+
+
+def test_the_installed_benchmark_leaves_yaml_as_it_was():
+    """On import it has every string quoted, and a card written afterwards would look like nobody's."""
+    pytest.importorskip("agentdojo")
+    # In a process of its own: an import happens once, and this one may have been made already.
+    script = (
+        "import yaml; from builders.agentdojo.suites import installed_suite as s; s('slack'); print(yaml.dump(['a']))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["-", "a"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
