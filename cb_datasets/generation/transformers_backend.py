@@ -1,7 +1,8 @@
 """The portable backend: `transformers`, batched and left-padded, on whatever device there is."""
 
 import copy
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ class TransformersBackend:
         base._adapted = False
         return base
 
+    @contextmanager
+    def network(self) -> Iterator[Any]:
+        """The network itself, for what generating does not give: the adapter works on it, or is put aside."""
+        put_aside = isinstance(self._network, PeftModel) and not self._adapted
+        with self._network.disable_adapter() if put_aside else nullcontext():
+            yield self._network
+
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
         order = sorted(range(len(prompt_token_ids)), key=lambda index: len(prompt_token_ids[index]))
@@ -81,9 +89,8 @@ class TransformersBackend:
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
-        put_aside = isinstance(self._network, PeftModel) and not self._adapted
-        with torch.inference_mode(), self._network.disable_adapter() if put_aside else nullcontext():
-            output = self._network.generate(**inputs, generation_config=self._generation_config(sampling))
+        with torch.inference_mode(), self.network() as network:
+            output = network.generate(**inputs, generation_config=self._generation_config(sampling))
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         done = [self._completion(ids) for ids in new]
         n = sampling.num_samples
