@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from ..files import write_json, write_text
+from ..files import write_text
 from .compare import BASE
 from .figures import LABELS
-from .results import model_names
+from .results import model_names, write_results
 
 
 def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
@@ -19,6 +19,24 @@ def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
     return [(LABELS[name], *(_cell(figures[model].get(name)) for model in models)) for name in measured]
 
 
+def gate_rows(found: dict) -> list[tuple[str, ...]]:
+    """`(level, name, value, threshold, verdict, note)` of each gate."""
+    return [
+        (
+            gate["level"],
+            gate["name"],
+            "-" if gate["value"] is None else f"{gate['value']:.1%}",
+            f"{gate['threshold']:.1%}",
+            "pass" if gate["passed"] else "FAIL",
+            gate["note"],
+        )
+        for gate in found["gates"]
+    ]
+
+
+GATE_HEADER = ["level", "gate", "value", "threshold", "", "made of"]
+
+
 def _cell(figure: dict | None) -> str:
     if figure is None:
         return "-"
@@ -30,7 +48,7 @@ def write_report(found: dict, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _plot(found, folder / "report.png")
     write_text(folder / "report.md", _markdown(found))
-    write_json(folder / "results.json", found)
+    write_results(found, folder / "results.json")
 
 
 def _markdown(found: dict) -> str:
@@ -43,11 +61,13 @@ def _markdown(found: dict) -> str:
         draws = found["settings"]["samples"]
         lines += [f"Drawn at temperature 1, {draws} times each; intervals count prompts, not draws.", ""]
         lines += _table(["", *models], table_rows(found["sampled"], models))
+    lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(found))]
     lines += ["## What changed", "", "Prompts that came to count and that ceased to, against the base model.", ""]
     for name, changed in found["changed"].items():
         rows = [(LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()]
         lines += _table([name, "gained", "lost", "McNemar p"], rows)
     lines += ["## Attack families", "", *_families(found, models)]
+    lines += ["## Coherence", "", *_coherence(found)]
     failures = ", ".join(f"{name} {count}" for name, count in found["errors"].items())
     lines += [f"Engine failures: {failures}.", ""]
     lines += [
@@ -65,6 +85,16 @@ def _families(found: dict, models: list[str]) -> list[str]:
         if "asr" in part[BASE]:
             shown = [part[name][key] for name in models for key in ("asr", "correct_under_attack")]
             rows.append((family, part[BASE]["asr"]["n"], *(f"{figure['value']:.1%}" for figure in shown)))
+    return _table(header, rows)
+
+
+def _coherence(found: dict) -> list[str]:
+    header = ["", "repeated text", "entropy of words, bits", "perplexity for the base model"]
+    rows = []
+    for name, part in found["coherence"].items():
+        perplexity = part["perplexity_under_base"]
+        shown = "-" if perplexity is None else f"{perplexity:.3g} ({part['perplexity_n']} prompts)"
+        rows.append((name, f"{part['repetition']:.1%}", f"{part['entropy']:.2f}", shown))
     return _table(header, rows)
 
 
