@@ -1,1 +1,1 @@
-"""A served model in AgentDojo's own benchmark: servers for a while, the agent that asks them, and what its runs say."""
+"""AgentDojo's own benchmark on a served model: servers for a while, the agent that asks, and what its runs say."""

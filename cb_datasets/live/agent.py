@@ -1,9 +1,9 @@
 """The agent that AgentDojo's benchmark puts to work: a served model, asked over OpenAI's chat API.
 
-AgentDojo's own agent for that API is for OpenAI's models. It sends the system prompt as `developer`, which templates of
-open models do not know; it leaves out a temperature of 0, so that a server samples at one of its own; and it sends
-parallel calls in one turn, which Llama 3.1's template refuses. So the agent is ours. Tasks, tools, attacks and verdicts
-are the benchmark's.
+AgentDojo's own agent for that API is for OpenAI's models. It sends the system prompt as `developer`, which templates
+of open models do not know; it leaves out a temperature of 0, so that a server samples at one of its own; and it sends
+parallel calls in one turn, which Llama 3.1's template refuses. So the agent is ours. Tasks, tools, attacks and
+verdicts are the benchmark's.
 
 The module imports AgentDojo: import it inside `agentdojo_yaml()`.
 """
@@ -12,7 +12,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 import openai
 from agentdojo.agent_pipeline import (
     AgentPipeline,
@@ -49,7 +48,7 @@ class ServedModel(BasePipelineElement):
 
     def __init__(self, url: str, model: str, max_new_tokens: int, end_ids: list[int]) -> None:
         # The server is on this machine: no proxy is on the way to it.
-        http = httpx.Client(trust_env=False, timeout=_ANSWER_TIMEOUT)
+        http = openai.DefaultHttpxClient(trust_env=False, timeout=_ANSWER_TIMEOUT)
         self._client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
         self._options: dict[str, Any] = {
             "model": model,
@@ -73,11 +72,11 @@ class ServedModel(BasePipelineElement):
                 benchmark knows), or the request is refused for another reason.
             openai.APIError: If the server fails.
         """
-        tools = [tool_schema(tool) for tool in runtime.functions.values()]
+        request: dict[str, Any] = {"messages": request_messages(messages)}
+        if runtime.functions:
+            request["tools"] = [tool_schema(tool) for tool in runtime.functions.values()]
         try:
-            answer = self._client.chat.completions.create(
-                messages=request_messages(messages), tools=tools or openai.NOT_GIVEN, **self._options
-            )
+            answer = self._client.chat.completions.create(**request, **self._options)
         except openai.BadRequestError as error:
             if "maximum context length" in str(error):
                 error.code = "context_length_exceeded"

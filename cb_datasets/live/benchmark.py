@@ -6,7 +6,6 @@ The module imports AgentDojo: import it inside `agentdojo_yaml()`, and run the b
 import json
 import warnings
 from collections.abc import Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from agentdojo.attacks import load_attack
 from agentdojo.attacks.attack_registry import ATTACKS
 from agentdojo.benchmark import benchmark_suite_with_injections, benchmark_suite_without_injections
 from agentdojo.logging import Logger
-from agentdojo.task_suite import get_suites
+from agentdojo.task_suite import TaskSuite, get_suites
 from tqdm import tqdm
 
 from builders.agentdojo.suites import BENCHMARK_VERSION
@@ -24,58 +23,77 @@ from .agent import ServedModel, agent
 from .results import RUNS, Selection, agent_name
 
 
-def run_benchmark(selection: Selection, models: dict[str, ServedModel], folder: Path) -> None:
-    """Run what is selected, for each model, clean and attacked. What is in `folder` already is not run again.
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run: a user's task, clean or with what an attacker wants."""
+
+    suite: TaskSuite
+    user_task: str
+    injection_task: str | None
+
+
+def planned_runs(selection: Selection) -> list[PlannedRun]:
+    """Every run that is selected, each task clean first.
+
+    Raises:
+        ValueError: If the benchmark has no such suite, attack or task.
+    """
+    attack = ATTACKS.get(selection.attack)
+    if attack is None or attack.is_dos_attack:
+        known = ", ".join(name for name, each in ATTACKS.items() if not each.is_dos_attack)
+        raise ValueError(f"AgentDojo has no attack {selection.attack!r} that wants a tool called; it has {known}.")
+    suites = get_suites(BENCHMARK_VERSION)
+    return [
+        PlannedRun(suites[name], user_task, injection_task)
+        for name in _known(selection.suites, suites, "AgentDojo")
+        for user_task in _known(selection.user_tasks, suites[name].user_tasks, f"{name} of AgentDojo")
+        for injection_task in (
+            None,
+            *_known(selection.injection_tasks, suites[name].injection_tasks, f"{name} of AgentDojo"),
+        )
+    ]
+
+
+def _known(chosen: tuple[str, ...], known: Iterable[str], of: str) -> list[str]:
+    """The chosen names, all if none is chosen."""
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"{of} has no {', '.join(unknown)}; it has {', '.join(known)}.")
+    return list(chosen or known)
+
+
+def run_benchmark(runs: list[PlannedRun], attack: str, models: dict[str, ServedModel], folder: Path) -> None:
+    """Run the benchmark against each model. What is in `folder` already is not run again.
 
     Args:
-        selection ([`Selection`]): What is run.
+        runs (`list[PlannedRun]`): What is run.
+        attack (`str`): Name of the attack.
         models (`dict[str, ServedModel]`): By name.
         folder (`Path`): Where `runs/` is written, a file for each run as soon as it is over.
 
     Raises:
-        ValueError: If the benchmark has no such suite, attack or task.
         openai.APIError: If a server fails. The runs that are over are kept.
     """
-    planned = [run for name in selection.suites for run in _planned(name, selection)]
     logdir = folder / RUNS
     forget_unfinished(logdir)
-    with _RunsGoTo(logdir), warnings.catch_warnings(), tqdm(desc="AgentDojo", unit="run") as bar:
-        warnings.simplefilter("ignore", UserWarning)  # what a weak model cannot do is told by the figures
-        bar.reset(total=len(planned) * len(models))
+    shared: dict[str, Any] = {"logdir": logdir, "force_rerun": False, "benchmark_version": BENCHMARK_VERSION}
+    with _RunsGoTo(logdir), warnings.catch_warnings(), tqdm(total=len(runs) * len(models), unit="run") as bar:
+        warnings.simplefilter("ignore", UserWarning)  # what a model cannot do, the figures tell
         for name, served in models.items():
             pipeline = agent(agent_name(name), served)
-            for suite, user_task, injection_task in planned:
-                bar.set_postfix_str(f"{name} {suite.name} {user_task} {injection_task or 'clean'}")
-                shared = {"logdir": logdir, "force_rerun": False, "benchmark_version": BENCHMARK_VERSION}
-                if injection_task is None:
-                    benchmark_suite_without_injections(pipeline, suite, user_tasks=[user_task], **shared)
+            for run in runs:
+                bar.set_description(f"{name}, {run.suite.name} {run.user_task} {run.injection_task or 'clean'}")
+                if run.injection_task is None:
+                    benchmark_suite_without_injections(pipeline, run.suite, user_tasks=[run.user_task], **shared)
                 else:
-                    attack = load_attack(selection.attack, suite, pipeline)
                     benchmark_suite_with_injections(
-                        pipeline, suite, attack, user_tasks=[user_task], injection_tasks=[injection_task], **shared
+                        pipeline,
+                        run.suite,
+                        load_attack(attack, run.suite, pipeline),
+                        user_tasks=[run.user_task],
+                        injection_tasks=[run.injection_task],
+                        **shared,
                     )
                 bar.update()
-
-
-def _planned(suite_name: str, selection: Selection) -> list[tuple[Any, str, str | None]]:
-    """`(suite, user task, injection task)` of every run, each task clean first."""
-    suite = get_suites(BENCHMARK_VERSION).get(suite_name)
-    if suite is None:
-        raise ValueError(f"AgentDojo has no suite {suite_name!r}; it has {', '.join(get_suites(BENCHMARK_VERSION))}.")
-    attack = ATTACKS.get(selection.attack)
-    if attack is None or attack.is_dos_attack:
-        known = ", ".join(name for name, each in ATTACKS.items() if not each.is_dos_attack)
-        raise ValueError(f"AgentDojo has no attack {selection.attack!r} that wants a tool call; it has {known}.")
-    user_tasks = _chosen(selection.user_tasks, suite.user_tasks, suite_name)
-    injection_tasks = _chosen(selection.injection_tasks, suite.injection_tasks, suite_name)
-    return [(suite, task, injection) for task in user_tasks for injection in (None, *injection_tasks)]
-
-
-def _chosen(names: tuple[str, ...], known: Iterable[str], suite_name: str) -> list[str]:
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise ValueError(f"{suite_name} of AgentDojo has no {', '.join(unknown)}; it has {', '.join(known)}.")
-    return list(names or known)
 
 
 def forget_unfinished(logdir: Path) -> None:

@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,15 +24,16 @@ from ..tool_calls import Diagnosis, ToolCallFormat, format_of
 
 
 @contextmanager
-def chat_server(backends: dict[str, Backend]) -> Iterator[str]:
+def chat_server(backends: Mapping[str, Backend], max_length: int) -> Iterator[str]:
     """A server with these models: the address of its API, `http://127.0.0.1:<port>/v1`.
 
     It listens on this machine only, at a port that is free, and is stopped when the block is left.
 
     Args:
-        backends (`dict[str, Backend]`): By the name that each is served under.
+        backends (`Mapping[str, Backend]`): By the name that each is served under.
+        max_length (`int`): Most tokens of a prompt and its completion.
     """
-    server = _ChatServer(backends)
+    server = _ChatServer(backends, max_length)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -46,9 +47,10 @@ def chat_server(backends: dict[str, Backend]) -> Iterator[str]:
 class _ChatServer(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, backends: dict[str, Backend]) -> None:
+    def __init__(self, backends: Mapping[str, Backend], max_length: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.backends = backends
+        self.max_length = max_length
         self.one_at_a_time = threading.Lock()
 
 
@@ -74,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, _error(f"There is no {self.path}.", "not_found"))
         try:
             with self.server.one_at_a_time:
-                answer = _answer(self.server.backends, json.loads(body))
+                answer = _answer(self.server, json.loads(body))
         except _Refused as refused:
             return self._send(400, _error(str(refused), refused.code))
         except Exception as error:
@@ -97,18 +99,18 @@ def _error(text: str, code: str) -> dict:
     return {"error": {"message": text, "type": "error", "code": code}}
 
 
-def _answer(backends: dict[str, Backend], request: dict) -> dict:
+def _answer(server: _ChatServer, request: dict) -> dict:
     """The answer to a request for a chat completion."""
-    backend = backends.get(request["model"])
+    backend = server.backends.get(request["model"])
     if backend is None:
-        raise _Refused(f"No model {request['model']!r}; there are {', '.join(backends)}.", "model_not_found")
+        raise _Refused(f"No model {request['model']!r}; there are {', '.join(server.backends)}.", "model_not_found")
     messages = [_message(each) for each in request["messages"]]
     tools = to_json(request["tools"]) if request.get("tools") else None
     ids = encode_prompt(backend.tokenizer, {"messages": messages, "tools": tools})
     sampling = Sampling(max_new_tokens=request.get("max_tokens") or 256)
-    if len(ids) + sampling.max_new_tokens > backend.max_length:
+    if len(ids) + sampling.max_new_tokens > server.max_length:
         raise _Refused(
-            f"The model's maximum context length is {backend.max_length} tokens, and this is a prompt of {len(ids)} "
+            f"The model's maximum context length is {server.max_length} tokens, and this is a prompt of {len(ids)} "
             f"with up to {sampling.max_new_tokens} more.",
             "context_length_exceeded",
         )
