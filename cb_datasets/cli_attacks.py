@@ -93,8 +93,8 @@ def agentdojo(
     context or the server cut off is told as a failure, and counts for nothing.
     """
     from .evaluation.report import cell
-    from .files import write_json
-    from .live.results import FIGURES, RESULT_FILE, Selection, read_results
+    from .files import read_json, write_json
+    from .live.results import FIGURES, RESULT_FILE, SETTINGS_FILE, Selection, read_results
     from .live.run import Served, run_agentdojo
 
     selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
@@ -102,7 +102,7 @@ def agentdojo(
     run_agentdojo(served, selection, output)
     models = served.names
     result = read_results(output, models)
-    write_json(output / RESULT_FILE, result)
+    write_json(output / RESULT_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
     table(
         ["", *models],
         [(label, *(cell(result[name].get(figure)) for name in models)) for figure, label in FIGURES.items()],
