@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class VllmBackend:
             is stored quantised needs no mention.
         max_length (`int`, *optional*, defaults to `MAX_LENGTH`): Most tokens of a prompt and its completion.
         dtype (`str`, *optional*): Type to compute in. The model's own on a GPU, `float32` on a CPU, if left out.
+        also (`Sequence[str]`, *optional*): Folders of the adapters that [`~VllmBackend.with_adapter`] will be asked
+            for: the engine makes room for the largest rank when it starts.
 
     Raises:
         ValueError: If vLLM is not installed; if the tokenizer has no chat template, or one whose tool-call format is
@@ -52,6 +55,7 @@ class VllmBackend:
         load_in_8bit: bool = False,
         max_length: int = MAX_LENGTH,
         dtype: str | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         self.tokenizer = load_tokenizer(model)
         # vLLM itself adds the end tokens of the model's generation config.
@@ -63,7 +67,10 @@ class VllmBackend:
             self.model = f"{model}+{adapter}"
             self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
         self.max_length = min(max_length, context_length(model))
-        self._engine = _load_engine(model, adapter, tensor_parallel, load_in_8bit, self.max_length, dtype)
+        # The engine knows adapters by number.
+        self._numbers = {path: number for number, path in enumerate([adapter, *also] if adapter else [], start=1)}
+        rank = max(map(_engine_rank, self._numbers), default=None)
+        self._engine = _load_engine(model, rank, tensor_parallel, load_in_8bit, self.max_length, dtype)
 
     def without_adapter(self) -> "VllmBackend":
         """The base model, on the same engine: a second one would find the GPU's memory taken."""
@@ -73,24 +80,48 @@ class VllmBackend:
         base._adapter = None
         return base
 
+    def with_adapter(self, adapter: str) -> "VllmBackend":
+        """The base model with another adapter, one of `also`, on the same engine."""
+        other = copy.copy(self)
+        other.model = f"{self._base_model}+{adapter}"
+        other.revision = f"{self.revision.partition('+')[0]}+{weights_revision(Path(adapter))}"
+        other._adapter = adapter
+        return other
+
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
+        params = [self._sampling_params(sampling, seed, index) for index in range(len(prompt_token_ids))]
+        return [
+            [completion_of(self.tokenizer, done.token_ids, str(done.finish_reason)) for done in output.outputs]
+            for output in self._ask(prompt_token_ids, params)
+        ]
+
+    def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
+        from vllm import SamplingParams
+
+        rows = [prompt + written for prompt, written in zip(prompt_token_ids, completion_token_ids, strict=True)]
+        # The engine scores a prompt only on the way to a token of its own.
+        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        return [
+            sum(scores[at][ids[at]].logprob for at in range(len(ids) - len(written), len(ids)))
+            for ids, written, scores in zip(
+                rows, completion_token_ids, (out.prompt_logprobs for out in self._ask(rows, params)), strict=True
+            )
+        ]
+
+    def _ask(self, prompt_token_ids: list[list[int]], params: Any) -> list:
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMValidationError
         from vllm.lora.request import LoRARequest
 
         try:
-            outputs = self._engine.generate(
+            return self._engine.generate(
                 [TokensPrompt(prompt_token_ids=ids) for ids in prompt_token_ids],
-                [self._sampling_params(sampling, seed, index) for index in range(len(prompt_token_ids))],
-                lora_request=LoRARequest("adapter", 1, self._adapter) if self._adapter else None,
+                params,
+                lora_request=self._adapter and LoRARequest(self._adapter, self._numbers[self._adapter], self._adapter),
                 use_tqdm=False,
             )
         except VLLMValidationError as error:
             raise ValueError(f"vLLM refuses the request: {error}") from error
-        return [
-            [completion_of(self.tokenizer, done.token_ids, str(done.finish_reason)) for done in output.outputs]
-            for output in outputs
-        ]
 
     def _sampling_params(self, sampling: Sampling, seed: int, index: int):
         """Sample k of a request draws from seed + k, so prompts stand `num_samples` seeds apart."""
@@ -109,7 +140,7 @@ class VllmBackend:
 
 
 def _load_engine(
-    model: str, adapter: str | None, tensor_parallel: int, load_in_8bit: bool, max_length: int, dtype: str | None
+    model: str, max_lora_rank: int | None, tensor_parallel: int, load_in_8bit: bool, max_length: int, dtype: str | None
 ):
     # vLLM reads its log level at import only. At its default, start-up is hundreds of lines.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -137,8 +168,8 @@ def _load_engine(
         # A seeded request whose prompt is read in parts winds its generator back after each, which no CPU generator
         # can: "CPU Generator does not use offset". So prompts are read whole, as many at once as a step has room for.
         arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 4096)}
-    if adapter is not None:
-        arguments |= {"enable_lora": True, "max_lora_rank": _engine_rank(adapter)}
+    if max_lora_rank is not None:
+        arguments |= {"enable_lora": True, "max_lora_rank": max_lora_rank}
     return LLM(**arguments)
 
 

@@ -1,0 +1,99 @@
+"""`results.json`: all that an evaluation found, in the shape of `results.schema.json`."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..files import read_json, write_json
+from .answers import Answer
+from .compare import BASE, Answers
+
+
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
+
+SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
+
+# Columns of a case that its record in the results has.
+_COLUMNS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
+
+
+def results(settings: dict, found: dict, prompts: Iterable[dict], answers: Answers) -> dict:
+    """The results of an evaluation.
+
+    Args:
+        settings (`dict`): How it was made: `model`, `revision`, `adapters` (revision by name), ...
+        found (`dict`): The comparison, `coherence` and `gates`.
+        prompts (`Iterable[dict]`): The rows that were asked, of `PROMPT_FEATURES`.
+        answers (`dict[str, list[Answer]]`): Greedy answers by model, in the order of the prompts.
+    """
+    by_prompt = zip(*answers.values(), strict=True)
+    records = [
+        _record(prompt, dict(zip(answers, given, strict=True)))
+        for prompt, given in zip(prompts, by_prompt, strict=True)
+    ]
+    return {"schema_version": 1, "settings": settings, **found, "prompts": records}
+
+
+def _record(prompt: dict, answers: dict[str, Answer]) -> dict:
+    [case] = {answer.case for answer in answers.values()}
+    return {
+        **{name: getattr(case, name) for name in _COLUMNS},
+        **{name: prompt[name] for name in ("messages", "injection", "target")},
+        "answers": {
+            name: {
+                "text": answer.text,
+                "outcome": answer.outcome,
+                "gibberish": answer.gibberish,
+                "arguments_match": answer.arguments_match,
+            }
+            for name, answer in answers.items()
+        },
+    }
+
+
+def model_names(found: dict) -> list[str]:
+    """The models of an evaluation, the base first."""
+    return [BASE, *found["settings"]["adapters"]]
+
+
+def reserved_names() -> list[str]:
+    """Keys of the results that are taken, and so no names for further models."""
+    return list(_validator().schema["properties"])
+
+
+def write_results(found: dict, path: Path) -> None:
+    """Write results in one move.
+
+    Raises:
+        ValueError: If they are not of the schema.
+    """
+    _check(found, path)
+    write_json(path, found)
+
+
+def read_results(path: Path) -> dict:
+    """Read results that [`write_results`] wrote.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are not of the schema.
+    """
+    found = read_json(path)
+    _check(found, path)
+    return found
+
+
+def _check(found: dict, path: Path) -> None:
+    from jsonschema.exceptions import best_match
+
+    if error := best_match(_validator().iter_errors(found)):
+        raise ValueError(f"{path}: {error.json_path}: {error.message[:200]}. Run `make evaluate` with this version.")
+
+
+@lru_cache(maxsize=1)
+def _validator() -> "Draft202012Validator":
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(read_json(SCHEMA_FILE))
