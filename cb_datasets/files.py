@@ -4,6 +4,7 @@ data/demo/harmful/b4_flips/data.parquet     the rows
 data/demo/harmful/b4_flips/report.json      what the step did; written last, so Make may take it for the step's result
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -67,6 +68,12 @@ def read_json(path: Path) -> dict:
         raise ValueError(
             f"{path}:{error.lineno}: not JSON ({error.msg}); delete it and run its step again."
         ) from error
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_dataset(rows: list[dict], features: Features) -> Dataset:

@@ -17,8 +17,8 @@ from datasets import Features
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from ..files import read_json, stream_file
-from .folder import MANIFEST, names, sha256
+from ..files import read_json, sha256, stream_file
+from .folder import MANIFEST, names
 
 
 MAX_ROW_GROUP_BYTES = 100 * 2**20

@@ -8,7 +8,6 @@
 A few thousand rows are in memory at a time, in steps 1 and 3; in step 2, some hundred bytes of each row.
 """
 
-import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +28,7 @@ from ..files import (
     count_rows,
     in_one_move,
     parquet_writer,
+    sha256,
     stream_file,
     stream_rows,
     stream_tables,
@@ -235,10 +235,5 @@ def _report(counts: dict[str, dict], reasons: np.ndarray, folders: list[Path]) -
     return {
         "splits": counts,
         "drops": {reason: count for reason, count in sorted(dropped.items()) if count},
-        "inputs": {f"{folder.parent.name}/{folder.name}": _sha256(folder / ROWS_FILE) for folder in folders},
+        "inputs": {f"{folder.parent.name}/{folder.name}": sha256(folder / ROWS_FILE) for folder in folders},
     }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
