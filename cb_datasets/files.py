@@ -166,6 +166,14 @@ def count_rows(folders: Iterable[Path]) -> int:
     return sum(pyarrow.parquet.read_metadata(_rows_file(folder)).num_rows for folder in folders)
 
 
+def hashes_of(folders: Iterable[Path]) -> dict[str, str]:
+    """Hashes of what dataset folders hold, by the last two parts of their names: `{"stage2/train": "9f86..."}`.
+
+    Reports keep them, so that one which tells of other rows is found out.
+    """
+    return {f"{folder.parent.name}/{folder.name}": sha256(_rows_file(folder)) for folder in folders}
+
+
 @contextmanager
 def parquet_writer(path: Path, features: Features) -> Iterator[Callable[[pyarrow.Table], None]]:
     """A function that appends tables to a Parquet file, which takes the place of `path` when all are written."""

@@ -185,12 +185,11 @@ def test_gates_and_merge_take_folders_of_sets(make_sample, sets, tmp_path):
     assert read_json(tmp_path / "out" / "reports" / "stats.json")["drops"] == {"duplicate": 20, "quarantined": 1}
 
 
-def test_what_merge_left_out_is_explained(sets, tmp_path):
-    save_rows(to_dataset([], SAMPLE_FEATURES), tmp_path / "stage2" / "train", {})
+def test_what_is_in_quarantine_is_explained(sets, tmp_path):
     run("validate", "--data-dir", tmp_path)
     [bad] = load_rows(tmp_path / "quarantine" / "validate")
     told = run("explain", bad["id"], "--data-dir", tmp_path).stdout
-    assert "stands in quarantine/validate" in told and "was left out by merge" in told
+    assert "stands in quarantine/validate" in told and "left out by merge" not in told, "nothing was merged yet"
     assert f"in quarantine for {bad['reasons'][0]}" in told and "not among the traces" in told
 
 

@@ -17,6 +17,8 @@ from cb_datasets.hub.folder import MANIFEST, hash_of_rows, names, write_manifest
 from cb_datasets.hub.release import ReleaseError, make_release
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
 
+from .release_data import run, sign
+
 
 REPO = "someone/breakers"
 
@@ -135,6 +137,7 @@ def test_outputs_of_llama_bring_its_licence(data: Path, tmp_path: Path):
         model = {"generator_model": "meta-llama/Llama-3.1-8B-Instruct"}
         rows = [{**row, "provenance": row["provenance"] | model} for row in rows]
         save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / side, {})
+    sign(data)
     make_release(data, REPO, tmp_path / "release")
     head, text = card_of(tmp_path / "release")
     assert head["license"] == ["apache-2.0", "llama3.1"]
@@ -174,10 +177,26 @@ def test_a_check_that_was_not_run_stops_the_release(data: Path, tmp_path: Path):
     refused(data, tmp_path, "preflight.json")
 
 
-def test_reports_of_other_rows_stop_the_release(data: Path, tmp_path: Path):
+@pytest.mark.parametrize("folder", ["stage2/train", "stage2/eval", "prompts/tool_flip"])
+def test_reports_of_other_rows_stop_the_release(data: Path, tmp_path: Path, folder: str):
+    """As many rows, and one of them is another."""
+    first, *others = load_rows(data / folder)
+    changed = [{**first, "family": "another"}, *others]
+    save_rows(to_dataset(changed, SAMPLE_FEATURES if "stage2" in folder else PROMPT_FEATURES), data / folder, {})
+    refused(data, tmp_path, f"stats.json: does not tell of the rows that are in {folder} now")
+
+
+def test_a_preflight_of_other_rows_stops_the_release(data: Path, tmp_path: Path):
+    report = data / "reports" / "preflight.json"
+    write_json(report, {**read_json(report), "inputs": {"stage2/train": "0" * 64}})
+    refused(data, tmp_path, "preflight.json: does not tell of the rows that are in stage2/train now")
+
+
+def test_preflight_refuses_rows_that_were_changed_after_the_merge(data: Path):
     rows = load_rows(data / "stage2" / "train")
     save_rows(rows.select(range(len(rows) - 1)), data / "stage2" / "train", {})
-    refused(data, tmp_path, "Run the steps again")
+    with pytest.raises(ValueError, match="stage2/train is not what .*stats.json tells of"):
+        run("preflight", "--train-data", data / "stage2", "--no-check-tokenization")
 
 
 def _change_sheet(data: Path, **changes) -> None:
@@ -201,6 +220,7 @@ def test_agentharm_stops_the_release_whatever_its_sheet_says(data: Path, tmp_pat
     first, *others = load_rows(data / folder)
     first["provenance"]["source_dataset"] = "agentharm"
     save_rows(to_dataset([first, *others], features), data / folder, {})
+    sign(data)
     sheets = read_json(data / "reports" / "sources.json")
     write_json(data / "reports" / "sources.json", sheets | {"agentharm": sheets["lookalike"]})
     refused(data, tmp_path, "1 rows of agentharm: AgentHarm is never published")
@@ -224,6 +244,7 @@ def test_a_secret_in_a_row_stops_the_release_and_is_not_repeated(data: Path, tmp
     first, *others = load_rows(data / "stage2" / "train")
     first["messages"][1]["content"] += text
     save_rows(to_dataset([first, *others], SAMPLE_FEATURES), data / "stage2" / "train", {})
+    sign(data)
     with pytest.raises(ReleaseError, match=f"train-00000-of-00001.parquet: holds {what}") as refusal:
         make_release(data, REPO, tmp_path / "release", token="mysecret")
     assert text not in str(refusal.value)
