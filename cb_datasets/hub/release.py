@@ -5,6 +5,7 @@ data/demo/{stage2,prompts,reports}/ -> data/demo/release/ -> one commit of a pri
 
 from pathlib import Path
 
+from ..datasheet import by_source
 from ..files import ROWS_FILE, hashes_of, read_json
 from .card import Configs, dataset_card, plot_classes
 from .check import faults_of
@@ -46,15 +47,18 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
 def source_faults(configs: Configs, sheets: dict[str, dict]) -> list[str]:
     """Sources whose rows may not be passed on. AgentHarm's never may, whatever its data sheet says."""
     faults = []
+    known = by_source(sheets)
     for name, splits in configs.items():
         for split, part in splits.items():
             for source, rows in sorted(part.counts["source"].items()):
                 if source == "agentharm":
                     why = "AgentHarm is never published"
-                elif source not in sheets:
+                elif source not in known:
                     why = "reports/sources.json does not know the source, so nobody knows its licence"
-                elif not sheets[source]["redistributable"]:
-                    why = f"its licence ({sheets[source]['licence']}) does not let us pass it on"
+                elif known[source]["licence"] == "unknown":
+                    why = "nobody said what its licence is; `ingest jsonl --licence NAME` does"
+                elif not known[source]["redistributable"]:
+                    why = f"its licence ({known[source]['licence']}) does not let us pass it on"
                 else:
                     continue
                 faults.append(f"{name}/{split}: {rows} rows of {source}: {why}. Make the data without it.")

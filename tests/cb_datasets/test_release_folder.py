@@ -209,6 +209,24 @@ def test_a_source_that_may_not_be_passed_on_stops_the_release(data: Path, tmp_pa
     refused(data, tmp_path, r"rows of lookalike: its licence \(other\) does not let us pass it on")
 
 
+def test_a_source_whose_licence_nobody_said_stops_the_release(data: Path, tmp_path: Path):
+    _change_sheet(data, redistributable=False, licence="unknown")
+    refused(data, tmp_path, "rows of lookalike: nobody said what its licence is; `ingest jsonl --licence NAME` does")
+
+
+def test_sources_are_known_by_what_their_rows_say(data: Path, tmp_path: Path):
+    """One's own traces name a source of their own, in whatever folder they are; of two sheets the stricter counts."""
+    [sheet] = read_json(data / "reports" / "sources.json").values()
+    write_json(data / "reports" / "sources.json", {"jsonl": sheet})
+    make_release(data, REPO, tmp_path / "release")
+    head, text = card_of(tmp_path / "release")
+    assert head["license"] == "apache-2.0" and "And the sources: Lookalikes (Nobody 2026)." in text
+    strict = sheet | {"redistributable": False, "licence": "other"}
+    write_json(data / "reports" / "sources.json", {"jsonl": strict, "more": sheet})
+    with pytest.raises(ReleaseError, match="rows of lookalike: its licence"):
+        make_release(data, REPO, tmp_path / "release")
+
+
 def test_a_source_without_a_data_sheet_stops_the_release(data: Path, tmp_path: Path):
     write_json(data / "reports" / "sources.json", {})
     refused(data, tmp_path, "nobody knows its licence")
