@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_checks, cli_hub
+from . import cli_attacks, cli_checks, cli_hub
 from .checks.thresholds import EvaluationThresholds
 from .cli_options import (
     Asking,
@@ -418,6 +418,7 @@ def _source_row(name: str, report: dict) -> tuple:
 
 # Their commands stand beside these: `cb-datasets validate`.
 app.add_typer(cli_checks.app)
+app.add_typer(cli_attacks.app)
 app.add_typer(cli_hub.app)
 
 
