@@ -29,7 +29,7 @@ from ..generation import Sampling, complete
 from ..generation.shard import PROMPT_TOO_LONG
 from ..outcomes import Outcome, outcome_of
 from ..tool_calls import ToolCallFormat, format_of
-from .figures import babbles
+from .answers import babbles
 from .statistics import proportion
 from .suffix_search import CallLoss, SearchBudget, open_slot, search_suffix, usable_tokens
 
