@@ -84,7 +84,12 @@ setup(
     package_data={
         "cards": ["*.jinja"],
         "builders": ["assets/*.json"],
-        "cb_datasets": ["evaluation/*.json", "evaluation/metrics/*/*", "hub/view.html"],
+        "cb_datasets": [
+            "evaluation/*.json",
+            "evaluation/metrics/*/*.py",
+            "evaluation/metrics/*/README.md",
+            "hub/view.html",
+        ],
         "trainers": ["model_card.md.jinja"],
     },
     install_requires=REQUIRED,
