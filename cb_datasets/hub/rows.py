@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.compute as pc
@@ -61,7 +60,7 @@ class RowStore:
         # The same for counting: values by name, "" among them, and the position of each row's value.
         self._values = {name: ["", *self.facets[name].chunk(0).dictionary.to_pylist()] for name in FACETS}
         self._codes = {name: _codes(self.facets[name].chunk(0)) for name in FACETS}
-        self.search = Search(self.files, Path(datasets.config.HF_DATASETS_CACHE) / "audit")
+        self.search = Search(self.files)
 
     def __len__(self) -> int:
         return len(self.facets)

@@ -11,9 +11,7 @@ The index is a few segments, each of some tens of thousands of rows and whole in
 little memory. A text that many rows have, such as a system prompt, is in a segment once.
 """
 
-import hashlib
 import re
-import threading
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
@@ -24,13 +22,11 @@ import numpy as np
 import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
-from tqdm import tqdm
 
-from ..files import STREAM_ROWS, in_one_move, sha256
+from ..files import STREAM_ROWS
+from .kept import Kept
 
 
-# Of the form of the file: another version builds it again.
-VERSION = 1
 SEGMENT_TOKENS = 4_000_000
 THREADS = 4
 _TOKEN = re.compile(r"\w+|\W+")
@@ -48,26 +44,12 @@ _SEGMENT = pyarrow.schema(
 )
 
 
-class NotReady(ValueError):
-    """The index is being built; searching is possible in a while."""
+class Search(Kept):
+    """Finds rows by what is said in them."""
 
-
-class Search:
-    """Finds rows by what is said in them. The index is opened, or built if there is none, while others go on.
-
-    Args:
-        files (`list[Path]`): Parquet files; their rows are numbered through.
-        folder (`Path`): Where indexes are kept.
-    """
-
-    def __init__(self, files: list[Path], folder: Path) -> None:
-        self._files = files
-        named = "\n".join(str(file.resolve()) for file in files)
-        self._file = folder / f"{hashlib.sha256(named.encode()).hexdigest()[:16]}.arrow"
-        self._index: list[_Segment] | Exception | None = None
-        self._opened = threading.Event()
-        self._done, self._rows = 0, sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
-        threading.Thread(target=self._open, daemon=True).start()
+    NAME = "words"
+    WHAT = "Reading rows for the search"
+    SCHEMA = _SEGMENT
 
     def rows_with(self, text: str, seconds: float = 0.2) -> np.ndarray:
         """Whether each row holds a text, in any case of letters, in a message, in its completion or in its id.
@@ -75,45 +57,21 @@ class Search:
         Raises:
             NotReady: If the index is not there in so many seconds.
         """
-        if not self._opened.wait(seconds):
-            raise NotReady(f"Rows are being read for the search, {self._done:,} of {self._rows:,} so far.")
-        if isinstance(self._index, Exception):
-            raise ValueError(f"There is no searching: {self._index}") from self._index
+        segments = map(_Segment, self.batches(seconds))
         pieces = _TOKEN.findall(text.casefold())
         with ThreadPoolExecutor(THREADS) as pool:
-            parts = pool.map(lambda segment: segment.rows_with(pieces), self._index or ())
-            return np.concatenate([np.zeros(0, bool), *parts])
+            return np.concatenate([np.zeros(0, bool), *pool.map(lambda segment: segment.rows_with(pieces), segments)])
 
-    def _open(self) -> None:
-        try:
-            key = f"{VERSION} {' '.join(map(sha256, self._files))}".encode()
-            if not self._file.is_file() or _opened(self._file).schema.metadata != {b"key": key}:
-                self._build(key)
-            index = _opened(self._file)
-            self._index = [_Segment(index.get_batch(number)) for number in range(index.num_record_batches)]
-        except Exception as error:  # told to whoever searches
-            self._index = error
-        self._opened.set()
-
-    def _build(self, key: bytes) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        schema = _SEGMENT.with_metadata({b"key": key})
-        bar = tqdm(desc="Indexing for the search", total=self._rows, unit="row")
-        with bar, in_one_move(self._file) as temporary, pyarrow.ipc.new_file(temporary, schema) as write:
-            growing = _GrowingSegment()
-            for texts in _texts_of_rows(self._files):
-                growing.add(texts)
-                self._done += 1
-                bar.update()
-                if len(growing.tokens) > SEGMENT_TOKENS:
-                    write.write_batch(growing.batch(schema))
-                    growing = _GrowingSegment()
-            if growing.texts:
-                write.write_batch(growing.batch(schema))
-
-
-def _opened(file: Path) -> pyarrow.ipc.RecordBatchFileReader:
-    return pyarrow.ipc.open_file(pyarrow.memory_map(str(file)))
+    def _make(self) -> Iterator[pyarrow.RecordBatch]:
+        growing = _GrowingSegment()
+        for texts in _texts_of_rows(self._files):
+            growing.add(texts)
+            self._bar.update()
+            if len(growing.tokens) > SEGMENT_TOKENS:
+                yield growing.batch()
+                growing = _GrowingSegment()
+        if growing.texts:
+            yield growing.batch()
 
 
 def _texts_of_rows(files: list[Path]) -> Iterator[list[str]]:
@@ -150,7 +108,7 @@ class _GrowingSegment:
                 self.tokens.extend([words.setdefault(word, len(words)) for word in _TOKEN.findall(text.casefold())])
                 self.tokens.append(0)
 
-    def batch(self, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
+    def batch(self) -> pyarrow.RecordBatch:
         words = sorted(self._words)
         rank = np.empty(len(words), np.int32)
         rank[[self._words[word] for word in words]] = np.arange(len(words))
@@ -166,9 +124,9 @@ class _GrowingSegment:
         }
         columns = [
             pyarrow.ListArray.from_arrays([0, len(values[field.name])], pyarrow.array(values[field.name]))
-            for field in schema
+            for field in _SEGMENT
         ]
-        return pyarrow.record_batch(columns, schema=schema)
+        return pyarrow.record_batch(columns, schema=_SEGMENT)
 
 
 class _Segment:

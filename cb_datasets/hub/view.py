@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from .kept import NotReady
+from .lengths import Lengths
 from .marks import Marks
 from .rows import FACETS, RowStore
-from .search import NotReady
 
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class AuditServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.store = store
         self.marks = marks
-        self.tokenizer = tokenizer
+        self.lengths = Lengths(store.files, tokenizer) if tokenizer else None
         self.lock = threading.Lock()  # an open Parquet file serves one reader at a time
         self.names = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
 
@@ -74,14 +75,18 @@ class AuditServer(ThreadingHTTPServer):
         row = self.store.row(number)
         return {"number": number, "row": row, "mark": self.marks.get(row["id"]), "tokens": self._tokens(row)}
 
-    def _tokens(self, row: dict) -> dict[str, int] | None:
-        if self.tokenizer is None:
-            return None
-        from ..chat import encode_completion, encode_prompt
+    def statistics(self, query: dict[str, str]) -> dict[str, Any]:
+        """How many rows have which facet, and how long they are in tokens, if a tokenizer is there to tell."""
+        numbers = self.store.select(*_wanted(query))
+        lengths = self.lengths.statistics(numbers) if self.lengths else None
+        return {"rows": len(numbers), "counts": self.store.counts(numbers), "lengths": lengths}
 
-        completion = row.get("assistant_raw")
-        tokens = {"prompt": len(encode_prompt(self.tokenizer, row))}
-        return tokens | ({"completion": len(encode_completion(self.tokenizer, completion))} if completion else {})
+    def _tokens(self, row: dict) -> str | None:
+        """How long a row is, in words."""
+        if self.lengths is None:
+            return None
+        tokens = self.lengths.of(row)
+        return ", ".join(f"{n} {part}" for part, n in tokens.items() if n) if tokens else "does not render"
 
 
 def _wanted(query: dict[str, str]) -> tuple[dict[str, str], str]:
@@ -98,6 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/api/rows": self.server.rows,
             "/api/counts": self.server.counts,
             "/api/row": self.server.row,
+            "/api/statistics": self.server.statistics,
         }
         if not self._is_for_us():
             self._send(403, "text/plain", b"not this name")

@@ -13,12 +13,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from transformers import AutoTokenizer
 
+from builders.trace import tool_call
+from cb_datasets.chat import encode_sample
 from cb_datasets.files import load_rows, save_rows, to_dataset
+from cb_datasets.hub.kept import NotReady
+from cb_datasets.hub.lengths import Lengths
 from cb_datasets.hub.marks import Marks, marked_bad
 from cb_datasets.hub.release import make_release
 from cb_datasets.hub.rows import RowStore
-from cb_datasets.hub.search import NotReady
 from cb_datasets.hub.view import AuditServer
 from cb_datasets.sample import SAMPLE_FEATURES
 
@@ -143,6 +147,64 @@ def test_what_is_not_there_is_told(server: AuditServer):
         status, _, body = request(server, "GET", path)
         assert status == 400 and json.loads(body)["error"]
     assert request(server, "GET", "/etc/passwd")[0] == 404
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.fixture
+def measuring(data: Path, tiny_agent_path: Path) -> Iterator[AuditServer]:
+    """A server with a tokenizer, on rows of which one does not render."""
+    rows = list(load_rows(data / "stage2" / "eval"))
+    rows[0]["messages"][1]["tool_calls"] = [tool_call("web", "no JSON", "c")]
+    save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / "eval", {})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    with AuditServer(RowStore(data), Marks(data / "marks.parquet"), tokenizer=tokenizer) as running:
+        running.lengths.batches(seconds=60)
+        yield running
+
+
+def test_lengths_are_those_of_the_one_renderer(measuring: AuditServer, data: Path, tiny_agent_path: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    rows = [row for row in load_rows(data / "stage2" / "train") if row["priority_class"] == "refusal"]
+    told = measuring.statistics({"config": "stage2", "split": "train", "class": "refusal"})
+    encoded = [encode_sample(tokenizer, row) for row in rows]
+    for part, key in (("prompt", "prompt_ids"), ("completion", "completion_ids")):
+        lengths = sorted(len(each[key]) for each in encoded)
+        assert told["lengths"][part]["max"] == lengths[-1] and told["lengths"][part]["rows"] == len(rows)
+        assert told["lengths"][part]["p50"] == lengths[(len(lengths) - 1) // 2]
+        assert sum(told["lengths"][part]["histogram"].values()) == told["rows"] == len(rows)
+    assert told["counts"]["class"] == {"refusal": len(rows)}
+    number = measuring.store.number_of(rows[0]["id"])
+    in_words = f"{len(encoded[0]['prompt_ids'])} prompt, {len(encoded[0]['completion_ids'])} completion"
+    assert measuring.row({"number": str(number)})["tokens"] == in_words
+
+
+def test_a_row_that_does_not_render_is_counted_and_shown(measuring: AuditServer):
+    told = measuring.statistics({"config": "stage2", "split": "eval"})
+    assert told["lengths"]["prompt"]["not_measured"] == 1
+    assert told["lengths"]["prompt"]["rows"] == told["rows"] - 1
+    assert measuring.row({"number": "0"})["tokens"] == "does not render"
+    prompts = measuring.statistics({"config": "prompts"})
+    assert prompts["lengths"]["completion"]["rows"] == 0 and prompts["lengths"]["prompt"]["rows"] == prompts["rows"]
+
+
+def test_lengths_are_counted_once_for_a_tokenizer(measuring: AuditServer, tiny_agent_path: Path, monkeypatch):
+    def counts_again(lengths: Lengths) -> None:
+        raise RuntimeError("again")
+
+    monkeypatch.setattr(Lengths, "_make", counts_again)
+    tokenizer, numbers = AutoTokenizer.from_pretrained(tiny_agent_path), measuring.store.select({})
+    same = Lengths(measuring.store.files, tokenizer)
+    assert same.batches(seconds=60) and same.statistics(numbers) == measuring.lengths.statistics(numbers)
+    tokenizer.chat_template += " "
+    with pytest.raises(ValueError, match="Counting tokens failed: again"):
+        Lengths(measuring.store.files, tokenizer).batches(seconds=60)
+
+
+def test_without_a_model_there_are_counts_and_no_lengths(server: AuditServer):
+    told = get(server, "/api/statistics?class=refusal")
+    assert told["lengths"] is None and told["rows"] == told["counts"]["class"]["refusal"]
 
 
 # --------------------------------------------------------------------------------------------------------------- marks
@@ -324,3 +386,22 @@ def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser
         "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
     )
     browser.until(f"{total} === '1 rows'")
+
+
+@pytest.mark.browser
+def test_statistics_are_drawn_for_what_is_wanted(measuring: AuditServer, browser: Browser):
+    threading.Thread(target=measuring.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    rects = "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('rect').length)"
+    browser.open(measuring.url)
+    browser.until("document.querySelector('#row a')")
+    browser.press("s")
+    browser.until("document.querySelectorAll('.plot').length >= 5")
+    assert browser.value("document.querySelector('.plot h2').textContent") == "Tokens of the prompt"
+    assert all(number > 0 for number in browser.value(rects))
+    classes = "document.querySelectorAll('.plot')[2].querySelectorAll('rect').length"
+    assert browser.value(classes) == len(measuring.counts({})["counts"]["class"]) > 1
+    browser.value("[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('refusal')).click()")
+    browser.until(f"{classes} === 1")
+    browser.press("j")
+    browser.until("document.querySelector('#row a') && !document.querySelector('.plot')")
+    measuring.shutdown()
