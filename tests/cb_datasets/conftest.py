@@ -1,5 +1,7 @@
 """Rows to test with: one attacked prompt of our own, and what a model may answer to it."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from builders.trace import message, to_json
 from cb_datasets.sample import empty_provenance
 from cb_datasets.sets.label import label
 from cb_datasets.tool_calls import FORMATS
+
+from .browser import Browser
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -94,3 +98,14 @@ def release_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release") / "data"
     write_data(folder)
     return folder
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """A tab of headless Chromium."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    opened = Browser(program, tmp_path / "browser")
+    yield opened
+    opened.close()
