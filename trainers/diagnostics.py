@@ -30,6 +30,7 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
+from cb_datasets.evaluation.results import named_adapters
 from cb_datasets.files import stream_rows, stream_tables, write_json
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.prompts import choose
@@ -317,17 +318,6 @@ def load_adapted(model: str, adapters: Mapping[str, str]) -> PeftModel:
     for name, other in others:
         adapted.load_adapter(other, adapter_name=name)
     return adapted.eval()
-
-
-def named_adapters(adapter: str, also: Sequence[str]) -> dict[str, str]:
-    """Adapters by name: `breaker`, and those given as `NAME=PATH`."""
-    adapters = {"breaker": adapter}
-    for given in also:
-        name, equals, path = given.partition("=")
-        if not (name and equals and path) or name in ("base", *adapters):
-            raise ValueError(f"--also {given}: write NAME=PATH, with a name of its own.")
-        adapters[name] = path
-    return adapters
 
 
 def main(args: DiagnosticsArguments) -> None:

@@ -165,7 +165,7 @@ def test_the_file_tells_what_was_measured_and_is_the_same_again(arguments, adapt
     ("change", "message"),
     [
         ({"also": ["plain_rr"]}, "NAME=PATH"),
-        ({"also": ["base=somewhere"]}, "name of its own"),
+        ({"also": ["base=somewhere"]}, "a name of its own"),
         ({"data": "nowhere"}, "No dataset in nowhere"),
         ({"adapter": "nowhere"}, "nowhere is not a model folder"),
     ],
