@@ -104,10 +104,16 @@ function step(by) {
   $("prompts").scrollIntoView();
 }
 
+// The address may name a prompt, which is then shown, whatever is filtered.
 function open() {
-  const linked = decodeURIComponent(location.hash).replace(/^#id=/, "");
-  const at = location.hash.startsWith("#id=") ? state.shown.findIndex((prompt) => prompt.id === linked) : -1;
-  if (at >= 0) { show(at); $("prompts").scrollIntoView(); }
+  if (!location.hash.startsWith("#id=")) return;
+  const id = decodeURIComponent(location.hash.slice(4)), found = () => state.shown.findIndex((prompt) => prompt.id === id);
+  if (found() < 0) {
+    Object.assign(state, { wanted: {}, q: "" });
+    $("search").value = "";
+    refresh();
+  }
+  if (found() >= 0) { show(found()); $("prompts").scrollIntoView(); }
 }
 
 onKeys({ j: () => step(1), k: () => step(-1), "/": () => $("search").focus() });
