@@ -219,17 +219,18 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 # ----------------------------------------------------------------------------------------------- training, evaluation
 
 train: $(DATA)/adapter/adapter_model.safetensors  ## Train the breaker
-evaluate: $(DATA)/report/results.json  ## Base against breaker on held-out prompts
-	cat $(DATA)/report/table.txt
+evaluate: $(DATA)/report/table.txt  ## Base against breaker on held-out prompts
+	cat $<
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
 	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml \
 		--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(DATA)/adapter $(TRAIN_FLAGS)
 
-$(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
+# A gate that fails stops the line, and leaves the report.
+$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
 	mkdir -p $(@D)
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
-		$(EVALUATE_FLAGS) > $(@D)/table.txt
+		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
 
 # ---------------------------------------------------------------------------------------------------------- publishing
 
@@ -243,7 +244,7 @@ cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; sen
 push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
 	$(CB) push $(ASKED_REPO) --data $(DATA) $(PUSH_FLAGS)
 
-push-model: $(DATA)/report/results.json  ## Publish the adapter: make push-model REPO=owner/name
+push-model: $(DATA)/report/table.txt  ## Publish the adapter: make push-model REPO=owner/name
 	$(CB) push-model $(ASKED_REPO) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
 
 view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark them

@@ -82,7 +82,14 @@ setup(
     package_data={
         "cards": ["*.jinja"],
         "builders": ["assets/*.json"],
-        "cb_datasets": ["evaluation/metrics/*/*.py", "evaluation/page.*", "hub/view.html", "web/*.css", "web/*.js"],
+        "cb_datasets": [
+            "evaluation/*.json",
+            "evaluation/metrics/*/*",
+            "evaluation/page.*",
+            "hub/view.html",
+            "web/*.css",
+            "web/*.js",
+        ],
         "trainers": ["model_card.md.jinja"],
     },
     install_requires=REQUIRED,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import cli_checks, cli_hub
+from .checks.thresholds import EvaluationThresholds
 from .cli_options import (
     Asking,
     CurvesOption,
@@ -27,7 +28,7 @@ from .cli_options import (
     TracesOption,
     takes,
 )
-from .cli_output import dropped, listed, table, tokenizer, yield_table
+from .cli_output import dropped, listed, stop_unless, table, tokenizer, yield_table
 
 
 if TYPE_CHECKING:
@@ -322,25 +323,29 @@ def generate_eval(
 
 @app.command()
 @takes(Engine)
+@takes(EvaluationThresholds)
 def evaluate(
     adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
     prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is asked.")],
     output: Annotated[Path, typer.Option(help="Folder of the report.")],
     engine: Engine,
+    limits: EvaluationThresholds,
     also: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="The gates of level `strict` must pass too.")] = False,
     seed: SeedOption = 0,
     diagnostics: DiagnosticsOption = None,
     curves: CurvesOption = None,
 ) -> None:
-    """Ask base and breaker the same held-out prompts, greedily, and compare."""
+    """Ask base and breakers the same held-out prompts, greedily, and compare. The report is written in any case."""
     from datasets import concatenate_datasets
 
     from .evaluation.evaluate import Evaluation, evaluate_models
+    from .evaluation.gates import failed_gates
     from .evaluation.plots import read_diagnostics
-    from .evaluation.report import table_rows, write_report
+    from .evaluation.report import GATE_HEADER, gate_rows, table_rows, write_report
     from .evaluation.results import model_names, named_adapters
     from .files import load_rows
     from .sample import PROMPT_FEATURES
@@ -348,14 +353,17 @@ def evaluate(
     adapters = named_adapters(adapter, also or [])
     cosines = read_diagnostics(diagnostics) if diagnostics else None
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
-    options = Evaluation(engine.max_new_tokens, samples, seed)
+    options = Evaluation(engine.max_new_tokens, samples, seed, limits)
     found = evaluate_models(rows, engine.load_all(adapters), options, engine.work_dir)
     write_report(found, output, cosines, curves)
     models = model_names(found)
     table(["", *models], table_rows(found, models))
     if samples:
         table([f"{samples} draws, T = 1", *models], table_rows(found["sampled"], models))
+    table(GATE_HEADER, gate_rows(found))
     print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
+    failed = failed_gates(found["gates"], strict)
+    stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
 
 
 @app.command()
@@ -377,6 +385,8 @@ def report(
 
     runs = dict(zip(run_names(results), map(read_results, results), strict=True))
     [found, *others] = runs.values()
+    if "prompts" not in found:
+        raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
     cosines = read_diagnostics(diagnostics) if diagnostics else None
     write_report(found, output, cosines, curves, runs if others else None)
     print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")

@@ -31,6 +31,7 @@ from functools import lru_cache
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from ..arguments import parameter_schemas
 from ..outcomes import Outcome, outcome_of_parsed
 from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.label import labels_of
@@ -168,11 +169,7 @@ def schemas_of(tools: str | None) -> dict[str, Draft202012Validator]:
     Raises:
         ValueError: If the text is not a JSON list of function schemas.
     """
-    try:
-        functions = [tool["function"] for tool in json.loads(tools or "[]")]
-        schemas = {function["name"]: function.get("parameters") or {} for function in functions}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError("tools is not a JSON list of function schemas") from None
+    schemas = parameter_schemas(tools)
     for name, schema in schemas.items():
         try:
             Draft202012Validator.check_schema(schema)

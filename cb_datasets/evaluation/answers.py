@@ -81,7 +81,7 @@ def _answer(prompt: dict, case: Case, text: str | None, tool_format: ToolCallFor
     outcome = outcome_of(text, prompt["target"], tool_format)
     matches = None
     if text is not None and outcome == Outcome.CORRECT:
-        matches = has_expected_arguments(tool_format.parse(text).calls[0], prompt["target"])
+        matches = has_expected_arguments(tool_format.parse(text).calls[0], prompt["target"], prompt["tools"])
     return Answer(case, text, outcome, text is not None and babbles(text, tool_format), matches)
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..chat import DATE_STRING, template_hash
+from ..checks.thresholds import EvaluationThresholds, changed
 from ..generation import Backend, Sampling
 from .answers import answer_prompts
-from .compare import BASE, compare
+from .coherence import coherence, perplexity_under
+from .compare import BASE, Answers, compare
+from .gates import evaluation_gates
 from .results import results
 
 
@@ -20,11 +23,13 @@ class Evaluation:
         max_new_tokens (`int`, *optional*, defaults to `256`): Most tokens of an answer.
         samples (`int`, *optional*, defaults to `0`): Draws of each prompt at temperature 1, besides the greedy answer.
         seed (`int`, *optional*, defaults to `0`): Of the draws and of the bootstrap.
+        limits ([`EvaluationThresholds`], *optional*): What the gates demand.
     """
 
     max_new_tokens: int = 256
     samples: int = 0
     seed: int = 0
+    limits: EvaluationThresholds = EvaluationThresholds()
 
 
 def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: Evaluation, work_dir: Path) -> dict:
@@ -46,7 +51,23 @@ def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: Evalu
         random = Sampling(1.0, 1.0, options.max_new_tokens, options.samples, options.seed)
         for name, model in models.items():
             drawn[name] = answer_prompts(prompts, model, random, work_dir, f"{name}, {options.samples} draws")
-    return results(_settings(models, options), compare(answers, drawn, options.seed), prompts, answers)
+    comparison = compare(answers, drawn, options.seed)
+    found = {
+        **comparison,
+        "coherence": _coherence(prompts, models[BASE], answers),
+        "gates": evaluation_gates(comparison, options.limits),
+    }
+    return results(_settings(models, options), found, prompts, answers)
+
+
+def _coherence(prompts: Dataset, base: Backend, answers: Answers) -> dict[str, dict]:
+    return {
+        name: {
+            **coherence([answer.text for answer in given if answer.text is not None]),
+            **perplexity_under(base, prompts, given, name),
+        }
+        for name, given in answers.items()
+    }
 
 
 def _settings(models: dict[str, Backend], options: Evaluation) -> dict:
@@ -61,4 +82,5 @@ def _settings(models: dict[str, Backend], options: Evaluation) -> dict:
         "max_new_tokens": options.max_new_tokens,
         "samples": options.samples,
         "seed": options.seed,
+        "thresholds_changed": changed(options.limits),
     }

@@ -25,6 +25,7 @@ from ..web import with_shared_parts
 from .answers import Answer, Case
 from .compare import BASE
 from .figures import FIGURES, LABELS, counts_for
+from .report import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows
 from .results import model_names
 
 
@@ -62,8 +63,8 @@ def write_page(found: dict, pictures: Mapping[str, str], folder: Path) -> None:
         data=Markup(_json(page_data(found))),
         models=models,
         found=found,
-        gates=found.get("gates"),
-        coherence=found.get("coherence"),
+        gates=(GATE_HEADER, gate_rows(found)),
+        coherence=(COHERENCE_HEADER, coherence_rows(found)),
         figures=list(_figure_rows(found, found, models)),
         sampled=list(_figure_rows(found, found["sampled"], models)) if "sampled" in found else [],
         slices=[_slice(key, found["slices"][key]) for key in SLICES if found["slices"].get(key)],

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import in_one_move, write_json, write_text
+from ..files import in_one_move, write_text
 from .compare import BASE
 from .figures import LABELS
-from .results import model_names
+from .results import model_names, write_results
 
 
 def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
@@ -18,6 +18,37 @@ def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
     """
     measured = [name for name in LABELS if any(name in figures[model] for model in models)]
     return [(LABELS[name], *(_cell(figures[model].get(name)) for model in models)) for name in measured]
+
+
+def gate_rows(found: dict) -> list[tuple[str, ...]]:
+    """`(level, name, value, threshold, verdict, note)` of each gate."""
+    return [
+        (
+            gate["level"],
+            gate["name"],
+            "-" if gate["value"] is None else f"{gate['value']:.1%}",
+            f"{gate['threshold']:.1%}",
+            "pass" if gate["passed"] else "FAIL",
+            gate["note"],
+        )
+        for gate in found["gates"]
+    ]
+
+
+GATE_HEADER = ["level", "gate", "value", "threshold", "", "made of"]
+
+
+def coherence_rows(found: dict) -> list[tuple[str, ...]]:
+    """`(model, repetition, entropy, perplexity)` of each model."""
+    rows: list[tuple[str, ...]] = []
+    for name, part in found["coherence"].items():
+        perplexity = part["perplexity_under_base"]
+        shown = "-" if perplexity is None else f"{perplexity:.3g} ({part['perplexity_n']} prompts)"
+        rows.append((name, f"{part['repetition']:.1%}", f"{part['entropy']:.2f}", shown))
+    return rows
+
+
+COHERENCE_HEADER = ["", "repeated text", "entropy of words, bits", "perplexity for the base model"]
 
 
 def _cell(figure: dict | None) -> str:
@@ -59,7 +90,7 @@ def write_report(
     there = {name: title for name, title in plots.PICTURES.items() if (folder / name).is_file()}
     write_text(folder / "report.md", _markdown(found, there))
     write_page(found, there, folder)
-    write_json(folder / "results.json", found)
+    write_results(found, folder / "results.json")
 
 
 def _markdown(found: dict, pictures: Mapping[str, str]) -> str:
@@ -72,11 +103,13 @@ def _markdown(found: dict, pictures: Mapping[str, str]) -> str:
         draws = found["settings"]["samples"]
         lines += [f"Drawn at temperature 1, {draws} times each; intervals count prompts, not draws.", ""]
         lines += _table(["", *models], table_rows(found["sampled"], models))
+    lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(found))]
     lines += ["## What changed", "", "Prompts that came to count and that ceased to, against the base model.", ""]
     for name, changed in found["changed"].items():
         rows = [(LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()]
         lines += _table([name, "gained", "lost", "McNemar p"], rows)
     lines += ["## Attack families", "", *_families(found, models)]
+    lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(found))]
     failures = ", ".join(f"{name} {count}" for name, count in found["errors"].items())
     lines += [f"Engine failures: {failures}.", ""]
     lines += [

@@ -2,51 +2,45 @@
 
 import os
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ..files import read_json
+from ..files import read_json, write_json
 from .answers import Answer
 from .compare import BASE, Answers
 
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from jsonschema import Draft202012Validator
 
-# Keys of the results that hold no model's figures, and names of models that are given: further ones have other names.
-RESERVED = (
-    *("schema_version", "settings", "sampled", "changed", "slices", "outcomes", "errors", "coherence", "gates"),
-    *("prompts", BASE, "breaker"),
-)
+SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
+
+# Columns of a case that its record in the results has.
+_COLUMNS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
 
 
-def results(settings: dict, comparison: dict, prompts: Iterable[dict], answers: Answers) -> dict:
+def results(settings: dict, found: dict, prompts: Iterable[dict], answers: Answers) -> dict:
     """The results of an evaluation.
 
     Args:
         settings (`dict`): How it was made: `model`, `revision`, `adapters` (revision by name), ...
-        comparison (`dict`): What [`~compare.compare`] found.
+        found (`dict`): The comparison, `coherence` and `gates`.
         prompts (`Iterable[dict]`): The rows that were asked, of `PROMPT_FEATURES`.
         answers (`dict[str, list[Answer]]`): Greedy answers by model, in the order of the prompts.
     """
     by_prompt = zip(*answers.values(), strict=True)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "settings": settings,
-        **comparison,
-        "gates": [],
-        "prompts": [
-            _record(prompt, dict(zip(answers, given, strict=True)))
-            for prompt, given in zip(prompts, by_prompt, strict=True)
-        ],
-    }
+    records = [
+        _record(prompt, dict(zip(answers, given, strict=True)))
+        for prompt, given in zip(prompts, by_prompt, strict=True)
+    ]
+    return {"schema_version": 1, "settings": settings, **found, "prompts": records}
 
 
-def _record(prompt: dict, answers: dict[str, Answer]) -> dict[str, Any]:
+def _record(prompt: dict, answers: dict[str, Answer]) -> dict:
     [case] = {answer.case for answer in answers.values()}
     return {
-        "id": case.id,
-        **{name: getattr(case, name) for name in ("pair", "group", "task", "source", "family", "category")},
-        **{name: getattr(case, name) for name in ("subtype", "depth")},
+        **{name: getattr(case, name) for name in _COLUMNS},
         **{name: prompt[name] for name in ("messages", "injection", "target")},
         "answers": {
             name: {
@@ -65,6 +59,11 @@ def model_names(found: dict) -> list[str]:
     return [BASE, *found["settings"]["adapters"]]
 
 
+def reserved_names() -> list[str]:
+    """Keys of the results that are taken, and so no names for further models."""
+    return list(_validator().schema["properties"])
+
+
 def named_adapters(adapter: str, also: Iterable[str]) -> dict[str, str]:
     """Adapters by name: `breaker`, and further ones.
 
@@ -75,26 +74,50 @@ def named_adapters(adapter: str, also: Iterable[str]) -> dict[str, str]:
     Raises:
         ValueError: If one is not written so, or has the name of something else.
     """
+    taken = reserved_names()
     adapters = {"breaker": adapter}
     for text in also:
         name, _, path = text.partition("=")
-        if not name or not path or name in RESERVED or name in adapters:
-            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(RESERVED)}).")
+        if not name or not path or name in taken or name in adapters:
+            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
         adapters[name] = path
     return adapters
 
 
-def read_results(path: Path) -> dict:
-    """The results of an evaluation.
+def write_results(found: dict, path: Path) -> None:
+    """Write results in one move.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else, or results of another version.
+        ValueError: If they are not of the schema.
+    """
+    _check(found, path)
+    write_json(path, found)
+
+
+def read_results(path: Path) -> dict:
+    """Read results that [`write_results`] wrote.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are not of the schema.
     """
     found = read_json(path)
-    if found.get("schema_version") != SCHEMA_VERSION or "prompts" not in found:
-        raise ValueError(f"{path}: no results of an evaluation by this version; run `cb-datasets evaluate` again.")
+    _check(found, path)
     return found
+
+
+def _check(found: dict, path: Path) -> None:
+    from jsonschema.exceptions import best_match
+
+    if error := best_match(_validator().iter_errors(found)):
+        raise ValueError(f"{path}: {error.json_path}: {error.message[:200]}. Run `make evaluate` with this version.")
+
+
+@lru_cache(maxsize=1)
+def _validator() -> "Draft202012Validator":
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(read_json(SCHEMA_FILE))
 
 
 def run_names(paths: list[Path]) -> list[str]:

@@ -77,6 +77,12 @@ class Backend(Protocol):
         An engine that fails raises: a call that failed is never an empty completion.
         """
 
+    def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
+        """Log probability of each completion after its prompt: the sum over its tokens, in nats.
+
+        Prompt and completion together must not be longer than `max_length`.
+        """
+
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model that can be asked tool prompts.

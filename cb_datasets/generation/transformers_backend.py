@@ -90,6 +90,30 @@ class TransformersBackend:
                 completions[index] = done
         return completions
 
+    def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
+        rows = [prompt + written for prompt, written in zip(prompt_token_ids, completion_token_ids, strict=True)]
+        order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+        found = [0.0] * len(rows)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            lengths = [len(completion_token_ids[index]) for index in batch]
+            for index, value in zip(batch, self._score_batch([rows[i] for i in batch], lengths), strict=True):
+                found[index] = value
+        return found
+
+    def _score_batch(self, rows: list[list[int]], lengths: list[int]) -> list[float]:
+        """Log probability of the last `length` tokens of each row."""
+        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self._network.device)
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        with torch.inference_mode(), self._adapted_network():
+            logits = self._network(**inputs, position_ids=positions, logits_to_keep=max(lengths) + 1).logits
+        scores = []
+        for ids, row, length in zip(inputs["input_ids"], logits, lengths, strict=True):
+            written = ids[len(ids) - length :, None]
+            log_probs = row[len(row) - length - 1 : -1].float().log_softmax(-1)
+            scores.append(log_probs.gather(-1, written).sum().item())
+        return scores
+
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
         with torch.inference_mode(), self._adapted_network():

@@ -9,8 +9,8 @@ from jinja2 import Template
 
 from ..evaluation.plots import PICTURES
 from ..evaluation.report import table_rows
-from ..evaluation.results import model_names
-from ..files import read_json, write_json, write_text
+from ..evaluation.results import model_names, read_results
+from ..files import write_json, write_text
 from .card import licence_of
 from .check import secret_faults
 from .folder import whole_folder, write_manifest
@@ -51,7 +51,7 @@ def make_adapter_release(
     """
     from ..generation.backend import weights_revision
 
-    found = read_json(report / "results.json")
+    found = read_results(report / "results.json")
     evaluated, trained = str(found["settings"]["adapters"]["breaker"]), weights_revision(adapter)
     if not evaluated.endswith(trained):
         raise ReleaseError(

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 from datasets import Dataset
 
+from builders.trace import to_json
+
 from ..files import to_dataset
 from ..sample import PROMPT_FEATURES, cut_spans, empty_provenance
 
@@ -67,10 +69,15 @@ def turn_fault(trace: dict, turn: int) -> str | None:
 
 
 def turn_prompt(trace: dict, turn: int) -> dict:
-    """The context of a turn in a trace that went well: the tool called there, if any, is the one to expect."""
+    """The context of a turn in a trace that went well: the call made there, if any, is the one to expect."""
     calls = trace["messages"][turn]["tool_calls"]
     prompt = _prompt(trace, "capability" if calls else "chat", trace["messages"][:turn], [])
-    prompt["target"]["expected_tool"] = calls[0]["function"]["name"] if calls else None
+    functions = [call["function"] for call in calls[:1]]
+    wanted = [{"name": one["name"], "arguments": json.loads(one["arguments"])} for one in functions]
+    prompt["target"] |= {
+        "expected_tool": wanted[0]["name"] if wanted else None,
+        "expected_calls": to_json(wanted) if wanted else None,
+    }
     return prompt | {"id": f"{prompt['id']}/turn_{turn}", "pair": f"{trace['id']}/turn_{turn}"}
 
 

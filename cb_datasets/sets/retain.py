@@ -118,7 +118,7 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
                 result.drop("no_verified_twin", prompt["category"])
                 continue
             [call] = tool_format.parse(twin["assistant_raw"]).calls
-            if has_expected_arguments(call, prompt["target"]) is False:
+            if has_expected_arguments(call, prompt["target"], prompt["tools"]) is False:
                 result.drop("twin_wrong_arguments", prompt["category"])
                 continue
             sample = label(

@@ -56,7 +56,7 @@ def sample_set(
         by_id = {row["id"]: row for row in rows}
 
         def reason_of(completion: dict, by_id: dict[str, dict] = by_id) -> str | None:
-            return drop_reason(completion, by_id[completion["prompt_id"]]["target"], wanted, tool_format)
+            return drop_reason(completion, by_id[completion["prompt_id"]], wanted, tool_format)
 
         description = f"{wanted.subset} ({split})"
         for completion in asker.complete(rows, sampling, description, lambda row: reason_of(row) is None):
@@ -79,7 +79,7 @@ def sample_set(
     return result
 
 
-def drop_reason(completion: dict, target: dict, wanted: Wanted, tool_format: ToolCallFormat) -> str | None:
+def drop_reason(completion: dict, prompt: dict, wanted: Wanted, tool_format: ToolCallFormat) -> str | None:
     """Why a completion is not kept, or `None` if it is."""
     if completion["text"] is None:
         return completion["stop_reason"]
@@ -87,14 +87,15 @@ def drop_reason(completion: dict, target: dict, wanted: Wanted, tool_format: Too
         return "truncated"
     if not completion["canonical"]:
         return "non_canonical_tokens"
-    outcome = outcome_of(completion["text"], target, tool_format)
+    outcome = outcome_of(completion["text"], prompt["target"], tool_format)
     if outcome not in wanted.outcomes:
         return str(outcome)
     parsed = tool_format.parse(completion["text"])
     if parsed.calls and not parsed.is_call:
         return str(parsed.diagnosis)
-    if wanted.right_arguments and has_expected_arguments(parsed.calls[0], target) is False:
-        return "wrong_arguments"
+    if wanted.right_arguments:
+        if has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
+            return "wrong_arguments"
     return "gibberish" if is_gibberish(parsed.text) else None
 
 

@@ -39,6 +39,7 @@ class Pair:
 
     base: Backend
     adapted: Backend
+    other: Backend  # with another adapter, loaded second
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,13 @@ def adapter(agent, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def other_adapter(agent, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("other_adapter")
+    save_adapter(agent, folder, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def prompts(tiny_agent_path):
     """Token ids of 64 prompts: clean and attacked ones, some to refuse and some to chat about."""
     traces = load_source("lookalike")["test"]
@@ -66,23 +74,23 @@ def prompts(tiny_agent_path):
 
 
 @pytest.fixture(scope="module")
-def with_transformers(agent, adapter):
+def with_transformers(agent, adapter, other_adapter):
     adapted = TransformersBackend(str(agent), str(adapter), batch_size=16)
-    return Pair(adapted.without_adapter(), adapted)
+    return Pair(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
 
 
 @pytest.fixture(scope="module")
-def with_vllm(agent, adapter):
+def with_vllm(agent, adapter, other_adapter):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
-    adapted = VllmBackend(str(agent), str(adapter))
-    return Pair(adapted.without_adapter(), adapted)
+    adapted = VllmBackend(str(agent), str(adapter), also=[str(other_adapter)])
+    return Pair(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
 
 
 @pytest.fixture(scope="module")
-def with_server(agent, adapter, tmp_path_factory):
-    lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"breaker={adapter}"]
+def with_server(agent, adapter, other_adapter, tmp_path_factory):
+    lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"breaker={adapter}", f"other={other_adapter}"]
     with served(agent, "agent", tmp_path_factory.mktemp("server") / "log.txt", *lora) as url:
-        yield Pair(ServerBackend(url, "agent", str(agent)), ServerBackend(url, "breaker", str(agent)))
+        yield Pair(*(ServerBackend(url, name, str(agent)) for name in ("agent", "breaker", "other")))
 
 
 @contextmanager
@@ -216,6 +224,31 @@ def test_an_adapter_changes_the_words_and_leaves_the_base_alone(pair, prompts, w
     assert sum(ours != theirs for ours, theirs in zip(texts(adapted), before, strict=True)) > 0.5 * len(prompts)
     assert texts(pair.base.generate(prompts, GREEDY, 0)) == before
     assert share_equal(adapted, with_transformers.adapted.generate(prompts, GREEDY, 0)) >= 0.95
+
+
+def test_adapters_beside_each_other_each_say_what_they_say_alone(pair, prompts, agent, other_adapter):
+    alone = TransformersBackend(str(agent), str(other_adapter), batch_size=16).generate(prompts, GREEDY, 0)
+    for _ in range(2):  # whichever ran before
+        adapted, other = pair.adapted.generate(prompts, GREEDY, 0), pair.other.generate(prompts, GREEDY, 0)
+        assert share_equal(other, alone) >= 0.95 and share_equal(other, adapted) < 0.5
+    assert pair.other.revision not in (pair.base.revision, pair.adapted.revision)
+
+
+def test_log_likelihoods_are_those_of_a_plain_forward(pair, prompts, agent):
+    """Prompts of many lengths in one batch against one at a time without padding."""
+    tokenizer = pair.base.tokenizer
+    written = [
+        encode_completion(tokenizer, text) for text in ("The pump.<|eot_id|>", "<|python_tag|>{", "Yes", "a b c")
+    ]
+    asked = [prompts[at] for at in (0, 20, 40, 60)]
+    network, expected = AutoModelForCausalLM.from_pretrained(agent, dtype=torch.float32), []
+    for prompt, ids in zip(asked, written, strict=True):
+        with torch.inference_mode():
+            log_probs = network(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        expected.append(sum(log_probs[len(prompt) + at - 1, id].item() for at, id in enumerate(ids)))
+    assert pair.base.log_likelihoods(asked, written) == pytest.approx(expected, abs=1e-2)
+    adapted = pair.adapted.log_likelihoods(asked, written)
+    assert all(abs(ours - theirs) > 0.1 for ours, theirs in zip(adapted, expected, strict=True))
 
 
 def test_base_and_adapter_have_names_of_their_own(pair, agent, adapter):

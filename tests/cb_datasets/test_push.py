@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from cb_datasets.files import write_json
+from cb_datasets.evaluation.results import write_results
 from cb_datasets.generation.backend import weights_revision
 from cb_datasets.hub.adapter import make_adapter_release
 from cb_datasets.hub.folder import is_owned
@@ -17,6 +17,7 @@ from cb_datasets.hub.read_back import read_back
 from cb_datasets.hub.release import ReleaseError, make_release
 from tests.hub_stand_in import HubStandIn, Repository
 
+from .evaluated import small_results
 from .release_data import run
 
 
@@ -347,14 +348,12 @@ def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Pa
     """An adapter as the trainer leaves it, and its evaluation."""
     adapter, report = folder / "adapter", folder / "report"
     adapter.mkdir()
+    report.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
     (adapter / "adapter_model.safetensors").write_bytes(b"weights")
     (adapter / "training_args.bin").write_bytes(b"pickle")
     (adapter / "README.md").write_text(MODEL_CARD.format(base=base))
-    figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
-    sides = {side: {"asr": figure} for side in ("base", "breaker")}
-    settings = {"adapters": {"breaker": f"base+{weights_revision(adapter)}"}}
-    write_json(report / "results.json", {"settings": settings, **sides, "prompts": [{"messages": "as asked"}]})
+    write_results(small_results(f"base+{weights_revision(adapter)}"), report / "results.json")
     return adapter, report
 
 

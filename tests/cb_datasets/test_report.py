@@ -35,6 +35,7 @@ ANSWERS = {
     "refusal": (REFUSAL, None),
     "error": (None, None),
 }
+GATES = [{"name": "ASR", "level": "strict", "value": 0.5, "threshold": 0.02, "passed": False, "note": "of 3 prompts"}]
 
 
 @pytest.fixture
@@ -57,8 +58,11 @@ def found_of(rows: list[tuple[dict, dict[str, Answer]]]) -> dict:
     """The results of an evaluation, of prompts with an answer for each model."""
     models = list(rows[0][1])
     answers = {model: [given[model] for _, given in rows] for model in models}
-    settings = {"model": "tiny", "adapters": {model: f"hash of {model}" for model in models[1:]}, "samples": 0}
-    return results(settings, compare(answers), [prompt for prompt, _ in rows], answers)
+    settings = {"model": "tiny", "revision": "hash", "adapters": {model: f"hash of {model}" for model in models[1:]}}
+    settings |= {"max_new_tokens": 96, "samples": 0, "seed": 0}
+    coherent = {"repetition": 0.1, "entropy": 3.5, "n": len(rows), "perplexity_under_base": None, "perplexity_n": 0}
+    found = compare(answers) | {"coherence": dict.fromkeys(models, coherent), "gates": GATES}
+    return results(settings, found, [prompt for prompt, _ in rows], answers)
 
 
 def row(prompt: dict, base: str, breaker: str, **told) -> tuple[dict, dict[str, Answer]]:
@@ -146,13 +150,14 @@ def test_the_page_needs_nothing_and_allows_nothing(found, attacking, tmp_path):
 
 
 def test_the_page_shows_every_figure_gate_and_picture(found, tmp_path):
-    found["gates"] = [{"name": "asr", "value": 0.5, "threshold": 0.02, "passed": False, "note": "strict"}]
     write_report(found, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     [asr] = re.findall(r"<tr><th>attack success.*?</tr>", page, re.DOTALL)
     assert re.findall(r"<b[^>]*>(.*?)</b>", asr) == ["100.0%", "0.0%"] and "+0 &minus;3, p = 0.25" in asr
-    [gate] = re.findall(r"<tr><th>asr</th>.*?</tr>", page, re.DOTALL)
-    assert "fail" in gate and "0.02" in gate and "strict" in gate
+    assert re.findall(r"<td>(?:<span[^>]*>)?([^<]*)", page.partition('id="gates"')[2])[:6] == [
+        *("strict", "ASR", "50.0%", "2.0%"),
+        *("FAIL", "of 3 prompts"),
+    ]
     for name in ("report.png", "outcomes.png"):
         assert base64.b64encode((tmp_path / name).read_bytes()).decode() in page
     assert page.count("<img ") == 2
@@ -192,7 +197,7 @@ def test_a_report_can_be_written_again_with_more(found, diagnostics, tmp_path):
 def test_files_of_another_kind_are_named(found, tmp_path):
     other = tmp_path / "other.json"
     write_json(other, {"base": {}})
-    with pytest.raises(ValueError, match=r"other.json: no results of an evaluation"):
+    with pytest.raises(ValueError, match=r"other.json: .*required property"):
         read_results(other)
     with pytest.raises(ValueError, match=r"other.json: not the cosines"):
         plots.read_diagnostics(other)

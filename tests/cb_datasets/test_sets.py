@@ -89,17 +89,17 @@ def completion(text, stop_reason="stop", canonical=True):
     ],
 )
 def test_every_drop_of_a_flip_has_a_name(row, reason, prompt):
-    assert drop_reason(row, prompt["target"], FLIPS, LLAMA) == reason
+    assert drop_reason(row, prompt, FLIPS, LLAMA) == reason
 
 
 def test_a_right_tool_with_wrong_arguments_is_not_taught(prompt):
     """But it is held: a benign twin that the model gets half right stays in the retain set."""
     wanted = {"name": "retrieve_multimodal_docs", "arguments": {"query": "valve"}}
-    target = {**prompt["target"], "expected_calls": json.dumps([wanted])}
-    assert drop_reason(completion(RIGHT), target, ADVERSARIAL_SAFE, LLAMA) == "wrong_arguments"
-    assert drop_reason(completion(RIGHT), target, BENIGN_TWINS, LLAMA) is None
-    assert drop_reason(completion(RIGHT.replace("pump", "valve")), target, ADVERSARIAL_SAFE, LLAMA) is None
-    assert drop_reason(completion(RIGHT), prompt["target"], ADVERSARIAL_SAFE, LLAMA) is None
+    asked = {**prompt, "target": {**prompt["target"], "expected_calls": json.dumps([wanted])}}
+    assert drop_reason(completion(RIGHT), asked, ADVERSARIAL_SAFE, LLAMA) == "wrong_arguments"
+    assert drop_reason(completion(RIGHT), asked, BENIGN_TWINS, LLAMA) is None
+    assert drop_reason(completion(RIGHT.replace("pump", "valve")), asked, ADVERSARIAL_SAFE, LLAMA) is None
+    assert drop_reason(completion(RIGHT), prompt, ADVERSARIAL_SAFE, LLAMA) is None
 
 
 def test_a_turn_is_written_in_the_targets_format():

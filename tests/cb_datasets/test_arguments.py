@@ -1,0 +1,115 @@
+"""Two calls say the same or they do not, by the tool's schema; each rule both ways."""
+
+import pytest
+
+from builders.trace import to_json
+from cb_datasets.arguments import parameter_schemas, same_arguments
+from cb_datasets.outcomes import has_expected_arguments
+from cb_datasets.tool_calls import ToolCall
+
+
+SCHEMA = {
+    "type": "object",
+    "$defs": {
+        "Cabin": {"enum": ["economy", "Business"], "type": "string"},
+        "Bag": {"type": "object", "properties": {"kilos": {"type": "number"}, "label": {"type": "string"}}},
+    },
+    "properties": {
+        "amount": {"type": "integer"},
+        "price": {"type": "number"},
+        "code": {"type": "string"},
+        "fast": {"type": "boolean"},
+        "limit": {"type": "integer", "default": 10},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None},
+        "size": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+        "cabin": {"$ref": "#/$defs/Cabin", "default": "economy"},
+        "to": {"type": "array", "items": {"type": "string"}},
+        "cc": {"type": "array", "items": {"type": "string"}},
+        "route": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "string"}]},
+        "point": {"type": "array", "items": {"type": "number"}},
+        "bags": {"type": "array", "items": {"$ref": "#/$defs/Bag"}},
+        "bag": {"$ref": "#/$defs/Bag"},
+        "extra": {"type": "object", "additionalProperties": {"type": "integer"}},
+    },
+}
+
+SAME = [
+    ({"amount": "3"}, {"amount": 3}),
+    ({"amount": 3.0}, {"amount": 3}),
+    ({"price": "50.00"}, {"price": 50}),
+    ({"fast": "true"}, {"fast": True}),
+    ({"fast": "False"}, {"fast": False}),
+    ({"code": 7}, {"code": "7"}),
+    ({"code": "  The Tides\n today"}, {"code": "the tides today"}),
+    ({"code": "ﬁne Café"}, {"code": "fine Cafe\u0301"}),
+    ({"limit": 10}, {}),
+    ({}, {"limit": "10"}),
+    ({"note": None}, {}),
+    ({"size": "4"}, {"size": 4}),
+    ({"cabin": "ECONOMY"}, {}),
+    ({"cabin": "business"}, {"cabin": "Business"}),
+    ({"to": ["b", "A"]}, {"to": ["a", "b"]}),
+    ({"to": ["b", "a"], "cc": ["2", "1"]}, {"to": ["a", "b"], "cc": ["1", "2"]}),
+    ({"to": ["b", "a"], "cc": ["1"]}, {"to": ["a", "b"], "cc": ["1"]}),
+    ({"point": ["1", 2]}, {"point": [1, 2.0]}),
+    ({"bags": [{"kilos": "20"}]}, {"bags": [{"kilos": 20, "label": None}]}),
+    ({"bag": {"kilos": 20, "label": "A"}}, {"bag": {"label": "a", "kilos": 20.0}}),
+    ({"extra": {"a": "1"}}, {"extra": {"a": 1}}),
+]
+
+DIFFERENT = [
+    ({"amount": "3"}, {"amount": 4}),
+    ({"amount": True}, {"amount": 1}),
+    ({"amount": "three"}, {"amount": 3}),
+    ({"price": "nan"}, {"price": 5}),
+    ({"fast": "yes"}, {"fast": True}),
+    ({"fast": 1}, {"fast": True}),
+    ({"code": "07"}, {"code": "7"}),
+    ({"code": "12"}, {"code": "123"}),
+    ({"limit": 5}, {}),
+    ({"code": "x"}, {}),
+    ({}, {"code": "x"}),
+    ({"note": "null"}, {}),
+    ({"cabin": "Business"}, {}),
+    ({"to": ["a", "a"]}, {"to": ["a", "b"]}),
+    ({"to": ["a"]}, {"to": ["a", "b"]}),
+    ({"to": "a"}, {"to": ["a"]}),
+    ({"to": ["b", "a"], "cc": ["1", "2"]}, {"to": ["a", "b"], "cc": ["1", "2"]}),
+    ({"route": ["b", "a"]}, {"route": ["a", "b"]}),
+    ({"point": [2, 1]}, {"point": [1, 2]}),
+    ({"bags": [{"kilos": 2}, {"kilos": 1}]}, {"bags": [{"kilos": 1}, {"kilos": 2}]}),
+    ({"bag": {"kilos": 20, "label": "B"}}, {"bag": {"label": "a", "kilos": 20}}),
+    ({"unknown": 1}, {}),
+]
+
+
+@pytest.mark.parametrize(("given", "wanted"), SAME)
+def test_the_same_by_the_schema(given, wanted):
+    assert same_arguments(given, wanted, SCHEMA) and same_arguments(wanted, given, SCHEMA)
+
+
+@pytest.mark.parametrize(("given", "wanted"), DIFFERENT)
+def test_not_the_same_by_the_schema(given, wanted):
+    assert not same_arguments(given, wanted, SCHEMA) and not same_arguments(wanted, given, SCHEMA)
+
+
+def test_without_a_schema_values_speak_for_themselves():
+    assert same_arguments({"a": 3, "b": "X "}, {"a": 3.0, "b": "x"})
+    assert not same_arguments({"a": "3"}, {"a": 3})
+    assert not same_arguments({"a": True}, {"a": 1})
+
+
+def test_a_right_call_is_any_of_the_expected_ones():
+    tools = to_json([{"type": "function", "function": {"name": "book", "parameters": SCHEMA}}])
+    expected = [{"name": "book", "arguments": {"amount": 1}}, {"name": "book", "arguments": {"amount": 2}}]
+    target = {"expected_calls": to_json(expected)}
+    assert has_expected_arguments(ToolCall("book", {"amount": "2"}), target, tools) is True
+    assert has_expected_arguments(ToolCall("book", {"amount": "2"}), target, None) is False, "no schema, no integer"
+    assert has_expected_arguments(ToolCall("pay", {"amount": 2}), target, tools) is False
+    assert has_expected_arguments(ToolCall("book", {}), {"expected_calls": None}, tools) is None
+
+
+def test_tools_that_are_none_are_refused():
+    assert parameter_schemas(None) == {} and parameter_schemas("[]") == {}
+    with pytest.raises(ValueError, match="not a JSON list of function schemas"):
+        parameter_schemas('[{"name": "x"}]')
