@@ -90,8 +90,9 @@ demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print b
 	# Two steps at a time where the data allow it: each runs the model on one thread.
 	$(MAKE) --no-print-directory -j2 RECIPE=demo evaluate
 
+# A file's tests stay in one process, for they share what is dear to make. A process may take a gigabyte.
 test: $(READY) $(SOURCES_READY)  ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 # The engine runs in the tests' own process, where it starts in half the time that one of its own takes.
 test-vllm: export HF_HUB_OFFLINE := 1

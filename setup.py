@@ -59,6 +59,8 @@ EXTRAS = {
     "dev": [
         # Runs the tests.
         "pytest>=9",
+        # Runs them on all cores.
+        "pytest-xdist>=3.8",
         # Checks types.
         "mypy>=1.18",
         # Formats and lints.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import cli_checks, cli_hub
+from . import cli_attacks, cli_checks, cli_hub
 from .checks.thresholds import EvaluationThresholds
 from .cli_options import (
     Asking,
@@ -67,6 +67,10 @@ def ingest(
     retain: Annotated[
         bool, typer.Option(help="xstest: allow use in Dr, by group, instead of evaluation only.")
     ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="jsonl: what your files are under, e.g. cc-by-4.0, so that a release may have them."),
+    ] = None,
     eval_fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of groups held out.")] = 0.2,
     held_out: Annotated[str, typer.Option(help="The source's own split to hold out, where it has one.")] = "test",
     target_n: Annotated[
@@ -92,7 +96,8 @@ def ingest(
 
     if (output_harmful or output_retain) and model is None:
         raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
-    fields = _config_fields(source, tools=tools, retain=retain or None, num_samples=target_n, seed=seed)
+    given = {"tools": tools, "retain": retain or None, "licence": licence}
+    fields = _config_fields(source, **given, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     sides, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     verdicts = listed(report["verdicts"])
@@ -100,6 +105,8 @@ def ingest(
     print(dropped(report["drops"]))
     written = "not written (--dry-run)" if dry_run else f"-> {output}"
     print(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {written}")
+    if not report["redistributable"]:
+        print(f"  no release will have these rows: their licence is {report['licence']}")
     if not dry_run:
         save_sides(sides, output, report)
     for subset, (of_source, turns) in RECORDED.items():
@@ -117,7 +124,7 @@ def _config_fields(source: str, **values: Any) -> dict[str, Any]:
     from builders import SOURCES
 
     known = {field.name for field in fields(SOURCES[source].BUILDER_CONFIG_CLASS)} if source in SOURCES else set()
-    for name in ("tools", "retain"):
+    for name in ("tools", "retain", "licence"):
         if values[name] is not None and name not in known:
             raise ValueError(f"{source} takes no --{name}.")
     return {name: value for name, value in values.items() if name in known and value is not None}
@@ -429,6 +436,7 @@ def _source_row(name: str, report: dict) -> tuple:
 
 # Their commands stand beside these: `cb-datasets validate`.
 app.add_typer(cli_checks.app)
+app.add_typer(cli_attacks.app)
 app.add_typer(cli_hub.app)
 
 

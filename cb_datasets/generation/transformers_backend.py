@@ -1,7 +1,8 @@
 """The portable backend: `transformers`, batched and left-padded, on whatever device there is."""
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,17 @@ class TransformersBackend:
         self._network.eval()
         return other
 
+    @contextmanager
+    def network(self) -> Iterator[Any]:
+        """The network itself, for what generating does not give: this backend's adapter works on it, or none."""
+        if isinstance(self._network, PeftModel) and self._adapter is None:
+            with self._network.disable_adapter():
+                yield self._network
+            return
+        if self._adapter is not None:
+            self._network.set_adapter(self._adapter)
+        yield self._network
+
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
         order = sorted(range(len(prompt_token_ids)), key=lambda index: len(prompt_token_ids[index]))
@@ -105,8 +117,8 @@ class TransformersBackend:
         """Log probability of the last `length` tokens of each row."""
         inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self._network.device)
         positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        with torch.inference_mode(), self._adapted_network():
-            logits = self._network(**inputs, position_ids=positions, logits_to_keep=max(lengths) + 1).logits
+        with torch.inference_mode(), self.network() as network:
+            logits = network(**inputs, position_ids=positions, logits_to_keep=max(lengths) + 1).logits
         scores = []
         for ids, row, length in zip(inputs["input_ids"], logits, lengths, strict=True):
             written = ids[len(ids) - length :, None]
@@ -116,21 +128,12 @@ class TransformersBackend:
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
-        with torch.inference_mode(), self._adapted_network():
-            output = self._network.generate(**inputs, generation_config=self._generation_config(sampling))
+        with torch.inference_mode(), self.network() as network:
+            output = network.generate(**inputs, generation_config=self._generation_config(sampling))
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         done = [self._completion(ids) for ids in new]
         n = sampling.num_samples
         return [done[start : start + n] for start in range(0, len(done), n)]
-
-    def _adapted_network(self) -> AbstractContextManager:
-        """Within it the network runs with this backend's adapter, or with none."""
-        if not isinstance(self._network, PeftModel):
-            return nullcontext()
-        if self._adapter is None:
-            return self._network.disable_adapter()
-        self._network.set_adapter(self._adapter)
-        return nullcontext()
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         common = {

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 from ..web import with_shared_parts
 from .marks import Marks
 from .rows import FACETS, RowStore
+from .search import NotReady
 
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ class AuditServer(ThreadingHTTPServer):
         """One page of rows, how many there are, and their facets."""
         numbers = self.store.select(*_wanted(query))
         offset = int(query.get("offset", 0))
-        some = numbers.slice(offset, PAGE_ROWS)
+        some = numbers[offset : offset + PAGE_ROWS]
         told = self.store.facets.take(some).to_pylist()
-        for number, row in zip(some.to_pylist(), told, strict=True):
+        for number, row in zip(some.tolist(), told, strict=True):
             row |= {"number": number, "mark": (self.marks.get(row["id"]) or {}).get("verdict")}
         return {"total": len(numbers), "offset": offset, "rows": told}
 
@@ -133,6 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with self.server.lock:
                 status, value = 200, make()
+        except NotReady as error:
+            status, value = 503, {"wait": str(error)}
         except (IndexError, KeyError, ValueError) as error:
             status, value = 400, {"error": str(error)}
         self._send(status, "application/json", json.dumps(value, ensure_ascii=False).encode())

@@ -15,6 +15,7 @@ from cb_datasets.files import load_rows, save_rows, to_dataset
 from cb_datasets.hub.marks import Marks, marked_bad
 from cb_datasets.hub.release import make_release
 from cb_datasets.hub.rows import RowStore
+from cb_datasets.hub.search import NotReady
 from cb_datasets.hub.view import AuditServer
 from cb_datasets.sample import SAMPLE_FEATURES
 
@@ -46,6 +47,7 @@ def data(release_data: Path, tmp_path: Path) -> Path:
 def server(data: Path) -> Iterator[AuditServer]:
     with AuditServer(RowStore(data), Marks(data / "audit" / "marks.parquet")) as running:
         threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        running.store.search.rows_with("x", seconds=60)
         yield running
         running.shutdown()
 
@@ -101,6 +103,16 @@ def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: 
     assert get(server, f"/api/counts?{query}")["counts"].get("config", {}).get("stage2", 0) == len(expected)
 
 
+def test_a_search_before_its_time_is_told_to_wait(server: AuditServer, monkeypatch):
+    def not_ready(text: str) -> None:
+        raise NotReady("3 of 4 so far")
+
+    monkeypatch.setattr(server.store.search, "rows_with", not_ready)
+    status, _, body = request(server, "GET", "/api/rows?q=web")
+    assert status == 503 and json.loads(body) == {"wait": "3 of 4 so far"}
+    assert get(server, "/api/rows?class=refusal")["total"] > 0, "all else goes on"
+
+
 def test_a_release_a_set_and_a_file_can_be_looked_at(release_data: Path, tmp_path: Path):
     make_release(release_data, "someone/breakers", tmp_path / "release")
     release = RowStore(tmp_path / "release")
@@ -119,7 +131,7 @@ def test_quarantine_is_filtered_by_the_rule_that_was_broken(release_data: Path, 
     reasons = [["R4b: an argument too many: x"], ["R5: a Markdown fence", "R1: two calls"]]
     save_rows(some.add_column("reasons", reasons), folder / "quarantine" / "validate", {})
     store = RowStore(folder)
-    [number] = store.select({"config": "quarantine", "reason": "R5"}).to_pylist()
+    [number] = store.select({"config": "quarantine", "reason": "R5"}).tolist()
     assert store.row(number)["id"] == some[1]["id"]
     assert store.counts(store.select({"config": "quarantine"}))["reason"] == {"R4b": 1, "R5": 1}
 
