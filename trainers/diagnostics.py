@@ -78,7 +78,9 @@ class DiagnosticsArguments:
     adapter: str = field(metadata={"help": "Folder of the breaker's adapter."})
     data: str = field(metadata={"help": "Folder of samples, e.g. `stage2/eval`."})
     output: str = field(metadata={"help": "JSON file to write."})
-    also: list[str] = field(default_factory=list, metadata={"help": "Further adapters, as `NAME=PATH`."})
+    also: list[str] = field(
+        default_factory=list, metadata={"help": "Further adapters, as `NAME=PATH`.", "action": "extend"}
+    )
     max_rows: int = field(default=200, metadata={"help": "Most rows of each class."})
     seed: int = field(default=0, metadata={"help": "Which rows, where there are more."})
 
@@ -350,8 +352,9 @@ def main(args: DiagnosticsArguments) -> None:
     write_json(Path(args.output), told)
 
 
+def make_parser() -> HfArgumentParser:
+    return HfArgumentParser(DiagnosticsArguments, description=__doc__.strip().split("\n")[0])
+
+
 if __name__ == "__main__":
-    [arguments] = HfArgumentParser(
-        DiagnosticsArguments, description=__doc__.strip().split("\n")[0]
-    ).parse_args_into_dataclasses()
-    main(arguments)
+    main(*make_parser().parse_args_into_dataclasses())

@@ -11,7 +11,15 @@ from peft import LoraConfig, get_peft_model
 from cb_datasets import chat
 from cb_datasets.files import load_rows, read_json, save_rows
 from cb_datasets.sample import clean_messages
-from trainers.diagnostics import COMPLETION_HEAD, PROMPT_TAIL, DiagnosticsArguments, choose_rows, main, measure
+from trainers.diagnostics import (
+    COMPLETION_HEAD,
+    PROMPT_TAIL,
+    DiagnosticsArguments,
+    choose_rows,
+    main,
+    make_parser,
+    measure,
+)
 
 
 @pytest.fixture
@@ -176,3 +184,11 @@ def test_wrong_arguments_are_one_line(arguments, change, message):
     with pytest.raises(SystemExit, match=message):
         main(arguments)
     assert not Path(arguments.output).exists()
+
+
+def test_further_adapters_are_named_one_by_one_or_together():
+    flags = ["--model", "m", "--adapter", "a", "--data", "d", "--output", "o"]
+    [one_by_one] = make_parser().parse_args_into_dataclasses([*flags, "--also", "x=1", "--also", "y=2"])
+    [together] = make_parser().parse_args_into_dataclasses([*flags, "--also", "x=1", "y=2"])
+    assert one_by_one.also == together.also == ["x=1", "y=2"]
+    assert make_parser().parse_args_into_dataclasses(flags)[0].also == []
