@@ -227,10 +227,15 @@ $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(R
 	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml \
 		--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(DATA)/adapter $(TRAIN_FLAGS)
 
+# What the breaker did to hidden states of held-out samples.
+$(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors
+	$(BIN)/python -m trainers.diagnostics --model $(MODEL) --adapter $(DATA)/adapter --data $(STAGE2)/eval \
+		--output $@ $(DIAGNOSTICS_FLAGS)
+
 # A gate that fails stops the line, and leaves the report.
-$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
-	mkdir -p $(@D)
+$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(DATA)/report/diagnostics.json $(ASKED)
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
+		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
 		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
 
 # ---------------------------------------------------------------------------------------------------------- publishing

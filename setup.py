@@ -86,9 +86,11 @@ setup(
         "builders": ["assets/*.json"],
         "cb_datasets": [
             "evaluation/*.json",
-            "evaluation/metrics/*/*.py",
-            "evaluation/metrics/*/README.md",
+            "evaluation/metrics/*/*",
+            "evaluation/page.*",
             "hub/view.html",
+            "web/*.css",
+            "web/*.js",
         ],
         "trainers": ["model_card.md.jinja"],
     },

@@ -13,6 +13,8 @@ from . import cli_attacks, cli_checks, cli_hub
 from .checks.thresholds import EvaluationThresholds
 from .cli_options import (
     Asking,
+    CurvesOption,
+    DiagnosticsOption,
     Engine,
     FitOption,
     MaxEachOption,
@@ -341,44 +343,60 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="The gates of level `strict` must pass too.")] = False,
     seed: SeedOption = 0,
+    diagnostics: DiagnosticsOption = None,
+    curves: CurvesOption = None,
 ) -> None:
     """Ask base and breakers the same held-out prompts, greedily, and compare. The report is written in any case."""
     from datasets import concatenate_datasets
 
     from .evaluation.evaluate import Evaluation, evaluate_models
     from .evaluation.gates import failed_gates
+    from .evaluation.plots import read_diagnostics
     from .evaluation.report import GATE_HEADER, gate_rows, table_rows, write_report
-    from .evaluation.results import model_names
+    from .evaluation.results import model_names, named_adapters
     from .files import load_rows
     from .sample import PROMPT_FEATURES
 
-    adapters = {"breaker": adapter} | _named_adapters(also or [])
+    adapters = named_adapters(adapter, also or [])
+    cosines = read_diagnostics(diagnostics) if diagnostics else None
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
     options = Evaluation(engine.max_new_tokens, samples, seed, limits)
     found = evaluate_models(rows, engine.load_all(adapters), options, engine.work_dir)
-    write_report(found, output)
+    write_report(found, output, cosines, curves)
     models = model_names(found)
     table(["", *models], table_rows(found, models))
     if samples:
         table([f"{samples} draws, T = 1", *models], table_rows(found["sampled"], models))
     table(GATE_HEADER, gate_rows(found))
-    print(f"evaluate: {len(rows)} prompts; report with plot: {output / 'report.md'}")
+    print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(found["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
 
 
-def _named_adapters(given: list[str]) -> dict[str, str]:
-    """`NAME=PATH` options as a dict."""
-    from .evaluation.results import reserved_names
+@app.command()
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="results.json of the evaluation; further ones, checkpoints in their order, are drawn too."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the report.")],
+    diagnostics: DiagnosticsOption = None,
+    curves: CurvesOption = None,
+) -> None:
+    """Write the report of an evaluation again, with more pictures; no model runs."""
+    from .evaluation.plots import read_diagnostics
+    from .evaluation.report import write_report
+    from .evaluation.results import read_results, run_names
 
-    taken = reserved_names()
-    adapters: dict[str, str] = {}
-    for text in given:
-        name, _, path = text.partition("=")
-        if not name or not path or name in taken or name in adapters:
-            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
-        adapters[name] = path
-    return adapters
+    runs = dict(zip(run_names(results), map(read_results, results), strict=True))
+    [found, *others] = runs.values()
+    if "prompts" not in found:
+        raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
+    cosines = read_diagnostics(diagnostics) if diagnostics else None
+    write_report(found, output, cosines, curves, runs if others else None)
+    print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
 
 
 def _sides(*traces: Path) -> "dict[str, Dataset]":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ..web import with_shared_parts
 from .kept import NotReady
 from .lengths import Lengths
 from .marks import Marks
@@ -148,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_page(self) -> None:
         nonce = secrets.token_urlsafe(16)
         policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
-        page = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
+        page = with_shared_parts(PAGE.read_text(encoding="utf-8")).replace("NONCE", nonce)
         headers = {"Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
         self._send(200, "text/html; charset=utf-8", page.encode(), headers)
 

@@ -1,5 +1,6 @@
 """Rows to test with: one attacked prompt of our own, and what a model may answer to it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from cb_datasets.sample import empty_provenance
 from cb_datasets.sets.label import label
 from cb_datasets.tool_calls import FORMATS
 from tests.hub_stand_in import HubStandIn
+
+from .browser import Browser
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -116,3 +119,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """A tab of headless Chromium."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    opened = Browser(program, tmp_path / "browser")
+    yield opened
+    opened.close()
