@@ -1,5 +1,7 @@
 """The commands that put a breaker to the test: `attack` (an adaptive attacker), `agentdojo` (the live benchmark)."""
 
+from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,11 @@ from .cli_output import listed, table
 
 
 app = typer.Typer()
+
+
+class EngineName(StrEnum):
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
 
 
 @app.command()
@@ -58,3 +65,49 @@ def attack(
     for name in models:
         print(f"  {name} under the search: {listed(result['outcomes'][name])}")
     print(f"attack: {len(chosen)} prompts of {task} -> {output / RESULT_FILE}")
+
+
+@app.command()
+def agentdojo(
+    model: ModelOption,
+    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
+    output: Annotated[Path, typer.Option(help="Folder of the runs; what is in it is not run again.")],
+    suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; several times.")] = None,
+    attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
+    user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; several times; all if left out.")] = (
+        None
+    ),
+    injection_task: Annotated[
+        list[str] | None, typer.Option(help="E.g. injection_task_0; several times; all if left out.")
+    ] = None,
+    backend: Annotated[
+        EngineName | None, typer.Option(help="vllm where it is installed, else transformers, if left out.")
+    ] = None,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1,
+    max_length: Annotated[int, typer.Option(min=1, help="Most tokens of a run, if the model takes them.")] = 32768,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a turn.")] = 512,
+) -> None:
+    """AgentDojo's own benchmark against base and breaker, which are served for as long as it takes.
+
+    Every run is kept as soon as it is over, and all that are in the folder are read back as traces. A run that the
+    context or the server cut off is told as a failure, and counts for nothing.
+    """
+    from .evaluation.report import cell
+    from .files import write_json
+    from .live.results import FIGURES, RESULT_FILE, Selection, read_results
+    from .live.run import Served, run_agentdojo
+
+    selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
+    served = Served(model, {"breaker": adapter}, backend, max_length, max_new_tokens, tensor_parallel)
+    run_agentdojo(served, selection, output)
+    models = served.names
+    result = read_results(output, models)
+    write_json(output / RESULT_FILE, result)
+    table(
+        ["", *models],
+        [(label, *(cell(result[name].get(figure)) for name in models)) for figure, label in FIGURES.items()],
+    )
+    for name in models:
+        failures = Counter(failure["reason"] for failure in result["failures"][name])
+        print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")
+    print(f"agentdojo: runs and figures -> {output}")

@@ -24,7 +24,7 @@ from ..trace import to_json
 
 
 # The version that the published runs are of.
-_BENCHMARK = "v1.2.2"
+BENCHMARK_VERSION = "v1.2.2"
 
 _TASKS, _TOOLS = "tasks_", "tool_schemas_"
 
@@ -184,17 +184,15 @@ def _object(value: Any, where: str) -> dict:
 def installed_suite(name: str) -> Suite | None:
     """A suite as the installed benchmark has it; `None` if there is no such suite, or no benchmark."""
     try:
-        with _representers_restored():
+        with agentdojo_yaml():
             from agentdojo.task_suite.load_suites import get_suites
-            from agentdojo.yaml_loader import quoted_presenter
+
+            suite = get_suites(BENCHMARK_VERSION).get(name)
+            environment = suite and suite.load_and_inject_default_environment({})
     except ImportError:
         return None
-    suite = get_suites(_BENCHMARK).get(name)
     if suite is None:
         return None
-    with _representers_restored():
-        yaml.add_representer(str, quoted_presenter)
-        environment = suite.load_and_inject_default_environment({})
     user_calls, attacker_calls = (
         {
             task: [
@@ -206,25 +204,32 @@ def installed_suite(name: str) -> Suite | None:
         for tasks in (suite.user_tasks, suite.injection_tasks)
     )
     return _suite(
-        [_schema_of(tool) for tool in suite.tools], f"agentdojo {version('agentdojo')}", user_calls, attacker_calls
+        [tool_schema(tool) for tool in suite.tools], f"agentdojo {version('agentdojo')}", user_calls, attacker_calls
     )
 
 
 @contextmanager
-def _representers_restored() -> Iterator[None]:
+def agentdojo_yaml() -> Iterator[None]:
     """Let AgentDojo change how YAML is written for as long as it needs that, and no longer.
 
     On import it has `yaml.dump` quote every string, which its environments depend on; cards written later in the same
-    process would have every word of theirs quoted too.
+    process would have every word of theirs quoted too. So it is imported, and its environments are loaded, in here.
+
+    Raises:
+        ImportError: If it is not installed.
     """
     representers = dict(yaml.Dumper.yaml_representers)
     try:
+        from agentdojo.yaml_loader import quoted_presenter
+
+        yaml.add_representer(str, quoted_presenter)
         yield
     finally:
         yaml.Dumper.yaml_representers = representers
 
 
-def _schema_of(tool: Any) -> dict:
+def tool_schema(tool: Any) -> dict:
+    """A tool of the benchmark as an OpenAI function schema."""
     parameters = tool.parameters.model_json_schema()
     return {
         "type": "function",

@@ -30,6 +30,7 @@ from ..generation.shard import PROMPT_TOO_LONG
 from ..outcomes import Outcome, outcome_of
 from ..tool_calls import ToolCallFormat, format_of
 from .answers import babbles
+from .report import cell
 from .statistics import proportion
 from .suffix_search import CallLoss, SearchBudget, open_slot, search_suffix, usable_tokens
 
@@ -302,9 +303,5 @@ def _steps(answers: list[dict]) -> dict[str, float | None]:
 def table_rows(result: dict, models: list[str]) -> Iterator[tuple[str, ...]]:
     """`(label, cell of each model, ...)` for the screen."""
     for figure, label in FIGURES.items():
-        yield label, *(_cell(result[name][figure]) for name in models)
+        yield label, *(cell(result[name][figure]) for name in models)
     yield "steps to success, median", *(str(result["steps"][name]["median_of_successes"] or "-") for name in models)
-
-
-def _cell(figure: dict) -> str:
-    return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"

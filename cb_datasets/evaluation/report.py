@@ -17,7 +17,7 @@ def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
         models (`list[str]`): The models to show.
     """
     measured = [name for name in LABELS if any(name in figures[model] for model in models)]
-    return [(LABELS[name], *(_cell(figures[model].get(name)) for model in models)) for name in measured]
+    return [(LABELS[name], *(cell(figures[model].get(name)) for model in models)) for name in measured]
 
 
 def gate_rows(found: dict) -> list[tuple[str, ...]]:
@@ -51,7 +51,8 @@ def coherence_rows(found: dict) -> list[tuple[str, ...]]:
 COHERENCE_HEADER = ["", "repeated text", "entropy of words, bits", "perplexity for the base model"]
 
 
-def _cell(figure: dict | None) -> str:
+def cell(figure: dict | None) -> str:
+    """A figure with its interval; a dash where it was not measured."""
     if figure is None:
         return "-"
     return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"

@@ -81,14 +81,15 @@ class TransformersBackend:
 
     @contextmanager
     def network(self) -> Iterator[Any]:
-        """The network itself, for what generating does not give: this backend's adapter works on it, or none."""
-        if isinstance(self._network, PeftModel) and self._adapter is None:
+        """The network itself, with this backend's adapter or with none, for what generating does not give."""
+        if not isinstance(self._network, PeftModel):
+            yield self._network
+        elif self._adapter is None:
             with self._network.disable_adapter():
                 yield self._network
-            return
-        if self._adapter is not None:
+        else:
             self._network.set_adapter(self._adapter)
-        yield self._network
+            yield self._network
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)

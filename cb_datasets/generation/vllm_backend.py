@@ -69,7 +69,7 @@ class VllmBackend:
         self.max_length = min(max_length, context_length(model))
         # The engine knows adapters by number.
         self._numbers = {path: number for number, path in enumerate([adapter, *also] if adapter else [], start=1)}
-        rank = max(map(_engine_rank, self._numbers), default=None)
+        rank = max(map(lora_rank, self._numbers), default=None)
         self._engine = _load_engine(model, rank, tensor_parallel, load_in_8bit, self.max_length, dtype)
 
     def without_adapter(self) -> "VllmBackend":
@@ -157,7 +157,7 @@ def _load_engine(
     return LLM(**arguments)
 
 
-def _engine_rank(adapter: str) -> int:
+def lora_rank(adapter: str) -> int:
     """The adapter's rank, rounded up to one that vLLM has kernels for: a power of two from 8."""
     rank = read_json(Path(adapter) / "adapter_config.json")["r"]
     return max(8, 1 << (rank - 1).bit_length())

@@ -1,0 +1,156 @@
+"""vLLM's own server, started for a while: base and adapters under names of their own, tool calls parsed by it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..generation.vllm_backend import lora_rank
+
+
+# Seconds until a server must answer; a large model takes minutes to load.
+START_TIMEOUT = 1800
+
+# Seconds that a server has to stop by itself.
+STOP_TIMEOUT = 30
+
+# Lines of a dead server's log that its error shows.
+_LOG_LINES = 15
+
+# vLLM's names of the parsers for our tool-call formats.
+_TOOL_PARSERS = {"llama3_json": "llama3_json"}
+
+# A server on a CPU, which is for tests, keeps off the core that runs the benchmark.
+_CPU_ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_WAIT_POLICY": "passive",
+}
+
+
+def has_vllm() -> bool:
+    """Whether vLLM is installed."""
+    return find_spec("vllm") is not None
+
+
+@contextmanager
+def vllm_server(
+    model: str,
+    adapters: dict[str, str],
+    tool_format: str,
+    max_length: int,
+    log: Path,
+    tensor_parallel: int = 1,
+) -> Iterator[str]:
+    """vLLM's server with a model and adapters: the address of its API, `http://127.0.0.1:<port>/v1`.
+
+    It listens on this machine only, at a port that is free, and is stopped when the block is left, however that is.
+
+    Args:
+        model (`str`): Folder of the model, or its Hub id; served as `base`.
+        adapters (`dict[str, str]`): Folders of LoRA adapters, by the name that each is served under.
+        tool_format (`str`): The tool-call format that the model writes.
+        max_length (`int`): Most tokens of a prompt and its completion.
+        log (`Path`): File that the server's words go to.
+        tensor_parallel (`int`, *optional*, defaults to `1`): GPUs that share the weights.
+
+    Raises:
+        RuntimeError: If the server dies, or does not answer in time; it shows the end of the log.
+    """
+    port = _free_port()
+    command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, tool_format, max_length, tensor_parallel)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        # A session of its own, so that the engine's processes can be stopped with it.
+        process = subprocess.Popen(
+            command, stdout=file, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
+        )
+    try:
+        _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+        if process.poll() is not None:
+            raise RuntimeError(_death(process, log))
+    except Exception as error:
+        if process.poll() is not None and not isinstance(error, RuntimeError):
+            raise RuntimeError(_death(process, log)) from error
+        raise
+    finally:
+        _stop(process)
+
+
+# The console script of vLLM's build for CPUs is broken; the module works in every build.
+_COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+
+
+def _flags(
+    model: str, adapters: dict[str, str], tool_format: str, max_length: int, tensor_parallel: int
+) -> Iterator[str]:
+    yield from ("--model", model, "--served-model-name", "base", "--max-model-len", str(max_length))
+    yield from ("--enable-auto-tool-choice", "--tool-call-parser", _TOOL_PARSERS[tool_format])
+    # The model's own sampling defaults, a repetition penalty for one, stay out of it.
+    yield from ("--generation-config", "vllm", "--tensor-parallel-size", str(tensor_parallel))
+    if adapters:
+        rank = max(map(lora_rank, adapters.values()))
+        yield from ("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(adapters)))
+        yield from ("--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items()))
+    if not _has_gpu():
+        yield from ("--dtype", "float32", "--enforce-eager")
+
+
+def _environment() -> dict[str, str]:
+    defaults = {"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "INFO"}
+    return defaults | ({} if _has_gpu() else _CPU_ENVIRONMENT) | os.environ
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _wait_until_up(url: str, process: subprocess.Popen, log: Path) -> None:
+    ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # no proxy is on the way to this machine
+    deadline = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(_death(process, log))
+        try:
+            with ask(url, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise RuntimeError(f"The server is not up after {START_TIMEOUT} s. {_end_of(log)}")
+
+
+def _death(process: subprocess.Popen, log: Path) -> str:
+    return f"The server died with exit code {process.returncode}. {_end_of(log)}"
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+    return "\n".join([f"The end of {log}:", *lines])
+
+
+def _stop(process: subprocess.Popen) -> None:
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(STOP_TIMEOUT)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
