@@ -90,8 +90,9 @@ demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print b
 	# Two steps at a time where the data allow it: each runs the model on one thread.
 	$(MAKE) --no-print-directory -j2 RECIPE=demo evaluate
 
+# A file's tests stay in one process, for they share what is dear to make. A process may take a gigabyte.
 test: $(READY) $(SOURCES_READY)  ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 # The engine runs in the tests' own process, where it starts in half the time that one of its own takes.
 test-vllm: export HF_HUB_OFFLINE := 1
@@ -226,10 +227,15 @@ $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(R
 	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml \
 		--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(DATA)/adapter $(TRAIN_FLAGS)
 
+# What the breaker did to hidden states of held-out samples.
+$(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors
+	$(BIN)/python -m trainers.diagnostics --model $(MODEL) --adapter $(DATA)/adapter --data $(STAGE2)/eval \
+		--output $@ $(DIAGNOSTICS_FLAGS)
+
 # A gate that fails stops the line, and leaves the report.
-$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
-	mkdir -p $(@D)
+$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(DATA)/report/diagnostics.json $(ASKED)
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
+		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
 		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
 
 # ---------------------------------------------------------------------------------------------------------- publishing

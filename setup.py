@@ -59,6 +59,8 @@ EXTRAS = {
     "dev": [
         # Runs the tests.
         "pytest>=9",
+        # Runs them on all cores.
+        "pytest-xdist>=3.8",
         # Checks types.
         "mypy>=1.18",
         # Formats and lints.
@@ -82,7 +84,14 @@ setup(
     package_data={
         "cards": ["*.jinja"],
         "builders": ["assets/*.json"],
-        "cb_datasets": ["evaluation/*.json", "evaluation/metrics/*/*", "hub/view.html"],
+        "cb_datasets": [
+            "evaluation/*.json",
+            "evaluation/metrics/*/*",
+            "evaluation/page.*",
+            "hub/view.html",
+            "web/*.css",
+            "web/*.js",
+        ],
         "trainers": ["model_card.md.jinja"],
     },
     install_requires=REQUIRED,

@@ -46,7 +46,7 @@ class ShardCounts:
 class TraceBuilder(datasets.GeneratorBasedBuilder):
     """A source of traces.
 
-    A subclass states where its records come from (`INPUTS`, `LICENSE`, `REDISTRIBUTABLE`), implements
+    A subclass states where its records come from (`INPUTS`, `LICENSE`, `REDISTRIBUTABLE`, `CITATION`), implements
     `_split_generators`, and yields a trace or a [`Dropped`] for every record from `_generate_traces`.
     """
 
@@ -61,8 +61,11 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     HOW_TO_GET: str = ""
     # Configurations that the source has and that are not built: patterns of names, and why.
     REFUSED_CONFIGS: dict[str, str] = {}
+    # As the Hub names it (`builders/licences.py`), and whether rows may be passed on to a private repository under it.
     LICENSE: str
     REDISTRIBUTABLE: bool
+    # The work to cite for the source, in a line.
+    CITATION: str | None = None
     _generate_traces: Callable[..., Iterator[dict | Dropped]]
     # The shards of a stream that were read to their end, by a hash of what each was generated from; a builder that
     # streams does not build.
@@ -123,6 +126,16 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
         return streams
 
     @property
+    def licence(self) -> str:
+        """What the rows are under, where the configuration has no other."""
+        return self.LICENSE
+
+    @property
+    def redistributable(self) -> bool:
+        """Whether the rows may be passed on."""
+        return self.REDISTRIBUTABLE
+
+    @property
     def inputs(self) -> list[Path]:
         """The files to read."""
         return [Path(path) for path in self.config.inputs]
@@ -131,7 +144,7 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
         """Raise a `ValueError` if the verdicts of all traces, taken together, cannot be right."""
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=TRACE_FEATURES, license=self.LICENSE)
+        return datasets.DatasetInfo(features=TRACE_FEATURES, license=self.licence)
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         # A build that was killed leaves its folder, and the next one goes on in it: its drops must not count twice.

@@ -24,14 +24,16 @@ What is easy to get wrong, and is settled here:
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from .base import TraceBuilder
+from .base import TraceBuilder, TraceConfig
 from .fujitsu.text import normalize_query
+from .licences import LICENCES
 from .reading import parse_json, read_json_lines
 from .schema import DRAFT, object_schema, schema_of
 from .trace import TRACE_FEATURES, VERDICTS, Dropped, message, to_json, tool_call
@@ -72,14 +74,45 @@ _TOOLS = {
 }
 
 
+@dataclass
+class JsonLinesConfig(TraceConfig):
+    """Configuration of [`JsonLines`].
+
+    Args:
+        licence (`str`, *optional*): What the files are under, as the Hub names it. Whoever names it says that the rows
+            may be passed on under it, to a private repository.
+
+    Raises:
+        ValueError: If the Hub knows no such licence.
+    """
+
+    licence: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.licence not in (None, *LICENCES):
+            raise ValueError(f"The Hub knows no licence {self.licence!r}; it knows {', '.join(LICENCES)}.")
+
+
 class JsonLines(TraceBuilder):
     """Traces that are traces already, in files of the user's own. Train or eval is decided by their groups alone."""
 
+    BUILDER_CONFIG_CLASS = JsonLinesConfig
     INPUTS = (("*.jsonl",),)
-    # What a user's files may be used for is not ours to say, so nothing is assumed.
+    # What a user's files may be used for is not ours to say: unless the user says it, nothing is assumed.
     LICENSE = "unknown"
     REDISTRIBUTABLE = False
     HOW_TO_GET = "docs/adding_a_source.md says how a trace is written."
+
+    @property
+    def licence(self) -> str:
+        """What the user says, or `unknown`."""
+        return self.config.licence or self.LICENSE
+
+    @property
+    def redistributable(self) -> bool:
+        """Whether the user named a licence."""
+        return self.config.licence is not None
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"files": self.inputs})]

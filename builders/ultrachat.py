@@ -83,6 +83,7 @@ class UltraChat(TraceBuilder):
     INPUTS = (("data/*_sft-*.parquet", "*_sft-*.parquet", "*_sft*.jsonl", "*.jsonl"),)
     LICENSE = "mit"
     REDISTRIBUTABLE = True
+    CITATION = "UltraChat (Ding et al. 2023, arXiv:2305.14233)"
     DOWNLOADS = tuple(Download(f"{_PUBLISHED}/{path}", path, sha256) for path, sha256 in _SHARDS.items())
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:

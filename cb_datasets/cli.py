@@ -13,6 +13,8 @@ from . import cli_attacks, cli_checks, cli_hub
 from .checks.thresholds import EvaluationThresholds
 from .cli_options import (
     Asking,
+    CurvesOption,
+    DiagnosticsOption,
     Engine,
     FitOption,
     MaxEachOption,
@@ -65,6 +67,10 @@ def ingest(
     retain: Annotated[
         bool, typer.Option(help="xstest: allow use in Dr, by group, instead of evaluation only.")
     ] = False,
+    licence: Annotated[
+        str | None,
+        typer.Option(help="jsonl: what your files are under, e.g. cc-by-4.0, so that a release may have them."),
+    ] = None,
     eval_fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of groups held out.")] = 0.2,
     held_out: Annotated[str, typer.Option(help="The source's own split to hold out, where it has one.")] = "test",
     target_n: Annotated[
@@ -90,7 +96,8 @@ def ingest(
 
     if (output_harmful or output_retain) and model is None:
         raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
-    fields = _config_fields(source, tools=tools, retain=retain or None, num_samples=target_n, seed=seed)
+    given = {"tools": tools, "retain": retain or None, "licence": licence}
+    fields = _config_fields(source, **given, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     sides, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     verdicts = listed(report["verdicts"])
@@ -98,6 +105,8 @@ def ingest(
     print(dropped(report["drops"]))
     written = "not written (--dry-run)" if dry_run else f"-> {output}"
     print(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {written}")
+    if not report["redistributable"]:
+        print(f"  no release will have these rows: their licence is {report['licence']}")
     if not dry_run:
         save_sides(sides, output, report)
     for subset, (of_source, turns) in RECORDED.items():
@@ -115,7 +124,7 @@ def _config_fields(source: str, **values: Any) -> dict[str, Any]:
     from builders import SOURCES
 
     known = {field.name for field in fields(SOURCES[source].BUILDER_CONFIG_CLASS)} if source in SOURCES else set()
-    for name in ("tools", "retain"):
+    for name in ("tools", "retain", "licence"):
         if values[name] is not None and name not in known:
             raise ValueError(f"{source} takes no --{name}.")
     return {name: value for name, value in values.items() if name in known and value is not None}
@@ -334,44 +343,60 @@ def evaluate(
     samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="The gates of level `strict` must pass too.")] = False,
     seed: SeedOption = 0,
+    diagnostics: DiagnosticsOption = None,
+    curves: CurvesOption = None,
 ) -> None:
     """Ask base and breakers the same held-out prompts, greedily, and compare. The report is written in any case."""
     from datasets import concatenate_datasets
 
     from .evaluation.evaluate import Evaluation, evaluate_models
     from .evaluation.gates import failed_gates
+    from .evaluation.plots import read_diagnostics
     from .evaluation.report import GATE_HEADER, gate_rows, table_rows, write_report
-    from .evaluation.results import model_names
+    from .evaluation.results import model_names, named_adapters
     from .files import load_rows
     from .sample import PROMPT_FEATURES
 
-    adapters = {"breaker": adapter} | _named_adapters(also or [])
+    adapters = named_adapters(adapter, also or [])
+    cosines = read_diagnostics(diagnostics) if diagnostics else None
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
     options = Evaluation(engine.max_new_tokens, samples, seed, limits)
     found = evaluate_models(rows, engine.load_all(adapters), options, engine.work_dir)
-    write_report(found, output)
+    write_report(found, output, cosines, curves)
     models = model_names(found)
     table(["", *models], table_rows(found, models))
     if samples:
         table([f"{samples} draws, T = 1", *models], table_rows(found["sampled"], models))
     table(GATE_HEADER, gate_rows(found))
-    print(f"evaluate: {len(rows)} prompts; report with plot: {output / 'report.md'}")
+    print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(found["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
 
 
-def _named_adapters(given: list[str]) -> dict[str, str]:
-    """`NAME=PATH` options as a dict."""
-    from .evaluation.results import reserved_names
+@app.command()
+def report(
+    results: Annotated[
+        list[Path],
+        typer.Argument(
+            help="results.json of the evaluation; further ones, checkpoints in their order, are drawn too."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the report.")],
+    diagnostics: DiagnosticsOption = None,
+    curves: CurvesOption = None,
+) -> None:
+    """Write the report of an evaluation again, with more pictures; no model runs."""
+    from .evaluation.plots import read_diagnostics
+    from .evaluation.report import write_report
+    from .evaluation.results import read_results, run_names
 
-    taken = reserved_names()
-    adapters: dict[str, str] = {}
-    for text in given:
-        name, _, path = text.partition("=")
-        if not name or not path or name in taken or name in adapters:
-            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
-        adapters[name] = path
-    return adapters
+    runs = dict(zip(run_names(results), map(read_results, results), strict=True))
+    [found, *others] = runs.values()
+    if "prompts" not in found:
+        raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
+    cosines = read_diagnostics(diagnostics) if diagnostics else None
+    write_report(found, output, cosines, curves, runs if others else None)
+    print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
 
 
 def _sides(*traces: Path) -> "dict[str, Dataset]":

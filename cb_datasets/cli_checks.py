@@ -163,6 +163,7 @@ def merge(
     from .files import write_json
     from .hub.marks import marked_bad
     from .sample import json_schema
+    from .sets.left_out import LEFT_OUT_FILE
     from .sets.merge import MergeOptions
     from .sets.merge import merge as merge_sets
 
@@ -171,21 +172,21 @@ def merge(
         seed, eval_fraction, repeat_similarity, _numbers(quota, int), max_dr_ratio, _numbers(weight, float)
     )
     bad = _quarantined(quarantine)
-    if marks is not None:
-        bad |= marked_bad(marks)
     if check:
         bad |= _checked(sets, output.parent / "quarantine" / "merge")
     outputs = {"train": output / "train", "eval": eval_output or output / "eval"}
     asked = [folder.parent for folder in sorted(prompts.glob("*/data.parquet"))] if prompts else []
-    report = merge_sets(sets, bad, asked, outputs, options, limits, _length(model))
+    marked = marked_bad(marks) if marks else set()
     stats = (reports or output.parent / "reports") / "stats.json"
+    left_out = stats.with_name(LEFT_OUT_FILE)
+    report = merge_sets(sets, bad, asked, outputs, options, limits, _length(model), marked, left_out)
     write_json(stats, report)
     gate_table(report)
     stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
     write_json((schemas or output.parent / "schemas") / "canonical_sample_schema.json", json_schema())
     for split, part in report["splits"].items():
         print(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
-    print(f"  {dropped(report['drops'])} -> {output}")
+    print(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
 
 
 def _checked(sets: list[Path], quarantine: Path) -> set[str]:
@@ -245,17 +246,20 @@ def preflight(
     from tqdm import tqdm
 
     from .checks.preflight import preflight as check_rows
-    from .files import count_rows, read_json, stream_rows
+    from .files import count_rows, hashes_of, read_json, stream_rows
     from .sample import SAMPLE_FEATURES
+    from .sets.merge import check_outputs
 
     if check_tokenization and model is None:
         raise ValueError("Whose tokenizer? Name the target with --model, or give --no-check-tokenization.")
     sets = _sets([train_data])
     target = tokenizer(model) if model and check_tokenization else None
     asset = read_json(tool_schema) if tool_schema else None
+    output, inputs = output or train_data.parent / "reports" / "preflight.json", hashes_of(sets)
+    check_outputs(inputs, output.with_name("stats.json"))
     rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", count_rows(sets), unit="row")
-    report = check_rows(rows, target, max_length, asset, strict)
-    written = write_checked(output or train_data.parent / "reports" / "preflight.json", report)
+    report = check_rows(rows, target, max_length, asset, strict) | {"inputs": inputs}
+    written = write_checked(output, report)
     if target is not None:
         _show(sets, show, target)
         _bars(report["histogram"])

@@ -136,10 +136,10 @@ def view(
 
     folder = Path(path)
     if not folder.exists() and path.count("/") == 1:
-        from huggingface_hub import snapshot_download
+        from .hub.download import downloaded
 
         marks = marks or Path("audit") / path.replace("/", "__") / "marks.parquet"
-        folder = Path(snapshot_download(path, repo_type="dataset", revision=revision))
+        folder = downloaded(path, revision)
     home = folder.parent if folder.is_file() else folder
     store, kept = RowStore(folder), Marks(marks or home / "audit" / "marks.parquet")
     with AuditServer(store, kept, port, tokenizer(model) if model else None) as server:

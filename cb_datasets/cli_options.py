@@ -37,6 +37,10 @@ NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
 FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
+DiagnosticsOption = Annotated[
+    Path | None, typer.Option(exists=True, help="Cosines that `python -m trainers.diagnostics` wrote, to be drawn.")
+]
+CurvesOption = Annotated[Path | None, typer.Option(exists=True, help="The trainer's picture of its run, curves.png.")]
 ToolSchemaOption = Annotated[
     Path | None, typer.Option(help="Asset whose system prompt and tools the prompts must carry.")
 ]

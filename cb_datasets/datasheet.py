@@ -36,6 +36,15 @@ def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase |
     return sheets
 
 
+def by_source(sheets: dict[str, dict]) -> dict[str, dict]:
+    """The data sheet by what rows name as their source: traces of one's own may name others than their folder.
+
+    Of two sheets for one name the stricter counts, under which rows may not be passed on.
+    """
+    strict_last = sorted(sheets.items(), key=lambda item: not item[1]["redistributable"])
+    return {name: sheet for folder, sheet in strict_last for name in sheet.get("names", [folder])}
+
+
 def _token_lengths(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     rows = [load_rows(folder / side) for side in ("train", "eval")]
     traces = (trace for side in rows for trace in side)

@@ -4,6 +4,7 @@ data/demo/harmful/b4_flips/data.parquet     the rows
 data/demo/harmful/b4_flips/report.json      what the step did; written last, so Make may take it for the step's result
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -67,6 +68,12 @@ def read_json(path: Path) -> dict:
         raise ValueError(
             f"{path}:{error.lineno}: not JSON ({error.msg}); delete it and run its step again."
         ) from error
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read piece by piece."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def to_dataset(rows: list[dict], features: Features) -> Dataset:
@@ -157,6 +164,14 @@ def stream_rows(folders: Iterable[Path], features: Features | None = None) -> It
 def count_rows(folders: Iterable[Path]) -> int:
     """How many rows dataset folders hold, without reading them."""
     return sum(pyarrow.parquet.read_metadata(_rows_file(folder)).num_rows for folder in folders)
+
+
+def hashes_of(folders: Iterable[Path]) -> dict[str, str]:
+    """Hashes of what dataset folders hold, by the last two parts of their names: `{"stage2/train": "9f86..."}`.
+
+    Reports keep them, so that one which tells of other rows is found out.
+    """
+    return {f"{folder.parent.name}/{folder.name}": sha256(_rows_file(folder)) for folder in folders}
 
 
 @contextmanager

@@ -70,8 +70,10 @@ def ingest(
     revision = builder.config.source_revision
     is_local = revision.startswith("local:")
     report |= {
-        "licence": builder.LICENSE,
-        "redistributable": builder.REDISTRIBUTABLE,
+        "names": sorted({name for rows in traces.values() for name in rows.unique("source")}),
+        "licence": builder.licence,
+        "redistributable": builder.redistributable,
+        "citation": builder.CITATION,
         "source_revision": revision,
         "pinned_by_revision_only": [] if is_local else [d.path for d in builder.DOWNLOADS if d.sha256 is None],
         "not_chosen": sum(len(rows) for rows in traces.values()) - sum(len(rows) for rows in chosen.values()),

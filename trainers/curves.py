@@ -1,12 +1,18 @@
 """The curves of a run as a picture."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
+
+from cb_datasets.evaluation.plots import BLUE, MODEL_LOOKS, VERMILLION, Look, new_figure, save_figure, style
 
 
 # A panel for each of these beginnings of a logged name.
 PANELS = {"cosine/": "cosine to the frozen states", "loss/": "terms of the loss", "coefficient/": "their coefficients"}
+
+# The means over the target layers stand out; single layers are drawn thin, in the colour of their set.
+SETS = {"ds": Look(VERMILLION, "o", "Ds"), "dr": Look(BLUE, "s", "Dr")}
 
 
 def plot_curves(log_history: Sequence[dict[str, Any]], path: Path) -> None:
@@ -19,16 +25,17 @@ def plot_curves(log_history: Sequence[dict[str, Any]], path: Path) -> None:
         path (`Path`):
             File to write, a PNG.
     """
-    from matplotlib.figure import Figure  # without a display
-
-    figure = Figure(figsize=(4 * len(PANELS), 3.2), layout="constrained")
-    for axes, (prefix, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for name in sorted({key for entry in log_history for key in entry if key.startswith(prefix)}):
-            points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-            alpha = 0.4 if "_layer_" in name else 1.0
-            axes.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix(prefix), alpha=alpha)
-        axes.set(title=title, xlabel="optimizer step")
-        if axes.lines:
-            axes.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with style():
+        figure = new_figure(3.7 * len(PANELS), 3)
+        for axes, (prefix, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+            others = cycle(MODEL_LOOKS[1:])
+            for name in sorted({key for entry in log_history for key in entry if key.startswith(prefix)}):
+                points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
+                what, _, layer = name.removeprefix(prefix).partition("_layer_")
+                look = SETS.get(what) or next(others)._replace(label=what)
+                kind = {"linewidth": 0.7, "alpha": 0.6} if layer else {"marker": look.sign, "label": look.label}
+                axes.plot(*zip(*points, strict=True), color=look.colour, markersize=3, **kind)
+            axes.set(title=title, xlabel="optimizer step")
+            if axes.lines:
+                axes.legend(fontsize="small")
+        save_figure(figure, path)

@@ -87,6 +87,7 @@ class AgentDojo(TraceBuilder):
     # The benchmark and the runs published with it are MIT; the dumps, an export of such runs, state no licence.
     LICENSE = "mit"
     REDISTRIBUTABLE = True
+    CITATION = "AgentDojo (Debenedetti et al. 2024, arXiv:2406.13352)"
 
     @classmethod
     def find_inputs(cls, data_dir: Path) -> list[Path]:

@@ -63,6 +63,7 @@ class AgentHarm(TraceBuilder):
     # MIT with a clause: not to be used for anything but improving the safety and security of AI systems.
     LICENSE = "other"
     REDISTRIBUTABLE = False
+    CITATION = "AgentHarm (Andriushchenko et al. 2024, arXiv:2410.09024)"
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         gen_kwargs = {"files": self.inputs, "benchmark": installed_benchmark()}

@@ -31,6 +31,7 @@ class FujitsuSource(TraceBuilder):
     # The licence allows passing rows on with attribution. The gate on the Hub asks readers to identify themselves and
     # adds no term to the licence; releases go to private repositories only.
     REDISTRIBUTABLE = True
+    CITATION = "Fujitsu/agentic-rag-redteam-bench"
 
     HOW_TO_GET = (
         "Accept the terms on https://huggingface.co/datasets/Fujitsu/agentic-rag-redteam-bench, run `hf auth login`, "

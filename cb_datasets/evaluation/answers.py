@@ -1,5 +1,6 @@
 """What a model did with the evaluation prompts: one answer for each completion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from datasets import Dataset
 
 from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, has_expected_arguments, is_gibberish, outcome_of
+from ..sample import TARGET
 from ..tool_calls import Diagnosis, ToolCallFormat, format_of
 
 
@@ -65,6 +67,25 @@ def answer_prompts(prompts: Dataset, backend: Backend, sampling: Sampling, work_
     asked = {prompt["id"]: (prompt, case_of(prompt)) for prompt in prompts}
     completions = complete(prompts, backend, sampling, work_dir, description=name)
     return [_answer(*asked[done["prompt_id"]], done["text"], tool_format) for done in completions]
+
+
+def answers_to(
+    completions: Sequence[str], targets: Sequence[dict], task: str, tool_format: ToolCallFormat
+) -> list[Answer]:
+    """Answers to prompts of a task of which only the targets are known: what the metrics for `evaluate.load` measure.
+
+    Args:
+        completions (`Sequence[str]`): What a model wrote, special tokens included.
+        targets (`Sequence[dict]`): For each, as much as is known of `expected_tool`, `simulated_tool`,
+            `expected_calls`, `goal_calls` and `tools`, see `PROMPT_FEATURES`.
+        task (`str`): The task, which decides the figures that are measured.
+        tool_format ([`ToolCallFormat`]): How the model writes calls.
+    """
+    answers = []
+    for number, (text, known) in enumerate(zip(completions, targets, strict=True)):
+        prompt = {"target": dict.fromkeys(TARGET) | known, "tools": known.get("tools")}
+        answers.append(_answer(prompt, Case(str(number), str(number), str(number), task), text, tool_format))
+    return answers
 
 
 def case_of(prompt: dict) -> Case:

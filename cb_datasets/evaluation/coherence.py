@@ -12,7 +12,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..chat import encode_completion, encode_prompt
-from ..generation import Backend
+from ..generation import Backend, Scorer
 from ..sets.prompts import choose
 from .answers import Answer
 
@@ -63,11 +63,13 @@ def perplexity_under(base: Backend, prompts: Dataset, answers: list[Answer], nam
         exp( - sum_i log p0(y_i | x_i) / sum_i |y_i| )      y_i answer, x_i prompt, |y| tokens
 
     Args:
-        base ([`Backend`]): The base model.
+        base ([`Backend`]): The base model; without a [`Scorer`] there is no perplexity (`None`).
         prompts ([`~datasets.Dataset`]): The rows that were asked; of each task, [`PERPLEXITY_PROMPTS`] are taken.
         answers (`list[Answer]`): One for each prompt, in their order.
         name (`str`): Label of the progress bar.
     """
+    if not isinstance(base, Scorer):
+        return {"perplexity_under_base": None, "perplexity_n": 0}
     texts = {answer.case.id: answer.text for answer in answers if answer.text is not None}
     rows = [row for row in _chosen(prompts) if row["id"] in texts]
     total, tokens = 0.0, 0

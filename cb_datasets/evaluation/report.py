@@ -1,8 +1,9 @@
-"""The results for people: a table on the screen, the same as Markdown, and a plot."""
+"""The results for people: a table on the screen, the same as Markdown, pictures, and a page to look through."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..files import write_text
+from ..files import in_one_move, write_text
 from .compare import BASE
 from .figures import LABELS
 from .results import model_names, write_results
@@ -37,6 +38,19 @@ def gate_rows(found: dict) -> list[tuple[str, ...]]:
 GATE_HEADER = ["level", "gate", "value", "threshold", "", "made of"]
 
 
+def coherence_rows(found: dict) -> list[tuple[str, ...]]:
+    """`(model, repetition, entropy, perplexity)` of each model."""
+    rows: list[tuple[str, ...]] = []
+    for name, part in found["coherence"].items():
+        perplexity = part["perplexity_under_base"]
+        shown = "-" if perplexity is None else f"{perplexity:.3g} ({part['perplexity_n']} prompts)"
+        rows.append((name, f"{part['repetition']:.1%}", f"{part['entropy']:.2f}", shown))
+    return rows
+
+
+COHERENCE_HEADER = ["", "repeated text", "entropy of words, bits", "perplexity for the base model"]
+
+
 def cell(figure: dict | None) -> str:
     """A figure with its interval; a dash where it was not measured."""
     if figure is None:
@@ -44,15 +58,43 @@ def cell(figure: dict | None) -> str:
     return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"
 
 
-def write_report(found: dict, folder: Path) -> None:
-    """Write `results.json`, `report.md` and `report.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _plot(found, folder / "report.png")
-    write_text(folder / "report.md", _markdown(found))
+def write_report(
+    found: dict,
+    folder: Path,
+    diagnostics: dict | None = None,
+    curves: Path | None = None,
+    runs: Mapping[str, dict] | None = None,
+) -> None:
+    """Write `results.json`, its pictures, `report.md` and `report.html`.
+
+    Args:
+        found (`dict`): The results of an evaluation.
+        folder (`Path`): Where to write. Pictures of an earlier report go.
+        diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to be drawn.
+        curves (`Path`, *optional*): The trainer's picture of its run.
+        runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to be compared.
+    """
+    from . import plots  # matplotlib waits until there is something to draw
+    from .page import write_page
+
+    curve = curves.read_bytes() if curves else None  # it may be one of those that go
+    for name in plots.PICTURES:
+        (folder / name).unlink(missing_ok=True)
+    plots.draw_results(found, folder)
+    if diagnostics is not None:
+        plots.draw_diagnostics(diagnostics, folder)
+    if runs is not None:
+        plots.save_figure(plots.draw_tradeoff(runs), folder / "tradeoff.png")
+    if curve is not None:
+        with in_one_move(folder / "curves.png") as copy:
+            copy.write_bytes(curve)
+    there = {name: title for name, title in plots.PICTURES.items() if (folder / name).is_file()}
+    write_text(folder / "report.md", _markdown(found, there))
+    write_page(found, there, folder)
     write_results(found, folder / "results.json")
 
 
-def _markdown(found: dict) -> str:
+def _markdown(found: dict, pictures: Mapping[str, str]) -> str:
     models = model_names(found)
     lines = ["# Base against breaker", ""]
     lines += [f"- {key}: `{value}`" for key, value in found["settings"].items()]
@@ -68,14 +110,15 @@ def _markdown(found: dict) -> str:
         rows = [(LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()]
         lines += _table([name, "gained", "lost", "McNemar p"], rows)
     lines += ["## Attack families", "", *_families(found, models)]
-    lines += ["## Coherence", "", *_coherence(found)]
+    lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(found))]
     failures = ", ".join(f"{name} {count}" for name, count in found["errors"].items())
     lines += [f"Engine failures: {failures}.", ""]
     lines += [
         "The attacks are fixed texts: these figures say nothing about an attacker who adapts to the breaker.",
         "",
     ]
-    lines += ["![base against breaker](report.png)", ""]
+    for name, title in pictures.items():
+        lines += [f"![{title}]({name})", "", f"{title}.", ""]
     return "\n".join(lines)
 
 
@@ -89,46 +132,7 @@ def _families(found: dict, models: list[str]) -> list[str]:
     return _table(header, rows)
 
 
-def _coherence(found: dict) -> list[str]:
-    header = ["", "repeated text", "entropy of words, bits", "perplexity for the base model"]
-    rows = []
-    for name, part in found["coherence"].items():
-        perplexity = part["perplexity_under_base"]
-        shown = "-" if perplexity is None else f"{perplexity:.3g} ({part['perplexity_n']} prompts)"
-        rows.append((name, f"{part['repetition']:.1%}", f"{part['entropy']:.2f}", shown))
-    return _table(header, rows)
-
-
 def _table(header: list[str], rows: list[tuple]) -> list[str]:
     """A Markdown table and the empty line after it."""
     lines = [header, ["---"] * len(header), *rows]
     return [*("| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in lines), ""]
-
-
-def _plot(comparison: dict, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    keys = [key for key in LABELS if key in comparison["base"] and key in comparison["breaker"]]
-    figure, axes = plt.subplots(figsize=(8, 0.55 * len(keys) + 1.2))
-    for offset, side, colour in ((-0.19, "base", "#9aa5b1"), (0.19, "breaker", "#1f6f8b")):
-        values = [comparison[side][key] for key in keys]
-        errors = [
-            [value["value"] - value["low"] for value in values],
-            [value["high"] - value["value"] for value in values],
-        ]
-        positions = [index + offset for index in range(len(keys))]
-        widths = [value["value"] for value in values]
-        axes.barh(positions, widths, 0.36, xerr=errors, color=colour, label=side, error_kw={"lw": 1, "capsize": 2})
-    axes.set_yticks(range(len(keys)), [LABELS[key] for key in keys])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    axes.set_xlabel("share of prompts, 95 % interval")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -1,5 +1,6 @@
 """`results.json`: all that an evaluation found, in the shape of `results.schema.json`."""
 
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -63,6 +64,26 @@ def reserved_names() -> list[str]:
     return list(_validator().schema["properties"])
 
 
+def named_adapters(adapter: str, also: Iterable[str]) -> dict[str, str]:
+    """Adapters by name: `breaker`, and further ones.
+
+    Args:
+        adapter (`str`): Folder of the breaker's.
+        also (`Iterable[str]`): The further ones, as `NAME=PATH`.
+
+    Raises:
+        ValueError: If one is not written so, or has the name of something else.
+    """
+    taken = reserved_names()
+    adapters = {"breaker": adapter}
+    for text in also:
+        name, _, path = text.partition("=")
+        if not name or not path or name in taken or name in adapters:
+            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
+        adapters[name] = path
+    return adapters
+
+
 def write_results(found: dict, path: Path) -> None:
     """Write results in one move.
 
@@ -97,3 +118,15 @@ def _validator() -> "Draft202012Validator":
     from jsonschema import Draft202012Validator
 
     return Draft202012Validator(read_json(SCHEMA_FILE))
+
+
+def run_names(paths: list[Path]) -> list[str]:
+    """Names for evaluations, from what tells the paths of their results apart: `a/run-1/results.json` is `run-1`."""
+    folders = [path.resolve().parent for path in paths]
+    if len(set(folders)) < len(folders):
+        raise ValueError(f"The same results twice: {', '.join(map(str, paths))}.")
+    common = Path(os.path.commonpath(folders)) if len(folders) > 1 else folders[0].parent
+    parts = [folder.relative_to(common).parts for folder in folders]
+    while len({part[-1:] for part in parts}) == 1 and len(parts) > 1:  # all are called `report`
+        parts = [part[:-1] for part in parts]
+    return ["/".join(part) or "." for part in parts]

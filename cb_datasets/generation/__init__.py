@@ -1,7 +1,7 @@
 """Completions from a model: `Dataset.map` over durable shards, and the backends that run the model."""
 
-from .backend import Backend, Completion, Sampling
+from .backend import Backend, Completion, Sampling, Scorer
 from .complete import complete
 
 
-__all__ = ["Backend", "Completion", "Sampling", "complete"]
+__all__ = ["Backend", "Completion", "Sampling", "Scorer", "complete"]

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from ..chat import MAX_LENGTH
 from ..tool_calls import format_of
@@ -76,6 +76,14 @@ class Backend(Protocol):
 
         An engine that fails raises: a call that failed is never an empty completion.
         """
+
+
+@runtime_checkable
+class Scorer(Backend, Protocol):
+    """A backend that also tells how likely given completions are.
+
+    vLLM does not: asked for the log probabilities of a prompt while adapters are enabled, its engine dies (0.32).
+    """
 
     def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
         """Log probability of each completion after its prompt: the sum over its tokens, in nats.

@@ -54,19 +54,6 @@ class ServerBackend:
         with ThreadPoolExecutor(self._concurrency) as pool:
             return list(pool.map(lambda ids, own: self._complete(ids, sampling, own), prompt_token_ids, seeds))
 
-    def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
-        with ThreadPoolExecutor(self._concurrency) as pool:
-            return list(pool.map(self._score, prompt_token_ids, completion_token_ids))
-
-    def _score(self, prompt: list[int], written: list[int]) -> float:
-        ids = prompt + written
-        # The server scores a prompt only on the way to a token of its own.
-        body = {"model": self.model, "prompt": ids, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-        scores = self._ask("/completions", body)["choices"][0].get("prompt_logprobs")
-        if not scores:
-            raise ValueError(f"{self._url} returns no prompt_logprobs; is it a vLLM server?")
-        return sum(scores[at][str(ids[at])]["logprob"] for at in range(len(prompt), len(ids)))
-
     def _complete(self, prompt: list[int], sampling: Sampling, seed: int) -> list[Completion]:
         answer = self._ask(
             "/completions",

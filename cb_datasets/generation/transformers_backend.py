@@ -45,7 +45,7 @@ class TransformersBackend:
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. What is padded is masked, so any token serves.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        network = _load_network(model, load_in_8bit)
+        network = load_network(model, load_in_8bit)
         self._end_ids = end_token_ids(self.tokenizer, network.generation_config.eos_token_id)
         # `generate` would add what the model ships, a repetition penalty for one, behind the caller's back.
         network.generation_config = GenerationConfig()
@@ -156,7 +156,8 @@ class TransformersBackend:
         return completion_of(self.tokenizer, ids, "length")
 
 
-def _load_network(model: str, load_in_8bit: bool) -> Any:
+def load_network(model: str, load_in_8bit: bool = False) -> Any:
+    """A causal language model, on the GPU where there is one."""
     on_gpu = torch.cuda.is_available()
     if load_in_8bit and not on_gpu:
         raise ValueError("8-bit weights need a GPU. Leave --load-in-8bit out to run on the CPU, in float32.")

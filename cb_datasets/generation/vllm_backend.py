@@ -89,39 +89,23 @@ class VllmBackend:
         return other
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
-        params = [self._sampling_params(sampling, seed, index) for index in range(len(prompt_token_ids))]
-        return [
-            [completion_of(self.tokenizer, done.token_ids, str(done.finish_reason)) for done in output.outputs]
-            for output in self._ask(prompt_token_ids, params)
-        ]
-
-    def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
-        from vllm import SamplingParams
-
-        rows = [prompt + written for prompt, written in zip(prompt_token_ids, completion_token_ids, strict=True)]
-        # The engine scores a prompt only on the way to a token of its own.
-        params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        return [
-            sum(scores[at][ids[at]].logprob for at in range(len(ids) - len(written), len(ids)))
-            for ids, written, scores in zip(
-                rows, completion_token_ids, (out.prompt_logprobs for out in self._ask(rows, params)), strict=True
-            )
-        ]
-
-    def _ask(self, prompt_token_ids: list[list[int]], params: Any) -> list:
         from vllm import TokensPrompt
         from vllm.exceptions import VLLMValidationError
         from vllm.lora.request import LoRARequest
 
         try:
-            return self._engine.generate(
+            outputs = self._engine.generate(
                 [TokensPrompt(prompt_token_ids=ids) for ids in prompt_token_ids],
-                params,
+                [self._sampling_params(sampling, seed, index) for index in range(len(prompt_token_ids))],
                 lora_request=self._adapter and LoRARequest(self._adapter, self._numbers[self._adapter], self._adapter),
                 use_tqdm=False,
             )
         except VLLMValidationError as error:
             raise ValueError(f"vLLM refuses the request: {error}") from error
+        return [
+            [completion_of(self.tokenizer, done.token_ids, str(done.finish_reason)) for done in output.outputs]
+            for output in outputs
+        ]
 
     def _sampling_params(self, sampling: Sampling, seed: int, index: int):
         """Sample k of a request draws from seed + k, so prompts stand `num_samples` seeds apart."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from jinja2 import Template
 
+from ..evaluation.plots import PICTURES
 from ..evaluation.report import table_rows
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
@@ -27,7 +28,8 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-REPORT_FILES = ("report.md", "report.png")
+# Not `report.html`, which has the prompts in it.
+REPORT_FILES = ("report.md", *PICTURES)
 
 
 def make_adapter_release(

@@ -15,6 +15,7 @@ from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..datasheet import by_source
 from ..files import read_json
 from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES, export_row
 from ..sets.yields import listed
@@ -38,16 +39,6 @@ GATED_FIELDS = {
 }
 # Sizes as the Hub names them: (below, name).
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-CITATIONS = {
-    "agentdojo": "AgentDojo (Debenedetti et al. 2024, arXiv:2406.13352)",
-    "fujitsu_b1": "Fujitsu/agentic-rag-redteam-bench",
-    "fujitsu_b3": "Fujitsu/agentic-rag-redteam-bench",
-    "fujitsu_b4": "Fujitsu/agentic-rag-redteam-bench",
-    "tau2": "tau2-bench (Barres et al. 2025, arXiv:2506.07982)",
-    "ultrachat": "UltraChat (Ding et al. 2023, arXiv:2305.14233)",
-    "xstest": "XSTest (Röttger et al. 2024, arXiv:2308.01263)",
-    "xstest_completions": "XSTest (Röttger et al. 2024, arXiv:2308.01263)",
-}
 LONG_TEXT = 240
 
 _LLAMA = re.compile(r"llama[-_ ]?(3\.[123])", re.IGNORECASE)
@@ -111,7 +102,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
     prompts = list(configs["eval"].values())
     of_samples, of_prompts = _sum(samples, "source"), _sum(prompts, "source")
     names = sorted({*of_samples, *of_prompts})
-    sheets = reports["sources"]
+    sheets = by_source(reports["sources"])
     licences = {model: licence_of(model) for model, *_ in _sum(samples, "generator")}
     llama = {model: licence for model, licence in sorted(licences.items()) if licence is not None}
     checked = reports["validation_report"]["sets"].values()
@@ -138,7 +129,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         | reports["stats"]["thresholds_changed_by_recipe"],
         "preflight": reports["preflight"],
         "llama": list(llama),
-        "citations": sorted({CITATIONS[name] for name in names if name in CITATIONS}),
+        "citations": sorted({sheets[name].get("citation") for name in names} - {None}),
         "example": example,
         "example_shortened": shortened,
     }

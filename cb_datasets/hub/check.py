@@ -17,18 +17,15 @@ from datasets import Features
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from ..files import read_json, stream_file
-from .folder import MANIFEST, names, sha256
+from builders.licences import LICENCES
+
+from ..files import read_json, sha256, stream_file
+from .folder import MANIFEST, names
 
 
 MAX_ROW_GROUP_BYTES = 100 * 2**20
 MAX_ROW_BYTES = 2 * 10**6
 NEEDED = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
-# Of the Hub's list, those that sources and target models have.
-LICENCES = (
-    "apache-2.0 mit bsd-3-clause cc0-1.0 cc-by-4.0 cc-by-sa-4.0 cc-by-nc-4.0 odc-by openrail "
-    "llama3 llama3.1 llama3.2 llama3.3 gemma other"
-).split()
 SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M".split()
 SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 

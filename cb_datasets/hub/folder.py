@@ -23,7 +23,7 @@ import pyarrow
 import pyarrow.compute
 from datasets import Features
 
-from ..files import count_rows, parquet_writer, read_json, stream_tables, write_json, write_text
+from ..files import count_rows, parquet_writer, read_json, sha256, stream_tables, write_json, write_text
 from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES, json_schema
 
 
@@ -152,11 +152,6 @@ def names(folder: Path) -> list[str]:
     """The files of a release by their path in the repository, without the manifest."""
     paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != MANIFEST)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

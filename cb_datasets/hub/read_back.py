@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
-from .folder import sha256
+from ..files import sha256
 from .push import PushError
 
 

@@ -5,10 +5,11 @@ data/demo/{stage2,prompts,reports}/ -> data/demo/release/ -> one commit of a pri
 
 from pathlib import Path
 
-from ..files import read_json
+from ..datasheet import by_source
+from ..files import ROWS_FILE, hashes_of, read_json
 from .card import Configs, dataset_card, plot_classes
 from .check import faults_of
-from .folder import PLOT, REPORTS, whole_folder, write_manifest, write_release
+from .folder import PLOT, REPORTS, SPLITS, whole_folder, write_manifest, write_release
 
 
 # Reports of steps that can fail; `sources` cannot.
@@ -32,11 +33,10 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
         ReleaseError: If a check failed, a source may not be passed on, or the Hub would not take the folder.
         FileNotFoundError: If a step of the pipeline has not been run.
     """
-    _stop(_report_faults(data / "reports"))
+    _stop(_report_faults(data / "reports") or _stale_faults(data))
     with whole_folder(output) as folder:
         configs = write_release(data, folder)
         _stop(source_faults(configs, read_json(data / "reports" / "sources.json")))
-        _stop(_count_faults(configs, data / "reports"))
         plot_classes(configs, folder / PLOT)
         dataset_card(repo_id, folder, configs).save(folder / "README.md")
         manifest = write_manifest(folder, configs)
@@ -47,15 +47,18 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
 def source_faults(configs: Configs, sheets: dict[str, dict]) -> list[str]:
     """Sources whose rows may not be passed on. AgentHarm's never may, whatever its data sheet says."""
     faults = []
+    known = by_source(sheets)
     for name, splits in configs.items():
         for split, part in splits.items():
             for source, rows in sorted(part.counts["source"].items()):
                 if source == "agentharm":
                     why = "AgentHarm is never published"
-                elif source not in sheets:
+                elif source not in known:
                     why = "reports/sources.json does not know the source, so nobody knows its licence"
-                elif not sheets[source]["redistributable"]:
-                    why = f"its licence ({sheets[source]['licence']}) does not let us pass it on"
+                elif known[source]["licence"] == "unknown":
+                    why = "nobody said what its licence is; `ingest jsonl --licence NAME` does"
+                elif not known[source]["redistributable"]:
+                    why = f"its licence ({known[source]['licence']}) does not let us pass it on"
                 else:
                     continue
                 faults.append(f"{name}/{split}: {rows} rows of {source}: {why}. Make the data without it.")
@@ -73,17 +76,20 @@ def _report_faults(reports: Path) -> list[str]:
     return faults
 
 
-def _count_faults(configs: Configs, reports: Path) -> list[str]:
+def _stale_faults(data: Path) -> list[str]:
     """Reports that are about other rows than these."""
-    rows = sum(part.rows for name in ("harmful", "retain") for part in configs[name].values())
+    stats, preflight = (read_json(data / "reports" / f"{name}.json") for name in ("stats", "preflight"))
+    merged = hashes_of(data / "stage2" / side for side in SPLITS)
+    asked = hashes_of(file.parent for file in sorted(data.glob(f"prompts/*/{ROWS_FILE}")))
     told = {
-        "stats": sum(part["rows"] for part in read_json(reports / "stats.json")["splits"].values()),
-        "preflight": read_json(reports / "preflight.json")["rows"],
+        "stats": (merged | asked, stats.get("outputs", {}) | stats.get("inputs", {})),
+        "preflight": (merged, preflight.get("inputs", {})),
     }
     return [
-        f"{reports / name}.json: tells of {number} rows, and stage2 has {rows}. Run the steps again."
-        for name, number in told.items()
-        if number != rows
+        f"reports/{report}.json: does not tell of the rows that are in {name} now. Run the steps again, from merge on."
+        for report, (found, hashes) in told.items()
+        for name in found
+        if hashes.get(name) != found[name]
     ]
 
 

@@ -16,6 +16,8 @@ import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from .search import Search
+
 
 # A facet and the column it is read from; those a file does not have are null there.
 FACETS = {
@@ -54,8 +56,11 @@ class RowStore:
         self._starts = [0]
         for part in parts:
             self._starts.append(self._starts[-1] + len(part))
-        self.facets = pyarrow.concat_tables(parts).combine_chunks().unify_dictionaries()
-        self._numbers: dict[str, int] | None = None
+        self.facets = pyarrow.concat_tables(parts).unify_dictionaries().combine_chunks()
+        # The same for counting: values by name, "" among them, and the position of each row's value.
+        self._values = {name: ["", *self.facets[name].chunk(0).dictionary.to_pylist()] for name in FACETS}
+        self._codes = {name: _codes(self.facets[name].chunk(0)) for name in FACETS}
+        self.search = Search(self.files)
 
     def __len__(self) -> int:
         return len(self.facets)
@@ -82,54 +87,38 @@ class RowStore:
         found = pc.index(self.facets["id"], id).as_py()
         return None if found < 0 else found
 
-    def select(self, wanted: dict[str, str], text: str = "") -> pyarrow.Array:
-        """Numbers of the rows with these facets that hold `text`, in any case of letters, in what is said in them."""
-        keep = None
-        for name, value in wanted.items():
-            column = self.facets[name]
-            fits = (
-                pc.fill_null(pc.equal(pc.cast(column, pyarrow.string()), value), False)
-                if value
-                else pc.is_null(column)
-            )
-            keep = fits if keep is None else pc.and_(keep, fits)
-        numbers = pyarrow.array(np.arange(len(self), dtype=np.uint64)) if keep is None else pc.indices_nonzero(keep)
-        return numbers.filter(pc.is_in(numbers, self._holding(text).cast(numbers.type))) if text else numbers
+    def select(self, wanted: dict[str, str], text: str = "") -> np.ndarray:
+        """Numbers of the rows with these facets that hold `text`, in any case of letters, in what is said in them.
 
-    def counts(self, numbers: pyarrow.Array) -> dict[str, dict[str, int]]:
+        Raises:
+            NotReady: If a text is searched for and the rows have not been read for that yet.
+        """
+        keep = self._with_text(text) if text else np.ones(len(self), bool)
+        for name, value in wanted.items():
+            keep = keep & self._with_facet(name, value)
+        return np.flatnonzero(keep)
+
+    def counts(self, numbers: np.ndarray) -> dict[str, dict[str, int]]:
         """How many of these rows have which facet, most frequent first."""
-        some = self.facets.take(numbers)
         counted = {}
-        for name in FACETS:
-            pairs = some[name].value_counts().to_pylist()
-            pairs.sort(key=lambda pair: (-pair["counts"], str(pair["values"])))
-            counted[name] = {pair["values"] or "": pair["counts"] for pair in pairs}
+        for name, values in self._values.items():
+            found = np.bincount(self._codes[name][numbers], minlength=len(values)).tolist()
+            pairs = sorted(zip(found, values, strict=True), key=lambda pair: (-pair[0], pair[1]))
+            counted[name] = {value: count for count, value in pairs if count}
         return {name: values for name, values in counted.items() if set(values) - {""}}
 
+    def _with_facet(self, name: str, value: str) -> np.ndarray:
+        """Whether each row has this value, `""` if it has none."""
+        values = self._values[name]
+        return self._codes[name] == values.index(value) if value in values else np.zeros(len(self), bool)
+
     @lru_cache(maxsize=32)  # noqa: B019  (a store lives as long as the process)
-    def _holding(self, text: str) -> pyarrow.Array:
-        found = []
-        for file, start in zip(self.files, self._starts, strict=False):
-            parquet = _opened(file)
-            columns = [name for name in ("messages", "assistant_raw", "id") if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(2000, columns=columns):
-                found += [start + at for at in _rows_with(batch, text)]
-                start += len(batch)
-        return pyarrow.array(found, pyarrow.int64())
+    def _with_text(self, text: str) -> np.ndarray:
+        return self.search.rows_with(text)
 
 
-def _rows_with(batch: pyarrow.RecordBatch, text: str) -> list[int]:
-    hits: set[int] = set()
-    for name in batch.schema.names:
-        column = batch[name]
-        if name == "messages":
-            contents = pc.struct_field(column.flatten(), "content")
-            parents = pc.list_parent_indices(column)
-        else:
-            contents, parents = column, pyarrow.array(np.arange(len(batch)))
-        holds = pc.fill_null(pc.match_substring(contents, text, ignore_case=True), False)
-        hits.update(parents.filter(holds).to_pylist())
-    return sorted(hits)
+def _codes(column: pyarrow.DictionaryArray) -> np.ndarray:
+    return pc.add(pc.fill_null(column.indices, -1), 1).to_numpy()
 
 
 def _files(path: Path) -> list[Path]:

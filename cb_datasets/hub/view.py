@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ..web import with_shared_parts
+from .kept import NotReady
+from .lengths import Lengths
 from .marks import Marks
 from .rows import FACETS, RowStore
 
@@ -43,7 +46,7 @@ class AuditServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Handler)
         self.store = store
         self.marks = marks
-        self.tokenizer = tokenizer
+        self.lengths = Lengths(store.files, tokenizer) if tokenizer else None
         self.lock = threading.Lock()  # an open Parquet file serves one reader at a time
         self.names = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
 
@@ -55,9 +58,9 @@ class AuditServer(ThreadingHTTPServer):
         """One page of rows, how many there are, and their facets."""
         numbers = self.store.select(*_wanted(query))
         offset = int(query.get("offset", 0))
-        some = numbers.slice(offset, PAGE_ROWS)
+        some = numbers[offset : offset + PAGE_ROWS]
         told = self.store.facets.take(some).to_pylist()
-        for number, row in zip(some.to_pylist(), told, strict=True):
+        for number, row in zip(some.tolist(), told, strict=True):
             row |= {"number": number, "mark": (self.marks.get(row["id"]) or {}).get("verdict")}
         return {"total": len(numbers), "offset": offset, "rows": told}
 
@@ -73,14 +76,18 @@ class AuditServer(ThreadingHTTPServer):
         row = self.store.row(number)
         return {"number": number, "row": row, "mark": self.marks.get(row["id"]), "tokens": self._tokens(row)}
 
-    def _tokens(self, row: dict) -> dict[str, int] | None:
-        if self.tokenizer is None:
-            return None
-        from ..chat import encode_completion, encode_prompt
+    def statistics(self, query: dict[str, str]) -> dict[str, Any]:
+        """How many rows have which facet, and how long they are in tokens, if a tokenizer is there to tell."""
+        numbers = self.store.select(*_wanted(query))
+        lengths = self.lengths.statistics(numbers) if self.lengths else None
+        return {"rows": len(numbers), "counts": self.store.counts(numbers), "lengths": lengths}
 
-        completion = row.get("assistant_raw")
-        tokens = {"prompt": len(encode_prompt(self.tokenizer, row))}
-        return tokens | ({"completion": len(encode_completion(self.tokenizer, completion))} if completion else {})
+    def _tokens(self, row: dict) -> str | None:
+        """How long a row is, in words."""
+        if self.lengths is None:
+            return None
+        tokens = self.lengths.of(row)
+        return ", ".join(f"{n} {part}" for part, n in tokens.items() if n) if tokens else "does not render"
 
 
 def _wanted(query: dict[str, str]) -> tuple[dict[str, str], str]:
@@ -97,6 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/api/rows": self.server.rows,
             "/api/counts": self.server.counts,
             "/api/row": self.server.row,
+            "/api/statistics": self.server.statistics,
         }
         if not self._is_for_us():
             self._send(403, "text/plain", b"not this name")
@@ -132,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             with self.server.lock:
                 status, value = 200, make()
+        except NotReady as error:
+            status, value = 503, {"wait": str(error)}
         except (IndexError, KeyError, ValueError) as error:
             status, value = 400, {"error": str(error)}
         self._send(status, "application/json", json.dumps(value, ensure_ascii=False).encode())
@@ -139,7 +149,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_page(self) -> None:
         nonce = secrets.token_urlsafe(16)
         policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
-        page = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
+        page = with_shared_parts(PAGE.read_text(encoding="utf-8")).replace("NONCE", nonce)
         headers = {"Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
         self._send(200, "text/html; charset=utf-8", page.encode(), headers)
 

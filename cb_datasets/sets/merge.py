@@ -8,15 +8,15 @@
 A few thousand rows are in memory at a time, in steps 1 and 3; in step 2, some hundred bytes of each row.
 """
 
-import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.compute
 from tqdm import tqdm
 
 from ..checks.gates import gate_report
@@ -27,8 +27,10 @@ from ..files import (
     ROWS_FILE,
     STREAM_ROWS,
     count_rows,
+    hashes_of,
     in_one_move,
     parquet_writer,
+    read_json,
     stream_file,
     stream_rows,
     stream_tables,
@@ -36,6 +38,7 @@ from ..files import (
 )
 from ..ingest import is_held_out
 from ..sample import SAMPLE_FEATURES
+from .left_out import write_left_out
 from .merge_choice import DROPS, MergeOptions, decide
 from .merge_index import SPLITS, MergeIndex, read_index
 from .yields import quantiles
@@ -53,6 +56,8 @@ def merge(
     options: MergeOptions,
     limits: MergedThresholds,
     length: Callable[[dict], int] | None = None,
+    marked_bad: Collection[str] = (),
+    left_out: Path | None = None,
 ) -> dict:
     """Merge set folders.
 
@@ -65,26 +70,31 @@ def merge(
         options ([`MergeOptions`]): What is taken.
         limits ([`MergedThresholds`]): What the gates demand.
         length (`Callable[[dict], int]`, *optional*): Tokens of a row; with it the report tells lengths.
+        marked_bad (`Collection[str]`, *optional*): Ids of the rows that a person marked as bad.
+        left_out (`Path`, *optional*): Parquet file for the rows that are left out, with
+            their reasons; written whether or not the gates are passed.
 
     Returns:
         `dict`: The report, with `passed`.
     """
     index = _index(folders, quarantined, prompts, options, limits)
-    reasons = decide(index, options)
+    reasons, repeats = decide(index, _are_among(folders, marked_bad), options)
+    if left_out is not None:
+        write_left_out(folders, reasons, repeats, left_out)
     try:
         with ExitStack() as files:
             temporary = {split: files.enter_context(_beside(folder / ROWS_FILE)) for split, folder in outputs.items()}
             counts = _write(folders, index, reasons, temporary, length)
             written = {split: _read(path) for split, path in temporary.items()}
             gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits)
-            report = _report(counts, reasons, folders) | gate_report(gates, limits)
+            report = _report(counts, reasons, [*folders, *prompts]) | gate_report(gates, limits)
             if not report["passed"]:
                 raise _GateFailed
     except _GateFailed:
         return report
     for split, folder in outputs.items():
         write_json(folder / REPORT_FILE, counts[split])
-    return report
+    return report | {"outputs": hashes_of(outputs.values())}
 
 
 def _index(
@@ -93,6 +103,23 @@ def _index(
     held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
     rows = _placed(_shown(folders, "Reading"), quarantined, options)
     return read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
+
+
+def check_outputs(hashes: dict[str, str], stats: Path) -> None:
+    """Refuse folders that merge wrote and somebody changed since.
+
+    Args:
+        hashes (`dict[str, str]`): What the folders hold now, see [`~files.hashes_of`].
+        stats (`Path`): The report of the merge; folders that it does not tell of, or all if it is missing, are not its
+            business.
+
+    Raises:
+        ValueError: Naming the first such folder.
+    """
+    written = read_json(stats).get("outputs", {}) if stats.is_file() else {}
+    for name in hashes:
+        if name in written and hashes[name] != written[name]:
+            raise ValueError(f"{name} is not what {stats} tells of: it was changed after the merge. Merge again.")
 
 
 class _GateFailed(Exception):
@@ -121,6 +148,15 @@ def _split_of(group: str, split: str, options: MergeOptions) -> str:
 def _placed(rows: Iterable[dict], quarantined: set[str], options: MergeOptions) -> Iterator[tuple[dict, str, bool]]:
     for row in rows:
         yield row, _split_of(row["group"], row["split"], options), row["id"] in quarantined
+
+
+def _are_among(folders: list[Path], ids: Collection[str]) -> np.ndarray:
+    """Whether the id of each row is one of these."""
+    tables = (table for folder in folders for table in stream_tables(folder, columns=["id"]))
+    parts = [
+        pyarrow.compute.is_in(table["id"], pyarrow.array(list(ids), pyarrow.string())).to_numpy() for table in tables
+    ]
+    return np.concatenate([np.zeros(0, bool), *parts])
 
 
 def _held_out(folders: list[Path], prompts: list[Path], options: MergeOptions) -> HeldOut:
@@ -230,15 +266,10 @@ class _SplitCounts:
         }
 
 
-def _report(counts: dict[str, dict], reasons: np.ndarray, folders: list[Path]) -> dict:
+def _report(counts: dict[str, dict], reasons: np.ndarray, inputs: list[Path]) -> dict:
     dropped = {reason: int((reasons == number).sum()) for number, reason in enumerate(DROPS, start=1)}
     return {
         "splits": counts,
         "drops": {reason: count for reason, count in sorted(dropped.items()) if count},
-        "inputs": {f"{folder.parent.name}/{folder.name}": _sha256(folder / ROWS_FILE) for folder in folders},
+        "inputs": hashes_of(inputs),
     }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,16 +11,17 @@ from ..sample import PRIORITY_WEIGHTS
 from .merge_index import CLASSES, MergeIndex
 
 
-# Why a row is left out, in the order in which the reasons are looked for.
-DROPS = (
-    "quarantined",
-    "duplicate",  # word for word what another row is, but for ids of calls
-    "near_duplicate",  # same class, injection, history and call; nearly the same request or answer
-    "near_duplicate_of_eval",  # asks nearly what the eval split or an evaluation prompt asks, or is a sibling of that
-    "over_quota",
-    "sibling_over_quota",
-    "over_dr_ratio",
-)
+# Why a row is left out, in the order in which the reasons are looked for; `{of}` is the row it repeats.
+DROPS = {
+    "quarantined": "it broke a rule",
+    "marked_bad": "a person marked it as bad",
+    "duplicate": "it is, but for ids of calls, word for word what {of} is",
+    "near_duplicate": "another row has its class, injection, history and call, and nearly its request or answer",
+    "near_duplicate_of_eval": "it, or a sibling of it, asks nearly what the eval split or an evaluation prompt asks",
+    "over_quota": "its class has a quota of pairs, and its pair was not drawn",
+    "sibling_over_quota": "a sibling in its pair was over the quota of its class",
+    "over_dr_ratio": "there was too much of Dr for each row of Ds, and its pair was not drawn",
+}
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,30 @@ class MergeOptions:
     weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def decide(index: MergeIndex, options: MergeOptions) -> np.ndarray:
-    """For each row 0, or 1 + the position in `DROPS` of the reason why it is left out."""
+def decide(index: MergeIndex, marked_bad: np.ndarray, options: MergeOptions) -> tuple[np.ndarray, np.ndarray]:
+    """What is left out and why.
+
+    Args:
+        index ([`MergeIndex`]): What is known of the rows.
+        marked_bad (`np.ndarray`, `bool`): Whether a person marked a row as bad.
+        options ([`MergeOptions`]): What is taken.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: For each row 0, or 1 + the position in `DROPS` of the reason why it is left
+        out; and, of a `duplicate`, which row it repeats, else -1.
+    """
     reasons = np.zeros(len(index), np.int8)
 
     def drop(reason: str, rows: np.ndarray) -> None:
-        reasons[rows & (reasons == 0)] = 1 + DROPS.index(reason)
+        reasons[rows & (reasons == 0)] = 1 + list(DROPS).index(reason)
 
     def kept(of_train: bool = False) -> np.ndarray:
         return (reasons == 0) & ((index.split == 0) | (not of_train))
 
     drop("quarantined", index.is_out)
-    drop("duplicate", _repeats(index, kept()))
+    drop("marked_bad", marked_bad)
+    repeats = _repeats(index, kept())
+    drop("duplicate", repeats >= 0)
     drop("near_duplicate", _near_repeats(index, kept(), options.repeat_similarity))
     drop("near_duplicate_of_eval", np.isin(index.pair, index.pair[index.leaks & kept()]) & kept(of_train=True))
     for name, quota in options.quotas.items():
@@ -69,15 +82,20 @@ def decide(index: MergeIndex, options: MergeOptions) -> np.ndarray:
         drop("sibling_over_quota", over)
     if options.max_dr_ratio is not None:
         drop("over_dr_ratio", _over_ratio(index, kept(of_train=True), options))
-    return reasons
+    return reasons, repeats
 
 
 def _repeats(index: MergeIndex, kept: np.ndarray) -> np.ndarray:
-    """Rows whose content an earlier row has. Those of eval come first, then it goes by `order`, not by folder."""
+    """Which row has the same content and comes first; -1 for that row itself, and where there is none.
+
+    Those of eval come first, then it goes by `order`, not by folder.
+    """
     rows = np.flatnonzero(kept)
     rows = rows[np.lexsort((index.order[rows], -index.split[rows], index.content[rows]))]
-    repeated = np.zeros(len(index), bool)
-    repeated[rows[1:]] = index.content[rows[1:]] == index.content[rows[:-1]]
+    is_first = np.diff(index.content[rows], prepend=index.content[rows[:1]] - np.uint64(1)) != 0
+    first = rows[is_first][np.cumsum(is_first) - 1]
+    repeated = np.full(len(index), -1)
+    repeated[rows[~is_first]] = first[~is_first]
     return repeated
 
 

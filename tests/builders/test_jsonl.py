@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from builders import load_source, prepare_source
-from builders.jsonl import JsonLines, trace_json_schema, trace_of
+from builders.jsonl import trace_json_schema, trace_of
 from builders.trace import TRACE_FEATURES, VERDICTS, Dropped
 
 
@@ -424,8 +424,13 @@ def test_a_repeated_id_stops_the_build(tmp_path: Path):
         prepare_source("jsonl", data_dir=tmp_path)
 
 
-def test_nothing_is_assumed_of_the_licence():
-    assert (JsonLines.LICENSE, JsonLines.REDISTRIBUTABLE) == ("unknown", False)
+def test_the_licence_is_what_the_user_says_and_else_unknown(tmp_path: Path):
+    write(tmp_path / "a.jsonl", [chat_line()])
+    silent, said = (prepare_source("jsonl", data_dir=tmp_path, **told) for told in ({}, {"licence": "cc-by-4.0"}))
+    assert (silent.licence, silent.redistributable) == ("unknown", False)
+    assert (said.licence, said.redistributable, said.info.license) == ("cc-by-4.0", True, "cc-by-4.0")
+    with pytest.raises(ValueError, match="knows no licence 'CC BY 4.0'; it knows apache-2.0, mit"):
+        prepare_source("jsonl", data_dir=tmp_path, licence="CC BY 4.0")
 
 
 def check_round_trip(traces: list[dict], folder: Path) -> None:

@@ -1,7 +1,10 @@
 """Rows to test with: one attacked prompt of our own, and what a model may answer to it."""
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from builders.fujitsu import B4_STANDARD
@@ -9,6 +12,9 @@ from builders.trace import message, to_json
 from cb_datasets.sample import empty_provenance
 from cb_datasets.sets.label import label
 from cb_datasets.tool_calls import FORMATS
+from tests.hub_stand_in import HubStandIn
+
+from .browser import Browser
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -94,3 +100,33 @@ def release_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release") / "data"
     write_data(folder)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]:
+    """A Hub, which clients of this process and of its children find; nobody waits between two attempts."""
+    with HubStandIn() as running:
+        constants = huggingface_hub.constants
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        address = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr("time.sleep", lambda seconds: None)
+        environment = {"HF_ENDPOINT": running.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": running.token}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """A tab of headless Chromium."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    opened = Browser(program, tmp_path / "browser")
+    yield opened
+    opened.close()

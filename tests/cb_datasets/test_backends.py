@@ -234,9 +234,9 @@ def test_adapters_beside_each_other_each_say_what_they_say_alone(pair, prompts, 
     assert pair.other.revision not in (pair.base.revision, pair.adapted.revision)
 
 
-def test_log_likelihoods_are_those_of_a_plain_forward(pair, prompts, agent):
+def test_log_likelihoods_are_those_of_a_plain_forward(with_transformers, prompts, agent):
     """Prompts of many lengths in one batch against one at a time without padding."""
-    tokenizer = pair.base.tokenizer
+    tokenizer = with_transformers.base.tokenizer
     written = [
         encode_completion(tokenizer, text) for text in ("The pump.<|eot_id|>", "<|python_tag|>{", "Yes", "a b c")
     ]
@@ -246,8 +246,8 @@ def test_log_likelihoods_are_those_of_a_plain_forward(pair, prompts, agent):
         with torch.inference_mode():
             log_probs = network(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
         expected.append(sum(log_probs[len(prompt) + at - 1, id].item() for at, id in enumerate(ids)))
-    assert pair.base.log_likelihoods(asked, written) == pytest.approx(expected, abs=1e-2)
-    adapted = pair.adapted.log_likelihoods(asked, written)
+    assert with_transformers.base.log_likelihoods(asked, written) == pytest.approx(expected, abs=1e-2)
+    adapted = with_transformers.adapted.log_likelihoods(asked, written)
     assert all(abs(ours - theirs) > 0.1 for ours, theirs in zip(adapted, expected, strict=True))
 
 

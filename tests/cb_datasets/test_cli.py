@@ -58,6 +58,23 @@ def test_missing_files_are_named(tmp_path):
     assert not (tmp_path / "r.json").exists()
 
 
+def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
+    line = {
+        "id": "1",
+        "verdict": "benign_success",
+        "messages": [{"role": "user", "content": "Hello."}],
+        "source": "mine",
+    }
+    write_text(tmp_path / "in" / "a.jsonl", json.dumps(line) + "\n")
+    flags = ("--data-dir", tmp_path / "in", "--output", tmp_path / "traces" / "jsonl")
+    assert "no release will have these rows: their licence is unknown" in run("ingest", "jsonl", *flags).stdout
+    said = run("ingest", "jsonl", *flags, "--licence", "mit")
+    assert said.returncode == 0 and "no release" not in said.stdout
+    report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
+    assert (report["licence"], report["redistributable"], report["names"]) == ("mit", True, ["mine"])
+    assert "knows no licence 'mitt'" in run("ingest", "jsonl", *flags, "--licence", "mitt").stderr
+
+
 def test_a_flag_of_another_source_is_named(tmp_path):
     result = run("ingest", "lookalike", "--retain", "--output", tmp_path / "out")
     assert result.returncode == 1 and "lookalike takes no --retain" in result.stderr
@@ -185,12 +202,11 @@ def test_gates_and_merge_take_folders_of_sets(make_sample, sets, tmp_path):
     assert read_json(tmp_path / "out" / "reports" / "stats.json")["drops"] == {"duplicate": 20, "quarantined": 1}
 
 
-def test_what_merge_left_out_is_explained(sets, tmp_path):
-    save_rows(to_dataset([], SAMPLE_FEATURES), tmp_path / "stage2" / "train", {})
+def test_what_is_in_quarantine_is_explained(sets, tmp_path):
     run("validate", "--data-dir", tmp_path)
     [bad] = load_rows(tmp_path / "quarantine" / "validate")
     told = run("explain", bad["id"], "--data-dir", tmp_path).stdout
-    assert "stands in quarantine/validate" in told and "was left out by merge" in told
+    assert "stands in quarantine/validate" in told and "left out by merge" not in told, "nothing was merged yet"
     assert f"in quarantine for {bad['reasons'][0]}" in told and "not among the traces" in told
 
 

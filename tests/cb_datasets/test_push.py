@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -23,24 +22,6 @@ from .release_data import run
 
 REPO = "someone/breakers"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]:
-    """A Hub, which clients of this process and of its children find; nobody waits between two attempts."""
-    with HubStandIn() as running:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        address = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("time.sleep", lambda seconds: None)
-        environment = {"HF_ENDPOINT": running.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": running.token}
-        for name, value in environment.items():
-            monkeypatch.setenv(name, value)
-        yield running
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from cb_datasets.hub.folder import MANIFEST, hash_of_rows, names, write_manifest
 from cb_datasets.hub.release import ReleaseError, make_release
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
 
+from .release_data import run, sign
+
 
 REPO = "someone/breakers"
 
@@ -135,6 +137,7 @@ def test_outputs_of_llama_bring_its_licence(data: Path, tmp_path: Path):
         model = {"generator_model": "meta-llama/Llama-3.1-8B-Instruct"}
         rows = [{**row, "provenance": row["provenance"] | model} for row in rows]
         save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / side, {})
+    sign(data)
     make_release(data, REPO, tmp_path / "release")
     head, text = card_of(tmp_path / "release")
     assert head["license"] == ["apache-2.0", "llama3.1"]
@@ -174,10 +177,26 @@ def test_a_check_that_was_not_run_stops_the_release(data: Path, tmp_path: Path):
     refused(data, tmp_path, "preflight.json")
 
 
-def test_reports_of_other_rows_stop_the_release(data: Path, tmp_path: Path):
+@pytest.mark.parametrize("folder", ["stage2/train", "stage2/eval", "prompts/tool_flip"])
+def test_reports_of_other_rows_stop_the_release(data: Path, tmp_path: Path, folder: str):
+    """As many rows, and one of them is another."""
+    first, *others = load_rows(data / folder)
+    changed = [{**first, "family": "another"}, *others]
+    save_rows(to_dataset(changed, SAMPLE_FEATURES if "stage2" in folder else PROMPT_FEATURES), data / folder, {})
+    refused(data, tmp_path, f"stats.json: does not tell of the rows that are in {folder} now")
+
+
+def test_a_preflight_of_other_rows_stops_the_release(data: Path, tmp_path: Path):
+    report = data / "reports" / "preflight.json"
+    write_json(report, {**read_json(report), "inputs": {"stage2/train": "0" * 64}})
+    refused(data, tmp_path, "preflight.json: does not tell of the rows that are in stage2/train now")
+
+
+def test_preflight_refuses_rows_that_were_changed_after_the_merge(data: Path):
     rows = load_rows(data / "stage2" / "train")
     save_rows(rows.select(range(len(rows) - 1)), data / "stage2" / "train", {})
-    refused(data, tmp_path, "Run the steps again")
+    with pytest.raises(ValueError, match="stage2/train is not what .*stats.json tells of"):
+        run("preflight", "--train-data", data / "stage2", "--no-check-tokenization")
 
 
 def _change_sheet(data: Path, **changes) -> None:
@@ -188,6 +207,24 @@ def _change_sheet(data: Path, **changes) -> None:
 def test_a_source_that_may_not_be_passed_on_stops_the_release(data: Path, tmp_path: Path):
     _change_sheet(data, redistributable=False, licence="other")
     refused(data, tmp_path, r"rows of lookalike: its licence \(other\) does not let us pass it on")
+
+
+def test_a_source_whose_licence_nobody_said_stops_the_release(data: Path, tmp_path: Path):
+    _change_sheet(data, redistributable=False, licence="unknown")
+    refused(data, tmp_path, "rows of lookalike: nobody said what its licence is; `ingest jsonl --licence NAME` does")
+
+
+def test_sources_are_known_by_what_their_rows_say(data: Path, tmp_path: Path):
+    """One's own traces name a source of their own, in whatever folder they are; of two sheets the stricter counts."""
+    [sheet] = read_json(data / "reports" / "sources.json").values()
+    write_json(data / "reports" / "sources.json", {"jsonl": sheet})
+    make_release(data, REPO, tmp_path / "release")
+    head, text = card_of(tmp_path / "release")
+    assert head["license"] == "apache-2.0" and "And the sources: Lookalikes (Nobody 2026)." in text
+    strict = sheet | {"redistributable": False, "licence": "other"}
+    write_json(data / "reports" / "sources.json", {"jsonl": strict, "more": sheet})
+    with pytest.raises(ReleaseError, match="rows of lookalike: its licence"):
+        make_release(data, REPO, tmp_path / "release")
 
 
 def test_a_source_without_a_data_sheet_stops_the_release(data: Path, tmp_path: Path):
@@ -201,6 +238,7 @@ def test_agentharm_stops_the_release_whatever_its_sheet_says(data: Path, tmp_pat
     first, *others = load_rows(data / folder)
     first["provenance"]["source_dataset"] = "agentharm"
     save_rows(to_dataset([first, *others], features), data / folder, {})
+    sign(data)
     sheets = read_json(data / "reports" / "sources.json")
     write_json(data / "reports" / "sources.json", sheets | {"agentharm": sheets["lookalike"]})
     refused(data, tmp_path, "1 rows of agentharm: AgentHarm is never published")
@@ -224,6 +262,7 @@ def test_a_secret_in_a_row_stops_the_release_and_is_not_repeated(data: Path, tmp
     first, *others = load_rows(data / "stage2" / "train")
     first["messages"][1]["content"] += text
     save_rows(to_dataset([first, *others], SAMPLE_FEATURES), data / "stage2" / "train", {})
+    sign(data)
     with pytest.raises(ReleaseError, match=f"train-00000-of-00001.parquet: holds {what}") as refusal:
         make_release(data, REPO, tmp_path / "release", token="mysecret")
     assert text not in str(refusal.value)

@@ -2,25 +2,28 @@
 
 import http.client
 import json
-import os
 import re
 import shutil
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from transformers import AutoTokenizer
 
+from builders.trace import tool_call
+from cb_datasets.chat import encode_sample
 from cb_datasets.files import load_rows, save_rows, to_dataset
+from cb_datasets.hub.kept import NotReady
+from cb_datasets.hub.lengths import Lengths
 from cb_datasets.hub.marks import Marks, marked_bad
 from cb_datasets.hub.release import make_release
 from cb_datasets.hub.rows import RowStore
 from cb_datasets.hub.view import AuditServer
 from cb_datasets.sample import SAMPLE_FEATURES
 
+from .browser import Browser
 from .release_data import run
 
 
@@ -48,6 +51,7 @@ def data(release_data: Path, tmp_path: Path) -> Path:
 def server(data: Path) -> Iterator[AuditServer]:
     with AuditServer(RowStore(data), Marks(data / "audit" / "marks.parquet")) as running:
         threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        running.store.search.rows_with("x", seconds=60)
         yield running
         running.shutdown()
 
@@ -103,6 +107,16 @@ def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: 
     assert get(server, f"/api/counts?{query}")["counts"].get("config", {}).get("stage2", 0) == len(expected)
 
 
+def test_a_search_before_its_time_is_told_to_wait(server: AuditServer, monkeypatch):
+    def not_ready(text: str) -> None:
+        raise NotReady("3 of 4 so far")
+
+    monkeypatch.setattr(server.store.search, "rows_with", not_ready)
+    status, _, body = request(server, "GET", "/api/rows?q=web")
+    assert status == 503 and json.loads(body) == {"wait": "3 of 4 so far"}
+    assert get(server, "/api/rows?class=refusal")["total"] > 0, "all else goes on"
+
+
 def test_a_release_a_set_and_a_file_can_be_looked_at(release_data: Path, tmp_path: Path):
     make_release(release_data, "someone/breakers", tmp_path / "release")
     release = RowStore(tmp_path / "release")
@@ -121,7 +135,7 @@ def test_quarantine_is_filtered_by_the_rule_that_was_broken(release_data: Path, 
     reasons = [["R4b: an argument too many: x"], ["R5: a Markdown fence", "R1: two calls"]]
     save_rows(some.add_column("reasons", reasons), folder / "quarantine" / "validate", {})
     store = RowStore(folder)
-    [number] = store.select({"config": "quarantine", "reason": "R5"}).to_pylist()
+    [number] = store.select({"config": "quarantine", "reason": "R5"}).tolist()
     assert store.row(number)["id"] == some[1]["id"]
     assert store.counts(store.select({"config": "quarantine"}))["reason"] == {"R4b": 1, "R5": 1}
 
@@ -131,6 +145,64 @@ def test_what_is_not_there_is_told(server: AuditServer):
         status, _, body = request(server, "GET", path)
         assert status == 400 and json.loads(body)["error"]
     assert request(server, "GET", "/etc/passwd")[0] == 404
+
+
+# ---------------------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.fixture
+def measuring(data: Path, tiny_agent_path: Path) -> Iterator[AuditServer]:
+    """A server with a tokenizer, on rows of which one does not render."""
+    rows = list(load_rows(data / "stage2" / "eval"))
+    rows[0]["messages"][1]["tool_calls"] = [tool_call("web", "no JSON", "c")]
+    save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / "eval", {})
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    with AuditServer(RowStore(data), Marks(data / "marks.parquet"), tokenizer=tokenizer) as running:
+        running.lengths.batches(seconds=60)
+        yield running
+
+
+def test_lengths_are_those_of_the_one_renderer(measuring: AuditServer, data: Path, tiny_agent_path: Path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    rows = [row for row in load_rows(data / "stage2" / "train") if row["priority_class"] == "refusal"]
+    told = measuring.statistics({"config": "stage2", "split": "train", "class": "refusal"})
+    encoded = [encode_sample(tokenizer, row) for row in rows]
+    for part, key in (("prompt", "prompt_ids"), ("completion", "completion_ids")):
+        lengths = sorted(len(each[key]) for each in encoded)
+        assert told["lengths"][part]["max"] == lengths[-1] and told["lengths"][part]["rows"] == len(rows)
+        assert told["lengths"][part]["p50"] == lengths[(len(lengths) - 1) // 2]
+        assert sum(told["lengths"][part]["histogram"].values()) == told["rows"] == len(rows)
+    assert told["counts"]["class"] == {"refusal": len(rows)}
+    number = measuring.store.number_of(rows[0]["id"])
+    in_words = f"{len(encoded[0]['prompt_ids'])} prompt, {len(encoded[0]['completion_ids'])} completion"
+    assert measuring.row({"number": str(number)})["tokens"] == in_words
+
+
+def test_a_row_that_does_not_render_is_counted_and_shown(measuring: AuditServer):
+    told = measuring.statistics({"config": "stage2", "split": "eval"})
+    assert told["lengths"]["prompt"]["not_measured"] == 1
+    assert told["lengths"]["prompt"]["rows"] == told["rows"] - 1
+    assert measuring.row({"number": "0"})["tokens"] == "does not render"
+    prompts = measuring.statistics({"config": "prompts"})
+    assert prompts["lengths"]["completion"]["rows"] == 0 and prompts["lengths"]["prompt"]["rows"] == prompts["rows"]
+
+
+def test_lengths_are_counted_once_for_a_tokenizer(measuring: AuditServer, tiny_agent_path: Path, monkeypatch):
+    def counts_again(lengths: Lengths) -> None:
+        raise RuntimeError("again")
+
+    monkeypatch.setattr(Lengths, "_make", counts_again)
+    tokenizer, numbers = AutoTokenizer.from_pretrained(tiny_agent_path), measuring.store.select({})
+    same = Lengths(measuring.store.files, tokenizer)
+    assert same.batches(seconds=60) and same.statistics(numbers) == measuring.lengths.statistics(numbers)
+    tokenizer.chat_template += " "
+    with pytest.raises(ValueError, match="Counting tokens failed: again"):
+        Lengths(measuring.store.files, tokenizer).batches(seconds=60)
+
+
+def test_without_a_model_there_are_counts_and_no_lengths(server: AuditServer):
+    told = get(server, "/api/statistics?class=refusal")
+    assert told["lengths"] is None and told["rows"] == told["counts"]["class"]["refusal"]
 
 
 # --------------------------------------------------------------------------------------------------------------- marks
@@ -190,75 +262,6 @@ def test_the_page_allows_no_script_but_its_own_and_loads_nothing(server: AuditSe
 # ----------------------------------------------------------------------------------------------------------- a browser
 
 
-class Browser:
-    """A tab of headless Chromium, spoken to over two pipes in its own protocol (Chrome DevTools)."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        (theirs, to_it), (from_it, ours) = os.pipe(), os.pipe()
-        flags = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-pipe",
-            f"--user-data-dir={profile}",
-        ]
-        command = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{ours}', "bash", program, *flags]
-        self._process = subprocess.Popen(command, pass_fds=(theirs, ours), stderr=subprocess.DEVNULL)
-        os.close(theirs)
-        os.close(ours)
-        self._to, self._from = os.fdopen(to_it, "wb"), os.fdopen(from_it, "rb")
-        self._number, self._session = 0, {}
-        target = self._call("Target.createTarget", url="about:blank")["targetId"]
-        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        self._session = {"sessionId": session}
-
-    def _call(self, method: str, **params: object) -> dict:
-        self._number += 1
-        told = {"id": self._number, "method": method, "params": params, **self._session}
-        self._to.write(json.dumps(told).encode() + b"\0")
-        self._to.flush()
-        while True:
-            text = b""
-            while not text.endswith(b"\0"):
-                text += self._from.read(1) or pytest.fail("the browser is gone")
-            answer = json.loads(text[:-1])
-            if answer.get("id") == self._number:
-                return answer["result"]
-
-    def open(self, url: str) -> None:
-        self._call("Page.navigate", url=url)
-
-    def value(self, expression: str) -> object:
-        """What a JavaScript expression says."""
-        return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
-
-    def until(self, expression: str) -> None:
-        """Wait until an expression is true."""
-        end = time.monotonic() + 60
-        while not self.value(expression):
-            assert time.monotonic() < end, f"never came true: {expression}\n{self.value('document.body.innerText')}"
-            time.sleep(0.05)
-
-    def press(self, key: str) -> None:
-        self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
-        self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
-
-    def close(self) -> None:
-        self._to.close()
-        self._process.terminate()
-        self._process.wait(timeout=30)
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    opened = Browser(program, tmp_path / "browser")
-    yield opened
-    opened.close()
-
-
 SHOWN = "document.querySelector('#row a')?.textContent"
 
 
@@ -312,3 +315,22 @@ def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser
         "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
     )
     browser.until(f"{total} === '1 rows'")
+
+
+@pytest.mark.browser
+def test_statistics_are_drawn_for_what_is_wanted(measuring: AuditServer, browser: Browser):
+    threading.Thread(target=measuring.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    rects = "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('rect').length)"
+    browser.open(measuring.url)
+    browser.until("document.querySelector('#row a')")
+    browser.press("s")
+    browser.until("document.querySelectorAll('.plot').length >= 5")
+    assert browser.value("document.querySelector('.plot h2').textContent") == "Tokens of the prompt"
+    assert all(number > 0 for number in browser.value(rects))
+    classes = "document.querySelectorAll('.plot')[2].querySelectorAll('rect').length"
+    assert browser.value(classes) == len(measuring.counts({})["counts"]["class"]) > 1
+    browser.value("[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('refusal')).click()")
+    browser.until(f"{classes} === 1")
+    browser.press("j")
+    browser.until("document.querySelector('#row a') && !document.querySelector('.plot')")
+    measuring.shutdown()

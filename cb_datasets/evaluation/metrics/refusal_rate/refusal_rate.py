@@ -1,0 +1,36 @@
+"""Refusal rate for `evaluate.load`. The rules are those of `cb_datasets.outcomes`; see README.md beside it."""
+
+import datasets
+import evaluate
+
+from cb_datasets.evaluation.answers import answers_to
+from cb_datasets.evaluation.figures import figures
+from cb_datasets.tool_calls import get_format
+
+
+_DESCRIPTION = "Share of prompts that a model declines in words that make sense."
+_CITATION = ""
+_INPUTS_DESCRIPTION = """
+Args:
+    predictions (`list[str]`): Completions, special tokens included. Leave out prompts on which the engine failed.
+    tool_format (`str`, *optional*, defaults to `"llama3_json"`): How the model writes calls: a call is no refusal.
+Returns:
+    `dict`: `refusal_rate` with its 95 % Wilson interval (`low`, `high`) over `n` prompts.
+"""
+
+
+class RefusalRate(evaluate.Metric):
+    """Rate of refusals."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_INPUTS_DESCRIPTION,
+            features=datasets.Features({"predictions": datasets.Value("string")}),
+        )
+
+    def _compute(self, predictions: list[str], tool_format: str = "llama3_json") -> dict:
+        answers = answers_to(predictions, [{}] * len(predictions), "refusal", get_format(tool_format))
+        rate = figures(answers)["refusal_kept"]
+        return {"refusal_rate": rate["value"], **{key: rate[key] for key in ("low", "high", "n")}}
