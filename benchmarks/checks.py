@@ -221,7 +221,9 @@ def merge(folder: Path, tokenizer: Path) -> Turns:
 
     outputs = {split: folder / "stage2" / split for split in ("train", "eval")}
     prompts = sorted((folder / "prompts").iterdir())
-    report = merge_sets(sets(folder), quarantined(folder), prompts, outputs, MergeOptions(), MergedThresholds())
+    options = (MergeOptions(), MergedThresholds())
+    left_out = folder / "left_out.parquet"
+    report = merge_sets(sets(folder), quarantined(folder), prompts, outputs, *options, left_out=left_out)
     assert report["passed"], [gate for gate in report["gates"] if not gate["passed"]]
     print(report["drops"], file=sys.stderr)
     return count_rows(sets(folder)), None
