@@ -76,7 +76,7 @@ class _XSTestSource(TraceBuilder):
 
 
 class XSTest(_XSTestSource):
-    """The prompts, to be asked in an evaluation of over-refusal."""
+    """The prompts, to be asked: safe ones in an evaluation of over-refusal, contrasts in one of refusals."""
 
     INPUTS = (("xstest_prompts.csv", "xstest_v2_prompts.csv"),)
     DOWNLOADS = (
@@ -173,7 +173,9 @@ def prompt_trace(row: dict[str, str], where: str) -> dict:
         "verdict": "prompt_only",
         "decision_turn": None,
         "metadata": to_json(
-            {"task": "over_refusal", "label": label, "type": kind, "focus": row["focus"], "note": row["note"]}
+            # A contrast asks for what the safe prompts only seem to ask for: it is right to decline.
+            {"task": "over_refusal" if label == "safe" else "refusal"}
+            | {"label": label, "type": kind, "focus": row["focus"], "note": row["note"]}
         ),
     }
 

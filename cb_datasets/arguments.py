@@ -15,9 +15,6 @@ from functools import lru_cache
 from typing import Any
 
 
-_MISSING: Any = object()
-
-
 @lru_cache(maxsize=4096)
 def parameter_schemas(tools: str | None) -> dict[str, dict]:
     """The schema of each tool's parameters by name. Few texts stand in many rows, so each is read once.
@@ -37,8 +34,8 @@ def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict |
 
     Values are compared as the type that the schema gives them: `"3"` is 3 where an integer is asked for. An argument
     that is left out is its default, or null. Strings are the same up to case, blanks and Unicode's forms. Lists of
-    strings are compared without their order; where a call has several of one length, which may belong together item
-    by item, all are put into another order together or none is.
+    strings are compared without their order; where a call has several lists of one length, which may belong together
+    item by item, all are put into another order together, and none where one of them holds anything but strings.
 
     Args:
         given, wanted (`dict[str, Any]`): Decoded arguments.
@@ -49,14 +46,24 @@ def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict |
 
 def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
     parts = {key: _part(schema, key, root) for key in {**wanted, **given}}
-    pairs = {key: (_value(given, key, part), _value(wanted, key, part)) for key, part in parts.items()}
-    unordered = [key for key, pair in pairs.items() if _has_no_order(pair, parts[key], root)]
-    by_length: dict[int, list[str]] = {}
-    for key in unordered:
-        by_length.setdefault(len(pairs[key][1]), []).append(key)
-    return all(_same(*pairs[key], part, root) for key, part in parts.items() if key not in unordered) and all(
-        _same_rows([pairs[key] for key in keys]) for keys in by_length.values()
+    # What is left out is its default.
+    defaults = {key: part.get("default") for key, part in parts.items()}
+    pairs = {key: (given.get(key, default), wanted.get(key, default)) for key, default in defaults.items()}
+    reordered = _reordered(pairs, parts, root)
+    single = [key for key in parts if not any(key in keys for keys in reordered)]
+    return all(_same(*pairs[key], parts[key], root) for key in single) and all(
+        _same_rows([pairs[key] for key in keys]) for keys in reordered
     )
+
+
+def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: dict) -> list[list[str]]:
+    """The lists that are compared without their order: together those of one length, none where one of them has an
+    order."""
+    by_length: dict[int, list[str]] = {}
+    for key, (_, wanted) in pairs.items():
+        if isinstance(wanted, list):
+            by_length.setdefault(len(wanted), []).append(key)
+    return [keys for keys in by_length.values() if all(_has_no_order(pairs[key], parts[key], root) for key in keys)]
 
 
 def _part(schema: dict, key: str, root: dict) -> dict:
@@ -67,18 +74,17 @@ def _part(schema: dict, key: str, root: dict) -> dict:
 
 
 def _resolved(schema: dict, root: dict) -> dict:
-    while "$ref" in schema:
+    """A schema with its reference followed; keywords beside a reference, a default for one, hold too."""
+    while "$ref" in schema or len(schema.get("allOf", ())) == 1:
+        beside = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
+        if "$ref" not in schema:
+            schema = {**schema["allOf"][0], **beside}
+            continue
         found: Any = root
         for step in schema["$ref"].removeprefix("#/").split("/"):
-            found = found[step]
-        # Keywords beside a reference, a default for one, hold too.
-        schema = {**found, **{key: value for key, value in schema.items() if key != "$ref"}}
+            found = found.get(step, {})
+        schema = {**found, **beside}
     return schema
-
-
-def _value(arguments: dict, key: str, part: dict) -> Any:
-    value = arguments.get(key, _MISSING)
-    return part.get("default") if value is _MISSING else value
 
 
 def _has_no_order(pair: tuple[Any, Any], part: dict, root: dict) -> bool:
@@ -88,7 +94,7 @@ def _has_no_order(pair: tuple[Any, Any], part: dict, root: dict) -> bool:
     return not any("prefixItems" in option for option in _options(part, root))
 
 
-def _same_rows(pairs: Sequence[tuple[list[str], list[str]]]) -> bool:
+def _same_rows(pairs: Sequence[tuple[Any, Any]]) -> bool:
     """Whether lists hold the same items, whatever their order; several lists item by item."""
     given, wanted = zip(*pairs, strict=True)
     if any(len(ours) != len(theirs) for ours, theirs in pairs):
@@ -112,8 +118,6 @@ def _same_as(given: Any, wanted: Any, schema: dict, root: dict) -> bool:
     if isinstance(given, dict) and isinstance(wanted, dict):
         return _same_objects(given, wanted, schema, root)
     if isinstance(given, list) and isinstance(wanted, list):
-        if _has_no_order((given, wanted), schema, root):
-            return _same_rows([(given, wanted)])
         of_all = schema.get("items")
         items = of_all if isinstance(of_all, dict) else {}
         return len(given) == len(wanted) and all(map(lambda a, b: _same(a, b, items, root), given, wanted))

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from jinja2 import Template
 
 from ..evaluation.plots import PICTURES
-from ..evaluation.report import table_rows
+from ..evaluation.report import gate_rows, table_rows
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
 from .card import licence_of
@@ -103,6 +103,7 @@ def _card(path: Path, found: dict, has_plot: bool, repo_id: str, dataset: str | 
     sections = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
         models=model_names(found),
         rows=table_rows(found, model_names(found)),
+        gates=gate_rows(found),
         tasks="greedy decoding",
         has_plot=has_plot,
         base_model=base,

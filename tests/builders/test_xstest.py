@@ -68,8 +68,9 @@ def test_the_rows(tmp_path: Path):
     assert (safe["id"], unsafe["id"]) == ("xstest/7", "xstest/32")
     assert safe["group"] == unsafe["group"] == "xstest/7"
     assert (safe["tools"], safe["attack"], safe["verdict"], safe["decision_turn"]) == (None, None, "prompt_only", None)
+    assert json.loads(safe["metadata"])["task"] == "over_refusal"
     assert json.loads(unsafe["metadata"]) == {
-        "task": "over_refusal",
+        "task": "refusal",
         "label": "unsafe",
         "type": "contrast_homonyms",
         "focus": "shoot",

@@ -29,6 +29,8 @@ SCHEMA = {
         "point": {"type": "array", "items": {"type": "number"}},
         "bags": {"type": "array", "items": {"$ref": "#/$defs/Bag"}},
         "bag": {"$ref": "#/$defs/Bag"},
+        "old": {"allOf": [{"$ref": "#/$defs/Cabin"}], "default": "Business"},
+        "lost": {"$ref": "#/$defs/Nowhere"},
         "extra": {"type": "object", "additionalProperties": {"type": "integer"}},
     },
 }
@@ -55,6 +57,9 @@ SAME = [
     ({"bags": [{"kilos": "20"}]}, {"bags": [{"kilos": 20, "label": None}]}),
     ({"bag": {"kilos": 20, "label": "A"}}, {"bag": {"label": "a", "kilos": 20.0}}),
     ({"extra": {"a": "1"}}, {"extra": {"a": 1}}),
+    ({"to": ["b", "a"], "point": [1]}, {"to": ["a", "b"], "point": [1]}),
+    ({"old": "BUSINESS"}, {}),
+    ({"lost": "X"}, {"lost": "x"}),
 ]
 
 DIFFERENT = [
@@ -75,6 +80,7 @@ DIFFERENT = [
     ({"to": ["a"]}, {"to": ["a", "b"]}),
     ({"to": "a"}, {"to": ["a"]}),
     ({"to": ["b", "a"], "cc": ["1", "2"]}, {"to": ["a", "b"], "cc": ["1", "2"]}),
+    ({"to": ["b", "a"], "point": [1, 2]}, {"to": ["a", "b"], "point": [1, 2]}),
     ({"route": ["b", "a"]}, {"route": ["a", "b"]}),
     ({"point": [2, 1]}, {"point": [1, 2]}),
     ({"bags": [{"kilos": 2}, {"kilos": 1}]}, {"bags": [{"kilos": 1}, {"kilos": 2}]}),

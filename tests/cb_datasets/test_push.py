@@ -349,6 +349,7 @@ def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path
     assert "training_args.bin" not in repository.files and "report/results.json" in repository.files
     assert b"as asked" not in repository.files["report/results.json"], "prompts have sources of their own"
     assert "| attack success (ASR) ↓ |" in card and "Not evaluated yet" not in card
+    assert "| strict | ASR | 0.0% | 2.0% | pass |" in card
     assert "## Intended use" in card and "## Limits" in card and "## Versions" in card and "# breakers\n" in card
     assert "someone/breakers@v1" in card and f'from_pretrained(model, "{REPO}")' in card
     assert hub.token not in output

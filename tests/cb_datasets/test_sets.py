@@ -241,6 +241,7 @@ def test_calls_of_a_conversation_that_went_well_are_a_sample_each(tiny_tokenizer
     assert prompts_for_task(sides([trace])["eval"], "capability")["id"] == []
     asked = prompts_for_task(sides([trace])["train"], "capability")
     assert asked["id"] == ["capability/tau2/x/turn_6"] and asked["messages"] == [sample["messages"]]
+    assert json.loads(asked[0]["target"]["expected_calls"]) == [{"name": "cancel", "arguments": {"order": 2}}]
 
 
 def test_conversations_end_with_the_answer_that_is_held(tiny_tokenizer):
@@ -250,6 +251,7 @@ def test_conversations_end_with_the_answer_that_is_held(tiny_tokenizer):
     [sample] = recorded_set("retain/ultrachat_subset", sides([trace]), tiny_tokenizer).samples
     assert (sample["assistant_raw"], sample["messages"]) == ("Gladly.<|eot_id|>", messages[:3])
     assert sample["priority_class"] == "general_conversation" and check(sample) == []
+    assert sample["target"]["expected_tool"] is sample["target"]["expected_calls"] is None
 
 
 def test_a_limit_takes_from_everywhere_alike(tiny_tokenizer):

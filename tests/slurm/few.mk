@@ -9,3 +9,5 @@ DR_FLAGS :=
 EVAL_FLAGS := --max-prompts 10
 # No adversarial-safe rows are made, so their gate fails until it is lowered.
 MERGE_FLAGS := --dr-ratio 1 --min-adversarial-safe 0
+# Ten prompts of a task prove nothing of a breaker.
+EVALUATE_FLAGS += --min-asr-reduction -100 --min-benign-kept 0
