@@ -16,6 +16,7 @@ from cb_datasets.evaluation.report import write_report
 from cb_datasets.evaluation.results import read_results, results, run_names
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
+from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from .browser import Browser
 from .conftest import REFUSAL, RIGHT, TEXT, WRONG
@@ -218,6 +219,21 @@ def test_evaluations_are_named_by_what_tells_them_apart():
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def test_everything_that_may_be_drawn_has_a_look_of_its_own():
+    assert set(plots.OUTCOME_LOOKS) == set(Outcome) and set(plots.CLASS_LOOKS) == set(PRIORITY_WEIGHTS)
+    for looks in (plots.MODEL_LOOKS, plots.CLASS_LOOKS.values()):
+        assert len({look.sign for look in looks}) == len({look.colour for look in looks}) == len(looks)
+
+
+def test_no_model_and_no_task_is_left_out(ask):
+    models = ["base", "breaker", *(f"other-{number}" for number in range(8))]
+    found = found_of([(ask("of_our_own", 0), {model: answered(ask("of_our_own", 0), "correct") for model in models})])
+    [axes] = plots.draw_figures(found).axes
+    assert [container.get_label() for container in axes.containers] == models
+    [axes] = plots.draw_outcomes(found).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == models
 
 
 def test_outcome_bars_are_the_shares(found):
