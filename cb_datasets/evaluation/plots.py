@@ -92,16 +92,28 @@ def draw_results(found: dict, folder: Path) -> None:
     save_figure(draw_outcomes(found), folder / "outcomes.png")
 
 
-def read_diagnostics(path: Path) -> dict:
-    """What `trainers.diagnostics` wrote.
+def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
+    """What `trainers.diagnostics` wrote about the adapters that are evaluated.
+
+    Args:
+        path (`Path`): The file.
+        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, `<base>+<adapter>`; those of a
+            served model may be anything else, and are taken on trust.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else.
+        ValueError: If it holds something else, or cosines of other weights.
     """
     told = read_json(path)
     if told.get("schema_version") != 1 or not {"settings", "layers", "positions", "classes"} <= set(told):
         raise ValueError(f"{path}: not the cosines that `python -m trainers.diagnostics` of this version writes.")
+    for name, revision in told["settings"]["adapters"].items():
+        _, hashed, evaluated = adapters.get(name, "").rpartition("+")
+        if name not in adapters or (hashed and evaluated != revision):
+            raise ValueError(
+                f"{path}: cosines of {name} {revision}, which is not evaluated here ({dict(adapters)}). Run "
+                "`python -m trainers.diagnostics` with the same adapters under the same names."
+            )
     return told
 
 

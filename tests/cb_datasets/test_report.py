@@ -59,7 +59,7 @@ def found_of(rows: list[tuple[dict, dict[str, Answer]]]) -> dict:
     """The results of an evaluation, of prompts with an answer for each model."""
     models = list(rows[0][1])
     answers = {model: [given[model] for _, given in rows] for model in models}
-    settings = {"model": "tiny", "revision": "hash", "adapters": {model: f"hash of {model}" for model in models[1:]}}
+    settings = {"model": "tiny", "revision": "hash", "adapters": dict.fromkeys(models[1:], "base+hash")}
     settings |= {"max_new_tokens": 96, "samples": 0, "seed": 0}
     coherent = {"repetition": 0.1, "entropy": 3.5, "n": len(rows), "perplexity_under_base": None, "perplexity_n": 0}
     found = compare(answers) | {"coherence": dict.fromkeys(models, coherent), "gates": GATES}
@@ -201,9 +201,19 @@ def test_files_of_another_kind_are_named(found, tmp_path):
     with pytest.raises(ValueError, match=r"other.json: .*required property"):
         read_results(other)
     with pytest.raises(ValueError, match=r"other.json: not the cosines"):
-        plots.read_diagnostics(other)
+        plots.read_diagnostics(other, {})
     with pytest.raises(FileNotFoundError, match=r"none.json"):
         read_results(tmp_path / "none.json")
+
+
+def test_cosines_of_other_weights_are_refused(diagnostics, tmp_path):
+    file = tmp_path / "diagnostics.json"
+    write_json(file, diagnostics)
+    assert plots.read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
+    assert plots.read_diagnostics(file, {"breaker": "served"}) == diagnostics
+    for adapters in ({"breaker": "base+another"}, {"other": "base+hash"}):
+        with pytest.raises(ValueError, match=r"cosines of breaker hash, which is not evaluated here"):
+            plots.read_diagnostics(file, adapters)
 
 
 def test_evaluations_are_named_by_what_tells_them_apart():
