@@ -357,10 +357,12 @@ def evaluate(
     from .sample import PROMPT_FEATURES
 
     adapters = named_adapters(adapter, also or [])
-    cosines = read_diagnostics(diagnostics) if diagnostics else None
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
     options = Evaluation(engine.max_new_tokens, samples, seed, limits)
-    found = evaluate_models(rows, engine.load_all(adapters), options, engine.work_dir)
+    loaded = engine.load_all(adapters)
+    revisions = {name: loaded[name].revision for name in adapters}
+    cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
+    found = evaluate_models(rows, loaded, options, engine.work_dir)
     write_report(found, output, cosines, curves)
     models = model_names(found)
     table(["", *models], table_rows(found, models))
@@ -393,7 +395,7 @@ def report(
     [found, *others] = runs.values()
     if "prompts" not in found:
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
-    cosines = read_diagnostics(diagnostics) if diagnostics else None
+    cosines = read_diagnostics(diagnostics, found["settings"]["adapters"]) if diagnostics else None
     write_report(found, output, cosines, curves, runs if others else None)
     print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
 

@@ -30,6 +30,7 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, PreTrainedTokenizerBase
 
+from cb_datasets.evaluation.compare import BASE
 from cb_datasets.evaluation.results import named_adapters
 from cb_datasets.files import stream_rows, stream_tables, write_json
 from cb_datasets.sample import SAMPLE_FEATURES
@@ -106,7 +107,12 @@ class Tally:
             cosines (`np.ndarray`): Shape `(layers, tokens)`.
             parts (`Mapping[str, np.ndarray]`): For each part of the row, which of the tokens are its own.
             positions (`np.ndarray`): Of each token, counted from the beginning of the completion.
+
+        Raises:
+            ValueError: If a cosine is not a number.
         """
+        if np.isnan(cosines).any():
+            raise ValueError("A hidden state is not a number: the adapter has come apart, or its numbers overflow.")
         for part, own in parts.items():
             if own.any():
                 self.parts.setdefault(part, []).append(cosines[:, own].mean(axis=1))
@@ -129,27 +135,56 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
-@dataclass
 class ClassTally:
-    """What is counted of the rows of one class."""
+    """
+    What is counted of the rows of one class.
 
-    cosine: dict[str, Tally]
-    to_clean: dict[str, Tally]
-    rows: int = 0
-    names_at: list[int] = field(default_factory=list)  # where the tool's name begins in the completion
+    Args:
+        adapters (`list[str]`): Names of the adapters.
+        num_layers (`int`): Number of layers.
+    """
+
+    def __init__(self, adapters: list[str], num_layers: int):
+        self.measures = {
+            "cosine": {name: Tally(num_layers) for name in adapters},
+            "to_clean": {name: Tally(num_layers) for name in (BASE, *adapters)},
+        }
+        self.rows = 0
+        self.names_at: list[int] = []  # where the tool's name begins in the completion
+
+    def add(self, prepared: dict[str, Any], cosines: dict[str, dict[str, np.ndarray]]) -> None:
+        """
+        Add a row.
+
+        Args:
+            prepared (`dict[str, Any]`): What `prepare_row` made of it.
+            cosines (`dict[str, dict[str, np.ndarray]]`): Of each measure and model, shape `(layers, tokens)`.
+        """
+        start, total = prepared["prompt_length"], len(prepared["input_ids"])
+        positions = np.arange(total) - start
+        injected = np.zeros(total, dtype=bool)
+        for first, end in prepared["injection"]:
+            injected[first:end] = True
+        parts = {"prompt": (positions < 0) & ~injected, "injection": injected, "completion": positions >= 0}
+        for name, values in cosines["cosine"].items():
+            self.measures["cosine"][name].add(values, parts, positions)
+        completion = {"completion": np.ones(total - start, dtype=bool)}
+        for name, values in cosines["to_clean"].items():
+            self.measures["to_clean"][name].add(values, completion, positions[start:])
+        self.rows += 1
+        if prepared["tool_name"] != NONE:
+            self.names_at.append(prepared["tool_name"][0] - start)
 
     def told(self) -> dict[str, Any]:
-        told = {name: {model: tally.told() for model, tally in getattr(self, name).items()} for name in _MEASURES}
-        some = next(iter(self.cosine.values()))
-        return {
-            "rows": self.rows,
-            "rows_at": some.counts.tolist(),
-            "tool_name_at": float(np.median(self.names_at)) if self.names_at else None,
-            **{name: curves for name, curves in told.items() if any(each["by_layer"] for each in curves.values())},
+        """`{rows, rows_at, tool_name_at, cosine, to_clean}`; the last is left out where no row was attacked."""
+        told = {
+            measure: {name: tally.told() for name, tally in tallies.items()}
+            for measure, tallies in self.measures.items()
+            if any(tally.parts for tally in tallies.values())
         }
-
-
-_MEASURES = ("cosine", "to_clean")
+        [counts, *_] = (tally.counts for tally in self.measures["cosine"].values())
+        name_at = float(np.median(self.names_at)) if self.names_at else None
+        return {"rows": self.rows, "rows_at": counts.tolist(), "tool_name_at": name_at, **told}
 
 
 def measure(
@@ -172,41 +207,16 @@ def measure(
         ValueError: If there are no rows.
     """
     layers = range(1, len(get_decoder(model).layers) + 1)
-    names = list(model.peft_config)
     tallies: dict[str, ClassTally] = {}
-    for batch in _batches(rows, tokenizer, batch_tokens):
-        for row, prepared, cosines in zip(*batch, _cosines(model, tokenizer, batch[1], layers), strict=True):
-            tally = tallies.setdefault(
-                row["priority_class"],
-                ClassTally(
-                    {name: Tally(len(layers)) for name in names},
-                    {name: Tally(len(layers)) for name in ("base", *names)},
-                ),
-            )
-            _add(tally, prepared, cosines)
+    for some, prepared in _batches(rows, tokenizer, batch_tokens):
+        for row, ready, cosines in zip(some, prepared, _cosines(model, tokenizer, prepared, layers), strict=True):
+            name = row["priority_class"]
+            if name not in tallies:
+                tallies[name] = ClassTally(list(model.peft_config), len(layers))
+            tallies[name].add(ready, cosines)
     if not tallies:
         raise ValueError("Cosines over zero rows are no numbers: the data hold no sample.")
     return {name: tallies[name].told() for name in sorted(tallies)}
-
-
-def _add(tally: ClassTally, prepared: dict[str, Any], cosines: dict[str, dict[str, np.ndarray]]) -> None:
-    start, total = prepared["prompt_length"], len(prepared["input_ids"])
-    positions = np.arange(total) - start
-    injected = np.zeros(total, dtype=bool)
-    for first, end in prepared["injection"]:
-        injected[first:end] = True
-    parts = {
-        "prompt": (positions < 0) & ~injected,
-        "injection": injected,
-        "completion": positions >= 0,
-    }
-    for name, values in cosines["cosine"].items():
-        tally.cosine[name].add(values, parts, positions)
-    for name, values in cosines["to_clean"].items():
-        tally.to_clean[name].add(values, {"completion": np.ones(total - start, dtype=bool)}, positions[start:])
-    tally.rows += 1
-    if prepared["tool_name"] != NONE:
-        tally.names_at.append(prepared["tool_name"][0] - start)
 
 
 def _batches(
@@ -231,28 +241,23 @@ def _batches(
 
 def _cosines(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, batch: list[dict[str, Any]], layers: Sequence[int]
-) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+) -> list[dict[str, dict[str, np.ndarray]]]:
     """For each row `{measure: {model: cosines}}`, of shape `(layers, tokens)`."""
     sequences = [row["input_ids"] for row in batch]
     attacked = [at for at, row in enumerate(batch) if row["clean_ids"]]
     base = _states(model, tokenizer, sequences, layers, None)
-    clean = dict(
-        zip(
-            attacked,
-            _states(model, tokenizer, [batch[at]["clean_ids"] for at in attacked], layers, None),
-            strict=True,
-        )
-    )
+    clean = _states(model, tokenizer, [batch[at]["clean_ids"] for at in attacked], layers, None)
+    clean_of = dict(zip(attacked, clean, strict=True))
     result: list[dict[str, dict[str, np.ndarray]]] = [{"cosine": {}, "to_clean": {}} for _ in batch]
-    for name in ("base", *model.peft_config):
-        states = base if name == "base" else _states(model, tokenizer, sequences, layers, name)
+    for name in (BASE, *model.peft_config):
+        states = base if name == BASE else _states(model, tokenizer, sequences, layers, name)
         for at, own in enumerate(states):
-            if name != "base":
+            if name != BASE:
                 result[at]["cosine"][name] = _cosine(own, base[at])
-            if at in clean:
+            if at in clean_of:
                 number = len(batch[at]["input_ids"]) - batch[at]["prompt_length"]
-                result[at]["to_clean"][name] = _cosine(own[:, -number:], clean[at][:, -number:])
-    yield from result
+                result[at]["to_clean"][name] = _cosine(own[:, -number:], clean_of[at][:, -number:])
+    return result
 
 
 def _cosine(states: torch.Tensor, others: torch.Tensor) -> np.ndarray:

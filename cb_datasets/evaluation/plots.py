@@ -6,6 +6,7 @@ mark or a hatching of its own, so that the pictures can be read in black and whi
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,16 +92,28 @@ def draw_results(found: dict, folder: Path) -> None:
     save_figure(draw_outcomes(found), folder / "outcomes.png")
 
 
-def read_diagnostics(path: Path) -> dict:
-    """What `trainers.diagnostics` wrote.
+def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
+    """What `trainers.diagnostics` wrote about the adapters that are evaluated.
+
+    Args:
+        path (`Path`): The file.
+        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, `<base>+<adapter>`; those of a
+            served model may be anything else, and are taken on trust.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else.
+        ValueError: If it holds something else, or cosines of other weights.
     """
     told = read_json(path)
     if told.get("schema_version") != 1 or not {"settings", "layers", "positions", "classes"} <= set(told):
         raise ValueError(f"{path}: not the cosines that `python -m trainers.diagnostics` of this version writes.")
+    for name, revision in told["settings"]["adapters"].items():
+        _, hashed, evaluated = adapters.get(name, "").rpartition("+")
+        if name not in adapters or (hashed and evaluated != revision):
+            raise ValueError(
+                f"{path}: cosines of {name} {revision}, which is not evaluated here ({dict(adapters)}). Run "
+                "`python -m trainers.diagnostics` with the same adapters under the same names."
+            )
     return told
 
 
@@ -178,7 +191,7 @@ def draw_figures(found: dict) -> "Figure":
     with style():
         figure = new_figure(8, 0.36 * len(keys) + 1.1)
         axes = figure.subplots()
-        for at, (model, look) in enumerate(zip(models, MODEL_LOOKS, strict=False)):
+        for at, (model, look) in enumerate(zip(models, cycle(MODEL_LOOKS), strict=False)):
             shift = 0.62 * ((at + 0.5) / len(models) - 0.5)
             there = [(row, found[model][key]) for row, key in enumerate(keys) if key in found[model]]
             axes.errorbar(
@@ -209,7 +222,7 @@ def _whiskers(rates: list[dict]) -> list[list[float]]:
 
 def draw_outcomes(found: dict) -> "Figure":
     """A bar for each task and model, divided by what became of the prompts."""
-    models, tasks = model_names(found), sorted(found["outcomes"][BASE], key=EVALUATION_TASKS.index)
+    models, tasks = model_names(found), sorted(found["outcomes"][BASE], key=_task_order)
     seen = [outcome for outcome in Outcome if any(outcome in found["outcomes"][m][t] for m in models for t in tasks)]
     places = [task_at * (len(models) + 1) + at for task_at in range(len(tasks)) for at in range(len(models))]
     bars = [(task, model) for task in tasks for model in models]
@@ -242,6 +255,11 @@ def draw_outcomes(found: dict) -> "Figure":
     return figure
 
 
+def _task_order(task: str) -> int:
+    """Ours in their order, others after them."""
+    return (*EVALUATION_TASKS, task).index(task)
+
+
 def draw_tradeoff(runs: Mapping[str, dict]) -> "Figure":
     """Attack success against clean calls that are kept, and against right calls under attack.
 
@@ -258,7 +276,7 @@ def draw_tradeoff(runs: Mapping[str, dict]) -> "Figure":
     with style():
         figure = new_figure(4.4 * len(sides), 4)
         for axes, key in zip(figure.subplots(1, len(sides), squeeze=False, sharey=True)[0], sides, strict=True):
-            for model, look in zip(_models_of(runs), MODEL_LOOKS, strict=False):
+            for model, look in zip(_models_of(runs), cycle(MODEL_LOOKS), strict=False):
                 _path(axes, key, model, look, runs)
             axes.set(xlabel=LABELS[key], xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
             _percent_axis(axes, "x")

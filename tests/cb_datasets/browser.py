@@ -54,7 +54,7 @@ class Browser:
     def until(self, expression: str) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + 60
-        while not self.value(expression):
+        while not self.value(f"Boolean({expression})"):  # an element would come as {}
             assert time.monotonic() < end, f"never came true: {expression}\n{self.value('document.body.innerText')}"
             time.sleep(0.05)
 

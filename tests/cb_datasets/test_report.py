@@ -16,6 +16,7 @@ from cb_datasets.evaluation.report import write_report
 from cb_datasets.evaluation.results import read_results, results, run_names
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
+from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from .browser import Browser
 from .conftest import REFUSAL, RIGHT, TEXT, WRONG
@@ -58,7 +59,7 @@ def found_of(rows: list[tuple[dict, dict[str, Answer]]]) -> dict:
     """The results of an evaluation, of prompts with an answer for each model."""
     models = list(rows[0][1])
     answers = {model: [given[model] for _, given in rows] for model in models}
-    settings = {"model": "tiny", "revision": "hash", "adapters": {model: f"hash of {model}" for model in models[1:]}}
+    settings = {"model": "tiny", "revision": "hash", "adapters": dict.fromkeys(models[1:], "base+hash")}
     settings |= {"max_new_tokens": 96, "samples": 0, "seed": 0}
     coherent = {"repetition": 0.1, "entropy": 3.5, "n": len(rows), "perplexity_under_base": None, "perplexity_n": 0}
     found = compare(answers) | {"coherence": dict.fromkeys(models, coherent), "gates": GATES}
@@ -200,9 +201,19 @@ def test_files_of_another_kind_are_named(found, tmp_path):
     with pytest.raises(ValueError, match=r"other.json: .*required property"):
         read_results(other)
     with pytest.raises(ValueError, match=r"other.json: not the cosines"):
-        plots.read_diagnostics(other)
+        plots.read_diagnostics(other, {})
     with pytest.raises(FileNotFoundError, match=r"none.json"):
         read_results(tmp_path / "none.json")
+
+
+def test_cosines_of_other_weights_are_refused(diagnostics, tmp_path):
+    file = tmp_path / "diagnostics.json"
+    write_json(file, diagnostics)
+    assert plots.read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
+    assert plots.read_diagnostics(file, {"breaker": "served"}) == diagnostics
+    for adapters in ({"breaker": "base+another"}, {"other": "base+hash"}):
+        with pytest.raises(ValueError, match=r"cosines of breaker hash, which is not evaluated here"):
+            plots.read_diagnostics(file, adapters)
 
 
 def test_evaluations_are_named_by_what_tells_them_apart():
@@ -218,6 +229,21 @@ def test_evaluations_are_named_by_what_tells_them_apart():
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def test_everything_that_may_be_drawn_has_a_look_of_its_own():
+    assert set(plots.OUTCOME_LOOKS) == set(Outcome) and set(plots.CLASS_LOOKS) == set(PRIORITY_WEIGHTS)
+    for looks in (plots.MODEL_LOOKS, plots.CLASS_LOOKS.values()):
+        assert len({look.sign for look in looks}) == len({look.colour for look in looks}) == len(looks)
+
+
+def test_no_model_and_no_task_is_left_out(ask):
+    models = ["base", "breaker", *(f"other-{number}" for number in range(8))]
+    found = found_of([(ask("of_our_own", 0), {model: answered(ask("of_our_own", 0), "correct") for model in models})])
+    [axes] = plots.draw_figures(found).axes
+    assert [container.get_label() for container in axes.containers] == models
+    [axes] = plots.draw_outcomes(found).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == models
 
 
 def test_outcome_bars_are_the_shares(found):

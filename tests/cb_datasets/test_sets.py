@@ -13,12 +13,13 @@ from builders.trace import TRACE_FEATURES, message, to_json, tool_call
 from cb_datasets.checks.rules import check
 from cb_datasets.files import to_dataset
 from cb_datasets.ingest import split_by_group
+from cb_datasets.outcomes import has_expected_arguments
 from cb_datasets.sets.harmful import FLIPS
 from cb_datasets.sets.prompts import asked_prompt, choose, clean_prompt, prompts_for_task
 from cb_datasets.sets.recorded import recorded_set, written_turn
 from cb_datasets.sets.retain import ADVERSARIAL_SAFE, BENIGN_TWINS
 from cb_datasets.sets.sampled import drop_reason
-from cb_datasets.tool_calls import FORMATS
+from cb_datasets.tool_calls import FORMATS, ToolCall
 
 from .conftest import RIGHT, TEXT, WRONG
 
@@ -115,6 +116,21 @@ def test_a_turn_is_written_in_the_targets_format():
 def agentdojo(real_data, tmp_path_factory):
     cache = tmp_path_factory.mktemp("agentdojo")
     return split_by_group(load_source("agentdojo", data_dir=real_data / "agentdojo", cache_dir=cache), 0.2, "test")
+
+
+def test_recorded_calls_are_right_by_the_schemas_of_their_tools(agentdojo):
+    """Real schemas, with references and alternatives: each call is itself, also with numbers as text, and no other."""
+    prompts = prompts_for_task(agentdojo["eval"], "capability")
+    assert len(prompts) > 100
+    for prompt in prompts:
+        [wanted] = json.loads(prompt["target"]["expected_calls"])
+        name, arguments = wanted["name"], wanted["arguments"]
+        as_text = {key: str(value) if type(value) in (int, float) else value for key, value in arguments.items()}
+        for said in (arguments, as_text):
+            assert has_expected_arguments(ToolCall(name, said), prompt["target"], prompt["tools"])
+        for key in arguments:
+            other = ToolCall(name, {**arguments, key: "something else"})
+            assert not has_expected_arguments(other, prompt["target"], prompt["tools"])
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,12 @@ def test_nothing_is_measured_over_zero_rows(adapted, tokenizer, attacked_rows, t
         choose_rows(tmp_path, 5, 0)
 
 
+def test_states_that_are_no_numbers_stop_it(adapted, tokenizer, attacked_rows):
+    adapted.get_base_model().get_decoder().layers[1].mlp.down_proj.base_layer.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match="not a number"):
+        measure(adapted, tokenizer, list(attacked_rows(records=1)), 10_000)
+
+
 def test_rows_are_chosen_by_class_and_siblings_together(attacked_rows, tmp_path):
     save_rows(attacked_rows(records=9, refusals=3), tmp_path, {})
     rows = load_rows(tmp_path)
