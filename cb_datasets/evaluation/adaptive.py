@@ -49,10 +49,10 @@ FIGURES = {
     "adaptive_gibberish": "gibberish under the search ↓",
 }
 
-# Hash of the code that searches: what another version found is not taken over.
-_CODE_HASH = hashlib.sha256(
-    b"".join(Path(__file__).with_name(name).read_bytes() for name in ("adaptive.py", "suffix_search.py"))
-).hexdigest()[:16]
+# Hash of the code that searches and judges: what another version found is not taken over.
+_CODE = ("evaluation/adaptive.py", "evaluation/suffix_search.py", "chat.py", "outcomes.py", "tool_calls.py")
+_CODE_TEXT = b"".join((Path(__file__).parents[1] / name).read_bytes() for name in _CODE)
+_CODE_HASH = hashlib.sha256(_CODE_TEXT).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +196,8 @@ class _Search:
         settings = {
             "model": model.model,
             "revision": model.revision,
-            "budget": dataclasses.asdict(budget),
+            # How often the model is asked without a suffix has no part in it.
+            "budget": {key: value for key, value in dataclasses.asdict(budget).items() if key != "best_of"},
             "template_hash": template_hash(model.tokenizer),
             "date_string": DATE_STRING,
             "code": _CODE_HASH,
