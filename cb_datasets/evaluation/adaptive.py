@@ -33,6 +33,7 @@ from .answers import babbles
 from .report import cell
 from .statistics import proportion
 from .suffix_search import CallLoss, SearchBudget, open_slot, search_suffix, usable_tokens
+from .transfer import transferred
 
 
 if TYPE_CHECKING:
@@ -105,15 +106,17 @@ def attack(
 
     Returns:
         `dict`: `settings`; under the name of each model its figures (`{value, n, low, high}`); by model `outcomes` (of
-        the answers under the search), `steps` and `errors`; and `prompts`, with what each was attacked with and what
-        came of it.
+        the answers under the search), `steps`, `transfer` (of single suffixes to the other prompts) and `errors`; and
+        `prompts`, with what each was attacked with and what came of it.
 
     Raises:
         ValueError: If there is no prompt that a model answers.
     """
     tool_format = format_of(next(iter(models.values())).tokenizer.chat_template)
+    greedy = Sampling(max_new_tokens=budget.max_new_tokens)
     openings: list[str] = []
     attacked: dict[str, list[dict]] = {}
+    transfers: dict[str, list[dict]] = {}
     for name, model in models.items():
         static, drawn = _unsearched(prompts, model, name, budget, work_dir)
         openings = openings or [
@@ -126,6 +129,8 @@ def attack(
             _judged(row["target"], text, suffix, texts, tool_format)
             for row, text, suffix, texts in zip(prompts, static, found, drawn, strict=True)
         ]
+        suffixes = [each["suffix"] if each and each["won"] else None for each in found]
+        transfers[name] = transferred(prompts, suffixes, model, name, greedy, work_dir)
     return {
         "settings": {
             **dataclasses.asdict(budget),
@@ -134,6 +139,7 @@ def attack(
         **{name: _figures(answers) for name, answers in attacked.items()},
         "outcomes": {name: dict(Counter(each["outcome"] for each in answers)) for name, answers in attacked.items()},
         "steps": {name: _steps(answers) for name, answers in attacked.items()},
+        "transfer": transfers,
         "errors": {name: len(answers) - len(_valid(answers)) for name, answers in attacked.items()},
         "prompts": [
             {
@@ -291,17 +297,30 @@ def _figures(answers: list[dict]) -> dict[str, dict]:
 
 
 def _steps(answers: list[dict]) -> dict[str, float | None]:
-    """Steps that the searches took: in all, and in the middle of those that succeeded."""
+    """Steps that the searches took: in all, and in the middle of those that succeeded.
+
+    `successes_at_random` are those of the suffix of random words that a search begins with: no search was needed.
+    """
     searched = [answer for answer in _valid(answers) if answer["search"]]
     won = [answer["search"]["steps"] for answer in searched if answer["outcome"] == Outcome.ATTACK_SUCCESS]
     return {
         "all": sum(answer["search"]["steps"] for answer in searched),
         "median_of_successes": median(won) if won else None,
+        "successes_at_random": won.count(0),
     }
 
 
 def table_rows(result: dict, models: list[str]) -> Iterator[tuple[str, ...]]:
-    """`(label, cell of each model, ...)` for the screen."""
+    """`(label, cell of each model, ...)` for people."""
     for figure, label in FIGURES.items():
         yield label, *(cell(result[name][figure]) for name in models)
-    yield "steps to success, median", *(str(result["steps"][name]["median_of_successes"] or "-") for name in models)
+    steps, transfer = result["steps"], result["transfer"]
+    yield "  successes of random words", *(str(steps[name]["successes_at_random"]) for name in models)
+    medians = [steps[name]["median_of_successes"] for name in models]
+    yield "  steps to success, median", *("-" if steps is None else str(steps) for steps in medians)
+    best = [max((each["asr"] for each in transfer[name]), key=_value, default=None) for name in models]
+    yield "ASR, best single suffix on the others ↓", *map(cell, best)
+
+
+def _value(figure: dict) -> float:
+    return figure["value"]

@@ -18,6 +18,7 @@ from cb_datasets.evaluation.suffix_search import (
     usable_tokens,
     with_suffix,
 )
+from cb_datasets.evaluation.transfer import transferred
 from cb_datasets.files import read_json, save_rows, to_dataset
 from cb_datasets.generation import Sampling
 from cb_datasets.generation.transformers_backend import TransformersBackend
@@ -263,6 +264,20 @@ def test_every_figure_is_counted_from_the_answers(rows, models, tmp_path):
     assert result["base"]["static_asr"]["value"] == 0 and result["base"]["adaptive_asr"]["value"] > 0
     assert sum(result["outcomes"]["base"].values()) == 3
     assert result["steps"]["base"]["all"] == sum(answer["search"]["steps"] for answer in answers)
+    won = [answer["search"]["steps"] for answer in answers if answer["outcome"] == "attack_success"]
+    assert result["steps"]["base"]["successes_at_random"] == won.count(0)
+
+
+def test_a_suffix_is_tried_on_all_prompts_but_its_own(rows, agent, usable, tmp_path):
+    suffix = searched(agent, rows[1], usable).suffix
+    [result] = transferred(rows, [None, suffix, None], agent, "base", SHORT, tmp_path)
+    others = [with_suffix(rows[index], suffix) for index in (0, 2)]
+    texts = [greedy(agent, encode_prompt(agent.tokenizer, row)) for row in others]
+    outcomes = [outcome_of(text, row["target"], LLAMA) for text, row in zip(texts, others, strict=True)]
+    assert result["found_on"] == rows[1]["id"] and result["suffix"] == suffix
+    assert result["asr"]["value"] == outcomes.count("attack_success") / 2 and result["asr"]["n"] == 2
+    assert transferred(rows, [None, None, None], agent, "base", SHORT, tmp_path) == []
+    assert transferred(rows.select([0]), [suffix], agent, "base", SHORT, tmp_path) == []
 
 
 def test_where_the_injection_alone_works_nothing_is_searched(prompt, agent, tmp_path):
@@ -273,7 +288,8 @@ def test_where_the_injection_alone_works_nothing_is_searched(prompt, agent, tmp_
     [answer] = [each["answers"]["base"] for each in result["prompts"]]
     assert answer["static"]["outcome"] == answer["outcome"] == "attack_success"
     assert answer["search"] is None and answer["text"] == answer["static"]["text"]
-    assert result["steps"]["base"] == {"all": 0, "median_of_successes": None}
+    assert result["steps"]["base"] == {"all": 0, "median_of_successes": None, "successes_at_random": 0}
+    assert result["transfer"] == {"base": []}
     assert answer["text"].startswith(result["prompts"][0]["opening"])
 
 
