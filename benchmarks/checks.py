@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the rows that tests have too
 SET_NAMES = (
     "harmful/b4_flips",
     "retain/adversarial_safe",
@@ -150,6 +151,7 @@ def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random
     from cb_datasets.ingest import is_held_out
     from cb_datasets.sets.label import label
     from cb_datasets.tool_calls import FORMATS
+    from tests.sampled import sampled_provenance
 
     words = " ".join("".join(draw.choices("bdklmnrstvaeiou", k=7)) for _ in range(5))
     *first, request = prompt["messages"]
@@ -168,22 +170,9 @@ def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random
         split="eval" if is_held_out(words, 0.1) else "train",
         priority_class=kind,
         tool_format=FORMATS["llama3_json"],
-        provenance=PROVENANCE | {"record_id": pair},
+        provenance=sampled_provenance(record_id=pair),
     )
     return sample | ({"assistant_raw": completion + "!"} if draw.random() < 0.01 else {})
-
-
-PROVENANCE = {
-    "generator_model": "none",
-    "temperature": 0.0,
-    "top_p": 1.0,
-    "seed": 0,
-    "stop_reason": "stop",
-    "prompt_format": "llama3_json",
-    "template_hash": "0123456789ab",
-    "date_string": "26 Jul 2024",
-    "completion_source": "sampled",
-}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -232,7 +221,9 @@ def merge(folder: Path, tokenizer: Path) -> Turns:
 
     outputs = {split: folder / "stage2" / split for split in ("train", "eval")}
     prompts = sorted((folder / "prompts").iterdir())
-    report = merge_sets(sets(folder), quarantined(folder), prompts, outputs, MergeOptions(), MergedThresholds())
+    options = (MergeOptions(), MergedThresholds())
+    left_out = folder / "left_out.parquet"
+    report = merge_sets(sets(folder), quarantined(folder), prompts, outputs, *options, left_out=left_out)
     assert report["passed"], [gate for gate in report["gates"] if not gate["passed"]]
     print(report["drops"], file=sys.stderr)
     return count_rows(sets(folder)), None

@@ -12,6 +12,7 @@ import typer
 from . import cli_attacks, cli_checks, cli_hub
 from .checks.thresholds import EvaluationThresholds
 from .cli_options import (
+    AlsoOption,
     Asking,
     CurvesOption,
     DiagnosticsOption,
@@ -337,9 +338,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder of the report.")],
     engine: Engine,
     limits: EvaluationThresholds,
-    also: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
-    ] = None,
+    also: AlsoOption = None,
     samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="The gates of level `strict` must pass too.")] = False,
     seed: SeedOption = 0,

@@ -3,13 +3,18 @@
 from collections import Counter
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .cli_options import ModelOption, OutputOption, SeedOption
+from .cli_options import AlsoOption, BackendName, Engine, ModelOption, SeedOption, takes
 from .cli_output import listed, table
 
+
+if TYPE_CHECKING:
+    from .generation.transformers_backend import TransformersBackend
+
+AdapterOption = Annotated[str, typer.Option(help="Folder of the breaker's adapter.")]
 
 app = typer.Typer()
 
@@ -20,11 +25,13 @@ class EngineName(StrEnum):
 
 
 @app.command()
+@takes(Engine)
 def attack(
-    model: ModelOption,
-    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
+    adapter: AdapterOption,
     prompts: Annotated[Path, typer.Option(help="The prompts folder.")],
-    output: OutputOption,
+    output: Annotated[Path, typer.Option(help="Folder of the report; adaptive.json is written.")],
+    engine: Engine,
+    also: AlsoOption = None,
     task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
     n_prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, chosen by --seed.")] = 20,
     steps: Annotated[int, typer.Option(min=0, help="Most steps of the search on a prompt.")] = 50,
@@ -32,35 +39,30 @@ def attack(
     suffix_tokens: Annotated[int, typer.Option(min=1, help="Length of the suffix.")] = 10,
     top_k: Annotated[int, typer.Option(min=1, help="Tokens that a position may change to in a step.")] = 64,
     best_of: Annotated[int, typer.Option(min=1, help="Draws of each prompt at T = 1.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 256,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts of one forward pass.")] = 64,
-    work_dir: Annotated[Path, typer.Option(help="Folder of what is done; a rerun does only what is missing.")] = (
-        Path("data/completions")
-    ),
     seed: SeedOption = 0,
 ) -> None:
     """A white-box suffix search and best-of-N sampling, against base and breaker with the same budget.
 
     The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; whether it
-    succeeded is judged by what the model then does. It needs gradients, so the model runs in Transformers.
+    succeeded is judged by what the model then does.
     """
     from .evaluation.adaptive import RESULT_FILE, AttackBudget, attackable, table_rows
     from .evaluation.adaptive import attack as attack_models
+    from .evaluation.results import named_adapters
     from .files import load_rows, write_json
-    from .generation.transformers_backend import TransformersBackend
     from .sample import PROMPT_FEATURES
     from .sets.prompts import choose
 
+    if engine.backend != BackendName.TRANSFORMERS:
+        raise ValueError("The search needs gradients, which only --backend transformers has.")
     kept, left_out = attackable(load_rows(prompts / task, PROMPT_FEATURES))
     if len(kept) == 0:
         raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
     chosen = choose(kept, n_prompts, seed)
-    budget = AttackBudget(steps, width, suffix_tokens, top_k, best_of, max_new_tokens, seed)
-    breaker = TransformersBackend(model, adapter, batch_size)
-    models = {"base": breaker.without_adapter(), "breaker": breaker}
-    result = attack_models(chosen, models, budget, batch_size, work_dir)
-    result = {**result, "task": task, "available": len(kept), "left_out": left_out}
-    write_json(output / RESULT_FILE, result)
+    budget = AttackBudget(steps, width, suffix_tokens, top_k, best_of, engine.max_new_tokens, seed)
+    models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
+    result = attack_models(chosen, models, budget, engine.batch_size, engine.work_dir)
+    write_json(output / RESULT_FILE, {**result, "task": task, "available": len(kept), "left_out": left_out})
     table(["", *models], list(table_rows(result, list(models))))
     for name in models:
         print(f"  {name} under the search: {listed(result['outcomes'][name])}")
@@ -70,8 +72,9 @@ def attack(
 @app.command()
 def agentdojo(
     model: ModelOption,
-    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
+    adapter: AdapterOption,
     output: Annotated[Path, typer.Option(help="Folder of the runs; what is in it is not run again.")],
+    also: AlsoOption = None,
     suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; several times.")] = None,
     attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
     user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; several times; all if left out.")] = (
@@ -93,16 +96,17 @@ def agentdojo(
     context or the server cut off is told as a failure, and counts for nothing.
     """
     from .evaluation.report import cell
-    from .files import write_json
-    from .live.results import FIGURES, RESULT_FILE, Selection, read_results
+    from .evaluation.results import named_adapters
+    from .files import read_json, write_json
+    from .live.results import FIGURES, RESULT_FILE, SETTINGS_FILE, Selection, read_results
     from .live.run import Served, run_agentdojo
 
     selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
-    served = Served(model, {"breaker": adapter}, backend, max_length, max_new_tokens, tensor_parallel)
+    served = Served(model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel)
     run_agentdojo(served, selection, output)
     models = served.names
     result = read_results(output, models)
-    write_json(output / RESULT_FILE, result)
+    write_json(output / RESULT_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
     table(
         ["", *models],
         [(label, *(cell(result[name].get(figure)) for name in models)) for figure, label in FIGURES.items()],

@@ -37,6 +37,9 @@ NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
 FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
+AlsoOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
+]
 DiagnosticsOption = Annotated[
     Path | None, typer.Option(exists=True, help="Cosines that `python -m trainers.diagnostics` wrote, to be drawn.")
 ]

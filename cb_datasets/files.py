@@ -7,7 +7,9 @@ data/demo/harmful/b4_flips/report.json      what the step did; written last, so 
 import hashlib
 import json
 import os
+import re
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,11 @@ from datasets import Dataset, Features, are_progress_bars_disabled, disable_prog
 
 ROWS_FILE = "data.parquet"
 REPORT_FILE = "report.json"
+
+# The temporary name of a file, see `in_one_move`.
+_TEMPORARY = re.compile(r"\.(?P<pid>\d+)@(?P<host>[^/]+)\.tmp$")
+# A file is written in seconds. One of another host whose process cannot be looked up is left over after this long.
+_ABANDONED_AFTER_SECONDS = 3600
 
 # Rows that a step which streams holds at a time.
 STREAM_ROWS = 2000
@@ -39,6 +46,33 @@ def in_one_move(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_orphans(folder: Path, name: str = "*") -> None:
+    """Remove what dead processes left half-written of the files of a name, a pattern, in a folder."""
+    for path in folder.glob(f".{name}.*.tmp"):
+        writer = _TEMPORARY.search(path.name)
+        if writer is not None and not _is_being_written(path, int(writer["pid"]), writer["host"]):
+            path.unlink(missing_ok=True)
+
+
+def _is_being_written(path: Path, pid: int, host: str) -> bool:
+    if host == socket.gethostname():
+        return pid != os.getpid() and _is_alive(pid)
+    try:
+        return time.time() - path.stat().st_mtime < _ABANDONED_AFTER_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -26,4 +26,5 @@ GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 800 --max-e
 DR_FLAGS := --max-prompts 1200
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
+ATTACK_FLAGS := --max-new-tokens 96 --batch-size 128 --steps 30
 LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no

@@ -127,8 +127,10 @@ def _families(found: dict, models: list[str]) -> list[str]:
     rows = []
     for family, part in found["slices"]["family"].items():
         if "asr" in part[BASE]:
-            shown = [part[name][key] for name in models for key in ("asr", "correct_under_attack")]
-            rows.append((family, part[BASE]["asr"]["n"], *(f"{figure['value']:.1%}" for figure in shown)))
+            # A model may have failed on all prompts of a family.
+            shown = [part[name].get(key) for name in models for key in ("asr", "correct_under_attack")]
+            cells = ("-" if figure is None else f"{figure['value']:.1%}" for figure in shown)
+            rows.append((family, part[BASE]["asr"]["n"], *cells))
     return _table(header, rows)
 
 

@@ -10,10 +10,6 @@ dead process left behind is told from what a live one is writing by that name to
 
 import hashlib
 import logging
-import os
-import re
-import socket
-import time
 from pathlib import Path
 
 import pyarrow.parquet
@@ -21,14 +17,9 @@ from datasets import Dataset
 
 from builders.trace import to_json
 
-from ..files import in_one_move, read_json, write_json
+from ..files import in_one_move, read_json, remove_orphans, write_json
 from .shard import COMPLETION_FEATURES, PROMPT_TOO_LONG
 
-
-# A file is written in seconds. One of another host whose process cannot be looked up is left over after this long.
-_ABANDONED_AFTER_SECONDS = 3600
-
-_TEMPORARY = re.compile(r"\.(?P<pid>\d+)@(?P<host>[^/]+)\.tmp$")
 
 _logger = logging.getLogger(__name__)
 
@@ -57,7 +48,7 @@ class Shards:
         self._num_samples = num_samples
         self.folder.mkdir(parents=True, exist_ok=True)
         self._check_manifest()
-        _remove_orphans(self.folder)
+        remove_orphans(self.folder)
         self._write_manifest()
 
     def __len__(self) -> int:
@@ -140,29 +131,3 @@ class Shards:
 
 def _name_of(settings: object) -> str:
     return hashlib.sha256(to_json(settings).encode()).hexdigest()[:16]
-
-
-def _remove_orphans(folder: Path) -> None:
-    for path in folder.glob(".*.tmp"):
-        writer = _TEMPORARY.search(path.name)
-        if writer is not None and not _is_being_written(path, int(writer["pid"]), writer["host"]):
-            path.unlink(missing_ok=True)
-
-
-def _is_being_written(path: Path, pid: int, host: str) -> bool:
-    if host == socket.gethostname():
-        return pid != os.getpid() and _is_alive(pid)
-    try:
-        return time.time() - path.stat().st_mtime < _ABANDONED_AFTER_SECONDS
-    except FileNotFoundError:
-        return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

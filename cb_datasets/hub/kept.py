@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from ..files import in_one_move, sha256
+from ..files import in_one_move, remove_orphans, sha256
 
 
 class NotReady(ValueError):
@@ -80,6 +80,7 @@ class Kept:
 
     def _write(self, schema: pyarrow.Schema) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
+        remove_orphans(self._file.parent, self._file.name)
         with in_one_move(self._file) as temporary, pyarrow.ipc.new_file(temporary, schema) as write:
             for batch in self._make():
                 write.write_batch(batch.replace_schema_metadata(schema.metadata))

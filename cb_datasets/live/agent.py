@@ -68,19 +68,21 @@ class ServedModel(BasePipelineElement):
         """One turn of the assistant.
 
         Raises:
-            openai.BadRequestError: If the context is too long (`code` is `context_length_exceeded`, which the
-                benchmark knows), or the request is refused for another reason.
-            openai.APIError: If the server fails.
+            openai.BadRequestError: If the context is too long: the benchmark goes on with the next run then.
+            ConnectionError: If the server fails, or refuses the request for another reason.
         """
         request: dict[str, Any] = {"messages": request_messages(messages)}
         if runtime.functions:
             request["tools"] = [tool_schema(tool) for tool in runtime.functions.values()]
         try:
             answer = self._client.chat.completions.create(**request, **self._options)
-        except openai.BadRequestError as error:
-            if "maximum context length" in str(error):
-                error.code = "context_length_exceeded"
-            raise
+        except openai.APIError as error:
+            if isinstance(error, openai.BadRequestError) and "maximum context length" in str(error):
+                error.code = "context_length_exceeded"  # what the benchmark knows it by
+                raise
+            raise ConnectionError(
+                f"The server gave no answer ({error}). Runs that are over are kept; run the same command again."
+            ) from error
         return query, runtime, env, [*messages, assistant_turn(answer.choices[0].message)], extra_args or {}
 
 

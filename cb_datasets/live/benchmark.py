@@ -71,7 +71,7 @@ def run_benchmark(runs: list[PlannedRun], attack: str, models: dict[str, ServedM
         folder (`Path`): Where `runs/` is written, a file for each run as soon as it is over.
 
     Raises:
-        openai.APIError: If a server fails. The runs that are over are kept.
+        ConnectionError: If the server fails. The runs that are over are kept.
     """
     logdir = folder / RUNS
     forget_unfinished(logdir)

@@ -58,7 +58,7 @@ def run_agentdojo(served: Served, selection: Selection, folder: Path) -> None:
     Raises:
         ValueError: If AgentDojo is not installed, or has no such suite, attack or task; if the folder holds runs of
             other settings.
-        RuntimeError: If the server dies.
+        ConnectionError: If the server dies or fails. The runs that are over are kept.
     """
     try:
         with agentdojo_yaml():

@@ -63,7 +63,7 @@ def vllm_server(
         tensor_parallel (`int`, *optional*, defaults to `1`): GPUs that share the weights.
 
     Raises:
-        RuntimeError: If the server dies, or does not answer in time; it shows the end of the log.
+        ConnectionError: If the server dies, or does not answer in time; it shows the end of the log.
     """
     port = _free_port()
     command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, tool_format, max_length, tensor_parallel)]
@@ -76,14 +76,17 @@ def vllm_server(
     try:
         _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}/v1"
-        if process.poll() is not None:
-            raise RuntimeError(_death(process, log))
     except Exception as error:
-        if process.poll() is not None and not isinstance(error, RuntimeError):
-            raise RuntimeError(_death(process, log)) from error
-        raise
+        if process.poll() is None or isinstance(error, _Died):
+            raise
+        raise _Died(process, log) from error
     finally:
         _stop(process)
+
+
+class _Died(ConnectionError):
+    def __init__(self, process: subprocess.Popen, log: Path) -> None:
+        super().__init__(f"The server died with exit code {process.returncode}. {_end_of(log)}")
 
 
 # The console script of vLLM's build for CPUs is broken; the module works in every build.
@@ -127,17 +130,13 @@ def _wait_until_up(url: str, process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError(_death(process, log))
+            raise _Died(process, log)
         try:
             with ask(url, timeout=5):
                 return
         except OSError:
             time.sleep(0.5)
-    raise RuntimeError(f"The server is not up after {START_TIMEOUT} s. {_end_of(log)}")
-
-
-def _death(process: subprocess.Popen, log: Path) -> str:
-    return f"The server died with exit code {process.returncode}. {_end_of(log)}"
+    raise ConnectionError(f"The server is not up after {START_TIMEOUT} s. {_end_of(log)}")
 
 
 def _end_of(log: Path) -> str:
@@ -146,11 +145,18 @@ def _end_of(log: Path) -> str:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(STOP_TIMEOUT)
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    """End the server and the processes of its engine, which do not always end with it."""
+    _signal_all(process, signal.SIGTERM)
+    try:
+        process.wait(STOP_TIMEOUT)
+    except subprocess.TimeoutExpired:
+        pass
+    _signal_all(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_all(process: subprocess.Popen, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        pass

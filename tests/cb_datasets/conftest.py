@@ -13,6 +13,7 @@ from cb_datasets.sample import empty_provenance
 from cb_datasets.sets.label import label
 from cb_datasets.tool_calls import FORMATS
 from tests.hub_stand_in import HubStandIn
+from tests.sampled import sampled_provenance
 
 from .browser import Browser
 
@@ -56,18 +57,7 @@ def prompt() -> dict:
 @pytest.fixture
 def sampled() -> dict:
     """Provenance of a completion that a model wrote."""
-    return {
-        "generator_model": "tiny",
-        "generator_revision": "abc",
-        "temperature": 0.7,
-        "top_p": 0.95,
-        "seed": 0,
-        "stop_reason": "stop",
-        "prompt_format": "llama3_json",
-        "template_hash": "0123456789ab",
-        "date_string": "26 Jul 2024",
-        "completion_source": "sampled",
-    }
+    return sampled_provenance()
 
 
 @pytest.fixture

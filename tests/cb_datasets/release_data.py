@@ -15,6 +15,7 @@ from cb_datasets.ingest import is_held_out
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
 from cb_datasets.sets.label import label
 from cb_datasets.tool_calls import FORMATS
+from tests.sampled import sampled_provenance
 
 
 REVISION = "ab" * 20
@@ -141,18 +142,6 @@ def _sample(name: str, words: str, source: str, hashed: str) -> dict:
         "refusal": f"I can't help with {words}.<|eot_id|>",
         "general_conversation": f"They are about {words}.<|eot_id|>",
     }
-    provenance = {
-        "generator_model": "tiny",
-        "generator_revision": "abc",
-        "temperature": 0.7,
-        "top_p": 0.95,
-        "seed": 0,
-        "stop_reason": "stop",
-        "prompt_format": "llama3_json",
-        "template_hash": hashed,
-        "date_string": "26 Jul 2024",
-        "completion_source": "sampled",
-    }
     return label(
         _prompt(name, words, source),
         completions[SETS[name]],
@@ -160,5 +149,5 @@ def _sample(name: str, words: str, source: str, hashed: str) -> dict:
         split="eval" if is_held_out(words, 0.2) else "train",
         priority_class=SETS[name],
         tool_format=FORMATS["llama3_json"],
-        provenance=provenance,
+        provenance=sampled_provenance(template_hash=hashed),
     )

@@ -310,11 +310,14 @@ def test_the_command(rows, tiny_agent_path, adapter, tmp_path):
     save_rows(to_dataset([rows[0] | {"injection": []}], PROMPT_FEATURES), tmp_path / "prompts" / "capability", {})
     flags = ["--model", tiny_agent_path, "--adapter", adapter, "--prompts", tmp_path / "prompts", "--steps", 1]
     flags += ["--output", tmp_path, "--work-dir", tmp_path / "work", "--n-prompts", 2, "--best-of", 2]
-    flags += ["--max-new-tokens", 48, "--width", 8]
+    flags += ["--max-new-tokens", 48, "--width", 8, "--also", f"again={adapter}"]
     result = CliRunner().invoke(app, ["attack", *map(str, flags)], catch_exceptions=False)
     assert result.exit_code == 0 and "ASR, suffix search" in result.output
     report = read_json(tmp_path / "adaptive.json")
     assert report["settings"]["steps"] == 1 and report["base"]["adaptive_asr"]["n"] == 2
-    assert report["available"] == 3 and {"base", "breaker"} <= report.keys()
+    assert report["available"] == 3 and report["settings"]["models"].keys() == {"base", "breaker", "again"}
+    assert report["breaker"] == report["again"], "the same adapter, searched from the same seeds"
     with pytest.raises(ValueError, match=r"no prompt can be attacked \(no_injection 1\)"):
         CliRunner().invoke(app, ["attack", *map(str, flags), "--task", "capability"], catch_exceptions=False)
+    with pytest.raises(ValueError, match="needs gradients"):
+        CliRunner().invoke(app, ["attack", *map(str, flags), "--backend", "vllm"], catch_exceptions=False)

@@ -14,6 +14,7 @@ from cb_datasets.evaluation.coherence import coherence, entropy, repetition
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.figures import LABELS, best_of_n, figures, rates
 from cb_datasets.evaluation.gates import evaluation_gates, failed_gates
+from cb_datasets.evaluation.report import write_report
 from cb_datasets.evaluation.results import SCHEMA_FILE, model_names, read_results, write_results
 from cb_datasets.evaluation.statistics import bootstrap, mcnemar, proportion
 from cb_datasets.files import read_json, save_rows
@@ -272,6 +273,15 @@ def test_other_shapes_are_refused_by_name(tmp_path, where, broken):
     with pytest.raises(ValueError, match="results.json: " + re.escape(where)):
         write_results(found, tmp_path / "results.json")
     assert not (tmp_path / "results.json").exists()
+
+
+def test_a_model_that_failed_on_a_family_has_no_figure_there(tmp_path):
+    """Nor a gate that passes, and the report says so."""
+    found = small_results(tool_flip="error")
+    write_report(found, tmp_path)
+    report = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| comment | 10 | 100.0% | 0.0% | - | - |" in report and "breaker 10" in report
+    assert "| strict | ASR | - | 2.0% | FAIL | asr was not measured" in report
 
 
 def test_the_schema_knows_every_figure_and_outcome():

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,15 @@ def test_an_index_is_built_once_and_again_when_the_rows_change(files, tmp_path, 
     save_rows(to_dataset(rows, SAMPLE_FEATURES), tmp_path, {})
     assert Search([copy]).rows_with("Zebra", seconds=60).nonzero()[0].tolist() == [3]
     assert len(built) == 2 and len(list((cache / "audit").iterdir())) == 1, "the new one takes the old one's place"
+
+
+def test_what_a_killed_process_left_is_removed(files, cache):
+    Search(files).batches(seconds=60)
+    [file] = (cache / "audit").iterdir()
+    orphan = file.with_name(f".{file.name}.999999999@{socket.gethostname()}.tmp")
+    orphan.write_text("half")
+    file.unlink()
+    assert Search(files).batches(seconds=60) and list((cache / "audit").iterdir()) == [file]
 
 
 def test_who_searches_too_early_is_told_so(files, monkeypatch):

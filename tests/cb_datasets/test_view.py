@@ -322,7 +322,7 @@ def test_statistics_are_drawn_for_what_is_wanted(measuring: AuditServer, browser
     threading.Thread(target=measuring.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     rects = "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('rect').length)"
     browser.open(measuring.url)
-    browser.until("document.querySelector('#row a')")
+    browser.until("!!document.querySelector('#row a')")
     browser.press("s")
     browser.until("document.querySelectorAll('.plot').length >= 5")
     assert browser.value("document.querySelector('.plot h2').textContent") == "Tokens of the prompt"
