@@ -112,7 +112,7 @@ test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from
 	tests/slurm/cluster.sh install
 	$(BIN)/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
 
-test-browser: $(READY)  ## Run the tests of the audit page in Debian's Chromium
+test-browser: $(READY)  ## Run the tests of our pages in Debian's Chromium
 	command -v chromium > /dev/null || apt-get install -y chromium
 	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
