@@ -325,26 +325,44 @@ def evaluate(
     prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is asked.")],
     output: Annotated[Path, typer.Option(help="Folder of the report.")],
     engine: Engine,
+    also: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
+    seed: SeedOption = 0,
 ) -> None:
     """Ask base and breaker the same held-out prompts, greedily, and compare."""
     from datasets import concatenate_datasets
 
-    from .evaluation.compare import answer_prompts, compare
+    from .evaluation.evaluate import Evaluation, evaluate_models
     from .evaluation.report import table_rows, write_report
+    from .evaluation.results import model_names
     from .files import load_rows
-    from .generation import Sampling
     from .sample import PROMPT_FEATURES
 
+    adapters = {"breaker": adapter} | _named_adapters(also or [])
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
-    sampling = Sampling(max_new_tokens=engine.max_new_tokens)
-    base, breaker = engine.load_pair(adapter)
-    comparison = compare(
-        answer_prompts(rows, base, sampling, engine.work_dir, "base"),
-        answer_prompts(rows, breaker, sampling, engine.work_dir, "breaker"),
-    )
-    write_report(comparison, {"model": base.model, "revision": base.revision, "breaker": breaker.revision}, output)
-    table(["", "base", "breaker"], table_rows(comparison))
+    options = Evaluation(engine.max_new_tokens, samples, seed)
+    found = evaluate_models(rows, engine.load_all(adapters), options, engine.work_dir)
+    write_report(found, output)
+    models = model_names(found)
+    table(["", *models], table_rows(found, models))
+    if samples:
+        table([f"{samples} draws, T = 1", *models], table_rows(found["sampled"], models))
     print(f"evaluate: {len(rows)} prompts; report with plot: {output / 'report.md'}")
+
+
+def _named_adapters(given: list[str]) -> dict[str, str]:
+    """`NAME=PATH` options as a dict."""
+    from .evaluation.results import RESERVED
+
+    adapters: dict[str, str] = {}
+    for text in given:
+        name, _, path = text.partition("=")
+        if not name or not path or name in RESERVED or name in adapters:
+            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(RESERVED)}).")
+        adapters[name] = path
+    return adapters
 
 
 def _sides(*traces: Path) -> "dict[str, Dataset]":

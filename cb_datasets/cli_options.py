@@ -67,32 +67,37 @@ class Engine:
 
     def load(self) -> "Backend":
         """The model, loaded."""
-        return self._serve(self.model) if self.backend == BackendName.SERVER else self._load(adapter=None)
+        return self._serve(self.model) if self.backend == BackendName.SERVER else self._load([])
 
-    def load_pair(self, adapter: str) -> "tuple[Backend, Backend]":
-        """Base and breaker, loaded once.
+    def load_all(self, adapters: dict[str, str]) -> "dict[str, Backend]":
+        """The base model and breakers by name, on weights that are loaded once.
 
         Args:
-            adapter (`str`): Folder of the breaker's adapter; with `--backend server`, the name it is served under.
+            adapters (`dict[str, str]`): Folder of each breaker's adapter; with `--backend server`, the name it is
+                served under.
         """
         if self.backend == BackendName.SERVER:
-            return self._serve(self.model), self._serve(adapter)
-        breaker = self._load(adapter)
-        return breaker.without_adapter(), breaker
+            return {name: self._serve(served) for name, served in ({"base": self.model} | adapters).items()}
+        (first, folder), *others = adapters.items()
+        loaded = self._load([folder, *(at for _, at in others)])
+        further = {name: loaded.with_adapter(at) for name, at in others}
+        return {"base": loaded.without_adapter(), first: loaded, **further}
 
     def _serve(self, name: str) -> "ServerBackend":
         from .generation.server_backend import ServerBackend
 
         return ServerBackend(self.server_url, name, tokenizer=self.model)
 
-    def _load(self, adapter: str | None) -> "TransformersBackend | VllmBackend":
+    def _load(self, adapters: list[str]) -> "TransformersBackend | VllmBackend":
+        """The model with the first of the adapters, and room for the others."""
+        first, also = (adapters[0], adapters[1:]) if adapters else (None, [])
         if self.backend == BackendName.VLLM:
             from .generation.vllm_backend import VllmBackend
 
-            return VllmBackend(self.model, adapter, self.tensor_parallel, self.load_in_8bit)
+            return VllmBackend(self.model, first, self.tensor_parallel, self.load_in_8bit, also=also)
         from .generation.transformers_backend import TransformersBackend
 
-        return TransformersBackend(self.model, adapter, self.batch_size, self.load_in_8bit)
+        return TransformersBackend(self.model, first, self.batch_size, self.load_in_8bit)
 
 
 @dataclass

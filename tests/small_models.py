@@ -78,9 +78,9 @@ def give_ways_of_its_own(folder: Path) -> None:
     path.write_text(json.dumps(described))
 
 
-def save_adapter(model: Path, folder: Path) -> None:
+def save_adapter(model: Path, folder: Path, seed: int = 0) -> None:
     """A LoRA adapter that changes what the model writes, on some layers only, as a circuit breaker's is."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     config = LoraConfig(
         r=4,

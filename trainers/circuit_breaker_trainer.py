@@ -693,7 +693,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         dataset_name: str | None = None,
         tags: str | list[str] | None = None,
         gates: dict[str, Any] | None = None,
-        comparison: dict[str, Any] | None = None,
+        evaluation: dict[str, Any] | None = None,
     ) -> None:
         """
         Creates the model card from the information available to the `Trainer`.
@@ -707,13 +707,13 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 Tags to be associated with the model card.
             gates (`dict[str, Any]`, *optional*):
                 The report of the data's gates, `quality_gates.json`.
-            comparison (`dict[str, Any]`, *optional*):
-                The results of an evaluation, `details.json`.
+            evaluation (`dict[str, Any]`, *optional*):
+                The results of an evaluation, `results.json`.
         """
         if self.is_world_process_zero():
             facts = self.card_facts(model_name, dataset_name)
             facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
-            model_card(facts, gates, comparison).save(Path(self.args.output_dir, "README.md"))
+            model_card(facts, gates, evaluation).save(Path(self.args.output_dir, "README.md"))
 
     # PEFT writes a model card of blanks to fill in beside every adapter it saves
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from cb_datasets.evaluation.report import table_rows
+from cb_datasets.evaluation.results import model_names
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -17,7 +18,7 @@ REROUTING = ("rr", "triplet")
 
 
 def model_card(
-    facts: Mapping[str, Any], gates: Mapping[str, Any] | None = None, comparison: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any], gates: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None
 ) -> ModelCard:
     """
     Make the card of a breaker.
@@ -27,9 +28,10 @@ def model_card(
             What the trainer knows, see [`CircuitBreakerTrainer.card_facts`].
         gates (`Mapping[str, Any]`, *optional*):
             The report of the data's gates, `quality_gates.json`.
-        comparison (`Mapping[str, Any]`, *optional*):
-            The results of an evaluation, `details.json`.
+        evaluation (`Mapping[str, Any]`, *optional*):
+            The results of an evaluation, `results.json`.
     """
+    models = model_names(dict(evaluation)) if evaluation else []
     data = ModelCardData(
         base_model=facts["base_model"],
         datasets=facts["dataset_name"] if facts["dataset_on_hub"] else None,
@@ -43,7 +45,8 @@ def model_card(
         template_path=str(TEMPLATE),
         reroutes=any(term in facts["weights"] for term in REROUTING),
         gates=gates,
-        evaluation=table_rows(dict(comparison)) if comparison else None,
+        models=models,
+        evaluation=table_rows(dict(evaluation), models) if evaluation else None,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "datasets", "cb-datasets")},
         **{name: value for name, value in facts.items() if name not in ("tags", "dataset_on_hub")},
     )

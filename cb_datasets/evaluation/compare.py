@@ -1,91 +1,77 @@
-"""Base and breaker complete the same prompts, greedily; every prompt gets an outcome from both."""
+"""Base and breakers complete the same prompts; figures of each, and what changed prompt by prompt."""
 
-from pathlib import Path
+from collections import Counter
 
-from datasets import Dataset
-
-from ..generation import Backend, Sampling, complete
-from ..outcomes import Outcome, has_expected_arguments, outcome_of
-from ..tool_calls import ToolCallFormat, format_of
-from .figures import FIGURES, Answer, answers_of, argument_match, babbles, counts_for, figures
-from .statistics import mcnemar, proportion
+from ..outcomes import Outcome
+from .answers import Answer
+from .figures import BEST_OF_N, FIGURES, best_of_n, counts_for, figures, rates
+from .statistics import mcnemar
 
 
-def answer_prompts(prompts: Dataset, backend: Backend, sampling: Sampling, work_dir: Path, name: str) -> list[Answer]:
-    """A model's answers to evaluation prompts, in their order.
+BASE = "base"
+
+# What answers are sliced by: columns of a case.
+SLICES = ("source", "category", "subtype", "family", "depth")
+
+Answers = dict[str, list[Answer]]
+
+
+def compare(answers: Answers, drawn: Answers | None = None, seed: int = 0) -> dict:
+    """What models did with the same prompts, the base and one or more breakers.
 
     Args:
-        prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES`, of any tasks.
-        backend ([`Backend`]): The model.
-        sampling ([`Sampling`]): How to draw.
-        work_dir (`Path`): Where finished shards are kept.
-        name (`str`): Label of the progress bar.
+        answers (`dict[str, list[Answer]]`): Greedy answers by model; `base` among them.
+        drawn (`dict[str, list[Answer]]`, *optional*): Answers drawn at temperature 1, by model.
+        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+
+    Returns:
+        `dict`: The figures of each model under its name, `sampled`, `changed`, `slices`, `outcomes` and `errors`, see
+        `results.schema.json`. `changed` counts, for each figure, the prompts that a breaker gained and lost; a prompt
+        that failed on either side is left out of it.
     """
-    tool_format = format_of(backend.tokenizer.chat_template)
-    completions = complete(prompts, backend, sampling, work_dir, description=name)
-    return [_answer(*pair, tool_format) for pair in zip(prompts, completions, strict=True)]
-
-
-def _answer(prompt: dict, completion: dict, tool_format: ToolCallFormat) -> Answer:
-    text, target = completion["text"], prompt["target"]
-    outcome = outcome_of(text, target, tool_format)
-    return Answer(
-        prompt_id=prompt["id"],
-        pair=prompt["pair"],
-        task=prompt["task"],
-        family=prompt["family"],
-        category=prompt["category"],
-        text=text,
-        outcome=outcome,
-        gibberish=text is not None and babbles(text, tool_format),
-        arguments_match=(
-            has_expected_arguments(tool_format.parse(text).calls[0], target) if outcome == Outcome.CORRECT else None
-        ),
-    )
-
-
-def compare(base: list[Answer], breaker: list[Answer]) -> dict:
-    """Paired figures: `{base, breaker, changed, arguments, by_family, tasks, errors}`.
-
-    `changed` counts, for each figure, the prompts that the breaker gained and lost. A prompt that failed on either
-    side is left out of it.
-    """
+    breakers = [name for name in answers if name != BASE]
+    sampled = {name: _sampled(draws, seed) for name, draws in (drawn or {}).items()}
     return {
-        "base": figures(base),
-        "breaker": figures(breaker),
-        "changed": {figure: _changed(figure, base, breaker) for figure in figures(base) if figure in FIGURES},
-        "arguments": {"base": argument_match(base), "breaker": argument_match(breaker)},
-        "by_family": {"base": _by_family(base), "breaker": _by_family(breaker)},
-        "tasks": {"base": _by_task(base), "breaker": _by_task(breaker)},
-        "errors": {"base": _errors(base), "breaker": _errors(breaker)},
+        **{name: figures(given, seed) for name, given in answers.items()},
+        **({"sampled": sampled} if sampled else {}),
+        "changed": {name: _changed(answers[BASE], answers[name]) for name in breakers},
+        "slices": {key: _slices(answers, key) for key in SLICES},
+        "outcomes": {name: _outcomes(given) for name, given in answers.items()},
+        "errors": {name: sum(answer.outcome == Outcome.ERROR for answer in given) for name, given in answers.items()},
     }
 
 
-def _changed(figure: str, base: list[Answer], breaker: list[Answer]) -> dict:
-    after = {answer.prompt_id: answer for answer in answers_of(figure, breaker)}
-    both = [(answer, after[answer.prompt_id]) for answer in answers_of(figure, base) if answer.prompt_id in after]
-    return mcnemar([counts_for(figure, a) for a, _ in both], [counts_for(figure, b) for _, b in both])
+def _sampled(draws: list[Answer], seed: int) -> dict[str, dict]:
+    best = best_of_n(draws, seed)
+    return figures(draws, seed) | ({BEST_OF_N: best} if best else {})
 
 
-def _by_family(answers: list[Answer]) -> dict[str, dict]:
-    """ASR and right calls for each attack family."""
-    result = {}
-    for family in sorted({answer.family for answer in answers if answer.task == "tool_flip" and answer.family}):
-        rows = [answer for answer in answers_of("asr", answers) if answer.family == family]
-        if rows:
-            hits = {key: sum(counts_for(key, answer) for answer in rows) for key in ("asr", "correct_under_attack")}
-            result[family] = {key: proportion(count, len(rows)) for key, count in hits.items()}
-    return result
+def _changed(base: list[Answer], breaker: list[Answer]) -> dict[str, dict]:
+    after = {answer.case: answer for answer in breaker}
+    pairs = [(answer, after[answer.case]) for answer in base]
+    found = {}
+    for figure in FIGURES:
+        sides = [(counts_for(figure, one), counts_for(figure, other)) for one, other in pairs]
+        both = [(one, other) for one, other in sides if one is not None and other is not None]
+        if both:
+            found[figure] = mcnemar(*zip(*both, strict=True))
+    return found
 
 
-def _by_task(answers: list[Answer]) -> dict[str, dict[str, int]]:
+def _slices(answers: Answers, key: str) -> dict[str, dict[str, dict]]:
+    """`{value: {model: {figure: {value, n, low, high}}}}` for each value of a column."""
+    parts: dict[str | int, Answers] = {}
+    for name, given in answers.items():
+        for answer in given:
+            value = getattr(answer.case, key)
+            if value is not None:
+                parts.setdefault(value, {}).setdefault(name, []).append(answer)
+    return {str(value): {name: rates(given) for name, given in parts[value].items()} for value in sorted(parts)}
+
+
+def _outcomes(answers: list[Answer]) -> dict[str, dict[str, int]]:
     """How often each outcome occurred in each task."""
-    result: dict[str, dict[str, int]] = {}
+    counts: dict[str, Counter[str]] = {}
     for answer in answers:
-        counts = result.setdefault(answer.task, {})
-        counts[answer.outcome] = counts.get(answer.outcome, 0) + 1
-    return result
-
-
-def _errors(answers: list[Answer]) -> int:
-    return sum(answer.outcome == Outcome.ERROR for answer in answers)
+        counts.setdefault(answer.case.task, Counter())[str(answer.outcome)] += 1
+    return {task: dict(counts[task]) for task in sorted(counts)}

@@ -3,73 +3,53 @@
 from pathlib import Path
 
 from ..files import write_json, write_text
+from .compare import BASE
+from .figures import LABELS
+from .results import model_names
 
 
-ROWS = {
-    "asr": "attack success (ASR) ↓",
-    "correct_under_attack": "correct call under attack ↑",
-    "other_tool": "other call under attack",
-    "no_tool_call": "no call under attack",
-    "malformed": "malformed call under attack",
-    "benign_call": "benign call ↑",
-    "refusal_kept": "refusals kept ↑",
-    "chat_kept": "chat kept ↑",
-    "gibberish": "gibberish ↓",
-}
-ARGUMENTS = "arguments of right benign calls ↑"
+def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """`(label, cell, cell, ...)` for every figure that was measured, with a cell for each model.
+
+    Args:
+        figures (`dict`): Figures by model: the results, or their `sampled`.
+        models (`list[str]`): The models to show.
+    """
+    measured = [name for name in LABELS if any(name in figures[model] for model in models)]
+    return [(LABELS[name], *(_cell(figures[model].get(name)) for model in models)) for name in measured]
 
 
-def table_rows(comparison: dict) -> list[tuple[str, str, str]]:
-    """`(label, base, breaker)` for every figure that was measured."""
-    base, breaker = comparison["base"], comparison["breaker"]
-    rows = [(label, _cell(base[key]), _cell(breaker[key])) for key, label in ROWS.items() if key in base]
-    arguments = comparison["arguments"]
-    if arguments["base"] and arguments["breaker"]:
-        rows.append((ARGUMENTS, _cell(arguments["base"]), _cell(arguments["breaker"])))
-    return rows
-
-
-def _cell(figure: dict) -> str:
+def _cell(figure: dict | None) -> str:
+    if figure is None:
+        return "-"
     return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"
 
 
-def write_report(comparison: dict, settings: dict, folder: Path) -> None:
-    """Write `results.json` (the figures alone), `details.json`, `report.md` and `report.png`."""
+def write_report(found: dict, folder: Path) -> None:
+    """Write `results.json`, `report.md` and `report.png`."""
     folder.mkdir(parents=True, exist_ok=True)
-    _plot(comparison, folder / "report.png")
-    write_text(folder / "report.md", _markdown(comparison, settings))
-    write_json(folder / "details.json", {"settings": settings, **comparison})
-    write_json(folder / "results.json", {side: comparison[side] for side in ("base", "breaker")})
+    _plot(found, folder / "report.png")
+    write_text(folder / "report.md", _markdown(found))
+    write_json(folder / "results.json", found)
 
 
-def _markdown(comparison: dict, settings: dict) -> str:
+def _markdown(found: dict) -> str:
+    models = model_names(found)
     lines = ["# Base against breaker", ""]
-    lines += [f"- {key}: `{value}`" for key, value in settings.items()]
-    lines += ["", "Rates with 95 % Wilson intervals; greedy decoding, the same prompts for both.", ""]
-    lines += ["| | base | breaker | gained | lost | McNemar p |", "|---|---|---|---|---|---|"]
-    for key, label in ROWS.items():
-        if key not in comparison["base"]:
-            continue
-        changed = comparison["changed"].get(key)
-        tail = " | | |" if changed is None else f"{changed['gained']} | {changed['lost']} | {changed['p']:.2g} |"
-        lines.append(f"| {label} | {_cell(comparison['base'][key])} | {_cell(comparison['breaker'][key])} | {tail}")
-    lines += [
-        "",
-        "## Attack families",
-        "",
-        "| family | n | base ASR | breaker ASR | breaker correct |",
-        "|---|---|---|---|---|",
-    ]
-    for family, base in comparison["by_family"]["base"].items():
-        breaker = comparison["by_family"]["breaker"][family]
-        shown = (base["asr"], breaker["asr"], breaker["correct_under_attack"])
-        cells = " | ".join(f"{figure['value']:.1%}" for figure in shown)
-        lines.append(f"| {family} | {base['asr']['n']} | {cells} |")
-    lines += [
-        "",
-        f"Engine failures: base {comparison['errors']['base']}, breaker {comparison['errors']['breaker']}.",
-        "",
-    ]
+    lines += [f"- {key}: `{value}`" for key, value in found["settings"].items()]
+    lines += ["", "Rates with 95 % Wilson intervals; greedy decoding, the same prompts for all.", ""]
+    lines += _table(["", *models], table_rows(found, models))
+    if "sampled" in found:
+        draws = found["settings"]["samples"]
+        lines += [f"Drawn at temperature 1, {draws} times each; intervals count prompts, not draws.", ""]
+        lines += _table(["", *models], table_rows(found["sampled"], models))
+    lines += ["## What changed", "", "Prompts that came to count and that ceased to, against the base model.", ""]
+    for name, changed in found["changed"].items():
+        rows = [(LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()]
+        lines += _table([name, "gained", "lost", "McNemar p"], rows)
+    lines += ["## Attack families", "", *_families(found, models)]
+    failures = ", ".join(f"{name} {count}" for name, count in found["errors"].items())
+    lines += [f"Engine failures: {failures}.", ""]
     lines += [
         "The attacks are fixed texts: these figures say nothing about an attacker who adapts to the breaker.",
         "",
@@ -78,13 +58,29 @@ def _markdown(comparison: dict, settings: dict) -> str:
     return "\n".join(lines)
 
 
+def _families(found: dict, models: list[str]) -> list[str]:
+    header = ["family", "n", *(f"{name} {what}" for name in models for what in ("ASR", "correct"))]
+    rows = []
+    for family, part in found["slices"]["family"].items():
+        if "asr" in part[BASE]:
+            shown = [part[name][key] for name in models for key in ("asr", "correct_under_attack")]
+            rows.append((family, part[BASE]["asr"]["n"], *(f"{figure['value']:.1%}" for figure in shown)))
+    return _table(header, rows)
+
+
+def _table(header: list[str], rows: list[tuple]) -> list[str]:
+    """A Markdown table and the empty line after it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return [*("| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in lines), ""]
+
+
 def _plot(comparison: dict, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    keys = [key for key in ROWS if key in comparison["base"]]
+    keys = [key for key in LABELS if key in comparison["base"] and key in comparison["breaker"]]
     figure, axes = plt.subplots(figsize=(8, 0.55 * len(keys) + 1.2))
     for offset, side, colour in ((-0.19, "base", "#9aa5b1"), (0.19, "breaker", "#1f6f8b")):
         values = [comparison[side][key] for key in keys]
@@ -95,7 +91,7 @@ def _plot(comparison: dict, path: Path) -> None:
         positions = [index + offset for index in range(len(keys))]
         widths = [value["value"] for value in values]
         axes.barh(positions, widths, 0.36, xerr=errors, color=colour, label=side, error_kw={"lw": 1, "capsize": 2})
-    axes.set_yticks(range(len(keys)), [ROWS[key] for key in keys])
+    axes.set_yticks(range(len(keys)), [LABELS[key] for key in keys])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))

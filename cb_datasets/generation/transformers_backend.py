@@ -1,7 +1,7 @@
 """The portable backend: `transformers`, batched and left-padded, on whatever device there is."""
 
 import copy
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ class TransformersBackend:
             self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
         self.max_length = context_length(model)
         self._network = network.eval()
-        self._adapted = adapter is not None
+        # PEFT's name of the adapter that this backend runs; `None` is the base model.
+        self._adapter = network.active_adapter if isinstance(network, PeftModel) else None
         self._batch_size = batch_size
 
     def without_adapter(self) -> "TransformersBackend":
@@ -64,8 +65,18 @@ class TransformersBackend:
         base = copy.copy(self)
         base.model = self._base_model
         base.revision = self.revision.partition("+")[0]
-        base._adapted = False
+        base._adapter = None
         return base
+
+    def with_adapter(self, adapter: str) -> "TransformersBackend":
+        """The base model with another adapter, beside the one that is loaded, on the same weights in memory."""
+        other = copy.copy(self)
+        other.model = f"{self._base_model}+{adapter}"
+        other.revision = f"{self.revision.partition('+')[0]}+{weights_revision(Path(adapter))}"
+        other._adapter = f"adapter_{len(self._network.peft_config)}"
+        self._network.load_adapter(adapter, other._adapter)
+        self._network.eval()
+        return other
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
@@ -81,13 +92,21 @@ class TransformersBackend:
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
-        put_aside = isinstance(self._network, PeftModel) and not self._adapted
-        with torch.inference_mode(), self._network.disable_adapter() if put_aside else nullcontext():
+        with torch.inference_mode(), self._adapted_network():
             output = self._network.generate(**inputs, generation_config=self._generation_config(sampling))
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
         done = [self._completion(ids) for ids in new]
         n = sampling.num_samples
         return [done[start : start + n] for start in range(0, len(done), n)]
+
+    def _adapted_network(self) -> AbstractContextManager:
+        """Within it the network runs with this backend's adapter, or with none."""
+        if not isinstance(self._network, PeftModel):
+            return nullcontext()
+        if self._adapter is None:
+            return self._network.disable_adapter()
+        self._network.set_adapter(self._adapter)
+        return nullcontext()
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         common = {

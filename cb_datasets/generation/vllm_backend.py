@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class VllmBackend:
             is stored quantised needs no mention.
         max_length (`int`, *optional*, defaults to `MAX_LENGTH`): Most tokens of a prompt and its completion.
         dtype (`str`, *optional*): Type to compute in. The model's own on a GPU, `float32` on a CPU, if left out.
+        also (`Sequence[str]`, *optional*): Folders of the adapters that [`~VllmBackend.with_adapter`] will be asked
+            for: the engine makes room for the largest rank when it starts.
 
     Raises:
         ValueError: If vLLM is not installed; if the tokenizer has no chat template, or one whose tool-call format is
@@ -52,6 +55,7 @@ class VllmBackend:
         load_in_8bit: bool = False,
         max_length: int = MAX_LENGTH,
         dtype: str | None = None,
+        also: Sequence[str] = (),
     ) -> None:
         self.tokenizer = load_tokenizer(model)
         # vLLM itself adds the end tokens of the model's generation config.
@@ -63,7 +67,10 @@ class VllmBackend:
             self.model = f"{model}+{adapter}"
             self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
         self.max_length = min(max_length, context_length(model))
-        self._engine = _load_engine(model, adapter, tensor_parallel, load_in_8bit, self.max_length, dtype)
+        # The engine knows adapters by number.
+        self._numbers = {path: number for number, path in enumerate([adapter, *also] if adapter else [], start=1)}
+        rank = max(map(_engine_rank, self._numbers), default=None)
+        self._engine = _load_engine(model, rank, tensor_parallel, load_in_8bit, self.max_length, dtype)
 
     def without_adapter(self) -> "VllmBackend":
         """The base model, on the same engine: a second one would find the GPU's memory taken."""
@@ -72,6 +79,14 @@ class VllmBackend:
         base.revision = self.revision.partition("+")[0]
         base._adapter = None
         return base
+
+    def with_adapter(self, adapter: str) -> "VllmBackend":
+        """The base model with another adapter, one of `also`, on the same engine."""
+        other = copy.copy(self)
+        other.model = f"{self._base_model}+{adapter}"
+        other.revision = f"{self.revision.partition('+')[0]}+{weights_revision(Path(adapter))}"
+        other._adapter = adapter
+        return other
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         from vllm import TokensPrompt
@@ -82,7 +97,7 @@ class VllmBackend:
             outputs = self._engine.generate(
                 [TokensPrompt(prompt_token_ids=ids) for ids in prompt_token_ids],
                 [self._sampling_params(sampling, seed, index) for index in range(len(prompt_token_ids))],
-                lora_request=LoRARequest("adapter", 1, self._adapter) if self._adapter else None,
+                lora_request=self._adapter and LoRARequest(self._adapter, self._numbers[self._adapter], self._adapter),
                 use_tqdm=False,
             )
         except VLLMValidationError as error:
@@ -109,7 +124,7 @@ class VllmBackend:
 
 
 def _load_engine(
-    model: str, adapter: str | None, tensor_parallel: int, load_in_8bit: bool, max_length: int, dtype: str | None
+    model: str, max_lora_rank: int | None, tensor_parallel: int, load_in_8bit: bool, max_length: int, dtype: str | None
 ):
     # vLLM reads its log level at import only. At its default, start-up is hundreds of lines.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -137,8 +152,8 @@ def _load_engine(
         # A seeded request whose prompt is read in parts winds its generator back after each, which no CPU generator
         # can: "CPU Generator does not use offset". So prompts are read whole, as many at once as a step has room for.
         arguments |= {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 4096)}
-    if adapter is not None:
-        arguments |= {"enable_lora": True, "max_lora_rank": _engine_rank(adapter)}
+    if max_lora_rank is not None:
+        arguments |= {"enable_lora": True, "max_lora_rank": max_lora_rank}
     return LLM(**arguments)
 
 

@@ -8,7 +8,8 @@ from huggingface_hub import ModelCard
 from jinja2 import Template
 
 from ..evaluation.report import table_rows
-from ..files import read_json, write_text
+from ..evaluation.results import model_names
+from ..files import read_json, write_json, write_text
 from .card import licence_of
 from .check import secret_faults
 from .folder import whole_folder, write_manifest
@@ -26,7 +27,7 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-REPORT_FILES = ("details.json", "results.json", "report.md", "report.png")
+REPORT_FILES = ("report.md", "report.png")
 
 
 def make_adapter_release(
@@ -48,8 +49,8 @@ def make_adapter_release(
     """
     from ..generation.backend import weights_revision
 
-    comparison = read_json(report / "details.json")
-    evaluated, trained = str(comparison["settings"]["breaker"]), weights_revision(adapter)
+    found = read_json(report / "results.json")
+    evaluated, trained = str(found["settings"]["adapters"]["breaker"]), weights_revision(adapter)
     if not evaluated.endswith(trained):
         raise ReleaseError(
             f"{report}: evaluates the weights {evaluated}, and {adapter} holds {trained}. Run `make evaluate`."
@@ -57,7 +58,10 @@ def make_adapter_release(
     with whole_folder(output) as folder:
         _copy(adapter, FILES, folder)
         _copy(report, REPORT_FILES, folder / "report")
-        card = _card(adapter / "README.md", comparison, (report / "report.png").is_file(), repo_id, dataset)
+        # Figures only: the prompts have sources, some of which may not be passed on, and models' answers to attacks.
+        figures = {key: value for key, value in found.items() if key != "prompts"}
+        write_json(folder / "report" / "results.json", figures)
+        card = _card(adapter / "README.md", found, (report / "report.png").is_file(), repo_id, dataset)
         write_text(folder / "README.md", str(card))
         manifest = write_manifest(folder, {})
         if faults := secret_faults(folder, token):
@@ -77,7 +81,7 @@ def is_owned(path: str) -> bool:
     return path in FILES or path.startswith("report/")
 
 
-def _card(path: Path, comparison: dict, has_plot: bool, repo_id: str, dataset: str | None) -> ModelCard:
+def _card(path: Path, found: dict, has_plot: bool, repo_id: str, dataset: str | None) -> ModelCard:
     """The trainer's card with what was measured since: evaluation, intended use, limits, licence."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no card {path}: train with this version.")
@@ -95,7 +99,8 @@ def _card(path: Path, comparison: dict, has_plot: bool, repo_id: str, dataset: s
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
     sections = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
-        rows=table_rows(comparison),
+        models=model_names(found),
+        rows=table_rows(found, model_names(found)),
         tasks="greedy decoding",
         has_plot=has_plot,
         base_model=base,
@@ -105,10 +110,10 @@ def _card(path: Path, comparison: dict, has_plot: bool, repo_id: str, dataset: s
         sections = (
             f"Published as [`{dataset}`](https://huggingface.co/datasets/{dataset.partition('@')[0]}).\n\n{sections}"
         )
-    text, found = re.subn(
+    text, replaced = re.subn(
         r"## Evaluation\n.*?(?=^## )", lambda _: sections + "\n", card.text, flags=re.DOTALL | re.MULTILINE
     )
-    if not found:
+    if not replaced:
         raise ReleaseError(f"{path}: no section Evaluation to fill in: train with this version.")
     card.text = text.replace("path/to/this/folder", repo_id).replace(
         f"# {path.parent.name}\n", f"# {card.data.model_name}\n", 1

@@ -1,15 +1,24 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from builders import load_source
+from cb_datasets.cli import app
+from cb_datasets.evaluation import statistics
+from cb_datasets.evaluation.answers import Answer, Case, babbles
 from cb_datasets.evaluation.compare import compare
-from cb_datasets.evaluation.figures import Answer, babbles, figures
-from cb_datasets.evaluation.report import table_rows, write_report
-from cb_datasets.evaluation.statistics import mcnemar, proportion
-from cb_datasets.files import read_json
+from cb_datasets.evaluation.figures import best_of_n, figures, rates
+from cb_datasets.evaluation.results import model_names
+from cb_datasets.evaluation.statistics import bootstrap, mcnemar, proportion
+from cb_datasets.files import read_json, save_rows
+from cb_datasets.generation.backend import weights_revision
 from cb_datasets.outcomes import Outcome
+from cb_datasets.sets.variations import evaluation_prompts
 from cb_datasets.tool_calls import FORMATS
 
+from ..small_models import save_adapter
 from .conftest import RIGHT, WRONG
 
 
@@ -39,8 +48,9 @@ def test_mcnemar():
     assert mcnemar(before, before) == {"gained": 0, "lost": 0, "p": 1.0}
 
 
-def answer(index: int, task: str, outcome: str, gibberish: bool = False) -> Answer:
-    return Answer(f"{task}/{index}", str(index), task, "comment", "LLM01", "text", Outcome(outcome), gibberish)
+def answer(index: int, task: str, outcome: str, gibberish: bool = False, **case) -> Answer:
+    told = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01", **case}
+    return Answer(Case(f"{task}/{index}", str(index), task=task, **told), "text", Outcome(outcome), gibberish)
 
 
 ATTACKED = [
@@ -88,20 +98,86 @@ def test_babbles():
     assert babbles('<|python_tag|>{"name": "x x x x x x x x x<|eom_id|>', LLAMA)
 
 
-def test_report(tmp_path):
-    base = [answer(k, "tool_flip", outcome) for k, outcome in enumerate(ATTACKED)]
-    breaker = [answer(k, "tool_flip", "correct") for k in range(len(ATTACKED))]
-    comparison = compare(base, breaker)
-    assert comparison["changed"]["asr"] == {"gained": 0, "lost": 2, "p": 0.5}
-    assert comparison["by_family"]["breaker"]["comment"]["correct_under_attack"]["value"] == 1.0
-    write_report(comparison, {"model": "m"}, tmp_path)
-    results = read_json(tmp_path / "results.json")
-    assert set(results) == {"base", "breaker"}
-    assert set(results["base"]["asr"]) == {"value", "n", "low", "high"}
-    assert (tmp_path / "report.png").stat().st_size > 5000
-    report = (tmp_path / "report.md").read_text(encoding="utf-8")
-    rows = [line for line in report.splitlines() if line.startswith("| ")]
-    assert len({line.count("|") for line in rows[: len(table_rows(comparison)) + 1]}) == 1
+def test_draws_of_one_prompt_are_no_further_prompts():
+    """Two prompts, four draws each: 3 of 8 draws hit, and the interval is one over two prompts."""
+    outcomes = [*["attack_success"] * 3, "correct"], ["correct"] * 4
+    draws = [answer(k, "tool_flip", outcome) for k, part in enumerate(outcomes) for outcome in part]
+    found = rates(draws)["asr"]
+    assert found["value"] == 3 / 8 and found["n"] == 2
+    assert found["high"] - found["low"] > proportion(3, 8)["high"] - proportion(3, 8)["low"]
+    best = best_of_n(draws)
+    assert best is not None and best["value"] == 0.5 and best["n"] == 2
+    assert best_of_n([answer(0, "chat", "no_call")]) is None
+
+
+def test_each_figure_is_measured_on_its_own_task():
+    answers = [
+        answer(0, "forced_call", "attack_success", subtype="prefill_tag"),
+        answer(1, "forced_call", "correct", subtype="prefill_word"),
+        answer(2, "forced_call", "malformed", subtype="prefill_name"),
+        answer(3, "multi_turn", "attack_success"),
+        answer(4, "agentdojo", "correct"),
+        answer(5, "irrelevance", "no_call"),
+        answer(6, "irrelevance", "no_call", gibberish=True),
+        answer(7, "irrelevance", "other_tool"),
+        answer(8, "over_refusal", "refusal"),
+        answer(9, "over_refusal", "no_call"),
+        answer(10, "refusal", "refusal"),
+        answer(11, "capability", "correct"),
+        answer(12, "agentharm", "refusal"),
+    ]
+    found = {name: (figure["value"], figure["n"]) for name, figure in rates(answers).items()}
+    assert found == {
+        "forced_tag": (1.0, 1),
+        "forced_word": (0.0, 1),
+        "forced_name": (0.0, 1),
+        "multi_turn_asr": (1.0, 1),
+        "multi_turn_correct": (0.0, 1),
+        "agentdojo_asr": (0.0, 1),
+        "agentdojo_correct": (1.0, 1),
+        "irrelevance_no_call": (1 / 3, 3),
+        "over_refusal": (0.5, 2),
+        "refusal_kept": (1.0, 1),
+        "benign_call": (1.0, 1),
+        "gibberish": (1 / 13, 13),
+    }
+
+
+def test_bootstrap_draws_groups():
+    """Twenty prompts of which two groups of ten stand together: far wider than twenty of their own."""
+    together = bootstrap(np.array([10, 0]), np.array([10, 10]))
+    apart = bootstrap(np.array([1, 0] * 10), np.ones(20))
+    assert together == (0.0, 1.0) and 0.2 < apart[0] < 0.4 < 0.6 < apart[1] < 0.8
+    assert bootstrap(np.array([1, 0] * 10), np.ones(20)) == apart, "the seed decides"
+    assert bootstrap(np.array([3]), np.array([5])) == (None, None), "one group says nothing about others"
+
+
+def test_bootstrap_agrees_with_a_plain_loop(monkeypatch):
+    monkeypatch.setattr(statistics, "_BLOCK", 50)  # several blocks of a few resamples
+    hits, rows = np.array([3.0, 0, 1, 2]), np.array([4.0, 2, 1, 5])
+    generator, values, left = np.random.default_rng(7), [], statistics.RESAMPLES
+    while left:
+        for pick in generator.integers(0, 4, (min(12, left), 4)):
+            values.append(sum(hits[pick]) / sum(rows[pick]))
+            left -= 1
+    expected = np.quantile(values, [0.025, 0.975])
+    assert bootstrap(hits, rows, seed=7) == pytest.approx(tuple(expected))
+
+
+def test_comparison_counts_changes_and_slices():
+    base = [answer(k, "tool_flip", outcome, depth=k % 2) for k, outcome in enumerate(ATTACKED)]
+    breaker = [answer(k, "tool_flip", "correct", depth=k % 2) for k in range(len(ATTACKED))]
+    breaker[1] = answer(1, "tool_flip", "error", depth=1)
+    found = compare({"base": base, "breaker": breaker, "other": base}, {"base": base * 2, "breaker": breaker})
+    assert found["changed"]["breaker"]["asr"] == {"gained": 0, "lost": 1, "p": 1.0}, "the failed one is left out"
+    assert found["changed"]["breaker"]["correct_under_attack"]["gained"] == 6
+    assert {change["p"] for change in found["changed"]["other"].values()} == {1.0}
+    assert found["slices"]["family"]["comment"]["breaker"]["correct_under_attack"]["value"] == 1.0
+    assert {depth: part["base"]["asr"]["n"] for depth, part in found["slices"]["depth"].items()} == {"0": 4, "1": 4}
+    assert found["slices"]["subtype"] == {}, "there are none"
+    assert found["outcomes"]["breaker"] == {"tool_flip": {"correct": 7, "error": 1}}
+    assert found["errors"] == {"base": 0, "breaker": 1, "other": 0}
+    assert found["sampled"]["base"]["best_of_n"]["value"] == 0.25 and found["sampled"]["breaker"]["asr"]["n"] == 7
 
 
 def test_the_metric_module(tmp_path):
@@ -115,3 +191,38 @@ def test_the_metric_module(tmp_path):
     assert result["no_call"] == result["gibberish"] == 0.25 and result["n"] == 4
     with pytest.raises(ValueError, match="zero rows"):
         metric.compute(predictions=[], references=[])
+
+
+@pytest.fixture(scope="module")
+def evaluated(tiny_agent_path, tmp_path_factory):
+    """The tiny agent, and two adapters that change it, on a few prompts of each task that we have prompts for."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    traces = load_source("lookalike")["test"]
+    for task in ("tool_flip", "capability", "forced_call", "multi_turn", "refusal", "chat", "irrelevance"):
+        rows = evaluation_prompts(traces, task, LLAMA)
+        save_rows(rows.select(range(6)), folder / "prompts" / task, {})
+    for name, seed in (("one", 0), ("two", 1)):
+        save_adapter(tiny_agent_path, folder / name, seed)
+    arguments = ["--model", tiny_agent_path, "--adapter", folder / "one", "--also", f"two={folder / 'two'}"]
+    arguments += ["--prompts", folder / "prompts", "--output", folder / "report", "--work-dir", folder / "work"]
+    arguments += ["--max-new-tokens", 48, "--samples", 2]
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    return folder, arguments, result
+
+
+def test_several_adapters_are_evaluated_on_one_load(evaluated):
+    folder, _, result = evaluated
+    assert result.exit_code == 0, result.output
+    found = read_json(folder / "report" / "results.json")
+    assert model_names(found) == ["base", "breaker", "two"]
+    assert found["base"]["asr"]["value"] > 0.5 and found["base"]["benign_call"]["n"] == 6
+    assert {"asr", "best_of_n", "chat_kept"} <= set(found["sampled"]["two"])
+    assert found["settings"]["adapters"]["two"].endswith(weights_revision(folder / "two"))
+    texts = [tuple(answer["text"] for answer in row["answers"].values()) for row in found["prompts"]]
+    assert len(texts) == 42 and all(len(set(column)) > 1 for column in zip(*texts, strict=True))
+    assert sum(breaker != two for _, breaker, two in texts) > 10, "the adapters are not one"
+    row = found["prompts"][-1]
+    assert row["messages"] and row["answers"]["base"]["outcome"] and row["target"]
+    assert "two" in result.output and "2 draws, T = 1" in result.output
+    report = (folder / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| base | breaker | two |" in report and (folder / "report" / "report.png").stat().st_size > 5000

@@ -353,11 +353,8 @@ def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Pa
     (adapter / "README.md").write_text(MODEL_CARD.format(base=base))
     figure = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     sides = {side: {"asr": figure} for side in ("base", "breaker")}
-    breaker = f"base+{weights_revision(adapter)}"
-    write_json(
-        report / "details.json",
-        {**sides, "arguments": {"base": None, "breaker": None}, "settings": {"breaker": breaker}},
-    )
+    settings = {"adapters": {"breaker": f"base+{weights_revision(adapter)}"}}
+    write_json(report / "results.json", {"settings": settings, **sides, "prompts": [{"messages": "as asked"}]})
     return adapter, report
 
 
@@ -369,7 +366,8 @@ def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path
     card = repository.files["README.md"].decode()
     assert repository.private and repository.tags == {"v1": repository.commit} and "every file is" in output
     assert repository.files["adapter_model.safetensors"] == b"weights"
-    assert "training_args.bin" not in repository.files and "report/details.json" in repository.files
+    assert "training_args.bin" not in repository.files and "report/results.json" in repository.files
+    assert b"as asked" not in repository.files["report/results.json"], "prompts have sources of their own"
     assert "| attack success (ASR) ↓ |" in card and "Not evaluated yet" not in card
     assert "## Intended use" in card and "## Limits" in card and "## Versions" in card and "# breakers\n" in card
     assert "someone/breakers@v1" in card and f'from_pretrained(model, "{REPO}")' in card
@@ -381,8 +379,8 @@ def test_a_breaker_without_its_own_evaluation_is_refused(hub: HubStandIn, tmp_pa
     (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ReleaseError, match="Run `make evaluate`"):
         make_adapter_release(adapter, report, REPO, tmp_path / "release")
-    (report / "details.json").unlink()
-    with pytest.raises(FileNotFoundError, match="details.json"):
+    (report / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match="results.json"):
         make_adapter_release(adapter, report, REPO, tmp_path / "release")
 
 

@@ -345,18 +345,27 @@ def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
     trainer = make_trainer(output_dir=str(tmp_path / "breaker"), dataset_revision="sha256:12ab")
     gates = {"passed": True, "gates": [{"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 17}]}
     figure = {"value": 0.025, "low": 0.014, "high": 0.045, "n": 400}
-    comparison = {
+    evaluation = {
+        "settings": {"adapters": {"breaker": "12ab", "plain_rr": "34cd"}},
         "base": {"asr": {**figure, "value": 0.96}},
         "breaker": {"asr": figure},
-        "arguments": {"base": None, "breaker": None},
+        "plain_rr": {},
     }
-    trainer.create_model_card(dataset_name="someone/samples", gates=gates, comparison=comparison)
+    trainer.create_model_card(dataset_name="someone/samples", gates=gates, evaluation=evaluation)
     card = ModelCard.load(tmp_path / "breaker" / "README.md")
     assert card.data.datasets == "someone/samples"
     assert card.data.library_name == "peft"
     for part in (
         *("# breaker", "arxiv", "2406.04313", "`rr` x 10.0", "`retain_l2` x 10.0", "revision `sha256:12ab`"),
-        *("6 harmful_flip", "harmful: attack succeeded | 1.0 | 0.8 | 17", "96.0%", "2.5%", "n=400"),
+        *(
+            "6 harmful_flip",
+            "harmful: attack succeeded | 1.0 | 0.8 | 17",
+            "96.0%",
+            "2.5%",
+            "n=400",
+            "| base | breaker | plain_rr |",
+            "n=400 | - |",
+        ),
     ):
         assert part.lower() in card.content.lower(), part
     trainer.create_model_card()

@@ -12,7 +12,7 @@
 import datasets
 import evaluate
 
-from cb_datasets.evaluation.figures import babbles
+from cb_datasets.evaluation.answers import babbles
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.outcomes import Outcome, outcome_of
 from cb_datasets.tool_calls import get_format
