@@ -218,18 +218,25 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 
 # ----------------------------------------------------------------------------------------------- training, evaluation
 
-train: $(DATA)/adapter/adapter_model.safetensors  ## Train the breaker
+# Breakers that a recipe has beside its own, by name: recipes/<recipe>-<name>.yaml.
+ALSO_ADAPTERS := $(ALSO:%=$(DATA)/adapters/%/adapter_model.safetensors)
+TRAIN = $(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config $(filter %.yaml,$^) \
+	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
+
+train: $(DATA)/adapter/adapter_model.safetensors $(ALSO_ADAPTERS)  ## Train the breaker
 evaluate: $(DATA)/report/results.json  ## Base against breaker on held-out prompts
 	cat $(DATA)/report/table.txt
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
-	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml \
-		--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(DATA)/adapter $(TRAIN_FLAGS)
+	$(TRAIN)
 
-$(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ASKED)
+$(ALSO_ADAPTERS): $(DATA)/adapters/%/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE)-%.yaml
+	$(TRAIN)
+
+$(DATA)/report/results.json: $(DATA)/adapter/adapter_model.safetensors $(ALSO_ADAPTERS) $(ASKED)
 	mkdir -p $(@D)
-	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
-		$(EVALUATE_FLAGS) > $(@D)/table.txt
+	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DATA)/adapters/$(name)) --prompts $(PROMPTS) \
+		--output $(@D) --work-dir $(WORK) $(EVALUATE_FLAGS) > $(@D)/table.txt
 
 # ---------------------------------------------------------------------------------------------------------- publishing
 
