@@ -46,7 +46,7 @@ export PYTHONUNBUFFERED = 1
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
 .PHONY: help setup demo test test-vllm test-slow test-slurm test-browser data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate cards push push-model view tiny-agent style quality clean
+	validate gates merge preflight train evaluate cards push push-model view selectivity tiny-agent style quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -257,6 +257,11 @@ view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark
 	$(CB) view $(DATA) --model $(MODEL) $(VIEW_FLAGS)
 
 # --------------------------------------------------------------------------------------------------------- the project
+
+# What is there already is not made again: `make selectivity SELECTIVITY_FLAGS="--seeds 42"` and then all seeds, say.
+selectivity: $(REPORTS)/preflight.json  ## Train and evaluate the ablation of the demo's breaker; writes docs/selectivity.md
+	$(BIN)/python benchmarks/selectivity.py --data $(STAGE2) --model $(MODEL) --output $(DATA)/selectivity \
+		--json benchmarks/selectivity.json --page docs/selectivity.md $(SELECTIVITY_FLAGS)
 
 tiny-agent: $(READY)  ## Train the demo's tiny agent anew, from a fixed seed
 	$(BIN)/python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0

@@ -201,6 +201,10 @@ def gathered(folder: Path) -> dict[str, Any]:
     found = {path.stem: read_json(path) for path in sorted((folder / "results").glob("*.json"))}
     kinds = [kind for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] >= FOLLOWED]
     for result in found.values():
+        result["kinds"] = {
+            kind: {figure: rates[figure] for figure in ("asr", "correct_under_attack")}
+            for kind, rates in result["kinds"].items()
+        }
         result["followed"] = {
             figure: proportion(
                 sum(
@@ -305,8 +309,6 @@ def write_page(found: dict[str, Any], page: Path) -> None:
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
         ],
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
-        seconds={name: [run["times"]["processor_seconds"] for run in variants[name]] for name in VARIANTS},
-        share=lambda variant, part, name: cell(variants[variant] or [found[BASE]], (part, name)),
         plot=page.with_suffix(".png").name,
     )
     plot(found, page.with_suffix(".png"))
