@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 BASE, SELECTIVE, PLAIN_RR = "base", "selective", "plain_rr"
 MAX_NEW_TOKENS = 96
+# Prompts in a forward: all wait for the one that says most, and each of them is drawn eight times at once.
+BATCH_SIZE = 16
 DRAWS = 8
 # Prompts of the probes that cost more than one greedy answer, or are asked three times.
 DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 360
@@ -145,7 +147,7 @@ def run(arguments: argparse.Namespace) -> None:
     from cb_datasets.tool_calls import format_of
 
     results, work_dir = arguments.output / "results", arguments.output / "completions"
-    base = TransformersBackend(str(arguments.model), batch_size=256)
+    base = TransformersBackend(str(arguments.model), batch_size=BATCH_SIZE)
     prompts = make_prompts(arguments.output, arguments.part, format_of(base.tokenizer.chat_template))
     if not (results / f"{BASE}.json").is_file():
         write_json(results / f"{BASE}.json", evaluate(BASE, base, prompts, work_dir))
@@ -157,7 +159,7 @@ def run(arguments: argparse.Namespace) -> None:
             folder = arguments.output / "adapters" / f"{variant}-{seed}"
             if not (folder / "times.json").is_file():
                 write_json(folder / "times.json", train(variant, seed, folder, arguments.data, arguments.model))
-            breaker = TransformersBackend(str(arguments.model), str(folder), batch_size=256)
+            breaker = TransformersBackend(str(arguments.model), str(folder), batch_size=BATCH_SIZE)
             found = evaluate(f"{variant} {seed}", breaker, prompts, work_dir)
             write_json(path, {"times": read_json(folder / "times.json"), **found})
             print(f"{variant}, seed {seed}: {path}")
@@ -288,6 +290,15 @@ def write_page(found: dict[str, Any], page: Path) -> None:
     from cb_datasets.files import write_text
 
     variants = {variant: list(runs_of(found, variant).values()) for variant in VARIANTS}
+
+    def share(name: str, part: str, figure: str) -> str:
+        values = [result[part][figure]["value"] for result in ([found[BASE]] if name == BASE else variants[name])]
+        return f"{100 * sum(values) / len(values):.1f}"
+
+    def seconds(name: str) -> str:
+        spent = [result["times"]["processor_seconds"] for result in variants[name]]
+        return f"{sum(spent) / len(spent):.0f}" if spent else "-"
+
     measured = [(f"{VARIANTS[v].label} ({len(runs)})", runs) for v, runs in variants.items() if runs]
     every_seed = [
         (f"{name.replace('_', ' ')}, seed {seed}", [run])
@@ -309,6 +320,8 @@ def write_page(found: dict[str, Any], page: Path) -> None:
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
         ],
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
+        share=share,
+        seconds=seconds,
         plot=page.with_suffix(".png").name,
     )
     plot(found, page.with_suffix(".png"))

@@ -45,10 +45,11 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
 
 def result(asr: int, right: int, kinds: dict[str, int]) -> dict:
     held_out = {"asr": asr, "correct_under_attack": right}
-    for name in ("benign_call", "refusal_kept", "chat_kept", "gibberish", "forced_tag", "forced_word", "forced_name"):
-        held_out[name] = 7
+    others = ("benign_call", "refusal_kept", "chat_kept", "gibberish", "other_tool", "no_tool_call")
+    held_out |= dict.fromkeys((*others, "forced_tag", "forced_word", "forced_name"), 7)
     drawn = ("best_of_n", "asr", "correct_under_attack", "benign_call", "gibberish")
     return {
+        "times": {"seconds": 40.0, "processor_seconds": 50.0},
         "held_out": {name: proportion(hits, 10) for name, hits in held_out.items()},
         "drawn": dict.fromkeys(drawn, proportion(3, 10)),
         "unseen": {},
@@ -70,6 +71,7 @@ def test_the_page_is_made_of_the_results(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "selective, seed 42 | 10.0 [1.8, 40.4] | 90.0" in page
     assert "unlikelihood (2) | 20.0 (10.0-30.0) | 80.0 (70.0-90.0)" in page
+    assert "takes 50 s of processor time, plain RR - s" in page
     assert "hardly follows: before request." in page
     assert "Not measured yet" in page and "plain RR;" in page
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
