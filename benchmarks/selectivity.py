@@ -74,6 +74,7 @@ def train(variant: str, seed: int, folder: Path, data: Path, model: Path) -> dic
         "output_dir": folder,
         "seed": seed,
         "disable_tqdm": True,
+        "merge": True,  # which answers in half the time
         **settings,
     }
     flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
@@ -159,7 +160,7 @@ def run(arguments: argparse.Namespace) -> None:
             folder = arguments.output / "adapters" / f"{variant}-{seed}"
             if not (folder / "times.json").is_file():
                 write_json(folder / "times.json", train(variant, seed, folder, arguments.data, arguments.model))
-            breaker = TransformersBackend(str(arguments.model), str(folder), batch_size=BATCH_SIZE)
+            breaker = TransformersBackend(str(folder / "merged"), batch_size=BATCH_SIZE)
             found = evaluate(f"{variant} {seed}", breaker, prompts, work_dir)
             write_json(path, {"times": read_json(folder / "times.json"), **found})
             print(f"{variant}, seed {seed}: {path}")
