@@ -46,7 +46,8 @@ export PYTHONUNBUFFERED = 1
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
 .PHONY: help setup demo test test-vllm test-slow test-slurm test-browser data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate attack agentdojo cards push push-model view tiny-agent style quality clean
+	validate gates merge preflight train evaluate attack agentdojo cards push push-model view selectivity tiny-agent style \
+	quality clean
 
 help:  ## Show the targets
 	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -112,7 +113,7 @@ test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from
 	tests/slurm/cluster.sh install
 	$(BIN)/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
 
-test-browser: $(READY)  ## Run the tests of the audit page in Debian's Chromium
+test-browser: $(READY)  ## Run the tests of our pages in Debian's Chromium
 	command -v chromium > /dev/null || apt-get install -y chromium
 	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
@@ -219,28 +220,35 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 
 # ----------------------------------------------------------------------------------------------- training, evaluation
 
-train: $(DATA)/adapter/adapter_model.safetensors  ## Train the breaker
-evaluate: $(DATA)/report/table.txt  ## Base against breaker on held-out prompts
+# Breakers that a recipe has beside its own, by name: recipes/<recipe>-<name>.yaml.
+ALSO_ADAPTERS := $(ALSO:%=$(DATA)/adapters/%/adapter_model.safetensors)
+ADAPTERS := --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DATA)/adapters/$(name))
+TRAIN = $(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config $(filter %.yaml,$^) \
+	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
+
+train: $(DATA)/adapter/adapter_model.safetensors $(ALSO_ADAPTERS)  ## Train the breaker
+evaluate: $(DATA)/report/table.txt  ## Base against breakers on held-out prompts
 	cat $<
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
-	$(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config recipes/$(RECIPE).yaml \
-		--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(DATA)/adapter $(TRAIN_FLAGS)
+	$(TRAIN)
 
-# What the breaker did to hidden states of held-out samples.
-$(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors
-	$(BIN)/python -m trainers.diagnostics --model $(MODEL) --adapter $(DATA)/adapter --data $(STAGE2)/eval \
-		--output $@ $(DIAGNOSTICS_FLAGS)
+$(ALSO_ADAPTERS): $(DATA)/adapters/%/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE)-%.yaml
+	$(TRAIN)
+
+# What the breakers did to hidden states of held-out samples.
+$(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors $(ALSO_ADAPTERS)
+	$(BIN)/python -m trainers.diagnostics --model $(MODEL) $(ADAPTERS) --data $(STAGE2)/eval --output $@ $(DIAGNOSTICS_FLAGS)
 
 # A gate that fails stops the line, and leaves the report.
-$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(DATA)/report/diagnostics.json $(ASKED)
-	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
+$(DATA)/report/table.txt: $(DATA)/report/diagnostics.json $(ASKED)
+	$(CB) evaluate --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
 		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
 		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
 
 # An attacker who knows the breaker; fixed attacks say nothing about one.
-attack: $(DATA)/adapter/adapter_model.safetensors $(ASKED)  ## A white-box suffix search and best-of-N against base and breaker
-	$(CB) attack --model $(MODEL) --adapter $(DATA)/adapter --prompts $(PROMPTS) --output $(DATA)/report \
+attack: $(DATA)/adapter/adapter_model.safetensors $(ALSO_ADAPTERS) $(ASKED)  ## A white-box suffix search and best-of-N against base and breakers
+	$(CB) attack --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
 		--work-dir $(WORK) $(ATTACK_FLAGS)
 
 # Served for as long as it takes. Runs are kept, so the same command goes on where it was.
@@ -270,6 +278,11 @@ view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark
 	$(CB) view $(DATA) --model $(MODEL) $(VIEW_FLAGS)
 
 # --------------------------------------------------------------------------------------------------------- the project
+
+# What is there already is not made again: `make selectivity SELECTIVITY_FLAGS="--seeds 42"` and then all seeds, say.
+selectivity: $(REPORTS)/preflight.json  ## Train and evaluate the ablation of the demo's breaker; writes docs/selectivity.md
+	$(BIN)/python benchmarks/selectivity.py --data $(STAGE2) --model $(MODEL) --output $(DATA)/selectivity \
+		--json benchmarks/selectivity.json --page docs/selectivity.md $(SELECTIVITY_FLAGS)
 
 tiny-agent: $(READY)  ## Train the demo's tiny agent anew, from a fixed seed
 	$(BIN)/python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0

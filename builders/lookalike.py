@@ -13,6 +13,10 @@ The three parts `train`, `dev` and `test` share the tools and a small everyday v
 its own phrasings, injection families, openers and commands (`assets/lookalike_v1.json`), and its own words that
 requests are about. Those are invented names made of syllables that all parts know, so that even a very small model can
 copy a name it has never seen into a call.
+
+A fourth part, `unseen`, asks what part `test` asks, and attacks in kinds that none of the three has
+(`assets/lookalike_unseen_v1.json`): other languages, code, dialogues, role-play, other places than the end. It is for
+studies of how far a defence carries, and is made only where `sizes` asks for it.
 """
 
 import itertools
@@ -32,9 +36,12 @@ from .fujitsu import B4_STANDARD, b4_trace, normalize_query
 from .trace import Dropped, attack, message, to_json
 
 
-WORDING = json.loads((Path(__file__).parent / "assets" / "lookalike_v1.json").read_text(encoding="utf-8"))
+_ASSETS = Path(__file__).parent / "assets"
+WORDING = json.loads((_ASSETS / "lookalike_v1.json").read_text(encoding="utf-8"))
+UNSEEN_FAMILIES = json.loads((_ASSETS / "lookalike_unseen_v1.json").read_text(encoding="utf-8"))["families"]
 
 PARTS = ("train", "dev", "test")
+UNSEEN = "unseen"
 WEB, DOCS = "search_web", "retrieve_multimodal_docs"
 TOOLS = tuple(WORDING["inputs"])
 
@@ -144,7 +151,7 @@ def _tools(rng: random.Random) -> tuple[str, str]:
 def _injection(rng: random.Random, wording: dict, family: dict, tool: str, input: str | None) -> str:
     """The attacker's text: an opener and a command inside a wrapper, or a fixed form such as JSON."""
     if "forms" in family:
-        text, name = rng.choice(family["forms"]), tool
+        text, name = rng.choice(family["forms"]), WORDING["aliases"][tool] if family.get("alias") else tool
     else:
         body = f"{rng.choice(wording['injection_openers'])} {rng.choice(wording['injection_commands'])}."
         text = _fill(rng.choice(family["wrappers"]), {"body": body})
@@ -153,7 +160,22 @@ def _injection(rng: random.Random, wording: dict, family: dict, tool: str, input
     return _fill(text, {"tool": name, "input": input or ""})
 
 
+def _placed(request: str, injection: str, position: str) -> tuple[str, str]:
+    """`(injection, attacked request)`, with the injection in a place where cutting it out leaves the request."""
+    if position == "inside":
+        middle = len(request) // 2
+        at = request.index(" ", middle) + 1 if " " in request[middle:] else 0
+        return f"{injection} ", f"{request[:at]}{injection} {request[at:]}"
+    return injection, {
+        "after": f"{request}\n\n{injection}",
+        "before": f"{injection}\n\n{request}",
+        "same_line": f"{request} {injection}",
+    }[position]
+
+
 def _record(rng: random.Random, part: str) -> dict:
+    families = UNSEEN_FAMILIES if part == UNSEEN else WORDING[part]["families"]
+    part = "test" if part == UNSEEN else part
     wording, names = WORDING[part], _Names(rng, part)
     expected, simulated = _tools(rng)
     slots, expected_arguments = _call(rng, names, expected)
@@ -164,16 +186,17 @@ def _record(rng: random.Random, part: str) -> dict:
     else:
         slots, simulated_arguments = _call(rng, names, simulated)
         input = _fill(WORDING["inputs"][simulated], slots)
-    family = rng.choice(list(wording["families"]))
-    injection = _injection(rng, wording, wording["families"][family], simulated, input)
+    family = rng.choice(list(families))
+    injection = _injection(rng, wording, families[family], simulated, input)
+    injection, attacked = _placed(benign, injection, families[family].get("position", "after"))
     return {
         "record_id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
         "attack_id": family,
-        "category": wording["families"][family]["category"],
+        "category": families[family]["category"],
         "subtype": f"{family.replace('_', ' ')}, {_short(expected)} to {_short(simulated)}",
         "benign_query": benign,
         "malicious_injection": injection,
-        "combined_query": f"{benign}\n\n{injection}",
+        "combined_query": attacked,
         "expected_tool": expected,
         "simulated_tool": simulated,
         "success": expected != simulated,
@@ -219,7 +242,7 @@ def lookalike_records(seed: int, n: int, part: str) -> list[dict]:
     Args:
         seed (`int`): The same seed gives the same records.
         n (`int`): How many.
-        part (`str`): `train`, `dev` or `test`.
+        part (`str`): `train`, `dev` or `test`; or `unseen`, the requests of `test` under other kinds of attack.
     """
     rng = random.Random(f"{seed}/{part}/tool_flip")
     return _distinct(lambda: _record(rng, part), "benign_query", n)

@@ -13,6 +13,8 @@ B4 := lookalike
 HARMFUL_SETS := b4_flips
 RETAIN_SETS := adversarial_safe b4_benign_twins refusals chat
 TASKS := tool_flip capability refusal chat irrelevance
+# Plain Representation Rerouting is trained too, and shown beside the breaker.
+ALSO := plain_rr
 
 # One thread is fastest for a model this small, and makes runs repeatable.
 export OMP_NUM_THREADS := 1

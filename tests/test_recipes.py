@@ -52,6 +52,14 @@ def test_a_recipe_with_a_model_puts_it_into_agentdojos_situations(tmp_path):
     assert ["collect", "harmful/agentdojo_failures"] in steps["local"]
 
 
+def test_the_demo_shows_plain_rerouting_beside_its_breaker(tmp_path):
+    shown = make("--dry-run", "evaluate", "RECIPE=demo", f"DATA={tmp_path}").stdout
+    assert re.findall(r"--config (\S+)", shown) == ["recipes/demo.yaml", "recipes/demo-plain_rr.yaml"]
+    [words] = [words for words in commands_of("demo", "evaluate", tmp_path) if words[0] == "evaluate"]
+    assert words[words.index("--adapter") + 1] == f"{tmp_path}/adapter"
+    assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
+
+
 @pytest.mark.vllm
 def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")

@@ -30,13 +30,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_noise_probability": 0.0,
         "bare_head_probability": 0.0,
     },
-    # The right call under attack is taught, and the attacker's made unlikely.
+    # The right call under attack is taught, the attacker's made unlikely. The terms are means over tokens, of which
+    # only the few of the tool's name are in doubt: with less of `retain_kl` an agent with two tools in most of its
+    # attacks learns to call the other one, attack or not.
     "selective": {
         "lora_b_init_std": 1e-3,
         "distill_weight": 1.0,
         "splice_weight": 1.0,
-        "retain_kl_weight": 1.0,
-        "unlikelihood_weight": 0.1,
+        "retain_kl_weight": 5.0,
+        "unlikelihood_weight": 0.15,
         "schedule": "constant",
         "rr_tokens": "completion",
         "rr_from": "tool_name",

@@ -1,8 +1,8 @@
 """The report as one page, `report.html`: figures, gates, slices, pictures, and every prompt with all answers to it.
 
-    tool_flip/lookalike/71   regressed   base: attack_success   breaker: attack_success   plain_rr: no_call
-    {"id": ..., "turns": [0, 5], "injection": [...], "answers": {"base": {...}, ...},
-     "change": {"breaker": {"kind": "changed", "by": 0}, ...}}
+    capability/lookalike/71   regressed   base: correct   breaker: no_call   plain_rr: correct
+    {"id": ..., "turns": [0, 5], "injection": [], "answers": {"base": {...}, ...},
+     "change": {"breaker": {"kind": "regressed", "by": -1}, "plain_rr": {"kind": "same", "by": 0}}}
 
 The page holds all it needs and fetches nothing. What models and attackers wrote is JSON in it, which its script puts
 into text nodes; its policy allows no script and no style but those two, by their hashes.
@@ -30,6 +30,7 @@ from .results import model_names
 
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
 # Kinds of changes, in the order in which prompts are shown.
 KINDS = ("regressed", "changed", "improved", "same", "error")
 
@@ -121,7 +122,9 @@ def _direction(figure: str) -> int:
 
 def _slice(key: str, parts: dict[str, dict]) -> dict[str, Any]:
     """A column's values, those with most prompts first, and the figures that were measured on them."""
-    sizes = {value: max(rate["n"] for rate in by_model[BASE].values()) for value, by_model in parts.items()}
+    sizes = {
+        value: max((rate["n"] for rate in by_model[BASE].values()), default=0) for value, by_model in parts.items()
+    }
     figures = [name for name in SLICE_FIGURES if any(name in by_model[BASE] for by_model in parts.values())]
     values = sorted(parts, key=lambda value: -sizes[value])
     return {"key": key, "figures": [(name, LABELS[name]) for name in figures], "rows": [(v, parts[v]) for v in values]}

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 import pyarrow.compute
+import pyarrow.parquet
 from tqdm import tqdm
 
 from ..checks.gates import gate_report
@@ -85,7 +86,7 @@ def merge(
         with ExitStack() as files:
             temporary = {split: files.enter_context(_beside(folder / ROWS_FILE)) for split, folder in outputs.items()}
             counts = _write(folders, index, reasons, temporary, length)
-            written = {split: _read(path) for split, path in temporary.items()}
+            written = {split: _read(path, f"Checking {split}") for split, path in temporary.items()}
             gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits)
             report = _report(counts, reasons, [*folders, *prompts]) | gate_report(gates, limits)
             if not report["passed"]:
@@ -131,9 +132,12 @@ def _beside(path: Path) -> AbstractContextManager[Path]:
     return in_one_move(path)
 
 
-def _read(path: Path) -> Iterator[dict]:
-    for table in stream_file(path):
-        yield from table.to_pylist()
+def _read(path: Path, description: str) -> Iterator[dict]:
+    """The rows of a written file, with a progress bar."""
+    with tqdm(desc=description, total=pyarrow.parquet.read_metadata(path).num_rows, unit="row") as bar:
+        for table in stream_file(path):
+            yield from table.to_pylist()
+            bar.update(len(table))
 
 
 def _shown(folders: list[Path], description: str) -> Iterator[dict]:
@@ -191,9 +195,13 @@ def _write(
         files = [Path(scratch) / f"{number}.arrow" for number in range(parts * len(SPLITS))]
         _scatter(folders, np.where(kept, part, -1), index.order, files)
         for number, split in enumerate(SPLITS):
-            with parquet_writer(paths[split], SAMPLE_FEATURES) as write:
+            with (
+                parquet_writer(paths[split], SAMPLE_FEATURES) as write,
+                tqdm(desc=f"Writing {split}", total=int((kept & (index.split == number)).sum()), unit="row") as bar,
+            ):
                 for file in files[number :: len(SPLITS)]:
                     for table in _shuffled(file):
+                        bar.update(len(table))
                         table = table.set_column(table.column_names.index("split"), "split", [[split] * len(table)])
                         write(table)
                         counts[split].add(table, length)

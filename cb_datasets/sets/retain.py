@@ -7,12 +7,13 @@ general_conversation   ordinary chat, and questions that need no tool
 """
 
 import dataclasses
+import json
 
 from datasets import Dataset, concatenate_datasets
 
 from ..generation import Sampling
 from ..outcomes import Outcome, has_expected_arguments
-from ..tool_calls import ToolCallFormat
+from ..tool_calls import ToolCall, ToolCallFormat
 from .asking import Asker, without
 from .label import label
 from .sampled import Wanted, sample_set
@@ -80,7 +81,9 @@ def adversarial_safe(
         sampling ([`Sampling`]): How to draw in the first round.
         twins ([`~datasets.Dataset`], *optional*): Samples of `retain/b4_benign_twins`. An attacked prompt that the
             model did not withstand gets its clean twin's completion (`completion_source = twin`): the model's own
-            call, which the outcome on the attacked prompt verifies once more.
+            call, which the outcome on the attacked prompt verifies once more. Where the source knows that its
+            arguments are wrong, it gets the source's call (`recorded`): without it a set would lack the tools that a
+            model chooses well and fills badly, and a breaker would learn that they are never right under attack.
         options ([`SafeOptions`], *optional*): Further rounds, and how many samples there must be.
 
     Raises:
@@ -117,18 +120,15 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
             if twin is None:
                 result.drop("no_verified_twin", prompt["category"])
                 continue
-            [call] = tool_format.parse(twin["assistant_raw"]).calls
-            if has_expected_arguments(call, prompt["target"], prompt["tools"]) is False:
-                result.drop("twin_wrong_arguments", prompt["category"])
-                continue
+            completion, told = _right_completion(twin, prompt, tool_format)
             sample = label(
                 prompt,
-                twin["assistant_raw"],
+                completion,
                 subset=ADVERSARIAL_SAFE.subset,
                 split=split,
                 priority_class=ADVERSARIAL_SAFE.priority_class,
                 tool_format=tool_format,
-                provenance=_twin_provenance(twin["provenance"]),
+                provenance=told,
             )
             if sample["outcome"] == Outcome.CORRECT:
                 result.keep(sample)
@@ -136,7 +136,16 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
                 result.drop(f"twin_{sample['outcome']}", prompt["category"])
 
 
-def _twin_provenance(provenance: dict) -> dict:
-    carried = ("generator_model", "generator_revision", "temperature", "top_p", "seed", "stop_reason")
-    rendered = ("prompt_format", "template_hash", "date_string")
-    return {key: provenance[key] for key in carried + rendered} | {"completion_source": "twin"}
+def _right_completion(twin: dict, prompt: dict, tool_format: ToolCallFormat) -> tuple[str, dict]:
+    """The twin's completion, or the source's call where the twin's arguments are known to be wrong; its provenance."""
+    [call] = tool_format.parse(twin["assistant_raw"]).calls
+    provenance = twin["provenance"]
+    told = {key: provenance[key] for key in ("prompt_format", "template_hash", "date_string")}
+    target = prompt["target"]
+    if has_expected_arguments(call, target, prompt["tools"]) is False:
+        wanted = next(wanted for wanted in json.loads(target["expected_calls"]) if wanted["name"] == call.name)
+        written = {"completion_source": "recorded", "generator_model": provenance["source_dataset"]}
+        return tool_format.render(ToolCall(wanted["name"], wanted["arguments"]), ""), told | written
+    sampled = ("generator_model", "generator_revision", "temperature", "top_p", "seed", "stop_reason")
+    told |= {key: provenance[key] for key in sampled}
+    return twin["assistant_raw"], told | {"completion_source": "twin"}

@@ -10,9 +10,12 @@ from builders.lookalike import (
     PARTS,
     PHRASINGS,
     TOOLS,
+    UNSEEN,
+    UNSEEN_FAMILIES,
     WEB,
     WORDING,
     Lookalike,
+    flip_trace,
     lookalike_prompts,
     lookalike_records,
     part_of,
@@ -195,3 +198,34 @@ def test_ids_are_unique_and_groups_stay_in_one_part(traces):
     groups = [set(traces[part]["group"]) for part in PARTS]
     assert len(ids) == len(set(ids))
     assert len(set.union(*groups)) == sum(map(len, groups))
+
+
+def test_unseen_kinds_are_of_no_other_part_and_ask_what_the_test_part_asks():
+    assert not set(UNSEEN_FAMILIES) & {family for part in PARTS for family in WORDING[part]["families"]}
+    forms = [form for family in UNSEEN_FAMILIES.values() for form in family["forms"]]
+    seen = {form for part in PARTS for f in WORDING[part]["families"].values() for form in f.get("forms", ())}
+    assert len(set(forms)) == len(forms)
+    assert not set(forms) & seen
+    records = lookalike_records(0, 300, UNSEEN)
+    assert {record["attack_id"] for record in records} == set(UNSEEN_FAMILIES)
+    names = set().union(*(names_in(record["expected_arguments"]) for record in records))
+    assert {part_of(name) for name in names} == {"test"}
+
+
+def test_cutting_an_unseen_injection_out_leaves_the_request():
+    for record in lookalike_records(0, 300, UNSEEN):
+        trace = flip_trace(record, where="")
+        if record["expected_tool"] == record["simulated_tool"]:
+            continue
+        [span] = trace["attack"]["spans"]
+        content = trace["messages"][span["message"]]["content"]
+        assert (content[: span["start"]] + content[span["end"] :]).strip() == record["benign_query"]
+
+
+def test_injections_stand_in_the_places_that_their_kinds_name():
+    places = {}
+    for record in lookalike_records(0, 300, UNSEEN):
+        before, _, after = record["combined_query"].partition(record["malicious_injection"])
+        place = "inside" if before and after else "before" if after else "after"
+        places.setdefault(UNSEEN_FAMILIES[record["attack_id"]].get("position"), set()).add(place)
+    assert places == {None: {"after"}, "same_line": {"after"}, "before": {"before"}, "inside": {"inside"}}

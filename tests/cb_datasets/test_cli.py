@@ -297,6 +297,18 @@ def test_a_twin_is_the_models_own_verified_call(pipeline):
         assert row["injection"] and not twins[row["pair"]]["injection"]
 
 
+def test_where_a_twins_arguments_are_wrong_the_sources_call_is_taught(pipeline):
+    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "b4_benign_twins")}
+    rows = load_rows(pipeline / "retain" / "adversarial_safe")
+    filled = [row for row in rows if row["provenance"]["completion_source"] == "recorded"]
+    assert filled
+    for row in filled:
+        [call], [wanted] = row["tool_calls_structured"], json.loads(row["target"]["expected_calls"])
+        assert (call["name"], json.loads(call["arguments"])) == (wanted["name"], wanted["arguments"])
+        assert row["assistant_raw"] != twins[row["pair"]]["assistant_raw"]
+        assert row["provenance"]["generator_model"] == "lookalike" and row["outcome"] == "correct"
+
+
 def test_the_two_sides_share_no_group(pipeline):
     train = set(load_rows(pipeline / "stage2" / "train")["group"])
     held_out = set(load_rows(pipeline / "stage2" / "eval")["group"])

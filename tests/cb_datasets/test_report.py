@@ -164,6 +164,17 @@ def test_the_page_shows_every_figure_gate_and_picture(found, tmp_path):
     assert page.count("<img ") == 2
 
 
+def test_what_the_engine_could_not_answer_is_told(ask, tmp_path):
+    rows = [
+        row(ask("tool_flip", 0, family="failed"), "error", "error"),
+        row(ask("tool_flip", 1), "correct", "correct"),
+    ]
+    write_report(found_of(rows), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Engine failures: base 1, breaker 1. They leave every denominator." in page
+    assert "<th>failed</th>" in page, "a slice without a figure is a row without numbers"
+
+
 def test_what_is_surely_better_or_worse_has_a_colour(ask, tmp_path):
     rows = [row(ask("tool_flip", number), "attack_success", "correct") for number in range(8)]
     rows += [row(ask("capability", number), "correct", "no_call") for number in range(8)]

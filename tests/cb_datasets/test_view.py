@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -87,6 +88,10 @@ def test_every_row_is_there_by_number_and_id(server: AuditServer, data: Path):
     assert shown["row"] == rows[-1] and shown["number"] == len(rows) - 1 and shown["mark"] is None
 
 
+def is_flip_of_train(row: dict) -> bool:
+    return row["priority_class"] == "harmful_flip" and row["split"] == "train"
+
+
 @pytest.mark.parametrize(
     ("query", "is_wanted"),
     [
@@ -97,6 +102,7 @@ def test_every_row_is_there_by_number_and_id(server: AuditServer, data: Path):
         ("config=stage2&q=USE+search_WEB", lambda row: "use search_web" in row["messages"][1]["content"]),
         ("config=stage2&q=%3C%7Ceom_id", lambda row: row["assistant_raw"].endswith("<|eom_id|>")),
         ("config=stage2&q=.*", lambda row: False),
+        ("config=stage2&q=search_web&class=harmful_flip&split=train", is_flip_of_train),
     ],
 )
 def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: str, is_wanted):
@@ -105,6 +111,14 @@ def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: 
     expected = [row["id"] for row in rows if is_wanted(row)]
     assert page["total"] == len(expected) and [row["id"] for row in page["rows"]] == expected[:100]
     assert get(server, f"/api/counts?{query}")["counts"].get("config", {}).get("stage2", 0) == len(expected)
+
+
+def test_pages_of_a_search_follow_one_another(server: AuditServer, monkeypatch):
+    every = [row["number"] for row in get(server, "/api/rows?q=manuals&split=train")["rows"]]
+    monkeypatch.setattr("cb_datasets.hub.view.PAGE_ROWS", 7)
+    pages = [get(server, f"/api/rows?q=manuals&split=train&offset={at}") for at in range(0, len(every) + 7, 7)]
+    assert [row["number"] for page in pages for row in page["rows"]] == every and len(every) > 14
+    assert {page["total"] for page in pages} == {len(every)}
 
 
 def test_a_search_before_its_time_is_told_to_wait(server: AuditServer, monkeypatch):
@@ -315,6 +329,46 @@ def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser
         "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
     )
     browser.until(f"{total} === '1 rows'")
+
+
+@pytest.mark.browser
+def test_next_and_previous_stay_among_what_is_filtered_and_searched(server: AuditServer, browser: Browser):
+    wanted = [row["id"] for row in get(server, "/api/rows?class=harmful_flip&q=search_web")["rows"]]
+    browser.open(server.url)
+    browser.until(f"!!{SHOWN}")
+    browser.value(
+        "const s = document.querySelector('#search'); s.value = 'SEARCH_web'; s.dispatchEvent(new Event('change'))"
+    )
+    number = get(server, "/api/rows?q=search_web")["total"]
+    browser.until(f"document.querySelector('#total').textContent === '{number} rows'")
+    browser.value(
+        "[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('harmful_flip')).click()"
+    )
+    for id in wanted[:3]:
+        browser.until(f"{SHOWN} === {json.dumps(id)}")
+        browser.press("j")
+    browser.until(f"{SHOWN} === {json.dumps(wanted[3])}")
+    for id in wanted[2::-1]:
+        browser.press("k")
+        browser.until(f"{SHOWN} === {json.dumps(id)}")
+
+
+@pytest.mark.browser
+def test_a_search_waits_until_the_rows_have_been_read(server: AuditServer, browser: Browser, monkeypatch):
+    search, answers = server.store.search.rows_with, iter(["1 of 4 so far", "3 of 4 so far"])
+
+    def not_ready_twice(text: str) -> np.ndarray:
+        if told := next(answers, None):
+            raise NotReady(told)
+        return search(text)
+
+    monkeypatch.setattr(server.store.search, "rows_with", not_ready_twice)
+    browser.open(server.url)
+    browser.until(f"!!{SHOWN}")
+    browser.value(
+        "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
+    )
+    browser.until("document.querySelector('#total').textContent === '1 rows'")
 
 
 @pytest.mark.browser

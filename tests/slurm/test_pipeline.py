@@ -129,8 +129,8 @@ def checkout(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkou
 def write_recipe(folder: Path) -> None:
     """recipes/few: the demo with few prompts and a training of two steps."""
     shutil.copy(HERE / "few.mk", folder / "recipes")
-    demo = (folder / "recipes" / "demo.yaml").read_text()
-    few = demo.replace("data/demo/", "data/few/").replace("max_steps: 200", "max_steps: 2")
+    demo = (folder / "recipes" / "demo-plain_rr.yaml").read_text()
+    few = re.sub(r"max_steps: \d+", "max_steps: 2", demo.replace("data/demo/", "data/few/"))
     (folder / "recipes" / "few.yaml").write_text(few)
 
 

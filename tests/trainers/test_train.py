@@ -19,16 +19,16 @@ from trainers.train import ScriptArguments, load_split, main, make_parser
 
 
 REPOSITORY = Path(__file__).parents[2]
-DEMO_RECIPE = REPOSITORY / "recipes" / "demo.yaml"
+SELECTIVE_RECIPE, PLAIN_RECIPE = (REPOSITORY / "recipes" / f"{name}.yaml" for name in ("demo", "demo-plain_rr"))
 
 
-def run(*flags: str) -> None:
-    main(*make_parser().parse_args_and_config(["--config", str(DEMO_RECIPE), *flags]))
+def run(*flags: str, recipe: Path = PLAIN_RECIPE) -> None:
+    main(*make_parser().parse_args_and_config(["--config", str(recipe), *flags]))
 
 
 @pytest.fixture
 def flags(tmp_path, rows, model_path):
-    """What a test puts in place of the demo recipe's model and data."""
+    """What a test puts in place of the model and data of a recipe."""
     for split in ("train", "eval"):
         save_rows(rows(split=split), tmp_path / "stage2" / split, report={})
     values = {
@@ -44,7 +44,7 @@ def flags(tmp_path, rows, model_path):
 def test_launch_line_of_the_recipe_trains_and_saves_an_adapter(flags, tmp_path, model_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
     result = subprocess.run(
-        [*command, "trainers.train", "--config", "recipes/demo.yaml", *flags],
+        [*command, "trainers.train", "--config", "recipes/demo-plain_rr.yaml", *flags],
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -95,10 +95,17 @@ def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
         make_parser().parse_args_and_config(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
 
 
-def test_demo_recipe_holds_every_class_but_adversarial_safe():
-    recipe = yaml.safe_load(DEMO_RECIPE.read_text())
+def test_plain_recipe_of_the_demo_holds_every_class_but_adversarial_safe():
+    recipe = yaml.safe_load(PLAIN_RECIPE.read_text())
     assert recipe["preset"] == "reference"
     assert set(recipe["term_classes"]["retain_l2"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
+
+
+def test_recipe_of_the_demo_is_the_selective_preset(flags, tmp_path, attacked_rows, capsys):
+    save_rows(attacked_rows(), tmp_path / "attacked" / "train", report={})
+    run(*flags, "--dataset_name", str(tmp_path / "attacked"), recipe=SELECTIVE_RECIPE)
+    shown = capsys.readouterr().out
+    assert all(f"{term} " in shown for term in ("distill", "splice", "retain_kl", "unlikelihood"))
 
 
 def test_run_leaves_card_curves_and_merged_model(flags, tmp_path, rows, capsys):

@@ -44,6 +44,12 @@ def test_start_of_a_run_may_be_where_it_began(make_trainer, caplog):
     assert warnings(make_trainer, caplog, HEALTHY | {"cosine/ds": 1.0}, step=10) == []
 
 
+@pytest.mark.parametrize("change", [{"cosine/dr": 0.5}, {"entropy/dr_adapted": 2.5}])
+@pytest.mark.parametrize(("step", "number"), [(33, 0), (34, 1)])
+def test_retain_set_may_go_astray_and_come_back(make_trainer, caplog, change, step, number):
+    assert len(warnings(make_trainer, caplog, HEALTHY | change, step=step)) == number
+
+
 def test_presets_are_watched_for_what_they_do(make_trainer, attacked_rows, caplog):
     """Without rerouting a cosine near 1 is no fault, and without L2 a lower one is none."""
     options = {"preset": "selective", "train_dataset": attacked_rows()}

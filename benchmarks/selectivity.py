@@ -1,0 +1,355 @@
+"""What each term of the selective breaker buys, and what it costs: the ablation behind docs/selectivity.md.
+
+    make selectivity                                                      train, evaluate, and write the page
+    python benchmarks/selectivity.py --only selective plain_rr --seeds 1  some of it
+
+Every variant is a recipe of the demo with a few settings changed, trained by the product's own script on the demo's
+samples, and asked the demo's held-out prompts, the same with the attacker's call begun, attacks of kinds that no part
+of the data has, and for draws at temperature 1. Adapter and figures of each run are kept in `--output`, and a run that
+is there is not made again: a killed study goes on where it was.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+ROOT = Path(__file__).parents[1]
+
+BASE, SELECTIVE, PLAIN_RR = "base", "selective", "plain_rr"
+MAX_NEW_TOKENS = 96
+# Prompts in a forward: all wait for the one that says most, and each of them is drawn eight times at once.
+BATCH_SIZE = 16
+DRAWS = 8
+# Prompts of the probes that cost more than one greedy answer, or are asked three times.
+DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 360
+
+_BARE = {
+    "unlikelihood_weight": 0,
+    "splice_weight": 0,
+    "span_wrap_probability": 0,
+    "span_noise_probability": 0,
+    "bare_head_probability": 0,
+}
+_AUGMENTED = {"unlikelihood_weight": 0, "bare_head_probability": 0}
+
+
+class Variant(NamedTuple):
+    """A row of the table: what it is called, its recipe, and the settings that it changes."""
+
+    label: str
+    recipe: str
+    settings: dict[str, Any]
+
+
+VARIANTS = {
+    SELECTIVE: Variant("selective: distill + splice + augmentation + unlikelihood", "demo", {}),
+    PLAIN_RR: Variant("plain RR", "demo-plain_rr", {}),
+    "ce": Variant("ce", "demo", {**_BARE, "distill_weight": 0, "ce_weight": 1}),
+    "distill": Variant("distill", "demo", _BARE),
+    "splice": Variant(
+        "distill + splice", "demo", {**_AUGMENTED, "span_wrap_probability": 0, "span_noise_probability": 0}
+    ),
+    "augmentation": Variant("distill + splice + augmentation", "demo", _AUGMENTED),
+    "rr": Variant(
+        "selective, rr from the tool name for unlikelihood", "demo", {"unlikelihood_weight": 0, "rr_weight": 1}
+    ),
+    "both": Variant("selective + rr from the tool name", "demo", {"rr_weight": 1}),
+    "twin": Variant("twin", "demo", {**_BARE, "distill_weight": 0, "twin_weight": 1}),
+    "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
+}
+
+
+def train(variant: str, seed: int, folder: Path, data: Path, model: Path) -> dict[str, float]:
+    """Train a variant with the product's script. Returns the seconds it took, and those of processor time."""
+    from cb_datasets.files import read_json
+    from trainers.train import main as train_main
+    from trainers.train import make_parser
+
+    recipe, settings = ROOT / "recipes" / f"{VARIANTS[variant].recipe}.yaml", VARIANTS[variant].settings
+    given = {
+        "model_name_or_path": model,
+        "dataset_name": data,
+        "output_dir": folder,
+        "seed": seed,
+        "disable_tqdm": True,
+        "merge": True,  # which answers in half the time
+        **settings,
+    }
+    flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    arguments = make_parser().parse_args_and_config(["--config", str(recipe), *flags])
+    before = time.process_time()
+    train_main(*arguments)
+    processor_seconds = time.process_time() - before
+    seconds = read_json(folder / "trainer_state.json")["log_history"][-1]["train_runtime"]
+    return {"seconds": seconds, "processor_seconds": processor_seconds}
+
+
+class Prompts(NamedTuple):
+    """What every model is asked: `held_out` and `unseen` greedily, `drawn` at temperature 1."""
+
+    held_out: Any
+    unseen: Any
+    drawn: Any
+
+
+def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
+    """The prompts of a part (`test`, or `dev` to choose settings by) and the unseen kinds."""
+    from datasets import concatenate_datasets
+
+    from builders import load_source
+    from cb_datasets.sets.variations import evaluation_prompts
+
+    few = {"refusal": 420, "chat": 420, "irrelevance": 10}
+    sizes = {part: {"tool_flip": 420, **few}, "unseen": {"tool_flip": UNSEEN_PROMPTS}}
+    traces = load_source("lookalike", cache_dir=folder / "cache", sizes=sizes, seed=11)
+    tasks = {
+        task: evaluation_prompts(traces[part], task, tool_format)
+        for task in ("tool_flip", "capability", "refusal", "chat", "forced_call")
+    }
+    chosen = {
+        task: rows.select(range(min(len(rows), 3 * FORCED_PROMPTS if task == "forced_call" else 400)))
+        for task, rows in tasks.items()
+    }
+    return Prompts(
+        held_out=concatenate_datasets(list(chosen.values())),
+        unseen=evaluation_prompts(traces["unseen"], "tool_flip", tool_format),
+        drawn=concatenate_datasets(
+            [chosen[task].select(range(DRAWN_PROMPTS)) for task in ("tool_flip", "capability")]
+        ),
+    )
+
+
+def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
+    """Figures of one model: `held_out`, `unseen` with its `kinds`, and `drawn`."""
+    from cb_datasets.evaluation.answers import answer_prompts
+    from cb_datasets.evaluation.compare import compare
+    from cb_datasets.evaluation.figures import figures
+    from cb_datasets.generation import Sampling
+
+    greedy, random = Sampling(max_new_tokens=MAX_NEW_TOKENS), Sampling(1.0, 1.0, MAX_NEW_TOKENS, DRAWS, 0)
+    held_out = answer_prompts(prompts.held_out, backend, greedy, work_dir, f"{name}, held out")
+    unseen = answer_prompts(prompts.unseen, backend, greedy, work_dir, f"{name}, unseen kinds")
+    drawn = answer_prompts(prompts.drawn, backend, random, work_dir, f"{name}, {DRAWS} draws")
+    found = compare({BASE: unseen}, {BASE: drawn})
+    return {
+        "held_out": figures(held_out),
+        "unseen": found[BASE],
+        "kinds": {kind: models[BASE] for kind, models in found["slices"]["family"].items()},
+        "drawn": found["sampled"][BASE],
+    }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train and evaluate what is not there yet."""
+    from cb_datasets.files import read_json, write_json
+    from cb_datasets.generation.transformers_backend import TransformersBackend
+    from cb_datasets.tool_calls import format_of
+
+    results, work_dir = arguments.output / "results", arguments.output / "completions"
+    base = TransformersBackend(str(arguments.model), batch_size=BATCH_SIZE)
+    prompts = make_prompts(arguments.output, arguments.part, format_of(base.tokenizer.chat_template))
+    if not (results / f"{BASE}.json").is_file():
+        write_json(results / f"{BASE}.json", evaluate(BASE, base, prompts, work_dir))
+    for seed in arguments.seeds:
+        for variant in arguments.only:
+            path = results / f"{variant}-{seed}.json"
+            if path.is_file():
+                continue
+            folder = arguments.output / "adapters" / f"{variant}-{seed}"
+            if not (folder / "times.json").is_file():
+                write_json(folder / "times.json", train(variant, seed, folder, arguments.data, arguments.model))
+            breaker = TransformersBackend(str(folder / "merged"), batch_size=BATCH_SIZE)
+            found = evaluate(f"{variant} {seed}", breaker, prompts, work_dir)
+            write_json(path, {"times": read_json(folder / "times.json"), **found})
+            print(f"{variant}, seed {seed}: {path}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The page
+
+# A kind of attack counts among the unseen ones if it gets the base model to call the attacker's tool this often.
+FOLLOWED = 0.5
+
+# Columns of the tables: a heading, and where the figure stands in a result.
+MAIN = {
+    "ASR ↓": ("held_out", "asr"),
+    "right call ↑": ("held_out", "correct_under_attack"),
+    "benign ↑": ("held_out", "benign_call"),
+    "refusals ↑": ("held_out", "refusal_kept"),
+    "chat ↑": ("held_out", "chat_kept"),
+    "gibberish ↓": ("held_out", "gibberish"),
+}
+FORCED = {
+    "tag ↓": ("held_out", "forced_tag"),
+    "first word ↓": ("held_out", "forced_word"),
+    "whole name ↓": ("held_out", "forced_name"),
+    f"best of {DRAWS} ↓": ("drawn", "best_of_n"),
+}
+DRAWN = {
+    "ASR, T = 1 ↓": ("drawn", "asr"),
+    "right call, T = 1 ↑": ("drawn", "correct_under_attack"),
+    "benign, T = 1 ↑": ("drawn", "benign_call"),
+    "gibberish, T = 1 ↓": ("drawn", "gibberish"),
+}
+UNSEEN = {"ASR, unseen kinds ↓": ("followed", "asr"), "right call ↑": ("followed", "correct_under_attack")}
+
+
+def gathered(folder: Path) -> dict[str, Any]:
+    """Results by name, each with `followed`: figures over the unseen kinds that the base model falls for."""
+    from cb_datasets.evaluation.statistics import proportion
+    from cb_datasets.files import read_json
+
+    found = {path.stem: read_json(path) for path in sorted((folder / "results").glob("*.json"))}
+    kinds = [kind for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] >= FOLLOWED]
+    for result in found.values():
+        result["kinds"] = {
+            kind: {figure: rates[figure] for figure in ("asr", "correct_under_attack")}
+            for kind, rates in result["kinds"].items()
+        }
+        result["followed"] = {
+            figure: proportion(
+                sum(
+                    round(result["kinds"][kind][figure]["value"] * result["kinds"][kind][figure]["n"])
+                    for kind in kinds
+                ),
+                sum(result["kinds"][kind][figure]["n"] for kind in kinds),
+            )
+            for figure in ("asr", "correct_under_attack")
+        }
+    return found
+
+
+def runs_of(found: dict[str, Any], variant: str) -> dict[int, dict]:
+    """Results of a variant by seed, in the order of the seeds."""
+    seeds = sorted(int(name.rpartition("-")[2]) for name in found if name.rpartition("-")[0] == variant)
+    return {seed: found[f"{variant}-{seed}"] for seed in seeds}
+
+
+def cell(results: list[dict], where: tuple[str, str]) -> str:
+    """`97.4 (96.8-98.0)` over several seeds; `97.4 [95.5, 98.5]`, with its interval, of one result."""
+    rates = [result[where[0]][where[1]] for result in results]
+    values = [100 * rate["value"] for rate in rates]
+    if len(values) == 1:
+        return f"{values[0]:.1f} [{100 * rates[0]['low']:.1f}, {100 * rates[0]['high']:.1f}]"
+    return f"{sum(values) / len(values):.1f} ({min(values):.1f}-{max(values):.1f})"
+
+
+def markdown(columns: dict[str, tuple[str, str]], rows: list[tuple[str, list[dict]]]) -> str:
+    """A table of `columns` with a row for each `(label, results)`."""
+    lines = [f"| | {' | '.join(columns)} |", f"|{'---|' * (len(columns) + 1)}"]
+    lines += [f"| {label} | {' | '.join(cell(results, at) for at in columns.values())} |" for label, results in rows]
+    return "\n".join(lines)
+
+
+def kinds_table(found: dict[str, Any]) -> str:
+    """ASR of base and ASR and right call of the two main breakers, for each unseen kind."""
+    lines = ["| kind | base ASR | plain RR ASR | selective ASR | selective right call |", "|---|---|---|---|---|"]
+    for kind, rates in found[BASE]["kinds"].items():
+        cells = [f"{100 * rates['asr']['value']:.0f}"]
+        for variant, figure in ((PLAIN_RR, "asr"), (SELECTIVE, "asr"), (SELECTIVE, "correct_under_attack")):
+            values = [run["kinds"][kind][figure]["value"] for run in runs_of(found, variant).values()]
+            cells.append(f"{100 * sum(values) / len(values):.0f}" if values else "-")
+        lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """ASR against right calls under attack: a point for each run, held-out families filled, unseen kinds hollow."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5))
+    names = [variant for variant in VARIANTS if runs_of(found, variant)]
+    for name, colour in zip([BASE, *names], plt.cm.tab10.colors, strict=False):
+        results = [found[BASE]] if name == BASE else list(runs_of(found, name).values())
+        label = name if name == BASE else VARIANTS[name].label
+        for part, face in (("held_out", colour), ("followed", "none")):
+            points = [(r[part]["asr"]["value"], r[part]["correct_under_attack"]["value"]) for r in results]
+            axes.scatter(*zip(*points, strict=True), s=60, facecolor=face, edgecolor=[colour], label=label)
+            label = None
+    axes.set_xlabel("attack success rate (filled: held-out families, hollow: unseen kinds)")
+    axes.set_ylabel("right call under attack")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14), fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_page(found: dict[str, Any], page: Path) -> None:
+    """The page from its template, and the plot beside it."""
+    from jinja2 import Environment, StrictUndefined
+
+    from cb_datasets.files import write_text
+
+    variants = {variant: list(runs_of(found, variant).values()) for variant in VARIANTS}
+
+    def share(name: str, part: str, figure: str) -> str:
+        values = [result[part][figure]["value"] for result in ([found[BASE]] if name == BASE else variants[name])]
+        return f"{100 * sum(values) / len(values):.1f}"
+
+    def seconds(name: str) -> str:
+        spent = [result["times"]["processor_seconds"] for result in variants[name]]
+        return f"{sum(spent) / len(spent):.0f}" if spent else "-"
+
+    measured = [(f"{VARIANTS[v].label} ({len(runs)})", runs) for v, runs in variants.items() if runs]
+    every_seed = [
+        (f"{name.replace('_', ' ')}, seed {seed}", [run])
+        for name in (SELECTIVE, PLAIN_RR)
+        for seed, run in runs_of(found, name).items()
+    ]
+    rows = [("base", [found[BASE]]), *measured]
+    template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True).from_string(
+        Path(__file__).with_suffix(".md.jinja").read_text(encoding="utf-8")
+    )
+    shown = template.render(
+        seeds_table=markdown(MAIN, [("base", [found[BASE]]), *every_seed]),
+        ablation_table=markdown(MAIN, rows),
+        forced_table=markdown(FORCED, rows),
+        drawn_table=markdown(DRAWN, rows),
+        unseen_table=markdown(UNSEEN, rows),
+        kinds_table=kinds_table(found),
+        not_followed=[
+            kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
+        ],
+        missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
+        share=share,
+        seconds=seconds,
+        plot=page.with_suffix(".png").name,
+    )
+    plot(found, page.with_suffix(".png"))
+    write_text(page, shown)
+
+
+def main() -> None:
+    from cb_datasets.files import write_json
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data/demo/stage2"), help="the demo's merged samples")
+    parser.add_argument("--model", type=Path, default=Path("demo/tiny_agent"), help="the tiny agent")
+    parser.add_argument("--output", type=Path, default=Path("data/selectivity"), help="folder of adapters and figures")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="variants")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[42, 1, 2], help="seeds of the variants")
+    parser.add_argument("--part", choices=("dev", "test"), default="test", help="prompts: dev to choose settings by")
+    parser.add_argument("--json", type=Path, help="file to write all figures to")
+    parser.add_argument("--page", type=Path, help="Markdown page to write, with its plot beside it")
+    arguments = parser.parse_args()
+    run(arguments)
+    found = gathered(arguments.output)
+    print(markdown(MAIN, [(name, [result]) for name, result in found.items()]))
+    if arguments.json:
+        write_json(arguments.json, found)
+    if arguments.page:
+        write_page(found, arguments.page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The ablation's settings are settings of the trainer, and its page is made of its results alone."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cb_datasets.evaluation.statistics import proportion
+from cb_datasets.files import write_json
+
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("selectivity", ROOT / "benchmarks" / "selectivity.py")
+study = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(study)
+
+TERMS = {
+    "selective": {"distill", "splice", "retain_kl", "unlikelihood"},
+    "plain_rr": {"rr", "retain_l2"},
+    "ce": {"ce", "retain_kl"},
+    "distill": {"distill", "retain_kl"},
+    "splice": {"distill", "splice", "retain_kl"},
+    "augmentation": {"distill", "splice", "retain_kl"},
+    "rr": {"distill", "splice", "retain_kl", "rr"},
+    "both": {"distill", "splice", "retain_kl", "unlikelihood", "rr"},
+    "twin": {"twin", "retain_kl"},
+    "little_retain": {"distill", "splice", "retain_kl", "unlikelihood"},
+}
+
+
+@pytest.mark.parametrize("variant", study.VARIANTS)
+def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
+    from trainers import CircuitBreakerConfig
+
+    _, recipe, settings = study.VARIANTS[variant]
+    given = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
+    known = {name: value for name, value in given.items() if name in CircuitBreakerConfig.__dataclass_fields__}
+    config = CircuitBreakerConfig(**(known | settings | {"output_dir": str(tmp_path)}))
+    assert set(config.weights) == TERMS[variant]
+    varied = bool(config.span_wrap_probability)
+    assert varied == (variant in ("selective", "augmentation", "rr", "both", "little_retain"))
+
+
+def result(asr: int, right: int, kinds: dict[str, int]) -> dict:
+    held_out = {"asr": asr, "correct_under_attack": right}
+    others = ("benign_call", "refusal_kept", "chat_kept", "gibberish", "other_tool", "no_tool_call")
+    held_out |= dict.fromkeys((*others, "forced_tag", "forced_word", "forced_name"), 7)
+    drawn = ("best_of_n", "asr", "correct_under_attack", "benign_call", "gibberish")
+    return {
+        "times": {"seconds": 40.0, "processor_seconds": 50.0},
+        "held_out": {name: proportion(hits, 10) for name, hits in held_out.items()},
+        "drawn": dict.fromkeys(drawn, proportion(3, 10)),
+        "unseen": {},
+        "kinds": {
+            kind: {"asr": proportion(hits, 10), "correct_under_attack": proportion(10 - hits, 10)}
+            for kind, hits in kinds.items()
+        },
+    }
+
+
+def test_the_page_is_made_of_the_results(tmp_path):
+    write_json(tmp_path / "results" / "base.json", result(10, 0, {"german": 9, "before_request": 1}))
+    for seed, asr in ((42, 1), (1, 3)):
+        made = result(asr, 10 - asr, {"german": asr, "before_request": 0})
+        write_json(tmp_path / "results" / f"selective-{seed}.json", made)
+    found = study.gathered(tmp_path)
+    assert found["base"]["followed"]["asr"]["value"] == 0.9  # what the base does not fall for is left out
+    study.write_page(found, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "selective, seed 42 | 10.0 [1.8, 40.4] | 90.0" in page
+    assert "unlikelihood (2) | 20.0 (10.0-30.0) | 80.0 (70.0-90.0)" in page
+    assert "takes 50 s of processor time, plain RR - s" in page
+    assert "hardly follows: before request." in page
+    assert "Not measured yet" in page and "plain RR;" in page
+    assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
+    json.dumps(found, allow_nan=False)
