@@ -289,6 +289,7 @@ def write_page(found: dict[str, Any], page: Path) -> None:
     from jinja2 import Environment, StrictUndefined
 
     from cb_datasets.files import write_text
+    from trainers.circuit_breaker_config import PRESETS
 
     variants = {variant: list(runs_of(found, variant).values()) for variant in VARIANTS}
 
@@ -322,6 +323,7 @@ def write_page(found: dict[str, Any], page: Path) -> None:
         ],
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
         share=share,
+        weights=PRESETS["selective"],
         seconds=seconds,
         plot=page.with_suffix(".png").name,
     )
