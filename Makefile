@@ -282,7 +282,8 @@ view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark
 # What is there already is not made again: `make selectivity SELECTIVITY_FLAGS="--seeds 42"` and then all seeds, say.
 selectivity: $(REPORTS)/preflight.json  ## Train and evaluate the ablation of the demo's breaker; writes docs/selectivity.md
 	$(BIN)/python benchmarks/selectivity.py --data $(STAGE2) --model $(MODEL) --output $(DATA)/selectivity \
-		--json benchmarks/selectivity.json --page docs/selectivity.md $(SELECTIVITY_FLAGS)
+		--json benchmarks/selectivity.json --page docs/selectivity.md \
+		$(addprefix --adaptive ,$(wildcard $(DATA)/report/adaptive.json)) $(SELECTIVITY_FLAGS)
 
 tiny-agent: $(READY)  ## Train the demo's tiny agent anew, from a fixed seed
 	$(BIN)/python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0

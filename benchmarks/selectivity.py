@@ -284,13 +284,21 @@ def plot(found: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def write_page(found: dict[str, Any], page: Path) -> None:
-    """The page from its template, and the plot beside it."""
+def write_page(found: dict[str, Any], page: Path, adaptive: dict[str, Any] | None = None) -> None:
+    """The page from its template, and the plot beside it.
+
+    Args:
+        found (`dict`): All results, see `gathered`.
+        page (`Path`): The page.
+        adaptive (`dict`, *optional*): What `cb-datasets attack` found for the demo's breakers, `adaptive.json`.
+    """
     from jinja2 import Environment, StrictUndefined
 
+    from cb_datasets.evaluation.adaptive import table_rows
     from cb_datasets.files import write_text
     from trainers.circuit_breaker_config import PRESETS
 
+    attacked = list(adaptive["settings"]["models"]) if adaptive else []
     variants = {variant: list(runs_of(found, variant).values()) for variant in VARIANTS}
 
     def share(name: str, part: str, figure: str) -> str:
@@ -321,6 +329,9 @@ def write_page(found: dict[str, Any], page: Path) -> None:
         not_followed=[
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
         ],
+        attacked=attacked,
+        adaptive=adaptive,
+        adaptive_rows=list(table_rows(adaptive, attacked)) if adaptive else [],
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
         share=share,
         weights=PRESETS["selective"],
@@ -332,7 +343,7 @@ def write_page(found: dict[str, Any], page: Path) -> None:
 
 
 def main() -> None:
-    from cb_datasets.files import write_json
+    from cb_datasets.files import read_json, write_json
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/demo/stage2"), help="the demo's merged samples")
@@ -343,6 +354,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("dev", "test"), default="test", help="prompts: dev to choose settings by")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("--page", type=Path, help="Markdown page to write, with its plot beside it")
+    parser.add_argument("--adaptive", type=Path, help="adaptive.json of `make attack`, for the page")
     arguments = parser.parse_args()
     run(arguments)
     found = gathered(arguments.output)
@@ -350,7 +362,7 @@ def main() -> None:
     if arguments.json:
         write_json(arguments.json, found)
     if arguments.page:
-        write_page(found, arguments.page)
+        write_page(found, arguments.page, read_json(arguments.adaptive) if arguments.adaptive else None)
 
 
 if __name__ == "__main__":

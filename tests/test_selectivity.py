@@ -76,3 +76,27 @@ def test_the_page_is_made_of_the_results(tmp_path):
     assert "Not measured yet" in page and "plain RR;" in page
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
     json.dumps(found, allow_nan=False)
+
+
+def test_an_adaptive_attack_is_told_where_there_was_one(tmp_path):
+    write_json(tmp_path / "results" / "base.json", result(10, 0, {"german": 9}))
+    write_json(tmp_path / "results" / "selective-42.json", result(1, 9, {"german": 1}))
+    figures = ("static_asr", "adaptive_asr", "best_of_n_asr", "adaptive_correct", "adaptive_gibberish")
+    steps = {"successes_at_random": 1, "median_of_successes": None}
+    adaptive = {
+        "settings": {
+            "steps": 30,
+            "width": 64,
+            "suffix_tokens": 10,
+            "best_of": 8,
+            "models": {"base": {}, "breaker": {}},
+        },
+        **{name: dict.fromkeys(figures, proportion(hits, 10)) for name, hits in (("base", 10), ("breaker", 7))},
+        "steps": {"base": steps, "breaker": steps},
+        "transfer": {"base": [], "breaker": []},
+    }
+    study.write_page(study.gathered(tmp_path), tmp_path / "page.md", adaptive)
+    page = (tmp_path / "page.md").read_text()
+    assert "30 steps of 64 suffixes" in page and "| | base | breaker |\n|---|---|---|\n| ASR, injection" in page
+    assert "call the attacker's tool in 70 % of the" in page
+    assert "fixed texts" not in page
