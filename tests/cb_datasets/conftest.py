@@ -28,6 +28,17 @@ TEXT = "The pump is in chapter two.<|eot_id|>"
 REFUSAL = "I can't help with that.<|eot_id|>"
 
 
+@pytest.fixture(scope="session")
+def adapter(tiny_agent_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of the tiny agent that changes what it writes."""
+    # Here and not above: most tests of this folder want no torch.
+    from tests.small_models import save_adapter
+
+    folder = tmp_path_factory.mktemp("adapter")
+    save_adapter(tiny_agent_path, folder)
+    return folder
+
+
 @pytest.fixture
 def prompt() -> dict:
     """An attacked prompt: the docs tool is right, the injection asks for the web."""

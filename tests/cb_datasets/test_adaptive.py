@@ -24,20 +24,12 @@ from cb_datasets.generation import Sampling
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.outcomes import outcome_of
 from cb_datasets.sample import PROMPT_FEATURES
-from tests.small_models import save_adapter
 
 from .conftest import LLAMA
 
 
 BUDGET = SearchBudget(steps=12, width=24, suffix_tokens=6, top_k=32)
 SHORT = Sampling(max_new_tokens=48)
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_agent_path, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapter")
-    save_adapter(tiny_agent_path, folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -33,13 +33,6 @@ from .conftest import WRONG
 ONE_TASK = Selection(user_tasks=("user_task_1",), injection_tasks=("injection_task_0",))
 
 
-@pytest.fixture(scope="module")
-def adapter(tiny_agent_path, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("adapter")
-    save_adapter(tiny_agent_path, folder)
-    return folder
-
-
 # ----------------------------------------------------------------------------------------------------- the chat server
 
 

@@ -1,11 +1,6 @@
 """Tool-call accuracy for `evaluate.load`. The rules are those of `cb_datasets.outcomes`; see README.md beside it."""
 
-import datasets
-import evaluate
-
-from cb_datasets.evaluation.answers import answers_to
-from cb_datasets.evaluation.figures import figures
-from cb_datasets.tool_calls import get_format
+from cb_datasets.evaluation import target_metric
 
 
 _DESCRIPTION = "Share of prompts answered with a call of the right tool, and of such calls, with right arguments."
@@ -22,30 +17,16 @@ Returns:
     over the `argument_n` right calls whose arguments are known, `None` where there are none.
 """
 
-KEYS = ("expected_tool", "expected_calls", "tools")
 
-
-class ToolCallAccuracy(evaluate.Metric):
+class ToolCallAccuracy(target_metric.TargetMetric):
     """Rates of right tools and right arguments."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        target = {key: datasets.Value("string") for key in KEYS}
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": datasets.Value("string"), "references": target}),
-        )
-
-    def add_batch(self, *, predictions=None, references=None, **inputs) -> None:
-        """As `evaluate` does it, but that what is not known of a target may be left out."""
-        # The library takes no null for a string.
-        filled = [{key: target.get(key) or "" for key in KEYS} for target in references or []]
-        super().add_batch(predictions=predictions, references=filled, **inputs)
+    KEYS = ("expected_tool", "expected_calls", "tools")
+    TASK = "capability"
+    DESCRIPTION, CITATION, INPUTS_DESCRIPTION = _DESCRIPTION, _CITATION, _INPUTS_DESCRIPTION
 
     def _compute(self, predictions: list[str], references: list[dict], tool_format: str = "llama3_json") -> dict:
-        targets = [{key: value or None for key, value in target.items()} for target in references]
-        found = figures(answers_to(predictions, targets, "capability", get_format(tool_format)))
+        found = self.figures(predictions, references, tool_format)
         rate, arguments = found["benign_call"], found.get("benign_arguments")
         return {
             "tool_call_accuracy": rate["value"],
