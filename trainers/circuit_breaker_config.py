@@ -186,6 +186,8 @@ class CircuitBreakerConfig(_BaseConfig):
             Whether the LM head works on the tokens that a term reads, in chunks, and not on all. The loss is the same.
         logits_chunk_size (`int`, *optional*, defaults to `1024`):
             Tokens whose logits exist at a time with `masked_logits`.
+        fused_lora (`bool`, *optional*, defaults to `True`):
+            Whether LoRA's update is added to a layer's output in place. The loss is the same.
         reference_cache (`str`, *optional*):
             Folder that keeps what the frozen model computes, to be read again by later epochs and runs. If `None`,
             nothing is kept.
@@ -438,6 +440,10 @@ class CircuitBreakerConfig(_BaseConfig):
     logits_chunk_size: int = field(
         default=1024,
         metadata={"help": "Tokens whose logits exist at a time with `masked_logits`."},
+    )
+    fused_lora: bool = field(
+        default=True,
+        metadata={"help": "Whether LoRA's update is added to a layer's output in place. The loss is the same."},
     )
     reference_cache: str | None = field(
         default=None,

@@ -35,6 +35,7 @@ from . import losses, preparation
 from .circuit_breaker_config import CircuitBreakerConfig
 from .collation import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
 from .hidden_states import get_decoder
+from .lora import add_in_place
 from .model_card import model_card
 from .objective import Objective
 from .packing import ATTENTION
@@ -228,6 +229,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             )
 
         # Speed
+        if args.fused_lora:
+            add_in_place(model)
         if args.padding_free:
             model.set_attn_implementation(ATTENTION)
         cache = None

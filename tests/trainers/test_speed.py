@@ -8,7 +8,7 @@ from tests.trainers.test_parity import assert_same, one_batch
 from trainers.terms import TERMS
 
 
-PLAIN = {"padding_free": False, "shared_prefix": False, "skip_layers": False, "masked_logits": False}
+PLAIN = dict.fromkeys(["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora"], False)
 
 SWITCHES = {
     "skip_layers": {"skip_layers": True},
@@ -16,6 +16,7 @@ SWITCHES = {
     "chunked": {"masked_logits": True, "logits_chunk_size": 5},
     "padding_free": {"padding_free": True},
     "shared_prefix": {"padding_free": True, "shared_prefix": True},
+    "fused_lora": {"fused_lora": True},
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "all": dict.fromkeys(PLAIN, True) | {"gradient_checkpointing": True, "logits_chunk_size": 5},
 }
