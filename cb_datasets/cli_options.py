@@ -113,6 +113,9 @@ class Asking(Engine):
 
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the train side; all if left out.")] = None
     max_eval_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the eval side.")] = None
+    balance_tools: Annotated[
+        bool, typer.Option("--balance-tools", help="Choose prompts evenly over the tools they expect.")
+    ] = False
     system_modifier: Annotated[str | None, typer.Option(help="A paragraph to add to every system prompt.")] = None
     tool_schema: ToolSchemaOption = None
     rank: Annotated[
@@ -139,7 +142,16 @@ class Asking(Engine):
         from .sets.asking import Asker
 
         asset = read_json(self.tool_schema) if self.tool_schema else None  # a wrong path is told before a model loads
-        return Asker(self.load(), self.work_dir, self.limits, self.rank, self.world, self.system_modifier, asset)
+        return Asker(
+            self.load(),
+            self.work_dir,
+            self.limits,
+            self.balance_tools,
+            self.rank,
+            self.world,
+            self.system_modifier,
+            asset,
+        )
 
 
 def takes(options: type) -> Callable[[Callable], Callable]:

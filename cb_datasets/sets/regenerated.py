@@ -63,7 +63,8 @@ def regenerated(
             room = min(max_length, asker.backend.max_length) - sampling.max_new_tokens
             prompt = fit(decision_prompt(trace), "", used, asker.backend.tokenizer, room)
             failures.drop("too_long", trace["attack"]["category"]) if prompt is None else asked.append(prompt)
-        prompts[split] = choose(to_dataset(asked, PROMPT_FEATURES), asker.limits[split], sampling.seed)
+        rows = to_dataset(asked, PROMPT_FEATURES)
+        prompts[split] = choose(rows, asker.limits[split], sampling.seed, balance_tools=asker.balance_tools)
     prompts = asker.ready(prompts)
     failures.add(sample_set(prompts, FAILURES, asker, sampling))
     resisted.add(sample_set(prompts, RESISTED, asker, sampling))
