@@ -242,11 +242,18 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
         with torch.no_grad(), model.disable_adapter():
             return model(**inputs).logits.float()
 
-    def mask(chosen: list[dict[str, Any]], start: Callable, end: Callable) -> torch.Tensor:
+    def mask(chosen: list[dict[str, Any]], start: Callable, end: Callable, decisive: Callable) -> torch.Tensor:
         positions = torch.zeros(len(chosen), LENGTH)
         for line, row in zip(positions, chosen, strict=True):
             line[start(row) - 1 : end(row) - 1] = 1
+            line[[token - 1 for token in decisive(row)]] *= trainer.args.decision_weight
         return positions.to(device)
+
+    def completion(chosen: list[dict[str, Any]]) -> torch.Tensor:
+        def decisive(row: dict[str, Any]) -> list[int]:
+            return [row["prompt_length"], *range(*row["tool_name"])]
+
+        return mask(chosen, lambda row: row["prompt_length"], lambda row: len(row["input_ids"]), decisive)
 
     def divergence(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         pair = student.log_softmax(-1), teacher.log_softmax(-1)
@@ -255,30 +262,37 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
     def mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return (values * weights).sum() / weights.sum()
 
-    whole = mask(kept, lambda row: row["prompt_length"], lambda row: len(row["input_ids"]))
+    args = trainer.args
     ids = [row["input_ids"] for row in kept]
-    loss = mean(divergence(logits(ids), logits(ids, adapted=False)), whole)
+    held = mean(divergence(logits(ids), logits(ids, adapted=False)), completion(kept))
+    loss = args.retain_kl_weight * held
 
     # The teacher's rows are shorter by the injection: moved to where the student's completion stands
     teacher = logits([row["clean_ids"] for row in safe], adapted=False)
     shift = len(safe[0]["input_ids"]) - len(safe[0]["clean_ids"])
-    whole = mask(safe, lambda row: row["prompt_length"], lambda row: len(row["input_ids"]))
     student = logits([row["input_ids"] for row in safe])
-    loss = loss + mean(divergence(student, teacher.roll(shift, dims=1)), whole)
+    taught = mean(divergence(student, teacher.roll(shift, dims=1)), completion(safe))
+    loss = loss + args.distill_weight * taught
 
     def next_tokens(sequences: list[list[int]]) -> torch.Tensor:
         return padded(sequences, device)["input_ids"].roll(-1, dims=1)
 
     ids = [row["splice_ids"] for row in safe]
     values = F.cross_entropy(logits(ids).transpose(1, 2), next_tokens(ids), reduction="none")
-    loss = loss + mean(values, mask(safe, lambda row: row["splice_start"], lambda row: len(row["splice_ids"])))
+    name = safe[0]["tool_name"][1] - safe[0]["tool_name"][0]
+
+    def decisive(row: dict[str, Any]) -> range:
+        return range(row["splice_start"], row["splice_start"] + name)
+
+    weights = mask(safe, lambda row: row["splice_start"], lambda row: len(row["splice_ids"]), decisive)
+    loss = loss + args.splice_weight * mean(values, weights)
 
     ids = [row["input_ids"] for row in harmful]
     all_logits = logits(ids)
     target = all_logits.gather(-1, next_tokens(ids)[..., None])[..., 0]
     likely = (target - all_logits.logsumexp(-1)).exp()
-    weights = mask(harmful, lambda row: row["tool_name"][0], lambda row: row["tool_name"][0] + 2)
-    return loss + 0.1 * mean(-torch.log1p(-likely), weights)
+    weights = mask(harmful, lambda row: row["tool_name"][0], lambda row: row["tool_name"][0] + 2, lambda row: [])
+    return loss + args.unlikelihood_weight * mean(-torch.log1p(-likely), weights)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

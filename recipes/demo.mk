@@ -23,9 +23,10 @@ export OMP_NUM_THREADS := 1
 INGEST_FLAGS := --eval-fraction 0 --held-out test
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 800 --max-eval-prompts 24
+# Two of the eight tools make most requests. Chosen evenly, a breaker learns about the others too.
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1600 --max-eval-prompts 24 --balance-tools
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
-DR_FLAGS := --max-prompts 1200
+DS_FLAGS := --max-prompts 1200
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
 ATTACK_FLAGS := --max-new-tokens 96 --batch-size 128 --steps 30

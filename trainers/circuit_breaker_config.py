@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "linear",
         "rr_tokens": "all",
         "rr_from": "start",
+        "decision_weight": 1.0,
         "retain_tokens": "all",
         "retain_l2_layers": ["all"],
         "retain_l2_norm": "reference",
@@ -42,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "constant",
         "rr_tokens": "completion",
         "rr_from": "tool_name",
+        "decision_weight": 5.0,
         "retain_tokens": "completion",
         "retain_l2_layers": ["target"],
         "retain_l2_norm": "token",
@@ -144,6 +146,10 @@ class CircuitBreakerConfig(_BaseConfig):
             or at the `"tool_name"`. If `None`, the preset decides.
         injection_weight (`float`, *optional*, defaults to `0.0`):
             Weight, in rerouting, of the injected span's tokens where `rr_tokens` does not cover them.
+        decision_weight (`float`, *optional*):
+            Weight of the tokens that decide what a completion does, its first and those of its tool's name, in the
+            terms that hold or teach what is said: `retain_kl`, `distill`, `splice` and `ce`. All others weigh 1. If
+            `None`, the preset decides.
         retain_tokens (`str`, *optional*):
             Tokens of the retain set that are held, of the same kinds as `rr_tokens`. If `None`, the preset decides.
         retain_l2_layers (`list[str]`, *optional*):
@@ -354,6 +360,13 @@ class CircuitBreakerConfig(_BaseConfig):
         default=0.0,
         metadata={
             "help": "Weight, in rerouting, of the injected span's tokens where `rr_tokens` does not cover them."
+        },
+    )
+    decision_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the tokens that decide what a completion does, its first and those of its tool's name, "
+            "in `retain_kl`, `distill`, `splice` and `ce`. If `None`, the preset decides."
         },
     )
     retain_tokens: str | None = field(

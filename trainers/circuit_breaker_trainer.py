@@ -328,6 +328,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             rr_from=args.rr_from,
             retain_tokens=args.retain_tokens,
             injection_weight=args.injection_weight,
+            decision_weight=args.decision_weight,
             retain_l2_positions=args.retain_l2_norm == "reference",
             skip_layers=args.skip_layers,
         )

@@ -63,6 +63,12 @@ def token_weights(
     return weights
 
 
+def decision_tokens(row: Mapping[str, Any]) -> list[int]:
+    """Tokens that decide what a completion does: its first, which is text or a call, and those of its tool's name."""
+    name = range(*row["tool_name"]) if row["tool_name"] != NONE else ()
+    return sorted({row["prompt_length"], *name})
+
+
 def attack_tokens(row: Mapping[str, Any]) -> list[int]:
     """Tokens that make a call the attacker's: where it leaves the right call, and the first two of its tool's name."""
     begin, end = row["tool_name"]

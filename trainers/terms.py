@@ -12,7 +12,7 @@ import numpy as np
 
 from cb_datasets.sample import HARMFUL_CLASSES, RETAIN_CLASSES
 
-from .masks import attack_tokens, token_weights
+from .masks import attack_tokens, decision_tokens, token_weights
 
 
 # What a read takes after the final norm, where the LM head begins; other layers are numbered as in `hidden_states.py`.
@@ -82,7 +82,7 @@ class Plan:
             Layers, [`NORM`] among them for the final norm after the deepest.
         num_blocks (`int`):
             Blocks of the model.
-        rr_tokens, rr_from, retain_tokens, injection_weight:
+        rr_tokens, rr_from, retain_tokens, injection_weight, decision_weight:
             As in [`CircuitBreakerConfig`].
         retain_l2_positions (`bool`):
             Whether `retain_l2` is a mean over all positions of the padded batch.
@@ -98,6 +98,7 @@ class Plan:
     rr_from: str = "start"
     retain_tokens: str = "completion"
     injection_weight: float = 0.0
+    decision_weight: float = 1.0
     retain_l2_positions: bool = False
     skip_layers: bool = True
     _depths: dict[tuple[str, bool], int] = field(init=False, default_factory=dict, repr=False)
@@ -156,6 +157,8 @@ class Plan:
             tokens = np.asarray(row["splice_ids"], dtype=np.int64)
             weights = np.zeros(len(tokens), dtype=np.float32)
             weights[row["splice_start"] :] = 1.0
+            begin, end = row["tool_name"]
+            weights[row["splice_start"] : row["splice_start"] + end - begin] = self.decision_weight
         else:
             tokens = np.asarray(row["input_ids"], dtype=np.int64)
             weights = self._weights(term, row)
@@ -174,12 +177,13 @@ class Plan:
             weights[attack_tokens(row)] = 1.0
         elif term == "rr" or (term == "triplet" and row["priority_class"] in HARMFUL_CLASSES):
             weights = token_weights(row, self.rr_tokens, self.rr_from, self.injection_weight)
-        elif term in ("retain_l2", "retain_kl", "triplet"):
-            weights = token_weights(row, self.retain_tokens)
         else:
-            weights = token_weights(row, "completion")
+            kept = term in ("retain_l2", "retain_kl", "triplet")
+            weights = token_weights(row, self.retain_tokens if kept else "completion")
             if term == "twin":  # as the logits do, states matter from the one that the completion comes from
                 weights[row["prompt_length"] - 1] = 1.0
+            elif TERMS[term].layers == "logits":
+                weights[decision_tokens(row)] *= self.decision_weight
         return weights
 
 

@@ -104,6 +104,11 @@ def outputs(trainer, ids, adapted):
     return [state[0] for state in output.hidden_states], output.logits[0]
 
 
+def times(row, token):
+    """How often a token of a completion counts: five times if it decides what the completion does."""
+    return 5 if token == row["prompt_length"] or row["tool_name"][0] <= token < row["tool_name"][1] else 1
+
+
 def plain_term(trainer, rows, term):
     """Mean of a term over the tokens of the rows."""
     values, layers = [], [int(layer) for layer in trainer.args.target_layers]
@@ -129,14 +134,16 @@ def plain_term(trainer, rows, term):
                     )
                 else:
                     p, p0 = logits[i].softmax(0), logits0[j].softmax(0)
-                    values.append((p0 * (p0 / p).log()).sum())
+                    values += [(p0 * (p0 / p).log()).sum()] * times(row, i + 1)
     if term in ("ce", "splice"):
         for row in safe:
             ids, start = (
                 (row["input_ids"], row["prompt_length"]) if term == "ce" else (row["splice_ids"], row["splice_start"])
             )
             logits = outputs(trainer, ids, True)[1]
-            values += [-logits[i - 1].log_softmax(0)[ids[i]] for i in range(start, len(ids))]
+            for i in range(start, len(ids)):
+                # What follows the name's beginning is the same in both sequences
+                values += [-logits[i - 1].log_softmax(0)[ids[i]]] * times(row, i - len(ids) + len(row["input_ids"]))
     if term == "unlikelihood":
         for row in harmful:
             logits, name = outputs(trainer, row["input_ids"], True)[1], row["tool_name"][0]
@@ -177,6 +184,7 @@ def of_terms(make_trainer, attacked_rows, terms, **options):
         train_dataset=attacked_rows(),
         lora_b_init_std=0.1,
         rr_from="start",
+        decision_weight=5.0,
         per_device_train_batch_size=2,
         retain_batch_size=5,
         triplet_margins=[5.0, 9.0],

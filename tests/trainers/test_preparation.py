@@ -5,7 +5,7 @@ import random
 import pytest
 
 from cb_datasets.chat import encode_sample
-from trainers.masks import NONE, attack_tokens, token_weights
+from trainers.masks import NONE, attack_tokens, decision_tokens, token_weights
 from trainers.preparation import Variation, prepare_row, siblings_of, vary_injection
 
 
@@ -158,6 +158,11 @@ def test_injected_span_has_a_weight_of_its_own():
     weights = token_weights(ROW, "completion", injection_weight=0.5).tolist()
     assert weights == [0, 0.5, 0, 0.5, 0.5, 0, 1, 1, 1, 1, 1, 1]
     assert token_weights(ROW, "all", injection_weight=0.5).tolist() == [1] * 12
+
+
+def test_what_a_completion_does_is_decided_at_its_first_token_and_in_its_tools_name():
+    assert decision_tokens(ROW) == [6, 8, 9]
+    assert decision_tokens({**ROW, "tool_name": NONE}) == [6]
 
 
 def test_row_without_what_a_mask_names_has_no_token():
