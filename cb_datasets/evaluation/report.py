@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..files import in_one_move, write_text
+from ..markdown import markdown_table
 from .compare import BASE
 from .figures import LABELS
 from .results import model_names, write_results
@@ -135,6 +136,5 @@ def _families(found: dict, models: list[str]) -> list[str]:
 
 
 def _table(header: list[str], rows: list[tuple]) -> list[str]:
-    """A Markdown table and the empty line after it."""
-    lines = [header, ["---"] * len(header), *rows]
-    return [*("| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in lines), ""]
+    """A table and the empty line after it."""
+    return [markdown_table(header, rows), ""]

@@ -185,6 +185,15 @@ def test_what_is_surely_better_or_worse_has_a_colour(ask, tmp_path):
     assert 'class="bad"' in cells["benign call ↑"] and "class" not in cells["gibberish ↓"]
 
 
+def test_names_with_signs_of_markdown_stay_in_their_cells(ask, tmp_path):
+    name = "json|yaml\n\\|<!-- hidden -->"
+    rows = [row(ask("tool_flip", 0, family=name), "attack_success", "correct")]
+    write_report(found_of(rows), tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if "yaml" in line]
+    assert line == r"| json\|yaml \\\|\<!-- hidden --> | 1 | 100.0% | 0.0% | 0.0% | 100.0% |"
+
+
 def test_a_report_can_be_written_again_with_more(found, diagnostics, tmp_path):
     write_json(tmp_path / "diagnostics.json", diagnostics)
     for step, figures in (("60", found), ("120", found)):
