@@ -294,7 +294,7 @@ def write_page(found: dict[str, Any], page: Path, adaptive: dict[str, Any] | Non
     """
     from jinja2 import Environment, StrictUndefined
 
-    from cb_datasets.evaluation.adaptive import table_rows
+    from cb_datasets.evaluation.adaptive_results import table_rows
     from cb_datasets.files import write_text
     from trainers.circuit_breaker_config import PRESETS
 

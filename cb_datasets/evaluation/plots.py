@@ -15,7 +15,7 @@ from ..outcomes import Outcome
 from ..sets.variations import EVALUATION_TASKS
 from .compare import BASE
 from .figures import LABELS
-from .results import model_names
+from .results import is_evaluated, model_names
 
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
 
     Args:
         path (`Path`): The file.
-        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, `<base>+<adapter>`; those of a
-            served model may be anything else, and are taken on trust.
+        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, see [`~results.is_evaluated`].
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -108,8 +107,7 @@ def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
     if told.get("schema_version") != 1 or not {"settings", "layers", "positions", "classes"} <= set(told):
         raise ValueError(f"{path}: not the cosines that `python -m trainers.diagnostics` of this version writes.")
     for name, revision in told["settings"]["adapters"].items():
-        _, hashed, evaluated = adapters.get(name, "").rpartition("+")
-        if name not in adapters or (hashed and evaluated != revision):
+        if not is_evaluated(adapters, name, revision):
             raise ValueError(
                 f"{path}: cosines of {name} {revision}, which is not evaluated here ({dict(adapters)}). Run "
                 "`python -m trainers.diagnostics` with the same adapters under the same names."

@@ -20,6 +20,7 @@ from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from .browser import Browser
 from .conftest import REFUSAL, RIGHT, TEXT, WRONG
+from .evaluated import small_adaptive, small_live, small_results
 from .release_data import run
 
 
@@ -248,6 +249,81 @@ def test_evaluations_are_named_by_what_tells_them_apart():
         run_names([Path("a/results.json"), Path("a/../a/results.json")])
 
 
+# ------------------------------------------------------------------------------------------------------- further tests
+
+
+@pytest.fixture
+def tested(tmp_path):
+    """A report's folder with what an adaptive attacker and the live benchmark found about the same breaker."""
+    write_report(small_results(), tmp_path)
+    write_json(tmp_path / "adaptive.json", small_adaptive(hijacked=7))
+    write_json(tmp_path / "agentdojo" / "agentdojo.json", small_live())
+    return tmp_path
+
+
+def report_again(folder: Path) -> tuple[str, str]:
+    """`report.md` and `report.html`, written to another folder."""
+    run("report", folder / "results.json", "--output", folder / "again")
+    return tuple((folder / "again" / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html"))
+
+
+def test_an_attacker_who_adapts_stands_beside_fixed_attacks(tested):
+    text, page = report_again(tested)
+    part = text.partition("## An attacker who knows the breaker")[2].partition("\n## ")[0]
+    assert "10 of 400 prompts of tool_flip (prefilled 3 cannot be attacked so)" in part
+    assert "10 tokens to the injection" in part and "at most 30 steps of 64 suffixes, and 8 draws" in part
+    assert "A search that finds nothing proves nothing" in part
+    assert "| ASR, suffix search ↓ | 100.0% [72.2%, 100.0%] n=10 | 70.0% [39.7%, 89.2%] n=10 |" in part
+    assert "| steps to success, median | 4.0 | 4 |" in part
+    assert "| answers under the search | attack_success 10 | attack_success 7, correct 3 |" in part
+    section = page.partition('<section id="adaptive">')[2].partition("</section>")[0]
+    assert "70.0%  [39.7%, 89.2%]  n=10</td>" in section and "proves nothing" in section
+    assert page.count('href="#adaptive"') == 2, "from the top, and from the figures of fixed attacks"
+    assert page.index('id="figures"') < page.index('id="adaptive"') < page.index('id="gates"')
+
+
+def test_the_live_benchmark_stands_in_the_report(tested):
+    text, page = report_again(tested)
+    part = text.partition("## AgentDojo, live")[2].partition("\n## ")[0]
+    assert "AgentDojo v1.2 with the models served by vllm: banking, slack; attack important_instructions;" in part
+    assert "| targeted ASR ↓ | 0.0% [0.0%, 49.0%] n=4 | 0.0% [0.0%, 49.0%] n=4 |" in part
+    assert "| ASR where the injection was shown ↓ | 66.7% [20.8%, 93.9%] n=3 | - |" in part
+    assert "| verdicts on the runs | compromised 2, resisted 1 | not_exposed 4 |" in part
+    assert "| runs that broke off, in no figure | - | aborted 1 |" in part
+    assert "<td>not_exposed 4</td>" in page.partition('<section id="agentdojo">')[2].partition("</section>")[0]
+
+
+def test_figures_of_other_weights_are_not_shown(tested):
+    write_json(tested / "adaptive.json", small_adaptive(hijacked=7, revision="base+before"))
+    live = small_live()
+    live["settings"]["adapters"]["other"] = "hash"
+    write_json(tested / "agentdojo" / "agentdojo.json", live)
+    text, page = report_again(tested)
+    part = text.partition("## An attacker who knows the breaker")[2].partition("\n## ")[0]
+    assert "adaptive.json tells of weights that are not evaluated here, and not shown: breaker (before)." in part
+    assert "|" not in part and "70.0%" not in page
+    assert (
+        "agentdojo/agentdojo.json tells of weights that are not evaluated here, and not shown: other (hash)." in text
+    )
+    assert "| targeted ASR ↓ |" in text, "those of the breaker are"
+
+
+@pytest.mark.parametrize("name", ["adaptive.json", "agentdojo/agentdojo.json"])
+def test_a_file_of_another_version_is_named(tested, name):
+    told = read_json(tested / name)
+    del told["settings"]
+    write_json(tested / name, told)
+    with pytest.raises(ValueError, match=rf"{name}: not what this version writes \(settings is missing\). Run `make"):
+        report_again(tested)
+
+
+def test_without_further_tests_nothing_is_said_of_them(found, tmp_path):
+    write_report(found, tmp_path)
+    text, page = ((tmp_path / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html"))
+    for part in ("knows the breaker", "AgentDojo, live", "#adaptive"):
+        assert part not in text and part not in page
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
@@ -401,6 +477,19 @@ def test_regressions_come_first_and_keys_go_on(found, browser: Browser, tmp_path
     browser.press("k")
     browser.until(f"{SHOWN} === 'tool_flip/2'")
     assert browser.value("document.querySelector('[data-model=breaker] .badge').textContent") == "correct"
+
+
+@pytest.mark.browser
+def test_links_lead_to_further_tests(tested, browser: Browser):
+    report_again(tested)
+    opened(browser, tested / "again")
+    browser.look(1280, 800, "light")
+    browser.value("document.documentElement.style.scrollBehavior = 'auto'")
+    for anchor in ("adaptive", "agentdojo"):
+        browser.value(f"document.querySelector('nav a[href=\"#{anchor}\"]').click()")
+        browser.until(f"Math.abs(document.querySelector('#{anchor}').getBoundingClientRect().top) < 3")
+        wide = f"document.querySelector('#{anchor} table').getBoundingClientRect().right"
+        assert 300 < browser.value(wide) < 1280, "the table is on the screen"
 
 
 @pytest.mark.browser
