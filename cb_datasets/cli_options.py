@@ -82,9 +82,16 @@ class Engine:
         Args:
             adapters (`dict[str, str]`): Folder of each breaker's adapter; with `--backend server`, the name it is
                 served under.
+
+        Raises:
+            FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
         """
+        from .generation.backend import adapter_revision
+
         if self.backend == BackendName.SERVER:
             return {name: self._serve(served) for name, served in ({"base": self.model} | adapters).items()}
+        for folder in adapters.values():
+            adapter_revision(folder)
         (first, folder), *others = adapters.items()
         loaded = self._load([folder, *(at for _, at in others)])
         further = {name: loaded.with_adapter(at) for name, at in others}

@@ -328,11 +328,11 @@ def load_adapted(model: str, adapters: Mapping[str, str]) -> PeftModel:
 
 
 def main(args: DiagnosticsArguments) -> None:
-    from cb_datasets.generation.backend import load_tokenizer, revision_of, weights_revision
+    from cb_datasets.generation.backend import adapter_revision, load_tokenizer, revision_of
 
     try:
         adapters = named_adapters(args.adapter, args.also)
-        revisions = {name: weights_revision(Path(path)) for name, path in adapters.items()}
+        revisions = {name: adapter_revision(path) for name, path in adapters.items()}
         numbers = choose_rows(Path(args.data), args.max_rows, args.seed)  # a wrong path is told before a model loads
         tokenizer = load_tokenizer(args.model)
         model = load_adapted(args.model, adapters)

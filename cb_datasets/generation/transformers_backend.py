@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from transformers.utils import is_bitsandbytes_available
 from .backend import (
     Completion,
     Sampling,
+    adapter_revision,
     completion_of,
     context_length,
     end_token_ids,
     load_tokenizer,
     revision_of,
-    weights_revision,
 )
 
 
@@ -34,6 +33,7 @@ class TransformersBackend:
         load_in_8bit (`bool`, *optional*, defaults to `False`): Quantise the weights with bitsandbytes; needs a GPU.
 
     Raises:
+        FileNotFoundError: If there is no such model or adapter.
         ValueError: If the tokenizer has no chat template, or one whose tool-call format is unknown; if 8 bits are
             asked for where there is no GPU or no bitsandbytes.
     """
@@ -41,6 +41,8 @@ class TransformersBackend:
     def __init__(
         self, model: str, adapter: str | None = None, batch_size: int = 64, load_in_8bit: bool = False
     ) -> None:
+        # Wrong paths are told before a model loads.
+        own = None if adapter is None else adapter_revision(adapter)
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. What is padded is masked, so any token serves.
@@ -54,7 +56,7 @@ class TransformersBackend:
         if adapter is not None:
             network = PeftModel.from_pretrained(network, adapter)
             self.model = f"{model}+{adapter}"
-            self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
+            self.revision = f"{self.revision}+{own}"
         self.max_length = context_length(model)
         self._network = network.eval()
         # PEFT's name of the adapter that this backend runs; `None` is the base model.
@@ -73,7 +75,7 @@ class TransformersBackend:
         """The base model with another adapter, beside the one that is loaded, on the same weights in memory."""
         other = copy.copy(self)
         other.model = f"{self._base_model}+{adapter}"
-        other.revision = f"{self.revision.partition('+')[0]}+{weights_revision(Path(adapter))}"
+        other.revision = f"{self.revision.partition('+')[0]}+{adapter_revision(adapter)}"
         other._adapter = f"adapter_{len(self._network.peft_config)}"
         self._network.load_adapter(adapter, other._adapter)
         self._network.eval()

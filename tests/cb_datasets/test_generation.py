@@ -5,12 +5,14 @@ import random
 
 import pytest
 from datasets import concatenate_datasets
+from typer.testing import CliRunner
 
 from builders import load_source
 from cb_datasets.chat import encode_prompt
-from cb_datasets.files import read_json
+from cb_datasets.cli import app
+from cb_datasets.files import read_json, save_rows
 from cb_datasets.generation import Sampling, complete
-from cb_datasets.generation.backend import weights_revision
+from cb_datasets.generation.backend import load_tokenizer, weights_revision
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sets.prompts import prompts_for_task
 from tests.cb_datasets.killable import kill_at_random, shards_in, started
@@ -104,6 +106,61 @@ def test_bad_prompts_and_settings(prompts, backend, tmp_path):
         Sampling(num_samples=2)
     with pytest.raises(FileNotFoundError, match="not a model folder"):
         weights_revision(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        ("./nowhere", r"There is no folder ./nowhere\."),
+        ("/nowhere/model", r"There is no folder /nowhere/model\."),
+        ("~/model", r"There is no folder ~/model\."),
+        ("here/nowhere", r"There is no folder here/nowhere. If a model of the Hub .* where no folder is called here"),
+        ("here", "here is no folder of a model: there is no tokenizer in it"),
+        ("file", "file is a file"),
+    ],
+)
+def test_a_path_to_no_model_is_told_without_the_hub(model, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: pytest.fail("it was looked for"))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=error):
+        load_tokenizer(model)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "elsewhere/model", "a/b/c"])
+def test_what_may_be_on_the_hub_is_asked_for_there(model, tmp_path, monkeypatch):
+    def looked_for(name):
+        raise OSError(f"{name} was looked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", looked_for)
+    with pytest.raises(FileNotFoundError, match=f"no model that the Hub would give: {model} was looked for"):
+        load_tokenizer(model)
+
+
+@pytest.mark.parametrize("place", ["--adapter", "--also"])
+@pytest.mark.parametrize(
+    ("command", "backend"), [("evaluate", "transformers"), ("evaluate", "vllm"), ("attack", "transformers")]
+)
+def test_a_path_to_no_adapter_is_told_before_a_model_loads(
+    place, command, backend, prompts, adapter, tiny_agent_path, tmp_path, monkeypatch
+):
+    for name in ("transformers_backend", "vllm_backend"):
+        monkeypatch.setattr(f"cb_datasets.generation.{name}.load_tokenizer", lambda model: pytest.fail("it loads"))
+    save_rows(prompts.filter(lambda row: row["task"] == "tool_flip"), tmp_path / "prompts" / "tool_flip", {})
+    for folder, error in (("nowhere", "There is no folder"), ("", "is no folder of an adapter: adapter_config.json")):
+        wrong = tmp_path / "wrong" / folder
+        (tmp_path / "wrong").mkdir(exist_ok=True)
+        adapters = ["--adapter", wrong] if place == "--adapter" else ["--adapter", adapter, "--also", f"two={wrong}"]
+        flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--output", tmp_path]
+        result = CliRunner().invoke(app, [command, *map(str, flags), "--backend", backend])
+        assert result.exit_code == 1 and error in str(result.exception) and str(wrong) in str(result.exception)
+
+
+def test_a_backend_knows_a_path_to_no_adapter(tiny_agent_path, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere. An adapter is a folder"):
+        TransformersBackend(str(tiny_agent_path), str(tmp_path / "nowhere"))
 
 
 def test_three_kills_at_random_moments_change_nothing(prompts, backend, tiny_agent_path, tmp_path):

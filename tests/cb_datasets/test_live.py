@@ -361,6 +361,14 @@ def test_an_unknown_name_is_named(wrong, error, tiny, tmp_path):
     assert not (tmp_path / "settings.json").exists()
 
 
+@pytest.mark.parametrize("wrong", [{"model": "/nowhere"}, {"adapters": {"breaker": "/nowhere"}}])
+def test_a_wrong_path_is_told_before_anything_is_served(wrong, tiny, tmp_path):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    with pytest.raises(FileNotFoundError, match="There is no folder /nowhere"):
+        run_agentdojo(dataclasses.replace(tiny, **wrong), ONE_TASK, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_the_benchmark_the_error_says_how_to_get_it(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "agentdojo.yaml_loader", None)
     with pytest.raises(ValueError, match=r"pip install 'cb-datasets\[sources\]'"):

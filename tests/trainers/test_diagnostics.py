@@ -181,7 +181,9 @@ def test_the_file_tells_what_was_measured_and_is_the_same_again(arguments, adapt
         ({"also": ["plain_rr"]}, "NAME=PATH"),
         ({"also": ["base=somewhere"]}, "a name of its own"),
         ({"data": "nowhere"}, "No dataset in nowhere"),
-        ({"adapter": "nowhere"}, "nowhere is not a model folder"),
+        ({"adapter": "nowhere"}, "There is no folder nowhere"),
+        ({"also": ["plain_rr=/"]}, "/ is no folder of an adapter: adapter_config.json is missing"),
+        ({"model": "/nowhere"}, "There is no folder /nowhere"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, change, message):
