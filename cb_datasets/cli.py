@@ -351,7 +351,7 @@ def evaluate(
     from .evaluation.evaluate import Evaluation, evaluate_models
     from .evaluation.further import read_further
     from .evaluation.gates import failed_gates
-    from .evaluation.plots import read_diagnostics
+    from .evaluation.plots.cosines import read_diagnostics
     from .evaluation.report import GATE_HEADER, gate_rows, table_rows, write_report
     from .evaluation.results import model_names, named_adapters
     from .files import load_rows
@@ -393,7 +393,7 @@ def report(
     What `attack` and `agentdojo` wrote beside the results, adaptive.json and agentdojo/agentdojo.json, is shown too.
     """
     from .evaluation.further import read_further
-    from .evaluation.plots import read_diagnostics
+    from .evaluation.plots.cosines import read_diagnostics
     from .evaluation.report import write_report
     from .evaluation.results import read_results, run_names
 

@@ -8,6 +8,11 @@ from ..markdown import markdown_table
 from .compare import BASE
 from .figures import LABELS
 from .further import Section, further_sections
+from .plots import PICTURES
+from .plots.cosines import draw_diagnostics
+from .plots.drawing import save_figure
+from .plots.results import draw_results
+from .plots.tradeoff import draw_tradeoff
 from .results import model_names, write_results
 from .statistics import shown
 
@@ -72,21 +77,20 @@ def write_report(
         runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to be compared.
         further (`Mapping[str, dict]`, *optional*): Results of further tests, as [`~further.read_further`] reads them.
     """
-    from . import plots  # matplotlib waits until there is something to draw
     from .page import write_page
 
     curve = curves.read_bytes() if curves else None  # it may be one of those that go
-    for name in plots.PICTURES:
+    for name in PICTURES:
         (folder / name).unlink(missing_ok=True)
-    plots.draw_results(found, folder)
+    draw_results(found, folder)
     if diagnostics is not None:
-        plots.draw_diagnostics(diagnostics, folder)
+        draw_diagnostics(diagnostics, folder)
     if runs is not None:
-        plots.save_figure(plots.draw_tradeoff(runs), folder / "tradeoff.png")
+        save_figure(draw_tradeoff(runs), folder / "tradeoff.png")
     if curve is not None:
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curve)
-    there = {name: title for name, title in plots.PICTURES.items() if (folder / name).is_file()}
+    there = {name: title for name, title in PICTURES.items() if (folder / name).is_file()}
     sections = further_sections(further or {}, found["settings"])
     write_text(folder / "report.md", _markdown(found, there, sections))
     write_page(found, there, folder, sections)

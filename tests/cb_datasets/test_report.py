@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cb_datasets.evaluation import plots
 from cb_datasets.evaluation.answers import Answer, case_of
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.page import changes, page_data
+from cb_datasets.evaluation.plots import PICTURES
+from cb_datasets.evaluation.plots.cosines import CLASS_LOOKS, draw_layers, draw_tokens, read_diagnostics
+from cb_datasets.evaluation.plots.drawing import MODEL_LOOKS
+from cb_datasets.evaluation.plots.results import OUTCOME_LOOKS, draw_figures, draw_outcomes
+from cb_datasets.evaluation.plots.tradeoff import draw_tradeoff
 from cb_datasets.evaluation.report import write_report
 from cb_datasets.evaluation.results import read_results, results, run_names
 from cb_datasets.files import read_json, write_json
@@ -205,10 +209,10 @@ def test_a_report_can_be_written_again_with_more(found, diagnostics, tmp_path):
     output = tmp_path / "again"
     again = ("--output", output, "--diagnostics", tmp_path / "diagnostics.json")
     run("report", *both, *again, "--curves", curves)
-    assert {path.name for path in output.iterdir()} == {*plots.PICTURES, "report.md", "report.html", "results.json"}
+    assert {path.name for path in output.iterdir()} == {*PICTURES, "report.md", "report.html", "results.json"}
     assert read_json(output / "results.json") == read_json(both[0])
     text = (output / "report.md").read_text(encoding="utf-8")
-    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(plots.PICTURES)
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(PICTURES)
     # In place, from its own picture; what is not asked for any more is gone
     run("report", output / "results.json", "--output", output, "--curves", output / "curves.png")
     left = {"report.png", "outcomes.png", "curves.png"}
@@ -222,7 +226,7 @@ def test_files_of_another_kind_are_named(found, tmp_path):
     with pytest.raises(ValueError, match=r"other.json: .*required property"):
         read_results(other)
     with pytest.raises(ValueError, match=r"other.json: not the cosines"):
-        plots.read_diagnostics(other, {})
+        read_diagnostics(other, {})
     with pytest.raises(FileNotFoundError, match=r"none.json"):
         read_results(tmp_path / "none.json")
 
@@ -230,11 +234,11 @@ def test_files_of_another_kind_are_named(found, tmp_path):
 def test_cosines_of_other_weights_are_refused(diagnostics, tmp_path):
     file = tmp_path / "diagnostics.json"
     write_json(file, diagnostics)
-    assert plots.read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
-    assert plots.read_diagnostics(file, {"breaker": "served"}) == diagnostics
+    assert read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
+    assert read_diagnostics(file, {"breaker": "served"}) == diagnostics
     for adapters in ({"breaker": "base+another"}, {"other": "base+hash"}):
         with pytest.raises(ValueError, match=r"cosines of breaker hash, which is not evaluated here"):
-            plots.read_diagnostics(file, adapters)
+            read_diagnostics(file, adapters)
 
 
 def test_evaluations_are_named_by_what_tells_them_apart():
@@ -328,22 +332,22 @@ def test_without_further_tests_nothing_is_said_of_them(found, tmp_path):
 
 
 def test_everything_that_may_be_drawn_has_a_look_of_its_own():
-    assert set(plots.OUTCOME_LOOKS) == set(Outcome) and set(plots.CLASS_LOOKS) == set(PRIORITY_WEIGHTS)
-    for looks in (plots.MODEL_LOOKS, plots.CLASS_LOOKS.values()):
+    assert set(OUTCOME_LOOKS) == set(Outcome) and set(CLASS_LOOKS) == set(PRIORITY_WEIGHTS)
+    for looks in (MODEL_LOOKS, CLASS_LOOKS.values()):
         assert len({look.sign for look in looks}) == len({look.colour for look in looks}) == len(looks)
 
 
 def test_no_model_and_no_task_is_left_out(ask):
     models = ["base", "breaker", *(f"other-{number}" for number in range(8))]
     found = found_of([(ask("of_our_own", 0), {model: answered(ask("of_our_own", 0), "correct") for model in models})])
-    [axes] = plots.draw_figures(found).axes
+    [axes] = draw_figures(found).axes
     assert [container.get_label() for container in axes.containers] == models
-    [axes] = plots.draw_outcomes(found).axes
+    [axes] = draw_outcomes(found).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == models
 
 
 def test_outcome_bars_are_the_shares(found):
-    [axes] = plots.draw_outcomes(found).axes
+    [axes] = draw_outcomes(found).axes
     bars = {}
     for container in axes.containers:
         for patch, name in zip(container.patches, [label.get_text() for label in axes.get_yticklabels()], strict=True):
@@ -355,7 +359,7 @@ def test_outcome_bars_are_the_shares(found):
 
 
 def test_figures_are_where_their_numbers_are(found):
-    [axes] = plots.draw_figures(found).axes
+    [axes] = draw_figures(found).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     base, breaker = (container.lines[0] for container in axes.containers)
     at = labels.index("benign call ↑")
@@ -371,7 +375,7 @@ def test_checkpoints_are_joined_in_their_order_and_the_base_is_there_once(found,
     worse = found_of(
         [row(ask("tool_flip", 0), "attack_success", "attack_success"), row(ask("capability", 0), "correct", "correct")]
     )
-    left, right = plots.draw_tradeoff({"60": worse, "120": found}).axes
+    left, right = draw_tradeoff({"60": worse, "120": found}).axes
     base, breaker = (container.lines[0] for container in left.containers)
     assert list(zip(*base.get_data(), strict=True)) == [(1.0, 1.0)]
     assert list(zip(*breaker.get_data(), strict=True)) == [(1.0, 1.0), (0.5, 0.0)]
@@ -381,7 +385,7 @@ def test_checkpoints_are_joined_in_their_order_and_the_base_is_there_once(found,
 
 def test_a_tradeoff_needs_attacks(ask):
     with pytest.raises(ValueError, match="no attack success"):
-        plots.draw_tradeoff({"a": found_of([row(ask("chat", 0), "no_call", "no_call")])})
+        draw_tradeoff({"a": found_of([row(ask("chat", 0), "no_call", "no_call")])})
 
 
 @pytest.fixture
@@ -415,18 +419,18 @@ def diagnostics() -> dict:
 
 
 def test_cosines_by_layer_are_drawn_before_and_after(diagnostics):
-    moved, before_after = plots.draw_layers(diagnostics).axes
+    moved, before_after = draw_layers(diagnostics).axes
     assert [list(line.get_ydata()) for line in moved.lines] == [[1.0, 0.1], [1.0, 0.99]]
     assert [list(line.get_ydata()) for line in before_after.lines] == [[1.0, 0.2], [1.0, 0.8]]
     assert [line.get_linestyle() for line in before_after.lines] == ["-", ":"]
 
 
 def test_cosines_by_token_leave_out_what_few_rows_tell(diagnostics):
-    attack, chat, _ = plots.draw_tokens(diagnostics, "cosine").axes
+    attack, chat, _ = draw_tokens(diagnostics, "cosine").axes
     cells = attack.collections[0].get_array()
     assert cells[1, :3].tolist() == [0.9, 0.2, 0.1] and cells.mask[:, 3].all(), "one row of twelve is too few"
     assert chat.collections[0].get_array().mask[:, 2:].all()
-    base, breaker, _ = plots.draw_tokens(diagnostics, "to_clean").axes
+    base, breaker, _ = draw_tokens(diagnostics, "to_clean").axes
     assert base.collections[0].get_array()[1, 1] == 0.7 and breaker.collections[0].get_array()[1, 1] == 0.1
     assert base.get_xlim() == (-0.5, 1.5), "the prompt is not compared"
 

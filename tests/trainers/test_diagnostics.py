@@ -11,15 +11,9 @@ from peft import LoraConfig, get_peft_model
 from cb_datasets import chat
 from cb_datasets.files import load_rows, read_json, save_rows
 from cb_datasets.sample import clean_messages
-from trainers.diagnostics import (
-    COMPLETION_HEAD,
-    PROMPT_TAIL,
-    DiagnosticsArguments,
-    choose_rows,
-    main,
-    make_parser,
-    measure,
-)
+from trainers.cosines import measure
+from trainers.diagnostics import DiagnosticsArguments, choose_rows, main, make_parser
+from trainers.tally import COMPLETION_HEAD, PROMPT_TAIL
 
 
 @pytest.fixture
