@@ -69,7 +69,9 @@ class Engine:
     server_url: Annotated[str, typer.Option(help="Address of --backend server.")] = "http://127.0.0.1:8000"
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1
     load_in_8bit: Annotated[bool, typer.Option(help="Load the weights in 8 bits; needs a GPU.")] = False
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts of one forward pass (transformers).")] = 64
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts times draws of one forward pass (transformers).")] = (
+        64
+    )
     max_new_tokens: Annotated[int, typer.Option(min=1, help="A completion that reaches it is dropped.")] = 256
 
     def load(self) -> "Backend":

@@ -28,8 +28,8 @@ class TransformersBackend:
     Args:
         model (`str`): Folder of the model, or its Hub id.
         adapter (`str`, *optional*): Folder of a PEFT adapter to put on it.
-        batch_size (`int`, *optional*, defaults to `64`): Prompts of one forward pass; prompts of like length share a
-            batch.
+        batch_size (`int`, *optional*, defaults to `64`): Sequences of one forward pass, prompts times the draws of
+            each; prompts of like length share a batch.
         load_in_8bit (`bool`, *optional*, defaults to `False`): Quantise the weights with bitsandbytes; needs a GPU.
 
     Raises:
@@ -96,13 +96,13 @@ class TransformersBackend:
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
         order = sorted(range(len(prompt_token_ids)), key=lambda index: len(prompt_token_ids[index]))
+        sequences = [index for index in order for _ in range(sampling.num_samples)]
         completions: list[list[Completion]] = [[] for _ in prompt_token_ids]
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            for index, done in zip(
-                batch, self._generate_batch([prompt_token_ids[i] for i in batch], sampling), strict=True
-            ):
-                completions[index] = done
+        for start in range(0, len(sequences), self._batch_size):
+            batch = sequences[start : start + self._batch_size]
+            written = self._generate_batch([prompt_token_ids[index] for index in batch], sampling)
+            for index, done in zip(batch, written, strict=True):
+                completions[index].append(done)
         return completions
 
     def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
@@ -129,14 +129,12 @@ class TransformersBackend:
             scores.append(log_probs.gather(-1, written).sum().item())
         return scores
 
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
+    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        """One completion of each."""
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
         with torch.inference_mode(), self.network() as network:
             output = network.generate(**inputs, generation_config=self._generation_config(sampling))
-        new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        done = [self._completion(ids) for ids in new]
-        n = sampling.num_samples
-        return [done[start : start + n] for start in range(0, len(done), n)]
+        return [self._completion(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         common = {
@@ -148,7 +146,7 @@ class TransformersBackend:
             return GenerationConfig(do_sample=False, **common)
         # top_k=0: the library's default would cut the distribution at 50 tokens.
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        return GenerationConfig(do_sample=True, num_return_sequences=sampling.num_samples, **drawn, **common)
+        return GenerationConfig(do_sample=True, **drawn, **common)
 
     def _completion(self, ids: list[int]) -> Completion:
         """What follows the end token is padding."""

@@ -5,6 +5,7 @@ import random
 
 import pytest
 from datasets import concatenate_datasets
+from transformers import set_seed
 from typer.testing import CliRunner
 
 from builders import load_source
@@ -12,7 +13,7 @@ from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
 from cb_datasets.files import read_json, save_rows
 from cb_datasets.generation import Sampling, complete
-from cb_datasets.generation.backend import load_tokenizer, weights_revision
+from cb_datasets.generation.backend import end_token_ids, load_tokenizer, weights_revision
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sets.prompts import prompts_for_task
 from tests.cb_datasets.killable import kill_at_random, shards_in, started
@@ -45,6 +46,40 @@ def test_batching_does_not_change_greedy_completions(prompts, backend, tiny_agen
     one_by_one = TransformersBackend(str(tiny_agent_path), batch_size=1)
     together = complete(prompts, backend, GREEDY, tmp_path / "a")["text"]
     assert complete(prompts, one_by_one, GREEDY, tmp_path / "b")["text"] == together
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_a_batch_is_what_the_library_draws_at_once(draws, prompts, tiny_agent_path):
+    """Of one draw or several: a batch counts sequences, the draws of a prompt beside each other."""
+    ids = sorted(
+        (encode_prompt(load_tokenizer(str(tiny_agent_path)), row) for row in prompts.select(range(4))), key=len
+    )
+    backend = TransformersBackend(str(tiny_agent_path), batch_size=4 * draws)
+    done = backend.generate(ids, Sampling(temperature=1.5, num_samples=draws, max_new_tokens=24), seed=7)
+    inputs = backend.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    options = {"temperature": 1.5, "top_k": 0, "max_new_tokens": 24, "num_return_sequences": draws}
+    set_seed(7)
+    with backend.network() as network:
+        ends = {"eos_token_id": end_token_ids(backend.tokenizer), "pad_token_id": backend.tokenizer.pad_token_id}
+        drawn = network.generate(**inputs, do_sample=True, **options, **ends)[
+            :, inputs["input_ids"].shape[1] :
+        ].tolist()
+    ours = [completion.token_ids for of_prompt in done for completion in of_prompt]
+    assert len(set(ours)) > draws
+    assert all(tuple(theirs[: len(own)]) == own for own, theirs in zip(ours, drawn, strict=True))
+
+
+def test_no_forward_has_more_sequences_than_a_batch(prompts, tiny_agent_path, monkeypatch):
+    backend = TransformersBackend(str(tiny_agent_path), batch_size=4)
+    sizes, generate = [], backend._generate_batch
+    monkeypatch.setattr(
+        backend, "_generate_batch", lambda ids, sampling: sizes.append(len(ids)) or generate(ids, sampling)
+    )
+    ids = [encode_prompt(backend.tokenizer, row) for row in prompts.select(range(3))]
+    done = backend.generate(ids, Sampling(temperature=9.0, num_samples=6, max_new_tokens=4), seed=7)
+    assert sizes == [4, 4, 4, 4, 2], "more draws than a batch holds are parted too"
+    assert [len(completions) for completions in done] == [6, 6, 6]
+    assert all(len({completion.token_ids for completion in completions}) > 1 for completions in done)
 
 
 def test_a_second_run_asks_nothing(prompts, backend, tmp_path, monkeypatch):
