@@ -4,7 +4,7 @@ The standard input is a pipe that the parent holds. However the parent ends, by 
 closed then, and the command is asked to stop. What is left of the process group after so many seconds is killed. So
 this has to be the leader of a group of its own.
 
-It is run by its path, since it has to be there at once: it imports nothing of the package.
+It is run by its path and imports nothing of the package, so that it is there at once.
 """
 
 import os

@@ -82,7 +82,7 @@ def vllm_server(
 
 def _started(command: list[str], log: Path) -> subprocess.Popen:
     """The command's process, in a session of its own, so that the engine's processes can be stopped with it."""
-    leash = [sys.executable, str(Path(__file__).with_name("leash.py")), str(STOP_TIMEOUT)]
+    leash = [sys.executable, "-I", str(Path(__file__).with_name("leash.py")), str(STOP_TIMEOUT)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         return subprocess.Popen(
