@@ -246,18 +246,24 @@ $(DATA)/report/table.txt: $(DATA)/report/diagnostics.json $(ASKED)
 		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
 		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
 
+# Where there is a report, with what was found since.
+REPORT_AGAIN = test ! -f $(DATA)/report/results.json || $(CB) report $(DATA)/report/results.json --output $(DATA)/report \
+	$(addprefix --diagnostics ,$(wildcard $(DATA)/report/diagnostics.json)) $(addprefix --curves ,$(wildcard $(DATA)/adapter/curves.png))
+
 # An attacker who knows the breaker; fixed attacks say nothing about one.
 attack: $(DATA)/adapter/adapter_model.safetensors $(ALSO_ADAPTERS) $(ASKED)  ## A white-box suffix search and best-of-N against base and breakers
 	$(CB) attack --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
 		--work-dir $(WORK) $(ATTACK_FLAGS)
+	$(REPORT_AGAIN)
 
 # Served for as long as it takes. Runs are kept, so the same command goes on where it was.
 ADAPTER ?= $(DATA)/adapter
 SUITES ?= banking
 ATTACK ?= important_instructions
 agentdojo: $(READY) $(SOURCES_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
-	$(CB) agentdojo --model $(MODEL) --adapter $(ADAPTER) --output $(DATA)/agentdojo --attack $(ATTACK) \
+	$(CB) agentdojo --model $(MODEL) --adapter $(ADAPTER) --output $(DATA)/report/agentdojo --attack $(ATTACK) \
 		$(SUITES:%=--suite %) $(USER_TASKS:%=--user-task %) $(INJECTION_TASKS:%=--injection-task %) $(AGENTDOJO_FLAGS)
+	$(REPORT_AGAIN)
 
 # ---------------------------------------------------------------------------------------------------------- publishing
 

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[1]
 
 BASE, SELECTIVE, PLAIN_RR = "base", "selective", "plain_rr"
 MAX_NEW_TOKENS = 96
-# Prompts in a forward: all wait for the one that says most, and each of them is drawn eight times at once.
-BATCH_SIZE = 16
 DRAWS = 8
+# Sequences of a forward, prompts times draws: all wait for the one that says most.
+BATCH_SIZE = 128
 # Prompts of the probes that cost more than one greedy answer, or are asked three times.
 DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 360
 
@@ -294,7 +294,7 @@ def write_page(found: dict[str, Any], page: Path, adaptive: dict[str, Any] | Non
     """
     from jinja2 import Environment, StrictUndefined
 
-    from cb_datasets.evaluation.adaptive import table_rows
+    from cb_datasets.evaluation.adaptive_results import table_rows
     from cb_datasets.files import write_text
     from trainers.circuit_breaker_config import PRESETS
 

@@ -349,8 +349,9 @@ def evaluate(
     from datasets import concatenate_datasets
 
     from .evaluation.evaluate import Evaluation, evaluate_models
+    from .evaluation.further import read_further
     from .evaluation.gates import failed_gates
-    from .evaluation.plots import read_diagnostics
+    from .evaluation.plots.cosines import read_diagnostics
     from .evaluation.report import GATE_HEADER, gate_rows, table_rows, write_report
     from .evaluation.results import model_names, named_adapters
     from .files import load_rows
@@ -359,11 +360,12 @@ def evaluate(
     adapters = named_adapters(adapter, also or [])
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
     options = Evaluation(engine.max_new_tokens, samples, seed, limits)
+    further = read_further(output)  # a file that cannot be read is told before a model loads
     loaded = engine.load_all(adapters)
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
     found = evaluate_models(rows, loaded, options, engine.work_dir)
-    write_report(found, output, cosines, curves)
+    write_report(found, output, cosines, curves, further=further)
     models = model_names(found)
     table(["", *models], table_rows(found, models))
     if samples:
@@ -386,8 +388,12 @@ def report(
     diagnostics: DiagnosticsOption = None,
     curves: CurvesOption = None,
 ) -> None:
-    """Write the report of an evaluation again, with more pictures; no model runs."""
-    from .evaluation.plots import read_diagnostics
+    """Write the report of an evaluation again, with more pictures; no model runs.
+
+    What `attack` and `agentdojo` wrote beside the results, adaptive.json and agentdojo/agentdojo.json, is shown too.
+    """
+    from .evaluation.further import read_further
+    from .evaluation.plots.cosines import read_diagnostics
     from .evaluation.report import write_report
     from .evaluation.results import read_results, run_names
 
@@ -396,7 +402,8 @@ def report(
     if "prompts" not in found:
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
     cosines = read_diagnostics(diagnostics, found["settings"]["adapters"]) if diagnostics else None
-    write_report(found, output, cosines, curves, runs if others else None)
+    further = read_further(results[0].parent)
+    write_report(found, output, cosines, curves, runs if others else None, further)
     print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
 
 

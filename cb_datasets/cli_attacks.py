@@ -46,8 +46,9 @@ def attack(
     The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; whether it
     succeeded is judged by what the model then does.
     """
-    from .evaluation.adaptive import RESULT_FILE, AttackBudget, attackable, table_rows
+    from .evaluation.adaptive import AttackBudget, attackable
     from .evaluation.adaptive import attack as attack_models
+    from .evaluation.adaptive_results import RESULT_FILE, table_rows
     from .evaluation.results import named_adapters
     from .files import load_rows, write_json
     from .sample import PROMPT_FEATURES
@@ -95,10 +96,9 @@ def agentdojo(
     Every run is kept as soon as it is over, and all that are in the folder are read back as traces. A run that the
     context or the server cut off is told as a failure, and counts for nothing.
     """
-    from .evaluation.report import cell
     from .evaluation.results import named_adapters
     from .files import read_json, write_json
-    from .live.results import FIGURES, RESULT_FILE, SETTINGS_FILE, Selection, read_results
+    from .live.results import RESULT_FILE, SETTINGS_FILE, Selection, read_results, table_rows
     from .live.run import Served, run_agentdojo
 
     selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
@@ -107,10 +107,7 @@ def agentdojo(
     models = served.names
     result = read_results(output, models)
     write_json(output / RESULT_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
-    table(
-        ["", *models],
-        [(label, *(cell(result[name].get(figure)) for name in models)) for figure, label in FIGURES.items()],
-    )
+    table(["", *models], table_rows(result, models))
     for name in models:
         failures = Counter(failure["reason"] for failure in result["failures"][name])
         print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")

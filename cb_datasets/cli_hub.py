@@ -1,5 +1,6 @@
 """The commands that show and publish what was made: `push`, `push-model`, `view`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from .cli_output import listed, table
 
 
 if TYPE_CHECKING:
-    from .hub.push import Pushed, Target
+    from .hub.push import Target
 
 app = typer.Typer()
 
@@ -39,10 +40,38 @@ class Publishing:
 
         return Target(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
 
-    def print_pull_request(self, pushed: "Pushed") -> None:
-        """Where the pull request is, if one was asked for."""
+    def token(self) -> str | None:
+        """The token to push with; none where nothing is sent."""
+        from .hub.push import token_in_use
+
+        return None if self.dry_run else token_in_use()
+
+    def send(
+        self,
+        command: str,
+        target: "Target",
+        folder: Path,
+        manifest: dict,
+        token: str | None,
+        is_owned: Callable[[str], bool],
+        read_back: Callable[[str, str, dict, str], None],
+    ) -> str | None:
+        """Push the folder of a release, read it back, and say so.
+
+        Returns:
+            `str`, *optional*: The revision to load it by; none where nothing is sent.
+        """
+        from .hub.push import push_folder
+
+        if token is None:
+            print(f"{command}: {target.repo_id}: nothing was sent (--dry-run) -> {folder}")
+            return None
+        pushed = push_folder(folder, target, token, is_owned)
+        read_back(target.repo_id, pushed.commit, manifest, token)
+        print(f"{command}: {pushed.url}, commit {pushed.commit}: read back, and everything is as it was written")
         if self.create_pr:
             print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+        return pushed.tag or pushed.commit
 
 
 @app.command()
@@ -54,25 +83,17 @@ def push(
 ) -> None:
     """The dataset -> one commit of a private Hub repository, tagged and read back."""
     from .hub.folder import is_owned
-    from .hub.push import push_folder, token_in_use
     from .hub.read_back import read_back
     from .hub.release import make_release
 
     target = publishing.target(repo, "dataset")
-    token = None if publishing.dry_run else token_in_use()
+    token = publishing.token()
     folder = publishing.output or data / "release"
     manifest = make_release(data, repo, folder, token)
     _print_folder(folder, manifest)
-    if token is None:
-        print(f"push: {repo}: nothing was sent (--dry-run)")
-        return
-    pushed = push_folder(folder, target, token, is_owned)
-    read_back(repo, pushed.commit, manifest, token)
-    print(f"push: {pushed.url}, commit {pushed.commit}: read back, and every row is as it was written")
-    publishing.print_pull_request(pushed)
-    at = pushed.tag or pushed.commit
-    for config in manifest["configs"]:
-        print(f'  load_dataset("{repo}", "{config}", revision="{at}")')
+    revision = publishing.send("push", target, folder, manifest, token, is_owned, read_back)
+    for config in manifest["configs"] if revision else ():
+        print(f'  load_dataset("{repo}", "{config}", revision="{revision}")')
 
 
 @app.command()
@@ -86,22 +107,16 @@ def push_model(
 ) -> None:
     """The adapter with its evaluation -> one commit of a private Hub repository, tagged."""
     from .hub.adapter import is_owned, make_adapter_release
-    from .hub.push import push_folder, token_in_use
     from .hub.read_back import read_files_back
 
     target = publishing.target(repo, "model")
-    token = None if publishing.dry_run else token_in_use()
+    token = publishing.token()
     folder = publishing.output or adapter.with_name(f"{adapter.name}_release")
     manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
     table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
-    if token is None:
-        print(f"push-model: {repo}: nothing was sent (--dry-run) -> {folder}")
-        return
-    pushed = push_folder(folder, target, token, is_owned)
-    read_files_back(repo, pushed.commit, manifest, token)
-    print(f"push-model: {pushed.url}, commit {pushed.commit}: read back, and every file is as it was written")
-    publishing.print_pull_request(pushed)
-    print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{pushed.tag or pushed.commit}")')
+    revision = publishing.send("push-model", target, folder, manifest, token, is_owned, read_files_back)
+    if revision:
+        print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{revision}")')
 
 
 def _print_folder(folder: Path, manifest: dict) -> None:

@@ -69,7 +69,9 @@ class Engine:
     server_url: Annotated[str, typer.Option(help="Address of --backend server.")] = "http://127.0.0.1:8000"
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1
     load_in_8bit: Annotated[bool, typer.Option(help="Load the weights in 8 bits; needs a GPU.")] = False
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts of one forward pass (transformers).")] = 64
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts times draws of one forward pass (transformers).")] = (
+        64
+    )
     max_new_tokens: Annotated[int, typer.Option(min=1, help="A completion that reaches it is dropped.")] = 256
 
     def load(self) -> "Backend":
@@ -82,9 +84,16 @@ class Engine:
         Args:
             adapters (`dict[str, str]`): Folder of each breaker's adapter; with `--backend server`, the name it is
                 served under.
+
+        Raises:
+            FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
         """
+        from .generation.backend import adapter_revision
+
         if self.backend == BackendName.SERVER:
             return {name: self._serve(served) for name, served in ({"base": self.model} | adapters).items()}
+        for folder in adapters.values():
+            adapter_revision(folder)
         (first, folder), *others = adapters.items()
         loaded = self._load([folder, *(at for _, at in others)])
         further = {name: loaded.with_adapter(at) for name, at in others}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .chat import MAX_LENGTH, encode_prompt
 from .files import REPORT_FILE, load_rows, read_json
+from .markdown import markdown_table
 from .sets.yields import listed
 
 
@@ -81,13 +82,8 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
     parts = [
         "# Sources",
         "Every record of a source is in one verdict or in one drop.",
-        _table(["source", "records", "attacked", "groups", "verdicts", "drops", "sides"], counts),
+        markdown_table(["source", "records", "attacked", "groups", "verdicts", "drops", "sides"], counts),
         "Tokens are those of whole traces, tools included, as the target's chat template writes them.",
-        _table(["source", "licence", "redistributable", "revision", "tokens"], origins),
+        markdown_table(["source", "licence", "redistributable", "revision", "tokens"], origins),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(header: list[str], rows: list[list]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

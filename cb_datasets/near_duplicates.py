@@ -109,7 +109,7 @@ def _jaccard(one: set[bytes], other: set[bytes]) -> float:
 
 
 def near_repeats(signatures: np.ndarray, buckets: np.ndarray, threshold: float) -> np.ndarray:
-    """Which rows are nearly what an earlier row is.
+    """Which earlier row each row nearly is.
 
     The library's index takes some kilobytes a row; this sorts arrays in place of it.
 
@@ -120,17 +120,18 @@ def near_repeats(signatures: np.ndarray, buckets: np.ndarray, threshold: float) 
             at 0.95), from which on two rows count as one.
 
     Returns:
-        `np.ndarray` of shape `(rows,)`, `bool`
+        `np.ndarray` of shape `(rows,)`, `int64`: The number of an earlier row that was found to be so alike, or -1.
+        That row may itself repeat one that is earlier still.
     """
-    repeated = np.zeros(len(signatures), bool)
+    repeated = np.full(len(signatures), -1)
     for band in np.split(signatures, _BANDS, axis=1):
         for rows in _groups(_mixed(buckets, band)):
-            rows = rows[~repeated[rows]]
+            rows = rows[repeated[rows] < 0]
             while len(rows) > 1:
                 first, rows = rows[0], rows[1:]
                 alike = (signatures[rows] == signatures[first]).mean(axis=1) >= threshold
                 alike &= buckets[rows] == buckets[first]
-                repeated[rows[alike]] = True
+                repeated[rows[alike]] = first
                 rows = rows[~alike]
     return repeated
 

@@ -47,6 +47,8 @@ class ScriptArguments:
 def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig") -> None:
     from trl import get_peft_config, get_quantization_config
 
+    from cb_datasets.generation.backend import check_model
+
     from .circuit_breaker_trainer import CircuitBreakerTrainer
     from .curves import plot_curves
 
@@ -59,6 +61,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
     } | (training_args.model_init_kwargs or {})
 
     try:
+        check_model(model_args.model_name_or_path)
         train_dataset, revision = load_split(script_args, "train", training_args.dataset_revision)
         training_args.dataset_revision = revision
         trainer = CircuitBreakerTrainer(

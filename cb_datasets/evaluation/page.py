@@ -25,6 +25,7 @@ from ..web import with_shared_parts
 from .answers import Answer, Case
 from .compare import BASE
 from .figures import FIGURES, LABELS, counts_for
+from .further import Section
 from .report import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows
 from .results import model_names
 
@@ -44,13 +45,14 @@ SLICE_FIGURES = ("asr", "correct_under_attack", "benign_call", "refusal_kept", "
 SIGNIFICANT = 0.05
 
 
-def write_page(found: dict, pictures: Mapping[str, str], folder: Path) -> None:
+def write_page(found: dict, pictures: Mapping[str, str], folder: Path, sections: list[Section]) -> None:
     """Write `report.html`.
 
     Args:
         found (`dict`): The results of an evaluation.
         pictures (`Mapping[str, str]`): PNG files in the folder to put into the page, and what each shows.
         folder (`Path`): The report's folder.
+        sections (`list[Section]`): What further tests found.
     """
     models = model_names(found)
     style, script = (
@@ -69,6 +71,7 @@ def write_page(found: dict, pictures: Mapping[str, str], folder: Path) -> None:
         figures=list(_figure_rows(found, found, models)),
         sampled=list(_figure_rows(found, found["sampled"], models)) if "sampled" in found else [],
         slices=[_slice(key, found["slices"][key]) for key in SLICES if found["slices"].get(key)],
+        sections=sections,
         pictures=[(title, _address(folder / name)) for name, title in pictures.items()],
         percent=percent,
     )

@@ -4,9 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..files import in_one_move, write_text
+from ..markdown import markdown_table
 from .compare import BASE
 from .figures import LABELS
+from .further import Section, further_sections
+from .plots import PICTURES
+from .plots.cosines import draw_diagnostics
+from .plots.drawing import save_figure
+from .plots.results import draw_results
+from .plots.tradeoff import draw_tradeoff
 from .results import model_names, write_results
+from .statistics import shown
 
 
 def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
@@ -17,7 +25,7 @@ def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
         models (`list[str]`): The models to show.
     """
     measured = [name for name in LABELS if any(name in figures[model] for model in models)]
-    return [(LABELS[name], *(cell(figures[model].get(name)) for model in models)) for name in measured]
+    return [(LABELS[name], *(shown(figures[model].get(name)) for model in models)) for name in measured]
 
 
 def gate_rows(found: dict) -> list[tuple[str, ...]]:
@@ -51,19 +59,13 @@ def coherence_rows(found: dict) -> list[tuple[str, ...]]:
 COHERENCE_HEADER = ["", "repeated text", "entropy of words, bits", "perplexity for the base model"]
 
 
-def cell(figure: dict | None) -> str:
-    """A figure with its interval; a dash where it was not measured."""
-    if figure is None:
-        return "-"
-    return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"
-
-
 def write_report(
     found: dict,
     folder: Path,
     diagnostics: dict | None = None,
     curves: Path | None = None,
     runs: Mapping[str, dict] | None = None,
+    further: Mapping[str, dict] | None = None,
 ) -> None:
     """Write `results.json`, its pictures, `report.md` and `report.html`.
 
@@ -73,28 +75,29 @@ def write_report(
         diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to be drawn.
         curves (`Path`, *optional*): The trainer's picture of its run.
         runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to be compared.
+        further (`Mapping[str, dict]`, *optional*): Results of further tests, as [`~further.read_further`] reads them.
     """
-    from . import plots  # matplotlib waits until there is something to draw
     from .page import write_page
 
     curve = curves.read_bytes() if curves else None  # it may be one of those that go
-    for name in plots.PICTURES:
+    for name in PICTURES:
         (folder / name).unlink(missing_ok=True)
-    plots.draw_results(found, folder)
+    draw_results(found, folder)
     if diagnostics is not None:
-        plots.draw_diagnostics(diagnostics, folder)
+        draw_diagnostics(diagnostics, folder)
     if runs is not None:
-        plots.save_figure(plots.draw_tradeoff(runs), folder / "tradeoff.png")
+        save_figure(draw_tradeoff(runs), folder / "tradeoff.png")
     if curve is not None:
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curve)
-    there = {name: title for name, title in plots.PICTURES.items() if (folder / name).is_file()}
-    write_text(folder / "report.md", _markdown(found, there))
-    write_page(found, there, folder)
+    there = {name: title for name, title in PICTURES.items() if (folder / name).is_file()}
+    sections = further_sections(further or {}, found["settings"])
+    write_text(folder / "report.md", _markdown(found, there, sections))
+    write_page(found, there, folder, sections)
     write_results(found, folder / "results.json")
 
 
-def _markdown(found: dict, pictures: Mapping[str, str]) -> str:
+def _markdown(found: dict, pictures: Mapping[str, str], sections: list[Section]) -> str:
     models = model_names(found)
     lines = ["# Base against breaker", ""]
     lines += [f"- {key}: `{value}`" for key, value in found["settings"].items()]
@@ -104,6 +107,9 @@ def _markdown(found: dict, pictures: Mapping[str, str]) -> str:
         draws = found["settings"]["samples"]
         lines += [f"Drawn at temperature 1, {draws} times each; intervals count prompts, not draws.", ""]
         lines += _table(["", *models], table_rows(found["sampled"], models))
+    for section in sections:
+        lines += [f"## {section.title}", "", *(part for text in section.paragraphs for part in (text, ""))]
+        lines += _table(["", *section.models], section.rows) if section.rows else []
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(found))]
     lines += ["## What changed", "", "Prompts that came to count and that ceased to, against the base model.", ""]
     for name, changed in found["changed"].items():
@@ -135,6 +141,5 @@ def _families(found: dict, models: list[str]) -> list[str]:
 
 
 def _table(header: list[str], rows: list[tuple]) -> list[str]:
-    """A Markdown table and the empty line after it."""
-    lines = [header, ["---"] * len(header), *rows]
-    return [*("| " + " | ".join(str(cell).strip() for cell in line) + " |" for line in lines), ""]
+    """A table and the empty line after it."""
+    return [markdown_table(header, rows), ""]

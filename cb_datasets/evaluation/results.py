@@ -1,7 +1,7 @@
 """`results.json`: all that an evaluation found, in the shape of `results.schema.json`."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,6 +57,18 @@ def _record(prompt: dict, answers: dict[str, Answer]) -> dict:
 def model_names(found: dict) -> list[str]:
     """The models of an evaluation, the base first."""
     return [BASE, *found["settings"]["adapters"]]
+
+
+def is_evaluated(adapters: Mapping[str, str], name: str, revision: str) -> bool:
+    """Whether an adapter of this name and these weights was evaluated.
+
+    Args:
+        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, `<base>+<adapter>`; those of a
+            served model may be anything else, and are taken on trust.
+        name, revision (`str`): The adapter's name, and the hash of its weights.
+    """
+    _, joined, evaluated = adapters.get(name, "").rpartition("+")
+    return name in adapters and (not joined or evaluated == revision)
 
 
 def reserved_names() -> list[str]:

@@ -67,3 +67,10 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict:
     changed = gained + lost
     tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1)) / 2**changed
     return {"gained": gained, "lost": lost, "p": min(1.0, 2 * tail)}
+
+
+def shown(figure: dict | None) -> str:
+    """A figure with its interval; a dash where it was not measured."""
+    if figure is None:
+        return "-"
+    return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"

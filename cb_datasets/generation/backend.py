@@ -92,6 +92,31 @@ class Scorer(Backend, Protocol):
         """
 
 
+def check_model(model: str) -> None:
+    """Refuse a path that leads to no model, which the Hub would be asked for again and again.
+
+    A path is what begins as one, and what stands in a folder that is there.
+
+    Args:
+        model (`str`): Folder of a model, or a Hub id.
+
+    Raises:
+        FileNotFoundError: If it is a path and there is no tokenizer.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if not any(path.glob("tokenizer*")):
+            raise FileNotFoundError(f"{model} is no folder of a model: there is no tokenizer in it.")
+    elif path.exists():
+        raise FileNotFoundError(f"{model} is a file. Name the folder of a model.")
+    elif model.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"There is no folder {model}.")
+    elif "/" in model and path.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {model}. If a model of the Hub is meant, run where no folder is called {path.parent}."
+        )
+
+
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """The tokenizer of a model that can be asked tool prompts.
 
@@ -104,6 +129,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """
     from transformers import AutoTokenizer
 
+    check_model(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except OSError as error:
@@ -172,3 +198,20 @@ def weights_revision(folder: Path) -> str:
         with open(path, "rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def adapter_revision(adapter: str) -> str:
+    """Hash of an adapter's weights and configuration.
+
+    Args:
+        adapter (`str`): Its folder.
+
+    Raises:
+        FileNotFoundError: If it is no folder of a PEFT adapter.
+    """
+    folder = Path(adapter)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {adapter}. An adapter is a folder that the trainer wrote.")
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{adapter} is no folder of an adapter: adapter_config.json is missing.")
+    return weights_revision(folder)

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ from transformers.utils import is_bitsandbytes_available
 from .backend import (
     Completion,
     Sampling,
+    adapter_revision,
     completion_of,
     context_length,
     end_token_ids,
     load_tokenizer,
     revision_of,
-    weights_revision,
 )
 
 
@@ -29,11 +28,12 @@ class TransformersBackend:
     Args:
         model (`str`): Folder of the model, or its Hub id.
         adapter (`str`, *optional*): Folder of a PEFT adapter to put on it.
-        batch_size (`int`, *optional*, defaults to `64`): Prompts of one forward pass; prompts of like length share a
-            batch.
+        batch_size (`int`, *optional*, defaults to `64`): Sequences of one forward pass, prompts times the draws of
+            each; prompts of like length share a batch.
         load_in_8bit (`bool`, *optional*, defaults to `False`): Quantise the weights with bitsandbytes; needs a GPU.
 
     Raises:
+        FileNotFoundError: If there is no such model or adapter.
         ValueError: If the tokenizer has no chat template, or one whose tool-call format is unknown; if 8 bits are
             asked for where there is no GPU or no bitsandbytes.
     """
@@ -41,6 +41,8 @@ class TransformersBackend:
     def __init__(
         self, model: str, adapter: str | None = None, batch_size: int = 64, load_in_8bit: bool = False
     ) -> None:
+        # Wrong paths are told before a model loads.
+        own = None if adapter is None else adapter_revision(adapter)
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. What is padded is masked, so any token serves.
@@ -54,7 +56,7 @@ class TransformersBackend:
         if adapter is not None:
             network = PeftModel.from_pretrained(network, adapter)
             self.model = f"{model}+{adapter}"
-            self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
+            self.revision = f"{self.revision}+{own}"
         self.max_length = context_length(model)
         self._network = network.eval()
         # PEFT's name of the adapter that this backend runs; `None` is the base model.
@@ -73,7 +75,7 @@ class TransformersBackend:
         """The base model with another adapter, beside the one that is loaded, on the same weights in memory."""
         other = copy.copy(self)
         other.model = f"{self._base_model}+{adapter}"
-        other.revision = f"{self.revision.partition('+')[0]}+{weights_revision(Path(adapter))}"
+        other.revision = f"{self.revision.partition('+')[0]}+{adapter_revision(adapter)}"
         other._adapter = f"adapter_{len(self._network.peft_config)}"
         self._network.load_adapter(adapter, other._adapter)
         self._network.eval()
@@ -94,13 +96,13 @@ class TransformersBackend:
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
         order = sorted(range(len(prompt_token_ids)), key=lambda index: len(prompt_token_ids[index]))
+        sequences = [index for index in order for _ in range(sampling.num_samples)]
         completions: list[list[Completion]] = [[] for _ in prompt_token_ids]
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            for index, done in zip(
-                batch, self._generate_batch([prompt_token_ids[i] for i in batch], sampling), strict=True
-            ):
-                completions[index] = done
+        for start in range(0, len(sequences), self._batch_size):
+            batch = sequences[start : start + self._batch_size]
+            written = self._generate_batch([prompt_token_ids[index] for index in batch], sampling)
+            for index, done in zip(batch, written, strict=True):
+                completions[index].append(done)
         return completions
 
     def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
@@ -127,14 +129,12 @@ class TransformersBackend:
             scores.append(log_probs.gather(-1, written).sum().item())
         return scores
 
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
+    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        """One completion of each."""
         inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
         with torch.inference_mode(), self.network() as network:
             output = network.generate(**inputs, generation_config=self._generation_config(sampling))
-        new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        done = [self._completion(ids) for ids in new]
-        n = sampling.num_samples
-        return [done[start : start + n] for start in range(0, len(done), n)]
+        return [self._completion(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         common = {
@@ -146,7 +146,7 @@ class TransformersBackend:
             return GenerationConfig(do_sample=False, **common)
         # top_k=0: the library's default would cut the distribution at 50 tokens.
         drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        return GenerationConfig(do_sample=True, num_return_sequences=sampling.num_samples, **drawn, **common)
+        return GenerationConfig(do_sample=True, **drawn, **common)
 
     def _completion(self, ids: list[int]) -> Completion:
         """What follows the end token is padding."""

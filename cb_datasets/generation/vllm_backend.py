@@ -11,12 +11,12 @@ from ..files import read_json
 from .backend import (
     Completion,
     Sampling,
+    adapter_revision,
     completion_of,
     context_length,
     end_token_ids,
     load_tokenizer,
     revision_of,
-    weights_revision,
 )
 
 
@@ -40,6 +40,7 @@ class VllmBackend:
             for: the engine makes room for the largest rank when it starts.
 
     Raises:
+        FileNotFoundError: If there is no such model or adapter.
         ValueError: If vLLM is not installed; if the tokenizer has no chat template, or one whose tool-call format is
             unknown; if 8 bits are asked for on a CPU.
     """
@@ -57,6 +58,8 @@ class VllmBackend:
         dtype: str | None = None,
         also: Sequence[str] = (),
     ) -> None:
+        # Wrong paths are told before a model loads.
+        own = None if adapter is None else adapter_revision(adapter)
         self.tokenizer = load_tokenizer(model)
         # vLLM itself adds the end tokens of the model's generation config.
         self._end_ids = end_token_ids(self.tokenizer)
@@ -65,7 +68,7 @@ class VllmBackend:
         self._adapter = adapter
         if adapter is not None:
             self.model = f"{model}+{adapter}"
-            self.revision = f"{self.revision}+{weights_revision(Path(adapter))}"
+            self.revision = f"{self.revision}+{own}"
         self.max_length = min(max_length, context_length(model))
         # The engine knows adapters by number.
         self._numbers = {path: number for number, path in enumerate([adapter, *also] if adapter else [], start=1)}
@@ -84,7 +87,7 @@ class VllmBackend:
         """The base model with another adapter, one of `also`, on the same engine."""
         other = copy.copy(self)
         other.model = f"{self._base_model}+{adapter}"
-        other.revision = f"{self.revision.partition('+')[0]}+{weights_revision(Path(adapter))}"
+        other.revision = f"{self.revision.partition('+')[0]}+{adapter_revision(adapter)}"
         other._adapter = adapter
         return other
 

@@ -49,10 +49,10 @@ def make_adapter_release(
         FileNotFoundError: If there is no adapter, card or evaluation.
         ReleaseError: If the evaluation is of another adapter, a Llama's name is missing, or a file holds a token.
     """
-    from ..generation.backend import weights_revision
+    from ..generation.backend import adapter_revision
 
     found = read_results(report / "results.json")
-    evaluated, trained = str(found["settings"]["adapters"]["breaker"]), weights_revision(adapter)
+    evaluated, trained = str(found["settings"]["adapters"]["breaker"]), adapter_revision(str(adapter))
     if not evaluated.endswith(trained):
         raise ReleaseError(
             f"{report}: evaluates the weights {evaluated}, and {adapter} holds {trained}. Run `make evaluate`."

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from builders import prepare_source
 
-from ..evaluation.statistics import proportion
+from ..evaluation.statistics import proportion, shown
 from ..files import read_json, write_json
 
 
@@ -87,7 +87,8 @@ def read_results(folder: Path, models: list[str]) -> dict:
 
     Returns:
         `dict`: Under the name of each model its figures (`{value, n, low, high}`), as far as there are runs to measure
-        them on; by model `verdicts` and `failures` (`{run, reason, error}`).
+        them on; by model `verdicts` and `failures` (`{run, reason, error}`); and the `suites` and `attacks` of the
+        runs.
 
     Raises:
         ValueError: If not one run was finished.
@@ -99,7 +100,8 @@ def read_results(folder: Path, models: list[str]) -> dict:
     for trace in builder.as_dataset()["train"].select_columns(["verdict", "metadata"]):
         metadata = json.loads(trace["metadata"])
         if metadata["generator"] in names:
-            traces[names[metadata["generator"]]].append({"verdict": trace["verdict"], "success": metadata["success"]})
+            told = {key: metadata[key] for key in ("suite", "attack_type", "success")}
+            traces[names[metadata["generator"]]].append({"verdict": trace["verdict"], **told})
     for drop in builder.dropped():
         name = names.get(drop.where.partition("/")[0])
         if name is not None and drop.reason != _ASKED_OPENLY:
@@ -109,6 +111,8 @@ def read_results(folder: Path, models: list[str]) -> dict:
         **{name: _figures(runs) for name, runs in traces.items()},
         "verdicts": {name: dict(Counter(run["verdict"] for run in runs)) for name, runs in traces.items()},
         "failures": failures,
+        "suites": sorted({run["suite"] for runs in traces.values() for run in runs}),
+        "attacks": sorted({run["attack_type"] for runs in traces.values() for run in runs} - {None}),
     }
 
 
@@ -123,3 +127,8 @@ def _figures(runs: list[dict]) -> dict[str, dict]:
         "asr_where_exposed": [run["verdict"] == "compromised" for run in exposed],
     }
     return {figure: proportion(sum(hits), len(hits)) for figure, hits in measured.items() if hits}
+
+
+def table_rows(result: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """`(label, cell of each model, ...)` for people."""
+    return [(label, *(shown(result[name].get(figure)) for name in models)) for figure, label in FIGURES.items()]

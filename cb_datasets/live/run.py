@@ -11,7 +11,7 @@ from types import FrameType
 from builders.agentdojo.suites import BENCHMARK_VERSION, agentdojo_yaml
 
 from ..chat import DATE_STRING, template_hash
-from ..generation.backend import context_length, end_token_ids, load_tokenizer, revision_of, weights_revision
+from ..generation.backend import adapter_revision, context_length, end_token_ids, load_tokenizer, revision_of
 from ..tool_calls import format_of
 from .results import Selection, claim_folder
 from .vllm_server import has_vllm, vllm_server
@@ -56,6 +56,7 @@ def run_agentdojo(served: Served, selection: Selection, folder: Path) -> None:
         folder (`Path`): Where the runs go, and the server's log.
 
     Raises:
+        FileNotFoundError: If there is no such model or adapter.
         ValueError: If AgentDojo is not installed, or has no such suite, attack or task; if the folder holds runs of
             other settings.
         ConnectionError: If the server dies or fails. The runs that are over are kept.
@@ -66,8 +67,8 @@ def run_agentdojo(served: Served, selection: Selection, folder: Path) -> None:
             from .benchmark import planned_runs, run_benchmark
 
             runs = planned_runs(selection)
-            claim_folder(folder, _settings(served))
             end_ids = end_token_ids(load_tokenizer(served.model))
+            claim_folder(folder, _settings(served))
             with _stopped_by_signals(), _server(served, folder / LOG_FILE) as url:
                 models = {name: ServedModel(url, name, served.max_new_tokens, end_ids) for name in served.names}
                 run_benchmark(runs, selection.attack, models, folder)
@@ -80,7 +81,7 @@ def _settings(served: Served) -> dict:
     return {
         "model": served.model,
         "revision": revision_of(served.model),
-        "adapters": {name: weights_revision(Path(folder)) for name, folder in served.adapters.items()},
+        "adapters": {name: adapter_revision(folder) for name, folder in served.adapters.items()},
         "engine": _engine(served),
         "max_length": _max_length(served),
         "max_new_tokens": served.max_new_tokens,

@@ -52,7 +52,8 @@ def vllm_server(
 ) -> Iterator[str]:
     """vLLM's server with a model and adapters: the address of its API, `http://127.0.0.1:<port>/v1`.
 
-    It listens on this machine only, at a port that is free, and is stopped when the block is left, however that is.
+    It listens on this machine only, at a port that is free, and is stopped when the block is left, however that is:
+    also when this process is killed.
 
     Args:
         model (`str`): Folder of the model, or its Hub id; served as `base`.
@@ -67,12 +68,7 @@ def vllm_server(
     """
     port = _free_port()
     command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, tool_format, max_length, tensor_parallel)]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "w", encoding="utf-8") as file:
-        # A session of its own, so that the engine's processes can be stopped with it.
-        process = subprocess.Popen(
-            command, stdout=file, stderr=subprocess.STDOUT, env=_environment(), start_new_session=True
-        )
+    process = _started(command, log)
     try:
         _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}/v1"
@@ -82,6 +78,21 @@ def vllm_server(
         raise _Died(process, log) from error
     finally:
         _stop(process)
+
+
+def _started(command: list[str], log: Path) -> subprocess.Popen:
+    """The command's process, in a session of its own, so that the engine's processes can be stopped with it."""
+    leash = [sys.executable, "-I", str(Path(__file__).with_name("leash.py")), str(STOP_TIMEOUT)]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        return subprocess.Popen(
+            [*leash, *command],
+            stdin=subprocess.PIPE,  # held open until `_stop`, or this process's end
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=_environment(),
+            start_new_session=True,
+        )
 
 
 class _Died(ConnectionError):
@@ -152,7 +163,7 @@ def _stop(process: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         pass
     _signal_all(process, signal.SIGKILL)
-    process.wait()
+    process.communicate()
 
 
 def _signal_all(process: subprocess.Popen, number: int) -> None:

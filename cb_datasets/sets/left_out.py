@@ -1,6 +1,7 @@
 """The rows that merge left out, one line each: `reports/left_out.parquet`.
 
 {"id": "retain/refusals/3f0c...", "reason": "duplicate", "of": "retain/refusals/a91b..."}
+{"id": "retain/chat/5c11...", "reason": "near_duplicate", "of": "retain/chat/e03f..."}
 {"id": "harmful/b4_flips/77d0...", "reason": "over_quota", "of": null}
 """
 
@@ -28,26 +29,29 @@ def write_left_out(folders: list[Path], reasons: np.ndarray, repeats: np.ndarray
         reasons, repeats (`np.ndarray`): Of each row in them, in this order.
         path (`Path`): The Parquet file.
     """
-    names, repeated = list(DROPS), np.zeros(len(reasons), bool)
-    repeated[repeats[repeats >= 0]] = True
-    ids_of: dict[int, str] = {}
-    for numbers, ids in _numbered_ids(folders):
-        ids_of.update((number, id) for number, id in zip(numbers, ids, strict=True) if repeated[number])
+    names, is_repeated = pyarrow.array(DROPS), np.zeros(len(reasons), bool)
+    is_repeated[repeats[repeats >= 0]] = True
+    repeated = pyarrow.chunked_array(
+        [ids.filter(is_repeated[rows]) for rows, ids in _ids(folders)], type=pyarrow.string()
+    )
+    place = np.cumsum(is_repeated) - 1  # of a row's id in `repeated`
     with parquet_writer(path, FEATURES) as write:
-        for numbers, ids in _numbered_ids(folders):
-            rows = [
-                {"id": id, "reason": names[reasons[number] - 1], "of": ids_of.get(int(repeats[number]))}
-                for number, id in zip(numbers, ids, strict=True)
-                if reasons[number]
-            ]
-            write(pyarrow.Table.from_pylist(rows, schema=FEATURES.arrow_schema))
+        for rows, ids in _ids(folders):
+            is_out, of = reasons[rows] > 0, repeats[rows]
+            columns = {
+                "id": ids.filter(is_out),
+                "reason": names.take(reasons[rows][is_out] - 1),
+                "of": repeated.take(pyarrow.array(place[of][is_out], mask=of[is_out] < 0)),
+            }
+            write(pyarrow.table(columns))
 
 
-def _numbered_ids(folders: list[Path]) -> Iterator[tuple[range, list[str]]]:
+def _ids(folders: list[Path]) -> Iterator[tuple[slice, pyarrow.Array]]:
+    """The ids in the folders, some at a time, and which rows they are of."""
     start = 0
     for folder in folders:
         for table in stream_tables(folder, columns=["id"]):
-            yield range(start, start := start + len(table)), table["id"].to_pylist()
+            yield slice(start, start := start + len(table)), table["id"].combine_chunks()
 
 
 def why_left_out(id: str, path: Path) -> list[str]:

@@ -16,7 +16,7 @@ DROPS = {
     "quarantined": "it broke a rule",
     "marked_bad": "a person marked it as bad",
     "duplicate": "it is, but for ids of calls, word for word what {of} is",
-    "near_duplicate": "another row has its class, injection, history and call, and nearly its request or answer",
+    "near_duplicate": "{of} has its class, injection, history and call, and nearly its request or answer",
     "near_duplicate_of_eval": "it, or a sibling of it, asks nearly what the eval split or an evaluation prompt asks",
     "over_quota": "its class has a quota of pairs, and its pair was not drawn",
     "sibling_over_quota": "a sibling in its pair was over the quota of its class",
@@ -60,7 +60,7 @@ def decide(index: MergeIndex, marked_bad: np.ndarray, options: MergeOptions) -> 
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: For each row 0, or 1 + the position in `DROPS` of the reason why it is left
-        out; and, of a `duplicate`, which row it repeats, else -1.
+        out; and, of a `duplicate` or `near_duplicate`, which row it repeats, else -1.
     """
     reasons = np.zeros(len(index), np.int8)
 
@@ -74,7 +74,8 @@ def decide(index: MergeIndex, marked_bad: np.ndarray, options: MergeOptions) -> 
     drop("marked_bad", marked_bad)
     repeats = _repeats(index, kept())
     drop("duplicate", repeats >= 0)
-    drop("near_duplicate", _near_repeats(index, kept(), options.repeat_similarity))
+    nearly = _near_repeats(index, kept(), options.repeat_similarity)
+    drop("near_duplicate", nearly >= 0)
     drop("near_duplicate_of_eval", np.isin(index.pair, index.pair[index.leaks & kept()]) & kept(of_train=True))
     for name, quota in options.quotas.items():
         over = _over_quota(index, kept(of_train=True), CLASSES.index(name), quota)
@@ -82,7 +83,7 @@ def decide(index: MergeIndex, marked_bad: np.ndarray, options: MergeOptions) -> 
         drop("sibling_over_quota", over)
     if options.max_dr_ratio is not None:
         drop("over_dr_ratio", _over_ratio(index, kept(of_train=True), options))
-    return reasons, repeats
+    return reasons, np.where(nearly >= 0, nearly, repeats)
 
 
 def _repeats(index: MergeIndex, kept: np.ndarray) -> np.ndarray:
@@ -100,12 +101,14 @@ def _repeats(index: MergeIndex, kept: np.ndarray) -> np.ndarray:
 
 
 def _near_repeats(index: MergeIndex, kept: np.ndarray, similarity: float) -> np.ndarray:
+    """Which row, of those that come first by `order`, has nearly the same wording; -1 where there is none."""
     # Most rows are alone in their bucket and need no comparing.
     _, inverse, counts = np.unique(index.bucket, return_inverse=True, return_counts=True)
     rows = np.flatnonzero(kept & (counts[inverse] > 1))
     rows = rows[np.argsort(index.order[rows])]
-    repeated = np.zeros(len(index), bool)
-    repeated[rows] = near_repeats(index.signatures[index.signature[rows]], index.bucket[rows], similarity)
+    found = near_repeats(index.signatures[index.signature[rows]], index.bucket[rows], similarity)
+    repeated = np.full(len(index), -1)
+    repeated[rows[found >= 0]] = rows[found[found >= 0]]
     return repeated
 
 

@@ -5,6 +5,7 @@ particular to the official layout is tested in `test_agentdojo_runs.py`.
 """
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from builders import TraceBuilder, load_source, prepare_source
 from builders.agentdojo.layouts import run_of_dump
 from builders.agentdojo.suites import goal_of, is_reference, load_suites
+from builders.agentdojo.verdicts import _chance_of_so_few, check_polarity
 from builders.base import report_of
 from builders.reading import read_json_lines
 from builders.trace import Dropped
@@ -166,34 +168,88 @@ def test_utility_is_the_other_name_of_success(tmp_path: Path):
 # Polarity
 
 
+@pytest.fixture
+def doubts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the check of polarity warns of."""
+    said: list[str] = []
+    monkeypatch.setattr("builders.agentdojo.verdicts._logger.warning", said.append)
+    return said
+
+
+def labelled(won: bool, runs: int = 5) -> list[dict]:
+    """Runs with the attacker's call, labelled as `won` says, and as many without it, labelled the other way."""
+    called = [exposed(*attacked_then_done(), security=won, user_task_id=f"user_task_{k}") for k in range(runs)]
+    not_called = [exposed(*booked(), security=not won, user_task_id=f"user_task_{k + runs}") for k in range(runs)]
+    return called + not_called
+
+
 def test_labels_that_contradict_the_calls_are_refused(tmp_path: Path):
-    won = exposed(*attacked_then_done(), security=True)
-    lost = exposed(*booked(), security=False, user_task_id="user_task_1")
-    prepare(tmp_path, won, lost)
+    prepare(tmp_path, *labelled(won=True))
     with pytest.raises(
-        ValueError, match="The labels contradict the calls.*0 of 1 .* but in 1 of 1 labelled a failed one"
+        ValueError, match="The labels contradict the calls.*0 of 5 .* but in 5 of 5 labelled a failed one"
     ):
-        prepare(tmp_path, won, lost, attack_succeeded_when=False)
+        prepare(tmp_path, *labelled(won=True), attack_succeeded_when=False)
 
 
 @pytest.mark.parametrize("how", [{"num_proc": 2}, {"streaming": True}])
 def test_the_labels_are_checked_every_time_and_however_they_are_read(tmp_path: Path, how: dict):
-    won = exposed(*attacked_then_done(), security=False)
-    lost = exposed(*booked(), security=True, user_task_id="user_task_1")
-    prepare(tmp_path, won, lost, attack_succeeded_when=False)
-    (tmp_path / "dumps" / "agentdojo-other-model.jsonl").write_text(json.dumps(won) + "\n")
+    records = labelled(won=False)
+    prepare(tmp_path, *records, attack_succeeded_when=False)
+    (tmp_path / "dumps" / "agentdojo-other-model.jsonl").write_text(json.dumps(records[0]) + "\n")
     for _ in range(2):  # the second time, the traces come from the cache
-        with pytest.raises(ValueError, match="0 of 1 .* in 2 of 2 labelled a failed one"):
+        with pytest.raises(ValueError, match="0 of 5 .* in 6 of 6 labelled a failed one"):
             list(load_source("agentdojo", data_dir=tmp_path, cache_dir=tmp_path / "cache", **how)["train"])
 
 
 def test_a_collection_of_the_opposite_polarity_is_read_with_its_own(tmp_path: Path):
-    won = exposed(*attacked_then_done(), security=False)
-    lost = exposed(*booked(), security=True, user_task_id="user_task_1")
+    records = labelled(won=False)
     with pytest.raises(ValueError, match="Pass attack_succeeded_when=False"):
-        prepare(tmp_path, won, lost)
-    traces = prepare(tmp_path, won, lost, attack_succeeded_when=False).as_dataset()["train"]
-    assert traces["verdict"] == ["compromised", "resisted"]
+        prepare(tmp_path, *records)
+    traces = prepare(tmp_path, *records, attack_succeeded_when=False).as_dataset()["train"]
+    assert traces["verdict"] == ["compromised"] * 5 + ["resisted"] * 5
+
+
+def test_a_handful_of_runs_may_contradict_by_chance(tmp_path: Path, doubts: list[str]):
+    """One success without the attacker's call beside one failure with it: live runs have such."""
+    traces = prepare(tmp_path, *labelled(won=False, runs=1)).as_dataset()["train"]
+    assert traces["verdict"] == ["attempted", "unverified"]
+    [doubt] = set(doubts)
+    assert "0 of 1 runs labelled a successful attack, but in 1 of 1 labelled a failed one" in doubt
+    assert "too few runs to tell" in doubt
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "outcome"),
+    [
+        ({"compromised": 3, "resisted": 3}, "fine"),
+        ({"compromised": 9, "unverified": 1}, "fine"),
+        ({"unverified": 9, "resisted": 9}, "fine"),
+        ({"unverified": 3, "attempted": 3}, "doubted"),
+        ({"unverified": 4, "attempted": 5}, "refused"),
+        # A breaker that resists: the one success without a call is chance, whatever the number of runs.
+        ({"unverified": 1, "attempted": 3, "resisted": 96}, "doubted"),
+        ({"unverified": 5, "attempted": 10, "resisted": 200}, "doubted"),
+        # Labels the other way round, of a model that seldom falls for it
+        ({"unverified": 17, "attempted": 3}, "refused"),
+        ({"compromised": 40, "unverified": 426, "attempted": 137}, "refused"),
+        ({"compromised": 1, "unverified": 20_000, "attempted": 15_000, "resisted": 5_000}, "refused"),
+    ],
+)
+def test_labels_are_refused_where_chance_would_not_have_it_so(verdicts: dict, outcome: str, doubts: list[str]):
+    if outcome == "refused":
+        with pytest.raises(ValueError, match="The labels contradict the calls"):
+            check_polarity(Counter(verdicts), attack_succeeded_when=True)
+    else:
+        check_polarity(Counter(verdicts), attack_succeeded_when=True)
+    assert len(doubts) == (outcome == "doubted")
+
+
+def test_the_chance_is_that_of_dealing_the_calls_out_at_random():
+    draw = random.Random(0)
+    runs = [True] * 6 + [False] * 9
+    few = sum(sum(draw.sample(runs, 7)) <= 1 for _ in range(20_000)) / 20_000
+    assert _chance_of_so_few(1, 7, 5, 8) == pytest.approx(few, abs=0.01)
+    assert _chance_of_so_few(6, 7, 0, 8) == pytest.approx(1.0)
 
 
 def test_aborted_and_unexposed_runs_are_no_evidence_of_polarity(tmp_path: Path):

@@ -17,7 +17,7 @@ from cb_datasets.evaluation.gates import evaluation_gates, failed_gates
 from cb_datasets.evaluation.report import write_report
 from cb_datasets.evaluation.results import SCHEMA_FILE, model_names, read_results, write_results
 from cb_datasets.evaluation.statistics import bootstrap, mcnemar, proportion
-from cb_datasets.files import read_json, save_rows
+from cb_datasets.files import read_json, save_rows, write_json
 from cb_datasets.generation.backend import weights_revision
 from cb_datasets.outcomes import Outcome
 from cb_datasets.sets.variations import evaluation_prompts
@@ -25,7 +25,7 @@ from cb_datasets.tool_calls import FORMATS
 
 from ..small_models import save_adapter
 from .conftest import RIGHT
-from .evaluated import answer, answers_with, small_results
+from .evaluated import answer, answers_with, small_adaptive, small_results
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -331,8 +331,11 @@ def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
     """The completions are there already, so this asks the model nothing."""
     folder, arguments, _ = evaluated
     again = [*arguments, "--output", folder / "again"]
+    write_json(folder / "again" / "adaptive.json", small_adaptive(7, f"base+{weights_revision(folder / 'one')}"))
     result = CliRunner().invoke(app, ["evaluate", *map(str, again), "--min-base-benign", "1.01"])
     assert result.exit_code == 1 and "base: benign calls" in result.stderr
+    report = (folder / "again" / "report.md").read_text(encoding="utf-8")
+    assert "| ASR, suffix search ↓ |" in report, "what lies beside the results is shown"
     first, second = (read_results(folder / name / "results.json") for name in ("report", "again"))
     changed = {"min_base_benign", "min_asr_reduction", "min_benign_kept"}
     assert set(second["settings"]["thresholds_changed"]) == changed

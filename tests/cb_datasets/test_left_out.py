@@ -4,13 +4,15 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from datasets import Dataset
 
 from cb_datasets.checks.explain import explained
 from cb_datasets.files import load_parquet, load_rows, read_json, save_rows, to_dataset
 from cb_datasets.hub.marks import Marks
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
-from cb_datasets.sets.left_out import LEFT_OUT_FILE
+from cb_datasets.sets.left_out import LEFT_OUT_FILE, write_left_out
 from cb_datasets.sets.merge_choice import DROPS
 
 from .release_data import SETS, run
@@ -57,13 +59,38 @@ def test_every_row_is_either_merged_or_left_out_for_a_reason(merged: Path):
     assert sorted(kept + [row["id"] for row in rows]) == sorted(given)
 
 
-def test_a_duplicate_says_of_which_row(merged: Path):
-    [row] = [row for row in left_out(merged) if row["reason"] == "duplicate"]
+@pytest.mark.parametrize(("reason", "repeated", "number"), [("duplicate", REPEATED, 0), ("near_duplicate", NEARLY, 1)])
+def test_a_repeated_row_is_named(merged: Path, reason: str, repeated: str, number: int):
+    """Which of the two is left out, the seed decides."""
+    [row] = [row for row in left_out(merged) if row["reason"] == reason]
     chat = [row["id"] for row in load_rows(merged / "retain" / "chat") if row["split"] == "train"]
-    assert {row["id"], row["of"]} == {REPEATED, chat[0]}
+    assert {row["id"], row["of"]} == {repeated, chat[number]}
     told = explained(row["id"], merged)[1][row["id"]]
-    assert f"was left out by merge: duplicate: {DROPS['duplicate'].format(of=row['of'])}" in told
-    assert not any("was left out by merge" in line for line in explained(row["of"], merged)[1][row["of"]][:2])
+    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in told
+    assert not any(f"was left out by merge: {reason}" in line for line in explained(row["of"], merged)[1][row["of"]])
+
+
+def test_only_repeated_rows_have_a_row_that_they_repeat(merged: Path):
+    for row in left_out(merged):
+        assert (row["of"] is not None) == (row["reason"] in ("duplicate", "near_duplicate"))
+        assert ("{of}" in DROPS[row["reason"]]) == (row["of"] is not None)
+
+
+def test_ids_are_found_across_folders_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Numbers of rows go over all folders, in pieces."""
+    monkeypatch.setattr("cb_datasets.files.STREAM_ROWS", 3)
+    sizes = {"a": 5, "b": 1, "c": 7}
+    ids = [f"{name}{number}" for name, size in sizes.items() for number in range(size)]
+    for name, size in sizes.items():
+        save_rows(Dataset.from_dict({"id": [f"{name}{number}" for number in range(size)]}), tmp_path / name, {})
+    repeats = np.full(len(ids), -1)
+    repeats[[0, 4, 11]] = [12, 0, 5]
+    reasons = np.where(repeats >= 0, 1 + list(DROPS).index("near_duplicate"), 0).astype(np.int8)
+    reasons[6] = 1 + list(DROPS).index("over_quota")
+    write_left_out([tmp_path / name for name in sizes], reasons, repeats, tmp_path / "left_out.parquet")
+    rows = [tuple(row.values()) for row in load_parquet(tmp_path / "left_out.parquet")]
+    near = [(id, "near_duplicate", of) for id, of in (("a0", "c6"), ("a4", "a0"), ("c5", "b0"))]
+    assert sorted(rows) == sorted([*near, ("c0", "over_quota", None)])
 
 
 @pytest.mark.parametrize("reason", DROPS)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -138,6 +139,7 @@ def stand_in(tmp_path, monkeypatch):
     script = tmp_path / "server.py"
     script.write_text(STAND_IN)
     monkeypatch.setattr(vllm_server_module, "_COMMAND", [sys.executable, str(script)])
+    return script
 
 
 def is_alive(pid):
@@ -145,6 +147,14 @@ def is_alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def until(holds, seconds=10):
+    """Wait until something holds; whether it came to."""
+    deadline = time.monotonic() + seconds
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
 
 
 def child_of(log):
@@ -174,12 +184,38 @@ def test_the_server_and_its_engine_are_stopped(ends_with, stand_in, adapter, tmp
                 raise ends_with
     except (KeyboardInterrupt, ValueError):
         pass
-    deadline = time.monotonic() + 10
-    while is_alive(child_of(log)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not is_alive(child_of(log))
+    assert until(lambda: not is_alive(child_of(log)))
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_killed_run_leaves_no_server(stubborn, stand_in, adapter, tmp_path, monkeypatch):
+    """`kill -9` gives nobody a chance to stop the server, nor does a server always want to stop."""
+    if stubborn:
+        monkeypatch.setattr(vllm_server_module, "STOP_TIMEOUT", 0.5)
+        stand_in.write_text(f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){STAND_IN}")
+    log, up = tmp_path / "log", tmp_path / "up"
+
+    def serve():
+        with start(adapter, log) as url:
+            write_json(up, url)
+            time.sleep(600)
+
+    run = multiprocessing.get_context("fork").Process(target=serve)
+    run.start()
+    assert until(up.is_file, seconds=60)
+    engine = child_of(log)
+    try:
+        assert is_alive(engine)
+        run.kill()
+        run.join()
+        assert until(lambda: not is_alive(engine))
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen(read_json(up).removesuffix("/v1") + "/health", timeout=5)
+    finally:
+        if is_alive(engine):
+            os.killpg(os.getpgid(engine), signal.SIGKILL)
 
 
 def test_a_termination_stops_it_too():
@@ -359,6 +395,14 @@ def test_an_unknown_name_is_named(wrong, error, tiny, tmp_path):
     with pytest.raises(ValueError, match=error):
         run_agentdojo(tiny, dataclasses.replace(ONE_TASK, **wrong), tmp_path)
     assert not (tmp_path / "settings.json").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"model": "/nowhere"}, {"adapters": {"breaker": "/nowhere"}}])
+def test_a_wrong_path_is_told_before_anything_is_served(wrong, tiny, tmp_path):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    with pytest.raises(FileNotFoundError, match="There is no folder /nowhere"):
+        run_agentdojo(dataclasses.replace(tiny, **wrong), ONE_TASK, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_the_benchmark_the_error_says_how_to_get_it(tiny, tmp_path, monkeypatch):

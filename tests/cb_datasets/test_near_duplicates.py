@@ -56,8 +56,8 @@ def test_repeats_are_found_within_their_bucket_and_the_first_one_stays():
     texts = ["the tide tables of brest are kept by the harbour master"] * 3 + ["something else entirely"] * 2
     signatures = np.stack([signature(text) for text in texts])
     same = np.zeros(5, np.uint64)
-    assert near_repeats(signatures, same, 0.95).tolist() == [False, True, True, False, True]
-    assert near_repeats(signatures, np.arange(5, dtype=np.uint64), 0.95).tolist() == [False] * 5
+    assert near_repeats(signatures, same, 0.95).tolist() == [-1, 0, 0, -1, 3]
+    assert near_repeats(signatures, np.arange(5, dtype=np.uint64), 0.95).tolist() == [-1] * 5
     assert near_repeats(signatures[:0], same[:0], 0.95).tolist() == []
 
 
@@ -69,5 +69,8 @@ def test_repeats_agree_with_comparing_all():
         if all((signatures[row] == signatures[other]).mean() < 0.9 for other in kept):
             kept.append(row)
     repeated = near_repeats(signatures, np.zeros(len(texts), np.uint64), 0.9)
-    assert 0 < repeated.sum() < len(texts) / 2
-    assert np.flatnonzero(~repeated).tolist() == kept
+    rows = np.flatnonzero(repeated >= 0)
+    assert 0 < len(rows) < len(texts) / 2
+    assert np.flatnonzero(repeated < 0).tolist() == kept
+    assert (repeated[rows] < rows).all() and repeated[0] == -1
+    assert ((signatures[rows] == signatures[repeated[rows]]).mean(axis=1) >= 0.9).all(), "it is like the one it names"

@@ -276,7 +276,7 @@ def test_push_reads_back_what_it_sent(hub: HubStandIn, release_data: Path, tmp_p
     hub.repositories[REPO] = Repository(COMMIT, old, private=True)
     output = run("push", REPO, "--data", release_data, "--output", tmp_path / "release", "--gated")
     assert f'load_dataset("{REPO}", "harmful", revision="v1")' in output
-    assert "every row is as it was written" in output and hub.token not in output
+    assert "everything is as it was written" in output and hub.token not in output
     manifest = make_release(release_data, REPO, tmp_path / "again")
     repository = hub.repositories[REPO]
     assert repository.files["manifest.json"] == (tmp_path / "again" / "manifest.json").read_bytes()
@@ -344,7 +344,11 @@ def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path
     output = run("push-model", REPO, *arguments)
     repository = hub.repositories[f"models/{REPO}"]
     card = repository.files["README.md"].decode()
-    assert repository.private and repository.tags == {"v1": repository.commit} and "every file is" in output
+    assert (
+        repository.private
+        and repository.tags == {"v1": repository.commit}
+        and "everything is as it was written" in output
+    )
     assert repository.files["adapter_model.safetensors"] == b"weights"
     assert "training_args.bin" not in repository.files and "report/results.json" in repository.files
     assert b"as asked" not in repository.files["report/results.json"], "prompts have sources of their own"

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cb_datasets.evaluation import plots
 from cb_datasets.evaluation.answers import Answer, case_of
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.page import changes, page_data
+from cb_datasets.evaluation.plots import PICTURES
+from cb_datasets.evaluation.plots.cosines import CLASS_LOOKS, draw_layers, draw_tokens, read_diagnostics
+from cb_datasets.evaluation.plots.drawing import MODEL_LOOKS
+from cb_datasets.evaluation.plots.results import OUTCOME_LOOKS, draw_figures, draw_outcomes
+from cb_datasets.evaluation.plots.tradeoff import draw_tradeoff
 from cb_datasets.evaluation.report import write_report
 from cb_datasets.evaluation.results import read_results, results, run_names
 from cb_datasets.files import read_json, write_json
@@ -20,6 +24,7 @@ from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from .browser import Browser
 from .conftest import REFUSAL, RIGHT, TEXT, WRONG
+from .evaluated import small_adaptive, small_live, small_results
 from .release_data import run
 
 
@@ -185,6 +190,15 @@ def test_what_is_surely_better_or_worse_has_a_colour(ask, tmp_path):
     assert 'class="bad"' in cells["benign call ↑"] and "class" not in cells["gibberish ↓"]
 
 
+def test_names_with_signs_of_markdown_stay_in_their_cells(ask, tmp_path):
+    name = "json|yaml\n\\|<!-- hidden -->"
+    rows = [row(ask("tool_flip", 0, family=name), "attack_success", "correct")]
+    write_report(found_of(rows), tmp_path)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if "yaml" in line]
+    assert line == r"| json\|yaml \\\|\<!-- hidden --> | 1 | 100.0% | 0.0% | 0.0% | 100.0% |"
+
+
 def test_a_report_can_be_written_again_with_more(found, diagnostics, tmp_path):
     write_json(tmp_path / "diagnostics.json", diagnostics)
     for step, figures in (("60", found), ("120", found)):
@@ -195,10 +209,10 @@ def test_a_report_can_be_written_again_with_more(found, diagnostics, tmp_path):
     output = tmp_path / "again"
     again = ("--output", output, "--diagnostics", tmp_path / "diagnostics.json")
     run("report", *both, *again, "--curves", curves)
-    assert {path.name for path in output.iterdir()} == {*plots.PICTURES, "report.md", "report.html", "results.json"}
+    assert {path.name for path in output.iterdir()} == {*PICTURES, "report.md", "report.html", "results.json"}
     assert read_json(output / "results.json") == read_json(both[0])
     text = (output / "report.md").read_text(encoding="utf-8")
-    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(plots.PICTURES)
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(PICTURES)
     # In place, from its own picture; what is not asked for any more is gone
     run("report", output / "results.json", "--output", output, "--curves", output / "curves.png")
     left = {"report.png", "outcomes.png", "curves.png"}
@@ -212,7 +226,7 @@ def test_files_of_another_kind_are_named(found, tmp_path):
     with pytest.raises(ValueError, match=r"other.json: .*required property"):
         read_results(other)
     with pytest.raises(ValueError, match=r"other.json: not the cosines"):
-        plots.read_diagnostics(other, {})
+        read_diagnostics(other, {})
     with pytest.raises(FileNotFoundError, match=r"none.json"):
         read_results(tmp_path / "none.json")
 
@@ -220,11 +234,11 @@ def test_files_of_another_kind_are_named(found, tmp_path):
 def test_cosines_of_other_weights_are_refused(diagnostics, tmp_path):
     file = tmp_path / "diagnostics.json"
     write_json(file, diagnostics)
-    assert plots.read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
-    assert plots.read_diagnostics(file, {"breaker": "served"}) == diagnostics
+    assert read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
+    assert read_diagnostics(file, {"breaker": "served"}) == diagnostics
     for adapters in ({"breaker": "base+another"}, {"other": "base+hash"}):
         with pytest.raises(ValueError, match=r"cosines of breaker hash, which is not evaluated here"):
-            plots.read_diagnostics(file, adapters)
+            read_diagnostics(file, adapters)
 
 
 def test_evaluations_are_named_by_what_tells_them_apart():
@@ -239,26 +253,101 @@ def test_evaluations_are_named_by_what_tells_them_apart():
         run_names([Path("a/results.json"), Path("a/../a/results.json")])
 
 
+# ------------------------------------------------------------------------------------------------------- further tests
+
+
+@pytest.fixture
+def tested(tmp_path):
+    """A report's folder with what an adaptive attacker and the live benchmark found about the same breaker."""
+    write_report(small_results(), tmp_path)
+    write_json(tmp_path / "adaptive.json", small_adaptive(hijacked=7))
+    write_json(tmp_path / "agentdojo" / "agentdojo.json", small_live())
+    return tmp_path
+
+
+def report_again(folder: Path) -> tuple[str, str]:
+    """`report.md` and `report.html`, written to another folder."""
+    run("report", folder / "results.json", "--output", folder / "again")
+    return tuple((folder / "again" / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html"))
+
+
+def test_an_attacker_who_adapts_stands_beside_fixed_attacks(tested):
+    text, page = report_again(tested)
+    part = text.partition("## An attacker who knows the breaker")[2].partition("\n## ")[0]
+    assert "10 of 400 prompts of tool_flip (prefilled 3 cannot be attacked so)" in part
+    assert "10 tokens to the injection" in part and "at most 30 steps of 64 suffixes, and 8 draws" in part
+    assert "A search that finds nothing proves nothing" in part
+    assert "| ASR, suffix search ↓ | 100.0% [72.2%, 100.0%] n=10 | 70.0% [39.7%, 89.2%] n=10 |" in part
+    assert "| steps to success, median | 4.0 | 4 |" in part
+    assert "| answers under the search | attack_success 10 | attack_success 7, correct 3 |" in part
+    section = page.partition('<section id="adaptive">')[2].partition("</section>")[0]
+    assert "70.0%  [39.7%, 89.2%]  n=10</td>" in section and "proves nothing" in section
+    assert page.count('href="#adaptive"') == 2, "from the top, and from the figures of fixed attacks"
+    assert page.index('id="figures"') < page.index('id="adaptive"') < page.index('id="gates"')
+
+
+def test_the_live_benchmark_stands_in_the_report(tested):
+    text, page = report_again(tested)
+    part = text.partition("## AgentDojo, live")[2].partition("\n## ")[0]
+    assert "AgentDojo v1.2 with the models served by vllm: banking, slack; attack important_instructions;" in part
+    assert "| targeted ASR ↓ | 0.0% [0.0%, 49.0%] n=4 | 0.0% [0.0%, 49.0%] n=4 |" in part
+    assert "| ASR where the injection was shown ↓ | 66.7% [20.8%, 93.9%] n=3 | - |" in part
+    assert "| verdicts on the runs | compromised 2, resisted 1 | not_exposed 4 |" in part
+    assert "| runs that broke off, in no figure | - | aborted 1 |" in part
+    assert "<td>not_exposed 4</td>" in page.partition('<section id="agentdojo">')[2].partition("</section>")[0]
+
+
+def test_figures_of_other_weights_are_not_shown(tested):
+    write_json(tested / "adaptive.json", small_adaptive(hijacked=7, revision="base+before"))
+    live = small_live()
+    live["settings"]["adapters"]["other"] = "hash"
+    write_json(tested / "agentdojo" / "agentdojo.json", live)
+    text, page = report_again(tested)
+    part = text.partition("## An attacker who knows the breaker")[2].partition("\n## ")[0]
+    assert "adaptive.json tells of weights that are not evaluated here, and not shown: breaker (before)." in part
+    assert "|" not in part and "70.0%" not in page
+    assert (
+        "agentdojo/agentdojo.json tells of weights that are not evaluated here, and not shown: other (hash)." in text
+    )
+    assert "| targeted ASR ↓ |" in text, "those of the breaker are"
+
+
+@pytest.mark.parametrize("name", ["adaptive.json", "agentdojo/agentdojo.json"])
+def test_a_file_of_another_version_is_named(tested, name):
+    told = read_json(tested / name)
+    del told["settings"]
+    write_json(tested / name, told)
+    with pytest.raises(ValueError, match=rf"{name}: not what this version writes \(settings is missing\). Run `make"):
+        report_again(tested)
+
+
+def test_without_further_tests_nothing_is_said_of_them(found, tmp_path):
+    write_report(found, tmp_path)
+    text, page = ((tmp_path / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html"))
+    for part in ("knows the breaker", "AgentDojo, live", "#adaptive"):
+        assert part not in text and part not in page
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
 def test_everything_that_may_be_drawn_has_a_look_of_its_own():
-    assert set(plots.OUTCOME_LOOKS) == set(Outcome) and set(plots.CLASS_LOOKS) == set(PRIORITY_WEIGHTS)
-    for looks in (plots.MODEL_LOOKS, plots.CLASS_LOOKS.values()):
+    assert set(OUTCOME_LOOKS) == set(Outcome) and set(CLASS_LOOKS) == set(PRIORITY_WEIGHTS)
+    for looks in (MODEL_LOOKS, CLASS_LOOKS.values()):
         assert len({look.sign for look in looks}) == len({look.colour for look in looks}) == len(looks)
 
 
 def test_no_model_and_no_task_is_left_out(ask):
     models = ["base", "breaker", *(f"other-{number}" for number in range(8))]
     found = found_of([(ask("of_our_own", 0), {model: answered(ask("of_our_own", 0), "correct") for model in models})])
-    [axes] = plots.draw_figures(found).axes
+    [axes] = draw_figures(found).axes
     assert [container.get_label() for container in axes.containers] == models
-    [axes] = plots.draw_outcomes(found).axes
+    [axes] = draw_outcomes(found).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == models
 
 
 def test_outcome_bars_are_the_shares(found):
-    [axes] = plots.draw_outcomes(found).axes
+    [axes] = draw_outcomes(found).axes
     bars = {}
     for container in axes.containers:
         for patch, name in zip(container.patches, [label.get_text() for label in axes.get_yticklabels()], strict=True):
@@ -270,7 +359,7 @@ def test_outcome_bars_are_the_shares(found):
 
 
 def test_figures_are_where_their_numbers_are(found):
-    [axes] = plots.draw_figures(found).axes
+    [axes] = draw_figures(found).axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     base, breaker = (container.lines[0] for container in axes.containers)
     at = labels.index("benign call ↑")
@@ -286,7 +375,7 @@ def test_checkpoints_are_joined_in_their_order_and_the_base_is_there_once(found,
     worse = found_of(
         [row(ask("tool_flip", 0), "attack_success", "attack_success"), row(ask("capability", 0), "correct", "correct")]
     )
-    left, right = plots.draw_tradeoff({"60": worse, "120": found}).axes
+    left, right = draw_tradeoff({"60": worse, "120": found}).axes
     base, breaker = (container.lines[0] for container in left.containers)
     assert list(zip(*base.get_data(), strict=True)) == [(1.0, 1.0)]
     assert list(zip(*breaker.get_data(), strict=True)) == [(1.0, 1.0), (0.5, 0.0)]
@@ -296,7 +385,7 @@ def test_checkpoints_are_joined_in_their_order_and_the_base_is_there_once(found,
 
 def test_a_tradeoff_needs_attacks(ask):
     with pytest.raises(ValueError, match="no attack success"):
-        plots.draw_tradeoff({"a": found_of([row(ask("chat", 0), "no_call", "no_call")])})
+        draw_tradeoff({"a": found_of([row(ask("chat", 0), "no_call", "no_call")])})
 
 
 @pytest.fixture
@@ -330,18 +419,18 @@ def diagnostics() -> dict:
 
 
 def test_cosines_by_layer_are_drawn_before_and_after(diagnostics):
-    moved, before_after = plots.draw_layers(diagnostics).axes
+    moved, before_after = draw_layers(diagnostics).axes
     assert [list(line.get_ydata()) for line in moved.lines] == [[1.0, 0.1], [1.0, 0.99]]
     assert [list(line.get_ydata()) for line in before_after.lines] == [[1.0, 0.2], [1.0, 0.8]]
     assert [line.get_linestyle() for line in before_after.lines] == ["-", ":"]
 
 
 def test_cosines_by_token_leave_out_what_few_rows_tell(diagnostics):
-    attack, chat, _ = plots.draw_tokens(diagnostics, "cosine").axes
+    attack, chat, _ = draw_tokens(diagnostics, "cosine").axes
     cells = attack.collections[0].get_array()
     assert cells[1, :3].tolist() == [0.9, 0.2, 0.1] and cells.mask[:, 3].all(), "one row of twelve is too few"
     assert chat.collections[0].get_array().mask[:, 2:].all()
-    base, breaker, _ = plots.draw_tokens(diagnostics, "to_clean").axes
+    base, breaker, _ = draw_tokens(diagnostics, "to_clean").axes
     assert base.collections[0].get_array()[1, 1] == 0.7 and breaker.collections[0].get_array()[1, 1] == 0.1
     assert base.get_xlim() == (-0.5, 1.5), "the prompt is not compared"
 
@@ -392,6 +481,19 @@ def test_regressions_come_first_and_keys_go_on(found, browser: Browser, tmp_path
     browser.press("k")
     browser.until(f"{SHOWN} === 'tool_flip/2'")
     assert browser.value("document.querySelector('[data-model=breaker] .badge').textContent") == "correct"
+
+
+@pytest.mark.browser
+def test_links_lead_to_further_tests(tested, browser: Browser):
+    report_again(tested)
+    opened(browser, tested / "again")
+    browser.look(1280, 800, "light")
+    browser.value("document.documentElement.style.scrollBehavior = 'auto'")
+    for anchor in ("adaptive", "agentdojo"):
+        browser.value(f"document.querySelector('nav a[href=\"#{anchor}\"]').click()")
+        browser.until(f"Math.abs(document.querySelector('#{anchor}').getBoundingClientRect().top) < 3")
+        wide = f"document.querySelector('#{anchor} table').getBoundingClientRect().right"
+        assert 300 < browser.value(wide) < 1280, "the table is on the screen"
 
 
 @pytest.mark.browser

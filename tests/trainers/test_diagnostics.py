@@ -11,15 +11,9 @@ from peft import LoraConfig, get_peft_model
 from cb_datasets import chat
 from cb_datasets.files import load_rows, read_json, save_rows
 from cb_datasets.sample import clean_messages
-from trainers.diagnostics import (
-    COMPLETION_HEAD,
-    PROMPT_TAIL,
-    DiagnosticsArguments,
-    choose_rows,
-    main,
-    make_parser,
-    measure,
-)
+from trainers.cosines import measure
+from trainers.diagnostics import DiagnosticsArguments, choose_rows, main, make_parser
+from trainers.tally import COMPLETION_HEAD, PROMPT_TAIL
 
 
 @pytest.fixture
@@ -181,7 +175,9 @@ def test_the_file_tells_what_was_measured_and_is_the_same_again(arguments, adapt
         ({"also": ["plain_rr"]}, "NAME=PATH"),
         ({"also": ["base=somewhere"]}, "a name of its own"),
         ({"data": "nowhere"}, "No dataset in nowhere"),
-        ({"adapter": "nowhere"}, "nowhere is not a model folder"),
+        ({"adapter": "nowhere"}, "There is no folder nowhere"),
+        ({"also": ["plain_rr=/"]}, "/ is no folder of an adapter: adapter_config.json is missing"),
+        ({"model": "/nowhere"}, "There is no folder /nowhere"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, change, message):

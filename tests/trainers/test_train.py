@@ -90,6 +90,8 @@ def test_bad_data_end_the_run_with_one_line(tmp_path, rows, flags, rows_options,
 def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
     with pytest.raises(SystemExit, match="No model"):
         main(*make_parser().parse_args_and_config(["--output_dir", str(tmp_path), *flags[2:], "--use_cpu"]))
+    with pytest.raises(SystemExit, match="There is no folder /nowhere"):
+        run(*flags, "--model_name_or_path", "/nowhere")
     (tmp_path / "recipe.yaml").write_text("alhpa: 10\n")
     with pytest.raises(ValueError, match="alhpa"):
         make_parser().parse_args_and_config(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
