@@ -57,6 +57,7 @@ VARIANTS = {
     ),
     "both": Variant("selective + rr from the tool name", "demo", {"rr_weight": 1}),
     "twin": Variant("twin", "demo", {**_BARE, "distill_weight": 0, "twin_weight": 1}),
+    "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
 }
 

@@ -24,9 +24,9 @@ INGEST_FLAGS := --eval-fraction 0 --held-out test
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
 # Two of the eight tools make most requests. Chosen evenly, a breaker learns about the others too.
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1600 --max-eval-prompts 24 --balance-tools
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1000 --max-eval-prompts 24 --balance-tools
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
-DS_FLAGS := --max-prompts 1200
+DR_FLAGS := --max-prompts 1600
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
 ATTACK_FLAGS := --max-new-tokens 96 --batch-size 128 --steps 30

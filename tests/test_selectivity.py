@@ -26,6 +26,7 @@ TERMS = {
     "rr": {"distill", "splice", "retain_kl", "rr"},
     "both": {"distill", "splice", "retain_kl", "unlikelihood", "rr"},
     "twin": {"twin", "retain_kl"},
+    "even": {"distill", "splice", "retain_kl", "unlikelihood"},
     "little_retain": {"distill", "splice", "retain_kl", "unlikelihood"},
 }
 
@@ -40,7 +41,7 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
     config = CircuitBreakerConfig(**(known | settings | {"output_dir": str(tmp_path)}))
     assert set(config.weights) == TERMS[variant]
     varied = bool(config.span_wrap_probability)
-    assert varied == (variant in ("selective", "augmentation", "rr", "both", "little_retain"))
+    assert varied == (variant in ("selective", "augmentation", "rr", "both", "even", "little_retain"))
 
 
 def result(asr: int, right: int, kinds: dict[str, int]) -> dict:

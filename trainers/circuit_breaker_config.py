@@ -39,7 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "distill_weight": 1.0,
         "splice_weight": 1.0,
         "retain_kl_weight": 5.0,
-        "unlikelihood_weight": 0.15,
+        "unlikelihood_weight": 0.2,
         "schedule": "constant",
         "rr_tokens": "completion",
         "rr_from": "tool_name",
