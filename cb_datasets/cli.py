@@ -274,7 +274,7 @@ def _only_counted(sides: "dict[str, Dataset]", tasks: set[str], asking: Asking) 
 
     if asking.dry_run:
         for task in sorted(tasks):
-            chosen = chosen_prompts(sides, task, asking.limits, asking.seed, asking.balance_tools)
+            chosen = chosen_prompts(sides, task, asking.limits, asking.seed, asking.per_tool)
             print(
                 f"{task}: {listed({side: len(rows) for side, rows in chosen.items()})} prompts; not asked (--dry-run)"
             )

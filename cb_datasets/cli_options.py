@@ -122,9 +122,9 @@ class Asking(Engine):
 
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the train side; all if left out.")] = None
     max_eval_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the eval side.")] = None
-    balance_tools: Annotated[
-        bool, typer.Option("--balance-tools", help="Choose prompts evenly over the tools they expect.")
-    ] = False
+    per_tool: Annotated[
+        int, typer.Option(min=0, help="So many of the prompts for each tool that they expect, as far as there are.")
+    ] = 0
     system_modifier: Annotated[str | None, typer.Option(help="A paragraph to add to every system prompt.")] = None
     tool_schema: ToolSchemaOption = None
     rank: Annotated[
@@ -155,7 +155,7 @@ class Asking(Engine):
             self.load(),
             self.work_dir,
             self.limits,
-            self.balance_tools,
+            self.per_tool,
             self.rank,
             self.world,
             self.system_modifier,

@@ -23,10 +23,10 @@ export OMP_NUM_THREADS := 1
 INGEST_FLAGS := --eval-fraction 0 --held-out test
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
-# Two of the eight tools make most requests. Chosen evenly, a breaker learns about the others too.
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1000 --max-eval-prompts 24 --balance-tools
+# Two of the eight tools make most requests. A breaker has to learn about the others too.
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1000 --max-eval-prompts 24 --per-tool 60
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
-DR_FLAGS := --max-prompts 1600
+DR_FLAGS := --max-prompts 1600 --per-tool 100
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
 ATTACK_FLAGS := --max-new-tokens 96 --batch-size 128 --steps 30

@@ -25,8 +25,8 @@ class Asker:
         backend ([`Backend`]): The target model.
         work_dir (`Path`): Where finished shards are kept.
         limits (`dict[str, int | None]`): How many prompts to ask in each split; `None` for all.
-        balance_tools (`bool`, *optional*, defaults to `False`): Whether they are chosen evenly over the tools they
-            expect. Where few tools make most of the requests, a breaker learns little about the others.
+        per_tool (`int`, *optional*, defaults to `0`): How many of them must be for each expected tool, as far as there
+            are. Where few tools make most of the requests, a breaker learns little about the others.
         rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`; no set can be made of them until the
             others are done too.
         system_modifier (`str`, *optional*): Added to every system prompt, as a paragraph of its own.
@@ -37,7 +37,7 @@ class Asker:
     backend: Backend
     work_dir: Path
     limits: dict[str, int | None]
-    balance_tools: bool = False
+    per_tool: int = 0
     rank: int | None = None
     world: int = 1
     system_modifier: str | None = None
@@ -49,7 +49,7 @@ class Asker:
 
     def prompts(self, traces: dict[str, Dataset], task: str, seed: int) -> dict[str, Dataset]:
         """Prompts of a task by split; `choose` makes siblings of different sets come from the same traces."""
-        return self.ready(chosen_prompts(traces, task, self.limits, seed, self.balance_tools))
+        return self.ready(chosen_prompts(traces, task, self.limits, seed, self.per_tool))
 
     def ready(self, prompts: dict[str, Dataset]) -> dict[str, Dataset]:
         """The prompts as they are asked.
@@ -78,11 +78,11 @@ class Asker:
 
 
 def chosen_prompts(
-    traces: dict[str, Dataset], task: str, limits: dict[str, int | None], seed: int, balance_tools: bool = False
+    traces: dict[str, Dataset], task: str, limits: dict[str, int | None], seed: int, per_tool: int = 0
 ) -> dict[str, Dataset]:
-    """Prompts of a task by split, at most as many as the limits say; evenly over the tools they expect, if wanted."""
+    """Prompts of a task by split, at most as many as the limits say, `per_tool` of them for each expected tool."""
     return {
-        split: choose(prompts_for_task(rows, task), limits[split], seed, balance_tools=balance_tools)
+        split: choose(prompts_for_task(rows, task), limits[split], seed, per_tool=per_tool)
         for split, rows in traces.items()
     }
 

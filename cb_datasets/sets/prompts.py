@@ -134,7 +134,7 @@ def _prompts_of(trace: dict, task: str) -> Iterator[dict]:
             yield decision_prompt(trace)
 
 
-def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", balance_tools: bool = False) -> Dataset:
+def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_tool: int = 0) -> Dataset:
     """`count` rows chosen by a hash of `pair`, so that every step which chooses takes the same siblings.
 
     Args:
@@ -142,18 +142,18 @@ def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", balan
         count (`int`, *optional*): How many; all if `None`.
         seed (`int`): Another seed chooses others.
         key (`str`, *optional*, defaults to `"pair"`): Column that is hashed.
-        balance_tools (`bool`, *optional*, defaults to `False`): Whether as many prompts are chosen for each expected
-            tool as for any other, or all that it has.
+        per_tool (`int`, *optional*, defaults to `0`): So many prompts for each expected tool, or all that it has, are
+            chosen before any others.
     """
     if count is None or count >= len(rows):
         return rows
     keys = [hashlib.sha256(f"{seed}/{value}".encode()).digest() for value in rows[key]]
     order = sorted(range(len(rows)), key=keys.__getitem__)
-    if balance_tools:  # the first of every tool, then the second of every tool, and so on
+    if per_tool:
         tools = [target["expected_tool"] for target in rows["target"]]
-        turns, met = {}, Counter[str | None]()
+        later, met = {}, Counter[str | None]()
         for row in order:
-            turns[row] = met[tools[row]]
+            later[row] = met[tools[row]] >= per_tool
             met[tools[row]] += 1
-        order.sort(key=turns.__getitem__)
+        order.sort(key=later.__getitem__)
     return rows.select(sorted(order[:count]))

@@ -64,7 +64,7 @@ def regenerated(
             prompt = fit(decision_prompt(trace), "", used, asker.backend.tokenizer, room)
             failures.drop("too_long", trace["attack"]["category"]) if prompt is None else asked.append(prompt)
         rows = to_dataset(asked, PROMPT_FEATURES)
-        prompts[split] = choose(rows, asker.limits[split], sampling.seed, balance_tools=asker.balance_tools)
+        prompts[split] = choose(rows, asker.limits[split], sampling.seed, per_tool=asker.per_tool)
     prompts = asker.ready(prompts)
     failures.add(sample_set(prompts, FAILURES, asker, sampling))
     resisted.add(sample_set(prompts, RESISTED, asker, sampling))

@@ -69,16 +69,19 @@ def test_choosing_takes_the_same_siblings(lookalikes):
     assert len(choose(flips, None, 0)) == len(flips)
 
 
-def test_choosing_evenly_over_tools_takes_as_many_of_each_or_all(lookalikes):
+def test_choosing_takes_so_many_of_each_tool_or_all(lookalikes):
     flips, clean = prompts_for_task(lookalikes, "tool_flip"), prompts_for_task(lookalikes, "capability")
-    there = Counter(target["expected_tool"] for target in flips["target"])
-    chosen = choose(flips, 200, 3, balance_tools=True)
-    found = Counter(target["expected_tool"] for target in chosen["target"])
-    assert len(chosen) == 200 and set(found) == set(there)
-    most = max(found.values())
-    assert all(found[tool] in (most, most - 1) or found[tool] == there[tool] for tool in there)
-    assert max(there.values()) > 10 * min(there.values())  # so that choosing at random would have failed
-    assert chosen["pair"] == choose(clean, 200, 3, balance_tools=True)["pair"]
+
+    def tools(prompts):
+        return Counter(target["expected_tool"] for target in prompts["target"])
+
+    there, at_random, chosen = tools(flips), tools(choose(flips, 150, 3)), choose(flips, 150, 3, per_tool=9)
+    found = tools(chosen)
+    assert len(chosen) == 150 and set(found) == set(there)
+    assert all(found[tool] >= min(9, there[tool]) for tool in there)
+    assert min(at_random.values()) < 9  # so that choosing at random would have failed
+    assert found.most_common(1)[0][1] > 9  # the rest is as frequent as it is
+    assert chosen["pair"] == choose(clean, 150, 3, per_tool=9)["pair"]
 
 
 def completion(text, stop_reason="stop", canonical=True):
