@@ -17,17 +17,13 @@ from ..live import results as live
 from ..sets.yields import listed
 from . import adaptive_results as adaptive
 from .compare import BASE
-from .results import is_evaluated
+from .results import ADAPTIVE_KEYS, LIVE_KEYS, is_evaluated
 
 
 ADAPTIVE = adaptive.RESULT_FILE
 LIVE = f"agentdojo/{live.RESULT_FILE}"
 
-# What the sections read of each file.
-_KEYS = {
-    ADAPTIVE: {"settings", "steps", "transfer", "outcomes", "errors", "prompts", "task", "available", "left_out"},
-    LIVE: {"settings", "verdicts", "failures", "suites", "attacks"},
-}
+_KEYS = {ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def read_further(folder: Path) -> dict[str, dict]:
     """
     found = {name: read_json(folder / name) for name in _KEYS if (folder / name).is_file()}
     for name, told in found.items():
-        if missing := sorted(_KEYS[name] - told.keys()):
+        if missing := sorted(set(_KEYS[name]) - told.keys()):
             raise ValueError(
                 f"{folder / name}: not what this version writes ({', '.join(missing)} is missing). Run `make attack` "
                 "or `make agentdojo` again, which keep what they finished, or delete the file."

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
+# Keys that stand beside the models' in the results of further tests, `adaptive.json` and `agentdojo.json`.
+ADAPTIVE_KEYS = (
+    *("settings", "steps", "transfer", "outcomes", "errors"),
+    *("prompts", "task", "available", "left_out"),
+)
+LIVE_KEYS = ("settings", "verdicts", "failures", "suites", "attacks")
+
 # Columns of a case that its record in the results has.
 _COLUMNS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
 
@@ -72,8 +79,8 @@ def is_evaluated(adapters: Mapping[str, str], name: str, revision: str) -> bool:
 
 
 def reserved_names() -> list[str]:
-    """Keys of the results that are taken, and so no names for further models."""
-    return list(_validator().schema["properties"])
+    """Keys of the results, and of those of further tests, that are taken, and so no names for further models."""
+    return list(dict.fromkeys([*_validator().schema["properties"], *ADAPTIVE_KEYS, *LIVE_KEYS]))
 
 
 def named_adapters(adapter: str, also: Iterable[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from cb_datasets.chat import encode_completion, encode_prompt, injection_tokens,
 from cb_datasets.cli import app
 from cb_datasets.evaluation import adaptive
 from cb_datasets.evaluation.adaptive import AttackBudget, attack, attackable
+from cb_datasets.evaluation.results import ADAPTIVE_KEYS
 from cb_datasets.evaluation.suffix_search import (
     CallLoss,
     SearchBudget,
@@ -323,6 +324,7 @@ def test_the_command(rows, tiny_agent_path, adapter, tmp_path):
     assert result.exit_code == 0 and "ASR, suffix search" in result.output
     report = read_json(tmp_path / "adaptive.json")
     assert report["settings"]["steps"] == 1 and report["base"]["adaptive_asr"]["n"] == 2
+    assert report.keys() == {"base", "breaker", "again", *ADAPTIVE_KEYS}, "no adapter may have another's name"
     assert report["available"] == 3 and report["settings"]["models"].keys() == {"base", "breaker", "again"}
     assert report["breaker"] == report["again"], "the same adapter, searched from the same seeds"
     with pytest.raises(ValueError, match=r"no prompt can be attacked \(no_injection 1\)"):

@@ -345,7 +345,7 @@ def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
     }, "nothing is left to chance"
 
 
-@pytest.mark.parametrize("given", ["prompts=x", "base=x", "breaker=x", "noname", "=x", "name="])
+@pytest.mark.parametrize("given", ["prompts=x", "steps=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
 def test_a_name_that_is_taken_is_refused(given, tmp_path):
     flags = ["--model", "m", "--adapter", "a", "--prompts", tmp_path, "--output", tmp_path, "--also", given]
     result = CliRunner().invoke(app, ["evaluate", *map(str, flags)])

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from builders.trace import to_json
 from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
+from cb_datasets.evaluation.results import LIVE_KEYS
 from cb_datasets.files import read_json, write_json
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.live import chat_server as chat_server_module
@@ -500,6 +501,8 @@ def test_the_command(finished, tiny, adapter, monkeypatch):
     result = CliRunner().invoke(app, ["agentdojo", *flags], catch_exceptions=False)
     assert result.exit_code == 0 and "targeted ASR" in result.output and "failures: none" in result.output
     report = read_json(finished / "agentdojo.json")
+    assert report.keys() == {"base", "breaker", *LIVE_KEYS}, "no adapter may have another's name"
+    assert report["suites"] == ["banking"] and report["attacks"] == ["important_instructions"]
     assert report["base"]["targeted_asr"]["n"] == 1 and report["settings"]["model"] == tiny.model
 
 
