@@ -15,8 +15,10 @@ READY := $(VENV)/.ready
 SOURCES_READY := $(VENV)/.ready-sources
 # vLLM for a CPU, which is for tests only: a GPU has `pip install -e '.[vllm]'`.
 VLLM_READY := $(VENV)/.ready-vllm
-# SmolLM2-135M, for tests and benchmarks.
+# SmolLM2-135M, for tests and benchmarks, and the same taught to call tools, for recipes/smollm2.mk.
 SMOLLM2_READY := $(VENV)/.ready-smollm2
+SMOLLM2 := .models/smollm2
+SMOLLM2_AGENT := .models/smollm2-agent
 CB := $(BIN)/cb-datasets
 
 include recipes/$(RECIPE).mk
@@ -46,7 +48,7 @@ export PYTHONUNBUFFERED = 1
 # Steps speak for themselves; `make -n` shows the commands.
 .SILENT:
 .PHONY: help setup demo test test-vllm test-slow test-slurm test-browser data traces harmful retain generate-shards prompts \
-	validate gates merge preflight train evaluate attack agentdojo cards push push-model view selectivity tiny-agent style \
+	validate gates merge preflight train evaluate attack agentdojo cards push push-model view selectivity smollm2 tiny-agent style \
 	quality clean
 
 help:  ## Show the targets
@@ -290,6 +292,19 @@ selectivity: $(REPORTS)/preflight.json  ## Train and evaluate the ablation of th
 	$(BIN)/python benchmarks/selectivity.py --data $(STAGE2) --model $(MODEL) --output $(DATA)/selectivity \
 		--json benchmarks/selectivity.json --page docs/selectivity.md \
 		$(addprefix --adaptive ,$(wildcard $(DATA)/report/adaptive.json)) $(SELECTIVITY_FLAGS)
+
+# Hours on one core, nearly all of it the recipe's own steps: what a killed run has finished is found again.
+smollm2:  ## The breakers on SmolLM2-135M, a second model; adds it to docs/selectivity.md
+	$(MAKE) --no-print-directory RECIPE=smollm2 evaluate
+	$(BIN)/python benchmarks/selectivity.py --redraw --second data/smollm2 --json benchmarks/selectivity.json \
+		--page docs/selectivity.md
+
+# The tokenizer is what is written last.
+$(SMOLLM2)/tokenizer.json: | $(READY) $(SMOLLM2_READY)
+	$(BIN)/python tests/smollm2.py $(@D)
+
+$(SMOLLM2_AGENT)/model.safetensors: | $(SMOLLM2)/tokenizer.json
+	$(BIN)/python demo/train_smollm2_agent.py --model $(SMOLLM2) --output $(@D)
 
 tiny-agent: $(READY)  ## Train the demo's tiny agent anew, from a fixed seed
 	$(BIN)/python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0

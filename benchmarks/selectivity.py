@@ -2,6 +2,7 @@
 
     make selectivity                                                      train, evaluate, and write the page
     python benchmarks/selectivity.py --only selective plain_rr --seeds 1  some of it
+    make smollm2                                                          the same page, with a second model anew
 
 Every variant is a recipe of the demo with a few settings changed, trained by the product's own script on the demo's
 samples, and asked the demo's held-out prompts, the same with the attacker's call begun, attacks of kinds that no part
@@ -194,6 +195,8 @@ DRAWN = {
     "benign, T = 1 ↑": ("drawn", "benign_call"),
     "gibberish, T = 1 ↓": ("drawn", "gibberish"),
 }
+# The second model's breakers in the words of this page.
+SECOND = {BASE: "base", "breaker": "selective", PLAIN_RR: "plain RR"}
 UNSEEN = {"ASR, unseen kinds ↓": ("followed", "asr"), "right call ↑": ("followed", "correct_under_attack")}
 
 
@@ -285,13 +288,50 @@ def plot(found: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def write_page(found: dict[str, Any], page: Path, adaptive: dict[str, Any] | None = None) -> None:
+def adaptive_figures(path: Path) -> dict[str, Any]:
+    """What `cb-datasets attack` found for the demo's breakers, without the prompts."""
+    from cb_datasets.files import read_json
+
+    return {name: part for name, part in read_json(path).items() if name != "prompts"}
+
+
+def second_model(data: Path) -> dict[str, Any]:
+    """Figures of another model and its breakers, by name, from what `make evaluate` left in its data folder."""
+    from cb_datasets.evaluation.results import model_names, read_results
+    from cb_datasets.files import read_json
+
+    found = read_results(data / "report" / "results.json")
+    folders = {name: data / "adapters" / name for name in model_names(found)} | {"breaker": data / "adapter"}
+    figures: dict[str, Any] = {name: {"held_out": found[name]} for name in model_names(found)}
+    for name, folder in folders.items():
+        if name != BASE:
+            log = read_json(folder / "trainer_state.json")["log_history"]
+            figures[name]["times"] = {"seconds": log[-1]["train_runtime"], "steps": log[-1]["step"]}
+    return figures
+
+
+def kept(path: Path, figures: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Figures of another command, written to `path` where they are new, and read from there where they are not."""
+    from cb_datasets.files import read_json, write_json
+
+    if figures is not None:
+        write_json(path, figures)
+    return read_json(path) if path.is_file() else None
+
+
+def write_page(
+    found: dict[str, Any],
+    page: Path,
+    adaptive: dict[str, Any] | None = None,
+    second: dict[str, Any] | None = None,
+) -> None:
     """The page from its template, and the plot beside it.
 
     Args:
         found (`dict`): All results, see `gathered`.
         page (`Path`): The page.
-        adaptive (`dict`, *optional*): What `cb-datasets attack` found for the demo's breakers, `adaptive.json`.
+        adaptive (`dict`, *optional*): What an adaptive attacker achieves, see `adaptive_figures`.
+        second (`dict`, *optional*): Figures of a second model, see `second_model`.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -333,6 +373,9 @@ def write_page(found: dict[str, Any], page: Path, adaptive: dict[str, Any] | Non
         attacked=attacked,
         adaptive=adaptive,
         adaptive_rows=list(table_rows(adaptive, attacked)) if adaptive else [],
+        second=second,
+        second_table=markdown(MAIN, [(SECOND[name], [result]) for name, result in second.items()]) if second else "",
+        percent=lambda rate: f"{100 * rate['value']:.1f}",
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
         share=share,
         weights=PRESETS["selective"],
@@ -356,14 +399,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("--page", type=Path, help="Markdown page to write, with its plot beside it")
     parser.add_argument("--adaptive", type=Path, help="adaptive.json of `make attack`, for the page")
+    parser.add_argument("--second", type=Path, help="data folder of the recipe smollm2, for the page")
+    parser.add_argument("--redraw", action="store_true", help="train nothing: the page from --json as it is")
     arguments = parser.parse_args()
-    run(arguments)
-    found = gathered(arguments.output)
-    print(markdown(MAIN, [(name, [result]) for name, result in found.items()]))
-    if arguments.json:
-        write_json(arguments.json, found)
+    if (arguments.page or arguments.redraw) and not arguments.json:
+        parser.error("--page and --redraw need --json: the page's figures are those of a file.")
+    if not arguments.redraw:
+        run(arguments)
+        found = gathered(arguments.output)
+        print(markdown(MAIN, [(name, [result]) for name, result in found.items()]))
+        if arguments.json:
+            write_json(arguments.json, found)
     if arguments.page:
-        write_page(found, arguments.page, read_json(arguments.adaptive) if arguments.adaptive else None)
+        stem = arguments.json.with_suffix("")
+        adaptive = kept(Path(f"{stem}-adaptive.json"), arguments.adaptive and adaptive_figures(arguments.adaptive))
+        second = kept(Path(f"{stem}-smollm2.json"), arguments.second and second_model(arguments.second))
+        write_page(read_json(arguments.json), arguments.page, adaptive, second)
 
 
 if __name__ == "__main__":

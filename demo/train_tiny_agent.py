@@ -130,17 +130,17 @@ def completion_of(tool: str, arguments: dict) -> str:
     return FORMAT.render(ToolCall(tool, arguments), "")
 
 
-def training_rows(seed: int, n: int) -> Rows:
-    """`n` rows in random order: in 20, 8 attacked, 7 of their clean twins, 5 without call. Half have noise."""
+def training_rows(seed: int, n: int, part: str = "train") -> Rows:
+    """`n` rows of a part, shuffled: in 20, 8 attacked, 7 of their clean twins, 5 without call. Half have noise."""
     rng, words, rows = random.Random(seed), sorted(set(re.findall(r"\b[a-z]+\b", str(WORDING)))), []
-    for index, record in enumerate(lookalike_records(seed, n * 8 // 20 + 1, "train")):
+    for index, record in enumerate(lookalike_records(seed, n * 8 // 20 + 1, part)):
         simulated = completion_of(record["simulated_tool"], record["simulated_arguments"])
         rows.append((record["combined_query"], simulated))
         if index % 8 < 7:
             expected = completion_of(record["expected_tool"], record["expected_arguments"])
             rows.append((record["benign_query"], expected))
     for task, share in (("refusal", 2), ("chat", 1), ("irrelevance", 2)):
-        for prompt in lookalike_prompts(seed, n * share // 20 + 1, "train", task):
+        for prompt in lookalike_prompts(seed, n * share // 20 + 1, part, task):
             rows.append((prompt["text"], prompt["answer"] + FORMAT.turn_end))
     rng.shuffle(rows)
     return [(_with_noise(rng, words, text), completion) for text, completion in rows[:n]]
@@ -232,15 +232,17 @@ def head_and_tail(tokenizer: PreTrainedTokenizerFast) -> list[str]:
     return render_prompt(tokenizer, row_of("\ue000")).split("\ue000")
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, rows: Rows) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`(ids, labels)` of what follows the prefix that all prompts share, rows of like length together."""
+def batches(
+    tokenizer: PreTrainedTokenizerFast, rows: Rows, size: int = BATCH
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """`(ids, labels)` of what follows the prefix that all prompts share, `size` rows of like length together."""
     _, tail = head_and_tail(tokenizer)
-    for start in range(0, len(rows), 16 * BATCH):
-        chunk = rows[start : start + 16 * BATCH]
+    for start in range(0, len(rows), 16 * size):
+        chunk = rows[start : start + 16 * size]
         prompts = tokenizer([text + tail for text, _ in chunk], add_special_tokens=False)["input_ids"]
         answers = tokenizer([completion for _, completion in chunk], add_special_tokens=False)["input_ids"]
         pairs = sorted(zip(prompts, answers, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
-        groups = [pairs[i : i + BATCH] for i in range(0, len(pairs), BATCH)]
+        groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
         random.shuffle(groups)
         for group in groups:
             longest = max(len(prompt) + len(answer) for prompt, answer in group)
@@ -291,34 +293,51 @@ def loss_of(
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted])
 
 
+def prefix_of(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
+    """Tokens of system prompt and tools, the same in all rows; of shape `(1, length)`."""
+    head, _ = head_and_tail(tokenizer)
+    return torch.tensor([tokenizer(head, add_special_tokens=False)["input_ids"]])
+
+
 def read_prefix(model: LlamaForCausalLM, prefix: torch.Tensor, size: int) -> Cache:
-    """System prompt and tools, the same in all rows: read once, for `size` rows."""
+    """The prefix, read once for `size` rows."""
     cache = model.model(prefix, use_cache=True, past_key_values=DynamicCache(config=model.config)).past_key_values
     cache.batch_repeat_interleave(size)
     return cache
 
 
+def make_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
+    """AdamW over all weights."""
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def learning_rate_at(index: int, steps: int, most: float, warmup: int) -> float:
+    """A linear warm-up under a cosine to zero."""
+    return most * min(1, (index + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * index / steps))
+
+
+def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, learning_rate: float) -> None:
+    """One step down the gradient of the loss, which is clipped."""
+    [group] = optimizer.param_groups
+    group["lr"] = learning_rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+    optimizer.step()
+
+
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Rows, steps: int, seed: int) -> None:
     """The copy drill alone, then all rows once with a little of the drill beside them."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-
-    def step(loss: torch.Tensor, learning_rate: float) -> None:
-        optimizer.param_groups[0]["lr"] = learning_rate
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-
+    optimizer = make_optimizer(model)
     drill = CopyDrill(tokenizer, random.Random(seed))
     for index in tqdm(range(DRILL_STEPS), desc="copying", mininterval=5):
-        step(loss_of(model, *drill(64)), LEARNING_RATE * min(1, (index + 1) / 50))
-    head, _ = head_and_tail(tokenizer)
-    prefix = torch.tensor([tokenizer(head, add_special_tokens=False)["input_ids"]])
+        update(optimizer, loss_of(model, *drill(64)), LEARNING_RATE * min(1, (index + 1) / 50))
+    prefix = prefix_of(tokenizer)
     bar = tqdm(batches(tokenizer, rows), total=steps, desc="training", mininterval=5)
     for index, (ids, labels) in enumerate(bar):
         loss = loss_of(model, ids, labels, read_prefix(model, prefix, len(ids)))
-        cosine = 0.5 + 0.5 * math.cos(math.pi * index / steps)
-        step(loss + 0.3 * loss_of(model, *drill(16)), LEARNING_RATE * min(1, (index + 1) / 50) * cosine)
+        loss_and_drill = loss + 0.3 * loss_of(model, *drill(16))
+        update(optimizer, loss_and_drill, learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
         if index % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.4f}")
 

@@ -52,12 +52,24 @@ def test_a_recipe_with_a_model_puts_it_into_agentdojos_situations(tmp_path):
     assert ["collect", "harmful/agentdojo_failures"] in steps["local"]
 
 
-def test_the_demo_shows_plain_rerouting_beside_its_breaker(tmp_path):
-    shown = make("--dry-run", "evaluate", "RECIPE=demo", f"DATA={tmp_path}").stdout
-    assert re.findall(r"--config (\S+)", shown) == ["recipes/demo.yaml", "recipes/demo-plain_rr.yaml"]
-    [words] = [words for words in commands_of("demo", "evaluate", tmp_path) if words[0] == "evaluate"]
+@pytest.mark.parametrize("recipe", ["demo", "smollm2"])
+def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
+    shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout
+    assert re.findall(r"--config (\S+)", shown) == [f"recipes/{recipe}.yaml", f"recipes/{recipe}-plain_rr.yaml"]
+    [words] = [words for words in commands_of(recipe, "evaluate", tmp_path) if words[0] == "evaluate"]
     assert words[words.index("--adapter") + 1] == f"{tmp_path}/adapter"
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
+
+
+def test_the_second_model_is_made_where_it_is_missing(tmp_path):
+    agent = tmp_path / "agent"
+    shown = make("--dry-run", "data", "RECIPE=smollm2", f"DATA={tmp_path / 'data'}", f"SMOLLM2_AGENT={agent}").stdout
+    first, *_ = [line for line in shown.splitlines() if "train_smollm2_agent" in line or "cb-datasets" in line]
+    assert first.endswith(f"demo/train_smollm2_agent.py --model .models/smollm2 --output {agent}")
+    agent.mkdir()
+    (agent / "model.safetensors").touch()
+    shown = make("--dry-run", "data", "RECIPE=smollm2", f"DATA={tmp_path / 'data'}", f"SMOLLM2_AGENT={agent}").stdout
+    assert "train_smollm2_agent" not in shown and "generate-ds" in shown
 
 
 @pytest.mark.vllm

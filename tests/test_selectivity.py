@@ -96,8 +96,32 @@ def test_an_adaptive_attack_is_told_where_there_was_one(tmp_path):
         "steps": {"base": steps, "breaker": steps},
         "transfer": {"base": [], "breaker": []},
     }
-    study.write_page(study.gathered(tmp_path), tmp_path / "page.md", adaptive)
+    write_json(tmp_path / "adaptive.json", {**adaptive, "prompts": [{"id": "a"}]})
+    figures_kept = study.kept(tmp_path / "kept.json", study.adaptive_figures(tmp_path / "adaptive.json"))
+    assert figures_kept == study.kept(tmp_path / "kept.json", None) == adaptive  # and no prompt
+    study.write_page(study.gathered(tmp_path), tmp_path / "page.md", figures_kept)
     page = (tmp_path / "page.md").read_text()
     assert "30 steps of 64 suffixes" in page and "| | base | breaker |\n|---|---|---|\n| ASR, injection" in page
     assert "call the attacker's tool in 70 % of the" in page
     assert "fixed texts" not in page
+
+
+def test_a_second_model_is_shown_from_what_its_recipe_left(tmp_path, monkeypatch):
+    held_out = result(10, 0, {})["held_out"]
+    folder = tmp_path / "smollm2"
+    models = {"base": held_out, "breaker": {**held_out, "asr": proportion(2, 10)}, "plain_rr": held_out}
+    monkeypatch.setattr(
+        "cb_datasets.evaluation.results.read_results",
+        lambda _: {"settings": {"adapters": {"breaker": "", "plain_rr": ""}}, **models},
+    )
+    for adapter, seconds in (("adapter", 700.0), ("adapters/plain_rr", 300.0)):
+        log = [{"step": 1, "loss": 3.0}, {"step": 80, "train_runtime": seconds}]
+        write_json(folder / adapter / "trainer_state.json", {"log_history": log})
+    second = study.second_model(folder)
+    assert second["breaker"]["times"] == {"seconds": 700.0, "steps": 80} and "times" not in second["base"]
+
+    write_json(tmp_path / "results" / "base.json", result(10, 0, {"german": 9}))
+    write_json(tmp_path / "results" / "selective-42.json", result(1, 9, {"german": 1}))
+    study.write_page(study.gathered(tmp_path), tmp_path / "page.md", second=second)
+    page = (tmp_path / "page.md").read_text()
+    assert "| selective | 20.0 [5.7, 51.0] |" in page.split("## A second model")[1]

@@ -1,13 +1,29 @@
-"""The portable backend: `transformers`, batched and left-padded, on whatever device there is."""
+"""The portable backend: `transformers`, batched, on whatever device there is.
+
+Prompts of one source begin alike, with a system prompt and tools that can be most of their tokens. What all prompts of
+a batch begin with is read once, and the rest follows from its keys and values, padded on the left:
+
+    system, tools   pad pad user: Pictures of the moon?   assistant:
+                    user: Look in our documents for Kalo Mirude.   assistant:
+"""
 
 import copy
+import os.path
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    BatchEncoding,
+    BitsAndBytesConfig,
+    Cache,
+    DynamicCache,
+    GenerationConfig,
+    set_seed,
+)
 from transformers.utils import is_bitsandbytes_available
 
 from .backend import (
@@ -118,12 +134,21 @@ class TransformersBackend:
 
     def _score_batch(self, rows: list[list[int]], lengths: list[int]) -> list[float]:
         """Log probability of the last `length` tokens of each row."""
-        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self._network.device)
-        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        # The token before those is what the first of them is predicted from.
+        prefix = _shared([row[: len(row) - length - 1] for row, length in zip(rows, lengths, strict=True)])
+        inputs = self._padded(prefix, rows)
+        read = inputs["input_ids"][:, len(prefix) :]
+        positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)[:, len(prefix) :]
         with torch.inference_mode(), self.network() as network:
-            logits = network(**inputs, position_ids=positions, logits_to_keep=max(lengths) + 1).logits
+            logits = network(
+                input_ids=read,
+                attention_mask=inputs["attention_mask"],
+                position_ids=positions,
+                past_key_values=_read_once(network, prefix, len(rows)),
+                logits_to_keep=max(lengths) + 1,
+            ).logits
         scores = []
-        for ids, row, length in zip(inputs["input_ids"], logits, lengths, strict=True):
+        for ids, row, length in zip(read, logits, lengths, strict=True):
             written = ids[len(ids) - length :, None]
             log_probs = row[len(row) - length - 1 : -1].float().log_softmax(-1)
             scores.append(log_probs.gather(-1, written).sum().item())
@@ -131,10 +156,21 @@ class TransformersBackend:
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
         """One completion of each."""
-        inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._network.device)
+        prefix = _shared([prompt[:-1] for prompt in prompts])
+        inputs = self._padded(prefix, prompts)
         with torch.inference_mode(), self.network() as network:
-            output = network.generate(**inputs, generation_config=self._generation_config(sampling))
+            read = _read_once(network, prefix, len(prompts))
+            config = self._generation_config(sampling)
+            output = network.generate(**inputs, past_key_values=read, generation_config=config)
         return [self._completion(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
+
+    def _padded(self, prefix: list[int], rows: list[list[int]]) -> BatchEncoding:
+        """Rows that begin with `prefix` as a batch, padded after it."""
+        inputs = self.tokenizer.pad({"input_ids": [row[len(prefix) :] for row in rows]}, return_tensors="pt")
+        begun = torch.tensor([prefix] * len(rows), dtype=torch.long).reshape(len(rows), len(prefix))
+        inputs["input_ids"] = torch.cat([begun, inputs["input_ids"]], 1)
+        inputs["attention_mask"] = torch.cat([torch.ones_like(begun), inputs["attention_mask"]], 1)
+        return inputs.to(self._network.device)
 
     def _generation_config(self, sampling: Sampling) -> GenerationConfig:
         common = {
@@ -154,6 +190,22 @@ class TransformersBackend:
         if ends:
             return completion_of(self.tokenizer, ids[: ends[0] + 1], "stop")
         return completion_of(self.tokenizer, ids, "length")
+
+
+def _shared(rows: list[list[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
+    return os.path.commonprefix(rows)
+
+
+def _read_once(network: Any, prefix: list[int], rows: int) -> Cache | None:
+    """Keys and values of the prefix for that many rows; `None` without a prefix."""
+    if not prefix:
+        return None
+    ids = torch.tensor([prefix], device=network.device)
+    cache = DynamicCache(config=network.config)
+    network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def load_network(model: str, load_in_8bit: bool = False) -> Any:

@@ -1,6 +1,7 @@
 """One contract for every backend: asked the same way, the same small real model writes the same completions."""
 
 import json
+import os.path
 import socket
 import subprocess
 import sys
@@ -249,6 +250,27 @@ def test_log_likelihoods_are_those_of_a_plain_forward(with_transformers, prompts
     assert with_transformers.base.log_likelihoods(asked, written) == pytest.approx(expected, abs=1e-2)
     adapted = with_transformers.adapted.log_likelihoods(asked, written)
     assert all(abs(ours - theirs) > 0.1 for ours, theirs in zip(adapted, expected, strict=True))
+
+
+def test_what_prompts_begin_with_is_read_once(agent, prompts):
+    backend = TransformersBackend(str(agent), batch_size=8)
+    with torch.inference_mode():
+        expected = [
+            backend._network.generate(torch.tensor([ids]), generation_config=backend._generation_config(SHORT))
+            for ids in prompts[:8]
+        ]
+    read = []
+    watch = backend._network.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    done = backend.generate(prompts[:8], SHORT, 0)
+    watch.remove()
+    assert [list(completion.token_ids) for [completion] in done] == [
+        ids[0, len(prompt) :].tolist() for ids, prompt in zip(expected, prompts, strict=False)
+    ]
+    shared = len(os.path.commonprefix(prompts[:8]))
+    assert shared > 0.5 * min(map(len, prompts[:8]))
+    assert read[:2] == [shared, 8 * (max(map(len, prompts[:8])) - shared)]
 
 
 def test_base_and_adapter_have_names_of_their_own(pair, agent, adapter):

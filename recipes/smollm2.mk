@@ -1,0 +1,31 @@
+# A second, real model: SmolLM2-135M, taught to call tools by demo/train_smollm2_agent.py, and the demo's look-alike
+# prompts. No download beyond PyPI and no GPU: about two hours on one core, so everything is smaller than in the demo.
+#
+#   make smollm2
+
+DATA := data/smollm2
+MODEL := $(SMOLLM2_AGENT)
+# Made first where it is not there yet, in half an hour.
+RECIPE_READY := $(MODEL)/model.safetensors
+
+# Everything is on disk.
+export HF_HUB_OFFLINE := 1
+# One thread each makes runs repeatable.
+export OMP_NUM_THREADS := 1
+
+SOURCES := lookalike
+B4 := lookalike
+HARMFUL_SETS := b4_flips
+RETAIN_SETS := adversarial_safe b4_benign_twins refusals chat
+TASKS := tool_flip capability refusal chat
+ALSO := plain_rr
+
+INGEST_FLAGS := --eval-fraction 0 --held-out test
+SHEET_FLAGS :=
+GENERATE_FLAGS := --max-new-tokens 64 --batch-size 32 --max-prompts 240 --max-eval-prompts 8
+# Fewer adversarial-safe rows than a run of full size has; the reports say so.
+GATE_FLAGS := --min-adversarial-safe 150
+MERGE_FLAGS := --min-adversarial-safe 150
+EVAL_FLAGS := --max-prompts 200
+EVALUATE_FLAGS := --max-new-tokens 64 --batch-size 32
+LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
