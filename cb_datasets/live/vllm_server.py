@@ -22,6 +22,9 @@ START_TIMEOUT = 1800
 # Seconds that a server has to stop by itself.
 STOP_TIMEOUT = 30
 
+# Seconds after a failed connection in which a server may turn out to be dead: its port is closed before it has ended.
+DEATH_TIMEOUT = 10
+
 # Lines of a dead server's log that its error shows.
 _LOG_LINES = 15
 
@@ -73,7 +76,7 @@ def vllm_server(
         _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}/v1"
     except Exception as error:
-        if process.poll() is None or isinstance(error, _Died):
+        if isinstance(error, _Died) or not _has_ended(process, DEATH_TIMEOUT if isinstance(error, OSError) else 0):
             raise
         raise _Died(process, log) from error
     finally:
@@ -164,6 +167,14 @@ def _stop(process: subprocess.Popen) -> None:
         pass
     _signal_all(process, signal.SIGKILL)
     process.communicate()
+
+
+def _has_ended(process: subprocess.Popen, seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _signal_all(process: subprocess.Popen, number: int) -> None:
