@@ -290,7 +290,7 @@ def flip_trace(record: dict, where: str) -> dict | Dropped:
 
 def _default_sizes() -> dict[str, dict[str, int]]:
     return {
-        "train": {"tool_flip": 4000, "refusal": 1200, "chat": 800, "irrelevance": 400},
+        "train": {"tool_flip": 4000, "refusal": 2000, "chat": 800, "irrelevance": 400},
         "dev": {"tool_flip": 400, "refusal": 100, "chat": 100, "irrelevance": 50},
         "test": {"tool_flip": 600, "refusal": 500, "chat": 500, "irrelevance": 150},
     }
