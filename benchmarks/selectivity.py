@@ -304,8 +304,13 @@ def second_model(data: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {name: {"held_out": found[name]} for name in model_names(found)}
     for name, folder in folders.items():
         if name != BASE:
-            log = read_json(folder / "trainer_state.json")["log_history"]
-            figures[name]["times"] = {"seconds": log[-1]["train_runtime"], "steps": log[-1]["step"]}
+            *_, last_step, whole_run = read_json(folder / "trainer_state.json")["log_history"]
+            figures[name]["training"] = {
+                "seconds": whole_run["train_runtime"],
+                "steps": whole_run["step"],
+                "cosine_ds": last_step["cosine/ds"],
+                "cosine_dr": last_step["cosine/dr"],
+            }
     return figures
 
 
