@@ -231,7 +231,9 @@ def runs_of(found: dict[str, Any], variant: str) -> dict[int, dict]:
 
 
 def cell(results: list[dict], where: tuple[str, str]) -> str:
-    """`97.4 (96.8-98.0)` over several seeds; `97.4 [95.5, 98.5]`, with its interval, of one result."""
+    """`97.4 (96.8-98.0)` over several seeds; `97.4 [95.5, 98.5]`, with its interval, of one; `-` if not asked."""
+    if not all(where[1] in result[where[0]] for result in results):
+        return "-"
     rates = [result[where[0]][where[1]] for result in results]
     values = [100 * rate["value"] for rate in rates]
     if len(values) == 1:
