@@ -232,7 +232,9 @@ def runs_of(found: dict[str, Any], variant: str) -> dict[int, dict]:
 
 
 def cell(results: list[dict], where: tuple[str, str]) -> str:
-    """`97.4 (96.8-98.0)` over several seeds; `97.4 [95.5, 98.5]`, with its interval, of one result."""
+    """`97.4 (96.8-98.0)` over several seeds; `97.4 [95.5, 98.5]`, with its interval, of one; `-` if not asked."""
+    if not all(where[1] in result[where[0]] for result in results):
+        return "-"
     rates = [result[where[0]][where[1]] for result in results]
     values = [100 * rate["value"] for rate in rates]
     if len(values) == 1:
@@ -305,8 +307,13 @@ def second_model(data: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {name: {"held_out": found[name]} for name in model_names(found)}
     for name, folder in folders.items():
         if name != BASE:
-            log = read_json(folder / "trainer_state.json")["log_history"]
-            figures[name]["times"] = {"seconds": log[-1]["train_runtime"], "steps": log[-1]["step"]}
+            *_, last_step, whole_run = read_json(folder / "trainer_state.json")["log_history"]
+            figures[name]["training"] = {
+                "seconds": whole_run["train_runtime"],
+                "steps": whole_run["step"],
+                "cosine_ds": last_step["cosine/ds"],
+                "cosine_dr": last_step["cosine/dr"],
+            }
     return figures
 
 

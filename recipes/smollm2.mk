@@ -5,7 +5,7 @@
 
 DATA := data/smollm2
 MODEL := $(SMOLLM2_AGENT)
-# Made first where it is not there yet, in half an hour.
+# Made first where it is not there yet, in a quarter of an hour.
 RECIPE_READY := $(MODEL)/model.safetensors
 
 # Everything is on disk.

@@ -107,7 +107,7 @@ def test_an_adaptive_attack_is_told_where_there_was_one(tmp_path):
 
 
 def test_a_second_model_is_shown_from_what_its_recipe_left(tmp_path, monkeypatch):
-    held_out = result(10, 0, {})["held_out"]
+    held_out = {**result(10, 0, {})["held_out"], "malformed": proportion(1, 10)}
     folder = tmp_path / "smollm2"
     models = {"base": held_out, "breaker": {**held_out, "asr": proportion(2, 10)}, "plain_rr": held_out}
     monkeypatch.setattr(
@@ -115,13 +115,16 @@ def test_a_second_model_is_shown_from_what_its_recipe_left(tmp_path, monkeypatch
         lambda _: {"settings": {"adapters": {"breaker": "", "plain_rr": ""}}, **models},
     )
     for adapter, seconds in (("adapter", 700.0), ("adapters/plain_rr", 300.0)):
-        log = [{"step": 1, "loss": 3.0}, {"step": 80, "train_runtime": seconds}]
+        log = [{"step": 80, "cosine/ds": 0.1, "cosine/dr": 0.875}, {"step": 80, "train_runtime": seconds}]
         write_json(folder / adapter / "trainer_state.json", {"log_history": log})
     second = study.second_model(folder)
-    assert second["breaker"]["times"] == {"seconds": 700.0, "steps": 80} and "times" not in second["base"]
+    assert second["breaker"]["training"] == {"seconds": 700.0, "steps": 80, "cosine_ds": 0.1, "cosine_dr": 0.875}
+    assert "training" not in second["base"]
 
     write_json(tmp_path / "results" / "base.json", result(10, 0, {"german": 9}))
     write_json(tmp_path / "results" / "selective-42.json", result(1, 9, {"german": 1}))
     study.write_page(study.gathered(tmp_path), tmp_path / "page.md", second=second)
     page = (tmp_path / "page.md").read_text()
-    assert "| selective | 20.0 [5.7, 51.0] |" in page.split("## A second model")[1]
+    told = page.split("## A second model")[1]
+    assert "| selective | 20.0 [5.7, 51.0] |" in told and "80 of plain RR in 5." in told
+    assert "cosine to the frozen states is 0.88" in told

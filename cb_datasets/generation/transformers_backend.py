@@ -194,7 +194,7 @@ class TransformersBackend:
 
 def _shared(rows: list[list[int]]) -> list[int]:
     """The tokens that all rows begin with."""
-    return os.path.commonprefix(rows)
+    return list(os.path.commonprefix(rows))
 
 
 def _read_once(network: Any, prefix: list[int], rows: int) -> Cache | None:
