@@ -52,7 +52,7 @@ export PYTHONUNBUFFERED = 1
 	quality clean
 
 help:  ## Show the targets
-	grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 	echo
 	echo "  RECIPE=$(RECIPE) (recipes/$(RECIPE).mk), data in $(DATA)"
 
