@@ -366,8 +366,8 @@ class CircuitBreakerConfig(_BaseConfig):
         default=None,
         metadata={
             "help": "Weight of the tokens that decide what a completion does, its first and those of its tool's name, "
-            "in the terms that hold or teach what is said: `retain_kl`, `distill`, `splice` and `ce`. All others weigh "
-            "1. If `None`, the preset decides."
+            "in the terms that hold or teach what is said: `retain_kl`, `distill`, `splice` and `ce`. All others "
+            "weigh 1. If `None`, the preset decides."
         },
     )
     retain_tokens: str | None = field(
