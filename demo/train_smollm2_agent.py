@@ -83,7 +83,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int
         loss = loss_of(model, ids, labels, read_prefix(model, prefix, len(ids)))
         update(optimizer, loss, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
         if (index + 1) % KEEP_EVERY == 0 or index + 1 == steps:
-            on_dev = dev_loss(model, tokenizer, dev)
+            on_dev = dev_loss(model, tokenizer, prefix, dev)
             tqdm.write(f"step {index + 1}: loss {loss.item():.4f}, on dev {on_dev:.4f}")
             states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             _keep({**states, "done": index + 1, "on_dev": on_dev}, kept)
@@ -95,13 +95,13 @@ def _keep(state: dict, path: Path) -> None:
     os.replace(new, path)
 
 
-def dev_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Rows) -> float:
+def dev_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prefix: torch.Tensor, rows: Rows) -> float:
     """Mean over batches of rows that are not trained on."""
     shuffled = random.getstate()  # making batches shuffles them, and the training's order must not hang on this
     losses = []
     with torch.no_grad():
         for ids, labels in batches(tokenizer, rows, BATCH):
-            losses.append(loss_of(model, ids, labels, read_prefix(model, prefix_of(tokenizer), len(ids))).item())
+            losses.append(loss_of(model, ids, labels, read_prefix(model, prefix, len(ids))).item())
     random.setstate(shuffled)
     return sum(losses) / len(losses)
 

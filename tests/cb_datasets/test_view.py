@@ -279,6 +279,18 @@ def test_the_page_allows_no_script_but_its_own_and_loads_nothing(server: AuditSe
 SHOWN = "document.querySelector('#row a')?.textContent"
 
 
+def filter_by(browser: Browser, value: str) -> None:
+    """Press the button of a facet's value."""
+    facets = "[...document.querySelectorAll('.facet')]"
+    browser.value(f"{facets}.find(b => b.textContent.startsWith({json.dumps(value)})).click()")
+
+
+def search_for(browser: Browser, text: str) -> None:
+    """Type into the search, and leave it."""
+    field = "document.querySelector('#search')"
+    browser.value(f"{field}.value = {json.dumps(text)}; {field}.dispatchEvent(new Event('change'))")
+
+
 @pytest.mark.browser
 def test_payloads_show_as_text(server: AuditServer, browser: Browser, data: Path):
     attacked = load_rows(data / "stage2" / "train")[0]
@@ -316,18 +328,14 @@ def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser
     total = "document.querySelector('#total').textContent"
     browser.open(server.url)
     browser.until(f"{total} === '{len(server.store)} rows'")
-    browser.value(
-        "[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('harmful_flip')).click()"
-    )
+    filter_by(browser, "harmful_flip")
     number = get(server, "/api/rows?class=harmful_flip")["total"]
     browser.until(f"{total} === '{number} rows'")
     browser.press("/")
     assert browser.value("document.activeElement.id") == "search"
     browser.press("j")
     assert browser.value("document.querySelector('#search').value") == "j", "keys are text where text is typed"
-    browser.value(
-        "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
-    )
+    search_for(browser, "onerror")
     browser.until(f"{total} === '1 rows'")
 
 
@@ -336,14 +344,10 @@ def test_next_and_previous_stay_among_what_is_filtered_and_searched(server: Audi
     wanted = [row["id"] for row in get(server, "/api/rows?class=harmful_flip&q=search_web")["rows"]]
     browser.open(server.url)
     browser.until(f"!!{SHOWN}")
-    browser.value(
-        "const s = document.querySelector('#search'); s.value = 'SEARCH_web'; s.dispatchEvent(new Event('change'))"
-    )
+    search_for(browser, "SEARCH_web")
     number = get(server, "/api/rows?q=search_web")["total"]
     browser.until(f"document.querySelector('#total').textContent === '{number} rows'")
-    browser.value(
-        "[...document.querySelectorAll('.facet')].find(b => b.textContent.startsWith('harmful_flip')).click()"
-    )
+    filter_by(browser, "harmful_flip")
     for id in wanted[:3]:
         browser.until(f"{SHOWN} === {json.dumps(id)}")
         browser.press("j")
@@ -365,9 +369,7 @@ def test_a_search_waits_until_the_rows_have_been_read(server: AuditServer, brows
     monkeypatch.setattr(server.store.search, "rows_with", not_ready_twice)
     browser.open(server.url)
     browser.until(f"!!{SHOWN}")
-    browser.value(
-        "const s = document.querySelector('#search'); s.value = 'onerror'; s.dispatchEvent(new Event('change'))"
-    )
+    search_for(browser, "onerror")
     browser.until("document.querySelector('#total').textContent === '1 rows'")
 
 
