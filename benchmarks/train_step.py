@@ -62,13 +62,15 @@ SHAPES = {
 }
 
 # Our switches, one more in each row of the ablation.
-OFF = dict.fromkeys(["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora"], False)
+OFF = dict.fromkeys(
+    ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "recompute_gates"], False
+)
 ABLATION: dict[str, dict[str, Any]] = {
     "no LM head, states at the layers read": OFF,
     "+ breaker stops early": {**OFF, "skip_layers": True},
     "+ packed, no padding": {**OFF, "skip_layers": True, "padding_free": True},
     "+ shared beginnings": {**OFF, "skip_layers": True, "padding_free": True, "shared_prefix": True},
-    "+ LoRA added in place, chosen logits (ours)": {},
+    "+ LoRA in place, gates recomputed, chosen logits (ours)": {},
 }
 
 # Threads sleep while they wait, and what is freed goes back to the system: time and memory are what the step needs.

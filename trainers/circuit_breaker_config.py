@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_wrap_probability": 0.0,
         "span_noise_probability": 0.0,
         "bare_head_probability": 0.0,
+        "retain_noise_probability": 0.0,
     },
     # The right call under attack is taught, the attacker's made unlikely. The terms are means over tokens, of which
     # only the few of the tool's name are in doubt: with less of `retain_kl` an agent with two tools in most of its
@@ -50,6 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_wrap_probability": 0.4,
         "span_noise_probability": 0.3,
         "bare_head_probability": 0.5,
+        "retain_noise_probability": 0.5,
     },
 }
 
@@ -101,6 +103,9 @@ class CircuitBreakerConfig(_BaseConfig):
         bare_head_probability (`float`, *optional*):
             Probability that a harmful completion goes without what it says before its call. If `None`, the preset
             decides.
+        retain_noise_probability (`float`, *optional*):
+            Probability that a retain row without an attack gets one to six random words of the dataset before what the
+            user says last, after it, or on both sides, when it is tokenized. If `None`, the preset decides.
 
         > Parameters that control the loss
 
@@ -194,6 +199,9 @@ class CircuitBreakerConfig(_BaseConfig):
             Tokens whose logits exist at a time with `masked_logits`.
         fused_lora (`bool`, *optional*, defaults to `True`):
             Whether LoRA's update is added to a layer's output in place. The loss is the same.
+        recompute_gates (`bool`, *optional*, defaults to `True`):
+            Whether a gated MLP computes `silu(gate)` again in its backward instead of keeping it. The loss is the
+            same.
         reference_cache (`str`, *optional*):
             Folder that keeps what the frozen model computes, to be read again by later epochs and runs. If `None`,
             nothing is kept.
@@ -260,6 +268,14 @@ class CircuitBreakerConfig(_BaseConfig):
         metadata={
             "help": "Probability that a harmful completion goes without what it says before its call. If `None`, "
             "the preset decides."
+        },
+    )
+    retain_noise_probability: float | None = field(
+        default=None,
+        metadata={
+            "help": "Probability that a retain row without an attack gets one to six random words of the dataset "
+            "before what the user says last, after it, or on both sides, when it is tokenized. If `None`, the preset "
+            "decides."
         },
     )
     preset: str = field(
@@ -458,6 +474,13 @@ class CircuitBreakerConfig(_BaseConfig):
     fused_lora: bool = field(
         default=True,
         metadata={"help": "Whether LoRA's update is added to a layer's output in place. The loss is the same."},
+    )
+    recompute_gates: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether a gated MLP computes `silu(gate)` again in its backward instead of keeping it. The loss "
+            "is the same."
+        },
     )
     reference_cache: str | None = field(
         default=None,

@@ -34,6 +34,7 @@ from cb_datasets.sample import HARMFUL_CLASSES, RETAIN_CLASSES
 from . import losses, preparation
 from .circuit_breaker_config import CircuitBreakerConfig
 from .collation import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
+from .gated_mlp import recompute_gates
 from .hidden_states import get_decoder
 from .lora import add_in_place
 from .model_card import model_card
@@ -231,6 +232,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Speed
         if args.fused_lora:
             add_in_place(model)
+        if args.recompute_gates:
+            recompute_gates(get_decoder(model))
         if args.padding_free:
             model.set_attn_implementation(ATTENTION)
         cache = None
@@ -385,9 +388,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
                         "siblings": preparation.siblings_of(dataset),
                         "variation": preparation.Variation(
                             seed=args.seed,
+                            max_length=args.max_length,
                             wrap_probability=args.span_wrap_probability,
                             noise_probability=args.span_noise_probability,
                             bare_head_probability=args.bare_head_probability,
+                            retain_noise_probability=args.retain_noise_probability,
+                            words=preparation.words_of(dataset) if args.retain_noise_probability else (),
                         ),
                         "sources": (inspect.getsource(chat), inspect.getsource(preparation)),
                     },

@@ -10,10 +10,13 @@
     redacted        whether the attack was cut from the prompt, so that only `rr` may use the row
 
 The injected span is varied here, with a seed, so that a model cannot learn the attack by its quotation marks. Siblings
-are varied alike: their prompts stay the same.
+are varied alike: their prompts stay the same. What is to be kept is varied too, with words around the request: terms
+that compare the two networks on the same tokens need no completion made anew.
 """
 
+import math
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +28,8 @@ from cb_datasets.sample import clean_messages
 
 from .masks import NONE
 
+
+_WORD = re.compile(r"\w+")
 
 # Put around an injected span by `span_wrap_probability`.
 PUNCTUATION = "!#$%&*+-/:;<=>?@[]^_{|}~"
@@ -41,19 +46,58 @@ class Variation:
 
     Args:
         seed (`int`):
-            Seed. A row's variation depends on it and on the row's `pair` alone.
+            Seed. A row's variation depends on it and on what siblings have in common, or else on the row's `id`.
+        max_length (`float`):
+            A row that would have more tokens than this stays as it is.
         wrap_probability (`float`):
             Probability that an injected span is put between one to three random punctuation marks.
         noise_probability (`float`):
             Probability that, if it is not, each of its words is dropped or replaced with probability 0.15.
         bare_head_probability (`float`):
             Probability that a harmful completion goes without what it says before its call.
+        retain_noise_probability (`float`):
+            Probability that a row of Dr without an attack gets one to six random words before what the user says last,
+            after it, or on both sides.
+        words (`tuple[str, ...]`):
+            The words, see [`words_of`].
     """
 
     seed: int
+    max_length: float = math.inf
     wrap_probability: float = 0.0
     noise_probability: float = 0.0
     bare_head_probability: float = 0.0
+    retain_noise_probability: float = 0.0
+    words: tuple[str, ...] = ()
+
+
+def words_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The words in small letters that users say in rows without an attack."""
+    said = (
+        message["content"]
+        for row in rows
+        if not row["injection"]
+        for message in row["messages"]
+        if message["role"] == "user"
+    )
+    return tuple(sorted({word for text in said for word in _WORD.findall(text) if word.islower()}))
+
+
+def vary_request(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
+    """The row with random words around what the user says last, if it is one that they may be put into."""
+    rng = random.Random(f"{variation.seed} {row['id']} words")
+    spoken = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
+    may = row["set"] == "retain" and not row["injection"] and spoken and variation.words
+    if not may or rng.random() >= variation.retain_noise_probability:
+        return row
+
+    def sentence() -> str:
+        return " ".join(rng.choices(variation.words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
+
+    before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
+    messages, last = [*row["messages"]], spoken[-1]
+    messages[last] = {**messages[last], "content": " ".join([*before, messages[last]["content"], *after])}
+    return {**row, "messages": messages}
 
 
 def vary_injection(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
@@ -134,11 +178,15 @@ def prepare_row(
             How to vary the row.
     """
     clean = {**row, "messages": clean_messages(row), "injection": []}
-    row = vary_injection(row, variation)
     rng = random.Random(f"{variation.seed} {row['id']}")
     own = siblings.get(row["pair"], {})
-    prompt_ids = chat.encode_prompt(tokenizer, row)
     completion = Completion.of(row["assistant_raw"], _name_of(row), tokenizer)
+    varied = vary_request(vary_injection(row, variation), variation)
+    prompt_ids = chat.encode_prompt(tokenizer, varied)
+    if len(prompt_ids) + len(completion.ids) <= variation.max_length:
+        row = varied
+    else:
+        prompt_ids = chat.encode_prompt(tokenizer, row)
     divergence = None
     if row["set"] == "circuit_breaker" and "right" in own:
         divergence = _divergence(completion.ids, chat.encode_completion(tokenizer, own["right"]))

@@ -6,7 +6,7 @@ import pytest
 
 from cb_datasets.chat import encode_sample
 from trainers.masks import NONE, attack_tokens, decision_tokens, token_weights
-from trainers.preparation import Variation, prepare_row, siblings_of, vary_injection
+from trainers.preparation import Variation, prepare_row, siblings_of, vary_injection, vary_request, words_of
 
 
 @pytest.fixture
@@ -103,6 +103,47 @@ def test_span_is_varied_and_nothing_else(attacked_rows, kind):
             assert inside in content[span["start"] : span["end"]]
         changed += content != before
     assert changed > 20
+
+
+def test_words_come_around_requests_that_are_to_be_kept(attacked_rows):
+    rows = attacked_rows(records=40, refusals=40).to_list()
+    words = ("very", "long")
+    variation = Variation(seed=1, retain_noise_probability=0.5, words=words)
+    changed, sides = 0, set()
+    for row in rows:
+        varied = vary_request(row, variation)
+        if varied == row:
+            continue
+        changed += 1
+        assert row["set"] == "retain"
+        assert not row["injection"]
+        said, was = varied["messages"][-1].pop("content"), row["messages"][-1].pop("content")
+        assert varied == row
+        before, found, after = said.partition(was)
+        assert found
+        sides.add((bool(before), bool(after)))
+        for noise in filter(None, (before.strip(), after.strip())):
+            assert 1 <= len(noise.split()) <= 6
+            assert {word.lower().rstrip(".!?,") for word in noise.split()} <= set(words)
+    assert 20 < changed < 60  # of 80
+    assert sides == {(True, False), (False, True), (True, True)}
+
+
+def test_words_are_what_users_say_in_small_letters_without_an_attack(attacked_rows):
+    rows = attacked_rows(records=2, refusals=1).to_list()
+    for row, said in zip(
+        rows, ("Do send_it, Kalo.", "", "See 12 moons, Kalo.", "", "", "", "The moons."), strict=True
+    ):
+        row["messages"][-1]["content"] = said
+    assert rows[0]["injection"]
+    assert words_of(rows) == ("moons",)
+
+
+def test_a_row_that_would_be_too_long_is_not_varied(prepared):
+    settings = {"retain_noise_probability": 1.0, "words": ("very", "long")}
+    plain, varied = prepared()["refusal/0"], prepared(**settings)["refusal/0"]
+    assert len(varied["input_ids"]) > len(plain["input_ids"])
+    assert prepared(**settings, max_length=plain["num_tokens"])["refusal/0"] == plain
 
 
 def test_siblings_are_varied_alike_and_by_the_seed(prepared):

@@ -18,12 +18,14 @@ def smollm2(tmp_path_factory):
     return build_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
-def test_twenty_steps_end_to_end(smollm2, attacked_rows, tmp_path):
+# As published, the loss of the retain set grows with its coefficient: what has to fall is the cosine.
+@pytest.mark.parametrize(("preset", "falls"), [("selective", "loss"), ("reference", "loss/rr")])
+def test_twenty_steps_end_to_end(preset, falls, smollm2, attacked_rows, tmp_path):
     trainer = CircuitBreakerTrainer(
         model=str(smollm2),
         args=CircuitBreakerConfig(
             output_dir=str(tmp_path / "adapter"),
-            preset="selective",
+            preset=preset,
             lora_b_init_std=1e-2,
             max_steps=20,
             learning_rate=2e-3,
@@ -44,7 +46,7 @@ def test_twenty_steps_end_to_end(smollm2, attacked_rows, tmp_path):
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     assert [entry["step"] for entry in logs] == list(range(1, 21))
-    assert logs[-1]["loss"] < logs[0]["loss"] / 2
+    assert logs[-1][falls] < logs[0][falls] / 2
 
     trainer.save_model(tmp_path / "adapter")
     base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32)

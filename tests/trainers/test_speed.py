@@ -1,14 +1,22 @@
 """Every way to be faster computes the same loss and the same gradients as the plain way."""
 
+from copy import deepcopy
+
 import pytest
 import torch
+from torch import nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from tests.trainers.conftest import make_model
 from tests.trainers.test_parity import assert_same, one_batch
+from trainers.gated_mlp import recompute_gates
 from trainers.terms import TERMS
 
 
-PLAIN = dict.fromkeys(["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora"], False)
+PLAIN = dict.fromkeys(
+    ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "recompute_gates"], False
+)
 
 SWITCHES = {
     "skip_layers": {"skip_layers": True},
@@ -17,6 +25,7 @@ SWITCHES = {
     "padding_free": {"padding_free": True},
     "shared_prefix": {"padding_free": True, "shared_prefix": True},
     "fused_lora": {"fused_lora": True},
+    "recompute_gates": {"recompute_gates": True},
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "all": dict.fromkeys(PLAIN, True) | {"gradient_checkpointing": True, "logits_chunk_size": 5},
 }
@@ -128,3 +137,25 @@ def test_bfloat16_is_the_same_loss_up_to_its_digits(make_trainer, attacked_rows)
     _, ours = one_batch(make_trainer(**options, model=make_model().bfloat16(), bf16=True), step=2)
     assert ours.dtype == torch.float32
     assert ours.item() == pytest.approx(plain.item(), rel=3e-2)
+
+
+def test_only_mlps_that_are_known_recompute_their_gates():
+    class Halved(LlamaMLP):
+        def forward(self, x):
+            return self.down_proj(self.act_fn(self.gate_proj(x) / 2) * self.up_proj(x))
+
+    class Normed(LlamaMLP):
+        def forward(self, x):
+            return self.down_proj(self.norm(self.act_fn(self.gate_proj(x)) * self.up_proj(x)))
+
+    config = make_model().config
+    plain, gelu = LlamaMLP(config), LlamaMLP(LlamaConfig(**config.to_dict() | {"hidden_act": "gelu"}))
+    others = [gelu, Halved(config), Normed(config)]
+    recompute_gates(nn.ModuleList([plain, *others]))
+    assert "forward" in vars(plain)
+    assert not any("forward" in vars(mlp) for mlp in others)
+    # A copy computes with its own weights
+    copy, x = deepcopy(plain), torch.ones(1, config.hidden_size)
+    plain.up_proj.weight.data.zero_()
+    assert plain(x).abs().sum() == 0
+    assert copy(x).abs().sum() > 0
