@@ -315,7 +315,8 @@ def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
     device = "cuda" if shape == "llama-3.1-8b" else "cpu"
     selective, gpu = preset == "selective", device == "cuda"
     sizes = SHAPES[shape]._replace(rows=SHAPES[shape].rows // (1 + selective))
-    trainer = make_trainer(sizes, mix, selective, device, ABLATION.get(kind, {}))
+    # The plain steps take their model from a trainer that has changed nothing in it
+    trainer = make_trainer(sizes, mix, selective, device, ABLATION.get(kind, OFF))
     rows = list(trainer.train_dataset)
     if kind == "plain":
         trainer.model.set_attn_implementation("sdpa")

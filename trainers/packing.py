@@ -1,16 +1,19 @@
 """Sequences of different length in one forward, without padding, each shared beginning computed once.
 
-    sequences            packed                           segments: tokens, and what stands before them
-    a b c d e            a b c  d e  f  x y               0-3 nothing, 3-5 after 0-3, 5-6 after 0-3, 6-8 nothing
-    a b c f              0 1 2  3 4  3  0 1  (position)
+    sequences            segments: tokens, and the segments before them      packed
+    a b c d e            0: a b c, none     2: d e, after 0                  a b c  x y  d e  f
+    a b c f              1: x y, none       3: f, after 0                    0 1 2  0 1  3 4  3  (position)
     x y
 
 Everything in a decoder but attention works on tokens one by one, so it does not care where they stand. Attention lets
 the tokens of a segment see what stands before it and, causally, the segment itself, which is exactly what they see in
 sequences of their own. States of a shared beginning, and gradients through them, are those of any of the sequences.
+
+Segments after the same tokens and of about the same length are attended in one call. They stand side by side, so that
+a call takes its tokens, and gives their gradients back, as one piece.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -34,11 +37,11 @@ MAX_PADDING = 16
 
 
 class Segment(NamedTuple):
-    """Tokens `start` to `end` of the packed row, and the ranges that stand before them, outermost first."""
+    """Tokens, their positions in their sequences, and the numbers of the segments before them, outermost first."""
 
-    start: int
-    end: int
-    before: tuple[tuple[int, int], ...]
+    tokens: np.ndarray
+    positions: np.ndarray
+    before: tuple[int, ...]
 
 
 class Layout(NamedTuple):
@@ -66,47 +69,60 @@ def padded(sequences: Sequence[Sequence[int]], pad_token_id: int, length: int) -
 
 def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
     """One row of all sequences, for a model whose attention implementation is [`ATTENTION`]."""
-    arrays = [np.asarray(tokens) for tokens in sequences]
-    paths: dict[int, list[tuple[int, int]]] = {}  # of each sequence, the ranges of the packed row that make it up
-    segments: list[Segment] = []
+    segments, paths = _segments([np.asarray(tokens) for tokens in sequences], share_prefixes)
+    batches = _batches(segments)
+    order = [number for batch in batches for number in batch]
+    lengths = np.array([len(segments[number].tokens) for number in order])
+    starts = dict(zip(order, (np.cumsum(lengths) - lengths).tolist(), strict=True))
+    groups, places = [], {}
+    for number, batch in enumerate(batches):
+        # Where the call that attends to a segment holds its tokens
+        for member in batch:
+            start = starts[member] - starts[batch[0]]
+            places[member] = (number, start, start + len(segments[member].tokens))
+        groups.append(_attention_group([segments[member] for member in batch], places))
+    inputs = {
+        "input_ids": torch.from_numpy(np.concatenate([segments[number].tokens for number in order]))[None],
+        "position_ids": torch.from_numpy(np.concatenate([segments[number].positions for number in order]))[None],
+        # A mask of four dimensions is handed on as it is: none is made for the packed row.
+        "attention_mask": torch.empty(1, 1, 0, 0),
+        "segments": groups,
+    }
+    index = [
+        np.concatenate([starts[number] + np.arange(len(segments[number].tokens)) for number in path]) for path in paths
+    ]
+    return Layout(inputs, index)
 
-    def add(members: list[int], start: int, end: int, before: tuple[tuple[int, int], ...]) -> tuple:
-        """Place tokens `start` to `end` of `members`, which agree in them."""
+
+def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segment], list[tuple[int, ...]]]:
+    """The segments that sequences are made of, and for each sequence the numbers of its own."""
+    segments: list[Segment] = []
+    paths: list[tuple[int, ...]] = [()] * len(arrays)
+
+    def add(row: int, start: int, end: int, before: tuple[int, ...]) -> tuple[int, ...]:
+        """Add tokens `start` to `end` of a sequence, if there are any."""
         if start == end:
             return before
-        at = segments[-1].end if segments else 0
-        segments.append(Segment(at, at + end - start, before))
-        tokens.append(arrays[members[0]][start:end])
-        positions.append(np.arange(start, end))
-        return (*before, (at, at + end - start))
+        segments.append(Segment(arrays[row][start:end], np.arange(start, end), before))
+        return (*before, len(segments) - 1)
 
-    tokens: list[np.ndarray] = []
-    positions: list[np.ndarray] = []
+    stack: list[tuple[list[int], int, tuple[int, ...]]]  # sequences that agree in what is placed of them
     if share_prefixes:
         stack = [(list(range(len(arrays))), 0, ())]
     else:
-        stack = [([row], 0, ()) for row in reversed(range(len(arrays)))]
+        stack = [([row], 0, ()) for row in range(len(arrays))]
     while stack:
         members, placed, before = stack.pop()
         agree = _common_length([arrays[row] for row in members])
         if len(members) == 1 or agree - placed >= MIN_SHARED:
-            before, placed = add(members, placed, agree, before), agree
-        ended = [row for row in members if len(arrays[row]) == agree]
-        for row in ended:
-            paths[row] = list(add([row], placed, agree, before))
+            before, placed = add(members[0], placed, agree, before), agree
+        for row in members:
+            if len(arrays[row]) == agree:
+                paths[row] = add(row, placed, agree, before)
         rest = sorted((row for row in members if len(arrays[row]) > agree), key=lambda row: (arrays[row][agree], row))
         children = [list(group) for _, group in groupby(rest, key=lambda row: arrays[row][agree])]
-        stack.extend((child, placed, before) for child in reversed(children))
-
-    inputs = {
-        "input_ids": torch.from_numpy(np.concatenate(tokens))[None],
-        "position_ids": torch.from_numpy(np.concatenate(positions))[None],
-        # A mask of four dimensions is handed on as it is: none is made for the packed row.
-        "attention_mask": torch.empty(1, 1, 0, 0),
-        "segments": _attention_groups(segments),
-    }
-    index = [np.concatenate([np.arange(*part) for part in paths[row]]) for row in range(len(arrays))]
-    return Layout(inputs, index)
+        stack.extend((child, placed, before) for child in children)
+    return segments, paths
 
 
 def _common_length(arrays: Sequence[np.ndarray]) -> int:
@@ -118,57 +134,40 @@ def _common_length(arrays: Sequence[np.ndarray]) -> int:
     return int(differs.argmax()) if differs.any() else shortest
 
 
-def _fit(shortest: Segment, segment: Segment) -> bool:
-    length, other = shortest.end - shortest.start, segment.end - segment.start
-    return other <= max(MAX_STRETCH * length, length + MAX_PADDING)
+def _batches(segments: Sequence[Segment]) -> list[list[int]]:
+    """Numbers of segments that are attended in one call, the shortest first."""
+    batches: list[list[int]] = []
+    for number in sorted(range(len(segments)), key=lambda n: (segments[n].before, len(segments[n].tokens), n)):
+        segment, first = segments[number], segments[batches[-1][0]] if batches else None
+        if first is None or first.before != segment.before or not _fit(len(first.tokens), len(segment.tokens)):
+            batches.append([])
+        batches[-1].append(number)
+    return batches
 
 
-def _positions(rows: np.ndarray) -> dict[str, Any]:
-    """Positions of shape `(rows, length)`, as a range where they are one: it is read without a copy."""
-    flat = rows.flatten()
-    if (np.diff(flat) == 1).all():
-        return {"start": int(flat[0]), "shape": list(rows.shape)}
-    return {"index": torch.from_numpy(flat), "shape": list(rows.shape)}
+def _fit(shortest: int, length: int) -> bool:
+    return length <= max(MAX_STRETCH * shortest, shortest + MAX_PADDING)
 
 
-def _take(states: torch.Tensor, positions: dict[str, Any]) -> torch.Tensor:
-    """States of shape `(tokens, ...)` at some positions, of shape `(rows, length, ...)`."""
-    if "start" in positions:
-        rows, length = positions["shape"]
-        taken = states[positions["start"] : positions["start"] + rows * length]
-    else:
-        taken = states.index_select(0, positions["index"])
-    return taken.unflatten(0, positions["shape"])
-
-
-def _attention_groups(segments: Sequence[Segment]) -> dict[str, Any]:
+def _attention_group(batch: Sequence[Segment], places: Mapping[int, tuple[int, int, int]]) -> dict[str, Any]:
     """
-    Segments that are attended in one call: after the same tokens, and of about the same length.
+    How to attend segments in one call.
 
     Returns:
-        `dict[str, Any]`: `groups`, a list of `{"own": ..., "before": ...}` with the packed row's indices, and
-        `restore`, for each token of the packed row where the groups' outputs hold it.
+        `dict[str, Any]`: `shape`, rows and columns of the call; `size`, its number of tokens; `before`, what stands
+        before them, as numbers of other groups and ranges of their tokens; and, where lengths differ, `pad` and
+        `unpad`, which make rows of the tokens and tokens of the rows.
     """
-    order = sorted(segments, key=lambda segment: (segment.before, segment.end - segment.start, segment.start))
-    batches: list[list[Segment]] = []
-    for segment in order:
-        first = batches[-1][0] if batches else None
-        if first is None or first.before != segment.before or not _fit(first, segment):
-            batches.append([])
-        batches[-1].append(segment)
-    groups, restore, offset = [], np.empty(max(segment.end for segment in segments), dtype=np.int64), 0
-    for batch in batches:
-        longest = batch[-1].end - batch[-1].start
+    lengths = np.array([len(segment.tokens) for segment in batch])
+    rows, longest, size = len(batch), int(lengths.max()), int(lengths.sum())
+    before = [places[number] for number in batch[0].before]
+    group: dict[str, Any] = {"shape": (rows, longest), "size": size, "before": before}
+    if size < rows * longest:
         # Columns past a segment's end repeat its last token. They stand after it, so causality hides them.
-        own = np.stack([np.minimum(np.arange(s.start, s.start + longest), s.end - 1) for s in batch])
-        for row, segment in enumerate(batch):
-            at = offset + row * longest
-            restore[segment.start : segment.end] = np.arange(at, at + segment.end - segment.start)
-        offset += own.size
-        ranges = [np.arange(*part) for part in batch[0].before]
-        before = np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int64)
-        groups.append({"own": _positions(own), "before": torch.from_numpy(before)})
-    return {"groups": groups, "restore": _positions(restore[None])}
+        columns = np.minimum(np.arange(longest), lengths[:, None] - 1)
+        group["pad"] = torch.from_numpy((np.cumsum(lengths) - lengths)[:, None] + columns).flatten()
+        group["unpad"] = torch.from_numpy(np.flatnonzero(np.arange(longest) < lengths[:, None]))
+    return group
 
 
 def packed_attention(
@@ -180,7 +179,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    segments: dict[str, Any] | None = None,
+    segments: list[dict[str, Any]] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """
@@ -189,7 +188,7 @@ def packed_attention(
     Args:
         module, query, key, value, attention_mask, dropout, scaling, sliding_window:
             As the library's attention functions take them, `query` of shape `(batch, heads, tokens, head_size)`.
-        segments (`dict[str, Any]`, *optional*):
+        segments (`list[dict[str, Any]]`, *optional*):
             What [`packed`] made.
     """
     if segments is None:
@@ -198,22 +197,29 @@ def packed_attention(
     # Token-major, so that a token's numbers lie together when tokens are gathered
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
     outputs = []
-    for group in segments["groups"]:
-        q, k, v = (_take(states, group["own"]) for states in (query, key, value))
-        rows, length = group["own"]["shape"]
-        before = group["before"]
-        total = length + len(before)
+    pieces = [states.split([group["size"] for group in segments]) for states in (query, key, value)]
+    for number, group in enumerate(segments):
+        rows, length = group["shape"]
+        own = [states[number] for states in pieces]
+        if "pad" in group:
+            own = [states.index_select(0, group["pad"]) for states in own]
+        q, k, v = (states.unflatten(0, (rows, length)) for states in own)
+        num_before = sum(end - start for _, start, end in group["before"])
+        total = num_before + length
         if sliding_window is not None and total > sliding_window:
             raise ValueError(
                 f"A row of {total} tokens is longer than this model's sliding window of {sliding_window}, which "
                 "packed rows do not follow. Set `padding_free: false`."
             )
         mask = None
-        if len(before):
-            shared = (states.index_select(0, before).expand(rows, -1, -1, -1) for states in (key, value))
+        if num_before:
+            shared = (
+                torch.cat([states[other][start:end] for other, start, end in group["before"]]).expand(rows, -1, -1, -1)
+                for states in pieces[1:]
+            )
             k, v = (torch.cat(parts, dim=1) for parts in zip(shared, (k, v), strict=True))
             if "mask" not in group:  # for all layers, as numbers to be added: truth values would be turned into them
-                group["mask"] = q.new_full((length, total), -torch.inf).triu(len(before) + 1)
+                group["mask"] = q.new_full((length, total), -torch.inf).triu(num_before + 1)
             mask = group["mask"]
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))
         grouped = k.shape[1] < q.shape[1]
@@ -230,9 +236,9 @@ def packed_attention(
             scale=scaling,
             enable_gqa=grouped,
         )
-        outputs.append(output.transpose(1, 2).flatten(0, 1))
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return _take(output, segments["restore"]), None
+        output = output.transpose(1, 2).flatten(0, 1)
+        outputs.append(output.index_select(0, group["unpad"]) if "unpad" in group else output)
+    return torch.cat(outputs)[None], None
 
 
 AttentionInterface.register(ATTENTION, packed_attention)
