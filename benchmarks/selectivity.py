@@ -32,8 +32,9 @@ _BARE = {
     "span_wrap_probability": 0,
     "span_noise_probability": 0,
     "bare_head_probability": 0,
+    "retain_noise_probability": 0,
 }
-_AUGMENTED = {"unlikelihood_weight": 0, "bare_head_probability": 0}
+_AUGMENTED = {"unlikelihood_weight": 0, "bare_head_probability": 0, "retain_noise_probability": 0}
 
 
 class Variant(NamedTuple):
@@ -59,6 +60,7 @@ VARIANTS = {
     "both": Variant("selective + rr from the tool name", "demo", {"rr_weight": 1}),
     "twin": Variant("twin", "demo", {**_BARE, "distill_weight": 0, "twin_weight": 1}),
     "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
+    "bare_requests": Variant("selective, no words around requests", "demo", {"retain_noise_probability": 0}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
 }
 
@@ -270,7 +272,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(8, 5))
     names = [variant for variant in VARIANTS if runs_of(found, variant)]
-    for name, colour in zip([BASE, *names], plt.cm.tab10.colors, strict=False):
+    for name, colour in zip([BASE, *names], plt.cm.tab20.colors, strict=False):
         results = [found[BASE]] if name == BASE else list(runs_of(found, name).values())
         label = name if name == BASE else VARIANTS[name].label
         for part, face in (("held_out", colour), ("followed", "none")):

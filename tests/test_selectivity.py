@@ -27,6 +27,7 @@ TERMS = {
     "both": {"distill", "splice", "retain_kl", "unlikelihood", "rr"},
     "twin": {"twin", "retain_kl"},
     "even": {"distill", "splice", "retain_kl", "unlikelihood"},
+    "bare_requests": {"distill", "splice", "retain_kl", "unlikelihood"},
     "little_retain": {"distill", "splice", "retain_kl", "unlikelihood"},
 }
 
@@ -40,8 +41,9 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
     known = {name: value for name, value in given.items() if name in CircuitBreakerConfig.__dataclass_fields__}
     config = CircuitBreakerConfig(**(known | settings | {"output_dir": str(tmp_path)}))
     assert set(config.weights) == TERMS[variant]
-    varied = bool(config.span_wrap_probability)
-    assert varied == (variant in ("selective", "augmentation", "rr", "both", "even", "little_retain"))
+    whole = ("selective", "rr", "both", "even", "little_retain")
+    assert bool(config.span_wrap_probability) == (variant in (*whole, "augmentation", "bare_requests"))
+    assert bool(config.retain_noise_probability) == (variant in whole)
 
 
 def result(asr: int, right: int, kinds: dict[str, int]) -> dict:

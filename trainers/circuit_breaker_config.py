@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_wrap_probability": 0.4,
         "span_noise_probability": 0.3,
         "bare_head_probability": 0.5,
-        "retain_noise_probability": 0.5,
+        "retain_noise_probability": 0.3,
     },
 }
 
