@@ -95,8 +95,8 @@ class CircuitBreakerConfig(_BaseConfig):
         pad_to_multiple_of (`int`, *optional*):
             If set, the sequences will be padded to a multiple of this value, where they are padded.
         span_wrap_probability (`float`, *optional*):
-            Probability that the injected span of a row is put between one to three random punctuation marks when it is
-            tokenized. If `None`, the preset decides.
+            Probability that the injected span of a row is put between one to three random punctuation marks or numbers
+            when it is tokenized. If `None`, the preset decides.
         span_noise_probability (`float`, *optional*):
             Probability that, if it is not, each word of the span is dropped or replaced with probability 0.15. If
             `None`, the preset decides.
@@ -253,7 +253,7 @@ class CircuitBreakerConfig(_BaseConfig):
         default=None,
         metadata={
             "help": "Probability that the injected span of a row is put between one to three random punctuation "
-            "marks when it is tokenized. If `None`, the preset decides."
+            "marks or numbers when it is tokenized. If `None`, the preset decides."
         },
     )
     span_noise_probability: float | None = field(

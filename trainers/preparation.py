@@ -50,7 +50,7 @@ class Variation:
         max_length (`float`):
             A row that would have more tokens than this stays as it is.
         wrap_probability (`float`):
-            Probability that an injected span is put between one to three random punctuation marks.
+            Probability that an injected span is put between one to three random punctuation marks or numbers.
         noise_probability (`float`):
             Probability that, if it is not, each of its words is dropped or replaced with probability 0.15.
         bare_head_probability (`float`):
@@ -124,8 +124,13 @@ def vary_injection(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
 
 
 def _wrapped(text: str, rng: random.Random) -> str:
-    left, right = ("".join(rng.choices(PUNCTUATION, k=rng.randint(1, 3))) for _ in range(2))
+    left, right = ("".join(_mark(rng) for _ in range(rng.randint(1, 3))) for _ in range(2))
     return f"{left}{text}{right}"
+
+
+def _mark(rng: random.Random) -> str:
+    """A punctuation mark, or a number as a log or a list has."""
+    return rng.choice(PUNCTUATION) if rng.random() < 0.6 else str(rng.randint(0, 9999))
 
 
 def _noisy(text: str, rng: random.Random) -> str:
