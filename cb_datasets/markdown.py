@@ -15,10 +15,11 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
         header (`Sequence`): The heads of the columns.
         rows (`Iterable[Sequence]`): A cell for each column; `a|b` is written as `a\|b`, a line break as a blank.
     """
-    cells = [[_escaped(str(cell)) for cell in line] for line in (header, *rows)]
+    cells = [[cell(value) for value in line] for line in (header, *rows)]
     lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _escaped(text: str) -> str:
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+def cell(value: object) -> str:
+    """What a cell shows, written so that it shows it."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(str(value).split()))

@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..datasheet import by_source
 from ..files import read_json
+from ..markdown import cell
 from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES, export_row
 from ..sets.yields import listed
 from .folder import PLOT, Split, union
@@ -64,6 +65,7 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
         configs={name: {split: part.rows for split, part in parts.items()} for name, parts in _all(configs).items()},
         plot=PLOT,
         fence="```",
+        cell=cell,
         listed=lambda counts: listed(dict(counts)) or "none",
         number=lambda value: "nothing to measure" if value is None else f"{value:.4g}",
         **facts,

@@ -144,6 +144,15 @@ def test_outputs_of_llama_bring_its_licence(data: Path, tmp_path: Path):
     assert 'name that begins with "Llama"' in text and "written by meta-llama/Llama-3.1-8B-Instruct" in text
 
 
+def test_signs_of_markdown_stay_in_their_cells(data: Path, tmp_path: Path):
+    report = data / "reports" / "sources.json"
+    sheets = read_json(report)
+    next(iter(sheets.values()))["drops"] = {"a|b": 3}
+    write_json(report, sheets)
+    make_release(data, REPO, tmp_path / "release")
+    assert r"| a\|b 3 |" in card_of(tmp_path / "release")[1]
+
+
 def test_the_template_is_shipped():
     assert TEMPLATE.is_file()
     setup = (Path(__file__).parents[2] / "setup.py").read_text(encoding="utf-8")
