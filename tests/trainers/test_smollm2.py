@@ -18,15 +18,23 @@ def smollm2(tmp_path_factory):
     return build_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
-# As published, the loss of the retain set grows with its coefficient: what has to fall is the cosine.
-@pytest.mark.parametrize(("preset", "falls"), [("selective", "loss"), ("reference", "loss/rr")])
-def test_twenty_steps_end_to_end(preset, falls, smollm2, attacked_rows, tmp_path):
+# The L2 distance of this model's states is so large that with the published weight of 10 the cosine never leaves 1, as
+# the trainer warns. What has to fall is the cosine: the retain set's coefficient grows.
+REFERENCE = {"retain_l2_weight": 0.1, "retain_l2_layers": ["target"], "retain_l2_norm": "token"}
+REFERENCE |= {"lora_b_init_std": 0.03, "rr_tokens": "completion", "retain_tokens": "completion"}
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "falls"),
+    [("selective", {"lora_b_init_std": 1e-2}, "loss"), ("reference", REFERENCE, "loss/rr")],
+)
+def test_twenty_steps_end_to_end(preset, settings, falls, smollm2, attacked_rows, tmp_path):
     trainer = CircuitBreakerTrainer(
         model=str(smollm2),
         args=CircuitBreakerConfig(
             output_dir=str(tmp_path / "adapter"),
             preset=preset,
-            lora_b_init_std=1e-2,
+            **settings,
             max_steps=20,
             learning_rate=2e-3,
             per_device_train_batch_size=2,
