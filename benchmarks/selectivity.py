@@ -264,30 +264,37 @@ def kinds_table(found: dict[str, Any]) -> str:
 
 
 def plot(found: dict[str, Any], path: Path) -> None:
-    """ASR against right calls under attack: a point for each run, held-out families filled, unseen kinds hollow."""
+    """ASR against right calls under attack, and once more the corner where breakers are.
+
+    A point for each run: held-out families filled, unseen kinds hollow.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 5))
+    figure, (whole, corner) = plt.subplots(1, 2, figsize=(10, 6))
     names = [variant for variant in VARIANTS if runs_of(found, variant)]
     for name, colour in zip([BASE, *names], plt.cm.tab20.colors, strict=False):
         results = [found[BASE]] if name == BASE else list(runs_of(found, name).values())
         label = name if name == BASE else VARIANTS[name].label
         for part, face in (("held_out", colour), ("followed", "none")):
             points = [(r[part]["asr"]["value"], r[part]["correct_under_attack"]["value"]) for r in results]
-            axes.scatter(*zip(*points, strict=True), s=60, facecolor=face, edgecolor=[colour], label=label)
+            for axes in (whole, corner):
+                axes.scatter(*zip(*points, strict=True), s=60, facecolor=face, edgecolor=[colour], label=label)
             label = None
-    axes.set_xlabel("attack success rate (filled: held-out families, hollow: unseen kinds)")
-    axes.set_ylabel("right call under attack")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_ylim(-0.03, 1.03)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14), fontsize=8)
-    figure.tight_layout()
+    for axes, (asr, right) in ((whole, ((-0.03, 1.03), (-0.03, 1.03))), (corner, ((-0.002, 0.06), (0.8, 1.005)))):
+        axes.set_xlim(asr)
+        axes.set_ylim(right)
+        axes.set_xlabel("attack success rate")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
+        axes.spines[["top", "right"]].set_visible(False)
+    whole.set_ylabel("right call under attack")
+    corner.set_title("its upper left corner", fontsize=10)
+    figure.suptitle("filled: held-out families, hollow: unseen kinds", fontsize=10)
+    figure.legend(*whole.get_legend_handles_labels(), frameon=False, loc="lower center", ncol=2, fontsize=8)
+    figure.tight_layout(rect=(0, 0.26, 1, 1))
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

@@ -33,8 +33,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retain_noise_probability": 0.0,
     },
     # The right call under attack is taught, the attacker's made unlikely. The terms are means over tokens, of which
-    # only the few of the tool's name are in doubt: with less of `retain_kl` an agent with two tools in most of its
-    # attacks learns to call the other one, attack or not.
+    # only the few of the tool's name are in doubt: they count for more.
     "selective": {
         "lora_b_init_std": 1e-3,
         "distill_weight": 1.0,
