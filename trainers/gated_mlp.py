@@ -3,7 +3,7 @@
     the library     down_proj(silu(gate) * up)      keeps gate, up, silu(gate), and the product for LoRA of down_proj
     here            the same numbers                keeps gate, up and the product; silu(gate) is computed again
 
-These are the widest tensors of a block. To compute one again costs less than to find fresh memory for it.
+These are the widest tensors of a block, and one in four of them goes.
 """
 
 from functools import partial
