@@ -11,7 +11,7 @@ REQUIRED = [
     # Target models and their chat templates. 5.19 is the first with `Trainer.loss_is_scaled_for_ga`.
     "transformers>=5.19",
     # Hidden states, adapters, training.
-    "torch>=2.6",
+    "torch>=2.12",
     # The base classes of our trainer and config, and the YAML parser of its command line.
     "trl>=1.16,<2",
     # The breaker itself is a LoRA adapter.

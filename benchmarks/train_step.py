@@ -7,7 +7,7 @@ The plain step is the published code's: a model cut one block above its deepest 
 tokens, LM head and all, hidden states of every layer stacked, both sets and both networks one after another. Ours is
 `CircuitBreakerTrainer.compute_loss` on the same rows and weights; nothing is cached between steps. The losses are
 compared. Each step runs in a process of its own, all of them in turn; of the turns the quickest counts. Time is that
-of all processors, memory the peak of the process, the resting model included.
+of all processors, memory the peak of the process, the resting model included; on a GPU the wall's and the allocator's.
 
 The ablation adds one switch after another. For the selective preset the plain form pads to 1,024, runs every block and
 computes all logits, and multiplies by masks; it has half as many rows of a set, and as many again under attack.
@@ -21,6 +21,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,8 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
 
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer  # noqa: E402
 from trainers.hidden_states import get_decoder  # noqa: E402
+from trainers.terms import Plan  # noqa: E402
 
 
 LENGTH = 1024  # every row of the published code has so many positions
@@ -63,7 +67,8 @@ SHAPES = {
 
 # Our switches, one more in each row of the ablation.
 OFF = dict.fromkeys(
-    ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "recompute_gates"], False
+    ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "fused_norms", "recompute_gates"],
+    False,
 )
 ABLATION: dict[str, dict[str, Any]] = {
     "no LM head, states at the layers read": OFF,
@@ -71,6 +76,13 @@ ABLATION: dict[str, dict[str, Any]] = {
     "+ packed, no padding": {**OFF, "skip_layers": True, "padding_free": True},
     "+ shared beginnings": {**OFF, "skip_layers": True, "padding_free": True, "shared_prefix": True},
     "+ LoRA in place, gates recomputed, chosen logits (ours)": {},
+}
+
+# What a GPU with memory to spare, and Triton, can do besides.
+GPU_ABLATION: dict[str, dict[str, Any]] = {
+    **ABLATION,
+    "+ activations kept, not computed again": {"gradient_checkpointing": False},
+    "+ Liger kernels": {"gradient_checkpointing": False, "use_liger_kernel": True},
 }
 
 # Threads sleep while they wait, and what is freed goes back to the system: time and memory are what the step needs.
@@ -89,7 +101,7 @@ PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12}
 # Models and rows
 
 
-def make_model(shape: Shape, device: str) -> LlamaForCausalLM:
+def make_model(shape: Shape, device: str) -> PreTrainedModel:
     """A model with random weights."""
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -102,7 +114,7 @@ def make_model(shape: Shape, device: str) -> LlamaForCausalLM:
         max_position_embeddings=8192,
     )
     with torch.device(device):
-        return LlamaForCausalLM(config).to(torch.bfloat16 if device == "cuda" else torch.float32)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if device == "cuda" else torch.float32)
 
 
 def lengths_of(mix: str, number: int) -> list[int]:
@@ -173,11 +185,10 @@ def make_trainer(shape: Shape, mix: str, selective: bool, device: str, switches:
         retain_batch_size=shape.rows * (1 + selective),
         use_cpu=not gpu,
         bf16=gpu,
-        gradient_checkpointing=gpu,
         report_to="none",
         disable_tqdm=True,
         save_strategy="no",
-        **switches,
+        **{"gradient_checkpointing": gpu, **switches},
     )
     trainer = CircuitBreakerTrainer(
         model=make_model(shape, device),
@@ -187,8 +198,12 @@ def make_trainer(shape: Shape, mix: str, selective: bool, device: str, switches:
         peft_config=LoraConfig(r=16, lora_alpha=16),
     )
     trainer.model.train()
-    if gpu:
+    # What `train` does before its first step
+    if args.gradient_checkpointing:
         trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if args.use_liger_kernel:
+        apply_liger_kernel(trainer.model, None)
+    trainer.accelerator.prepare_model(trainer.model)
     trainer.state.global_step, trainer.state.logging_steps = STEP - 1, 10**6
     return trainer
 
@@ -302,12 +317,13 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
 
 
 class Measured(NamedTuple):
-    """One step: its loss, seconds (of all processors on a CPU), and peak memory in MiB."""
+    """One step: its loss, seconds (of all processors on a CPU), peak memory in MiB, and what it had to compute."""
 
     loss: float
     seconds: float
     memory: float
     tokens: int
+    flops: float
 
 
 def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
@@ -316,7 +332,7 @@ def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
     selective, gpu = preset == "selective", device == "cuda"
     sizes = SHAPES[shape]._replace(rows=SHAPES[shape].rows // (1 + selective))
     # The plain steps take their model from a trainer that has changed nothing in it
-    trainer = make_trainer(sizes, mix, selective, device, ABLATION.get(kind, OFF))
+    trainer = make_trainer(sizes, mix, selective, device, GPU_ABLATION.get(kind, OFF))
     rows = list(trainer.train_dataset)
     if kind == "plain":
         trainer.model.set_attn_implementation("sdpa")
@@ -331,11 +347,13 @@ def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
             inputs = trainer._prepare_inputs(trainer.data_collator(rows))
             return trainer.compute_loss(trainer.model, inputs)
 
+    synchronize = torch.cuda.synchronize if gpu else (lambda: None)
+    clock = time.perf_counter if gpu else time.process_time
     seconds = []
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(5 if gpu else 1):
         trainer.model.zero_grad()
-        synchronize = torch.cuda.synchronize if gpu else (lambda: None)
-        clock = time.perf_counter if gpu else time.process_time
         synchronize()
         start = clock()
         loss = loss_of()
@@ -345,25 +363,42 @@ def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
     memory = (
         torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     )
-    return Measured(loss.item(), min(seconds), memory, sum(row["num_tokens"] for row in rows))
+    return Measured(
+        loss.item(), min(seconds), memory, sum(row["num_tokens"] for row in rows), flops(sizes, trainer.plan, rows)
+    )
+
+
+def in_process(job: tuple[str, str, str, str]) -> Measured:
+    """One step in a process of its own."""
+    output = subprocess.run(
+        [sys.executable, __file__, "--job", json.dumps(job)],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if output.returncode:
+        raise SystemExit(f"{job} failed:\n{output.stderr}")
+    return Measured(**json.loads(output.stdout.strip().splitlines()[-1]))
+
+
+def in_fork(job: tuple[str, str, str, str]) -> Measured:
+    """One step in a process of its own that has its imports done. A GPU tells what is allocated, whoever asks."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
+        return pool.submit(run_job, *job).result()
 
 
 def in_turn(jobs: list[tuple[str, str, str, str]], turns: int) -> dict[tuple[str, ...], Measured]:
-    """Every job in a process of its own, all of them in turn; of the turns the quickest."""
+    """Every job, all of them in turn; of the turns the quickest."""
     best: dict[tuple[str, ...], Measured] = {}
     for turn in range(turns):
         for job in jobs:
             print(f"turn {turn + 1}: {', '.join(job)}", file=sys.stderr, flush=True)
-            output = subprocess.run(
-                [sys.executable, __file__, "--job", json.dumps(job)],
-                env={**os.environ, **ENVIRONMENT},
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if output.returncode:
-                raise SystemExit(f"{job} failed:\n{output.stderr}")
-            measured = Measured(**json.loads(output.stdout.strip().splitlines()[-1]))
+            try:
+                measured = in_fork(job) if job[0] == "llama-3.1-8b" else in_process(job)
+            except torch.OutOfMemoryError:
+                print("does not fit in the GPU's memory", file=sys.stderr)
+                continue
             print(measured, file=sys.stderr, flush=True)
             if job not in best or measured.seconds < best[job].seconds:
                 best[job] = measured
@@ -378,7 +413,7 @@ def compare(best: dict[tuple[str, ...], Measured]) -> dict[str, dict[str, float]
     """A row for the time and one for the memory of each job that is not plain, against the plain one."""
     table: dict[str, dict[str, float]] = {}
     for (shape, mix, preset, kind), ours in best.items():
-        if kind == "plain":
+        if kind == "plain" or (shape, mix, preset, "plain") not in best:
             continue
         plain = best[shape, mix, preset, "plain"]
         tolerance = 2e-2 if shape == "llama-3.1-8b" else 1e-5
@@ -398,15 +433,16 @@ def compare(best: dict[tuple[str, ...], Measured]) -> dict[str, dict[str, float]
     return table
 
 
-def flops(shape: Shape, tokens: int) -> float:
-    """What a step of the reference preset has to compute on real tokens: a forward, and a forward with its backward.
+def flops(shape: Shape, plan: Plan, rows: list[dict[str, Any]]) -> float:
+    """What a step has to compute on real tokens: a forward, and a forward with its backward, as deep as a row is read.
 
-    Attention and the adapter's own weights are left out, so the utilisation is a lower bound.
+    Of the reference preset. Attention and the adapter's own weights are left out, so the utilisation is a lower bound.
     """
-    blocks = round(0.625 * shape.num_layers) + 1
     head_size = shape.hidden_size // shape.num_heads
     attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * head_size * shape.num_kv_heads
-    return 6 * tokens * blocks * (attention + 3 * shape.hidden_size * shape.intermediate_size)
+    block = attention + 3 * shape.hidden_size * shape.intermediate_size
+    depths = (max(plan.blocks(term, reference=False) for term in plan.terms_of(row)) for row in rows)
+    return sum(6.0 * row["num_tokens"] * block * depth for row, depth in zip(rows, depths, strict=True))
 
 
 def print_table(table: dict[str, dict[str, float]]) -> None:
@@ -416,14 +452,14 @@ def print_table(table: dict[str, dict[str, float]]) -> None:
 
 
 def print_gpu(best: dict[tuple[str, ...], Measured]) -> None:
-    device, shape = torch.cuda.get_device_name(0), SHAPES["llama-3.1-8b"]
+    device = torch.cuda.get_device_name(0)
     peak = next((value for name, value in PEAKS.items() if name in device), None)
     print(f"\n{device}")
     for (_, mix, preset, kind), measured in best.items():
         line = f"{preset}, {mix}, {kind}: {measured.seconds:.2f} s/step, "
         line += f"{measured.tokens / measured.seconds:.0f} tokens/s, {measured.memory / 1024:.1f} GiB"
         if peak and preset == "reference":
-            line += f", MFU {flops(shape, measured.tokens) / measured.seconds / peak:.1%}"
+            line += f", MFU {measured.flops / measured.seconds / peak:.1%}"
         print(line)
 
 
@@ -438,17 +474,17 @@ def main() -> None:
     if args.job:
         print(json.dumps(run_job(*json.loads(args.job))._asdict()))
         return
-    shapes = ["llama-3.1-8b"] if args.preset == "llama-3.1-8b" else args.shapes
-    ours = list(ABLATION)[-1]
+    gpu = args.preset == "llama-3.1-8b"
+    kinds = list(GPU_ABLATION if gpu else ABLATION)
     jobs = []
-    for shape in shapes:
-        jobs += [(shape, "real", "reference", kind) for kind in ("plain", *ABLATION)]
-        jobs += [(shape, mix, "reference", kind) for mix in ("prefix", "full") for kind in ("plain", ours)]
-        jobs += [(shape, "real", "selective", kind) for kind in ("plain", ours)]
+    for shape in [args.preset] if gpu else args.shapes:
+        jobs += [(shape, "real", "reference", kind) for kind in ("plain", *kinds)]
+        jobs += [(shape, mix, "reference", kind) for mix in ("prefix", "full") for kind in ("plain", kinds[-1])]
+        jobs += [(shape, "real", "selective", kind) for kind in ("plain", kinds[-1])]
     best = in_turn(jobs, args.turns)
     table = compare(best)
     print_table(table)
-    if args.preset == "llama-3.1-8b":
+    if gpu:
         print_gpu(best)
     if args.json:
         args.json.write_text(json.dumps(table, indent=2) + "\n")

@@ -198,6 +198,8 @@ class CircuitBreakerConfig(_BaseConfig):
             Tokens whose logits exist at a time with `masked_logits`.
         fused_lora (`bool`, *optional*, defaults to `True`):
             Whether LoRA's update is added to a layer's output in place. The loss is the same.
+        fused_norms (`bool`, *optional*, defaults to `True`):
+            Whether RMSNorm is computed in few passes over memory. The loss is the same.
         recompute_gates (`bool`, *optional*, defaults to `True`):
             Whether a gated MLP computes `silu(gate)` again in its backward instead of keeping it. The loss is the
             same.
@@ -473,6 +475,10 @@ class CircuitBreakerConfig(_BaseConfig):
     fused_lora: bool = field(
         default=True,
         metadata={"help": "Whether LoRA's update is added to a layer's output in place. The loss is the same."},
+    )
+    fused_norms: bool = field(
+        default=True,
+        metadata={"help": "Whether RMSNorm is computed in few passes over memory. The loss is the same."},
     )
     recompute_gates: bool = field(
         default=True,

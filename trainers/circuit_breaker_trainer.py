@@ -41,6 +41,7 @@ from .model_card import model_card
 from .objective import Objective
 from .packing import ATTENTION
 from .reference_cache import ReferenceCache, fingerprint
+from .rms_norm import fuse_norms
 from .sampling import CircuitBreakerBatchSampler
 from .terms import NORM, TERMS, Plan
 from .watch import LiveLine, Watchdog
@@ -232,6 +233,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Speed
         if args.fused_lora:
             add_in_place(model)
+        if args.fused_norms:
+            fuse_norms(get_decoder(model))
         if args.recompute_gates:
             recompute_gates(get_decoder(model))
         if args.padding_free:

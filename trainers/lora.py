@@ -3,35 +3,89 @@
     PEFT       result + lora_B(lora_A(x)) * scaling        four tensors as large as the output, one after another
     here       result += (lora_A(x) * scaling) @ B.T       one: scaled while it is narrow, added by the product itself
 
-No arithmetic hides such passes, and of those that a block makes a third are LoRA's.
+The gradient of `x` is likewise added by the product that makes LoRA's part of it. No arithmetic hides such passes, and
+of those that a block makes a third are LoRA's.
 """
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners import lora
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+
+class LoraProduct(torch.autograd.Function):
+    """`x @ W.T + bias + (dropped @ A.T * scaling) @ B.T`; where `dropped` is nothing, there is no dropout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        dropped: torch.Tensor | None,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        A: torch.Tensor,
+        B: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        source = x if dropped is None else dropped
+        narrow = F.linear(source, A).mul_(scaling)
+        ctx.save_for_backward(source, weight, A, B, narrow)
+        ctx.scaling, ctx.dropped = scaling, dropped is not None
+        return F.linear(x, weight, bias).addmm_(narrow, B.t())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        source, weight, A, B, narrow = ctx.saved_tensors
+        grad_narrow = (grad @ B).mul_(ctx.scaling)
+        grad_x = grad @ weight if ctx.needs_input_grad[0] else None
+        grad_dropped = None
+        if ctx.dropped:
+            grad_dropped = grad_narrow @ A
+        elif grad_x is not None:
+            grad_x.addmm_(grad_narrow, A)
+        return grad_x, grad_dropped, None, None, grad_narrow.t() @ source, grad.t() @ narrow, None
 
 
 class LoraLinear(lora.Linear):
-    """PEFT's linear layer with LoRA, its update added in place. What is not plain LoRA goes PEFT's own way."""
+    """PEFT's linear layer with LoRA, computed as above. What is not plain LoRA goes PEFT's own way."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        plain = not (self.disable_adapters or self.merged or args or kwargs)
-        if not plain or not all(map(self._is_plain, self.active_adapters)):
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        if args or kwargs or not self._is_plain(dtype):
             return super().forward(x, *args, **kwargs)
-        # Flat, because to write into a view of the output would have its gradient copied
-        flat = x.flatten(0, -2)
-        result = self.base_layer(flat)
-        for name in self.active_adapters:
-            lora_A, weight = self.lora_A[name], self.lora_B[name].weight
-            narrow = lora_A(self.lora_dropout[name](self._cast_input_dtype(flat, lora_A.weight.dtype)))
-            # In place there is no autocast
-            result.addmm_((narrow * self.scaling[name]).to(result.dtype), weight.to(result.dtype).t())
+        [name] = self.active_adapters
+        dropout, flat = self.lora_dropout[name], x.flatten(0, -2).to(dtype)
+        weights = self.base_layer.weight, self.base_layer.bias, self.lora_A[name].weight, self.lora_B[name].weight
+        result = LoraProduct.apply(
+            flat,
+            None if isinstance(dropout, nn.Identity) else dropout(flat),
+            *(None if weight is None else weight.to(dtype) for weight in weights),
+            self.scaling[name],
+        )
         return result.unflatten(0, x.shape[:-1])
 
-    def _is_plain(self, adapter: str) -> bool:
-        return adapter in self.lora_A and adapter not in self.lora_variant and self.lora_B[adapter].bias is None
+    def _is_plain(self, dtype: torch.dtype) -> bool:
+        if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return False
+        [name] = self.active_adapters
+        return (
+            name in self.lora_A
+            and name not in self.lora_variant
+            and self.lora_B[name].bias is None
+            and type(self.base_layer) is nn.Linear
+            and not any(parameter.requires_grad for parameter in self.base_layer.parameters())
+            # Outside of autocast PEFT computes in the adapter's digits
+            and (
+                torch.is_autocast_enabled(self.base_layer.weight.device.type)
+                or self.lora_A[name].weight.dtype == dtype
+            )
+        )
 
 
 def add_in_place(model: PeftModel) -> None:

@@ -10,7 +10,8 @@ the tokens of a segment see what stands before it and, causally, the segment its
 sequences of their own. States of a shared beginning, and gradients through them, are those of any of the sequences.
 
 Segments after the same tokens and of about the same length are attended in one call. They stand side by side, so that
-a call takes its tokens, and gives their gradients back, as one piece.
+a call takes its tokens, and gives their gradients back, as one piece. On a GPU and in half precision, Flash Attention
+takes segments of any length in a single call, and what stands before them is copied there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward, use_gqa_in_sdpa
 from transformers.masking_utils import sdpa_mask
@@ -74,6 +76,7 @@ def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
     order = [number for batch in batches for number in batch]
     lengths = np.array([len(segments[number].tokens) for number in order])
     starts = dict(zip(order, (np.cumsum(lengths) - lengths).tolist(), strict=True))
+    own = {number: start + np.arange(len(segments[number].tokens)) for number, start in starts.items()}
     groups, places = [], {}
     for number, batch in enumerate(batches):
         # Where the call that attends to a segment holds its tokens
@@ -86,12 +89,9 @@ def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
         "position_ids": torch.from_numpy(np.concatenate([segments[number].positions for number in order]))[None],
         # A mask of four dimensions is handed on as it is: none is made for the packed row.
         "attention_mask": torch.empty(1, 1, 0, 0),
-        "segments": groups,
+        "segments": {"groups": groups, **_flash_arguments(order, segments, own)},
     }
-    index = [
-        np.concatenate([starts[number] + np.arange(len(segments[number].tokens)) for number in path]) for path in paths
-    ]
-    return Layout(inputs, index)
+    return Layout(inputs, [np.concatenate([own[number] for number in path]) for path in paths])
 
 
 def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segment], list[tuple[int, ...]]]:
@@ -170,6 +170,27 @@ def _attention_group(batch: Sequence[Segment], places: Mapping[int, tuple[int, i
     return group
 
 
+def _flash_arguments(
+    order: Sequence[int], segments: Sequence[Segment], own: Mapping[int, np.ndarray]
+) -> dict[str, Any]:
+    """
+    How to attend all segments in one call.
+
+    Returns:
+        `dict[str, Any]`: `cu_seq_q` and `cu_seq_k`, where segments begin and end among the tokens and among the keys;
+        `max_q` and `max_k`, the most of both that a segment has; and, where keys are not just the tokens, `keys`, the
+        tokens they are of.
+    """
+    keys = [np.concatenate([own[other] for other in (*segments[number].before, number)]) for number in order]
+    lengths = {"q": [len(own[number]) for number in order], "k": [len(tokens) for tokens in keys]}
+    arguments: dict[str, Any] = {f"max_{side}": max(values) for side, values in lengths.items()}
+    for side, values in lengths.items():
+        arguments[f"cu_seq_{side}"] = torch.tensor([0, *values], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    if any(segment.before for segment in segments):
+        arguments["keys"] = torch.from_numpy(np.concatenate(keys))
+    return arguments
+
+
 def packed_attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -179,7 +200,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    segments: list[dict[str, Any]] | None = None,
+    segments: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """
@@ -188,29 +209,63 @@ def packed_attention(
     Args:
         module, query, key, value, attention_mask, dropout, scaling, sliding_window:
             As the library's attention functions take them, `query` of shape `(batch, heads, tokens, head_size)`.
-        segments (`list[dict[str, Any]]`, *optional*):
+        segments (`dict[str, Any]`, *optional*):
             What [`packed`] made.
     """
     if segments is None:
         kwargs["sliding_window"] = sliding_window
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    if sliding_window is not None and segments["max_k"] > sliding_window:
+        raise ValueError(
+            f"A row of {segments['max_k']} tokens is longer than this model's sliding window of {sliding_window}, "
+            "which packed rows do not follow. Set `padding_free: false`."
+        )
     # Token-major, so that a token's numbers lie together when tokens are gathered
     query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    outputs = []
-    pieces = [states.split([group["size"] for group in segments]) for states in (query, key, value)]
-    for number, group in enumerate(segments):
+    attend = _attend_at_once if _has_flash(query) and not dropout else _attend_by_group
+    return attend(query, key, value, segments, dropout, scaling)[None], None
+
+
+def _has_flash(query: torch.Tensor) -> bool:
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _attend_at_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Mapping[str, Any],
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of all segments, states of shape `(tokens, heads, head_size)`, without dropout."""
+    if "keys" in segments:
+        key, value = (states.index_select(0, segments["keys"]) for states in (key, value))
+    ends = (segments[name] for name in ("cu_seq_q", "cu_seq_k", "max_q", "max_k"))
+    # A segment's last token sees all its keys, the one before all but one, and so on
+    return varlen_attn(query, key, value, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+
+
+def _attend_by_group(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segments: Mapping[str, Any],
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of one group of segments after another, states of shape `(tokens, heads, head_size)`."""
+    outputs, groups = [], segments["groups"]
+    pieces = [states.split([group["size"] for group in groups]) for states in (query, key, value)]
+    for number, group in enumerate(groups):
         rows, length = group["shape"]
         own = [states[number] for states in pieces]
         if "pad" in group:
             own = [states.index_select(0, group["pad"]) for states in own]
         q, k, v = (states.unflatten(0, (rows, length)) for states in own)
         num_before = sum(end - start for _, start, end in group["before"])
-        total = num_before + length
-        if sliding_window is not None and total > sliding_window:
-            raise ValueError(
-                f"A row of {total} tokens is longer than this model's sliding window of {sliding_window}, which "
-                "packed rows do not follow. Set `padding_free: false`."
-            )
         mask = None
         if num_before:
             shared = (
@@ -219,7 +274,7 @@ def packed_attention(
             )
             k, v = (torch.cat(parts, dim=1) for parts in zip(shared, (k, v), strict=True))
             if "mask" not in group:  # for all layers, as numbers to be added: truth values would be turned into them
-                group["mask"] = q.new_full((length, total), -torch.inf).triu(num_before + 1)
+                group["mask"] = q.new_full((length, num_before + length), -torch.inf).triu(num_before + 1)
             mask = group["mask"]
         q, k, v = (states.transpose(1, 2) for states in (q, k, v))
         grouped = k.shape[1] < q.shape[1]
@@ -238,7 +293,7 @@ def packed_attention(
         )
         output = output.transpose(1, 2).flatten(0, 1)
         outputs.append(output.index_select(0, group["unpad"]) if "unpad" in group else output)
-    return torch.cat(outputs)[None], None
+    return torch.cat(outputs)
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

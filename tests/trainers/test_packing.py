@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from trainers.packing import ATTENTION, packed, padded
+from trainers.packing import ATTENTION, packed, packed_attention, padded
 
 
 SYSTEM = list(range(100, 140))
@@ -65,6 +66,24 @@ def test_logits_and_gradients_equal_those_of_padded_rows(model, architecture, sh
     assert (own - logits).norm() <= 1e-6 * logits.norm()
     for ours, plain in zip(own_gradients, gradients, strict=True):
         assert (ours - plain).norm() <= 1e-6 * plain.norm()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("share_prefixes", [False, True])
+def test_flash_attention_sees_what_one_group_after_another_sees(share_prefixes):
+    def attend(dtype):
+        inputs = send_to_device(packed(SEQUENCES, share_prefixes).inputs, "cuda")
+        generator = torch.Generator("cuda").manual_seed(0)
+        shapes = [(1, heads, inputs["input_ids"].shape[1], 64) for heads in (4, 2, 2, 4)]
+        *states, weights = (torch.randn(shape, generator=generator, device="cuda") for shape in shapes)
+        states = [state.bfloat16().to(dtype).requires_grad_() for state in states]
+        output, _ = packed_attention(torch.nn.Module(), *states, None, segments=inputs["segments"])
+        (output.float() * weights.transpose(1, 2)).sum().backward()
+        return [output, *(state.grad for state in states)]
+
+    for ours, exact in zip(attend(torch.bfloat16), attend(torch.float32), strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.float() - exact).norm() <= 1e-2 * exact.norm()
 
 
 def test_padded_rows_and_generation_work_with_the_same_attention(model):

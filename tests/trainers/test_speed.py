@@ -6,16 +6,20 @@ import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig
-from transformers.models.llama.modeling_llama import LlamaMLP
+from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tests.trainers.conftest import make_model
 from tests.trainers.test_parity import assert_same, one_batch
 from trainers.gated_mlp import recompute_gates
+from trainers.lora import LoraProduct
+from trainers.rms_norm import RMSNormProduct, fuse_norms
 from trainers.terms import TERMS
 
 
 PLAIN = dict.fromkeys(
-    ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "recompute_gates"], False
+    ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "fused_norms", "recompute_gates"],
+    False,
 )
 
 SWITCHES = {
@@ -25,6 +29,7 @@ SWITCHES = {
     "padding_free": {"padding_free": True},
     "shared_prefix": {"padding_free": True, "shared_prefix": True},
     "fused_lora": {"fused_lora": True},
+    "fused_norms": {"fused_norms": True},
     "recompute_gates": {"recompute_gates": True},
     "gradient_checkpointing": {"gradient_checkpointing": True},
     "all": dict.fromkeys(PLAIN, True) | {"gradient_checkpointing": True, "logits_chunk_size": 5},
@@ -159,3 +164,35 @@ def test_only_mlps_that_are_known_recompute_their_gates():
     plain.up_proj.weight.data.zero_()
     assert plain(x).abs().sum() == 0
     assert copy(x).abs().sum() > 0
+
+
+@pytest.mark.parametrize("dropout", [False, True])
+def test_gradients_of_lora_are_those_of_its_formula(dropout):
+    torch.manual_seed(0)
+    sizes = [(5, 4), (5, 4), (6, 4), (6,), (2, 4), (6, 2)]
+    x, dropped, weight, bias, A, B = (torch.randn(size, dtype=torch.float64) for size in sizes)
+    trained = [x, dropped, A, B] if dropout else [x, A, B]
+    for tensor in trained:
+        tensor.requires_grad_()
+    arguments = x, dropped if dropout else None, weight, bias, A, B, 0.5
+    formula = x @ weight.T + bias + ((dropped if dropout else x) @ A.T * 0.5) @ B.T
+    assert torch.allclose(LoraProduct.apply(*arguments), formula)
+    assert torch.autograd.gradcheck(LoraProduct.apply, arguments)
+
+
+def test_gradients_of_a_norm_are_those_of_its_formula():
+    torch.manual_seed(0)
+    x, weight = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in [(5, 8), (8,)])
+    assert torch.allclose(RMSNormProduct.apply(x, weight, 0.1), nn.functional.rms_norm(x, (8,), weight, 0.1))
+    assert torch.autograd.gradcheck(RMSNormProduct.apply, (x, weight, 0.1))
+
+
+def test_only_norms_that_are_known_are_fused():
+    plain, other = LlamaRMSNorm(8), Gemma2RMSNorm(8)
+    other.variance_epsilon = other.eps  # the same name does not make it the same norm
+    fuse_norms(nn.ModuleList([plain, other, nn.LayerNorm(8)]))
+    assert "forward" in vars(plain)
+    assert "forward" not in vars(other)
+    x = torch.randn(2, 3, 8)
+    assert torch.equal(plain(x), LlamaRMSNorm.forward(plain, x))
+    assert torch.equal(plain(x.bfloat16()), LlamaRMSNorm.forward(plain, x.bfloat16()))
