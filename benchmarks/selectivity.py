@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 BASE, SELECTIVE, PLAIN_RR = "base", "selective", "plain_rr"
 MAX_NEW_TOKENS = 96
-DRAWS = 8
+DRAWS, CLEAN_DRAWS = 8, 2
 # Sequences of a forward, prompts times draws: all wait for the one that says most.
 BATCH_SIZE = 128
 # Prompts of the probes that cost more than one greedy answer, or are asked three times.
@@ -60,7 +60,7 @@ VARIANTS = {
     "both": Variant("selective + rr from the tool name", "demo", {"rr_weight": 1}),
     "twin": Variant("twin", "demo", {**_BARE, "distill_weight": 0, "twin_weight": 1}),
     "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
-    "bare_requests": Variant("selective, no words around requests", "demo", {"retain_noise_probability": 0}),
+    "bare_requests": Variant("selective, no random words in requests", "demo", {"retain_noise_probability": 0}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
 }
 
@@ -91,11 +91,12 @@ def train(variant: str, seed: int, folder: Path, data: Path, model: Path) -> dic
 
 
 class Prompts(NamedTuple):
-    """What every model is asked: `held_out` and `unseen` greedily, `drawn` at temperature 1."""
+    """What every model is asked: `held_out` and `unseen` greedily, `attacked` and `clean` at temperature 1."""
 
     held_out: Any
     unseen: Any
-    drawn: Any
+    attacked: Any
+    clean: Any
 
 
 def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
@@ -119,23 +120,26 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
     return Prompts(
         held_out=concatenate_datasets(list(chosen.values())),
         unseen=evaluation_prompts(traces["unseen"], "tool_flip", tool_format),
-        drawn=concatenate_datasets(
-            [chosen[task].select(range(DRAWN_PROMPTS)) for task in ("tool_flip", "capability")]
-        ),
+        attacked=chosen["tool_flip"].select(range(DRAWN_PROMPTS)),
+        clean=chosen["capability"],
     )
 
 
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
     """Figures of one model: `held_out`, `unseen` with its `kinds`, and `drawn`."""
-    from cb_datasets.evaluation.answers import answer_prompts
+    from cb_datasets.evaluation.answers import Answer, answer_prompts
     from cb_datasets.evaluation.compare import compare
     from cb_datasets.evaluation.figures import figures
     from cb_datasets.generation import Sampling
 
-    greedy, random = Sampling(max_new_tokens=MAX_NEW_TOKENS), Sampling(1.0, 1.0, MAX_NEW_TOKENS, DRAWS, 0)
-    held_out = answer_prompts(prompts.held_out, backend, greedy, work_dir, f"{name}, held out")
-    unseen = answer_prompts(prompts.unseen, backend, greedy, work_dir, f"{name}, unseen kinds")
-    drawn = answer_prompts(prompts.drawn, backend, random, work_dir, f"{name}, {DRAWS} draws")
+    def answers(asked: str, sampling: Sampling) -> list[Answer]:
+        return answer_prompts(getattr(prompts, asked), backend, sampling, work_dir, f"{name}, {asked}")
+
+    greedy = Sampling(max_new_tokens=MAX_NEW_TOKENS)
+    held_out, unseen = answers("held_out", greedy), answers("unseen", greedy)
+    # Many draws tell of the worst, many prompts of the mean
+    drawn = answers("attacked", Sampling(1.0, 1.0, MAX_NEW_TOKENS, DRAWS, 0))
+    drawn += answers("clean", Sampling(1.0, 1.0, MAX_NEW_TOKENS, CLEAN_DRAWS, 0))
     found = compare({BASE: unseen}, {BASE: drawn})
     return {
         "held_out": figures(held_out),

@@ -26,7 +26,7 @@ SHEET_FLAGS :=
 # Two of the eight tools make most requests. A breaker has to learn about the others too.
 GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1200 --max-eval-prompts 24 --per-tool 70
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
-DR_FLAGS := --max-prompts 2000 --per-tool 100
+DR_FLAGS := --max-prompts 2000 --per-tool 150
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
 ATTACK_FLAGS := --max-new-tokens 96 --batch-size 128 --steps 30

@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_wrap_probability": 0.4,
         "span_noise_probability": 0.3,
         "bare_head_probability": 0.5,
-        "retain_noise_probability": 0.3,
+        "retain_noise_probability": 0.5,
     },
 }
 
@@ -103,8 +103,9 @@ class CircuitBreakerConfig(_BaseConfig):
             Probability that a harmful completion goes without what it says before its call. If `None`, the preset
             decides.
         retain_noise_probability (`float`, *optional*):
-            Probability that a retain row without an attack gets one to six random words of the dataset before what the
-            user says last, after it, or on both sides, when it is tokenized. If `None`, the preset decides.
+            Probability that in a retain row without an attack random words of the dataset replace some of those that
+            the user says last, or one to six are put before them, after them, or on both sides, when it is tokenized.
+            If `None`, the preset decides.
 
         > Parameters that control the loss
 
@@ -274,9 +275,9 @@ class CircuitBreakerConfig(_BaseConfig):
     retain_noise_probability: float | None = field(
         default=None,
         metadata={
-            "help": "Probability that a retain row without an attack gets one to six random words of the dataset "
-            "before what the user says last, after it, or on both sides, when it is tokenized. If `None`, the preset "
-            "decides."
+            "help": "Probability that in a retain row without an attack random words of the dataset replace some of "
+            "those that the user says last, or one to six are put before them, after them, or on both sides, when it "
+            "is tokenized. If `None`, the preset decides."
         },
     )
     preset: str = field(

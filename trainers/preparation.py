@@ -10,14 +10,14 @@
     redacted        whether the attack was cut from the prompt, so that only `rr` may use the row
 
 The injected span is varied here, with a seed, so that a model cannot learn the attack by its quotation marks. Siblings
-are varied alike: their prompts stay the same. What is to be kept is varied too, with words around the request: terms
-that compare the two networks on the same tokens need no completion made anew.
+are varied alike: their prompts stay the same. What is to be kept is varied too, with random words in the request or
+around it: terms that compare the two networks on the same tokens need no completion made anew.
 """
 
 import math
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,8 +56,8 @@ class Variation:
         bare_head_probability (`float`):
             Probability that a harmful completion goes without what it says before its call.
         retain_noise_probability (`float`):
-            Probability that a row of Dr without an attack gets one to six random words before what the user says last,
-            after it, or on both sides.
+            Probability that in a row of Dr without an attack random words replace some of those that the user says
+            last, or one to six are put before them, after them, or on both sides.
         words (`tuple[str, ...]`):
             The words, see [`words_of`].
     """
@@ -84,7 +84,7 @@ def words_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def vary_request(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
-    """The row with random words around what the user says last, if it is one that they may be put into."""
+    """The row with random words in what the user says last or around it, if it is one that may be varied."""
     rng = random.Random(f"{variation.seed} {row['id']} words")
     spoken = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
     may = row["set"] == "retain" and not row["injection"] and spoken and variation.words
@@ -94,10 +94,24 @@ def vary_request(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
     def sentence() -> str:
         return " ".join(rng.choices(variation.words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
 
-    before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
     messages, last = [*row["messages"]], spoken[-1]
-    messages[last] = {**messages[last], "content": " ".join([*before, messages[last]["content"], *after])}
+    content = messages[last]["content"]
+    if rng.random() < 0.5:
+        content = _reworded(content, variation.words, rng)
+    else:
+        before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
+        content = " ".join([*before, content, *after])
+    messages[last] = {**messages[last], "content": content}
     return {**row, "messages": messages}
+
+
+def _reworded(text: str, words: Sequence[str], rng: random.Random) -> str:
+    """The text with some three in ten of its words in small letters replaced."""
+
+    def reword(word: re.Match[str]) -> str:
+        return rng.choice(words) if word[0].islower() and rng.random() < 0.3 else word[0]
+
+    return _WORD.sub(reword, text)
 
 
 def vary_injection(row: dict[str, Any], variation: Variation) -> dict[str, Any]:

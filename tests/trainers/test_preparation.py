@@ -105,12 +105,13 @@ def test_span_is_varied_and_nothing_else(attacked_rows, kind):
     assert changed > 20
 
 
-def test_words_come_around_requests_that_are_to_be_kept(attacked_rows):
+def test_words_come_into_or_around_requests_that_are_to_be_kept(attacked_rows):
     rows = attacked_rows(records=40, refusals=40).to_list()
     words = ("very", "long")
     variation = Variation(seed=1, retain_noise_probability=0.5, words=words)
-    changed, sides = 0, set()
+    changed, reworded, sides = 0, 0, set()
     for row in rows:
+        row["messages"][-1]["content"] += " Please find three pictures of the moon for Kalo."
         varied = vary_request(row, variation)
         if varied == row:
             continue
@@ -120,12 +121,18 @@ def test_words_come_around_requests_that_are_to_be_kept(attacked_rows):
         said, was = varied["messages"][-1].pop("content"), row["messages"][-1].pop("content")
         assert varied == row
         before, found, after = said.partition(was)
-        assert found
+        if not found:
+            reworded += 1
+            pairs = list(zip(said.split(), was.split(), strict=True))
+            assert {new for new, old in pairs if new != old} <= set(words)
+            assert all(old.islower() for new, old in pairs if new != old)
+            continue
         sides.add((bool(before), bool(after)))
         for noise in filter(None, (before.strip(), after.strip())):
             assert 1 <= len(noise.split()) <= 6
             assert {word.lower().rstrip(".!?,") for word in noise.split()} <= set(words)
     assert 20 < changed < 60  # of 80
+    assert changed / 4 < reworded < changed
     assert sides == {(True, False), (False, True), (True, True)}
 
 
