@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProgressCallback,
+    SchedulerType,
     TrainerCallback,
     set_seed,
 )
@@ -675,7 +676,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 str(rows * args.gradient_accumulation_steps * args.world_size)
                 for rows in (args.per_device_train_batch_size, args.retain_batch_size)
             ),
-            "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type}",
+            "learning rate": f"{args.learning_rate}, {SchedulerType(args.lr_scheduler_type).value}",
             "target layers": ", ".join(map(str, self.plan.target_layers)),
             "LoRA": ", ".join(
                 f"r {config.r}, alpha {config.lora_alpha}, dropout {config.lora_dropout}"

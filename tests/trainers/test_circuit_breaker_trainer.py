@@ -359,6 +359,7 @@ def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
         *("# breaker", "arxiv", "2406.04313", "`rr` x 10.0", "`retain_l2` x 10.0", "revision `sha256:12ab`"),
         *(
             "6 harmful_flip",
+            "| 0.01, constant |",
             "harmful: attack succeeded | 1.0 | 0.8 | 17",
             "96.0%",
             "2.5%",
