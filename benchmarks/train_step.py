@@ -75,7 +75,7 @@ ABLATION: dict[str, dict[str, Any]] = {
     "+ breaker stops early": {**OFF, "skip_layers": True},
     "+ packed, no padding": {**OFF, "skip_layers": True, "padding_free": True},
     "+ shared beginnings": {**OFF, "skip_layers": True, "padding_free": True, "shared_prefix": True},
-    "+ LoRA in place, gates recomputed, chosen logits (ours)": {},
+    "+ LoRA and norms in few passes, gates recomputed, chosen logits (ours)": {},
 }
 
 # What a GPU with memory to spare, and Triton, can do besides.

@@ -7,7 +7,6 @@ These are the widest tensors of a block, and one in four of them goes.
 """
 
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2CLS
+
+from .probing import gives
 
 
 class GatedProduct(torch.autograd.Function):
@@ -46,10 +47,10 @@ def recompute_gates(decoder: nn.Module) -> None:
 def _is_plain(kind: type[nn.Module]) -> bool:
     """Whether an MLP's forward is `down_proj(silu(gate_proj(x)) * up_proj(x))`, tried on layers that do little."""
     x = torch.linspace(-2, 2, 8)
-    layers = SimpleNamespace(
-        gate_proj=lambda x: x + 1, up_proj=lambda x: 2 * x, down_proj=lambda x: x - 3, act_fn=F.silu
-    )
-    try:
-        return torch.equal(kind.forward(layers, x), F.silu(x + 1) * (2 * x) - 3)
-    except (AttributeError, TypeError):  # it wants more than these four
-        return False
+    layers = {
+        "gate_proj": lambda x: x + 1,
+        "up_proj": lambda x: 2 * x,
+        "down_proj": lambda x: x - 3,
+        "act_fn": F.silu,
+    }
+    return gives(kind, layers, x, F.silu(x + 1) * (2 * x) - 3)

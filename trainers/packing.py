@@ -221,9 +221,10 @@ def packed_attention(
             "which packed rows do not follow. Set `padding_free: false`."
         )
     # Token-major, so that a token's numbers lie together when tokens are gathered
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
-    attend = _attend_at_once if _has_flash(query) and not dropout else _attend_by_group
-    return attend(query, key, value, segments, dropout, scaling)[None], None
+    states = [state[0].transpose(0, 1) for state in (query, key, value)]
+    if _has_flash(query) and not dropout:
+        return _attend_at_once(states, segments, scaling)[None], None
+    return _attend_by_group(states, segments, dropout, scaling)[None], None
 
 
 def _has_flash(query: torch.Tensor) -> bool:
@@ -233,32 +234,23 @@ def _has_flash(query: torch.Tensor) -> bool:
 
 
 def _attend_at_once(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    segments: Mapping[str, Any],
-    dropout: float,
-    scaling: float | None,
+    states: Sequence[torch.Tensor], segments: Mapping[str, Any], scaling: float | None
 ) -> torch.Tensor:
-    """Attention of all segments, states of shape `(tokens, heads, head_size)`, without dropout."""
+    """Attention of all segments. States are query, key and value, of shape `(tokens, heads, head_size)`."""
+    query, key, value = states
     if "keys" in segments:
-        key, value = (states.index_select(0, segments["keys"]) for states in (key, value))
+        key, value = (state.index_select(0, segments["keys"]) for state in (key, value))
     ends = (segments[name] for name in ("cu_seq_q", "cu_seq_k", "max_q", "max_k"))
     # A segment's last token sees all its keys, the one before all but one, and so on
     return varlen_attn(query, key, value, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
 
 
 def _attend_by_group(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    segments: Mapping[str, Any],
-    dropout: float,
-    scaling: float | None,
+    states: Sequence[torch.Tensor], segments: Mapping[str, Any], dropout: float, scaling: float | None
 ) -> torch.Tensor:
-    """Attention of one group of segments after another, states of shape `(tokens, heads, head_size)`."""
+    """The same for one group of segments after another."""
     outputs, groups = [], segments["groups"]
-    pieces = [states.split([group["size"] for group in groups]) for states in (query, key, value)]
+    pieces = [state.split([group["size"] for group in groups]) for state in states]
     for number, group in enumerate(groups):
         rows, length = group["shape"]
         own = [states[number] for states in pieces]
