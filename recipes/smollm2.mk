@@ -1,7 +1,7 @@
 # A second, real model: SmolLM2-135M, taught to call tools by demo/train_smollm2_agent.py, and the demo's look-alike
-# prompts. No download beyond PyPI and no GPU: about two hours on one core, so everything is smaller than in the demo.
+# prompts. No download beyond PyPI and no GPU: about two hours on two cores, so everything is smaller than in the demo.
 #
-#   make smollm2
+#   make smollm2 OMP_NUM_THREADS=2
 
 DATA := data/smollm2
 MODEL := $(SMOLLM2_AGENT)
