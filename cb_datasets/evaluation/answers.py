@@ -109,14 +109,16 @@ def _answer(prompt: dict, case: Case, text: str | None, tool_format: ToolCallFor
 def babbles(completion: str, tool_format: ToolCallFormat) -> bool:
     """Whether a completion is gibberish: its words, or what stands where a call should be.
 
-    A malformed call is babble if what follows the call tag does not even begin like one, or repeats itself; JSON with
-    a slip in it is malformed and no more.
+    A malformed call is babble if what follows the call tag does not even begin like one, if that or what goes before
+    the tag repeats itself; JSON with a slip in it is malformed and no more.
     """
     parsed = tool_format.parse(completion)
     if parsed.diagnosis in (Diagnosis.OK, Diagnosis.MULTI_CALL, Diagnosis.TEXT, Diagnosis.EMPTY):
         return is_gibberish(parsed.text)
-    body = completion.partition(tool_format.call_tag)[2] or completion
+    words, tag, body = completion.partition(tool_format.call_tag)
+    if not tag:
+        words, body = "", completion
     for token in (tool_format.call_tag, *tool_format.end_tokens):
         body = body.replace(token, " ")
     begins_like_a_call = body.lstrip().startswith("{") or parsed.diagnosis == Diagnosis.FUNCTION_SYNTAX
-    return not begins_like_a_call or is_gibberish(body)
+    return not begins_like_a_call or is_gibberish(words) or is_gibberish(body)

@@ -97,6 +97,8 @@ def test_babbles():
     assert not babbles("<|python_tag|>search_web(query='pump')<|eom_id|>", LLAMA)
     assert not babbles(RIGHT.replace("}}", "}"), LLAMA)
     assert babbles('<|python_tag|>{"name": "x x x x x x x x x<|eom_id|>', LLAMA)
+    assert babbles('to to to to to to to<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
+    assert not babbles('I will look.<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
 
 
 def test_draws_of_one_prompt_are_no_further_prompts():
