@@ -109,8 +109,8 @@ def _answer(prompt: dict, case: Case, text: str | None, tool_format: ToolCallFor
 def babbles(completion: str, tool_format: ToolCallFormat) -> bool:
     """Whether a completion is gibberish: its words, or what stands where a call should be.
 
-    A malformed call is babble if what follows the call tag does not even begin like one, if that or what goes before
-    the tag repeats itself; JSON with a slip in it is malformed and no more.
+    A malformed call is babble if what follows the call tag does not even begin like one, or if that or what goes
+    before the tag repeats itself; JSON with a slip in it is malformed and no more.
     """
     parsed = tool_format.parse(completion)
     if parsed.diagnosis in (Diagnosis.OK, Diagnosis.MULTI_CALL, Diagnosis.TEXT, Diagnosis.EMPTY):
