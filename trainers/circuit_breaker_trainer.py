@@ -13,6 +13,7 @@ from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -111,7 +112,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             How to quantize the model, where `model` is a string: QLoRA.
         peft_config ([`~peft.LoraConfig`], *optional*):
             The adapter to make. `target_modules` defaults to all linear layers of the blocks, and
-            `layers_to_transform` to the blocks that a loss reaches: one above them would keep its initial noise.
+            `layers_to_transform` to the blocks that a loss reaches: one above them would keep its initial noise. A
+            string in `target_modules` is a pattern of whole names, and chooses the blocks as well.
     """
 
     # `compute_loss` returns the mean over a micro-batch; `Trainer` divides it by the accumulation steps.
@@ -350,14 +352,16 @@ class CircuitBreakerTrainer(_BaseTrainer):
             linear = (name for name, module in blocks.named_modules() if isinstance(module, nn.Linear))
             peft_config.target_modules = {name.rsplit(".", 1)[-1] for name in linear}
         num_reached = self.plan.depth
-        if peft_config.layers_to_transform is None:
+        if peft_config.layers_to_transform is None and not isinstance(peft_config.target_modules, str):
             peft_config.layers_to_transform = list(range(num_reached))
-        elif max(peft_config.layers_to_transform) >= num_reached:
-            raise ValueError(
-                f"`layers_to_transform` names block {max(peft_config.layers_to_transform)}, but no loss reaches a "
-                f"block above {num_reached - 1} with these terms and layers: its adapter would never be trained."
-            )
         model = get_peft_model(model, peft_config)
+        for number, block in enumerate(blocks):
+            if number >= num_reached and any(isinstance(module, BaseTunerLayer) for module in block.modules()):
+                raise ValueError(
+                    f"The adapter has a part in block {number}, but no loss reaches a block above {num_reached - 1} "
+                    "with these terms and layers: it would never be trained. Leave the block out of "
+                    "`layers_to_transform`, or of the pattern in `target_modules`."
+                )
 
         generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same noise on every device
         for name, parameter in model.named_parameters():
@@ -440,7 +444,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         """Rows of Ds and rows of Dr by class, of the classes that a term uses."""
         used = {name for classes in self.plan.classes.values() for name in classes}
         rows: dict[str, dict[str, list[int]]] = {CIRCUIT_BREAKER: defaultdict(list), RETAIN: defaultdict(list)}
-        columns = (dataset[column] for column in ("set", "priority_class", "redacted"))
+        columns = (dataset[column][:] for column in ("set", "priority_class", "redacted"))
         for row, (name, priority_class, redacted) in enumerate(zip(*columns, strict=True)):
             known = {CIRCUIT_BREAKER: HARMFUL_CLASSES, RETAIN: RETAIN_CLASSES}.get(name, {})
             if priority_class not in known:
@@ -475,7 +479,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         circuit_breaker, retain = self._rows_by_class(self.train_dataset, "train")
         circuit_breaker = sum(circuit_breaker.values(), [])
         by_pair = defaultdict(list)
-        pairs = list(self.train_dataset["pair"])
+        pairs = self.train_dataset["pair"][:]
         for row in sum(retain.values(), []):
             if pairs[row] is not None:
                 by_pair[pairs[row]].append(row)

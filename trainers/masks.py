@@ -7,7 +7,8 @@
                                                         |-------------------- after_injection ------------------|
                                                           |----------------------- completion ------------------|
 
-`start` cuts a mask short: at the token where an attacker's call leaves the right one, or at its tool's name.
+`start` cuts a mask short: at the token where an attacker's call leaves the right one, or at its tool's name. Of the
+hidden states those at the tokens of a mask are read, and the one before, in which the first of them is decided.
 """
 
 from collections.abc import Mapping

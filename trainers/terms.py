@@ -166,6 +166,8 @@ class Plan:
             weights = np.zeros(0, dtype=np.float32)
         if TERMS[term].layers == "logits":
             weights = weights[1:]  # what the network expects at a token is read at the token before
+        else:  # and so the state before a token counts as the one at it: a call is decided before its first token
+            weights[:-1] = np.maximum(weights[:-1], weights[1:])
         positions = weights.nonzero()[0]
         shift = len(row["clean_ids"]) - len(tokens) if TERMS[term].reference == "clean" else 0
         targets = tokens[np.minimum(positions + 1, len(tokens) - 1)]
@@ -180,9 +182,7 @@ class Plan:
         else:
             kept = term in ("retain_l2", "retain_kl", "triplet")
             weights = token_weights(row, self.retain_tokens if kept else "completion")
-            if term == "twin":  # as the logits do, states matter from the one that the completion comes from
-                weights[row["prompt_length"] - 1] = 1.0
-            elif TERMS[term].layers == "logits":
+            if TERMS[term].layers == "logits":
                 weights[decision_tokens(row)] *= self.decision_weight
         return weights
 

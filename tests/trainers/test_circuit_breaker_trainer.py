@@ -84,8 +84,11 @@ def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
     assert {name.split(".")[-4] for name in start} == {
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     }
-    with pytest.raises(ValueError, match="never be trained"):
-        make_trainer(target_layers=[2], peft_config=LoraConfig(target_modules=["q_proj"], layers_to_transform=[1, 2]))
+    pattern = LoraConfig(target_modules=r".*\.layers\.[12]\..*_proj")
+    assert blocks(make_trainer(target_layers=[3], peft_config=pattern)) == {1, 2}
+    for config in (pattern, LoraConfig(target_modules=["q_proj"], layers_to_transform=[1, 2])):
+        with pytest.raises(ValueError, match="a part in block 2, .* never be trained"):
+            make_trainer(target_layers=[2], peft_config=config)
 
 
 def test_initial_noise_is_set_by_its_deviation_and_the_seed(make_trainer, model):

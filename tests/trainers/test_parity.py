@@ -118,7 +118,7 @@ def plain_term(trainer, rows, term):
     if term in ("rr", "retain_l2"):
         for row in harmful if term == "rr" else kept + safe:
             h, h0 = outputs(trainer, row["input_ids"], True)[0], outputs(trainer, row["input_ids"], False)[0]
-            for i in range(row["prompt_length"], len(row["input_ids"])):
+            for i in range(row["prompt_length"] - 1, len(row["input_ids"])):  # from where the call is decided
                 cosines = [F.cosine_similarity(h[layer][i], h0[layer][i], dim=0) for layer in layers]
                 distances = [torch.norm(h[layer][i] - h0[layer][i]) for layer in layers]
                 values.append(sum(map(F.relu, cosines)) / 2 if term == "rr" else sum(distances) / 2)
@@ -151,7 +151,7 @@ def plain_term(trainer, rows, term):
                 values.append(-torch.log1p(-logits[i - 1].softmax(0)[row["input_ids"][i]]))
     if term == "triplet":
         keep, drive = trainer.args.triplet_margins
-        spans = [(row, range(row["prompt_length"], len(row["input_ids"]))) for row in harmful + kept]
+        spans = [(row, range(row["prompt_length"] - 1, len(row["input_ids"]))) for row in harmful + kept]
         states = [
             (
                 row["set"],
