@@ -108,9 +108,10 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
                         if states is not None:
                             continue
                     sides["frozen"][blocks].add((number, kind), sequence, term, read.reference_positions)
-        batch: dict[str, Any] = {side: self._forwards(parts) for side, parts in sides.items()}
+        layouts: dict[tuple[tuple[int, str], ...], Layout] = {}  # by rows: often the forwards read the same ones
+        batch: dict[str, Any] = {side: self._forwards(parts, layouts) for side, parts in sides.items()}
         batch["known"] = dict(known)
-        batch["measure"] = self._forwards({self.plan.num_blocks: self._measure(examples)})
+        batch["measure"] = self._forwards({self.plan.num_blocks: self._measure(examples)}, layouts)
         for name in ("weights", "targets"):
             batch[name] = {
                 term: torch.from_numpy(np.concatenate([getattr(read, name) for read, _ in parts]))
@@ -129,11 +130,16 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         batch["num_tokens"] = sum(len(row["input_ids"]) for row in examples)
         return batch
 
-    def _forwards(self, parts: dict[int, _Forward]) -> list[dict[str, Any]]:
+    def _forwards(
+        self, parts: dict[int, _Forward], layouts: dict[tuple[tuple[int, str], ...], Layout]
+    ) -> list[dict[str, Any]]:
         # The deepest last: DDP takes the parameters that the last forward leaves out for unused
         laid_out: list[tuple[int, _Forward, Layout]] = []
         for blocks, forward in sorted(parts.items(), key=itemgetter(0)):
-            layout = self._layout(forward.sequences)
+            rows = tuple(forward.rows)
+            if rows not in layouts:
+                layouts[rows] = self._layout(forward.sequences)
+            layout = layouts[rows]
             if laid_out and self.join_forwards and self.shared_prefix and self.plan.skip_layers:
                 forward, layout = self._joined(laid_out, blocks, forward, layout)
             laid_out.append((blocks, forward, layout))

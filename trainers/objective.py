@@ -5,7 +5,7 @@ The two are one: with its adapter, and with the adapter disabled. The forwards t
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -87,12 +87,18 @@ class Objective:
         """Within the context the network is what it was before training."""
         # Not `PeftModel.disable_adapter`: it asks every module for its state first, which takes thrice as long
         adapters = self.network.base_model
-        with torch.no_grad(), disable_gradient_checkpointing(self.network, self.args.gradient_checkpointing_kwargs):
+        with torch.no_grad(), self._kept_states():
             adapters.disable_adapter_layers()
             try:
                 yield
             finally:
                 adapters.enable_adapter_layers()
+
+    def _kept_states(self) -> AbstractContextManager[None]:
+        """Within the context no state is computed again for a backward, for there is none."""
+        if not self.args.gradient_checkpointing:
+            return nullcontext()  # without a walk over all modules
+        return disable_gradient_checkpointing(self.network, self.args.gradient_checkpointing_kwargs)
 
     def _with_known(
         self, computed: dict[str, list[torch.Tensor]], known: dict[str, list[dict[str, Any]]]
@@ -170,7 +176,7 @@ class Objective:
             "num_blocks": forward["blocks"],
             "reads": {name: ((*self.plan.target_layers, NORM), at) for name, at in forward["reads"].items()},
         }
-        with disable_gradient_checkpointing(self.network, self.args.gradient_checkpointing_kwargs):
+        with self._kept_states():
             adapted = hidden_states_at(**arguments)
         with self.frozen():
             frozen = hidden_states_at(**arguments)
