@@ -355,8 +355,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if peft_config.layers_to_transform is None and not isinstance(peft_config.target_modules, str):
             peft_config.layers_to_transform = list(range(num_reached))
         model = get_peft_model(model, peft_config)
-        for number, block in enumerate(blocks):
-            if number >= num_reached and any(isinstance(module, BaseTunerLayer) for module in block.modules()):
+        for number, block in enumerate(blocks[num_reached:], start=num_reached):
+            if any(isinstance(module, BaseTunerLayer) for module in block.modules()):
                 raise ValueError(
                     f"The adapter has a part in block {number}, but no loss reaches a block above {num_reached - 1} "
                     "with these terms and layers: it would never be trained. Leave the block out of "

@@ -30,6 +30,9 @@ CIRCUIT_BREAKER, RETAIN = "circuit_breaker", "retain"  # values of a row's `set`
 # Where a prepared row has the sequences that the networks read.
 _COLUMNS = {"row": "input_ids", "clean": "clean_ids", "splice": "splice_ids"}
 
+# Layouts of a batch, by what they lay out: examples and kinds of their sequences.
+_Layouts = dict[tuple[tuple[int, str], ...], Layout]
+
 
 @dataclass
 class _Forward:
@@ -108,7 +111,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
                         if states is not None:
                             continue
                     sides["frozen"][blocks].add((number, kind), sequence, term, read.reference_positions)
-        layouts: dict[tuple[tuple[int, str], ...], Layout] = {}  # by rows: often the forwards read the same ones
+        layouts: _Layouts = {}  # often the forwards read the same rows
         batch: dict[str, Any] = {side: self._forwards(parts, layouts) for side, parts in sides.items()}
         batch["known"] = dict(known)
         batch["measure"] = self._forwards({self.plan.num_blocks: self._measure(examples)}, layouts)
@@ -130,9 +133,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         batch["num_tokens"] = sum(len(row["input_ids"]) for row in examples)
         return batch
 
-    def _forwards(
-        self, parts: dict[int, _Forward], layouts: dict[tuple[tuple[int, str], ...], Layout]
-    ) -> list[dict[str, Any]]:
+    def _forwards(self, parts: dict[int, _Forward], layouts: _Layouts) -> list[dict[str, Any]]:
         # The deepest last: DDP takes the parameters that the last forward leaves out for unused
         laid_out: list[tuple[int, _Forward, Layout]] = []
         for blocks, forward in sorted(parts.items(), key=itemgetter(0)):
