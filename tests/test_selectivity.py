@@ -74,7 +74,7 @@ def test_the_page_is_made_of_the_results(tmp_path):
     page = (tmp_path / "page.md").read_text()
     assert "selective, seed 42 | 10.0 [1.8, 40.4] | 90.0" in page
     assert "unlikelihood (2) | 20.0 (10.0-30.0) | 80.0 (70.0-90.0)" in page
-    assert "takes 50 s of processor time on one thread" in page
+    assert "takes 50 s of processor time, plain RR - s" in page
     assert "hardly follows: before request." in page
     assert "Not measured yet" in page and "plain RR;" in page
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
