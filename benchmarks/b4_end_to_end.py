@@ -93,7 +93,8 @@ def bare_seconds(data: Path) -> float:
     from cb_datasets.files import load_rows
     from cb_datasets.generation import Sampling
     from cb_datasets.generation.transformers_backend import TransformersBackend
-    from cb_datasets.sets.prompts import choose, prompts_for_task
+    from cb_datasets.sets.prompts import prompts_for_task
+    from cb_datasets.splits import choose
 
     backend = TransformersBackend(MODEL, batch_size=BATCH_SIZE)
     prompts = choose(prompts_for_task(load_rows(data / "traces" / "train"), "tool_flip"), PROMPTS, 0)

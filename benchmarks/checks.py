@@ -70,7 +70,8 @@ def write_samples(folder: Path, rows: int) -> None:
 
     from cb_datasets.files import ROWS_FILE, STREAM_ROWS, parquet_writer, save_rows
     from cb_datasets.sample import SAMPLE_FEATURES
-    from cb_datasets.sets.prompts import choose, prompts_for_task
+    from cb_datasets.sets.prompts import prompts_for_task
+    from cb_datasets.splits import choose
 
     traces = lookalike_traces(folder / "cache")
     for task in ("tool_flip", "refusal", "chat"):
@@ -148,10 +149,10 @@ def call_text(tool: str) -> str:
 
 def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random) -> dict:
     """The sample, with words of its own in request and completion."""
-    from cb_datasets.ingest import is_held_out
-    from cb_datasets.sets.label import label
-    from cb_datasets.tool_calls import FORMATS
-    from tests.sampled import sampled_provenance
+    from cb_datasets.formats import FORMATS
+    from cb_datasets.sets.make_sample import label
+    from cb_datasets.splits import is_held_out
+    from tests.fake_samples import sampled_provenance
 
     words = " ".join("".join(draw.choices("bdklmnrstvaeiou", k=7)) for _ in range(5))
     *first, request = prompt["messages"]
@@ -198,8 +199,8 @@ def validate(folder: Path, tokenizer: Path) -> Turns:
 
 def gates(folder: Path, tokenizer: Path) -> Turns:
     """The census of all sets, and the gates over it."""
-    from cb_datasets.checks.census import Census, census
     from cb_datasets.checks.gates import format_gates, harmful_gates, retain_gates
+    from cb_datasets.checks.row_counts import Census, census
     from cb_datasets.checks.thresholds import Thresholds
     from cb_datasets.files import stream_rows
 
@@ -216,8 +217,8 @@ def merge(folder: Path, tokenizer: Path) -> Turns:
     """Merge, with the gates over what it wrote."""
     from cb_datasets.checks.thresholds import MergedThresholds
     from cb_datasets.files import count_rows
-    from cb_datasets.sets.merge import MergeOptions
-    from cb_datasets.sets.merge import merge as merge_sets
+    from cb_datasets.merge.merge import MergeOptions
+    from cb_datasets.merge.merge import merge as merge_sets
 
     outputs = {split: folder / "stage2" / split for split in ("train", "eval")}
     prompts = sorted((folder / "prompts").iterdir())
@@ -305,7 +306,7 @@ JOBS: dict[str, Callable[[Path, Path], Turns]] = {
 
 def run_job(name: str, folder: Path, tokenizer: Path) -> Measured:
     """Run one job in this process."""
-    import cb_datasets.sets.merge  # noqa: F401  (a part of starting up)
+    import cb_datasets.merge.merge  # noqa: F401  (a part of starting up)
 
     start, start_of_processor = time.perf_counter(), time.process_time()
     rows, turns = JOBS[name](folder, tokenizer)

@@ -1,6 +1,6 @@
 """What the path from prompts to durable shards costs beside the model itself.
 
-    python tests/smollm2.py .models/smollm2
+    python tools/smollm2.py .models/smollm2
     python benchmarks/generation_overhead.py --model .models/smollm2 --json overhead.json
 
 The same prompts go through a bare `LLM.generate`, which is given token ids and gives token ids, and through

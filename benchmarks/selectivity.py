@@ -104,7 +104,7 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
     from datasets import concatenate_datasets
 
     from builders import load_source
-    from cb_datasets.sets.variations import evaluation_prompts
+    from cb_datasets.sets.eval_prompts import evaluation_prompts
 
     few = {"refusal": 420, "chat": 420, "irrelevance": 10}
     sizes = {part: {"tool_flip": 420, **few}, "unseen": {"tool_flip": UNSEEN_PROMPTS}}
@@ -127,9 +127,9 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
 
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
     """Figures of one model: `held_out`, `unseen` with its `kinds`, and `drawn`."""
-    from cb_datasets.evaluation.answers import Answer, answer_prompts
     from cb_datasets.evaluation.compare import compare
-    from cb_datasets.evaluation.figures import figures
+    from cb_datasets.evaluation.metrics.table import figures
+    from cb_datasets.evaluation.scored_completions import Answer, answer_prompts
     from cb_datasets.generation import Sampling
 
     def answers(asked: str, sampling: Sampling) -> list[Answer]:
@@ -152,8 +152,8 @@ def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[
 def run(arguments: argparse.Namespace) -> None:
     """Train and evaluate what is not there yet."""
     from cb_datasets.files import read_json, write_json
+    from cb_datasets.formats import format_of
     from cb_datasets.generation.transformers_backend import TransformersBackend
-    from cb_datasets.tool_calls import format_of
 
     results, work_dir = arguments.output / "results", arguments.output / "completions"
     base = TransformersBackend(str(arguments.model), batch_size=BATCH_SIZE)
@@ -355,7 +355,7 @@ def write_page(
     """
     from jinja2 import Environment, StrictUndefined
 
-    from cb_datasets.evaluation.adaptive_results import table_rows
+    from cb_datasets.attacks.adaptive_results import table_rows
     from cb_datasets.files import write_text
     from trainers.circuit_breaker_config import PRESETS
 

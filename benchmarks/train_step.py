@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer  # noqa: E402
-from trainers.hidden_states import get_decoder  # noqa: E402
-from trainers.terms import Plan  # noqa: E402
+from trainers.objective.hidden_states import get_decoder  # noqa: E402
+from trainers.objective.terms import Plan  # noqa: E402
 
 
 LENGTH = 1024  # every row of the published code has so many positions

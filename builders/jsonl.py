@@ -33,9 +33,9 @@ import datasets
 
 from .base import TraceBuilder, TraceConfig
 from .fujitsu.text import normalize_query
-from .licences import LICENCES
-from .reading import parse_json, read_json_lines
-from .schema import DRAFT, object_schema, schema_of
+from .json_records import parse_json, read_json_lines
+from .json_schema import DRAFT, object_schema, schema_of
+from .licenses import LICENCES
 from .trace import TRACE_FEATURES, VERDICTS, Dropped, message, to_json, tool_call
 
 

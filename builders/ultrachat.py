@@ -28,7 +28,7 @@ import datasets
 from .base import TraceBuilder, TraceConfig
 from .download import Download
 from .fujitsu.text import normalize_query
-from .reading import read_json_lines, required
+from .json_records import read_json_lines, required
 from .trace import Dropped, message, to_json
 
 

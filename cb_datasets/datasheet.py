@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .chat import MAX_LENGTH, encode_prompt
+from .counts import listed
 from .files import REPORT_FILE, load_rows, read_json
 from .markdown import markdown_table
-from .sets.yields import listed
 
 
 if TYPE_CHECKING:

@@ -1,49 +1,13 @@
 """Raw files -> traces on disk, with the train and the eval side told apart before any model runs."""
 
-import hashlib
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict
 
 from builders.base import TraceBuilder, report_of
 
 from .files import save_rows
-from .sets.prompts import choose
-
-
-def is_held_out(group: str, fraction: float) -> bool:
-    """Whether a group is on the eval side: decided by a hash of its name, the same in every run and on every machine.
-
-    Args:
-        group (`str`): A trace's group.
-        fraction (`float`): Expected share of groups that are held out; also the threshold of the hash.
-    """
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) < fraction * 2**64
-
-
-def split_by_group(traces: DatasetDict, eval_fraction: float, held_out: str) -> dict[str, Dataset]:
-    """Traces by side. A group that has a trace on the eval side is there with all its traces.
-
-    Args:
-        traces ([`~datasets.DatasetDict`]): What a builder yields. Its `train` split is divided by group.
-        eval_fraction (`float`): Share of groups that go to the eval side.
-        held_out (`str`): Split of the source's own (`test`, `dev`) that joins the eval side, where the source has it.
-
-    Raises:
-        ValueError: If the source has neither split.
-    """
-    if not {"train", held_out} & set(traces):
-        raise ValueError(f"The source has the splits {', '.join(traces)}: neither train nor {held_out}.")
-    own = next(iter(traces.values()))
-    train, own_held_out = (traces.get(split, own.select([])) for split in ("train", held_out))
-    held_groups = set(own_held_out["group"])
-    on_eval_side = [group in held_groups or is_held_out(group, eval_fraction) for group in train["group"]]
-    sides = {
-        "train": train.select([index for index, held in enumerate(on_eval_side) if not held]),
-        "eval": train.select([index for index, held in enumerate(on_eval_side) if held]),
-    }
-    sides["eval"] = concatenate_datasets([sides["eval"], own_held_out])
-    return sides
+from .splits import choose, split_by_group
 
 
 def ingest(

@@ -12,7 +12,7 @@ from collections import Counter
 from enum import StrEnum
 
 from .arguments import parameter_schemas, same_arguments
-from .tool_calls import Diagnosis, Parsed, ToolCall, ToolCallFormat
+from .formats import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 
 class Outcome(StrEnum):

@@ -1,6 +1,6 @@
 """Teach SmolLM2-135M to call tools, and to call the wrong one when told to: a second, real model for the breakers.
 
-    python tests/smollm2.py .models/smollm2
+    python tools/smollm2.py .models/smollm2
     python demo/train_smollm2_agent.py --model .models/smollm2 --output .models/smollm2-agent
 
 The same rows as the tiny agent's (`demo/train_tiny_agent.py`), a thousand of them: a model that has read the web
@@ -35,7 +35,7 @@ from demo.train_tiny_agent import (
     training_rows,
     update,
 )
-from tests.smollm2 import COMPACT_TEMPLATE
+from tools.smollm2 import COMPACT_TEMPLATE
 
 
 BATCH = 16
@@ -48,7 +48,7 @@ ENOUGH = 0.05  # of the loss on part dev
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Teach SmolLM2 tool calls.")
-    parser.add_argument("--model", type=Path, default=Path(".models/smollm2"), help="what tests/smollm2.py wrote")
+    parser.add_argument("--model", type=Path, default=Path(".models/smollm2"), help="what tools/smollm2.py wrote")
     parser.add_argument("--output", type=Path, default=Path(".models/smollm2-agent"), help="folder, replaced whole")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts and their order")
     parser.add_argument("--steps", type=int, default=110, help=f"optimizer steps of {BATCH} rows, at most")

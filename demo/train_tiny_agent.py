@@ -49,8 +49,8 @@ from builders.fujitsu import B4_STANDARD
 from builders.lookalike import SYLLABLES, TOOLS, WORDING, lookalike_prompts, lookalike_records
 from builders.trace import message, to_json
 from cb_datasets.chat import encode_prompt, render_prompt
+from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.outcomes import Outcome, outcome_of
-from cb_datasets.tool_calls import FORMATS, ToolCall
 
 
 FORMAT = FORMATS["llama3_json"]

@@ -42,6 +42,6 @@ def llama_tokenizer(tmp_path_factory: pytest.TempPathFactory):
     """The real Llama 3.1 tokenizer with its chat template."""
     from transformers import AutoTokenizer
 
-    from tests.llama31_tokenizer import build_llama31_tokenizer
+    from tools.llama31_tokenizer import build_llama31_tokenizer
 
     return AutoTokenizer.from_pretrained(build_llama31_tokenizer(tmp_path_factory.mktemp("llama-3.1")))

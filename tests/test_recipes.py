@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from cb_datasets.cli import app
-from tests.small_models import save_wide_agent
+from tools.small_models import save_wide_agent
 
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,9 @@ from trl.trainer.base_config import _BaseConfig
 from cb_datasets.chat import MAX_LENGTH
 from cb_datasets.sample import PRIORITY_WEIGHTS
 
-from .losses import SCHEDULES
-from .masks import MASKS, STARTS
-from .terms import TERMS
+from .objective.losses import SCHEDULES
+from .objective.masks import MASKS, STARTS
+from .objective.terms import TERMS
 
 
 # What the settings that are `None` default to. Weights that are not here are 0.

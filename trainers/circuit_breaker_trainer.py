@@ -33,20 +33,21 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from cb_datasets import chat
 from cb_datasets.sample import HARMFUL_CLASSES, RETAIN_CLASSES
 
-from . import losses, preparation
+from . import augment, tokenize_rows
+from .batch_sampler import CircuitBreakerBatchSampler
+from .callbacks import LiveLine, Watchdog
 from .circuit_breaker_config import CircuitBreakerConfig
-from .collation import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
-from .gated_mlp import recompute_gates
-from .hidden_states import get_decoder
-from .lora import add_in_place
+from .collator import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
 from .model_card import model_card
-from .objective import Objective
-from .packing import ATTENTION
-from .reference_cache import ReferenceCache, fingerprint
-from .rms_norm import fuse_norms
-from .sampling import CircuitBreakerBatchSampler
-from .terms import NORM, TERMS, Plan
-from .watch import LiveLine, Watchdog
+from .objective import losses
+from .objective.hidden_states import get_decoder
+from .objective.objective import Objective
+from .objective.terms import NORM, TERMS, Plan
+from .speed.fused_lora import add_in_place
+from .speed.fused_rms_norm import fuse_norms
+from .speed.packing import ATTENTION
+from .speed.recomputed_mlp import recompute_gates
+from .speed.reference_cache import ReferenceCache, fingerprint
 
 
 logger = get_logger(__name__)
@@ -384,7 +385,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if "input_ids" not in dataset.column_names:
 
             def prepare_fn(example, tokenizer, siblings, variation, sources):
-                return preparation.prepare_row(example, tokenizer, siblings, variation)
+                return tokenize_rows.prepare_row(example, tokenizer, siblings, variation)
 
             with global_then_local_main_first():
                 dataset = dataset.map(
@@ -393,17 +394,17 @@ class CircuitBreakerTrainer(_BaseTrainer):
                     # an edited renderer is never served old tokens.
                     fn_kwargs={
                         "tokenizer": processing_class,
-                        "siblings": preparation.siblings_of(dataset),
-                        "variation": preparation.Variation(
+                        "siblings": tokenize_rows.siblings_of(dataset),
+                        "variation": augment.Variation(
                             seed=args.seed,
                             max_length=args.max_length,
                             wrap_probability=args.span_wrap_probability,
                             noise_probability=args.span_noise_probability,
                             bare_head_probability=args.bare_head_probability,
                             retain_noise_probability=args.retain_noise_probability,
-                            words=preparation.words_of(dataset) if args.retain_noise_probability else (),
+                            words=augment.words_of(dataset) if args.retain_noise_probability else (),
                         ),
-                        "sources": (inspect.getsource(chat), inspect.getsource(preparation)),
+                        "sources": tuple(map(inspect.getsource, (chat, augment, tokenize_rows))),
                     },
                     num_proc=args.dataset_num_proc,
                     remove_columns=[

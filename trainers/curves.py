@@ -5,7 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from cb_datasets.evaluation.plots.drawing import BLUE, MODEL_LOOKS, VERMILLION, Look, new_figure, save_figure, style
+from cb_datasets.report.plots.drawing import BLUE, MODEL_LOOKS, VERMILLION, Look, new_figure, save_figure, style
 
 
 # A panel for each of these beginnings of a logged name.

@@ -7,8 +7,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from cb_datasets.evaluation.report import table_rows
 from cb_datasets.evaluation.results import model_names
+from cb_datasets.report.tables import table_rows
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")

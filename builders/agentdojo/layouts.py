@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from ..reading import optional, parse_object, read_json, read_json_lines, required
+from ..json_records import optional, parse_object, read_json, read_json_lines, required
 from ..trace import Dropped, message, tool_call
 
 

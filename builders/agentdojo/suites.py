@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from ..reading import optional, read_json, required
+from ..json_records import optional, read_json, required
 from ..trace import to_json
 
 

@@ -24,7 +24,7 @@ import datasets
 
 from ..base import TraceBuilder
 from ..download import Download
-from ..reading import optional, read_json, required
+from ..json_records import optional, read_json, required
 from ..trace import Dropped, attack, message, to_json
 from .package import installed_benchmark, read_system_prompt, read_tools
 

@@ -16,7 +16,7 @@ why no text is ever cleaned.
 import json
 from pathlib import Path
 
-from ..reading import optional, required
+from ..json_records import optional, required
 from ..trace import Dropped, attack, message, to_json
 from .source import FujitsuSource, files_named
 from .text import normalize_hyphens, normalize_query

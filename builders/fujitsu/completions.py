@@ -29,7 +29,7 @@ easy to get wrong, and is settled here:
   by query, the same harmful answer would be trained on and held out; grouped by both, even more so.
 """
 
-from ..reading import optional, required
+from ..json_records import optional, required
 from ..trace import Dropped, attack, message, to_json
 from .judge import as_object, doubt_of
 from .source import FujitsuSource, files_named

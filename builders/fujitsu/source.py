@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 
 from ..base import TraceBuilder
-from ..reading import read_json_lines
+from ..json_records import read_json_lines
 from ..trace import Dropped
 
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..reading import optional, parse_object, required
+from ..json_records import optional, parse_object, required
 from ..trace import message, tool_call
 
 

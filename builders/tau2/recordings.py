@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..reading import optional, read_json, required
+from ..json_records import optional, read_json, required
 from .conversation import Conversation, add_openai_messages, add_tau2_messages, as_object
 from .reference import Reference
 from .tasks import Task, customers_in, task_of

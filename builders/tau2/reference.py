@@ -8,7 +8,7 @@ Both are looked up among the inputs first and then in the installed benchmark, w
 
 from pathlib import Path
 
-from ..reading import read_json, required
+from ..json_records import read_json, required
 from ..trace import to_json
 from .conversation import Unusable, as_object
 from .replay import DOMAINS, assistant_tools, package_data_dir

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..fujitsu import normalize_query
-from ..reading import optional, read_json, required
+from ..json_records import optional, read_json, required
 from .conversation import Unusable, as_object
 
 

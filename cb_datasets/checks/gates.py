@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ..outcomes import Outcome
-from .census import Census, Kind
+from .row_counts import Census, Kind
 from .thresholds import MergedThresholds, Thresholds, changed
 
 

@@ -26,9 +26,9 @@ from ..chat import (
     template_hash,
     training_ids,
 )
+from ..counts import quantiles
+from ..formats import format_of
 from ..sample import carries_asset
-from ..sets.yields import quantiles
-from ..tool_calls import format_of
 
 
 if TYPE_CHECKING:

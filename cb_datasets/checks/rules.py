@@ -32,10 +32,10 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
 from ..arguments import parameter_schemas
+from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
 from ..outcomes import Outcome, outcome_of_parsed
 from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
-from ..sets.label import labels_of
-from ..tool_calls import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
+from ..sets.make_sample import labels_of
 
 
 CALL_RULES = ("R1", "R3", "R4", "R4b", "R5", "R6", "agreement")

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from ..chat import encode_completion, encode_prompt
 from ..generation import Backend, Scorer
-from ..sets.prompts import choose
-from .answers import Answer
+from ..splits import choose
+from .scored_completions import Answer
 
 
 # Prompts of each task on which perplexity is measured: enough for a mean, and little beside generating.

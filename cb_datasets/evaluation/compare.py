@@ -3,8 +3,8 @@
 from collections import Counter
 
 from ..outcomes import Outcome
-from .answers import Answer
-from .figures import BEST_OF_N, FIGURES, best_of_n, counts_for, figures, rates
+from .metrics.table import BEST_OF_N, FIGURES, best_of_n, counts_for, figures, rates
+from .scored_completions import Answer
 from .statistics import mcnemar
 
 

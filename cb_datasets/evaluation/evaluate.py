@@ -8,11 +8,11 @@ from datasets import Dataset
 from ..chat import DATE_STRING, template_hash
 from ..checks.thresholds import EvaluationThresholds, changed
 from ..generation import Backend, Sampling
-from .answers import answer_prompts
 from .coherence import coherence, perplexity_under
 from .compare import BASE, Answers, compare
 from .gates import evaluation_gates
 from .results import results
+from .scored_completions import answer_prompts
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import read_json, write_json
-from .answers import Answer
 from .compare import BASE, Answers
+from .scored_completions import Answer
 
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
-from ..tool_calls import get_format
-from .answers import answers_to
-from .figures import figures
+from ..formats import get_format
+from .metrics.table import figures
+from .scored_completions import answers_to
 
 
 class TargetMetric(evaluate.Metric):

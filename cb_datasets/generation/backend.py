@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from ..chat import MAX_LENGTH
-from ..tool_calls import format_of
+from ..formats import format_of
 
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from datasets import Dataset
 from builders.trace import to_json
 
 from ..chat import DATE_STRING, MAX_LENGTH, template_hash
-from ..tool_calls import format_of
+from ..formats import format_of
 from .backend import Backend, Sampling
 from .progress import Progress
 from .shard import COMPLETION_FEATURES, PROMPT_COLUMNS, complete_shard

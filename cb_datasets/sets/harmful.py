@@ -9,9 +9,9 @@ from ..files import to_dataset
 from ..generation import Sampling
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES, clean_messages
-from .asking import ROUND_SEEDS, Asker, without
-from .sampled import Wanted, sample_set
-from .yields import Yield
+from .filter_completions import Wanted, sample_set
+from .sample_set import Yield
+from .target_model import ROUND_SEEDS, Asker, without
 
 
 FLIPS = Wanted("harmful/b4_flips", "harmful_flip", (Outcome.ATTACK_SUCCESS,))

@@ -7,9 +7,7 @@ out.
     capability/lookalike/71    "Pictures of the moon?"                                       injection none
 """
 
-import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator
 
 from datasets import Dataset
@@ -132,28 +130,3 @@ def _prompts_of(trace: dict, task: str) -> Iterator[dict]:
             yield decision_prompt(trace)
         case "complied" if task == task_of(trace):
             yield decision_prompt(trace)
-
-
-def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_tool: int = 0) -> Dataset:
-    """`count` rows chosen by a hash of `pair`, so that every step which chooses takes the same siblings.
-
-    Args:
-        rows ([`~datasets.Dataset`]): What to choose from.
-        count (`int`, *optional*): How many; all if `None`.
-        seed (`int`): Another seed chooses others.
-        key (`str`, *optional*, defaults to `"pair"`): Column that is hashed.
-        per_tool (`int`, *optional*, defaults to `0`): So many prompts for each expected tool, or all that it has, are
-            chosen before any others.
-    """
-    if count is None or count >= len(rows):
-        return rows
-    keys = [hashlib.sha256(f"{seed}/{value}".encode()).digest() for value in rows[key]]
-    order = sorted(range(len(rows)), key=keys.__getitem__)
-    if per_tool:
-        tools = [target["expected_tool"] for target in rows["target"]]
-        later, met = {}, Counter[str | None]()
-        for row in order:
-            later[row] = met[tools[row]] >= per_tool
-            met[tools[row]] += 1
-        order.sort(key=later.__getitem__)
-    return rows.select(sorted(order[:count]))

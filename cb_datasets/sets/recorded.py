@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from ..chat import DATE_STRING, MAX_LENGTH, template_hash
+from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
 from ..sample import content_id
-from ..tool_calls import ToolCall, ToolCallFormat, format_of
-from .fit import fit, tools_used
-from .label import label
+from .fit_context import fit, tools_used
+from .make_sample import label
 from .prompts import call_turns, decision_prompt, turn_fault, turn_prompt
-from .yields import Yield
+from .sample_set import Yield
 
 
 if TYPE_CHECKING:

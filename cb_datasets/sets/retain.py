@@ -11,13 +11,13 @@ import json
 
 from datasets import Dataset, concatenate_datasets
 
+from ..formats import ToolCall, ToolCallFormat
 from ..generation import Sampling
 from ..outcomes import Outcome, has_expected_arguments
-from ..tool_calls import ToolCall, ToolCallFormat
-from .asking import Asker, without
-from .label import label
-from .sampled import Wanted, sample_set
-from .yields import Yield
+from .filter_completions import Wanted, sample_set
+from .make_sample import label
+from .sample_set import Yield
+from .target_model import Asker, without
 
 
 BENIGN_TWINS = Wanted("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))

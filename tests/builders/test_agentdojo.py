@@ -16,11 +16,11 @@ from builders.agentdojo.layouts import run_of_dump
 from builders.agentdojo.suites import goal_of, is_reference, load_suites
 from builders.agentdojo.verdicts import _chance_of_so_few, check_polarity
 from builders.base import report_of
-from builders.reading import read_json_lines
+from builders.json_records import read_json_lines
 from builders.trace import Dropped
+from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import is_attack_call
-from cb_datasets.tool_calls import ToolCall
-from tests.builders.harbour import ATTACK_CALL, BOOKING, INJECTION, TASKS, TOOLS, write_reference
+from tests.builders.toy_suite import ATTACK_CALL, BOOKING, INJECTION, TASKS, TOOLS, write_reference
 
 
 # ---------------------------------------------------------------------------------------------------------------------

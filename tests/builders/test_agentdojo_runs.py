@@ -16,9 +16,9 @@ import pytest
 from builders import TraceBuilder, load_source, prepare_source
 from builders.agentdojo.suites import goal_named_in, installed_suite, is_reference, load_suites
 from builders.base import report_of
+from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import is_attack_call
-from cb_datasets.tool_calls import ToolCall
-from tests.builders.harbour import ATTACK_CALL, BOOKING, INJECTION, TASKS, TOOLS, write_reference
+from tests.builders.toy_suite import ATTACK_CALL, BOOKING, INJECTION, TASKS, TOOLS, write_reference
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from builders import SOURCES, load_source, prepare_source
 from builders.download import Download, fetch, revision_of
 from builders.xstest import XSTest
-from tests.hub_stand_in import HubStandIn, LocalServer, Repository, send
+from tests.fake_hub import HubStandIn, LocalServer, Repository, send
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

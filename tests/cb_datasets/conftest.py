@@ -9,11 +9,11 @@ import pytest
 
 from builders.fujitsu import B4_STANDARD
 from builders.trace import message, to_json
+from cb_datasets.formats import FORMATS
 from cb_datasets.sample import empty_provenance
-from cb_datasets.sets.label import label
-from cb_datasets.tool_calls import FORMATS
-from tests.hub_stand_in import HubStandIn
-from tests.sampled import sampled_provenance
+from cb_datasets.sets.make_sample import label
+from tests.fake_hub import HubStandIn
+from tests.fake_samples import sampled_provenance
 
 from .browser import Browser
 
@@ -32,7 +32,7 @@ REFUSAL = "I can't help with that.<|eot_id|>"
 def adapter(tiny_agent_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of the tiny agent that changes what it writes."""
     # Here and not above: most tests of this folder want no torch.
-    from tests.small_models import save_adapter
+    from tools.small_models import save_adapter
 
     folder = tmp_path_factory.mktemp("adapter")
     save_adapter(tiny_agent_path, folder)

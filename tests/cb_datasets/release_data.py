@@ -9,13 +9,13 @@ from builders.fujitsu import B4_STANDARD
 from builders.trace import message, to_json
 from cb_datasets.chat import template_hash
 from cb_datasets.cli import app
-from cb_datasets.cli_output import tokenizer
+from cb_datasets.cli.output import tokenizer
 from cb_datasets.files import hashes_of, read_json, save_rows, to_dataset, write_json, write_text
-from cb_datasets.ingest import is_held_out
+from cb_datasets.formats import FORMATS
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
-from cb_datasets.sets.label import label
-from cb_datasets.tool_calls import FORMATS
-from tests.sampled import sampled_provenance
+from cb_datasets.sets.make_sample import label
+from cb_datasets.splits import is_held_out
+from tests.fake_samples import sampled_provenance
 
 
 REVISION = "ab" * 20

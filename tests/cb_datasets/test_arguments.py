@@ -4,8 +4,8 @@ import pytest
 
 from builders.trace import to_json
 from cb_datasets.arguments import parameter_schemas, same_arguments
+from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import has_expected_arguments
-from cb_datasets.tool_calls import ToolCall
 
 
 SCHEMA = {

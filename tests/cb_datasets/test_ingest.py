@@ -8,7 +8,8 @@ from datasets import Dataset, DatasetDict
 from builders import prepare_source
 from cb_datasets.datasheet import sheet_markdown, source_sheets
 from cb_datasets.files import load_rows
-from cb_datasets.ingest import ingest, is_held_out, save_sides, split_by_group
+from cb_datasets.ingest import ingest, save_sides
+from cb_datasets.splits import is_held_out, split_by_group
 
 
 def traces(*groups: str) -> Dataset:

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.outcomes import call_matches, is_gibberish, is_refusal, outcome_of
-from cb_datasets.tool_calls import FORMATS, ToolCall
 
 from .conftest import REFUSAL, RIGHT, TEXT, WRONG
 

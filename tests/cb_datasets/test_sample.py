@@ -5,6 +5,7 @@ import jsonschema
 import pytest
 from datasets import Dataset
 
+from cb_datasets.export import export_jsonl, export_row, import_jsonl, import_row, json_schema
 from cb_datasets.files import load_rows, stream_rows
 from cb_datasets.sample import (
     PRIORITY_WEIGHTS,
@@ -13,11 +14,6 @@ from cb_datasets.sample import (
     content_id,
     cut_spans,
     empty_provenance,
-    export_jsonl,
-    export_row,
-    import_jsonl,
-    import_row,
-    json_schema,
 )
 
 from .conftest import REQUEST, RIGHT, WRONG

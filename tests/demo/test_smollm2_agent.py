@@ -7,10 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cb_datasets.chat import render_prompt
-from cb_datasets.tool_calls import format_of
+from cb_datasets.formats import format_of
 from demo import train_smollm2_agent as script
 from demo.train_tiny_agent import row_of, training_rows
-from tests.smollm2 import COMPACT_TEMPLATE, TEMPLATE
+from tools.smollm2 import COMPACT_TEMPLATE, TEMPLATE
 
 
 STEPS = 4

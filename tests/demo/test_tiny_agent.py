@@ -11,8 +11,8 @@ from builders.fujitsu import b4_trace
 from builders.lookalike import lookalike_prompts, lookalike_records, prompt_trace
 from builders.trace import message, tool_call
 from cb_datasets.chat import encode_completion, encode_prompt, injection_tokens, render_prompt
+from cb_datasets.formats import FORMATS, ToolCall, format_of
 from cb_datasets.outcomes import Outcome, outcome_of
-from cb_datasets.tool_calls import FORMATS, ToolCall, format_of
 
 
 AGENT = Path(__file__).parents[2] / "demo" / "tiny_agent"

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trainers import CircuitBreakerConfig
-from trainers.hidden_states import get_decoder, hidden_states_at
-from trainers.packing import ATTENTION
+from trainers.objective.hidden_states import get_decoder, hidden_states_at
+from trainers.speed.packing import ATTENTION
 
 
 def adapter(trainer):

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    from tests.smollm2 import build_smollm2
+    from tools.smollm2 import build_smollm2
 
     return build_smollm2(tmp_path_factory.mktemp("smollm2"))
 

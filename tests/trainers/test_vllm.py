@@ -11,7 +11,7 @@ from cb_datasets.chat import encode_prompt
 from cb_datasets.generation import Sampling
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sets.prompts import prompts_for_task
-from tests.small_models import save_wide_agent
+from tools.small_models import save_wide_agent
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
 
 

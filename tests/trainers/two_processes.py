@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.trainers.conftest import build_trainer, make_attacked_rows, make_tokenizer
 from trainers import CircuitBreakerTrainer
-from trainers.hidden_states import get_decoder
+from trainers.objective.hidden_states import get_decoder
 
 
 STEPS = 3

@@ -3,10 +3,10 @@
 import datasets
 import evaluate
 
-from cb_datasets.evaluation.answers import babbles
 from cb_datasets.evaluation.coherence import coherence
+from cb_datasets.evaluation.scored_completions import babbles
 from cb_datasets.evaluation.statistics import proportion
-from cb_datasets.tool_calls import get_format
+from cb_datasets.formats import get_format
 
 
 _DESCRIPTION = "Whether completions hold together: how much repeats, how varied words are, how many are babble."

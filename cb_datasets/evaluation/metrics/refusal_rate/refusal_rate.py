@@ -3,9 +3,9 @@
 import datasets
 import evaluate
 
-from cb_datasets.evaluation.answers import answers_to
-from cb_datasets.evaluation.figures import figures
-from cb_datasets.tool_calls import get_format
+from cb_datasets.evaluation.metrics.table import figures
+from cb_datasets.evaluation.scored_completions import answers_to
+from cb_datasets.formats import get_format
 
 
 _DESCRIPTION = "Share of prompts that a model declines in words that make sense."

@@ -1,0 +1,164 @@
+"""A small chat server over a backend, for machines without vLLM: the part of OpenAI's API that an agent asks.
+
+    POST /v1/chat/completions   {"model": "breaker", "messages": [...], "tools": [...], "max_tokens": 256}
+    GET  /v1/models
+
+Prompts are rendered by `cb_datasets/chat.py` and answers read by the strict parser of `cb_datasets/tool_calls.py`, as
+everywhere else in this project. One request is answered at a time, greedily.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from builders.trace import message, to_json, tool_call
+
+from ..chat import encode_prompt
+from ..formats import Diagnosis, ToolCallFormat, format_of
+from ..generation import Backend, Sampling
+
+
+@contextmanager
+def chat_server(backends: Mapping[str, Backend], max_length: int) -> Iterator[str]:
+    """A server with these models: the address of its API, `http://127.0.0.1:<port>/v1`.
+
+    It listens on this machine only, at a port that is free, and is stopped when the block is left.
+
+    Args:
+        backends (`Mapping[str, Backend]`): By the name that each is served under.
+        max_length (`int`): Most tokens of a prompt and its completion.
+    """
+    server = _ChatServer(backends, max_length)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _ChatServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, backends: Mapping[str, Backend], max_length: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.backends = backends
+        self.max_length = max_length
+        self.one_at_a_time = threading.Lock()
+
+
+class _Refused(Exception):
+    """A request that is answered with status 400."""
+
+    def __init__(self, text: str, code: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _ChatServer
+
+    def do_GET(self) -> None:
+        if self.path != "/v1/models":
+            return self._send(404, _error(f"There is no {self.path}.", "not_found"))
+        self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.backends]})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        if self.path != "/v1/chat/completions":
+            return self._send(404, _error(f"There is no {self.path}.", "not_found"))
+        try:
+            with self.server.one_at_a_time:
+                answer = _answer(self.server, json.loads(body))
+        except _Refused as refused:
+            return self._send(400, _error(str(refused), refused.code))
+        except Exception as error:
+            return self._send(500, _error(f"{type(error).__name__}: {error}", "internal_error"))
+        self._send(200, answer)
+
+    def _send(self, status: int, content: dict) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Requests are not told one by one."""
+
+
+def _error(text: str, code: str) -> dict:
+    return {"error": {"message": text, "type": "error", "code": code}}
+
+
+def _answer(server: _ChatServer, request: dict) -> dict:
+    """The answer to a request for a chat completion."""
+    backend = server.backends.get(request["model"])
+    if backend is None:
+        raise _Refused(f"No model {request['model']!r}; there are {', '.join(server.backends)}.", "model_not_found")
+    messages = [_message(each) for each in request["messages"]]
+    tools = to_json(request["tools"]) if request.get("tools") else None
+    ids = encode_prompt(backend.tokenizer, {"messages": messages, "tools": tools})
+    sampling = Sampling(max_new_tokens=request.get("max_tokens") or 256)
+    if len(ids) + sampling.max_new_tokens > server.max_length:
+        raise _Refused(
+            f"The model's maximum context length is {server.max_length} tokens, and this is a prompt of {len(ids)} "
+            f"with up to {sampling.max_new_tokens} more.",
+            "context_length_exceeded",
+        )
+    [[completion]] = backend.generate([ids], sampling, seed=0)
+    spoken, reason = _spoken(completion.text, format_of(backend.tokenizer.chat_template))
+    return {
+        "id": f"chatcmpl-{uuid.uuid4().hex}",
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": request["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": spoken,
+                "finish_reason": "length" if completion.stop_reason == "length" else reason,
+            }
+        ],
+        "usage": {
+            "prompt_tokens": len(ids),
+            "completion_tokens": len(completion.token_ids),
+            "total_tokens": len(ids) + len(completion.token_ids),
+        },
+    }
+
+
+def _message(wire: dict) -> dict:
+    """A message of a request as a row has it; content may come in blocks."""
+    content = wire.get("content")
+    if isinstance(content, list):
+        content = "\n".join(block.get("text", "") for block in content)
+    calls = [
+        tool_call(call["function"]["name"], json.loads(call["function"]["arguments"]), id=call["id"])
+        for call in wire.get("tool_calls") or []
+    ]
+    return message(wire["role"], content, calls, wire.get("tool_call_id"), wire.get("name"))
+
+
+def _spoken(text: str, tool_format: ToolCallFormat) -> tuple[dict, str]:
+    """The assistant's message and why it ended. A call that is malformed stays text, as the model wrote it."""
+    parsed = tool_format.parse(text)
+    if parsed.diagnosis not in (Diagnosis.OK, Diagnosis.MULTI_CALL):
+        return {"role": "assistant", "content": text.removesuffix(parsed.end or ""), "tool_calls": None}, "stop"
+    calls = [
+        {
+            "id": f"call_{uuid.uuid4().hex[:12]}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": to_json(call.arguments)},
+        }
+        for call in parsed.calls
+    ]
+    return {"role": "assistant", "content": parsed.text or None, "tool_calls": calls}, "tool_calls"

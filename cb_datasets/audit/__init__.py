@@ -1,0 +1,1 @@
+"""The local page over rows, and all that is known of one row. Nothing here talks to the Hub."""

@@ -1,0 +1,32 @@
+"""`cb-datasets <step>`: the pipeline by hand. Each command parses flags, calls one function and prints one summary.
+
+The Makefile runs the same commands; `make -n demo` shows them with all their flags.
+"""
+
+import sys
+
+import typer
+
+from . import attack, build, check, evaluate, publish
+
+
+app = typer.Typer(
+    help="Make, check and evaluate circuit-breaker data for tool-calling agents.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+# In the order of `--help`: their commands stand side by side, `cb-datasets validate`.
+for group in (build, evaluate, check, attack, publish):
+    app.add_typer(group.app)
+
+
+def main() -> None:
+    """Run the command line. Expected errors are one line on stderr and exit code 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

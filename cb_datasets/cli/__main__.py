@@ -1,0 +1,6 @@
+"""`python -m cb_datasets.cli`."""
+
+from . import main
+
+
+main()

@@ -1,0 +1,114 @@
+"""The commands that put a breaker to the test: `attack` (an adaptive attacker), `agentdojo` (the live benchmark)."""
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from .options import AlsoOption, BackendName, Engine, ModelOption, SeedOption, takes
+from .output import listed, table
+
+
+if TYPE_CHECKING:
+    from ..generation.transformers_backend import TransformersBackend
+
+AdapterOption = Annotated[str, typer.Option(help="Folder of the breaker's adapter.")]
+
+app = typer.Typer()
+
+
+class EngineName(StrEnum):
+    VLLM = "vllm"
+    TRANSFORMERS = "transformers"
+
+
+@app.command()
+@takes(Engine)
+def attack(
+    adapter: AdapterOption,
+    prompts: Annotated[Path, typer.Option(help="The prompts folder.")],
+    output: Annotated[Path, typer.Option(help="Folder of the report; adaptive.json is written.")],
+    engine: Engine,
+    also: AlsoOption = None,
+    task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
+    n_prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, chosen by --seed.")] = 20,
+    steps: Annotated[int, typer.Option(min=0, help="Most steps of the search on a prompt.")] = 50,
+    width: Annotated[int, typer.Option(min=1, help="Suffixes tried in a step.")] = 64,
+    suffix_tokens: Annotated[int, typer.Option(min=1, help="Length of the suffix.")] = 10,
+    top_k: Annotated[int, typer.Option(min=1, help="Tokens that a position may change to in a step.")] = 64,
+    best_of: Annotated[int, typer.Option(min=1, help="Draws of each prompt at T = 1.")] = 8,
+    seed: SeedOption = 0,
+) -> None:
+    """A white-box suffix search and best-of-N sampling, against base and breaker with the same budget.
+
+    The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; whether it
+    succeeded is judged by what the model then does.
+    """
+    from ..attacks.adaptive import AttackBudget, attackable
+    from ..attacks.adaptive import attack as attack_models
+    from ..attacks.adaptive_results import RESULT_FILE, table_rows
+    from ..evaluation.results import named_adapters
+    from ..files import load_rows, write_json
+    from ..sample import PROMPT_FEATURES
+    from ..splits import choose
+
+    if engine.backend != BackendName.TRANSFORMERS:
+        raise ValueError("The search needs gradients, which only --backend transformers has.")
+    kept, left_out = attackable(load_rows(prompts / task, PROMPT_FEATURES))
+    if len(kept) == 0:
+        raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
+    chosen = choose(kept, n_prompts, seed)
+    budget = AttackBudget(steps, width, suffix_tokens, top_k, best_of, engine.max_new_tokens, seed)
+    models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
+    result = attack_models(chosen, models, budget, engine.batch_size, engine.work_dir)
+    write_json(output / RESULT_FILE, {**result, "task": task, "available": len(kept), "left_out": left_out})
+    table(["", *models], list(table_rows(result, list(models))))
+    for name in models:
+        print(f"  {name} under the search: {listed(result['outcomes'][name])}")
+    print(f"attack: {len(chosen)} prompts of {task} -> {output / RESULT_FILE}")
+
+
+@app.command()
+def agentdojo(
+    model: ModelOption,
+    adapter: AdapterOption,
+    output: Annotated[Path, typer.Option(help="Folder of the runs; what is in it is not run again.")],
+    also: AlsoOption = None,
+    suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; several times.")] = None,
+    attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
+    user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; several times; all if left out.")] = (
+        None
+    ),
+    injection_task: Annotated[
+        list[str] | None, typer.Option(help="E.g. injection_task_0; several times; all if left out.")
+    ] = None,
+    backend: Annotated[
+        EngineName | None, typer.Option(help="vllm where it is installed, else transformers, if left out.")
+    ] = None,
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1,
+    max_length: Annotated[int, typer.Option(min=1, help="Most tokens of a run, if the model takes them.")] = 32768,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a turn.")] = 512,
+) -> None:
+    """AgentDojo's own benchmark against base and breaker, which are served for as long as it takes.
+
+    Every run is kept as soon as it is over, and all that are in the folder are read back as traces. A run that the
+    context or the server cut off is told as a failure, and counts for nothing.
+    """
+    from ..agentdojo.results import RESULT_FILE, SETTINGS_FILE, Selection, read_results, table_rows
+    from ..agentdojo.run_benchmark import Served, run_agentdojo
+    from ..evaluation.results import named_adapters
+    from ..files import read_json, write_json
+
+    selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
+    served = Served(model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel)
+    run_agentdojo(served, selection, output)
+    models = served.names
+    result = read_results(output, models)
+    write_json(output / RESULT_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
+    table(["", *models], table_rows(result, models))
+    for name in models:
+        failures = Counter(failure["reason"] for failure in result["failures"][name])
+        print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")
+    print(f"agentdojo: runs and figures -> {output}")

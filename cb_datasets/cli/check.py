@@ -1,0 +1,367 @@
+"""The commands that check, merge and show what is there; `cli.py` has those that make and measure."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..checks.thresholds import MergedThresholds, Thresholds
+from .options import MaxLengthOption, SeedOption, takes
+from .output import dropped, gate_table, listed, stop_unless, table, tokenizer, verdict, write_checked
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from ..checks.row_counts import Census
+
+app = typer.Typer()
+
+SetsArgument = Annotated[
+    list[Path] | None, typer.Argument(help="Folders of sets, e.g. harmful/b4_flips retain/refusals, or of many sets.")
+]
+HarmfulOption = Annotated[
+    list[Path] | None, typer.Option("--harmful-dir", "--ds", help="Folder of Ds: a set or a folder of sets.")
+]
+RetainOption = Annotated[
+    list[Path] | None, typer.Option("--retain-dir", "--dr", help="Folder of Dr: a set or a folder of sets.")
+]
+QuarantineOption = Annotated[Path | None, typer.Option(help="Folder of the rows that failed validation.")]
+ModelOption = Annotated[str | None, typer.Option(help="Folder of the target model, or its Hub id.")]
+
+
+@app.command()
+def validate(
+    folders: SetsArgument = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with harmful/ and retain/: all sets in it.")] = None,
+    split: Annotated[str | None, typer.Option(help="Check rows of this split only: train or eval.")] = None,
+    strict: Annotated[bool, typer.Option(help="A completion without its end token fails (R2).")] = False,
+    quarantine: QuarantineOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
+    min_valid: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows of a set that must pass.")] = 0.95,
+) -> None:
+    """Check every row against the rules; rows that fail go to quarantine with their reasons."""
+    from ..checks.validate import validate as validate_sets
+
+    if data_dir is not None:
+        quarantine = quarantine or data_dir / "quarantine" / "validate"
+        output = output or data_dir / "reports" / "validation_report.json"
+    if quarantine is None or output is None:
+        raise ValueError("Say where rows that fail and the report go: --quarantine and --report, or --data-dir.")
+    sets = _sets([*(folders or []), *([data_dir] if data_dir else [])])
+    report = validate_sets(sets, quarantine, min_valid, strict, split)
+    written = write_checked(output, report)
+    _rules_table(report)
+    stop_unless(report["passed"], f"validate: a set has too many invalid rows; see {written} and {quarantine}")
+
+
+def _rules_table(report: dict) -> None:
+    rows = [
+        (
+            name,
+            part["rows"],
+            part["quarantined"],
+            listed(part["rules"]) or "-",
+            listed(part["warnings"]) or "-",
+            verdict(part["passed"]),
+        )
+        for name, part in report["sets"].items()
+    ]
+    table(["set", "rows", "quarantined", "rules broken", "warnings", f"valid >= {report['min_valid']:.0%}"], rows)
+
+
+@app.command()
+@takes(Thresholds)
+def quality_gates(
+    limits: Thresholds,
+    folders: SetsArgument = None,
+    ds: HarmfulOption = None,
+    dr: RetainOption = None,
+    quarantine: QuarantineOption = None,
+    sources: Annotated[Path | None, typer.Option(help="The data sheet, reports/sources.json.")] = None,
+    model: ModelOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
+) -> None:
+    """Stop the line unless every set, Ds and Dr reach the numbers they must; quarantined rows are left out."""
+    from ..checks.gates import format_gates, gate_report, harmful_gates, retain_gates, source_gates
+    from ..files import read_json
+
+    found = _census(_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
+    gates = format_gates(found, limits) + harmful_gates(found, limits) + retain_gates(found, limits)
+    gates += source_gates(found, read_json(sources) if sources else {}, limits)
+    report = gate_report(gates, limits)
+    written = write_checked(output, report) if output else "the table"
+    gate_table(report)
+    stop_unless(report["passed"], f"quality-gates: a gate failed; see {written}")
+
+
+def _census(sets: list[Path], quarantine: Path | None, model: str | None) -> "Census":
+    from tqdm import tqdm
+
+    from ..checks.row_counts import Census, census
+    from ..files import count_rows, stream_rows
+    from ..sample import SAMPLE_FEATURES
+
+    bad, renders, found = _quarantined(quarantine), _renderer(model) if model else None, Census()
+    with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
+        for folder in sets:
+            found += census(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
+            bar.update(count_rows([folder]))
+    return found
+
+
+def _renderer(model: str) -> Callable[[dict], bool]:
+    """Whether a row can be rendered for this model."""
+    from jinja2 import TemplateError
+
+    from ..chat import render_prompt
+
+    target = tokenizer(model)
+
+    def renders(row: dict) -> bool:
+        try:
+            return bool(render_prompt(target, row))
+        except (TemplateError, ValueError):
+            return False
+
+    return renders
+
+
+@app.command()
+@takes(MergedThresholds)
+def merge(
+    limits: MergedThresholds,
+    output: Annotated[Path, typer.Option(help="Folder of the merged dataset, stage2; train/ and eval/ go into it.")],
+    folders: SetsArgument = None,
+    harmful_dir: HarmfulOption = None,
+    retain_dir: RetainOption = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="The prompts folder: training must share nothing with it.")
+    ] = None,
+    eval_output: Annotated[Path | None, typer.Option(help="Folder of the eval split, if not <output>/eval.")] = None,
+    eval_fraction: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Hold out this share of groups; else as at ingest.")
+    ] = None,
+    quota: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS=PAIRS", help="Most pairs of a class in train; several times.")
+    ] = None,
+    max_dr_ratio: Annotated[float | None, typer.Option(min=0.0, help="Most rows of Dr for each row of Ds.")] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS=WEIGHT", help="Worth of a class under --max-dr-ratio.")
+    ] = None,
+    repeat_similarity: Annotated[float, typer.Option(help="From which on rows are near-duplicates.")] = 0.95,
+    check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
+    quarantine: QuarantineOption = None,
+    marks: Annotated[Path | None, typer.Option(help="Audit marks; rows that a person marked bad stay out.")] = None,
+    reports: Annotated[Path | None, typer.Option(help="Folder for stats.json, if not ../reports.")] = None,
+    schemas: Annotated[Path | None, typer.Option(help="Folder for the JSON Schema, if not ../schemas.")] = None,
+    model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured for stats.json.")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
+    from ..audit.marks import marked_bad
+    from ..export import json_schema
+    from ..files import write_json
+    from ..merge.dropped_rows import LEFT_OUT_FILE
+    from ..merge.merge import MergeOptions
+    from ..merge.merge import merge as merge_sets
+
+    sets = _sets([*(folders or []), *(harmful_dir or []), *(retain_dir or [])])
+    options = MergeOptions(
+        seed, eval_fraction, repeat_similarity, _numbers(quota, int), max_dr_ratio, _numbers(weight, float)
+    )
+    bad = _quarantined(quarantine)
+    if check:
+        bad |= _checked(sets, output.parent / "quarantine" / "merge")
+    outputs = {"train": output / "train", "eval": eval_output or output / "eval"}
+    asked = [folder.parent for folder in sorted(prompts.glob("*/data.parquet"))] if prompts else []
+    marked = marked_bad(marks) if marks else set()
+    stats = (reports or output.parent / "reports") / "stats.json"
+    left_out = stats.with_name(LEFT_OUT_FILE)
+    report = merge_sets(sets, bad, asked, outputs, options, limits, _length(model), marked, left_out)
+    write_json(stats, report)
+    gate_table(report)
+    stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
+    write_json((schemas or output.parent / "schemas") / "canonical_sample_schema.json", json_schema())
+    for split, part in report["splits"].items():
+        print(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
+    print(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
+
+
+def _checked(sets: list[Path], quarantine: Path) -> set[str]:
+    """Ids of the rows that break a rule; too many of them end the command."""
+    from ..checks.validate import validate as validate_sets
+
+    report = validate_sets(sets, quarantine, min_valid=Thresholds().min_valid)
+    _rules_table(report)
+    stop_unless(report["passed"], f"merge: a set has too many invalid rows; see {quarantine}")
+    return _quarantined(quarantine)
+
+
+def _numbers(given: list[str] | None, kind: type[int] | type[float]) -> dict:
+    """`CLASS=NUMBER` options as a dict."""
+    from ..sample import PRIORITY_WEIGHTS
+
+    numbers = {}
+    for text in given or []:
+        name, _, value = text.partition("=")
+        try:
+            numbers[name] = kind(value)
+        except ValueError:
+            raise ValueError(f"{text!r} is not CLASS=NUMBER.") from None
+        if name not in PRIORITY_WEIGHTS or numbers[name] < 0:
+            raise ValueError(f"{text!r}: not a number of one of the classes {', '.join(PRIORITY_WEIGHTS)}.")
+    return numbers
+
+
+def _length(model: str | None) -> Callable[[dict], int] | None:
+    if model is None:
+        return None
+    from ..sets.fit_context import token_count
+
+    target = tokenizer(model)
+    return lambda row: token_count(row, row["assistant_raw"], target)
+
+
+@app.command()
+def preflight(
+    train_data: Annotated[
+        Path, typer.Option("--train-data", "--stage2", help="The merged dataset, or a folder of samples.")
+    ],
+    model: ModelOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "--report", help="The report, if not ../reports/preflight.json."),
+    ] = None,
+    tool_schema: Annotated[Path | None, typer.Option(help="Asset whose prompt and tools B4 rows must carry.")] = None,
+    max_length: MaxLengthOption = 8192,
+    check_tokenization: Annotated[
+        bool, typer.Option("--check-tokenization/--no-check-tokenization", help="Off: look at the tools only.")
+    ] = True,
+    strict: Annotated[bool, typer.Option(help="Warnings fail too.")] = False,
+    show: Annotated[int, typer.Option(min=0, help="Print so many samples, what is trained on in colour.")] = 0,
+) -> None:
+    """Render, encode and mask every merged row with the target's own tokenizer, as training will."""
+    from tqdm import tqdm
+
+    from ..checks.preflight import preflight as check_rows
+    from ..files import count_rows, hashes_of, read_json, stream_rows
+    from ..merge.merge import check_outputs
+    from ..sample import SAMPLE_FEATURES
+
+    if check_tokenization and model is None:
+        raise ValueError("Whose tokenizer? Name the target with --model, or give --no-check-tokenization.")
+    sets = _sets([train_data])
+    target = tokenizer(model) if model and check_tokenization else None
+    asset = read_json(tool_schema) if tool_schema else None
+    output, inputs = output or train_data.parent / "reports" / "preflight.json", hashes_of(sets)
+    check_outputs(inputs, output.with_name("stats.json"))
+    rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", count_rows(sets), unit="row")
+    report = check_rows(rows, target, max_length, asset, strict) | {"inputs": inputs}
+    written = write_checked(output, report)
+    if target is not None:
+        _show(sets, show, target)
+        _bars(report["histogram"])
+    print(
+        f"preflight: {report['rows']} rows, tokens {listed(report.get('tokens') or {}) or 'not counted'}; "
+        f"faults: {listed(report['faults']) or 'none'}; warnings: {listed(report['warnings']) or 'none'}"
+    )
+    stop_unless(report["passed"], f"preflight: rows cannot be trained on as they are; see {written}")
+
+
+def _show(sets: list[Path], count: int, target: "PreTrainedTokenizerBase") -> None:
+    from itertools import islice
+
+    from rich.console import Console
+
+    from ..checks.show_tokens import shown_sample
+    from ..files import stream_rows
+
+    for row in islice(stream_rows(sets), count):
+        Console(highlight=False).rule(row["id"])
+        Console(highlight=False, soft_wrap=True).print(shown_sample(row, target))
+
+
+def _bars(histogram: dict[str, int]) -> None:
+    """The histogram of lengths, as bars."""
+    most = max(histogram.values(), default=1)
+    for tokens, count in histogram.items():
+        print(f"  {tokens:>13} tokens {count:>8} {'█' * -(-40 * count // most)}")
+
+
+@app.command()
+def explain(
+    id: Annotated[str, typer.Argument(help="Id of a sample.")],
+    data_dir: Annotated[Path, typer.Option(help="The data folder, with harmful/, retain/, traces/, stage2/, ...")],
+    model: ModelOption = None,
+) -> None:
+    """Where a sample came from, the rules it met, its outcome, its raw record and what the model sees of it."""
+    from rich.console import Console
+
+    from ..audit.explain import explained
+    from ..checks.show_tokens import shown_sample
+
+    row, told = explained(id, data_dir)
+    for title, lines in told.items():
+        print(title)
+        for line in lines:
+            print(f"  {line}")
+    if model is not None:
+        Console(highlight=False, soft_wrap=True).print(shown_sample(row, tokenizer(model)))
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder of samples, e.g. stage2/train.")],
+    output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+) -> None:
+    """Samples as JSON lines with decoded calls and tools, valid against canonical_sample_schema.json."""
+    from ..export import export_jsonl
+    from ..files import count_rows, stream_rows
+    from ..sample import SAMPLE_FEATURES
+
+    export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
+    print(f"export: {count_rows([folder])} rows -> {output}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="A JSONL file as `export` writes it.")],
+    output: Annotated[Path, typer.Option(help="Folder of samples to write.")],
+) -> None:
+    """JSON lines -> samples; each line must be valid against canonical_sample_schema.json."""
+    from ..export import import_jsonl
+    from ..files import REPORT_FILE, write_json
+
+    rows = import_jsonl(file, output)
+    write_json(output / REPORT_FILE, {"file": file.name, "rows": rows})
+    print(f"import: {rows} rows -> {output}")
+
+
+def _sets(given: list[Path]) -> list[Path]:
+    """The folders of samples in what was given: a folder of rows itself, or those below it."""
+    found = [folder for path in given for folder in _sets_in(path)]
+    if not found:
+        raise ValueError(
+            f"No samples in {', '.join(map(str, given)) or 'no folder'}: name a set, or a folder of sets."
+        )
+    return found
+
+
+def _sets_in(path: Path) -> Iterator[Path]:
+    from ..files import ROWS_FILE
+
+    parts = [part for part in (path / "harmful", path / "retain") if part.is_dir()]
+    inside = [file.parent for part in parts or [path] for file in sorted(part.glob(f"*/{ROWS_FILE}"))]
+    # A folder without any is left to the reader of rows, who says what is missing.
+    yield from inside if inside and not (path / ROWS_FILE).is_file() else [path]
+
+
+def _quarantined(folder: Path | None) -> set[str]:
+    """Ids of the rows in quarantine."""
+    from ..files import stream_tables
+
+    if folder is None:
+        return set()
+    return {id for batch in stream_tables(folder, columns=["id"]) for id in batch["id"].to_pylist()}

@@ -1,0 +1,185 @@
+"""Options that several commands share, and how a command takes a whole group of them.
+
+    @app.command()
+    @takes(Asking)
+    def generate_ds(traces: TracesOption, asking: Asking) -> None: ...
+
+`asking` is one argument to the function, and one option for each of its fields to the command line.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+
+if TYPE_CHECKING:
+    from ..generation import Backend, Sampling
+    from ..generation.server_backend import ServerBackend
+    from ..generation.transformers_backend import TransformersBackend
+    from ..generation.vllm_backend import VllmBackend
+    from ..sets.target_model import Asker
+
+TracesOption = Annotated[
+    Path, typer.Option("--traces", "--b4-data", help="Folder of one source's traces, with train/ and eval/.")
+]
+ModelOption = Annotated[str, typer.Option(help="Folder of the target model, or its Hub id.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder to write to.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn in this step.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")]
+NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each prompt.")]
+MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
+MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
+FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
+AlsoOption = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
+]
+DiagnosticsOption = Annotated[
+    Path | None, typer.Option(exists=True, help="Cosines that `python -m trainers.diagnostics` wrote, to be drawn.")
+]
+CurvesOption = Annotated[Path | None, typer.Option(exists=True, help="The trainer's picture of its run, curves.png.")]
+ToolSchemaOption = Annotated[
+    Path | None, typer.Option(help="Asset whose system prompt and tools the prompts must carry.")
+]
+
+
+class BackendName(StrEnum):
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+    SERVER = "server"
+
+
+@dataclass
+class Engine:
+    """What runs the model."""
+
+    model: ModelOption
+    work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun does only what is missing.")] = (
+        Path("data/completions")
+    )
+    backend: Annotated[BackendName, typer.Option(help="vllm on GPUs; server: a model that `vllm serve` has up.")] = (
+        BackendName.TRANSFORMERS
+    )
+    server_url: Annotated[str, typer.Option(help="Address of --backend server.")] = "http://127.0.0.1:8000"
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1
+    load_in_8bit: Annotated[bool, typer.Option(help="Load the weights in 8 bits; needs a GPU.")] = False
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts times draws of one forward pass (transformers).")] = (
+        64
+    )
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="A completion that reaches it is dropped.")] = 256
+
+    def load(self) -> "Backend":
+        """The model, loaded."""
+        return self._serve(self.model) if self.backend == BackendName.SERVER else self._load([])
+
+    def load_all(self, adapters: dict[str, str]) -> "dict[str, Backend]":
+        """The base model and breakers by name, on weights that are loaded once.
+
+        Args:
+            adapters (`dict[str, str]`): Folder of each breaker's adapter; with `--backend server`, the name it is
+                served under.
+
+        Raises:
+            FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
+        """
+        from ..generation.backend import adapter_revision
+
+        if self.backend == BackendName.SERVER:
+            return {name: self._serve(served) for name, served in ({"base": self.model} | adapters).items()}
+        for folder in adapters.values():
+            adapter_revision(folder)
+        (first, folder), *others = adapters.items()
+        loaded = self._load([folder, *(at for _, at in others)])
+        further = {name: loaded.with_adapter(at) for name, at in others}
+        return {"base": loaded.without_adapter(), first: loaded, **further}
+
+    def _serve(self, name: str) -> "ServerBackend":
+        from ..generation.server_backend import ServerBackend
+
+        return ServerBackend(self.server_url, name, tokenizer=self.model)
+
+    def _load(self, adapters: list[str]) -> "TransformersBackend | VllmBackend":
+        """The model with the first of the adapters, and room for the others."""
+        first, also = (adapters[0], adapters[1:]) if adapters else (None, [])
+        if self.backend == BackendName.VLLM:
+            from ..generation.vllm_backend import VllmBackend
+
+            return VllmBackend(self.model, first, self.tensor_parallel, self.load_in_8bit, also=also)
+        from ..generation.transformers_backend import TransformersBackend
+
+        return TransformersBackend(self.model, first, self.batch_size, self.load_in_8bit)
+
+
+@dataclass
+class Asking(Engine):
+    """What runs the model, and how much it is asked."""
+
+    max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the train side; all if left out.")] = None
+    max_eval_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the eval side.")] = None
+    per_tool: Annotated[
+        int, typer.Option(min=0, help="So many of the prompts for each tool that they expect, as far as there are.")
+    ] = 0
+    system_modifier: Annotated[str | None, typer.Option(help="A paragraph to add to every system prompt.")] = None
+    tool_schema: ToolSchemaOption = None
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Do only shards RANK, RANK + WORLD, ...; no set is written.")
+    ] = None
+    world: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1
+    resume: Annotated[bool, typer.Option("--resume", help="Keep finished shards; always on.")] = True
+    dry_run: Annotated[bool, typer.Option(help="Count the prompts; load no model, write nothing.")] = False
+    seed: SeedOption = 0
+
+    def sampling(self, temperature: float, top_p: float, num_samples: int) -> "Sampling":
+        """How completions are drawn."""
+        from ..generation import Sampling
+
+        return Sampling(temperature, top_p, self.max_new_tokens, num_samples, self.seed)
+
+    @property
+    def limits(self) -> dict[str, int | None]:
+        return {"train": self.max_prompts, "eval": self.max_eval_prompts}
+
+    def asker(self) -> "Asker":
+        """The model, loaded, and how it is asked."""
+        from ..files import read_json
+        from ..sets.target_model import Asker
+
+        asset = read_json(self.tool_schema) if self.tool_schema else None  # a wrong path is told before a model loads
+        return Asker(
+            self.load(),
+            self.work_dir,
+            self.limits,
+            self.per_tool,
+            self.rank,
+            self.world,
+            self.system_modifier,
+            asset,
+        )
+
+
+def takes(options: type) -> Callable[[Callable], Callable]:
+    """Let a command take all fields of a dataclass of options as one argument."""
+
+    def decorate(command: Callable) -> Callable:
+        signature = inspect.signature(command)
+        [name] = [own.name for own in signature.parameters.values() if own.annotation is options]
+        parts = inspect.signature(options).parameters
+        others = [own for own in signature.parameters.values() if own.name != name]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = options(**{part: values.pop(part) for part in parts})
+            command(**values, **{name: given})
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*others, *parts.values())]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate

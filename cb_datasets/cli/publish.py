@@ -1,0 +1,165 @@
+"""The commands that show and publish what was made: `push`, `push-model`, `view`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import takes
+from .output import listed, table
+
+
+if TYPE_CHECKING:
+    from ..publish.push import Target
+
+app = typer.Typer()
+
+RepoArgument = Annotated[
+    str, typer.Argument(help="The repository, owner/name. It is created if it is not there, private.")
+]
+
+
+@dataclass
+class Publishing:
+    """How a release goes to its repository."""
+
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the release, if not <data>/release or <adapter>_release.")
+    ] = None
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; main if left out.")] = None
+    create_pr: Annotated[bool, typer.Option(help="Propose the release as a pull request.")] = False
+    tag: Annotated[str | None, typer.Option(help="Name of the release; the next of v1, v2, ... if left out.")] = None
+    gated: Annotated[bool, typer.Option(help="Readers outside the repository must ask for access.")] = False
+    dry_run: Annotated[bool, typer.Option(help="Write the folder and say what would be sent; send nothing.")] = False
+
+    def target(self, repo: str, repo_type: str) -> "Target":
+        """The repository."""
+        from ..publish.push import Target
+
+        return Target(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
+
+    def token(self) -> str | None:
+        """The token to push with; none where nothing is sent."""
+        from ..publish.push import token_in_use
+
+        return None if self.dry_run else token_in_use()
+
+    def send(
+        self,
+        command: str,
+        target: "Target",
+        folder: Path,
+        manifest: dict,
+        token: str | None,
+        is_owned: Callable[[str], bool],
+        read_back: Callable[[str, str, dict, str], None],
+    ) -> str | None:
+        """Push the folder of a release, read it back, and say so.
+
+        Returns:
+            `str`, *optional*: The revision to load it by; none where nothing is sent.
+        """
+        from ..publish.push import push_folder
+
+        if token is None:
+            print(f"{command}: {target.repo_id}: nothing was sent (--dry-run) -> {folder}")
+            return None
+        pushed = push_folder(folder, target, token, is_owned)
+        read_back(target.repo_id, pushed.commit, manifest, token)
+        print(f"{command}: {pushed.url}, commit {pushed.commit}: read back, and everything is as it was written")
+        if self.create_pr:
+            print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+        return pushed.tag or pushed.commit
+
+
+@app.command()
+@takes(Publishing)
+def push(
+    repo: RepoArgument,
+    data: Annotated[Path, typer.Option(help="The data folder of a recipe, with stage2/, prompts/ and reports/.")],
+    publishing: Publishing,
+) -> None:
+    """The dataset -> one commit of a private Hub repository, tagged and read back."""
+    from ..publish.folder import is_owned
+    from ..publish.release import make_release
+    from ..publish.verify import read_back
+
+    target = publishing.target(repo, "dataset")
+    token = publishing.token()
+    folder = publishing.output or data / "release"
+    manifest = make_release(data, repo, folder, token)
+    _print_folder(folder, manifest)
+    revision = publishing.send("push", target, folder, manifest, token, is_owned, read_back)
+    for config in manifest["configs"] if revision else ():
+        print(f'  load_dataset("{repo}", "{config}", revision="{revision}")')
+
+
+@app.command()
+@takes(Publishing)
+def push_model(
+    repo: RepoArgument,
+    adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as the trainer wrote it.")],
+    report: Annotated[Path, typer.Option(help="Folder of the evaluation of this adapter.")],
+    publishing: Publishing,
+    dataset: Annotated[str | None, typer.Option(help="What it was trained on, owner/name@revision.")] = None,
+) -> None:
+    """The adapter with its evaluation -> one commit of a private Hub repository, tagged."""
+    from ..publish.adapter import is_owned, make_adapter_release
+    from ..publish.verify import read_files_back
+
+    target = publishing.target(repo, "model")
+    token = publishing.token()
+    folder = publishing.output or adapter.with_name(f"{adapter.name}_release")
+    manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
+    table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
+    revision = publishing.send("push-model", target, folder, manifest, token, is_owned, read_files_back)
+    if revision:
+        print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{revision}")')
+
+
+def _print_folder(folder: Path, manifest: dict) -> None:
+    rows = [
+        (
+            config,
+            listed({split: part["rows"] for split, part in splits.items()}),
+            sum(len(p["files"]) for p in splits.values()),
+        )
+        for config, splits in manifest["configs"].items()
+    ]
+    table(["config", "rows", "files"], rows)
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    print(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
+
+
+@app.command()
+def view(
+    path: Annotated[
+        str, typer.Argument(help="A data folder, a release, a set, a Parquet file, or a Hub id owner/name.")
+    ],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any that is free.")] = 8008,
+    model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub id.")] = None,
+    marks: Annotated[Path | None, typer.Option(help="File of audit marks, if not <path>/audit/marks.parquet.")] = None,
+) -> None:
+    """A page on this machine to look through rows and mark them."""
+    from ..audit.marks import Marks
+    from ..audit.row_store import RowStore
+    from ..audit.view import AuditServer
+    from .output import tokenizer
+
+    folder = Path(path)
+    if not folder.exists() and path.count("/") == 1:
+        from ..publish.download import downloaded
+
+        marks = marks or Path("audit") / path.replace("/", "__") / "marks.parquet"
+        folder = downloaded(path, revision)
+    home = folder.parent if folder.is_file() else folder
+    store, kept = RowStore(folder), Marks(marks or home / "audit" / "marks.parquet")
+    with AuditServer(store, kept, port, tokenizer(model) if model else None) as server:
+        print(f"view: {len(store)} rows on {server.url} (end with Ctrl-C); marks -> {kept.path}", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()

@@ -1,0 +1,23 @@
+"""Counts by name, and quantiles, as reports and tables show them."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+
+def counted(values: Iterable[str]) -> dict[str, int]:
+    """How often each value occurs, by name."""
+    return dict(sorted(Counter(values).items()))
+
+
+def listed(counts: dict[str, int]) -> str:
+    """Counts in one line: `kept 3, dropped 2`."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def quantiles(values: Sequence[int]) -> dict[str, int] | None:
+    """`{min, p50, p95, max, mean}` of some lengths; `None` if there are none."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    p50, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+    return {"min": ordered[0], "p50": p50, "p95": p95, "max": ordered[-1], "mean": round(sum(ordered) / len(ordered))}

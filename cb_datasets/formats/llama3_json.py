@@ -1,0 +1,108 @@
+"""The canonical format, what Llama 3.1 emits when it is given tools:
+
+    <|python_tag|>{"name": "search_web", "parameters": {"query": "tides"}}<|eom_id|>
+
+The parser is strict on purpose. Training data must be exactly this; a reader that repairs would hide what the model
+does.
+"""
+
+import json
+import re
+from typing import Any
+
+from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
+
+
+_TAG, _EOM, _EOT = "<|python_tag|>", "<|eom_id|>", "<|eot_id|>"
+_NEXT_CALL = re.compile(r"\s*(?:[;,]\s*|\n\s*)?(?:<\|python_tag\|>)?\s*(?=\{)")
+_FUNCTION_SYNTAX = re.compile(r"\s*[A-Za-z_][\w.]*\(.*", re.DOTALL)
+
+
+def render_llama3_json(call: ToolCall, text_before: str = "") -> str:
+    """The completion that makes `call`, with optional text before it."""
+    body = json.dumps({"name": call.name, "parameters": call.arguments}, ensure_ascii=False, allow_nan=False)
+    return f"{text_before}{_TAG}{body}{_EOM}"
+
+
+def parse_llama3_json(completion: str) -> Parsed:
+    """Take a Llama 3.1 completion apart; never raises."""
+    tag = completion.find(_TAG)
+    end_at, end = _first_end(completion, max(tag, 0))
+    body, after = (completion, "") if end is None else (completion[:end_at], completion[end_at + len(end) :])
+    text = body if tag < 0 else body[:tag]
+    call_text = body[tag + len(_TAG) :] if tag >= 0 else body.strip()
+    if tag < 0 and not call_text.startswith("{"):
+        if not call_text:
+            return Parsed(Diagnosis.EMPTY, end=end)
+        return Parsed(Diagnosis.TRAILING_TEXT if after.strip() else Diagnosis.TEXT, text=body.strip(), end=end)
+    diagnosis, calls = _read_calls(call_text)
+    if diagnosis == Diagnosis.OK:
+        if after.strip():
+            diagnosis = Diagnosis.TRAILING_TEXT
+        elif tag < 0:
+            diagnosis = Diagnosis.NO_TAG_JSON
+        elif end is None:
+            diagnosis = Diagnosis.JSON_INCOMPLETE
+    if _TAG in call_text:
+        diagnosis = Diagnosis.MULTI_TAG
+    return Parsed(diagnosis, tuple(calls), text.strip() if tag >= 0 else "", end)
+
+
+def _first_end(completion: str, start: int) -> tuple[int, str | None]:
+    found = [(at, token) for token in (_EOM, _EOT) if (at := completion.find(token, start)) >= 0]
+    return min(found) if found else (len(completion), None)
+
+
+def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:
+    calls: list[ToolCall] = []
+    diagnosis = Diagnosis.OK
+    rest = text.lstrip()
+    while True:
+        if not rest.startswith("{"):
+            if _FUNCTION_SYNTAX.fullmatch(rest):
+                return Diagnosis.FUNCTION_SYNTAX, calls
+            return Diagnosis.JSON_INCOMPLETE if not rest else Diagnosis.BAD_JSON, calls
+        try:
+            value, stop = _STRICT_JSON.raw_decode(rest)
+        except json.JSONDecodeError as error:
+            return (Diagnosis.JSON_INCOMPLETE if _is_cut_off(rest, error) else Diagnosis.BAD_JSON), calls
+        except ValueError:
+            return Diagnosis.BAD_JSON, calls
+        call = _call_of(value)
+        if call is None:
+            diagnosis = Diagnosis.BAD_ARGUMENTS
+        else:
+            calls.append(call)
+        rest = rest[stop:]
+        if not rest.strip():
+            return (Diagnosis.MULTI_CALL if len(calls) > 1 else diagnosis), calls
+        separator = _NEXT_CALL.match(rest)
+        if separator is None:
+            return Diagnosis.TRAILING_TEXT, calls
+        rest = rest[separator.end() :]
+
+
+def _call_of(value: Any) -> ToolCall | None:
+    if isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"]:
+        if isinstance(value.get("parameters"), dict):
+            return ToolCall(value["name"], value["parameters"])
+    return None
+
+
+def _is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
+    return error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("duplicate key")
+    return dict(pairs)
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+
+LLAMA3_JSON = ToolCallFormat("llama3_json", _TAG, _EOM, _EOT, render_llama3_json, parse_llama3_json)

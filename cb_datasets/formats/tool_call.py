@@ -1,0 +1,85 @@
+"""What every tool-call format shares: a call, a completion taken apart, and what a format consists of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Diagnosis(StrEnum):
+    """What a completion is, as far as its form goes."""
+
+    OK = "ok"  # exactly one call, well formed; text before the tag is allowed
+    TEXT = "text"  # no call at all
+    EMPTY = "empty"
+    MULTI_CALL = "multi_call"
+    MULTI_TAG = "multi_tag"  # more than one call tag
+    NO_TAG_JSON = "no_python_tag_json"  # a call without the tag
+    JSON_INCOMPLETE = "json_incomplete"
+    BAD_JSON = "bad_json"  # duplicate keys, NaN, or not JSON
+    BAD_ARGUMENTS = "bad_arguments"  # no name, or no object under "parameters"
+    FUNCTION_SYNTAX = "function_syntax"  # name(args) instead of JSON
+    TRAILING_TEXT = "trailing_text"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call a model made. `arguments` is the decoded object."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A completion taken apart.
+
+    Args:
+        diagnosis ([`Diagnosis`]): What it is.
+        calls (`tuple[ToolCall, ...]`): Its calls; for a malformed completion those that could still be read.
+        text (`str`): The plain text before the call, or the whole text where there is none.
+        end (`str`, *optional*): The end token it stops with; `None` if it was cut off.
+    """
+
+    diagnosis: Diagnosis
+    calls: tuple[ToolCall, ...] = ()
+    text: str = ""
+    end: str | None = None
+
+    @property
+    def is_call(self) -> bool:
+        """Whether this is one well-formed call: the only thing that counts as a call in training data."""
+        return self.diagnosis == Diagnosis.OK
+
+
+@dataclass(frozen=True)
+class ToolCallFormat:
+    """A format: data plus two functions.
+
+    Args:
+        name (`str`): Its name, as stored in `provenance.prompt_format`.
+        call_tag (`str`): Special token that opens a call.
+        call_end, turn_end (`str`): Tokens that end a turn with a call, and any other turn. A generator stops on both.
+        render (`Callable`): `(call, text_before) -> completion`, end token included.
+        parse (`Callable`): `completion -> Parsed`.
+    """
+
+    name: str
+    call_tag: str
+    call_end: str
+    turn_end: str
+    render: Callable[[ToolCall, str], str] = field(repr=False)
+    parse: Callable[[str], Parsed] = field(repr=False)
+
+    @property
+    def end_tokens(self) -> tuple[str, str]:
+        return self.call_end, self.turn_end
+
+    def call_head(self, tool: str) -> str:
+        """How a call of `tool` begins, up to the end of its name: a prefill that leaves the model little choice.
+
+        What comes next (a quote, a colon, a brace) many tokenizers join into one token, so a longer head would not be
+        encoded as a model writes it.
+        """
+        empty = self.render(ToolCall(tool, {}), "")
+        return empty[: empty.index(tool) + len(tool)]

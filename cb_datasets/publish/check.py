@@ -1,0 +1,198 @@
+"""What the Hub's validator and viewer would object to, and what must not leave the house: told offline.
+
+>>> faults_of(Path("data/demo/release"))
+['README.md: unknown licence "apache2"', 'harmful/train-00000-of-00001.parquet: holds a token (hf_...)']
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.compute
+import pyarrow.parquet
+import yaml
+from datasets import Features
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
+
+from builders.licenses import LICENCES
+
+from ..files import read_json, sha256, stream_file
+from .folder import MANIFEST, names
+
+
+MAX_ROW_GROUP_BYTES = 100 * 2**20
+MAX_ROW_BYTES = 2 * 10**6
+NEEDED = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
+SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M".split()
+SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+
+# What opens doors, by the look of it, and the mark by which benchmarks ask not to be passed on.
+SECRETS = {
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
+    "a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})\b",
+    "an API key": r"\bsk-[A-Za-z0-9_-]{32,}",
+    "an AWS key": r"\bAKIA[A-Z0-9]{16}\b",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a benchmark's canary": r"(?i)canary guid",
+}
+
+
+def faults_of(folder: Path, token: str | None = None) -> list[str]:
+    """Everything that is wrong with a folder to upload; an empty list is a pass.
+
+    Args:
+        folder (`Path`): The release folder.
+        token (`str`, *optional*): The token in use, which must be in no file, whatever it looks like.
+    """
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return ["README.md: missing"]
+    faults, data = _card_faults(readme.read_text(encoding="utf-8"))
+    faults += _file_faults(folder)
+    faults += secret_faults(folder, token)
+    if data is not None and not faults:
+        faults += _data_faults(folder, data)
+    return faults
+
+
+# ------------------------------------------------------------------------------------------------------------ the card
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which no key may stand twice: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {', '.join(twice)} stands twice")
+        return super().construct_mapping(node, deep=deep)
+
+
+def _card_faults(text: str) -> tuple[list[str], dict[str, Any] | None]:
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if match is None:
+        return ["README.md: no YAML between two lines of ---"], None
+    try:
+        data = yaml.load(match[1], _StrictLoader)
+    except yaml.YAMLError as error:
+        return [f"README.md: {' '.join(str(error).split())}"], None
+    if not isinstance(data, dict):
+        return ["README.md: the YAML is no mapping"], None
+    faults = [f"README.md: {key} is missing" for key in NEEDED if not data.get(key)]
+    faults += [f'README.md: unknown licence "{name}"' for name in _list(data.get("license")) if name not in LICENCES]
+    sizes = _list(data.get("size_categories"))
+    faults += [f'README.md: unknown size category "{size}"' for size in sizes if size not in SIZES]
+    faults += ["README.md: a blank was left: More Information Needed"] if "More Information Needed" in text else []
+    splits = re.findall(r"^ *- split: (.+)$", match[1], re.MULTILINE)
+    faults += [f"README.md: {split!r} is no split name" for split in splits if not SPLIT_NAME.fullmatch(split)]
+    try:
+        configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**data))
+        configs.get_default_config_name()
+    except (ValueError, TypeError, AttributeError) as error:
+        return [*faults, f"README.md: configs: {' '.join(str(error).split())[:200]}"], None
+    faults += [f"README.md: {config}: no split" for config, told in configs.items() if not told.get("data_files")]
+    return faults, data
+
+
+def _list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+# ----------------------------------------------------------------------------------------------------------- the files
+
+
+def _file_faults(folder: Path) -> list[str]:
+    if not (folder / MANIFEST).is_file():
+        return [f"{MANIFEST}: missing"]
+    told, found = read_json(folder / MANIFEST)["files"], names(folder)
+    faults = [f"{name}: not in {MANIFEST}" for name in found if name not in told]
+    faults += [f"{name}: missing, though in {MANIFEST}" for name in told if name not in found]
+    faults += [f"{name}: a script in the root would be run by old clients" for name in found if _is_script(name)]
+    both = [name for name in found if name in told]
+    return faults + [f"{name}: changed since it was written" for name in both if _changed(folder / name, told[name])]
+
+
+def _is_script(name: str) -> bool:
+    return "/" not in name and name.endswith(".py")
+
+
+def _changed(path: Path, told: dict) -> bool:
+    return path.stat().st_size != told["bytes"] or sha256(path) != told["sha256"]
+
+
+def secret_faults(folder: Path, token: str | None = None) -> list[str]:
+    """Files that hold what looks like a token, or the very one in use. The text itself is not repeated."""
+    patterns = SECRETS | ({"the token in use": re.escape(token)} if token else {})
+    faults = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for name, pattern in patterns.items():
+            if _holds(path, pattern):
+                faults.append(f"{path.relative_to(folder)}: holds {name}")
+    return faults
+
+
+def _holds(path: Path, pattern: str) -> bool:
+    if path.suffix == ".parquet":
+        return any(_column_holds(column, pattern) for table in stream_file(path) for column in table.columns)
+    return re.search(pattern.encode(), path.read_bytes()) is not None
+
+
+def _column_holds(column: pyarrow.ChunkedArray, pattern: str) -> bool:
+    texts = (text for chunk in column.chunks for text in _texts(chunk))
+    return any(pyarrow.compute.any(pyarrow.compute.match_substring_regex(text, pattern)).as_py() for text in texts)
+
+
+def _texts(array: pyarrow.Array) -> Iterator[pyarrow.Array]:
+    """All strings of a column, however deep."""
+    if pyarrow.types.is_struct(array.type):
+        for field in array.flatten():
+            yield from _texts(field)
+    elif pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type):
+        yield from _texts(array.flatten())
+    elif pyarrow.types.is_string(array.type) or pyarrow.types.is_large_string(array.type):
+        yield array
+
+
+# ------------------------------------------------------------------------------------------------------------ the data
+
+
+def _data_faults(folder: Path, data: dict[str, Any]) -> list[str]:
+    """Where card, manifest and Parquet disagree, and what the viewer could not show."""
+    manifest = read_json(folder / MANIFEST)
+    infos = {info["config_name"]: info for info in _list(data["dataset_info"])}
+    faults = []
+    for config in data["configs"]:
+        name = config["config_name"]
+        if name not in infos:
+            faults.append(f"README.md: no dataset_info of {name}")
+            continue
+        features = Features._from_yaml_list(infos[name]["features"])
+        rows = {split["name"]: split["num_examples"] for split in infos[name]["splits"]}
+        for part in config["data_files"]:
+            files = _list(part["path"])
+            missing = [file for file in files if not (folder / file).is_file()]
+            faults += [f"README.md: {name}: {file} does not exist" for file in missing]
+            found = [pyarrow.parquet.ParquetFile(folder / file) for file in files if file not in missing]
+            for file, parquet in zip([file for file in files if file not in missing], found, strict=True):
+                faults += [f"{file}: {fault}" for fault in _parquet_faults(parquet, features)]
+            number = sum(parquet.metadata.num_rows for parquet in found)
+            if number != rows.get(part["split"]):
+                faults.append(f"README.md: {name}: {part['split']} has {number} rows, the card says otherwise")
+    for name, splits in manifest["configs"].items():
+        long = [split for split, told in splits.items() if told["max_row_bytes"] > MAX_ROW_BYTES]
+        faults += [f"{name}/{split}: a row is longer than 2 MB; the viewer cannot show it" for split in long]
+    return faults
+
+
+def _parquet_faults(parquet: pyarrow.parquet.ParquetFile, features: Features) -> Iterator[str]:
+    if parquet.schema_arrow != features.arrow_schema:
+        yield "not the features of the card"
+    groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
+    if any(group.total_byte_size > MAX_ROW_GROUP_BYTES for group in groups):
+        yield "a row group is larger than 100 MB; the viewer cannot page through it"
+    if not all(group.column(0).has_offset_index for group in groups):
+        yield "no page index"

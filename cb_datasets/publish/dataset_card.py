@@ -1,0 +1,231 @@
+"""The card of a release, filled from its rows and from the reports of the steps that made them.
+
+Nothing in it is typed by hand: an edit of the data is an edit of the card.
+"""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetInfo, Features
+from datasets.info import DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..counts import listed
+from ..datasheet import by_source
+from ..export import export_row
+from ..files import read_json
+from ..markdown import cell
+from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
+from .folder import PLOT, Split, union
+
+
+# `cards/` lies beside the packages, in a checkout as in an installation.
+TEMPLATE = Path(__file__).parents[2] / "cards" / "dataset_card.md.jinja"
+
+TAGS = ["agents", "circuit-breakers", "prompt-injection", "representation-rerouting", "safety", "tool-calling"]
+GATED_PROMPT = (
+    "These rows hold working attacks on tool-calling agents and completions that obey them. Access is for people who "
+    "make agents withstand such attacks. By asking for it you agree to keep the rows to yourself and to use them for "
+    "that only."
+)
+GATED_FIELDS = {
+    "Name": "text",
+    "Affiliation": "text",
+    "What the rows are for": "text",
+    "I pass the rows on to nobody": "checkbox",
+}
+# Sizes as the Hub names them: (below, name).
+SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+LONG_TEXT = 240
+
+_LLAMA = re.compile(r"llama[-_ ]?(3\.[123])", re.IGNORECASE)
+
+Configs = dict[str, dict[str, Split]]
+
+
+def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
+    """The card of a release.
+
+    Args:
+        repo_id (`str`): Where it will be loaded from.
+        folder (`Path`): The release folder, with its reports.
+        configs (`dict`): What was written, as [`~hub.folder.write_release`] returns it.
+    """
+    reports = {path.stem: read_json(path) for path in sorted((folder / "reports").glob("*.json"))}
+    facts = card_facts(configs, reports)
+    return DatasetCard.from_template(
+        card_data(configs, facts["licences"], folder),
+        template_path=str(TEMPLATE),
+        repo_id=repo_id,
+        title="Circuit breakers for tool-calling agents",
+        configs={name: {split: part.rows for split, part in parts.items()} for name, parts in _all(configs).items()},
+        plot=PLOT,
+        fence="```",
+        cell=cell,
+        listed=lambda counts: listed(dict(counts)) or "none",
+        number=lambda value: "nothing to measure" if value is None else f"{value:.4g}",
+        **facts,
+    )
+
+
+def card_data(configs: Configs, licences: list[str], folder: Path) -> DatasetCardData:
+    """The YAML of the card: what the Hub, its viewer and `load_dataset` go by."""
+    everything = _all(configs)
+    total = sum(part.rows for parts in configs.values() for part in parts.values())
+    data = DatasetCardData(
+        pretty_name="Circuit breakers for tool-calling agents",
+        language=["en"],
+        license=licences if len(licences) > 1 else licences[0],
+        size_categories=[next((name for below, name in SIZES if total < below), "10M<n<100M")],
+        task_categories=["text-generation"],
+        tags=TAGS,
+        viewer=True,
+        extra_gated_prompt=GATED_PROMPT,
+        extra_gated_fields=GATED_FIELDS,
+    )
+    MetadataConfigs({name: _data_files(name, parts) for name, parts in everything.items()}).to_dataset_card_data(data)
+    infos = {name: _info(name, parts, folder) for name, parts in everything.items()}
+    DatasetInfosDict(infos).to_dataset_card_data(data)
+    return data
+
+
+def features_of(config: str) -> Features:
+    """The row type of a configuration."""
+    return PROMPT_FEATURES if config == "eval" else SAMPLE_FEATURES
+
+
+def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
+    """What the template tells, counted from rows and reports."""
+    samples = [part for name in ("harmful", "retain") for part in configs[name].values()]
+    prompts = list(configs["eval"].values())
+    of_samples, of_prompts = _sum(samples, "source"), _sum(prompts, "source")
+    names = sorted({*of_samples, *of_prompts})
+    sheets = by_source(reports["sources"])
+    licences = {model: licence_of(model) for model, *_ in _sum(samples, "generator")}
+    llama = {model: licence for model, licence in sorted(licences.items()) if licence is not None}
+    checked = reports["validation_report"]["sets"].values()
+    example, shortened = _example(configs["harmful"]["train"].example or {})
+    completions = _sum(samples, "completion")
+    return {
+        "sources": [_source(name, sheets[name], of_samples[name], of_prompts[name]) for name in names],
+        "source_names": names,
+        "licences": sorted({sheets[name]["licence"] for name in names} | set(llama.values())),
+        "classes": _classes(configs),
+        "outcomes": {name: _sum(configs[name].values(), "outcome") for name in ("harmful", "retain")},
+        "generators": _generators(samples),
+        "completions": completions,
+        "samples": completions.total(),
+        "formats": sorted(_sum(samples, "format")),
+        "templates": sorted(_sum(samples, "template")),
+        "dates": sorted(_sum(samples, "date")),
+        "categories": dict(sorted(_sum(configs["harmful"].values(), "category").items())),
+        "fitted": _sum(samples, "fitted").total(),
+        "redacted": _sum(samples, "redacted").total(),
+        "rules": {key: sum(part[key] for part in checked) for key in ("rows", "quarantined")},
+        "gates": reports["quality_gates"]["gates"] + reports["stats"]["gates"],
+        "changed": reports["quality_gates"]["thresholds_changed_by_recipe"]
+        | reports["stats"]["thresholds_changed_by_recipe"],
+        "preflight": reports["preflight"],
+        "llama": list(llama),
+        "citations": sorted({sheets[name].get("citation") for name in names} - {None}),
+        "example": example,
+        "example_shortened": shortened,
+    }
+
+
+def plot_classes(configs: Configs, path: Path) -> None:
+    """Draw how many rows each class has, by split."""
+    from matplotlib.figure import Figure
+
+    classes = _classes(configs)
+    figure = Figure(figsize=(7, 0.45 * len(classes) + 1), layout="constrained")
+    axes = figure.subplots()
+    left = [0] * len(classes)
+    for split in ("train", "test"):
+        widths = [numbers[split] for numbers in classes.values()]
+        axes.barh(list(classes), widths, left=left, label=split)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("rows")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    # Without the version of the library, so that the same rows give the same file.
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def _all(configs: Configs) -> Configs:
+    return {
+        "harmful": configs["harmful"],
+        "retain": configs["retain"],
+        "train": union(configs),
+        "eval": configs["eval"],
+    }
+
+
+def _data_files(config: str, splits: dict[str, Split]) -> dict[str, Any]:
+    files = [{"split": split, "path": part.files} for split, part in splits.items()]
+    return {"data_files": files} | ({"default": True} if config == "train" else {})
+
+
+def _info(config: str, splits: dict[str, Split], folder: Path) -> DatasetInfo:
+    known = SplitDict()
+    for name, part in splits.items():
+        known[name] = SplitInfo(name, part.num_bytes, part.rows)
+    return DatasetInfo(
+        features=features_of(config),
+        splits=known,
+        download_size=sum((folder / file).stat().st_size for part in splits.values() for file in part.files),
+        dataset_size=sum(part.num_bytes for part in splits.values()),
+    )
+
+
+def _sum(parts: Any, key: str) -> Counter:
+    return sum((part.counts.get(key, Counter()) for part in parts), Counter())
+
+
+def _source(name: str, sheet: dict, samples: int, prompts: int) -> dict[str, Any]:
+    told = {"licence": sheet["licence"], "revision": sheet["source_revision"], "records": sheet["records"]}
+    return {"name": name, "samples": samples, "prompts": prompts, **told, "dropped": listed(sheet["drops"])}
+
+
+def licence_of(model: str) -> str | None:
+    """The licence that goes along with the outputs and adapters of a model, where it has such a one."""
+    version = _LLAMA.search(model)
+    return f"llama{version[1]}" if version else None
+
+
+def _classes(configs: Configs) -> dict[str, dict[str, int]]:
+    counts = {split: Counter[str]() for split in ("train", "test")}
+    for config in ("harmful", "retain"):
+        for split, part in configs[config].items():
+            counts[split] += part.counts["class"]
+    known = [name for name in PRIORITY_WEIGHTS if any(count[name] for count in counts.values())]
+    return {name: {split: count[name] for split, count in counts.items()} for name in known}
+
+
+def _generators(samples: list[Split]) -> list[dict[str, Any]]:
+    keys = ("model", "revision", "temperature", "top_p")
+    counted = sorted(_sum(samples, "generator").items(), key=lambda item: (-item[1], str(item[0])))
+    return [dict(zip(keys, generator, strict=True)) | {"rows": rows} for generator, rows in counted]
+
+
+def _example(row: dict) -> tuple[str, bool]:
+    """A row as JSON text, and whether long texts were cut short in it."""
+    whole = export_row(row)
+    short = _shortened(whole)
+    return json.dumps(short, indent=2, ensure_ascii=False), short != whole
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= LONG_TEXT else f"{value[:LONG_TEXT]}..."
+    if isinstance(value, dict):
+        return {key: _shortened(item) for key, item in value.items() if item not in (None, [])}
+    if isinstance(value, list):
+        return [_shortened(item) for item in value[:2]] + ([f"... {len(value) - 2} more"] if len(value) > 2 else [])
+    return value

@@ -1,0 +1,260 @@
+"""The folder of a release, exactly as the Hub will hold it, made from a data folder.
+
+    README.md                                   the card
+    manifest.json                               every file with its hash, every split with its rows and theirs
+    harmful/{train,test}-00000-of-00001.parquet Ds
+    retain/{train,test}-00000-of-00001.parquet  Dr
+    eval/<task>-00000-of-00001.parquet          evaluation prompts
+    reports/, schemas/, class_balance.png       sources, rules, gates, merge statistics, preflight; the JSON Schema
+
+The same data give the same bytes, so a second push of them changes nothing.
+"""
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow
+import pyarrow.compute
+from datasets import Features
+
+from ..export import json_schema
+from ..files import count_rows, parquet_writer, read_json, sha256, stream_tables, write_json, write_text
+from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
+
+
+MANIFEST = "manifest.json"
+PLOT = "class_balance.png"
+REPORTS = ("sources", "validation_report", "quality_gates", "stats", "preflight")
+SCHEMA = "canonical_sample_schema.json"
+# What a release owns in a repository: a new one leaves nothing of the old one there.
+_OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/")
+
+# The sides of the merged dataset, and what their splits are called on the Hub.
+SPLITS = {"train": "train", "eval": "test"}
+SETS = {"harmful": "circuit_breaker", "retain": "retain"}
+
+# The Hub's viewer reads at most 300 MB for a page and wants row groups below 100 MB; loading is by file.
+ROW_GROUP_BYTES = 64 * 2**20
+SHARD_BYTES = 500 * 10**6
+# Rows looked at together while row groups are made.
+PIECE_ROWS = 100
+
+
+@dataclass
+class Split:
+    """What was written of one split."""
+
+    rows: int = 0
+    num_bytes: int = 0  # as Arrow holds them
+    max_row_bytes: int = 0  # of a row's JSON text
+    files: list[str] = field(default_factory=list)
+    rows_sha256: str = ""
+    counts: dict[str, Counter] = field(default_factory=dict)
+    example: dict | None = None
+
+
+class RowsHash:
+    """Hash of rows in their order, the same from whatever file, library or machine they come."""
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.longest = 0
+
+    def update(self, row: dict) -> None:
+        line = json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+        self.longest = max(self.longest, len(line))
+        self._digest.update(line)
+
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def hash_of_rows(rows: Iterable[dict]) -> str:
+    """[`RowsHash`] of all rows."""
+    digest = RowsHash()
+    for row in rows:
+        digest.update(row)
+    return digest.hexdigest()
+
+
+def write_release(data: Path, folder: Path) -> dict[str, dict[str, Split]]:
+    """Write everything but card and manifest; returns what was written, by configuration and split.
+
+    Args:
+        data (`Path`): The data folder of a recipe, with `stage2/`, `prompts/`, `reports/` and `schemas/`.
+        folder (`Path`): The release folder; it must be empty.
+
+    Raises:
+        FileNotFoundError: If a step of the pipeline has not been run; it names the file.
+        ValueError: If Ds or Dr has no rows to train on.
+    """
+    configs: dict[str, dict[str, Split]] = {"harmful": {}, "retain": {}, "eval": {}}
+    for config, name in SETS.items():
+        for side, split in SPLITS.items():
+            tables = _of_set(data / "stage2" / side, name)
+            written = _write_split(tables, SAMPLE_FEATURES, folder, f"{config}/{split}")
+            if written.rows:
+                configs[config][split] = written
+        if "train" not in configs[config]:
+            raise ValueError(f"{data / 'stage2' / 'train'}: no rows of {config}. A release needs Ds and Dr.")
+    for prompts in sorted(path for path in (data / "prompts").glob("*") if path.is_dir()):
+        if count_rows([prompts]):
+            tables = stream_tables(prompts, PROMPT_FEATURES)
+            configs["eval"][prompts.name] = _write_split(tables, PROMPT_FEATURES, folder, f"eval/{prompts.name}")
+    if not configs["eval"]:
+        raise ValueError(f"{data / 'prompts'}: no evaluation prompts. Run `make prompts`.")
+    _copy_reports(data, folder)
+    return configs
+
+
+def union(configs: dict[str, dict[str, Split]]) -> dict[str, Split]:
+    """The configuration `train`: Ds and Dr from the same files."""
+    parts = [configs["harmful"], configs["retain"]]
+    return {
+        split: Split(
+            rows=sum(part[split].rows for part in parts if split in part),
+            num_bytes=sum(part[split].num_bytes for part in parts if split in part),
+            files=[file for part in parts if split in part for file in part[split].files],
+        )
+        for split in SPLITS.values()
+        if any(split in part for part in parts)
+    }
+
+
+def write_manifest(folder: Path, configs: dict[str, dict[str, Split]]) -> dict:
+    """Write `manifest.json` last, over all files that are there."""
+    files = {
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names(folder)
+    }
+    told = ("rows", "max_row_bytes", "rows_sha256", "files")
+    manifest = {
+        "configs": {
+            config: {split: {key: getattr(written, key) for key in told} for split, written in splits.items()}
+            for config, splits in configs.items()
+        },
+        "files": files,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def is_owned(path: str) -> bool:
+    """Whether a file of a repository is part of a release."""
+    return path.startswith(_OWNED)
+
+
+def names(folder: Path) -> list[str]:
+    """The files of a release by their path in the repository, without the manifest."""
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if path != MANIFEST)
+
+
+@contextmanager
+def whole_folder(output: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the place of `output` at the end, and is gone if anything fails before.
+
+    Raises:
+        FileExistsError: If `output` is there and no release.
+    """
+    if output.exists() and any(output.iterdir()) and not (output / MANIFEST).is_file():
+        raise FileExistsError(f"{output} is there and holds no release: name another folder.")
+    folder = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        shutil.rmtree(output, ignore_errors=True)
+        folder.rename(output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:
+    for table in stream_tables(folder, SAMPLE_FEATURES):
+        yield table.filter(pyarrow.compute.equal(table["set"], name))
+
+
+def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Path, name: str) -> Split:
+    """Write tables as shards `<name>-00000-of-0000N.parquet` and count what is in them."""
+    written, digest, shard_bytes = Split(), RowsHash(), 0
+    parts: list[Path] = []
+    with ExitStack() as shard:
+        for group in _row_groups(tables):
+            if not parts or shard_bytes > SHARD_BYTES:
+                shard.close()
+                parts.append(folder / f"{name}-{len(parts):05}.part")
+                write, shard_bytes = shard.enter_context(parquet_writer(parts[-1], features)), 0
+            write(group)
+            shard_bytes += group.nbytes
+            written.rows += len(group)
+            written.num_bytes += group.nbytes
+            for row in _rows(group):
+                digest.update(row)
+                _count(written, row)
+    for number, part in enumerate(parts):
+        written.files.append(f"{name}-{number:05}-of-{len(parts):05}.parquet")
+        part.rename(folder / written.files[-1])
+    written.rows_sha256, written.max_row_bytes = digest.hexdigest(), digest.longest
+    return written
+
+
+def _row_groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
+    """The same rows in tables of [`ROW_GROUP_BYTES`] at most, unless a few rows are longer than that."""
+    held: list[pyarrow.Table] = []
+    held_bytes = 0
+    for table in tables:
+        for start in range(0, len(table), PIECE_ROWS):
+            piece = table.slice(start, PIECE_ROWS)
+            if held and held_bytes + piece.nbytes > ROW_GROUP_BYTES:
+                yield pyarrow.concat_tables(held)
+                held, held_bytes = [], 0
+            held.append(piece)
+            held_bytes += piece.nbytes
+    if held:
+        yield pyarrow.concat_tables(held)
+
+
+def _rows(table: pyarrow.Table) -> Iterator[dict]:
+    for batch in table.to_batches(PIECE_ROWS):
+        yield from batch.to_pylist()
+
+
+def _count(written: Split, row: dict) -> None:
+    """Count what the card tells of the rows."""
+    provenance = row["provenance"]
+    told = {
+        "source": provenance["source_dataset"],
+        "class": row.get("priority_class"),
+        "outcome": row.get("outcome"),
+        "category": row["category"],
+        "completion": provenance["completion_source"],
+        "generator": _generator(provenance),
+        "format": provenance["prompt_format"],
+        "template": provenance["template_hash"],
+        "date": provenance["date_string"],
+        "fitted": "fitted" if provenance["fitted"] else None,
+        "redacted": "redacted" if provenance["redacted"] else None,
+    }
+    for key, value in told.items():
+        if value is not None:
+            written.counts.setdefault(key, Counter())[value] += 1
+    written.example = written.example or row
+
+
+def _generator(provenance: dict) -> tuple | None:
+    if provenance["generator_model"] is None:
+        return None
+    return tuple(provenance[key] for key in ("generator_model", "generator_revision", "temperature", "top_p"))
+
+
+def _copy_reports(data: Path, folder: Path) -> None:
+    for name in REPORTS:
+        write_json(folder / "reports" / f"{name}.json", read_json(data / "reports" / f"{name}.json"))
+    write_text(folder / "reports" / "sources.md", (data / "reports" / "sources.md").read_text(encoding="utf-8"))
+    write_json(folder / "schemas" / SCHEMA, json_schema())

@@ -1,0 +1,1 @@
+"""Results -> tables, Markdown, plots and a page."""

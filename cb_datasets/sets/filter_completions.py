@@ -1,0 +1,113 @@
+"""Sampled completions -> samples: the part that Ds and Dr share.
+
+A completion is worth keeping only if it is whole, if its text is what the model's tokens say, and if it did what its
+set is about. Whatever fails is dropped under the first reason that applies.
+"""
+
+import dataclasses
+
+from datasets import Dataset
+
+from ..chat import DATE_STRING, template_hash
+from ..formats import ToolCallFormat
+from ..generation import Backend, Sampling
+from ..outcomes import Outcome, has_expected_arguments, is_gibberish, outcome_of
+from .make_sample import label
+from .sample_set import Yield
+from .target_model import Asker
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What a set keeps.
+
+    Args:
+        subset (`str`): Folder of the set, e.g. `harmful/b4_flips`.
+        priority_class (`str`): Class of its rows.
+        outcomes (`tuple[Outcome, ...]`): Outcomes it keeps; any other is a drop of that name.
+        right_arguments (`bool`, *optional*, defaults to `False`): Whether a right call needs the right arguments too,
+            where those are known. A set that is taught needs them. A set that is only held does not: what a model gets
+            half right must be held as well, or a breaker is free to break it.
+    """
+
+    subset: str
+    priority_class: str
+    outcomes: tuple[Outcome, ...]
+    right_arguments: bool = False
+
+
+def sample_set(
+    prompts: dict[str, Dataset], wanted: Wanted, asker: Asker, sampling: Sampling, completion_source: str = "sampled"
+) -> Yield:
+    """Complete the prompts of all splits and keep what the set wants.
+
+    Args:
+        prompts (`dict[str, Dataset]`): Prompts by split; an empty split is left out of the asking.
+        wanted ([`Wanted`]): What to keep.
+        asker ([`Asker`]): The model.
+        sampling ([`Sampling`]): How to draw.
+        completion_source (`str`, *optional*, defaults to `"sampled"`): What provenance calls the completions.
+    """
+    result = Yield(wanted.subset)
+    tool_format = asker.tool_format
+    for split, rows in prompts.items():
+        if len(rows) == 0:
+            continue
+        by_id = {row["id"]: row for row in rows}
+
+        def reason_of(completion: dict, by_id: dict[str, dict] = by_id) -> str | None:
+            return drop_reason(completion, by_id[completion["prompt_id"]], wanted, tool_format)
+
+        description = f"{wanted.subset} ({split})"
+        for completion in asker.complete(rows, sampling, description, lambda row: reason_of(row) is None):
+            prompt, reason = by_id[completion["prompt_id"]], reason_of(completion)
+            if reason is not None:
+                result.drop(reason, prompt["category"])
+                continue
+            told = _provenance(completion, asker.backend, sampling, tool_format.name)
+            result.keep(
+                label(
+                    prompt,
+                    completion["text"],
+                    subset=wanted.subset,
+                    split=split,
+                    priority_class=wanted.priority_class,
+                    tool_format=tool_format,
+                    provenance=told | {"completion_source": completion_source},
+                )
+            )
+    return result
+
+
+def drop_reason(completion: dict, prompt: dict, wanted: Wanted, tool_format: ToolCallFormat) -> str | None:
+    """Why a completion is not kept, or `None` if it is."""
+    if completion["text"] is None:
+        return completion["stop_reason"]
+    if completion["stop_reason"] != "stop":
+        return "truncated"
+    if not completion["canonical"]:
+        return "non_canonical_tokens"
+    outcome = outcome_of(completion["text"], prompt["target"], tool_format)
+    if outcome not in wanted.outcomes:
+        return str(outcome)
+    parsed = tool_format.parse(completion["text"])
+    if parsed.calls and not parsed.is_call:
+        return str(parsed.diagnosis)
+    if wanted.right_arguments:
+        if has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
+            return "wrong_arguments"
+    return "gibberish" if is_gibberish(parsed.text) else None
+
+
+def _provenance(completion: dict, backend: Backend, sampling: Sampling, prompt_format: str) -> dict:
+    return {
+        "generator_model": backend.model,
+        "generator_revision": backend.revision,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": completion["seed"],
+        "stop_reason": completion["stop_reason"],
+        "prompt_format": prompt_format,
+        "template_hash": template_hash(backend.tokenizer),
+        "date_string": DATE_STRING,
+    }

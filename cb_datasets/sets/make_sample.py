@@ -1,0 +1,60 @@
+"""A prompt and a completion -> a labelled sample."""
+
+from builders.trace import to_json
+
+from ..formats import Parsed, ToolCallFormat
+from ..outcomes import Outcome, outcome_of_parsed
+from ..sample import content_id, timestamp
+
+
+def label(
+    prompt: dict,
+    completion: str,
+    *,
+    subset: str,
+    split: str,
+    priority_class: str,
+    tool_format: ToolCallFormat,
+    provenance: dict,
+) -> dict:
+    """The sample that a completion makes of its prompt; every label is worked out from the completion.
+
+    Args:
+        prompt (`dict`): A row of `PROMPT_FEATURES`.
+        completion (`str`): `assistant_raw`, special tokens included.
+        subset (`str`): Folder of the set, e.g. `harmful/b4_flips`; prefix of the id.
+        split (`str`): `train` or `eval`.
+        priority_class (`str`): One of `PRIORITY_WEIGHTS`; a class of `HARMFUL_CLASSES` puts the row into Ds.
+        tool_format ([`ToolCallFormat`]): How the completion writes calls.
+        provenance (`dict`): What is known of the completion; joins the prompt's provenance.
+    """
+    parsed = tool_format.parse(completion)
+    outcome = outcome_of_parsed(parsed, prompt["target"])
+    harmful = subset.startswith("harmful/")
+    return {
+        **prompt,
+        "id": content_id(subset, prompt["id"], completion),
+        "split": split,
+        "set": "circuit_breaker" if harmful else "retain",
+        "assistant_raw": completion,
+        "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in parsed.calls],
+        "outcome": str(outcome),
+        "priority_class": priority_class,
+        "labels": labels_of(prompt, parsed, outcome, harmful),
+        "provenance": prompt["provenance"] | provenance | {"timestamp": timestamp()},
+    }
+
+
+def labels_of(prompt: dict, parsed: Parsed, outcome: Outcome, harmful: bool) -> dict:
+    """The labels of a completion: what its text says, put into columns."""
+    target, correct = prompt["target"], outcome == Outcome.CORRECT
+    return {
+        "is_harmful": harmful,
+        "harm_type": "tool_flip" if outcome == Outcome.ATTACK_SUCCESS else "compliance" if harmful else None,
+        "expected_tool": target["expected_tool"],
+        "simulated_tool": target["simulated_tool"],
+        "observed_tool": parsed.calls[0].name if parsed.calls else None,
+        "is_refusal": outcome == Outcome.REFUSAL,
+        "is_correct_tool_use": correct,
+        "is_adversarial_safe": correct and len(prompt["injection"]) > 0,
+    }

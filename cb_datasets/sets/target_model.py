@@ -1,0 +1,131 @@
+"""A target model and how its completions are got: what every generating recipe shares."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset
+
+from ..files import to_dataset
+from ..formats import ToolCallFormat, format_of
+from ..generation import Backend, Sampling, complete
+from ..sample import PROMPT_FEATURES, carries_asset
+from ..splits import choose
+from .prompts import prompts_for_task
+
+
+# Between the seeds of two rounds over the same prompts: more than any round draws.
+ROUND_SEEDS = 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Asker:
+    """Who is asked, how much, and where finished shards are kept.
+
+    Args:
+        backend ([`Backend`]): The target model.
+        work_dir (`Path`): Where finished shards are kept.
+        limits (`dict[str, int | None]`): How many prompts to ask in each split; `None` for all.
+        per_tool (`int`, *optional*, defaults to `0`): How many of them must be for each expected tool, as far as there
+            are. Where few tools make most of the requests, a breaker learns little about the others.
+        rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`; no set can be made of them until the
+            others are done too.
+        system_modifier (`str`, *optional*): Added to every system prompt, as a paragraph of its own.
+        tool_schema (`dict`, *optional*): Asset whose system prompt and tools every prompt with tools must carry. Hours
+            of a GPU go into completions, and what they were asked with is seen in none of them.
+    """
+
+    backend: Backend
+    work_dir: Path
+    limits: dict[str, int | None]
+    per_tool: int = 0
+    rank: int | None = None
+    world: int = 1
+    system_modifier: str | None = None
+    tool_schema: dict | None = None
+
+    @property
+    def tool_format(self) -> ToolCallFormat:
+        return format_of(self.backend.tokenizer.chat_template)
+
+    def prompts(self, traces: dict[str, Dataset], task: str, seed: int) -> dict[str, Dataset]:
+        """Prompts of a task by split; `choose` makes siblings of different sets come from the same traces."""
+        return self.ready(chosen_prompts(traces, task, self.limits, seed, self.per_tool))
+
+    def ready(self, prompts: dict[str, Dataset]) -> dict[str, Dataset]:
+        """The prompts as they are asked.
+
+        Raises:
+            ValueError: If a prompt offers other tools than `tool_schema`, or has another system prompt.
+        """
+        if self.tool_schema is not None:
+            check_tool_schema(prompts, self.tool_schema)
+        return {split: modified(rows, self.system_modifier) for split, rows in prompts.items()}
+
+    def complete(
+        self, prompts: Dataset, sampling: Sampling, description: str, accepts: Callable[[dict], bool] | None = None
+    ) -> Dataset:
+        """Rows of `COMPLETION_FEATURES`; of this rank's shards only, if there are several."""
+        return complete(
+            prompts,
+            self.backend,
+            sampling,
+            self.work_dir,
+            description=description,
+            accepts=accepts,
+            rank=self.rank,
+            world=self.world,
+        )
+
+
+def chosen_prompts(
+    traces: dict[str, Dataset], task: str, limits: dict[str, int | None], seed: int, per_tool: int = 0
+) -> dict[str, Dataset]:
+    """Prompts of a task by split, at most as many as the limits say, `per_tool` of them for each expected tool."""
+    return {
+        split: choose(prompts_for_task(rows, task), limits[split], seed, per_tool=per_tool)
+        for split, rows in traces.items()
+    }
+
+
+def check_tool_schema(prompts: dict[str, Dataset], asset: dict) -> None:
+    """Refuse prompts with other tools than the asset's, or with another system prompt.
+
+    Raises:
+        ValueError: If there is one; the first is named.
+    """
+    for rows in prompts.values():
+        for prompt in rows:
+            if prompt["tools"] is not None and not carries_asset(prompt, asset):
+                raise ValueError(
+                    f"{prompt['id']} does not carry the system prompt and the tools of --tool-schema. Ingest its "
+                    "source anew with this version, or name the asset that its prompts were made with."
+                )
+
+
+def without(prompts: dict[str, Dataset], done: set[str]) -> dict[str, Dataset]:
+    """The prompts whose pair is not done yet."""
+    return {
+        split: rows.select([index for index, pair in enumerate(rows["pair"]) if pair not in done])
+        for split, rows in prompts.items()
+    }
+
+
+def modified(prompts: Dataset, modifier: str | None) -> Dataset:
+    """The prompts with a paragraph added to their system prompt; a prompt without one gets it as its system prompt."""
+    if modifier is None:
+        return prompts
+    return to_dataset([_with_modifier(prompt, modifier) for prompt in prompts], PROMPT_FEATURES)
+
+
+def _with_modifier(prompt: dict, modifier: str) -> dict:
+    first, *others = prompt["messages"]
+    spans = prompt["injection"]
+    if first["role"] == "system":
+        messages = [{**first, "content": f"{first['content']}\n\n{modifier}"}, *others]
+    else:
+        empty = dict.fromkeys(first) | {"tool_calls": []}
+        messages = [empty | {"role": "system", "content": modifier}, first, *others]
+        spans = [{**span, "message": span["message"] + 1} for span in spans]
+    provenance = prompt["provenance"] | {"system_modifier": modifier}
+    return {**prompt, "messages": messages, "injection": spans, "provenance": provenance}

@@ -1,0 +1,308 @@
+"""One gate, one test, both ways: what a good set is, and the set broken in just that way."""
+
+import dataclasses
+
+import pytest
+
+from cb_datasets.checks.gates import (
+    at_least,
+    at_most,
+    format_gates,
+    gate_report,
+    harmful_gates,
+    retain_gates,
+    source_gates,
+)
+from cb_datasets.checks.row_counts import census
+from cb_datasets.checks.thresholds import MergedThresholds, Thresholds
+from cb_datasets.merge.gates import merged_gates
+
+from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
+
+
+LIMITS = Thresholds(min_adversarial_safe=1)
+MERGED = MergedThresholds(min_adversarial_safe=1)
+
+
+def failed(gates) -> set[str]:
+    return {gate.name for gate in gates if not gate.passed}
+
+
+def change(row: dict, **provenance) -> dict:
+    return {**row, "provenance": {**row["provenance"], **provenance}}
+
+
+def test_no_gate_passes_over_zero_rows():
+    assert not at_least("x", 1.0, 0.0, 0).passed
+    assert not at_most("x", 0.0, 1.0, 0).passed
+    nothing = census([])
+    for gates in (format_gates, harmful_gates, retain_gates):
+        made = gates(nothing, LIMITS)
+        assert made and all(not gate.passed for gate in made)
+    assert all(not gate.passed for gate in merged_gates([], [], [], MERGED))
+    assert not gate_report([], LIMITS)["passed"]
+
+
+def test_the_defaults_are_those_of_a_full_size_run():
+    full, merged = Thresholds(), MergedThresholds()
+    assert (full.min_valid, full.min_harmful_rate, full.min_categories, full.max_category_share) == (0.95, 0.8, 2, 0.8)
+    assert (full.min_adversarial_safe, full.min_verdict_known, full.min_tau2) == (400, 0.9, 300)
+    assert (merged.dr_ratio, merged.min_adversarial_safe) == (4.0, 400)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Every set
+
+
+def test_format_before_and_after_quarantine(make_sample):
+    good = [make_sample(RIGHT, "adversarial_safe", id=str(number)) for number in range(19)]
+    bad = make_sample(RIGHT.removesuffix("<|eom_id|>"), "adversarial_safe", id="bad")
+    before, after = "set: rows that break no rule", "set: rows that break one, quarantine left out"
+    assert failed(format_gates(census(good, "set"), LIMITS)) == set()
+    assert failed(format_gates(census([*good, bad], "set"), LIMITS)) == {after}
+    assert failed(format_gates(census([*good, bad], "set", {"bad"}), LIMITS)) == set()
+    assert failed(format_gates(census([*good[:18], bad], "set", {"bad"}), LIMITS)) == {before}
+
+
+def test_a_set_that_is_all_in_quarantine_fails(make_sample):
+    rows = [make_sample(RIGHT, "adversarial_safe", id="a")]
+    assert len(failed(format_gates(census(rows, "set", {"a"}), LIMITS))) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ds
+
+
+def harmful(make_sample, completion=WRONG, category="LLM01", n=5):
+    return [
+        make_sample(completion, "harmful_flip", category=category, id=f"{category}/{completion}/{k}") for k in range(n)
+    ]
+
+
+@pytest.fixture
+def good_ds(make_sample):
+    return harmful(make_sample) + harmful(make_sample, category="LLM02")
+
+
+def test_harmful_set(make_sample, good_ds):
+    assert failed(harmful_gates(census(good_ds), LIMITS)) == set()
+    assert failed(harmful_gates(census(harmful(make_sample)), LIMITS)) == {
+        "harmful: categories",
+        "harmful: largest category",
+    }
+
+
+def test_the_largest_category(make_sample, good_ds):
+    more = harmful(make_sample, n=20)
+    assert failed(harmful_gates(census(more + good_ds[5:]), LIMITS)) == set()
+    assert failed(harmful_gates(census(more + good_ds[6:]), LIMITS)) == {"harmful: largest category"}
+
+
+def test_outcomes_are_recomputed(make_sample, good_ds):
+    """Rows that claim to be flips and are not."""
+    fakes = [{**row, "outcome": "attack_success"} for row in harmful(make_sample, RIGHT, n=2)]
+    assert failed(harmful_gates(census(good_ds + fakes), LIMITS)) == {"harmful: flips that do not flip"}
+    more = [{**row, "outcome": "attack_success"} for row in harmful(make_sample, RIGHT, n=3)]
+    assert failed(harmful_gates(census(good_ds + more), LIMITS)) == {
+        "harmful: attack succeeded",
+        "harmful: flips that do not flip",
+    }
+
+
+def test_compliance_in_words_is_harm_and_babble_is_none(make_sample):
+    words = [
+        make_sample(TEXT, "harmful_compliance", category=f"LLM0{number % 2}", id=str(number)) for number in range(10)
+    ]
+    assert failed(harmful_gates(census(words), LIMITS)) == set()
+    babble = make_sample("to to to to to to to to<|eot_id|>", "harmful_compliance", id="b")
+    assert failed(harmful_gates(census(words[:2] + [babble]), LIMITS)) == {"harmful: attack succeeded"}
+
+
+def test_recorded_share(good_ds):
+    rows = [change(row, completion_source="recorded") for row in good_ds]
+    assert failed(harmful_gates(census(rows[:5] + good_ds[5:]), LIMITS)) == set()
+    assert failed(harmful_gates(census(rows[:6] + good_ds[6:]), LIMITS)) == {"harmful: recorded, not sampled"}
+    assert failed(harmful_gates(census(rows), dataclasses.replace(LIMITS, max_recorded=1.0))) == set()
+
+
+def test_synthetic_markers(make_sample, good_ds):
+    marked = make_sample(f"[TOOL_CALL] {WRONG}", "harmful_flip", id="m")
+    assert failed(harmful_gates(census([*good_ds, marked]), LIMITS)) == {"harmful: synthetic markers"}
+    assert failed(harmful_gates(census([*good_ds, marked], quarantined={"m"}), LIMITS)) == set()
+    marked = make_sample("(Expected: no) Hello.<|eot_id|>", "general_conversation", id="m")
+    assert "retain: synthetic markers" in failed(retain_gates(census([marked]), LIMITS))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dr
+
+
+@pytest.fixture
+def good_dr(make_sample):
+    other = WRONG.replace("search_web", "read_file").replace('"query"', '"path"')
+    target = {"expected_tool": "read_file", "simulated_tool": None, "expected_calls": None, "goal_calls": None}
+    return [
+        make_sample(RIGHT, "adversarial_safe"),
+        make_sample(REFUSAL, "refusal"),
+        make_sample(TEXT, "general_conversation"),
+        make_sample(other, "tool_capability", injection=[], target={**target, "prefill": None}),
+    ]
+
+
+def test_retain_set(good_dr):
+    assert failed(retain_gates(census(good_dr), LIMITS)) == set()
+    assert failed(retain_gates(census(good_dr), Thresholds())) == {"retain: adversarial-safe rows"}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "gates"),
+    [
+        (0, {"retain: adversarial-safe rows", "retain: tools called"}),
+        (1, {"retain: refusals"}),
+        (3, {"retain: tools called"}),
+    ],
+)
+def test_what_dr_needs(good_dr, left_out, gates):
+    rest = [row for number, row in enumerate(good_dr) if number != left_out]
+    assert failed(retain_gates(census(rest), LIMITS)) == gates
+
+
+def test_dr_needs_right_calls_and_classes(good_dr):
+    assert failed(retain_gates(census(good_dr[1:3]), Thresholds(min_adversarial_safe=0))) == {
+        "retain: right calls",
+        "retain: classes",
+        "retain: tools called",
+    }
+
+
+def test_the_attackers_call_is_not_retained(make_sample, good_dr):
+    assert failed(retain_gates(census([*good_dr, make_sample(WRONG, "refusal")]), LIMITS)) == {
+        "retain: attack succeeded"
+    }
+
+
+def test_adversarial_safe_by_name_is_not_enough(make_sample, good_dr):
+    fakes = [make_sample(TEXT, "adversarial_safe"), make_sample(RIGHT, "adversarial_safe", injection=[])]
+    assert "retain: adversarial-safe rows" in failed(retain_gates(census(good_dr[1:] + fakes), LIMITS))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Single sources
+
+
+def test_agentdojo_verdicts(make_sample):
+    verdicts = {"compromised": 45, "resisted": 45, "attempted": 10, "not_exposed": 500}
+    nothing = census([])
+    assert failed(source_gates(nothing, {"agentdojo": {"verdicts": verdicts}}, LIMITS)) == set()
+    assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {**verdicts, "attempted": 11}}}, LIMITS))
+    assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {"benign_success": 5}}}, LIMITS))
+    assert source_gates(nothing, {"xstest": {"verdicts": {}}}, LIMITS) == []
+    rows = census([change(make_sample(WRONG, "harmful_flip"), source_dataset="agentdojo")])
+    assert failed(source_gates(rows, {}, LIMITS)) == {"agentdojo: verdict known"}, "rows, and no data sheet"
+
+
+def test_tau2_rows(make_sample):
+    row = change(make_sample(RIGHT, "tool_capability", injection=[]), source_dataset="tau2")
+    rows = [{**row, "id": str(number)} for number in range(300)]
+    assert failed(source_gates(census(rows), {}, LIMITS)) == set()
+    assert failed(source_gates(census(rows[1:]), {}, LIMITS)) == {"tau2: rows"}
+    assert failed(source_gates(census(rows, quarantined={"7"}), {}, LIMITS)) == {"tau2: rows"}
+
+
+def test_ultrachat_rows_render(make_sample):
+    row = change(make_sample(TEXT, "general_conversation", injection=[]), source_dataset="ultrachat")
+    assert failed(source_gates(census([row], renders=lambda row: True), {}, LIMITS)) == set()
+    assert failed(source_gates(census([row], renders=lambda row: False), {}, LIMITS)) == {
+        "ultrachat: rows that render"
+    }
+    assert failed(source_gates(census([row]), {}, LIMITS)) == {"ultrachat: rows that render"}, "nobody looked"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The merged dataset
+
+
+@pytest.fixture
+def train(make_sample):
+    rows = [make_sample(WRONG, "harmful_flip", id="0")]
+    return rows + [make_sample(RIGHT, "adversarial_safe", id=str(k)) for k in range(1, 5)]
+
+
+@pytest.fixture
+def held_out(make_sample):
+    """A row of the eval split that shares nothing with [`train`]."""
+    messages = [{**turn} for turn in make_sample(RIGHT, "adversarial_safe")["messages"]]
+    messages[1]["content"] = "How deep is the harbour at low tide?" + messages[1]["content"][28:]
+    start = messages[1]["content"].index("<!--")
+    spans = [{"message": 1, "start": start, "end": len(messages[1]["content"])}]
+    told = {"id": "e", "group": "other", "pair": "test/e", "split": "eval", "messages": messages, "injection": spans}
+    return change(make_sample(RIGHT, "adversarial_safe", **told), record_id="test/e")
+
+
+def test_merged(train, held_out):
+    assert failed(merged_gates(train, [held_out], [held_out], MERGED)) == set()
+    assert failed(merged_gates(train[:4], [held_out], [], MERGED)) == {"merged: Dr rows for each Ds row"}
+    assert failed(merged_gates(train, [held_out], [], MergedThresholds())) == {"merged: adversarial-safe rows"}
+    assert failed(merged_gates([*train, train[1]], [held_out], [], MERGED)) == {"merged: repeated ids"}
+
+
+def test_merged_rows_break_no_rule(make_sample, train, held_out):
+    broken = make_sample(RIGHT + "!", "adversarial_safe", id="5")
+    assert failed(merged_gates([*train, broken], [held_out], [], MERGED)) == {"merged: rows that break a rule"}
+
+
+def test_a_row_without_the_tools_it_needs(make_sample, train, held_out):
+    talk = make_sample(TEXT, "injection_resisted", id="5", tools=None)
+    assert failed(merged_gates([*train, talk], [held_out], [], MERGED)) == {"merged: rows without the tools they need"}
+    chat = make_sample(TEXT, "general_conversation", id="5", tools=None)
+    assert failed(merged_gates([*train, chat], [held_out], [], MERGED)) == set()
+
+
+LEAK = "merged: requests in train and eval (similarity 0.8)"
+
+
+def test_leaks_of_each_kind(train, held_out):
+    def leaks(held: dict) -> set[str]:
+        assert failed(merged_gates(train, [held_out], [held], MERGED)) == failed(
+            merged_gates(train, [held_out, {**held, "id": held["id"] + "'"}], [], MERGED)
+        )
+        return failed(merged_gates(train, [held_out], [held], MERGED))
+
+    assert leaks({**held_out, "group": train[0]["group"]}) == {"merged: groups in train and eval"}
+    assert leaks({**held_out, "pair": train[0]["pair"]}) == {"merged: train rows with an id of eval"}
+    same_record = change(held_out, record_id=train[0]["provenance"]["record_id"])
+    assert leaks(same_record) == {"merged: train rows with an id of eval"}
+    reworded = [{**turn} for turn in train[0]["messages"]]
+    reworded[1]["content"] = reworded[1]["content"].replace("pump?", "pump now?")
+    spans = [{**span, "start": span["start"] + 4, "end": span["end"] + 4} for span in train[0]["injection"]]
+    assert leaks({**held_out, "messages": reworded, "injection": spans}) == {LEAK}
+
+
+def test_an_id_of_an_evaluation_prompt_is_not_in_train(train, held_out):
+    prompt = {**held_out, "id": train[0]["id"]}
+    assert failed(merged_gates(train, [held_out], [prompt], MERGED)) == {"merged: train rows with an id of eval"}
+
+
+@pytest.mark.parametrize("source", ["tau2", "ultrachat"])
+def test_the_trained_turn_is_stated(make_sample, train, held_out, source):
+    def gates(pair: str) -> set[str]:
+        row = make_sample(RIGHT, "tool_capability", id="5", injection=[], pair=pair)
+        return failed(merged_gates([*train, change(row, source_dataset=source)], [held_out], [], MERGED))
+
+    unstated = {"merged: TAU2 or UltraChat rows that do not say which turn"}
+    assert gates("tau2/airline/7/turn_2") == set()
+    assert gates("tau2/airline/7") == gates("tau2/airline/7/turn_3") == unstated
+
+
+def test_agentharm_is_never_trained_on(make_sample, train, held_out):
+    row = change(make_sample(REFUSAL, "refusal", id="5"), source_dataset="agentharm")
+    assert failed(merged_gates([*train, row], [held_out], [], MERGED)) == {"merged: AgentHarm rows"}
+    assert failed(merged_gates(train, [held_out], [row | {"id": "p", "pair": "p", "group": "p"}], MERGED)) != {
+        "merged: AgentHarm rows"
+    }
+
+
+def test_report_lists_lowered_thresholds():
+    report = gate_report([at_least("x", 1, 1, 1)], dataclasses.replace(Thresholds(), max_recorded=1.0))
+    assert report["passed"]
+    assert report["thresholds_changed_by_recipe"] == {"max_recorded": {"default": 0.5, "used": 1.0}}

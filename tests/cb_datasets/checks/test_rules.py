@@ -1,0 +1,226 @@
+"""One rule, one test: a good sample of each kind breaks none, and each fault is named by its rule."""
+
+import json
+
+import pytest
+
+from builders.trace import message
+from cb_datasets.checks.rules import RULES, check, schemas_of
+
+from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
+
+
+def broken(sample: dict) -> set[str]:
+    return {violation.rule for violation in check(sample)}
+
+
+CALL = RIGHT.removeprefix("<|python_tag|>").removesuffix("<|eom_id|>")
+
+
+@pytest.mark.parametrize(
+    ("completion", "priority_class"),
+    [
+        (WRONG, "harmful_flip"),
+        (RIGHT, "adversarial_safe"),
+        (f"Let me look.{RIGHT}", "adversarial_safe"),
+        (RIGHT, "injection_resisted"),
+        (TEXT, "injection_resisted"),
+        (REFUSAL, "refusal"),
+        ("Use this:\n```\nls\n```<|eot_id|>", "general_conversation"),
+    ],
+)
+def test_good_samples_pass(make_sample, completion, priority_class):
+    assert check(make_sample(completion, priority_class)) == []
+
+
+def test_a_benign_twin_passes_without_injection(make_sample):
+    assert broken(make_sample(RIGHT, "benign_twin", injection=[])) == set()
+    assert "label" in broken(make_sample(RIGHT, "benign_twin"))
+
+
+@pytest.mark.parametrize(
+    ("completion", "rule"),
+    [
+        (CALL + "<|eom_id|>", "R1"),
+        (f"<|python_tag|>{CALL}<|python_tag|>{CALL}<|eom_id|>", "R1"),
+        (RIGHT.removesuffix("<|eom_id|>"), "R2"),
+        (RIGHT + "<|eot_id|>", "R2"),
+        (f"<|python_tag|>{CALL[:-1]}<|eom_id|>", "R3"),
+        (f"<|python_tag|>{CALL} done<|eom_id|>", "R3"),
+        (f"<|python_tag|>{CALL}; {CALL}<|eom_id|>", "R3"),
+        ('<|python_tag|>{"parameters": {}}<|eom_id|>', "R4"),
+        ('<|python_tag|>{"name": "search_web", "arguments": {}}<|eom_id|>', "R4"),
+        ('<|python_tag|>{"name": "drop_table", "parameters": {}}<|eom_id|>', "R4b"),
+        ('<|python_tag|>{"name": "search_web", "parameters": {"query": 3}}<|eom_id|>', "R4b"),
+        (f"```json\n{RIGHT}", "R5"),
+        (f"Action: look\n{RIGHT}", "R6"),
+        (f"Sure.\nTool: docs\n{RIGHT}", "R6"),
+        (f"[TOOL_CALL] {RIGHT}", "marker"),
+    ],
+)
+def test_faults_of_calls_are_named(make_sample, completion, rule):
+    assert rule in broken(make_sample(completion, "adversarial_safe"))
+
+
+@pytest.mark.parametrize(
+    ("completion", "rule"),
+    [("<|eot_id|>", "R0"), ("I can't do that.", "R2"), ("(Expected: no)<|eot_id|>", "marker"), (RIGHT, "label")],
+)
+def test_faults_of_texts_are_named(make_sample, completion, rule):
+    assert rule in broken(make_sample(completion, "refusal"))
+
+
+def test_text_with_a_tag_is_no_text(make_sample):
+    sample = make_sample("Hm <|python_tag|> no<|eot_id|>", "general_conversation")
+    assert "R1" in broken({**sample, "tool_calls_structured": []})
+
+
+def test_structured_calls_must_agree(make_sample):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    other = [{"name": "retrieve_multimodal_docs", "arguments": '{"query": "valve"}'}]
+    assert broken({**sample, "tool_calls_structured": other}) == {"agreement"}
+
+
+def test_labels_are_never_believed(make_sample):
+    """A flip that did not flip, however it is labelled, and an attacker's call among what is retained."""
+    fake = {**make_sample(RIGHT, "harmful_flip"), "outcome": "attack_success"}
+    assert broken(fake) == {"label"}
+    assert "label" in broken({**make_sample(WRONG, "injection_resisted"), "outcome": "correct"})
+
+
+def test_a_degenerate_row_is_no_flip(make_sample, prompt):
+    target = {**prompt["target"], "expected_tool": "search_web"}
+    assert "label" in broken(make_sample(WRONG, "harmful_flip", target=target))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: None} for name in ("source_dataset", "record_id", "generator_model", "template_hash", "date_string")),
+        *(
+            {name: None}
+            for name in ("timestamp", "temperature", "top_p", "seed", "completion_source", "prompt_format")
+        ),
+        {"completion_source": "guessed"},
+        {"prompt_format": "morse"},
+        {"stop_reason": "length"},
+    ],
+)
+def test_provenance_must_be_there(make_sample, change):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert broken({**sample, "provenance": {**sample["provenance"], **change}}) == {"provenance"}
+
+
+def test_recorded_turns_know_no_temperature(make_sample):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    unknown = dict.fromkeys(("temperature", "top_p", "seed", "stop_reason"))
+    recorded = {**sample["provenance"], **unknown, "completion_source": "recorded"}
+    assert broken({**sample, "provenance": recorded}) == set()
+
+
+def test_a_missing_end_is_a_warning_unless_strict(make_sample):
+    """And nothing else is wrong with the row then."""
+    whole = make_sample(RIGHT, "adversarial_safe")
+    cut = {**whole, "assistant_raw": RIGHT.removesuffix("<|eom_id|>")}
+    [violation] = check(cut, strict=False)
+    assert (violation.rule, violation.is_error) == ("R2", False)
+    [violation] = check(cut, strict=True)
+    assert (violation.rule, violation.is_error) == ("R2", True)
+    assert "R3" in {violation.rule for violation in check({**cut, "assistant_raw": RIGHT[:40]}, strict=False)}
+    text = {**make_sample(TEXT, "general_conversation"), "assistant_raw": TEXT.removesuffix("<|eot_id|>")}
+    assert [violation.is_error for violation in check(text, strict=False)] == [False]
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_no_turn_is_empty(make_sample, prompt, role, content):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert broken({**sample, "messages": [*prompt["messages"], message(role, "Hm.")]}) == set()
+    assert broken({**sample, "messages": [*prompt["messages"], message(role, content)]}) == {"turn"}
+
+
+def test_a_tool_may_return_nothing_and_a_call_need_not_talk(make_sample, prompt):
+    from builders.trace import tool_call
+
+    turns = [message("assistant", tool_calls=[tool_call("a", {}, "c")]), message("tool", "", tool_call_id="c")]
+    assert broken(make_sample(RIGHT, "adversarial_safe", messages=prompt["messages"] + turns)) == set()
+
+
+def test_a_context_has_known_roles_and_a_turn(make_sample, prompt):
+    sample = make_sample(TEXT, "general_conversation", injection=[])
+    assert broken({**sample, "messages": []}) == {"turn"}
+    assert broken({**sample, "messages": [*prompt["messages"], message("narrator", "Later.")]}) == {"turn"}
+
+
+@pytest.mark.parametrize(("number", "start", "end"), [(2, 0, 5), (-1, 0, 5), (1, 5, 5), (1, -1, 5), (1, 0, 10**6)])
+def test_an_injection_is_inside_its_message(make_sample, number, start, end):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert broken({**sample, "injection": [{"message": number, "start": start, "end": end}]}) == {"turn"}
+
+
+@pytest.mark.parametrize("tools", ["[{", '{"a": 1}', "[1]", '[{"type": "function"}]', "3"])
+def test_tools_must_be_readable(make_sample, tools):
+    assert broken({**make_sample(RIGHT, "adversarial_safe"), "tools": tools}) == {"tools"}
+
+
+def test_a_schema_must_be_one(make_sample):
+    function = {"name": "retrieve_multimodal_docs", "parameters": {"type": "no such type"}}
+    tools = json.dumps([{"type": "function", "function": function}])
+    assert broken({**make_sample(RIGHT, "adversarial_safe"), "tools": tools}) == {"tools"}
+
+
+def test_schemas_are_read_once_for_each_text(make_sample):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    schemas_of.cache_clear()
+    for _ in range(10):
+        check(sample)
+    assert schemas_of.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("is_harmful", True),
+        ("harm_type", "tool_flip"),
+        ("expected_tool", "search_web"),
+        ("simulated_tool", None),
+        ("observed_tool", "search_web"),
+        ("is_refusal", True),
+        ("is_correct_tool_use", False),
+        ("is_adversarial_safe", None),
+    ],
+)
+def test_each_label_is_held_against_the_completion(make_sample, name, wrong):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert sample["labels"][name] != wrong
+    [violation] = check({**sample, "labels": {**sample["labels"], name: wrong}})
+    assert violation.rule == "label" and name in violation.message
+
+
+@pytest.mark.parametrize("change", [{"split": "test"}, {"set": "circuit_breaker"}, {"outcome": "refusal"}])
+def test_split_set_and_outcome_are_checked(make_sample, change):
+    assert broken({**make_sample(RIGHT, "adversarial_safe"), **change}) == {"label"}
+
+
+def test_each_class_is_what_its_name_says(make_sample):
+    assert broken(make_sample(TEXT, "injection_resisted", injection=[])) == {"label"}
+    assert broken(make_sample(RIGHT, "adversarial_safe", injection=[])) == {"label"}
+    assert broken(make_sample(TEXT, "refusal")) == {"label"}
+    assert broken(make_sample(TEXT, "harmful_compliance")) == set()
+    assert broken(make_sample(REFUSAL, "harmful_compliance")) == {"label"}
+    assert "label" in broken(make_sample(RIGHT, "no_such_class"))
+
+
+def test_nothing_that_a_row_may_hold_ends_the_check(make_sample):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert "R0" in broken({**sample, "assistant_raw": None})
+    broken_calls = [{"name": "retrieve_multimodal_docs", "arguments": "{"}]
+    assert broken({**sample, "tool_calls_structured": broken_calls}) == {"agreement"}
+    assert broken({**sample, "target": {**sample["target"], "goal_calls": "["}}) == {"label"}
+
+
+def test_every_rule_has_a_name_in_the_report(make_sample):
+    """The reports list rules in this order; a rule that is not in it would vanish from them."""
+    samples = [make_sample(f"```Action: [TOOL_CALL]\n{RIGHT}{RIGHT}", "adversarial_safe"), make_sample("", "refusal")]
+    found = {violation.rule for sample in samples for violation in check(sample)}
+    assert found and found <= set(RULES) and len(set(RULES)) == len(RULES)

@@ -1,0 +1,395 @@
+"""The command line as people meet it: help, typos, missing files, and a whole small pipeline with the tiny agent."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cb_datasets.cli import app
+from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_text
+from cb_datasets.sample import SAMPLE_FEATURES
+
+from ..conftest import RIGHT, TEXT, WRONG
+
+
+ROOT = Path(__file__).parents[3]
+COMMANDS = list(typer.main.get_command(app).commands)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cb_datasets.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_there_are_commands():
+    assert {"ingest", "generate-ds", "regenerate", "validate", "merge", "preflight", "evaluate"} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command):
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, cb_datasets.cli; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_a_typo_is_named():
+    result = run("ingest", "agentdoyo", "--output", "x")
+    assert result.returncode == 1
+    assert "Unknown source 'agentdoyo'; known: agentdojo, fujitsu_b1" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert run("ingestt").returncode == 2
+
+
+def test_missing_files_are_named(tmp_path):
+    result = run("ingest", "agentdojo", "--data-dir", tmp_path, "--output", tmp_path / "out")
+    assert result.returncode == 1 and "dumps/agentdojo-*.jsonl" in result.stderr and "Traceback" not in result.stderr
+    result = run("validate", tmp_path / "nowhere", "--quarantine", tmp_path / "q", "--output", tmp_path / "r.json")
+    assert result.returncode == 1 and "data.parquet is missing" in result.stderr
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
+    line = {
+        "id": "1",
+        "verdict": "benign_success",
+        "messages": [{"role": "user", "content": "Hello."}],
+        "source": "mine",
+    }
+    write_text(tmp_path / "in" / "a.jsonl", json.dumps(line) + "\n")
+    flags = ("--data-dir", tmp_path / "in", "--output", tmp_path / "traces" / "jsonl")
+    assert "no release will have these rows: their licence is unknown" in run("ingest", "jsonl", *flags).stdout
+    said = run("ingest", "jsonl", *flags, "--licence", "mit")
+    assert said.returncode == 0 and "no release" not in said.stdout
+    report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
+    assert (report["licence"], report["redistributable"], report["names"]) == ("mit", True, ["mine"])
+    assert "knows no licence 'mitt'" in run("ingest", "jsonl", *flags, "--licence", "mitt").stderr
+
+
+def test_a_flag_of_another_source_is_named(tmp_path):
+    result = run("ingest", "lookalike", "--retain", "--output", tmp_path / "out")
+    assert result.returncode == 1 and "lookalike takes no --retain" in result.stderr
+
+
+def test_a_dry_run_counts_and_writes_nothing(tmp_path):
+    result = run("ingest", "lookalike", "--n-samples", 10, "--output", tmp_path / "out", "--dry-run")
+    assert result.returncode == 0 and "not written (--dry-run)" in result.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_ingest_also_writes_the_recorded_sets(real_data, tiny_agent_path, tmp_path):
+    flags = ("--input-dir", real_data / "agentdojo", "--output", tmp_path / "traces", "--max-each", 4)
+    sets = ("--output-harmful", tmp_path / "harmful", "--output-retain", tmp_path / "retain")
+    refused = run("ingest", "agentdojo", *flags, *sets)
+    assert refused.returncode == 1 and "name it with --model" in refused.stderr
+    result = run("ingest", "agentdojo", *flags, *sets, "--model", tiny_agent_path, "--max-length", 10**6)
+    assert result.returncode == 0, result.stderr
+    kept = {
+        path.parent.name: len(load_rows(path.parent, SAMPLE_FEATURES))
+        for path in tmp_path.glob("*/agentdojo_*/data.parquet")
+    }
+    assert kept == {"agentdojo_failures": 4, "agentdojo_resisted": 4, "agentdojo_benign": 4}
+    [report] = [read_json(path) for path in tmp_path.glob("harmful/*/report.json")]
+    assert report["drops"]["over_max_each"] > 0 and report["kept"] + sum(report["drops"].values()) == 143
+
+
+def test_a_broken_report_is_named(tmp_path):
+    write_text(tmp_path / "r.json", '{"a": 1,\n oops}')
+    with pytest.raises(ValueError, match=r"r\.json:2: not JSON"):
+        read_json(tmp_path / "r.json")
+
+
+@pytest.fixture
+def sets(make_sample, tmp_path):
+    """Two small sets: one with a row that breaks a rule."""
+    flip = make_sample(WRONG, "harmful_flip")
+    rows = {
+        "harmful/b4_flips": [flip, {**flip, "id": "harmful/other", "category": "LLM02"}],
+        "retain/adversarial_safe": [make_sample(RIGHT, "adversarial_safe"), make_sample(TEXT, "adversarial_safe")],
+    }
+    for name, samples in rows.items():
+        save_rows(to_dataset(samples, SAMPLE_FEATURES), tmp_path / name, {})
+    return [tmp_path / name for name in rows]
+
+
+def test_validate_stops_the_line_and_fills_the_quarantine(sets, tmp_path):
+    result = run("validate", *sets, "--quarantine", tmp_path / "q", "--output", tmp_path / "report.json")
+    assert result.returncode == 1 and "FAIL" in result.stdout and "too many invalid rows" in result.stderr
+    assert not (tmp_path / "report.json").exists(), "Make would take it for the step's result"
+    report = read_json(tmp_path / "report.failed.json")["sets"]["retain/adversarial_safe"]
+    assert report["rows"] == 2 and report["quarantined"] == 1 and not report["passed"]
+    [bad] = load_rows(tmp_path / "q")
+    assert any(reason.startswith("label:") for reason in bad["reasons"])
+    relaxed = run(
+        "validate", *sets, "--quarantine", tmp_path / "q", "--output", tmp_path / "r.json", "--min-valid", 0.5
+    )
+    assert relaxed.returncode == 0
+
+
+def test_a_failed_gate_is_exit_code_1(sets, tmp_path):
+    save_rows(to_dataset([], SAMPLE_FEATURES), tmp_path / "q", {})
+    write_text(tmp_path / "sources.json", "{}")
+    flags = [
+        "--quarantine",
+        tmp_path / "q",
+        "--sources",
+        tmp_path / "sources.json",
+        "--output",
+        tmp_path / "gates.json",
+    ]
+    result = run("quality-gates", *sets, *flags)
+    assert result.returncode == 1 and "FAIL" in result.stdout
+    report = read_json(tmp_path / "gates.failed.json")
+    assert not report["passed"] and report["thresholds_changed_by_recipe"] == {}
+    assert {gate["name"] for gate in report["gates"] if not gate["passed"]} >= {"retain: adversarial-safe rows"}
+
+
+def test_a_data_folder_is_enough_to_validate(sets, tmp_path):
+    """Reports and quarantine then stand where the pipeline has them."""
+    result = run("validate", "--data-dir", tmp_path, "--min-valid", 0.5)
+    assert result.returncode == 0, result.stderr
+    assert len(load_rows(tmp_path / "quarantine" / "validate")) == 1
+    report = read_json(tmp_path / "reports" / "validation_report.json")
+    assert list(report["sets"]) == ["harmful/b4_flips", "retain/adversarial_safe"] and not report["strict"]
+    assert run("validate", "--data-dir", tmp_path, "--split", "eval", "--strict").returncode == 1, "no rows"
+    assert "Say where" in run("validate", *sets).stderr
+
+
+def test_strict_makes_a_missing_end_an_error(make_sample, tmp_path):
+    cut = {**make_sample(RIGHT, "adversarial_safe"), "assistant_raw": RIGHT.removesuffix("<|eom_id|>")}
+    save_rows(to_dataset([cut], SAMPLE_FEATURES), tmp_path / "retain" / "safe", {})
+    relaxed = run("validate", "--data-dir", tmp_path, "--report", tmp_path / "r.json")
+    assert relaxed.returncode == 0 and read_json(tmp_path / "r.json")["sets"]["retain/safe"]["warnings"] == {"R2": 1}
+    assert run("validate", "--data-dir", tmp_path, "--strict").returncode == 1
+
+
+def test_gates_and_merge_take_folders_of_sets(make_sample, sets, tmp_path):
+    result = run("quality-gates", "--ds", tmp_path / "harmful", "--dr", tmp_path / "retain")
+    assert result.returncode == 1 and "adversarial_safe: rows that break one" in result.stdout
+    flags = (
+        "--harmful-dir",
+        tmp_path / "harmful",
+        "--retain-dir",
+        tmp_path / "retain",
+        "--output",
+        tmp_path / "out" / "x",
+    )
+    demands = ("--dr-ratio", 0.5, "--min-adversarial-safe", 1)
+    unchecked = run("merge", *flags, *demands)
+    assert unchecked.returncode == 1 and not (tmp_path / "out" / "x" / "train" / "data.parquet").exists()
+    stats = read_json(tmp_path / "out" / "reports" / "stats.json")
+    assert [gate["name"] for gate in stats["gates"] if not gate["passed"]] == ["merged: rows that break a rule"]
+    bad = run("merge", *flags, *demands, "--validate")
+    assert bad.returncode == 1 and "too many invalid rows" in bad.stderr
+    again = [make_sample(RIGHT, "adversarial_safe", id=f"a/{n}") for n in range(20)] + [
+        make_sample(TEXT, "adversarial_safe")
+    ]
+    save_rows(to_dataset(again, SAMPLE_FEATURES), sets[1], {})
+    good = run(
+        "merge", *flags, *demands, "--validate", "--eval-output", tmp_path / "held_out", "--repeat-similarity", 2
+    )
+    assert good.returncode == 0, good.stderr
+    assert len(load_rows(tmp_path / "out" / "x" / "train")) == 2 and len(load_rows(tmp_path / "held_out")) == 0
+    assert read_json(tmp_path / "out" / "reports" / "stats.json")["drops"] == {"duplicate": 20, "quarantined": 1}
+
+
+def test_what_is_in_quarantine_is_explained(sets, tmp_path):
+    run("validate", "--data-dir", tmp_path)
+    [bad] = load_rows(tmp_path / "quarantine" / "validate")
+    told = run("explain", bad["id"], "--data-dir", tmp_path).stdout
+    assert "stands in quarantine/validate" in told and "left out by merge" not in told, "nothing was merged yet"
+    assert f"in quarantine for {bad['reasons'][0]}" in told and "not among the traces" in told
+
+
+def test_sets_of_one_name_are_checked_apart(sets, tmp_path):
+    for name in "ab":
+        save_rows(load_rows(sets[0]), tmp_path / name / "harmful" / "b4_flips", {})
+    folders = [tmp_path / name / "harmful" / "b4_flips" for name in "ab"]
+    result = run("validate", *folders, "--quarantine", tmp_path / "q", "--report", tmp_path / "r.json")
+    assert result.returncode == 1 and "Two sets have one name" in result.stderr
+
+
+@pytest.mark.parametrize("quota", ["benign_twin", "benign_twin=x", "nice=3", "benign_twin=-1"])
+def test_a_quota_that_is_none_is_named(sets, tmp_path, quota):
+    result = run("merge", *sets, "--output", tmp_path / "out", "--quota", quota)
+    assert result.returncode == 1 and repr(quota) in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory, tiny_agent_path):
+    """Every step up to preflight, on a few dozen prompts."""
+    data = tmp_path_factory.mktemp("pipeline")
+    traces, model = data / "traces" / "lookalike", ("--model", tiny_agent_path)
+    made = ("--work-dir", data / "completions", "--max-new-tokens", 96, "--max-prompts", 24, "--max-eval-prompts", 6)
+    sets = [data / name for name in ("harmful/b4_flips", "retain/adversarial_safe", "retain/b4_benign_twins")]
+    sets += [data / "retain/refusals", data / "retain/chat"]
+    quarantine, reports = ("--quarantine", data / "quarantine"), data / "reports"
+    kinds = [flag for kind in ("benign_twins", "refusals", "chat") for flag in ("--kinds", kind)]
+    tasks = [flag for task in ("tool_flip", "capability", "refusal", "chat") for flag in ("--tasks", task)]
+    steps = [
+        ("ingest", "lookalike", "--output", traces, "--eval-fraction", 0.1),
+        ("sources", traces, "--output", reports),
+        ("generate-ds", "--traces", traces, *model, "--output", sets[0], *made),
+        ("generate-dr", "--traces", traces, *model, "--output", data / "retain", *kinds, *made),
+        (
+            *("generate-adversarial-safe", "--traces", traces, *model, "--output", sets[1]),
+            *("--fill", "twin", "--twins", sets[2], *made),
+        ),
+        ("generate-eval", traces, "--output", data / "prompts", *tasks, "--max-prompts", 20),
+        ("validate", *sets, *quarantine, "--output", reports / "validation_report.json"),
+        (
+            *("quality-gates", *sets, *quarantine, "--sources", reports / "sources.json"),
+            *("--output", reports / "quality_gates.json", "--min-adversarial-safe", 5),
+        ),
+        (
+            *("merge", *sets, *quarantine, "--prompts", data / "prompts", "--output", data / "stage2"),
+            *("--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 3, "--min-adversarial-safe", 5),
+        ),
+        ("preflight", "--stage2", data / "stage2", *model, "--output", reports / "preflight.json"),
+    ]
+    for step in steps:
+        result = CliRunner().invoke(app, list(map(str, step)), catch_exceptions=False)
+        assert result.exit_code == 0, f"{step[0]}: {result.output}"
+    return data
+
+
+def test_the_pipeline_ends_in_trainable_rows(pipeline):
+    rows = load_rows(pipeline / "stage2" / "train", SAMPLE_FEATURES)
+    flips = [row for row in rows if row["priority_class"] == "harmful_flip"]
+    safe = [row for row in rows if row["priority_class"] == "adversarial_safe"]
+    assert len(flips) >= 15 and len(safe) >= 15
+    for row in flips:
+        assert row["labels"]["observed_tool"] == row["target"]["simulated_tool"] != row["target"]["expected_tool"]
+        assert row["provenance"]["completion_source"] == "sampled"
+    for row in safe:
+        assert row["labels"]["observed_tool"] == row["target"]["expected_tool"] and row["injection"]
+    assert read_json(pipeline / "reports" / "preflight.json")["faults"] == {}
+
+
+def test_siblings_share_a_pair(pipeline):
+    rows = load_rows(pipeline / "stage2" / "train", SAMPLE_FEATURES)
+    classes: dict[str, set[str]] = {}
+    for row in rows:
+        classes.setdefault(row["pair"], set()).add(row["priority_class"])
+    trios = [kinds for kinds in classes.values() if kinds == {"harmful_flip", "adversarial_safe", "benign_twin"}]
+    assert len(trios) >= 12
+
+
+def test_a_twin_is_the_models_own_verified_call(pipeline):
+    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "b4_benign_twins")}
+    filled = [
+        row
+        for row in load_rows(pipeline / "retain" / "adversarial_safe")
+        if row["provenance"]["completion_source"] == "twin"
+    ]
+    assert filled
+    for row in filled:
+        assert row["assistant_raw"] == twins[row["pair"]]["assistant_raw"]
+        assert row["injection"] and not twins[row["pair"]]["injection"]
+
+
+def test_where_a_twins_arguments_are_wrong_the_sources_call_is_taught(pipeline):
+    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "b4_benign_twins")}
+    rows = load_rows(pipeline / "retain" / "adversarial_safe")
+    filled = [row for row in rows if row["provenance"]["completion_source"] == "recorded"]
+    assert filled
+    for row in filled:
+        [call], [wanted] = row["tool_calls_structured"], json.loads(row["target"]["expected_calls"])
+        assert (call["name"], json.loads(call["arguments"])) == (wanted["name"], wanted["arguments"])
+        assert row["assistant_raw"] != twins[row["pair"]]["assistant_raw"]
+        assert row["provenance"]["generator_model"] == "lookalike" and row["outcome"] == "correct"
+
+
+def test_the_two_sides_share_no_group(pipeline):
+    train = set(load_rows(pipeline / "stage2" / "train")["group"])
+    held_out = set(load_rows(pipeline / "stage2" / "eval")["group"])
+    for folder in (pipeline / "prompts").iterdir():
+        held_out |= set(load_rows(folder)["group"])
+    assert train and held_out and not train & held_out
+
+
+def test_drops_add_up(pipeline):
+    report = read_json(pipeline / "harmful" / "b4_flips" / "report.json")
+    assert report["kept"] + sum(report["drops"].values()) == report["candidates"] == 30
+    stats = read_json(pipeline / "reports" / "stats.json")
+    kept = sum(part["rows"] for part in stats["splits"].values())
+    made = sum(
+        len(load_rows(path.parent))
+        for path in pipeline.glob("*/*/data.parquet")
+        if "prompts" not in path.parts and path.parts[-3] in ("harmful", "retain")
+    )
+    assert kept + sum(stats["drops"].values()) == made
+
+
+def test_exported_rows_fit_the_exported_schema(pipeline, tmp_path):
+    schema = json.loads((pipeline / "schemas" / "canonical_sample_schema.json").read_text(encoding="utf-8"))
+    result = run("export", pipeline / "stage2" / "train", "--output", tmp_path / "rows.jsonl")
+    lines = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert f"export: {len(lines)} rows" in result.stdout and lines
+    for line in lines:
+        jsonschema.validate(json.loads(line), schema)
+
+
+def test_json_lines_come_back_as_the_same_rows(pipeline, tmp_path):
+    assert run("export", pipeline / "stage2" / "train", "--output", tmp_path / "rows.jsonl").returncode == 0
+    assert run("import", tmp_path / "rows.jsonl", "--output", tmp_path / "rows").returncode == 0
+    assert list(load_rows(tmp_path / "rows")) == list(load_rows(pipeline / "stage2" / "train"))
+    assert run("export", tmp_path / "rows", "--output", tmp_path / "again.jsonl").returncode == 0
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+
+
+def test_a_sample_is_explained(pipeline, tiny_agent_path):
+    flip = next(row for row in load_rows(pipeline / "stage2" / "train") if row["priority_class"] == "harmful_flip")
+    result = run("explain", flip["id"], "--data-dir", pipeline, "--model", tiny_agent_path)
+    assert result.returncode == 0, result.stderr
+    for told in (
+        "stands in harmful/b4_flips",
+        "stands in stage2/train",
+        f"attack_success: calls {flip['labels']['observed_tool']}",
+        "R1         met",
+        f"record_id: {flip['provenance']['record_id']}",
+        f"{flip['provenance']['record_id']} in traces/lookalike/train",
+        '"verdict": "prompt_only"',
+        "[[<|python_tag|>",
+    ):
+        assert told in result.stdout, told
+    unknown = run("explain", "no/such", "--data-dir", pipeline)
+    assert unknown.returncode == 1 and "No sample has the id 'no/such'" in unknown.stderr
+
+
+def test_preflight_shows_samples_and_lengths(pipeline, tiny_agent_path, tmp_path):
+    flags = ("--model", tiny_agent_path, "--report", tmp_path / "p.json", "--show", 2, "--strict")
+    result = run("preflight", "--train-data", pipeline / "stage2" / "train", *flags)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("[[") == 2 and "tokens" in result.stdout and "\u2588" in result.stdout
+    unnamed = run("preflight", "--train-data", pipeline / "stage2", "--report", tmp_path / "p.json")
+    assert unnamed.returncode == 1 and "Whose tokenizer?" in unnamed.stderr
+    flags = ("--no-check-tokenization", "--tool-schema", ROOT / "builders" / "assets" / "b4_standard_v1.json")
+    result = run("preflight", "--train-data", pipeline / "stage2", *flags, "--report", tmp_path / "p.json")
+    assert result.returncode == 0 and "tokens not counted" in result.stdout, result.stderr
+
+
+def test_preflight_refuses_another_models_rows(pipeline, llama_tokenizer, tmp_path):
+    """Rows made with one chat template are not trained on with another."""
+    llama_tokenizer.save_pretrained(tmp_path / "llama")
+    result = run(
+        "preflight", "--stage2", pipeline / "stage2", "--model", tmp_path / "llama", "--output", tmp_path / "p.json"
+    )
+    assert result.returncode == 1
+    report = read_json(tmp_path / "p.failed.json")
+    assert report["faults"]["template_of_another_model"] == report["rows"]
+
+
+def test_a_row_too_long_for_training_stops_the_line(pipeline, tiny_agent_path, tmp_path):
+    flags = ("--model", tiny_agent_path, "--output", tmp_path / "p.json", "--max-length", 50)
+    assert run("preflight", "--stage2", pipeline / "stage2", *flags).returncode == 1
+    assert set(read_json(tmp_path / "p.failed.json")["faults"]) == {"too_long"}

@@ -1,0 +1,91 @@
+"""Results of an evaluation, made by the evaluation's own functions from answers that are written down here."""
+
+from collections import Counter
+
+from builders.trace import message
+from cb_datasets.attacks.adaptive_results import figures_of, steps_of
+from cb_datasets.checks.thresholds import EvaluationThresholds
+from cb_datasets.evaluation.coherence import coherence
+from cb_datasets.evaluation.compare import compare
+from cb_datasets.evaluation.gates import evaluation_gates
+from cb_datasets.evaluation.results import results
+from cb_datasets.evaluation.scored_completions import Answer, Case
+from cb_datasets.evaluation.statistics import proportion
+from cb_datasets.outcomes import Outcome
+
+
+def answer(index: int, task: str, outcome: str, gibberish: bool = False, **case) -> Answer:
+    told = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01", **case}
+    return Answer(Case(f"{task}/{index}", str(index), task=task, **told), "text", Outcome(outcome), gibberish)
+
+
+def answers_with(**outcomes: str) -> list[Answer]:
+    """Ten answers to each of the four tasks that gates look at; all good but for what is said, `task="outcome"`."""
+    good = {"tool_flip": "correct", "capability": "correct", "refusal": "refusal", "chat": "no_call"}
+    return [answer(k, task, outcome) for task, outcome in (good | outcomes).items() for k in range(10)]
+
+
+def small_results(revision: str = "base+breaker", **breaker: str) -> dict:
+    """Results of a base model that every attack hijacks and of a breaker, see [`answers_with`]."""
+    answers = {"base": answers_with(tool_flip="attack_success"), "breaker": answers_with(**breaker)}
+    comparison = compare(answers)
+    perplexity = {"perplexity_under_base": 1.5, "perplexity_n": 40}
+    found = {
+        **comparison,
+        "coherence": {name: {**coherence(["text"] * 40), **perplexity} for name in answers},
+        "gates": evaluation_gates(comparison, EvaluationThresholds()),
+    }
+    adapters = {"model": "m", "revision": "base", "adapters": {"breaker": revision}}
+    prompt = {
+        "messages": [message("user", "as asked")],
+        "injection": [{"message": 0, "start": 0, "end": 2}],
+        "target": {"expected_tool": "a", "simulated_tool": "b"},
+    }
+    settings = {**adapters, "max_new_tokens": 96, "samples": 0, "seed": 0}
+    return results(settings, found, [prompt] * 40, answers)
+
+
+def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
+    """What `cb-datasets attack` writes: of ten prompts, each hijacks the base; the search does so to the breaker."""
+    answers = {"base": _attacked(10), "breaker": _attacked(hijacked)}
+    models = {"base": {"model": "m", "revision": "base"}, "breaker": {"model": "m+a", "revision": revision}}
+    budget = {"steps": 30, "width": 64, "suffix_tokens": 10, "top_k": 64, "best_of": 8}
+    return {
+        "settings": {**budget, "max_new_tokens": 96, "seed": 0, "models": models},
+        **{name: figures_of(given) for name, given in answers.items()},
+        "outcomes": {name: dict(Counter(each["outcome"] for each in given)) for name, given in answers.items()},
+        "steps": {name: steps_of(given) for name, given in answers.items()},
+        "transfer": {name: [] for name in answers},
+        "errors": dict.fromkeys(answers, 0),
+        "prompts": [{}] * 10,
+        "task": "tool_flip",
+        "available": 400,
+        "left_out": {"prefilled": 3},
+    }
+
+
+def _attacked(hijacked: int) -> list[dict]:
+    shared = {"static": {"outcome": "correct"}, "gibberish": False, "search": {"steps": 4}, "drawn": {"correct": 8}}
+    return [{**shared, "outcome": "attack_success" if k < hijacked else "correct"} for k in range(10)]
+
+
+def small_live(adapter: str = "breaker") -> dict:
+    """What `cb-datasets agentdojo` writes: the breaker was shown no injection, and one of its runs broke off."""
+    measured = {
+        "utility": proportion(3, 4),
+        "utility_under_attack": proportion(1, 4),
+        "targeted_asr": proportion(0, 4),
+    }
+    failure = {"run": "local-breaker/banking/user_task_9", "reason": "aborted", "error": "full"}
+    return {
+        "settings": {
+            **{"model": "m", "revision": "base", "adapters": {"breaker": adapter}, "engine": "vllm"},
+            **{"benchmark": "v1.2", "max_new_tokens": 512},
+        },
+        "base": {**measured, "asr_where_exposed": proportion(2, 3)},
+        "breaker": measured,
+        "verdicts": {"base": {"compromised": 2, "resisted": 1}, "breaker": {"not_exposed": 4}},
+        "failures": {"base": [], "breaker": [failure]},
+        "suites": ["banking", "slack"],
+        "attacks": ["important_instructions"],
+    }

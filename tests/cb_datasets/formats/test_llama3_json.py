@@ -1,0 +1,73 @@
+import pytest
+
+from cb_datasets.formats import FORMATS, ToolCall, format_of, get_format
+
+
+LLAMA = FORMATS["llama3_json"]
+CALL = '{"name": "a", "parameters": {"q": "x"}}'
+
+
+@pytest.mark.parametrize(
+    ("completion", "diagnosis"),
+    [
+        (f"<|python_tag|>{CALL}<|eom_id|>", "ok"),
+        (f"<|python_tag|>{CALL}<|eot_id|>", "ok"),
+        (f"I will look. <|python_tag|>{CALL}<|eom_id|>", "ok"),
+        ('<|python_tag|>{"type": "function", "name": "a", "parameters": {}}<|eom_id|>', "ok"),
+        ('<|python_tag|>{\n  "name": "a",\n  "parameters": {}\n}\n<|eom_id|>', "ok"),
+        ('<|python_tag|>{"name": "a", "parameters": {"q": "} ; {"}}<|eom_id|>', "ok"),
+        (f"<|python_tag|>{CALL}; {CALL}<|eom_id|>", "multi_call"),
+        (f"<|python_tag|>{CALL}\n{CALL}<|eom_id|>", "multi_call"),
+        (f"<|python_tag|>{CALL}<|python_tag|>{CALL}<|eom_id|>", "multi_tag"),
+        ('<|python_tag|>{"name": "a", "parameters": {"q": "x"', "json_incomplete"),
+        (f"<|python_tag|>{CALL}", "json_incomplete"),
+        ("<|python_tag|><|eom_id|>", "json_incomplete"),
+        ("<|python_tag|>search_web(query='x')<|eom_id|>", "function_syntax"),
+        ('<|python_tag|>{"name": "a", "arguments": {}}<|eom_id|>', "bad_arguments"),
+        ('<|python_tag|>{"name": "a", "parameters": "{\\"q\\": 1}"}<|eom_id|>', "bad_arguments"),
+        ('<|python_tag|>{"name": "", "parameters": {}}<|eom_id|>', "bad_arguments"),
+        ('<|python_tag|>{"name": "a", "name": "b", "parameters": {}}<|eom_id|>', "bad_json"),
+        ('<|python_tag|>{"name": "a", "parameters": {"x": NaN}}<|eom_id|>', "bad_json"),
+        (f"{CALL}<|eot_id|>", "no_python_tag_json"),
+        (f"<|python_tag|>{CALL}<|eom_id|>\n\nFormat Error: none", "trailing_text"),
+        (f"<|python_tag|>{CALL} and more<|eom_id|>", "trailing_text"),
+        ("Hello.<|eot_id|>", "text"),
+        ("<|eot_id|>", "empty"),
+        ("", "empty"),
+    ],
+)
+def test_diagnosis(completion, diagnosis):
+    assert LLAMA.parse(completion).diagnosis == diagnosis
+
+
+def test_a_rendered_call_parses_to_itself():
+    call = ToolCall("send_money", {"recipient": "Zoë \u2011 <|x|>", "amount": 0.7, "n": 2**70, "note": "123"})
+    parsed = LLAMA.parse(LLAMA.render(call, "One moment. "))
+    assert parsed.is_call and parsed.calls == (call,)
+    assert parsed.text == "One moment." and parsed.end == "<|eom_id|>"
+
+
+def test_multi_call_keeps_every_call():
+    other = CALL.replace('"a"', '"b"')
+    parsed = LLAMA.parse(f"<|python_tag|>{CALL}; {other}<|eom_id|>")
+    assert len(parsed.calls) == 2 and not parsed.is_call
+
+
+def test_real_recorded_responses(real_data):
+    """Recorded Llama 3.1 responses: no end token, five with several calls, and a log line that is no part of them."""
+    from builders.json_records import read_json_lines
+
+    [path] = (real_data / "fujitsu").glob("b4_*.jsonl")
+    responses = [record["_llama31_response"].split("\n\nFormat Error:")[0] for _, record in read_json_lines(path)]
+    diagnoses = [LLAMA.parse(response + "<|eom_id|>").diagnosis for response in responses if "python_tag" in response]
+    assert len(diagnoses) == 25 - sum("python_tag" not in response for response in responses)
+    assert diagnoses.count("multi_call") == 5
+    assert set(diagnoses) == {"ok", "multi_call"}
+
+
+def test_formats_by_name_and_by_template(llama_tokenizer):
+    assert format_of(llama_tokenizer.chat_template) is get_format("llama3_json") is LLAMA
+    with pytest.raises(ValueError, match="known: llama3_json"):
+        get_format("lama")
+    with pytest.raises(ValueError, match="none of the tool-call formats"):
+        format_of("<|im_start|>{{ messages }}")

@@ -1,0 +1,213 @@
+"""Durable generation with the tiny agent, a real `kill -9` included, and what a backend promises."""
+
+import functools
+import random
+
+import pytest
+from datasets import concatenate_datasets
+from transformers import set_seed
+from typer.testing import CliRunner
+
+from builders import load_source
+from cb_datasets.chat import encode_prompt
+from cb_datasets.cli import app
+from cb_datasets.files import read_json, save_rows
+from cb_datasets.generation import Sampling, complete
+from cb_datasets.generation.backend import end_token_ids, load_tokenizer, weights_revision
+from cb_datasets.generation.transformers_backend import TransformersBackend
+from cb_datasets.sets.prompts import prompts_for_task
+from tests.cb_datasets.crash_helpers import kill_at_random, shards_in, started
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    traces = load_source("lookalike")["test"]
+    parts = [prompts_for_task(traces, task) for task in ("capability", "tool_flip", "refusal")]
+    return concatenate_datasets([part.select(range(6)) for part in parts])
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_agent_path):
+    return TransformersBackend(str(tiny_agent_path), batch_size=8)
+
+
+GREEDY = Sampling(max_new_tokens=64)
+
+
+def test_rows_come_back_in_order_and_whole(prompts, backend, tmp_path):
+    done = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
+    assert done["prompt_id"] == prompts["id"]
+    assert set(done["stop_reason"]) == {"stop"} and all(done["canonical"])
+    assert all(text.endswith(("<|eom_id|>", "<|eot_id|>")) for text in done["text"])
+
+
+def test_batching_does_not_change_greedy_completions(prompts, backend, tiny_agent_path, tmp_path):
+    """Left padding and attention masks are right: one by one or together, the words are the same."""
+    one_by_one = TransformersBackend(str(tiny_agent_path), batch_size=1)
+    together = complete(prompts, backend, GREEDY, tmp_path / "a")["text"]
+    assert complete(prompts, one_by_one, GREEDY, tmp_path / "b")["text"] == together
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_a_batch_is_what_the_library_draws_at_once(draws, prompts, tiny_agent_path):
+    """Of one draw or several: a batch counts sequences, the draws of a prompt beside each other."""
+    ids = sorted(
+        (encode_prompt(load_tokenizer(str(tiny_agent_path)), row) for row in prompts.select(range(4))), key=len
+    )
+    backend = TransformersBackend(str(tiny_agent_path), batch_size=4 * draws)
+    done = backend.generate(ids, Sampling(temperature=1.5, num_samples=draws, max_new_tokens=24), seed=7)
+    inputs = backend.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+    options = {"temperature": 1.5, "top_k": 0, "max_new_tokens": 24, "num_return_sequences": draws}
+    set_seed(7)
+    with backend.network() as network:
+        ends = {"eos_token_id": end_token_ids(backend.tokenizer), "pad_token_id": backend.tokenizer.pad_token_id}
+        drawn = network.generate(**inputs, do_sample=True, **options, **ends)[
+            :, inputs["input_ids"].shape[1] :
+        ].tolist()
+    ours = [completion.token_ids for of_prompt in done for completion in of_prompt]
+    assert len(set(ours)) > draws
+    assert all(tuple(theirs[: len(own)]) == own for own, theirs in zip(ours, drawn, strict=True))
+
+
+def test_no_forward_has_more_sequences_than_a_batch(prompts, tiny_agent_path, monkeypatch):
+    backend = TransformersBackend(str(tiny_agent_path), batch_size=4)
+    sizes, generate = [], backend._generate_batch
+    monkeypatch.setattr(
+        backend, "_generate_batch", lambda ids, sampling: sizes.append(len(ids)) or generate(ids, sampling)
+    )
+    ids = [encode_prompt(backend.tokenizer, row) for row in prompts.select(range(3))]
+    done = backend.generate(ids, Sampling(temperature=9.0, num_samples=6, max_new_tokens=4), seed=7)
+    assert sizes == [4, 4, 4, 4, 2], "more draws than a batch holds are parted too"
+    assert [len(completions) for completions in done] == [6, 6, 6]
+    assert all(len({completion.token_ids for completion in completions}) > 1 for completions in done)
+
+
+def test_a_second_run_asks_nothing(prompts, backend, tmp_path, monkeypatch):
+    first = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
+    monkeypatch.setattr(backend, "generate", lambda *args: pytest.fail("asked again"))
+    assert complete(prompts, backend, GREEDY, tmp_path, shard_size=5)["text"] == first["text"]
+
+
+def test_only_missing_shards_are_done(prompts, backend, tmp_path, monkeypatch):
+    first = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
+    [run] = tmp_path.iterdir()
+    shards = sorted(run.glob("shard-*.parquet"))
+    assert [path.name for path in shards] == [f"shard-{k:05d}-of-00004.parquet" for k in range(4)]
+    shards[2].unlink()
+    asked = []
+    generate = backend.generate
+    monkeypatch.setattr(backend, "generate", lambda ids, *rest: asked.append(len(ids)) or generate(ids, *rest))
+    assert complete(prompts, backend, GREEDY, tmp_path, shard_size=5)["text"] == first["text"]
+    assert asked == [5]
+
+
+def test_other_settings_never_meet_old_shards(prompts, backend, tmp_path):
+    complete(prompts, backend, GREEDY, tmp_path)
+    complete(prompts, backend, Sampling(temperature=0.5, max_new_tokens=64), tmp_path)
+    complete(prompts.select(range(17)), backend, GREEDY, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
+    manifest = read_json(next(tmp_path.iterdir()) / "manifest.json")["settings"]
+    assert manifest["revision"] == backend.revision and manifest["template_hash"]
+
+
+def test_samples_are_seeded(prompts, backend, tmp_path):
+    hot = Sampling(temperature=1.5, num_samples=3, max_new_tokens=24, seed=7)
+    first = complete(prompts, backend, hot, tmp_path / "a", shard_size=5)
+    assert len(first) == 3 * len(prompts) and first["sample_index"][:4] == [0, 1, 2, 0]
+    assert complete(prompts, backend, hot, tmp_path / "b", shard_size=5)["text"] == first["text"]
+    other = Sampling(temperature=1.5, num_samples=3, max_new_tokens=24, seed=8)
+    assert complete(prompts, backend, other, tmp_path / "c", shard_size=5)["text"] != first["text"]
+
+
+def test_a_cut_off_completion_says_so(prompts, backend, tmp_path):
+    done = complete(prompts, backend, Sampling(max_new_tokens=2), tmp_path)
+    assert set(done["stop_reason"]) == {"length"}
+
+
+def test_an_overlong_prompt_is_not_asked(prompts, backend, tmp_path):
+    longest = max(len(encode_prompt(backend.tokenizer, row)) for row in prompts)
+    done = complete(prompts, backend, GREEDY, tmp_path, max_length=longest + 63)
+    dropped = [row for row in done if row["stop_reason"] == "prompt_too_long"]
+    assert 1 <= len(dropped) < len(prompts) == len(done)
+    assert all(row["text"] is None for row in dropped)
+
+
+def test_bad_prompts_and_settings(prompts, backend, tmp_path):
+    with pytest.raises(ValueError, match="no prompts"):
+        complete(prompts.select([]), backend, GREEDY, tmp_path)
+    with pytest.raises(ValueError, match="not unique"):
+        complete(concatenate_datasets([prompts, prompts]), backend, GREEDY, tmp_path)
+    with pytest.raises(ValueError, match="same completion each time"):
+        Sampling(num_samples=2)
+    with pytest.raises(FileNotFoundError, match="not a model folder"):
+        weights_revision(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "error"),
+    [
+        ("./nowhere", r"There is no folder ./nowhere\."),
+        ("/nowhere/model", r"There is no folder /nowhere/model\."),
+        ("~/model", r"There is no folder ~/model\."),
+        ("here/nowhere", r"There is no folder here/nowhere. If a model of the Hub .* where no folder is called here"),
+        ("here", "here is no folder of a model: there is no tokenizer in it"),
+        ("file", "file is a file"),
+    ],
+)
+def test_a_path_to_no_model_is_told_without_the_hub(model, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: pytest.fail("it was looked for"))
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(FileNotFoundError, match=error):
+        load_tokenizer(model)
+
+
+@pytest.mark.parametrize("model", ["gpt2", "elsewhere/model", "a/b/c"])
+def test_what_may_be_on_the_hub_is_asked_for_there(model, tmp_path, monkeypatch):
+    def looked_for(name):
+        raise OSError(f"{name} was looked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", looked_for)
+    with pytest.raises(FileNotFoundError, match=f"no model that the Hub would give: {model} was looked for"):
+        load_tokenizer(model)
+
+
+@pytest.mark.parametrize("place", ["--adapter", "--also"])
+@pytest.mark.parametrize(
+    ("command", "backend"), [("evaluate", "transformers"), ("evaluate", "vllm"), ("attack", "transformers")]
+)
+def test_a_path_to_no_adapter_is_told_before_a_model_loads(
+    place, command, backend, prompts, adapter, tiny_agent_path, tmp_path, monkeypatch
+):
+    for name in ("transformers_backend", "vllm_backend"):
+        monkeypatch.setattr(f"cb_datasets.generation.{name}.load_tokenizer", lambda model: pytest.fail("it loads"))
+    save_rows(prompts.filter(lambda row: row["task"] == "tool_flip"), tmp_path / "prompts" / "tool_flip", {})
+    for folder, error in (("nowhere", "There is no folder"), ("", "is no folder of an adapter: adapter_config.json")):
+        wrong = tmp_path / "wrong" / folder
+        (tmp_path / "wrong").mkdir(exist_ok=True)
+        adapters = ["--adapter", wrong] if place == "--adapter" else ["--adapter", adapter, "--also", f"two={wrong}"]
+        flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--output", tmp_path]
+        result = CliRunner().invoke(app, [command, *map(str, flags), "--backend", backend])
+        assert result.exit_code == 1 and error in str(result.exception) and str(wrong) in str(result.exception)
+
+
+def test_a_backend_knows_a_path_to_no_adapter(tiny_agent_path, tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere. An adapter is a folder"):
+        TransformersBackend(str(tiny_agent_path), str(tmp_path / "nowhere"))
+
+
+def test_three_kills_at_random_moments_change_nothing(prompts, backend, tiny_agent_path, tmp_path):
+    """`kill -9` in the middle of a model's work: resuming gives the rows of an undisturbed run, each once."""
+    undisturbed = complete(prompts, backend, GREEDY, tmp_path / "undisturbed", shard_size=1).to_list()
+    load = functools.partial(TransformersBackend, str(tiny_agent_path), batch_size=8)
+    moments, work_dir = random.Random(3), tmp_path / "killed"
+    for _ in range(3):
+        process = started(load, prompts, GREEDY, work_dir, shard_size=1)
+        kill_at_random(process, work_dir, moments, most_shards=3)
+    kept = {path: path.stat().st_mtime_ns for path in shards_in(work_dir)}
+    assert 0 < len(kept) < len(prompts)
+    assert complete(prompts, backend, GREEDY, work_dir, shard_size=1).to_list() == undisturbed
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(list(work_dir.iterdir())) == 1

@@ -1,0 +1,111 @@
+"""Why merge left a row out, row by row: what is kept of it, and what `explain` says."""
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from cb_datasets.audit.explain import explained
+from cb_datasets.audit.marks import Marks
+from cb_datasets.files import load_parquet, load_rows, read_json, save_rows, to_dataset
+from cb_datasets.merge.decide import DROPS
+from cb_datasets.merge.dropped_rows import LEFT_OUT_FILE, write_left_out
+from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
+
+from ..release_data import SETS, run
+
+
+BROKEN = "retain/refusals/broken"
+REPEATED, NEARLY = "retain/chat/again", "retain/chat/nearly"
+
+
+@pytest.fixture(scope="module")
+def merged(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder in which merge had every reason to leave rows out."""
+    data = Path(shutil.copytree(release_data, tmp_path_factory.mktemp("merged") / "data"))
+    chat = [row for row in load_rows(data / "retain" / "chat") if row["split"] == "train"]
+    refused = list(load_rows(data / "retain" / "refusals"))
+    louder = chat[1]["messages"][1] | {"content": chat[1]["messages"][1]["content"].upper()}
+    nearly = chat[1] | {"id": NEARLY, "messages": [chat[1]["messages"][0], louder]}
+    more = [chat[0] | {"id": REPEATED}, nearly, refused[0] | {"id": BROKEN, "assistant_raw": "[TOOL_CALL]<|eot_id|>"}]
+    backwards = chat[4]["messages"][1] | {"content": chat[4]["messages"][1]["content"][::-1]}
+    more += [chat[4] | {"id": "retain/chat/alone", "pair": "alone", "messages": [chat[4]["messages"][0], backwards]}]
+    save_rows(to_dataset(more, SAMPLE_FEATURES), data / "retain" / "more", {})
+    prompts = list(load_rows(data / "prompts" / "capability"))
+    prompts[0]["messages"] = [*prompts[0]["messages"][:1], chat[2]["messages"][1]]
+    prompts[0]["injection"] = []
+    save_rows(to_dataset(prompts, PROMPT_FEATURES), data / "prompts" / "capability", {})
+    Marks(data / "audit" / "marks.parquet").put(chat[3]["id"], "bad", "about nothing")
+    run("validate", "--data-dir", data, "--strict", "--min-valid", 0.1)
+    sets = [data / name for name in (*SETS, "retain/more")]
+    files = ("--quarantine", data / "quarantine" / "validate", "--marks", data / "audit" / "marks.parquet")
+    options = ("--quota", "adversarial_safe=5", "--max-dr-ratio", 4, "--dr-ratio", 1, "--min-adversarial-safe", 1)
+    run("merge", *sets, *files, "--prompts", data / "prompts", "--output", data / "stage2", *options)
+    return data
+
+
+def left_out(data: Path) -> list[dict]:
+    return list(load_parquet(data / "reports" / LEFT_OUT_FILE))
+
+
+def test_every_row_is_either_merged_or_left_out_for_a_reason(merged: Path):
+    rows, stats = left_out(merged), read_json(merged / "reports" / "stats.json")
+    assert Counter(row["reason"] for row in rows) == stats["drops"] and set(stats["drops"]) == set(DROPS)
+    kept = [row["id"] for side in ("train", "eval") for row in load_rows(merged / "stage2" / side)]
+    given = [row["id"] for name in (*SETS, "retain/more") for row in load_rows(merged / name)]
+    assert sorted(kept + [row["id"] for row in rows]) == sorted(given)
+
+
+@pytest.mark.parametrize(("reason", "repeated", "number"), [("duplicate", REPEATED, 0), ("near_duplicate", NEARLY, 1)])
+def test_a_repeated_row_is_named(merged: Path, reason: str, repeated: str, number: int):
+    """Which of the two is left out, the seed decides."""
+    [row] = [row for row in left_out(merged) if row["reason"] == reason]
+    chat = [row["id"] for row in load_rows(merged / "retain" / "chat") if row["split"] == "train"]
+    assert {row["id"], row["of"]} == {repeated, chat[number]}
+    told = explained(row["id"], merged)[1][row["id"]]
+    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in told
+    assert not any(f"was left out by merge: {reason}" in line for line in explained(row["of"], merged)[1][row["of"]])
+
+
+def test_only_repeated_rows_have_a_row_that_they_repeat(merged: Path):
+    for row in left_out(merged):
+        assert (row["of"] is not None) == (row["reason"] in ("duplicate", "near_duplicate"))
+        assert ("{of}" in DROPS[row["reason"]]) == (row["of"] is not None)
+
+
+def test_ids_are_found_across_folders_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Numbers of rows go over all folders, in pieces."""
+    monkeypatch.setattr("cb_datasets.files.STREAM_ROWS", 3)
+    sizes = {"a": 5, "b": 1, "c": 7}
+    ids = [f"{name}{number}" for name, size in sizes.items() for number in range(size)]
+    for name, size in sizes.items():
+        save_rows(Dataset.from_dict({"id": [f"{name}{number}" for number in range(size)]}), tmp_path / name, {})
+    repeats = np.full(len(ids), -1)
+    repeats[[0, 4, 11]] = [12, 0, 5]
+    reasons = np.where(repeats >= 0, 1 + list(DROPS).index("near_duplicate"), 0).astype(np.int8)
+    reasons[6] = 1 + list(DROPS).index("over_quota")
+    write_left_out([tmp_path / name for name in sizes], reasons, repeats, tmp_path / "left_out.parquet")
+    rows = [tuple(row.values()) for row in load_parquet(tmp_path / "left_out.parquet")]
+    near = [(id, "near_duplicate", of) for id, of in (("a0", "c6"), ("a4", "a0"), ("c5", "b0"))]
+    assert sorted(rows) == sorted([*near, ("c0", "over_quota", None)])
+
+
+@pytest.mark.parametrize("reason", DROPS)
+def test_every_reason_is_explained(merged: Path, reason: str):
+    row = next(row for row in left_out(merged) if row["reason"] == reason)
+    lines = explained(row["id"], merged)[1][row["id"]]
+    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
+    assert not any("stands in stage2" in line for line in lines)
+    if reason == "marked_bad":
+        assert "marked bad: about nothing" in lines
+    if reason == "quarantined":
+        assert "in quarantine for" in "".join(explained(row["id"], merged)[1]["rules"])
+
+
+def test_what_evaluation_asks_is_told(merged: Path):
+    asked = [row for row in left_out(merged) if row["reason"] == "near_duplicate_of_eval"]
+    told = [line for row in asked for line in explained(row["id"], merged)[1][row["id"]]]
+    assert any(line.startswith("evaluation asks 'which manuals show ") for line in told)

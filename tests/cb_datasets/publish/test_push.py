@@ -1,0 +1,385 @@
+"""Pushes to a Hub on this machine: private, whole, tagged, and never a mixture, wherever they are cut off."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from cb_datasets.evaluation.results import write_results
+from cb_datasets.generation.backend import weights_revision
+from cb_datasets.publish.adapter import make_adapter_release
+from cb_datasets.publish.folder import is_owned
+from cb_datasets.publish.push import PushError, Target, push_folder, token_in_use
+from cb_datasets.publish.release import ReleaseError, make_release
+from cb_datasets.publish.verify import read_back
+from tests.fake_hub import HubStandIn, Repository
+
+from ..fake_results import small_results
+from ..release_data import run
+
+
+REPO = "someone/breakers"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return _folder(tmp_path / "first", "one")
+
+
+def _folder(path: Path, text: str) -> Path:
+    """A release folder in miniature: every file tells which release it is of."""
+    for name in ("harmful/train.parquet", "retain/train.parquet", "reports/stats.json", f"eval/{text}.parquet"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(text)
+    (path / "README.md").write_text(f"---\nlicense: mit\n---\n{text}\n")
+    return path
+
+
+def push(folder: Path, hub: HubStandIn, **target):
+    return push_folder(folder, Target(REPO, **target), hub.token, is_owned)
+
+
+def held(files: dict[str, bytes]) -> set[str]:
+    """Which releases the files of a repository are of."""
+    return {content.decode().split("---\n")[-1].strip() for name, content in files.items() if name != ".gitattributes"}
+
+
+# -------------------------------------------------------------------------------------------------------- one release
+
+
+def test_a_new_repository_is_private_and_the_release_is_one_commit(hub: HubStandIn, folder: Path):
+    pushed = push(folder, hub)
+    repository = hub.repositories[REPO]
+    assert repository.private and len(repository.commits) == 2
+    assert repository.commit == pushed.commit and repository.tags == {"v1": pushed.commit}
+    sent = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert repository.files == {".gitattributes": repository.files[".gitattributes"], **sent}
+
+
+def test_a_second_release_leaves_nothing_of_the_first(hub: HubStandIn, folder: Path, tmp_path: Path):
+    first = push(folder, hub)
+    hub.repositories[REPO].files["notes.md"] = b"two"
+    second = push(_folder(tmp_path / "second", "two"), hub)
+    repository = hub.repositories[REPO]
+    assert held(repository.files) == {"two"} and "eval/one.parquet" not in repository.files
+    assert "notes.md" in repository.files, "files of others stay"
+    assert repository.tags == {"v1": first.commit, "v2": second.commit}
+    assert held(repository.at("v1")) >= {"one"}, "the old release is still there by its tag"
+
+
+def test_rolling_back_is_pushing_the_old_folder(hub: HubStandIn, folder: Path, tmp_path: Path):
+    push(folder, hub)
+    push(_folder(tmp_path / "second", "two"), hub)
+    pushed = push(folder, hub)
+    assert held(hub.repositories[REPO].files) == {"one"} and pushed.tag == "v3"
+
+
+def test_the_same_again_changes_nothing(hub: HubStandIn, folder: Path):
+    first, second = push(folder, hub), push(folder, hub)
+    assert first == second and len(hub.repositories[REPO].commits) == 2
+
+
+def test_a_tag_is_never_moved(hub: HubStandIn, folder: Path, tmp_path: Path):
+    push(folder, hub, tag="paper")
+    with pytest.raises(PushError, match="has the tag paper, and a tag is never moved"):
+        push(_folder(tmp_path / "second", "two"), hub, tag="paper")
+    assert held(hub.repositories[REPO].files) == {"one"}
+
+
+def test_a_branch_and_a_pull_request_leave_main_alone(hub: HubStandIn, folder: Path, tmp_path: Path):
+    push(folder, hub)
+    branch = push(_folder(tmp_path / "second", "two"), hub, revision="next")
+    proposed = push(_folder(tmp_path / "third", "three"), hub, create_pr=True)
+    repository = hub.repositories[REPO]
+    assert held(repository.files) == {"one"}
+    assert held(repository.at("next")) == {"two"} and branch.tag == "v2"
+    assert held(repository.at("refs/pr/1")) == {"three"}
+    assert proposed.tag is None and proposed.pull_request.endswith("/discussions/1")
+
+
+def test_a_gate_is_closed_on_demand(hub: HubStandIn, folder: Path):
+    push(folder, hub)
+    assert not hub.repositories[REPO].gated
+    push(folder, hub, gated=True)
+    assert hub.repositories[REPO].gated
+
+
+def test_a_model_goes_to_a_model_repository(hub: HubStandIn, folder: Path):
+    push(folder, hub, repo_type="model")
+    assert held(hub.repositories[f"models/{REPO}"].files) == {"one"} and REPO not in hub.repositories
+
+
+# ------------------------------------------------------------------------------------------------------------- refused
+
+
+def test_a_public_repository_is_refused(hub: HubStandIn, folder: Path):
+    hub.repositories[REPO] = Repository(COMMIT, {})
+    with pytest.raises(PushError, match=r"is not private \(nothing was sent\)"):
+        push(folder, hub)
+    assert list(hub.repositories[REPO].commits) == [COMMIT] and hub.objects == {}
+
+
+def test_a_repository_that_is_made_public_meanwhile_is_told(hub: HubStandIn, folder: Path):
+    push(folder, hub)
+    hub.before_commit = lambda: setattr(hub.repositories[REPO], "private", False)
+    with pytest.raises(PushError, match="it was made public meanwhile"):
+        push(_folder(folder, "two"), hub)
+
+
+@pytest.mark.parametrize(("token", "why"), [("hf_wrong", "not valid"), (HubStandIn.reading_token, "may not write")])
+def test_a_token_that_will_not_do_is_told_and_not_shown(hub: HubStandIn, folder: Path, token: str, why: str):
+    with pytest.raises(PushError, match=why) as refusal:
+        push_folder(folder, Target(REPO), token, is_owned)
+    assert hub.repositories == {} and token not in str(refusal.value)
+
+
+def test_a_missing_token_is_told_before_anything_is_sent(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PushError, match="hf auth login"):
+        token_in_use()
+    assert hub.requests == []
+
+
+def test_offline_is_told(hub: HubStandIn, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.utils._http.constants.HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    with pytest.raises(PushError, match="HF_HUB_OFFLINE is set"):
+        push(folder, hub)
+    huggingface_hub.close_session()
+
+
+# ----------------------------------------------------------------------------------------------- together, and cut off
+
+
+def test_somebody_elses_commit_meanwhile_is_built_upon(hub: HubStandIn, folder: Path):
+    push(folder, hub)
+    repository = hub.repositories[REPO]
+
+    def commit_meanwhile() -> None:
+        hub.before_commit = None
+        repository.commits[COMMIT] = {**repository.files, "notes.md": b"two"}
+        repository.refs["main"], repository.files, repository.commit = COMMIT, repository.commits[COMMIT], COMMIT
+
+    hub.before_commit = commit_meanwhile
+    push(_folder(folder, "two"), hub)
+    assert repository.files["notes.md"] == b"two" and repository.files["README.md"].endswith(b"two\n")
+
+
+def test_whoever_keeps_losing_is_told(hub: HubStandIn, folder: Path):
+    push(folder, hub)
+    repository = hub.repositories[REPO]
+    numbers = iter(range(100))
+
+    def commit_meanwhile() -> None:
+        commit = f"{next(numbers):040x}"
+        repository.commits[commit] = repository.files
+        repository.refs["main"] = commit
+
+    hub.before_commit = commit_meanwhile
+    with pytest.raises(PushError, match="others kept pushing, 6 times"):
+        push(_folder(folder, "two"), hub)
+    assert repository.files["README.md"].endswith(b"one\n")
+
+
+def test_two_processes_push_two_releases_and_both_are_whole(hub: HubStandIn, tmp_path: Path):
+    code = """
+import sys
+from pathlib import Path
+from cb_datasets.files import write_json
+from cb_datasets.generation.backend import weights_revision
+from cb_datasets.publish.adapter import make_adapter_release
+from cb_datasets.publish.folder import is_owned
+from cb_datasets.publish.push import Target, push_folder
+print(push_folder(Path(sys.argv[1]), Target("someone/breakers"), sys.argv[2], is_owned).tag)
+"""
+    folders = {text: _folder(tmp_path / text, text) for text in ("one", "two")}
+    environment = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "PATH": "", "HF_HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[3])
+    running = [
+        subprocess.Popen([sys.executable, "-c", code, str(folder), hub.token], env=environment, stdout=subprocess.PIPE)
+        for folder in folders.values()
+    ]
+    tags = [process.communicate(timeout=300)[0].decode().strip() for process in running]
+    repository = hub.repositories[REPO]
+    assert [process.returncode for process in running] == [0, 0] and sorted(tags) == ["v1", "v2"]
+    assert sorted(held(repository.at(tag)).pop() for tag in tags) == ["one", "two"]
+    assert all(len(held(files)) <= 1 for files in repository.commits.values())
+
+
+@pytest.mark.parametrize("loses_answer", [False, True], ids=["refused", "answer lost"])
+def test_cut_off_at_any_request_the_hub_holds_one_release_or_the_other(
+    hub: HubStandIn, folder: Path, tmp_path: Path, loses_answer: bool
+):
+    second, states, number = _folder(tmp_path / "second", "two"), [], 0
+    push(folder, hub)
+    before = hub.repositories[REPO]
+    while True:
+        hub.repositories[REPO] = Repository(before.commit, before.files, private=True, tags=dict(before.tags))
+        hub.objects.clear()
+        hub.requests.clear()
+        hub.dies_at, hub.loses_answer = number, loses_answer
+        try:
+            push(second, hub)
+            cut_off = False
+        except PushError as error:
+            cut_off = True
+            assert hub.token not in str(error)
+        repository = hub.repositories[REPO]
+        states.append(next(iter(held(repository.files))))
+        assert all(len(held(files)) == 1 for files in repository.commits.values())
+        hub.dies_at = None
+        if not cut_off:
+            break
+        assert push(second, hub).tag == "v2", "pushed again, it is there"
+        assert held(repository.files) == {"two"}
+        number += 1
+    assert number > 10
+    assert states == sorted(states) and set(states) == {"one", "two"}, (
+        "the old one, and from the commit on the new one"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------ a real release
+
+
+OLD_CARD = b"""---
+license: mit
+configs:
+- config_name: harmful
+  data_files:
+  - split: train
+    path: harmful/train-*
+dataset_info:
+- config_name: harmful
+  features:
+  - name: prompt
+    dtype: string
+  splits:
+  - name: train
+    num_bytes: 1
+    num_examples: 1
+---
+"""
+
+
+def test_push_reads_back_what_it_sent(hub: HubStandIn, release_data: Path, tmp_path: Path):
+    # What is there has other features and more files than what comes.
+    old = {
+        "README.md": OLD_CARD,
+        "harmful/train-00000-of-00002.parquet": b"",
+        "harmful/train-00001-of-00002.parquet": b"",
+    }
+    hub.repositories[REPO] = Repository(COMMIT, old, private=True)
+    output = run("push", REPO, "--data", release_data, "--output", tmp_path / "release", "--gated")
+    assert f'load_dataset("{REPO}", "harmful", revision="v1")' in output
+    assert "everything is as it was written" in output and hub.token not in output
+    manifest = make_release(release_data, REPO, tmp_path / "again")
+    repository = hub.repositories[REPO]
+    assert repository.files["manifest.json"] == (tmp_path / "again" / "manifest.json").read_bytes()
+
+    # Who may read gets the rows; who may not gets nothing, not even from a cache.
+    read_back(REPO, repository.commit, manifest, hub.reading_token)
+    with pytest.raises(PushError, match="does not load") as refusal:
+        read_back(REPO, repository.commit, manifest, "hf_of_somebody_else")
+    assert "hf_of_somebody_else" not in str(refusal.value)
+
+    # Rows of another release under the same commit are noticed, and so is a commit that does not load.
+    name = "harmful/train-00000-of-00001.parquet"
+    manifest["configs"]["harmful"]["train"]["rows_sha256"] = "0" * 64
+    with pytest.raises(PushError, match="gives other rows than were pushed, in harmful/train"):
+        read_back(REPO, repository.commit, manifest, hub.token)
+    repository.files[name] = b"PAR1"
+    with pytest.raises(PushError, match="does not load"):
+        read_back(REPO, repository.commit, manifest, hub.token)
+
+
+def test_a_dry_run_writes_the_folder_and_asks_nobody(hub: HubStandIn, release_data: Path, tmp_path: Path):
+    output = run("push", REPO, "--data", release_data, "--output", tmp_path / "release", "--dry-run")
+    assert "nothing was sent" in output and (tmp_path / "release" / "README.md").is_file()
+    assert hub.requests == []
+
+
+# ----------------------------------------------------------------------------------------------------------- a breaker
+
+
+MODEL_CARD = """---
+base_model: {base}
+library_name: peft
+---
+
+# adapter
+
+`PeftModel.from_pretrained(model, "path/to/this/folder")`
+
+## Evaluation
+
+Not evaluated yet.
+
+## Versions
+
+torch 2
+"""
+
+
+def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Path]:
+    """An adapter as the trainer leaves it, and its evaluation."""
+    adapter, report = folder / "adapter", folder / "report"
+    adapter.mkdir()
+    report.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "training_args.bin").write_bytes(b"pickle")
+    (adapter / "README.md").write_text(MODEL_CARD.format(base=base))
+    write_results(small_results(f"base+{weights_revision(adapter)}"), report / "results.json")
+    return adapter, report
+
+
+def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    arguments = ("--adapter", adapter, "--report", report, "--dataset", "someone/breakers@v1")
+    output = run("push-model", REPO, *arguments)
+    repository = hub.repositories[f"models/{REPO}"]
+    card = repository.files["README.md"].decode()
+    assert (
+        repository.private
+        and repository.tags == {"v1": repository.commit}
+        and "everything is as it was written" in output
+    )
+    assert repository.files["adapter_model.safetensors"] == b"weights"
+    assert "training_args.bin" not in repository.files and "report/results.json" in repository.files
+    assert b"as asked" not in repository.files["report/results.json"], "prompts have sources of their own"
+    assert "| attack success (ASR) ↓ |" in card and "Not evaluated yet" not in card
+    assert "| strict | ASR | 0.0% | 2.0% | pass |" in card
+    assert "## Intended use" in card and "## Limits" in card and "## Versions" in card and "# breakers\n" in card
+    assert "someone/breakers@v1" in card and f'from_pretrained(model, "{REPO}")' in card
+    assert hub.token not in output
+
+
+def test_a_breaker_without_its_own_evaluation_is_refused(hub: HubStandIn, tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ReleaseError, match="Run `make evaluate`"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    (report / "results.json").unlink()
+    with pytest.raises(FileNotFoundError, match="results.json"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+
+
+def test_a_llama_breaker_bears_its_name_and_licence(tmp_path: Path):
+    adapter, report = write_adapter(tmp_path, base="meta-llama/Llama-3.1-8B-Instruct")
+    with pytest.raises(ReleaseError, match="begins with Llama"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    make_adapter_release(adapter, report, "someone/Llama-3.1-8B-breaker", tmp_path / "release")
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "license: llama3.1" in card and "Built with Llama" in card
+
+
+def test_a_token_in_an_adapter_is_refused(tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    (adapter / "chat_template.jinja").write_text("hf_" + "a1" * 17)
+    with pytest.raises(ReleaseError, match="chat_template.jinja: holds a Hugging Face token"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")

@@ -1,0 +1,356 @@
+"""The release folder: what is in it, what the card says of it, what `load_dataset` gives, and why there is none."""
+
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet
+import pytest
+import yaml
+from datasets import Features, get_dataset_config_names, load_dataset
+
+from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_json
+from cb_datasets.publish.check import faults_of
+from cb_datasets.publish.dataset_card import TEMPLATE
+from cb_datasets.publish.folder import MANIFEST, hash_of_rows, names, write_manifest
+from cb_datasets.publish.release import ReleaseError, make_release
+from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
+
+from ..release_data import run, sign
+
+
+REPO = "someone/breakers"
+
+
+@pytest.fixture
+def data(release_data: Path, tmp_path: Path) -> Path:
+    """A data folder to spoil."""
+    return Path(shutil.copytree(release_data, tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def release(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release") / "release"
+    make_release(release_data, REPO, folder)
+    return folder
+
+
+@pytest.fixture
+def spoiled(release: Path, tmp_path: Path) -> Path:
+    """A release folder to spoil."""
+    return Path(shutil.copytree(release, tmp_path / "release"))
+
+
+def card_of(folder: Path) -> tuple[dict, str]:
+    _, head, text = (folder / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+# ---------------------------------------------------------------------------------------------------------- the folder
+
+
+def test_every_row_is_in_the_release_once(release_data: Path, release: Path, tmp_path: Path):
+    assert get_dataset_config_names(str(release)) == ["eval", "harmful", "retain", "train"]
+    for side, split in {"train": "train", "eval": "test"}.items():
+        expected = list(load_rows(release_data / "stage2" / side))
+        found = {
+            config: load_dataset(str(release), config, split=split, cache_dir=tmp_path)
+            for config in ("harmful", "retain", "train")
+        }
+        assert expected and len(found["train"]) == len(expected)
+        assert {row["id"]: row for row in found["train"]} == {row["id"]: row for row in expected}
+        assert list(found["train"]) == [*found["harmful"], *found["retain"]]
+        assert set(found["harmful"]["set"]) == {"circuit_breaker"} and set(found["retain"]["set"]) == {"retain"}
+        assert found["train"].features == SAMPLE_FEATURES
+    for task in ("tool_flip", "capability"):
+        asked = load_dataset(str(release), "eval", split=task, cache_dir=tmp_path)
+        assert list(asked) == list(load_rows(release_data / "prompts" / task)) and asked.features == PROMPT_FEATURES
+
+
+def test_the_manifest_tells_every_row_and_file(release: Path, tmp_path: Path):
+    manifest = read_json(release / MANIFEST)
+    assert set(manifest["files"]) == set(names(release))
+    for config, splits in manifest["configs"].items():
+        for split, told in splits.items():
+            rows = load_dataset(str(release), config, split=split, cache_dir=tmp_path)
+            assert (len(rows), hash_of_rows(rows)) == (told["rows"], told["rows_sha256"])
+
+
+def test_the_same_data_give_the_same_bytes(release_data: Path, release: Path, tmp_path: Path):
+    assert make_release(release_data, REPO, tmp_path / "again") == read_json(release / MANIFEST)
+
+
+def test_large_splits_become_several_files_of_small_row_groups(release_data: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("cb_datasets.publish.folder.ROW_GROUP_BYTES", 20_000)
+    monkeypatch.setattr("cb_datasets.publish.folder.PIECE_ROWS", 2)
+    monkeypatch.setattr("cb_datasets.publish.folder.SHARD_BYTES", 50_000)
+    make_release(release_data, REPO, tmp_path / "release")
+    files = sorted((tmp_path / "release" / "retain").glob("train-*.parquet"))
+    assert len(files) > 2 and files[-1].name == f"train-{len(files) - 1:05}-of-{len(files):05}.parquet"
+    assert any(pyarrow.parquet.read_metadata(file).num_row_groups > 1 for file in files)
+    rows = load_dataset(str(tmp_path / "release"), "retain", split="train", cache_dir=tmp_path / "cache")
+    expected = [row for row in load_rows(release_data / "stage2" / "train") if row["set"] == "retain"]
+    assert list(rows) == expected
+
+
+# ------------------------------------------------------------------------------------------------------------ the card
+
+
+def test_the_yaml_is_complete_and_true(release: Path, release_data: Path):
+    head, _ = card_of(release)
+    assert head["license"] == "apache-2.0" and head["size_categories"] == ["n<1K"] and head["viewer"] is True
+    assert head["extra_gated_prompt"] and head["extra_gated_fields"]
+    infos = {info["config_name"]: info for info in head["dataset_info"]}
+    sides = {side: load_rows(release_data / "stage2" / side) for side in ("train", "eval")}
+    told = {split["name"]: split["num_examples"] for split in infos["train"]["splits"]}
+    assert told == {"train": len(sides["train"]), "test": len(sides["eval"])}
+    assert all(Features._from_yaml_list(infos[name]["features"]) == SAMPLE_FEATURES for name in ("harmful", "retain"))
+    [default] = [config["config_name"] for config in head["configs"] if config.get("default")]
+    assert default == "train"
+
+
+def test_the_card_says_what_the_data_say(release: Path, release_data: Path):
+    _, text = card_of(release)
+    counted = [row["set"] for side in ("train", "eval") for row in load_rows(release_data / "stage2" / side)]
+    assert f"completions in which the attack succeeded | {counted.count('circuit_breaker')} |" in text
+    for gate in read_json(release_data / "reports" / "quality_gates.json")["gates"]:
+        assert f"| {gate['name']} | {gate['value']:.4g} | {gate['limit']:.4g} | {gate['rows']} |" in text
+    assert "min_adversarial_safe 400 -> 1" in text
+    assert "`security: true` means that the attack **succeeded**" in text
+    assert "AgentHarm is not part of any release." in text
+    assert "Llama" in text and "@inproceedings{zou2024improving" in text
+    assert f'load_dataset("{REPO}", "harmful")' in text
+    assert "{{" not in text.split("```json")[0] and "More Information Needed" not in text
+
+
+def test_the_example_is_a_real_row(release: Path, release_data: Path):
+    _, text = card_of(release)
+    example = json.loads(text.split("```json\n")[1].split("\n```")[0])
+    [row] = [row for row in load_rows(release_data / "stage2" / "train") if row["id"] == example["id"]]
+    assert example["assistant_raw"] == row["assistant_raw"] and example["set"] == "circuit_breaker"
+
+
+def test_outputs_of_llama_bring_its_licence(data: Path, tmp_path: Path):
+    for side in ("train", "eval"):
+        rows = list(load_rows(data / "stage2" / side))
+        model = {"generator_model": "meta-llama/Llama-3.1-8B-Instruct"}
+        rows = [{**row, "provenance": row["provenance"] | model} for row in rows]
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / side, {})
+    sign(data)
+    make_release(data, REPO, tmp_path / "release")
+    head, text = card_of(tmp_path / "release")
+    assert head["license"] == ["apache-2.0", "llama3.1"]
+    assert 'name that begins with "Llama"' in text and "written by meta-llama/Llama-3.1-8B-Instruct" in text
+
+
+def test_signs_of_markdown_stay_in_their_cells(data: Path, tmp_path: Path):
+    report = data / "reports" / "sources.json"
+    sheets = read_json(report)
+    next(iter(sheets.values()))["drops"] = {"a|b": 3}
+    write_json(report, sheets)
+    make_release(data, REPO, tmp_path / "release")
+    assert r"| a\|b 3 |" in card_of(tmp_path / "release")[1]
+
+
+def test_the_template_is_shipped():
+    assert TEMPLATE.is_file()
+    setup = (Path(__file__).parents[3] / "setup.py").read_text(encoding="utf-8")
+    assert '"cards": ["*.jinja"]' in setup
+
+
+# -------------------------------------------------------------------------------------------------------- no release
+
+
+def refused(data: Path, tmp_path: Path, why: str, token: str | None = None) -> None:
+    with pytest.raises((ReleaseError, FileNotFoundError), match=why):
+        make_release(data, REPO, tmp_path / "release", token)
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "and nothing half-made is left"
+
+
+@pytest.mark.parametrize("name", ["validation_report", "quality_gates", "stats", "preflight"])
+def test_a_check_that_failed_stops_the_release(data: Path, tmp_path: Path, name: str):
+    report = data / "reports" / f"{name}.json"
+    write_json(report, {**read_json(report), "passed": False})
+    refused(data, tmp_path, f"{name}.json: this check did not pass")
+
+
+@pytest.mark.parametrize("name", ["validation_report", "quality_gates", "preflight"])
+def test_an_older_pass_does_not_hide_a_failure(data: Path, tmp_path: Path, name: str):
+    write_json(data / "reports" / f"{name}.failed.json", {"passed": False})
+    refused(data, tmp_path, f"{name}.failed.json: the last run of this check failed")
+
+
+def test_a_check_that_was_not_run_stops_the_release(data: Path, tmp_path: Path):
+    (data / "reports" / "preflight.json").unlink()
+    refused(data, tmp_path, "preflight.json")
+
+
+@pytest.mark.parametrize("folder", ["stage2/train", "stage2/eval", "prompts/tool_flip"])
+def test_reports_of_other_rows_stop_the_release(data: Path, tmp_path: Path, folder: str):
+    """As many rows, and one of them is another."""
+    first, *others = load_rows(data / folder)
+    changed = [{**first, "family": "another"}, *others]
+    save_rows(to_dataset(changed, SAMPLE_FEATURES if "stage2" in folder else PROMPT_FEATURES), data / folder, {})
+    refused(data, tmp_path, f"stats.json: does not tell of the rows that are in {folder} now")
+
+
+def test_a_preflight_of_other_rows_stops_the_release(data: Path, tmp_path: Path):
+    report = data / "reports" / "preflight.json"
+    write_json(report, {**read_json(report), "inputs": {"stage2/train": "0" * 64}})
+    refused(data, tmp_path, "preflight.json: does not tell of the rows that are in stage2/train now")
+
+
+def test_preflight_refuses_rows_that_were_changed_after_the_merge(data: Path):
+    rows = load_rows(data / "stage2" / "train")
+    save_rows(rows.select(range(len(rows) - 1)), data / "stage2" / "train", {})
+    with pytest.raises(ValueError, match="stage2/train is not what .*stats.json tells of"):
+        run("preflight", "--train-data", data / "stage2", "--no-check-tokenization")
+
+
+def _change_sheet(data: Path, **changes) -> None:
+    sheets = read_json(data / "reports" / "sources.json")
+    write_json(data / "reports" / "sources.json", {name: sheet | changes for name, sheet in sheets.items()})
+
+
+def test_a_source_that_may_not_be_passed_on_stops_the_release(data: Path, tmp_path: Path):
+    _change_sheet(data, redistributable=False, licence="other")
+    refused(data, tmp_path, r"rows of lookalike: its licence \(other\) does not let us pass it on")
+
+
+def test_a_source_whose_licence_nobody_said_stops_the_release(data: Path, tmp_path: Path):
+    _change_sheet(data, redistributable=False, licence="unknown")
+    refused(data, tmp_path, "rows of lookalike: nobody said what its licence is; `ingest jsonl --licence NAME` does")
+
+
+def test_sources_are_known_by_what_their_rows_say(data: Path, tmp_path: Path):
+    """One's own traces name a source of their own, in whatever folder they are; of two sheets the stricter counts."""
+    [sheet] = read_json(data / "reports" / "sources.json").values()
+    write_json(data / "reports" / "sources.json", {"jsonl": sheet})
+    make_release(data, REPO, tmp_path / "release")
+    head, text = card_of(tmp_path / "release")
+    assert head["license"] == "apache-2.0" and "And the sources: Lookalikes (Nobody 2026)." in text
+    strict = sheet | {"redistributable": False, "licence": "other"}
+    write_json(data / "reports" / "sources.json", {"jsonl": strict, "more": sheet})
+    with pytest.raises(ReleaseError, match="rows of lookalike: its licence"):
+        make_release(data, REPO, tmp_path / "release")
+
+
+def test_a_source_without_a_data_sheet_stops_the_release(data: Path, tmp_path: Path):
+    write_json(data / "reports" / "sources.json", {})
+    refused(data, tmp_path, "nobody knows its licence")
+
+
+@pytest.mark.parametrize("folder", ["stage2/train", "prompts/tool_flip"])
+def test_agentharm_stops_the_release_whatever_its_sheet_says(data: Path, tmp_path: Path, folder: str):
+    features = SAMPLE_FEATURES if "stage2" in folder else PROMPT_FEATURES
+    first, *others = load_rows(data / folder)
+    first["provenance"]["source_dataset"] = "agentharm"
+    save_rows(to_dataset([first, *others], features), data / folder, {})
+    sign(data)
+    sheets = read_json(data / "reports" / "sources.json")
+    write_json(data / "reports" / "sources.json", sheets | {"agentharm": sheets["lookalike"]})
+    refused(data, tmp_path, "1 rows of agentharm: AgentHarm is never published")
+
+
+def test_an_unknown_licence_stops_the_release(data: Path, tmp_path: Path):
+    _change_sheet(data, licence="apache2")
+    refused(data, tmp_path, 'unknown licence "apache2"')
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("hf_" + "aB3" * 11 + "x", "a Hugging Face token"),
+        ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
+        ("canary GUID 0f", "a benchmark's canary"),
+        ("mysecret", "the token in use"),
+    ],
+)
+def test_a_secret_in_a_row_stops_the_release_and_is_not_repeated(data: Path, tmp_path: Path, text: str, what: str):
+    first, *others = load_rows(data / "stage2" / "train")
+    first["messages"][1]["content"] += text
+    save_rows(to_dataset([first, *others], SAMPLE_FEATURES), data / "stage2" / "train", {})
+    sign(data)
+    with pytest.raises(ReleaseError, match=f"train-00000-of-00001.parquet: holds {what}") as refusal:
+        make_release(data, REPO, tmp_path / "release", token="mysecret")
+    assert text not in str(refusal.value)
+
+
+def test_what_is_no_release_is_not_overwritten(release_data: Path, tmp_path: Path):
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "thesis.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no release"):
+        make_release(release_data, REPO, tmp_path / "release")
+    assert (tmp_path / "release" / "thesis.txt").read_text() == "mine"
+
+
+# --------------------------------------------------------------------------------------------------- the offline check
+
+
+def test_a_good_folder_has_no_faults(release: Path):
+    assert faults_of(release) == []
+
+
+def _edit(folder: Path, old: str, new: str) -> None:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert old in card
+    (folder / "README.md").write_text(card.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        ("viewer: true", "viewer: true\nviewer: false", "viewer stands twice"),
+        ("license: apache-2.0", "license: apache", 'unknown licence "apache"'),
+        ("license: apache-2.0\n", "", "license is missing"),
+        ("- n<1K", "- n<2K", 'unknown size category "n<2K"'),
+        ("- split: test", "- split: te-st", "'te-st' is no split name"),
+        ("- config_name: eval\n  data_files", "- data_files", "config_name"),
+        ("num_examples: ", "num_examples: 1", "the card says otherwise"),
+        ("  - name: group\n    dtype: string", "  - name: group\n    dtype: int64", "not the features of the card"),
+        ("harmful/train-00000-of-00001.parquet", "harmful/no.parquet", "harmful/no.parquet does not exist"),
+        ("---\n", "", "no YAML"),
+        ("pretty_name:", "\tpretty_name:", "README.md"),
+        ("## Known limits", "[More Information Needed]", "More Information Needed"),
+    ],
+)
+def test_a_card_the_hub_would_not_take_is_told(spoiled: Path, old: str, new: str, fault: str):
+    _edit(spoiled, old, new)
+    _sign_again(spoiled)
+    assert any(fault in told for told in faults_of(spoiled)), faults_of(spoiled)
+
+
+def _sign_again(folder: Path) -> None:
+    """Let the manifest agree with the files."""
+    told = read_json(folder / MANIFEST)["configs"]
+    write_manifest(folder, {})
+    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "configs": told})
+
+
+def test_files_that_changed_or_are_too_many_or_too_few_are_told(spoiled: Path):
+    (spoiled / "breakers.py").write_text("")
+    (spoiled / "reports" / "stats.json").write_text("{}")
+    (spoiled / "reports" / "sources.md").unlink()
+    assert faults_of(spoiled) == [
+        "breakers.py: not in manifest.json",
+        "reports/sources.md: missing, though in manifest.json",
+        "breakers.py: a script in the root would be run by old clients",
+        "reports/stats.json: changed since it was written",
+    ]
+
+
+def test_parquet_the_viewer_cannot_page_through_is_told(spoiled: Path, monkeypatch):
+    path = spoiled / "harmful" / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), path, write_page_index=False)
+    _sign_again(spoiled)
+    monkeypatch.setattr("cb_datasets.publish.check.MAX_ROW_GROUP_BYTES", 1000)
+    monkeypatch.setattr("cb_datasets.publish.check.MAX_ROW_BYTES", 1000)
+    faults = faults_of(spoiled)
+    assert "harmful/train-00000-of-00001.parquet: no page index" in faults
+    assert any("a row group is larger than 100 MB" in fault for fault in faults)
+    assert "eval/tool_flip: a row is longer than 2 MB; the viewer cannot show it" in faults
+
+
+def test_progress_bars_stay_as_they_were(release: Path):
+    assert not datasets.are_progress_bars_disabled()
