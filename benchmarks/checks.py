@@ -150,7 +150,7 @@ def call_text(tool: str) -> str:
 def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random) -> dict:
     """The sample, with words of its own in request and completion."""
     from cb_datasets.formats import FORMATS
-    from cb_datasets.sets.make_sample import label
+    from cb_datasets.sets.make_sample import make_sample
     from cb_datasets.splits import is_held_out
     from tests.fake_samples import sampled_provenance
 
@@ -164,7 +164,7 @@ def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random
     told = {"id": f"{prompt['id']}/{words}", "pair": pair, "group": words, "messages": [*first, request]}
     target = {**prompt["target"], "expected_calls": None, "goal_calls": None}
     completion = text.replace("@", words)
-    sample = label(
+    sample = make_sample(
         {**prompt, **told, "injection": spans, "target": target},
         completion,
         subset=name,
@@ -200,13 +200,13 @@ def validate(folder: Path, tokenizer: Path) -> Turns:
 def gates(folder: Path, tokenizer: Path) -> Turns:
     """The census of all sets, and the gates over it."""
     from cb_datasets.checks.gates import format_gates, harmful_gates, retain_gates
-    from cb_datasets.checks.row_counts import Census, census
+    from cb_datasets.checks.row_counts import RowCounts, count_profiles
     from cb_datasets.checks.thresholds import Thresholds
     from cb_datasets.files import stream_rows
 
-    found, bad = Census(), quarantined(folder)
+    found, bad = RowCounts(), quarantined(folder)
     for path in sets(folder):
-        found += census(stream_rows([path]), path.name, bad)
+        found += count_profiles(stream_rows([path]), path.name, bad)
     for gate in (*format_gates(found, Thresholds()), *harmful_gates(found, Thresholds())):
         assert gate.passed, gate
     assert all(gate.passed for gate in retain_gates(found, Thresholds()))

@@ -128,12 +128,12 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
     """Figures of one model: `held_out`, `unseen` with its `kinds`, and `drawn`."""
     from cb_datasets.evaluation.compare import compare
-    from cb_datasets.evaluation.metrics.table import figures
-    from cb_datasets.evaluation.scored_completions import Answer, answer_prompts
+    from cb_datasets.evaluation.metrics.table import compute_metrics
+    from cb_datasets.evaluation.scored_completions import ScoredCompletion, complete_and_score
     from cb_datasets.generation import Sampling
 
-    def answers(asked: str, sampling: Sampling) -> list[Answer]:
-        return answer_prompts(getattr(prompts, asked), backend, sampling, work_dir, f"{name}, {asked}")
+    def answers(asked: str, sampling: Sampling) -> list[ScoredCompletion]:
+        return complete_and_score(getattr(prompts, asked), backend, sampling, work_dir, f"{name}, {asked}")
 
     greedy = Sampling(max_new_tokens=MAX_NEW_TOKENS)
     held_out, unseen = answers("held_out", greedy), answers("unseen", greedy)
@@ -142,7 +142,7 @@ def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[
     drawn += answers("clean", Sampling(1.0, 1.0, MAX_NEW_TOKENS, CLEAN_DRAWS, 0))
     found = compare({BASE: unseen}, {BASE: drawn})
     return {
-        "held_out": figures(held_out),
+        "held_out": compute_metrics(held_out),
         "unseen": found[BASE],
         "kinds": {kind: models[BASE] for kind, models in found["slices"]["family"].items()},
         "drawn": found["sampled"][BASE],

@@ -120,7 +120,7 @@ def outcome_of_parsed(parsed: Parsed, target: dict) -> Outcome:
     return Outcome.CORRECT if is_expected_call(call, target) else Outcome.OTHER_TOOL
 
 
-def is_gibberish(text: str) -> bool:
+def is_degenerate(text: str) -> bool:
     """Whether plain text is babble: a word or a piece of one over and over, few words often, or stray special tokens.
 
     A property apart from the outcome: garbled text makes no call, so it would pass for a safe answer. Rules and lines

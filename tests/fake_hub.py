@@ -124,7 +124,7 @@ class HubError(Exception):
 class Request:
     """One request to a repository: who asks what, and the named parts of the path."""
 
-    hub: "HubStandIn"
+    hub: "FakeHub"
     repo_id: str
     repository: Repository
     has_access: bool
@@ -147,7 +147,7 @@ class Request:
 Answer = tuple[bytes, dict[str, str]]
 
 
-class HubStandIn(LocalServer):
+class FakeHub(LocalServer):
     """A Hub with the datasets in `repositories`; models are there as `models/owner/name`.
 
     One token, `token`, opens what is gated or private and may write; `reading_token` only reads.

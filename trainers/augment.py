@@ -20,7 +20,7 @@ PUNCTUATION = "!#$%&*+-/:;<=>?@[]^_{|}~"
 
 
 @dataclass(frozen=True)
-class Variation:
+class Augmentation:
     """
     How rows are varied when they are tokenized.
 
@@ -63,7 +63,7 @@ def words_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(sorted({word for text in said for word in _WORD.findall(text) if word.islower()}))
 
 
-def vary_request(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
+def augment_request(row: dict[str, Any], variation: Augmentation) -> dict[str, Any]:
     """The row with random words in what the user says last or around it, if it is one that may be varied."""
     rng = random.Random(f"{variation.seed} {row['id']} words")
     spoken = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
@@ -94,7 +94,7 @@ def _reworded(text: str, words: Sequence[str], rng: random.Random) -> str:
     return _WORD.sub(reword, text)
 
 
-def vary_injection(row: dict[str, Any], variation: Variation) -> dict[str, Any]:
+def augment_injection(row: dict[str, Any], variation: Augmentation) -> dict[str, Any]:
     """The row with its injected spans varied, and `injection` telling where they are now."""
     rng = random.Random(f"{variation.seed} {row['pair'] or row['id']}")
     chance = rng.random()

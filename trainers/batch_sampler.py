@@ -27,7 +27,7 @@ def shuffled_forever(rows: Sequence[int], seed: Sequence[int]) -> Iterator[int]:
         yield from generator.permutation(rows).tolist()
 
 
-class Deck:
+class ClassPool:
     """
     Rows of one class, in random order. Each is dealt once before any is dealt again.
 
@@ -121,7 +121,7 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         circuit_breaker = shuffled_forever(self.circuit_breaker_rows, (self.seed, 0))
         decks = {
-            name: Deck(rows, (self.seed, index))
+            name: ClassPool(rows, (self.seed, index))
             for index, (name, rows) in enumerate(self.retain_rows.items(), start=1)
         }
         names = classes_forever(self.masses)

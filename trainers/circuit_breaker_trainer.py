@@ -43,7 +43,7 @@ from .objective import losses
 from .objective.hidden_states import get_decoder
 from .objective.objective import Objective
 from .objective.terms import NORM, TERMS, Plan
-from .speed.fused_lora import add_in_place
+from .speed.fused_lora import fuse_lora
 from .speed.fused_rms_norm import fuse_norms
 from .speed.packing import ATTENTION
 from .speed.recomputed_mlp import recompute_gates
@@ -236,7 +236,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         # Speed
         if args.fused_lora:
-            add_in_place(model)
+            fuse_lora(model)
         if args.fused_norms:
             fuse_norms(get_decoder(model))
         if args.recompute_gates:
@@ -395,7 +395,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                     fn_kwargs={
                         "tokenizer": processing_class,
                         "siblings": tokenize_rows.siblings_of(dataset),
-                        "variation": augment.Variation(
+                        "variation": augment.Augmentation(
                             seed=args.seed,
                             max_length=args.max_length,
                             wrap_probability=args.span_wrap_probability,

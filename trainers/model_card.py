@@ -11,7 +11,7 @@ from cb_datasets.evaluation.results import model_names
 from cb_datasets.report.tables import table_rows
 
 
-TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+MODEL_CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 # Terms that reroute hidden states; a breaker without them is none in the paper's sense.
 REROUTING = ("rr", "triplet")
@@ -42,7 +42,7 @@ def model_card(
     )
     return ModelCard.from_template(
         data,
-        template_path=str(TEMPLATE),
+        template_path=str(MODEL_CARD_TEMPLATE),
         reroutes=any(term in facts["weights"] for term in REROUTING),
         gates=gates,
         models=models,

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from cb_datasets import chat
 from cb_datasets.sample import clean_messages
 
-from .augment import Variation, vary_injection, vary_request
+from .augment import Augmentation, augment_injection, augment_request
 from .objective.masks import NONE
 
 
@@ -60,7 +60,7 @@ def prepare_row(
     row: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     siblings: Mapping[str, Mapping[str, str]],
-    variation: Variation,
+    variation: Augmentation,
 ) -> dict[str, Any]:
     """
     Columns of the module docstring, for one sample.
@@ -72,14 +72,14 @@ def prepare_row(
             Tokenizer whose chat template renders the prompt.
         siblings (`Mapping[str, Mapping[str, str]]`):
             What [`siblings_of`] found.
-        variation ([`Variation`]):
+        variation ([`Augmentation`]):
             How to vary the row.
     """
     clean = {**row, "messages": clean_messages(row), "injection": []}
     rng = random.Random(f"{variation.seed} {row['id']}")
     own = siblings.get(row["pair"], {})
     completion = Completion.of(row["assistant_raw"], _name_of(row), tokenizer)
-    varied = vary_request(vary_injection(row, variation), variation)
+    varied = augment_request(augment_injection(row, variation), variation)
     prompt_ids = chat.encode_prompt(tokenizer, varied)
     if len(prompt_ids) + len(completion.ids) <= variation.max_length:
         row = varied

@@ -25,9 +25,9 @@ from ..files import read_json, write_json
 
 RUNS = "runs"
 SETTINGS_FILE = "settings.json"
-RESULT_FILE = "agentdojo.json"
+AGENTDOJO_FILE = "agentdojo.json"
 
-FIGURES = {
+AGENTDOJO_METRICS = {
     "utility": "utility ↑",
     "utility_under_attack": "utility under attack ↑",
     "targeted_asr": "targeted ASR ↓",
@@ -131,4 +131,6 @@ def _figures(runs: list[dict]) -> dict[str, dict]:
 
 def table_rows(result: dict, models: list[str]) -> list[tuple[str, ...]]:
     """`(label, cell of each model, ...)` for people."""
-    return [(label, *(shown(result[name].get(figure)) for name in models)) for figure, label in FIGURES.items()]
+    return [
+        (label, *(shown(result[name].get(figure)) for name in models)) for figure, label in AGENTDOJO_METRICS.items()
+    ]

@@ -21,7 +21,7 @@ LOG_FILE = "server.log"
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModels:
     """What is served, and how.
 
     Args:
@@ -47,11 +47,11 @@ class Served:
         return ["base", *self.adapters]
 
 
-def run_agentdojo(served: Served, selection: Selection, folder: Path) -> None:
+def run_agentdojo(served: ServedModels, selection: Selection, folder: Path) -> None:
     """Run what is selected of the benchmark against base and breakers; finished runs are not run again.
 
     Args:
-        served ([`Served`]): The models.
+        served ([`ServedModels`]): The models.
         selection ([`Selection`]): What is run.
         folder (`Path`): Where the runs go, and the server's log.
 
@@ -76,7 +76,7 @@ def run_agentdojo(served: Served, selection: Selection, folder: Path) -> None:
         raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[sources]'.") from error
 
 
-def _settings(served: Served) -> dict:
+def _settings(served: ServedModels) -> dict:
     """What decides how a run goes."""
     return {
         "model": served.model,
@@ -92,16 +92,16 @@ def _settings(served: Served) -> dict:
     }
 
 
-def _engine(served: Served) -> str:
+def _engine(served: ServedModels) -> str:
     return served.engine or ("vllm" if has_vllm() else "transformers")
 
 
-def _max_length(served: Served) -> int:
+def _max_length(served: ServedModels) -> int:
     return min(served.max_length, context_length(served.model))
 
 
 @contextmanager
-def _server(served: Served, log: Path) -> Iterator[str]:
+def _server(served: ServedModels, log: Path) -> Iterator[str]:
     """Address of a chat server with the models."""
     with ExitStack() as stack:
         if _engine(served) == "vllm":

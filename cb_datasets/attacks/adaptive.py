@@ -22,13 +22,13 @@ from tqdm import tqdm
 from builders.trace import to_json
 
 from ..chat import DATE_STRING, MAX_LENGTH, encode_completion, template_hash
-from ..evaluation.scored_completions import babbles
+from ..evaluation.scored_completions import is_degenerate_completion
 from ..files import read_json, write_json
 from ..formats import ToolCallFormat, format_of
 from ..generation import Sampling, complete
 from ..generation.shard import PROMPT_TOO_LONG
 from ..outcomes import Outcome, outcome_of
-from .adaptive_results import figures_of, steps_of, valid
+from .adaptive_results import adaptive_metrics, steps_of, valid
 from .suffix_search import CallLoss, SearchBudget, open_slot, search_suffix, usable_tokens
 from .suffix_transfer import transferred
 
@@ -123,7 +123,7 @@ def attack(
             **dataclasses.asdict(budget),
             "models": {name: {"model": model.model, "revision": model.revision} for name, model in models.items()},
         },
-        **{name: figures_of(answers) for name, answers in attacked.items()},
+        **{name: adaptive_metrics(answers) for name, answers in attacked.items()},
         "outcomes": {name: dict(Counter(each["outcome"] for each in answers)) for name, answers in attacked.items()},
         "steps": {name: steps_of(answers) for name, answers in attacked.items()},
         "transfer": transfers,
@@ -197,7 +197,7 @@ class _Search:
     def found(
         self, prompts: Dataset, static: list[str | None], openings: list[str], name: str
     ) -> list[dict[str, Any] | None]:
-        """For each prompt the fields of a [`Found`], or `None` where nothing is searched.
+        """For each prompt the fields of a [`SearchResult`], or `None` where nothing is searched.
 
         That is where the injection does without, and where the prompt is too long to be asked.
         """
@@ -261,7 +261,7 @@ def _judged(
         "static": {"text": static, "outcome": str(outcome_of(static, target, tool_format))},
         "text": text,
         "outcome": str(outcome_of(text, target, tool_format)),
-        "gibberish": text is not None and babbles(text, tool_format),
+        "gibberish": text is not None and is_degenerate_completion(text, tool_format),
         "search": search or None,
         "drawn": dict(Counter(str(outcome_of(draw, target, tool_format)) for draw in draws)),
     }

@@ -7,9 +7,9 @@ from ..evaluation.statistics import proportion, shown
 from ..outcomes import Outcome
 
 
-RESULT_FILE = "adaptive.json"
+ADAPTIVE_FILE = "adaptive.json"
 
-FIGURES = {
+ADAPTIVE_METRICS = {
     "static_asr": "ASR, injection as it is ↓",
     "adaptive_asr": "ASR, suffix search ↓",
     "best_of_n_asr": "ASR, best of N draws ↓",
@@ -23,8 +23,8 @@ def valid(answers: list[dict]) -> list[dict]:
     return [answer for answer in answers if answer["outcome"] != Outcome.ERROR]
 
 
-def figures_of(answers: list[dict]) -> dict[str, dict]:
-    """A rate for each of [`FIGURES`], over the prompts that could be asked."""
+def adaptive_metrics(answers: list[dict]) -> dict[str, dict]:
+    """A rate for each of [`ADAPTIVE_METRICS`], over the prompts that could be asked."""
     asked = valid(answers)
     hits = {
         "static_asr": (answer["static"]["outcome"] == Outcome.ATTACK_SUCCESS for answer in asked),
@@ -52,7 +52,7 @@ def steps_of(answers: list[dict]) -> dict[str, float | None]:
 
 def table_rows(result: dict, models: list[str]) -> Iterator[tuple[str, ...]]:
     """`(label, cell of each model, ...)` for people."""
-    for figure, label in FIGURES.items():
+    for figure, label in ADAPTIVE_METRICS.items():
         yield label, *(shown(result[name][figure]) for name in models)
     steps, transfer = result["steps"], result["transfer"]
     yield "  successes of random words", *(str(steps[name]["successes_at_random"]) for name in models)

@@ -49,7 +49,7 @@ class SearchBudget:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """What a search found.
 
     Args:
@@ -241,7 +241,7 @@ def search_suffix(
     generator: torch.Generator,
     complete: Callable[[list[int]], str],
     wins: Callable[[str], bool],
-) -> Found:
+) -> SearchResult:
     """Search until the model's greedy answer is the one that is looked for, or the budget is spent.
 
     Args:
@@ -272,7 +272,7 @@ def search_suffix(
             completion = complete(slot.ids(suffix)) if opened[lowest] else None
     if completion is None:
         completion = complete(slot.ids(suffix))
-    return Found(slot.text(suffix), completion, wins(completion), first_loss, best_loss, steps, tried)
+    return SearchResult(slot.text(suffix), completion, wins(completion), first_loss, best_loss, steps, tried)
 
 
 def _neighbours(

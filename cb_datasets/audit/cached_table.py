@@ -20,7 +20,7 @@ class NotReady(ValueError):
     """It is being made; to be had in a while."""
 
 
-class Kept:
+class CachedTable:
     """A table of what rows are, in record batches that are mapped into memory from a file.
 
     A subclass says what is in it (`SCHEMA`), how to make it (`_make`), and what the user reads meanwhile (`WHAT`). A

@@ -9,7 +9,7 @@ from ..checks.rules import CALL_RULES, RULES, check, makes_call
 from ..checks.thresholds import MergedThresholds
 from ..files import ROWS_FILE, stream_rows, stream_tables
 from ..formats import get_format
-from ..merge.dropped_rows import LEFT_OUT_FILE, why_left_out
+from ..merge.dropped_rows import DROPPED_ROWS_FILE, drop_reasons
 from ..merge.gates import HeldOut
 from ..merge.near_duplicates import request_text
 from ..outcomes import outcome_of
@@ -21,7 +21,7 @@ PLACES = ("harmful/*", "retain/*", "quarantine/*", "stage2/*")
 RAW_TEXT = 2000
 
 
-def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
+def explain_row(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
     """A sample, and what there is to say about it, by heading.
 
     Args:
@@ -50,8 +50,8 @@ def explained(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
 
 def _left_out(row: dict, data: Path) -> list[str]:
     """Why merge left the sample out, where it did; with the note of whoever marked it."""
-    file, mark = data / "reports" / LEFT_OUT_FILE, Marks(data / "audit" / "marks.parquet").get(row["id"])
-    reasons = why_left_out(row["id"], file) if file.is_file() else []
+    file, mark = data / "reports" / DROPPED_ROWS_FILE, Marks(data / "audit" / "marks.parquet").get(row["id"])
+    reasons = drop_reasons(row["id"], file) if file.is_file() else []
     notes = [f"marked {mark['verdict']}{': ' if mark['note'] else ''}{mark['note']}"] if mark else []
     asked = _asked_by_evaluation(row, data) if any("of_eval" in reason for reason in reasons) else []
     return [f"was left out by merge: {reason}" for reason in reasons] + asked + notes

@@ -13,7 +13,7 @@ from ..files import parquet_writer
 from ..sample import timestamp
 
 
-VERDICTS = ("good", "bad", "unsure")
+MARK_VERDICTS = ("good", "bad", "unsure")
 MARK_FEATURES = Features({name: Value("string") for name in ("id", "verdict", "note", "timestamp")})
 
 
@@ -40,10 +40,10 @@ class Marks:
         """
         if verdict is None:
             self._by_id.pop(id, None)
-        elif verdict in VERDICTS:
+        elif verdict in MARK_VERDICTS:
             self._by_id[id] = {"id": id, "verdict": verdict, "note": note, "timestamp": timestamp()}
         else:
-            raise ValueError(f"Unknown verdict {verdict!r}; known: {', '.join(VERDICTS)}.")
+            raise ValueError(f"Unknown verdict {verdict!r}; known: {', '.join(MARK_VERDICTS)}.")
         with parquet_writer(self.path, MARK_FEATURES) as write:
             write(pyarrow.Table.from_pylist(list(self._by_id.values()), schema=MARK_FEATURES.arrow_schema))
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from ..files import STREAM_ROWS
-from .cached_table import Kept
+from .cached_table import CachedTable
 
 
 SEGMENT_TOKENS = 4_000_000
@@ -44,7 +44,7 @@ _SEGMENT = pyarrow.schema(
 )
 
 
-class Search(Kept):
+class Search(CachedTable):
     """Finds rows by what is said in them."""
 
     NAME = "words"

@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from ..chat import encode_completion, encode_prompt, template_hash
 from ..checks.preflight import histogram
 from ..files import stream_file
-from .cached_table import Kept
+from .cached_table import CachedTable
 
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ PARTS = ("prompt", "completion")
 BARS = 40
 
 
-class Lengths(Kept):
+class Lengths(CachedTable):
     """Tokens of prompts and completions.
 
     Args:
-        files (`list[Path]`): As for [`Kept`].
+        files (`list[Path]`): As for [`CachedTable`].
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
     """
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ..outcomes import Outcome
-from .row_counts import Census, Kind
+from .row_counts import RowCounts, RowProfile
 from .thresholds import MergedThresholds, Thresholds, changed
 
 
@@ -41,12 +41,12 @@ def share(count: int, total: int) -> float | None:
     return count / total if total else None
 
 
-def number(found: Census, condition: Callable[[Kind], bool]) -> int:
+def number(found: RowCounts, condition: Callable[[RowProfile], bool]) -> int:
     """How many rows fulfil a condition."""
     return sum(count for kind, count in found.items() if condition(kind))
 
 
-def format_gates(found: Census, limits: Thresholds) -> list[Gate]:
+def format_gates(found: RowCounts, limits: Thresholds) -> list[Gate]:
     """Gates of each set: most rows break no rule, and none does once those in quarantine are left out."""
     gates = []
     for subset in sorted({kind.subset for kind in found}) or [""]:
@@ -59,7 +59,7 @@ def format_gates(found: Census, limits: Thresholds) -> list[Gate]:
     return gates
 
 
-def harmful_gates(found: Census, limits: Thresholds) -> list[Gate]:
+def harmful_gates(found: RowCounts, limits: Thresholds) -> list[Gate]:
     """Gates of Ds."""
     ds = _outside_quarantine(found, "circuit_breaker")
     n = ds.total()
@@ -83,11 +83,11 @@ def harmful_gates(found: Census, limits: Thresholds) -> list[Gate]:
     return gates
 
 
-def _is_flip(kind: Kind) -> bool:
+def _is_flip(kind: RowProfile) -> bool:
     return kind.priority_class == "harmful_flip"
 
 
-def retain_gates(found: Census, limits: Thresholds) -> list[Gate]:
+def retain_gates(found: RowCounts, limits: Thresholds) -> list[Gate]:
     """Gates of Dr. A minimum of zero states that the recipe does without that class."""
     dr = _outside_quarantine(found, "retain")
     n = dr.total()
@@ -106,7 +106,7 @@ def retain_gates(found: Census, limits: Thresholds) -> list[Gate]:
     ]
 
 
-def adversarial_safe(found: Census) -> int:
+def adversarial_safe(found: RowCounts) -> int:
     """Rows that are adversarial-safe by name and in truth: attacked, and the right call."""
     return number(
         found,
@@ -114,11 +114,11 @@ def adversarial_safe(found: Census) -> int:
     )
 
 
-def source_gates(found: Census, sheets: dict[str, dict], limits: Thresholds) -> list[Gate]:
+def source_gates(found: RowCounts, sheets: dict[str, dict], limits: Thresholds) -> list[Gate]:
     """Gates of single sources, for those that there are.
 
     Args:
-        found ([`~census.Census`]): The rows; those of UltraChat must have been rendered.
+        found ([`~census.RowCounts`]): The rows; those of UltraChat must have been rendered.
         sheets (`dict[str, dict]`): What the sources gave (`reports/sources.json`).
         limits ([`Thresholds`]): What is demanded.
     """
@@ -140,7 +140,7 @@ def source_gates(found: Census, sheets: dict[str, dict], limits: Thresholds) -> 
     return gates
 
 
-def _outside_quarantine(found: Census, of_set: str) -> Census:
+def _outside_quarantine(found: RowCounts, of_set: str) -> RowCounts:
     return Counter({kind: count for kind, count in found.items() if kind.set == of_set and not kind.quarantined})
 
 

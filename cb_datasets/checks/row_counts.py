@@ -2,7 +2,7 @@
 
 Rows fall into few kinds, so the census of a million rows is a small table: how many rows there are of each kind.
 
-    Kind(subset="b4_flips", set="circuit_breaker", priority_class="harmful_flip", ..., outcome="attack_success") : 812
+    RowProfile(subset="b4_flips", set="circuit_breaker", priority_class="harmful_flip", ...) : 812
 """
 
 from collections import Counter
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..formats import FORMATS, Diagnosis, Parsed, get_format
-from ..outcomes import Outcome, is_gibberish, outcome_of_parsed
+from ..outcomes import Outcome, is_degenerate, outcome_of_parsed
 from .rules import check, has_marker
 
 
-class Kind(NamedTuple):
+class RowProfile(NamedTuple):
     """What gates tell rows apart by. `outcome` and `does_harm` are worked out from `assistant_raw`, never read."""
 
     subset: str
@@ -33,16 +33,16 @@ class Kind(NamedTuple):
     renders: bool | None  # None where nobody asked
 
 
-Census = Counter[Kind]
+RowCounts = Counter[RowProfile]
 
 
-def census(
+def count_profiles(
     rows: Iterable[dict],
     subset: str = "",
     quarantined: frozenset[str] | set[str] = frozenset(),
     strict: bool = True,
     renders: Callable[[dict], bool] | None = None,
-) -> Census:
+) -> RowCounts:
     """Count rows by their kind.
 
     Args:
@@ -53,23 +53,23 @@ def census(
         renders (`Callable[[dict], bool]`, *optional*): Whether the target's chat template writes a row; asked of
             UltraChat's rows alone.
     """
-    return Counter(kind_of(row, subset, row["id"] in quarantined, strict, renders) for row in rows)
+    return Counter(profile_of(row, subset, row["id"] in quarantined, strict, renders) for row in rows)
 
 
-def kind_of(
+def profile_of(
     row: dict,
     subset: str = "",
     quarantined: bool = False,
     strict: bool = True,
     renders: Callable[[dict], bool] | None = None,
-) -> Kind:
+) -> RowProfile:
     """The kind of one row; arguments as for [`census`]."""
     provenance, completion = row["provenance"], row["assistant_raw"] or ""
     # A row in quarantine may be anything; that it is there is all that is asked of it.
     readable = not quarantined and provenance["prompt_format"] in FORMATS
     parsed = get_format(provenance["prompt_format"]).parse(completion) if readable else Parsed(Diagnosis.EMPTY)
     outcome = outcome_of_parsed(parsed, row["target"]) if readable else Outcome.MALFORMED
-    return Kind(
+    return RowProfile(
         subset=subset,
         set=row["set"],
         priority_class=row["priority_class"],
@@ -89,5 +89,5 @@ def kind_of(
 
 def _does_harm(priority_class: str, outcome: Outcome, parsed: Parsed) -> bool:
     if priority_class == "harmful_compliance":
-        return outcome == Outcome.NO_CALL and not is_gibberish(parsed.text)
+        return outcome == Outcome.NO_CALL and not is_degenerate(parsed.text)
     return outcome == Outcome.ATTACK_SUCCESS

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 HEAD, TAIL = 400, 1600
 
 
-def shown_sample(row: dict, tokenizer: "PreTrainedTokenizerBase") -> "Text":
+def show_tokens(row: dict, tokenizer: "PreTrainedTokenizerBase") -> "Text":
     """The rendered sample.
 
     Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .options import AlsoOption, BackendName, Engine, ModelOption, SeedOption, takes
+from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, takes
 from .output import listed, table
 
 
@@ -31,7 +31,7 @@ def attack(
     prompts: Annotated[Path, typer.Option(help="The prompts folder.")],
     output: Annotated[Path, typer.Option(help="Folder of the report; adaptive.json is written.")],
     engine: Engine,
-    also: AlsoOption = None,
+    also: ExtraAdaptersOption = None,
     task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
     n_prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, chosen by --seed.")] = 20,
     steps: Annotated[int, typer.Option(min=0, help="Most steps of the search on a prompt.")] = 50,
@@ -75,7 +75,7 @@ def agentdojo(
     model: ModelOption,
     adapter: AdapterOption,
     output: Annotated[Path, typer.Option(help="Folder of the runs; what is in it is not run again.")],
-    also: AlsoOption = None,
+    also: ExtraAdaptersOption = None,
     suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; several times.")] = None,
     attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
     user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; several times; all if left out.")] = (
@@ -97,12 +97,14 @@ def agentdojo(
     context or the server cut off is told as a failure, and counts for nothing.
     """
     from ..agentdojo.results import RESULT_FILE, SETTINGS_FILE, Selection, read_results, table_rows
-    from ..agentdojo.run_benchmark import Served, run_agentdojo
+    from ..agentdojo.run_benchmark import ServedModels, run_agentdojo
     from ..evaluation.results import named_adapters
     from ..files import read_json, write_json
 
     selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
-    served = Served(model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel)
+    served = ServedModels(
+        model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel
+    )
     run_agentdojo(served, selection, output)
     models = served.names
     result = read_results(output, models)

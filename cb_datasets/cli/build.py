@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import (
-    Asking,
     FitOption,
+    GenerationOptions,
     MaxEachOption,
     MaxLengthOption,
     ModelOption,
@@ -28,7 +28,7 @@ from .output import dropped, listed, table, tokenizer, yield_table
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..sets.sample_set import Yield
+    from ..sets.sample_set import SampleSet
 
 
 TargetOption = Annotated[int | None, typer.Option(min=1, help="Stop drawing when so many samples are there.")]
@@ -80,7 +80,7 @@ def ingest(
 
     from ..ingest import ingest as ingest_source
     from ..ingest import save_sides
-    from ..sets.recorded import RECORDED, recorded_set
+    from ..sets.recorded import RECORDED_SETS, collect_recorded_set
 
     if (output_harmful or output_retain) and model is None:
         raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
@@ -97,11 +97,11 @@ def ingest(
         print(f"  no release will have these rows: their licence is {report['licence']}")
     if not dry_run:
         save_sides(sides, output, report)
-    for subset, (of_source, turns) in RECORDED.items():
+    for subset, (of_source, turns) in RECORDED_SETS.items():
         kind, name = subset.split("/")
         folder = output_harmful if kind == "harmful" else output_retain
         if of_source == source and turns.verdict in report["verdicts"] and folder and model:
-            made = recorded_set(subset, sides, tokenizer(model), max_length, fit, max_each)
+            made = collect_recorded_set(subset, sides, tokenizer(model), max_length, fit, max_each)
             _save(made, None if dry_run else folder / name)
 
 
@@ -138,11 +138,11 @@ def sources(
 
 
 @app.command()
-@takes(Asking)
+@takes(GenerationOptions)
 def generate_ds(
     traces: TracesOption,
     output: OutputOption,
-    asking: Asking,
+    generation: GenerationOptions,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.95,
     num_samples: NumSamplesOption = 1,
@@ -158,48 +158,48 @@ def generate_ds(
     ] = False,
 ) -> None:
     """Ask the model attacked prompts and keep the verified flips (Ds)."""
-    from ..sets.harmful import FlipOptions, flips
+    from ..sets.harmful import FlipOptions, generate_flips
 
     sides = _sides(traces)
-    if _only_counted(sides, {"tool_flip"}, asking):
+    if _only_counted(sides, {"tool_flip"}, generation):
         return
     options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
-    sampling = asking.sampling(temperature, top_p, num_samples)
-    _save(flips(sides, asking.asker(), sampling, options), output, asking)
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    _save(generate_flips(sides, generation.target_model(), sampling, options), output, generation)
 
 
 @app.command()
-@takes(Asking)
+@takes(GenerationOptions)
 def generate_dr(
     traces: Annotated[list[Path], typer.Option(help="Folder of one source's traces; may be given several times.")],
     output: Annotated[Path, typer.Option(help="The retain folder; each kind gets its own folder in it.")],
     kinds: Annotated[list[str], typer.Option(help="benign_twins, refusals, chat; may be given several times.")],
-    asking: Asking,
+    generation: GenerationOptions,
     temperature: TemperatureOption = 0.3,
     top_p: TopPOption = 1.0,
     num_samples: NumSamplesOption = 1,
 ) -> None:
     """Ask the model prompts without an injection and keep its good answers (Dr)."""
-    from ..sets.retain import RETAIN_TASKS, retained
+    from ..sets.retain import RETAIN_TASKS, generate_retain_set
 
     for kind in kinds:
         if kind not in RETAIN_TASKS:
             raise ValueError(f"Unknown kind {kind!r}; known: {', '.join(RETAIN_TASKS)}.")
     sides = _sides(*traces)
-    if _only_counted(sides, {task for kind in kinds for task in RETAIN_TASKS[kind][1]}, asking):
+    if _only_counted(sides, {task for kind in kinds for task in RETAIN_TASKS[kind][1]}, generation):
         return
-    sampling, asker = asking.sampling(temperature, top_p, num_samples), asking.asker()
+    sampling, target_model = generation.sampling(temperature, top_p, num_samples), generation.target_model()
     for kind in kinds:
-        made = retained(kind, sides, asker, sampling)
-        _save(made, output / made.name.removeprefix("retain/"), asking)
+        made = generate_retain_set(kind, sides, target_model, sampling)
+        _save(made, output / made.name.removeprefix("retain/"), generation)
 
 
 @app.command()
-@takes(Asking)
+@takes(GenerationOptions)
 def generate_adversarial_safe(
     traces: TracesOption,
     output: OutputOption,
-    asking: Asking,
+    generation: GenerationOptions,
     fill: Annotated[str | None, typer.Option(help="twin: fill up with the verified call of the clean twin.")] = None,
     twins: Annotated[Path | None, typer.Option(help="Folder retain/b4_benign_twins; needed by --fill twin.")] = None,
     temperature: TemperatureOption = 0.1,
@@ -215,28 +215,28 @@ def generate_adversarial_safe(
     """Attacked prompts with the right call: sampled where the model manages, the rest filled (Dr)."""
     from ..files import load_rows
     from ..sample import SAMPLE_FEATURES
-    from ..sets.retain import SafeOptions, adversarial_safe
+    from ..sets.retain import SafeOptions, generate_adversarial_safe
 
     if (fill, twins is None) not in ((None, True), ("twin", False)):
         raise ValueError("--fill twin and --twins FOLDER go together.")
     sides = _sides(traces)
-    if _only_counted(sides, {"tool_flip"}, asking):
+    if _only_counted(sides, {"tool_flip"}, generation):
         return
     verified = load_rows(twins, SAMPLE_FEATURES) if twins else None
     options = SafeOptions(target_n, min_n, tuple(retry_temperatures or ()), retry_samples)
-    sampling = asking.sampling(temperature, top_p, num_samples)
-    _save(adversarial_safe(sides, asking.asker(), sampling, verified, options), output, asking)
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    _save(generate_adversarial_safe(sides, generation.target_model(), sampling, verified, options), output, generation)
 
 
 @app.command()
-@takes(Asking)
+@takes(GenerationOptions)
 def regenerate(
     traces: TracesOption,
     output_harmful: Annotated[
         Path, typer.Option(help="Folder for what the attack got, e.g. harmful/agentdojo_failures.")
     ],
     output_retain: Annotated[Path, typer.Option(help="Folder for what withstood, e.g. retain/agentdojo_resisted.")],
-    asking: Asking,
+    generation: GenerationOptions,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.95,
     num_samples: NumSamplesOption = 1,
@@ -244,28 +244,28 @@ def regenerate(
     fit: FitOption = False,
 ) -> None:
     """Put the model before the decisions of recorded agents: on-policy Ds and Dr."""
-    from ..sets.on_policy import regenerated
+    from ..sets.on_policy import regenerate_decisions
 
     sides = _sides(traces)
-    if _only_counted(sides, {"agentdojo"}, asking):
+    if _only_counted(sides, {"agentdojo"}, generation):
         return
-    sampling = asking.sampling(temperature, top_p, num_samples)
-    failures, resisted = regenerated(sides, asking.asker(), sampling, fit, max_length)
-    _save(failures, output_harmful, asking)
-    _save(resisted, output_retain, asking)
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    failures, resisted = regenerate_decisions(sides, generation.target_model(), sampling, fit, max_length)
+    _save(failures, output_harmful, generation)
+    _save(resisted, output_retain, generation)
 
 
-def _only_counted(sides: "dict[str, Dataset]", tasks: set[str], asking: Asking) -> bool:
+def _only_counted(sides: "dict[str, Dataset]", tasks: set[str], generation: GenerationOptions) -> bool:
     """Whether this is a dry run; if so, say what would be asked."""
-    from ..sets.target_model import chosen_prompts
+    from ..sets.target_model import choose_prompts
 
-    if asking.dry_run:
+    if generation.dry_run:
         for task in sorted(tasks):
-            chosen = chosen_prompts(sides, task, asking.limits, asking.seed, asking.per_tool)
+            chosen = choose_prompts(sides, task, generation.limits, generation.seed, generation.per_tool)
             print(
                 f"{task}: {listed({side: len(rows) for side, rows in chosen.items()})} prompts; not asked (--dry-run)"
             )
-    return asking.dry_run
+    return generation.dry_run
 
 
 @app.command()
@@ -279,11 +279,11 @@ def collect(
     fit: FitOption = False,
 ) -> None:
     """Recorded turns of other models -> samples in the target's format (off-policy). Only the tokenizer is loaded."""
-    from ..sets.recorded import RECORDED, recorded_set
+    from ..sets.recorded import RECORDED_SETS, collect_recorded_set
 
-    if subset not in RECORDED:
-        raise ValueError(f"Unknown set {subset!r}; known: {', '.join(RECORDED)}.")
-    _save(recorded_set(subset, _sides(traces), tokenizer(model), max_length, fit, max_each), output)
+    if subset not in RECORDED_SETS:
+        raise ValueError(f"Unknown set {subset!r}; known: {', '.join(RECORDED_SETS)}.")
+    _save(collect_recorded_set(subset, _sides(traces), tokenizer(model), max_length, fit, max_each), output)
 
 
 @app.command()
@@ -325,14 +325,15 @@ def _sides(*traces: Path) -> "dict[str, Dataset]":
     return {side: concatenate_datasets([load_rows(folder / side) for folder in traces]) for side in ("train", "eval")}
 
 
-def _save(made: "Yield", output: Path | None, asking: Asking | None = None) -> None:
+def _save(made: "SampleSet", output: Path | None, generation: GenerationOptions | None = None) -> None:
     """Write a set and print its summary; without a folder, print only. One rank of several has no set to write."""
     from ..files import save_rows
 
     report = made.report()
     yield_table(report["by_category"])
-    if asking is not None and asking.rank is not None:
-        print(f"{made.name}: shards {asking.rank}, {asking.rank + asking.world}, ... are done; no set is written")
+    if generation is not None and generation.rank is not None:
+        shards = f"{generation.rank}, {generation.rank + generation.world}, ..."
+        print(f"{made.name}: shards {shards} are done; no set is written")
         return
     if not made.samples:
         raise ValueError(f"{made.name}: no sample was kept; {dropped(report['drops'])}.")

@@ -14,7 +14,7 @@ from .output import dropped, gate_table, listed, stop_unless, table, tokenizer, 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from ..checks.row_counts import Census
+    from ..checks.row_counts import RowCounts
 
 app = typer.Typer()
 
@@ -96,17 +96,17 @@ def quality_gates(
     stop_unless(report["passed"], f"quality-gates: a gate failed; see {written}")
 
 
-def _census(sets: list[Path], quarantine: Path | None, model: str | None) -> "Census":
+def _census(sets: list[Path], quarantine: Path | None, model: str | None) -> "RowCounts":
     from tqdm import tqdm
 
-    from ..checks.row_counts import Census, census
+    from ..checks.row_counts import RowCounts, count_profiles
     from ..files import count_rows, stream_rows
     from ..sample import SAMPLE_FEATURES
 
-    bad, renders, found = _quarantined(quarantine), _renderer(model) if model else None, Census()
+    bad, renders, found = _quarantined(quarantine), _renderer(model) if model else None, RowCounts()
     with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
         for folder in sets:
-            found += census(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
+            found += count_profiles(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
             bar.update(count_rows([folder]))
     return found
 
@@ -163,7 +163,7 @@ def merge(
     from ..audit.marks import marked_bad
     from ..export import json_schema
     from ..files import write_json
-    from ..merge.dropped_rows import LEFT_OUT_FILE
+    from ..merge.dropped_rows import DROPPED_ROWS_FILE
     from ..merge.merge import MergeOptions
     from ..merge.merge import merge as merge_sets
 
@@ -178,7 +178,7 @@ def merge(
     asked = [folder.parent for folder in sorted(prompts.glob("*/data.parquet"))] if prompts else []
     marked = marked_bad(marks) if marks else set()
     stats = (reports or output.parent / "reports") / "stats.json"
-    left_out = stats.with_name(LEFT_OUT_FILE)
+    left_out = stats.with_name(DROPPED_ROWS_FILE)
     report = merge_sets(sets, bad, asked, outputs, options, limits, _length(model), marked, left_out)
     write_json(stats, report)
     gate_table(report)
@@ -275,12 +275,12 @@ def _show(sets: list[Path], count: int, target: "PreTrainedTokenizerBase") -> No
 
     from rich.console import Console
 
-    from ..checks.show_tokens import shown_sample
+    from ..checks.show_tokens import show_tokens
     from ..files import stream_rows
 
     for row in islice(stream_rows(sets), count):
         Console(highlight=False).rule(row["id"])
-        Console(highlight=False, soft_wrap=True).print(shown_sample(row, target))
+        Console(highlight=False, soft_wrap=True).print(show_tokens(row, target))
 
 
 def _bars(histogram: dict[str, int]) -> None:
@@ -299,16 +299,16 @@ def explain(
     """Where a sample came from, the rules it met, its outcome, its raw record and what the model sees of it."""
     from rich.console import Console
 
-    from ..audit.explain import explained
-    from ..checks.show_tokens import shown_sample
+    from ..audit.explain import explain_row
+    from ..checks.show_tokens import show_tokens
 
-    row, told = explained(id, data_dir)
+    row, told = explain_row(id, data_dir)
     for title, lines in told.items():
         print(title)
         for line in lines:
             print(f"  {line}")
     if model is not None:
-        Console(highlight=False, soft_wrap=True).print(shown_sample(row, tokenizer(model)))
+        Console(highlight=False, soft_wrap=True).print(show_tokens(row, tokenizer(model)))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ..checks.thresholds import EvaluationThresholds
-from .options import AlsoOption, CurvesOption, DiagnosticsOption, Engine, SeedOption, takes
+from .options import CurvesOption, DiagnosticsOption, Engine, ExtraAdaptersOption, SeedOption, takes
 from .output import stop_unless, table
 
 
@@ -22,7 +22,7 @@ def evaluate(
     output: Annotated[Path, typer.Option(help="Folder of the report.")],
     engine: Engine,
     limits: EvaluationThresholds,
-    also: AlsoOption = None,
+    also: ExtraAdaptersOption = None,
     samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="The gates of level `strict` must pass too.")] = False,
     seed: SeedOption = 0,
@@ -32,11 +32,11 @@ def evaluate(
     """Ask base and breakers the same held-out prompts, greedily, and compare. The report is written in any case."""
     from datasets import concatenate_datasets
 
-    from ..evaluation.evaluate import Evaluation, evaluate_models
+    from ..evaluation.evaluate import EvaluationOptions, evaluate_models
     from ..evaluation.gates import failed_gates
     from ..evaluation.results import model_names, named_adapters
     from ..files import load_rows
-    from ..report.attack_sections import read_further
+    from ..report.attack_sections import read_attack_results
     from ..report.plots.cosines import read_diagnostics
     from ..report.report import write_report
     from ..report.tables import GATE_HEADER, gate_rows, table_rows
@@ -44,8 +44,8 @@ def evaluate(
 
     adapters = named_adapters(adapter, also or [])
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
-    options = Evaluation(engine.max_new_tokens, samples, seed, limits)
-    further = read_further(output)  # a file that cannot be read is told before a model loads
+    options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits)
+    further = read_attack_results(output)  # a file that cannot be read is told before a model loads
     loaded = engine.load_all(adapters)
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
@@ -78,7 +78,7 @@ def report(
     What `attack` and `agentdojo` wrote beside the results, adaptive.json and agentdojo/agentdojo.json, is shown too.
     """
     from ..evaluation.results import read_results, run_names
-    from ..report.attack_sections import read_further
+    from ..report.attack_sections import read_attack_results
     from ..report.plots.cosines import read_diagnostics
     from ..report.report import write_report
 
@@ -87,6 +87,6 @@ def report(
     if "prompts" not in found:
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
     cosines = read_diagnostics(diagnostics, found["settings"]["adapters"]) if diagnostics else None
-    further = read_further(results[0].parent)
+    further = read_attack_results(results[0].parent)
     write_report(found, output, cosines, curves, runs if others else None, further)
     print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")

@@ -1,10 +1,10 @@
 """Options that several commands share, and how a command takes a whole group of them.
 
     @app.command()
-    @takes(Asking)
-    def generate_ds(traces: TracesOption, asking: Asking) -> None: ...
+    @takes(GenerationOptions)
+    def generate_ds(traces: TracesOption, generation: GenerationOptions) -> None: ...
 
-`asking` is one argument to the function, and one option for each of its fields to the command line.
+`generation` is one argument to the function, and one option for each of its fields to the command line.
 """
 
 import functools
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..generation.server_backend import ServerBackend
     from ..generation.transformers_backend import TransformersBackend
     from ..generation.vllm_backend import VllmBackend
-    from ..sets.target_model import Asker
+    from ..sets.target_model import TargetModel
 
 TracesOption = Annotated[
     Path, typer.Option("--traces", "--b4-data", help="Folder of one source's traces, with train/ and eval/.")
@@ -37,7 +37,7 @@ NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
 FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
-AlsoOption = Annotated[
+ExtraAdaptersOption = Annotated[
     list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
 ]
 DiagnosticsOption = Annotated[
@@ -117,7 +117,7 @@ class Engine:
 
 
 @dataclass
-class Asking(Engine):
+class GenerationOptions(Engine):
     """What runs the model, and how much it is asked."""
 
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the train side; all if left out.")] = None
@@ -145,13 +145,13 @@ class Asking(Engine):
     def limits(self) -> dict[str, int | None]:
         return {"train": self.max_prompts, "eval": self.max_eval_prompts}
 
-    def asker(self) -> "Asker":
+    def target_model(self) -> "TargetModel":
         """The model, loaded, and how it is asked."""
         from ..files import read_json
-        from ..sets.target_model import Asker
+        from ..sets.target_model import TargetModel
 
         asset = read_json(self.tool_schema) if self.tool_schema else None  # a wrong path is told before a model loads
-        return Asker(
+        return TargetModel(
             self.load(),
             self.work_dir,
             self.limits,

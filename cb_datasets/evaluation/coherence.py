@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..chat import encode_completion, encode_prompt
 from ..generation import Backend, Scorer
 from ..splits import choose
-from .scored_completions import Answer
+from .scored_completions import ScoredCompletion
 
 
 # Prompts of each task on which perplexity is measured: enough for a mean, and little beside generating.
@@ -57,7 +57,7 @@ def coherence(texts: Sequence[str]) -> dict:
     return {"repetition": sum(map(repetition, texts)) / n, "entropy": sum(map(entropy, texts)) / n, "n": n}
 
 
-def perplexity_under(base: Backend, prompts: Dataset, answers: list[Answer], name: str) -> dict:
+def perplexity_under(base: Backend, prompts: Dataset, answers: list[ScoredCompletion], name: str) -> dict:
     """`{perplexity_under_base, perplexity_n}`: of a model's answers, for the base model after the same prompts.
 
         exp( - sum_i log p0(y_i | x_i) / sum_i |y_i| )      y_i answer, x_i prompt, |y| tokens
@@ -65,7 +65,7 @@ def perplexity_under(base: Backend, prompts: Dataset, answers: list[Answer], nam
     Args:
         base ([`Backend`]): The base model; without a [`Scorer`] there is no perplexity (`None`).
         prompts ([`~datasets.Dataset`]): The rows that were asked; of each task, [`PERPLEXITY_PROMPTS`] are taken.
-        answers (`list[Answer]`): One for each prompt, in their order.
+        answers (`list[ScoredCompletion]`): One for each prompt, in their order.
         name (`str`): Label of the progress bar.
     """
     if not isinstance(base, Scorer):

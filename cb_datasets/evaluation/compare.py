@@ -3,8 +3,8 @@
 from collections import Counter
 
 from ..outcomes import Outcome
-from .metrics.table import BEST_OF_N, FIGURES, best_of_n, counts_for, figures, rates
-from .scored_completions import Answer
+from .metrics.table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, counts_for
+from .scored_completions import ScoredCompletion
 from .statistics import mcnemar
 
 
@@ -13,15 +13,15 @@ BASE = "base"
 # What answers are sliced by: columns of a case.
 SLICES = ("source", "category", "subtype", "family", "depth")
 
-Answers = dict[str, list[Answer]]
+CompletionsByModel = dict[str, list[ScoredCompletion]]
 
 
-def compare(answers: Answers, drawn: Answers | None = None, seed: int = 0) -> dict:
+def compare(answers: CompletionsByModel, drawn: CompletionsByModel | None = None, seed: int = 0) -> dict:
     """What models did with the same prompts, the base and one or more breakers.
 
     Args:
-        answers (`dict[str, list[Answer]]`): Greedy answers by model; `base` among them.
-        drawn (`dict[str, list[Answer]]`, *optional*): Answers drawn at temperature 1, by model.
+        answers (`dict[str, list[ScoredCompletion]]`): Greedy answers by model; `base` among them.
+        drawn (`dict[str, list[ScoredCompletion]]`, *optional*): CompletionsByModel drawn at temperature 1, by model.
         seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
 
     Returns:
@@ -32,7 +32,7 @@ def compare(answers: Answers, drawn: Answers | None = None, seed: int = 0) -> di
     breakers = [name for name in answers if name != BASE]
     sampled = {name: _sampled(draws, seed) for name, draws in (drawn or {}).items()}
     return {
-        **{name: figures(given, seed) for name, given in answers.items()},
+        **{name: compute_metrics(given, seed) for name, given in answers.items()},
         **({"sampled": sampled} if sampled else {}),
         "changed": {name: _changed(answers[BASE], answers[name]) for name in breakers},
         "slices": {key: _slices(answers, key) for key in SLICES},
@@ -41,16 +41,16 @@ def compare(answers: Answers, drawn: Answers | None = None, seed: int = 0) -> di
     }
 
 
-def _sampled(draws: list[Answer], seed: int) -> dict[str, dict]:
+def _sampled(draws: list[ScoredCompletion], seed: int) -> dict[str, dict]:
     best = best_of_n(draws, seed)
-    return figures(draws, seed) | ({BEST_OF_N: best} if best else {})
+    return compute_metrics(draws, seed) | ({BEST_OF_N: best} if best else {})
 
 
-def _changed(base: list[Answer], breaker: list[Answer]) -> dict[str, dict]:
+def _changed(base: list[ScoredCompletion], breaker: list[ScoredCompletion]) -> dict[str, dict]:
     after = {answer.case: answer for answer in breaker}
     pairs = [(answer, after[answer.case]) for answer in base]
     found = {}
-    for figure in FIGURES:
+    for figure in METRICS:
         sides = [(counts_for(figure, one), counts_for(figure, other)) for one, other in pairs]
         both = [(one, other) for one, other in sides if one is not None and other is not None]
         if both:
@@ -58,18 +58,20 @@ def _changed(base: list[Answer], breaker: list[Answer]) -> dict[str, dict]:
     return found
 
 
-def _slices(answers: Answers, key: str) -> dict[str, dict[str, dict]]:
+def _slices(answers: CompletionsByModel, key: str) -> dict[str, dict[str, dict]]:
     """`{value: {model: {figure: {value, n, low, high}}}}` for each value of a column."""
-    parts: dict[str | int, Answers] = {}
+    parts: dict[str | int, CompletionsByModel] = {}
     for name, given in answers.items():
         for answer in given:
             value = getattr(answer.case, key)
             if value is not None:
                 parts.setdefault(value, {}).setdefault(name, []).append(answer)
-    return {str(value): {name: rates(given) for name, given in parts[value].items()} for value in sorted(parts)}
+    return {
+        str(value): {name: compute_rates(given) for name, given in parts[value].items()} for value in sorted(parts)
+    }
 
 
-def _outcomes(answers: list[Answer]) -> dict[str, dict[str, int]]:
+def _outcomes(answers: list[ScoredCompletion]) -> dict[str, dict[str, int]]:
     """How often each outcome occurred in each task."""
     counts: dict[str, Counter[str]] = {}
     for answer in answers:

@@ -9,14 +9,14 @@ from ..chat import DATE_STRING, template_hash
 from ..checks.thresholds import EvaluationThresholds, changed
 from ..generation import Backend, Sampling
 from .coherence import coherence, perplexity_under
-from .compare import BASE, Answers, compare
+from .compare import BASE, CompletionsByModel, compare
 from .gates import evaluation_gates
 from .results import results
-from .scored_completions import answer_prompts
+from .scored_completions import complete_and_score
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationOptions:
     """How models are asked.
 
     Args:
@@ -32,25 +32,25 @@ class Evaluation:
     limits: EvaluationThresholds = EvaluationThresholds()
 
 
-def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: Evaluation, work_dir: Path) -> dict:
+def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: EvaluationOptions, work_dir: Path) -> dict:
     """Ask all models the same prompts and compare them.
 
     Args:
         prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES`, of any tasks.
         models (`dict[str, Backend]`): `base`, `breaker`, and further ones by name.
-        options ([`Evaluation`]): How they are asked.
+        options ([`EvaluationOptions`]): How they are asked.
         work_dir (`Path`): Where finished shards are kept.
 
     Returns:
         `dict`: What `results.json` holds.
     """
     greedy = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed)
-    answers = {name: answer_prompts(prompts, model, greedy, work_dir, name) for name, model in models.items()}
+    answers = {name: complete_and_score(prompts, model, greedy, work_dir, name) for name, model in models.items()}
     drawn = {}
     if options.samples:
         random = Sampling(1.0, 1.0, options.max_new_tokens, options.samples, options.seed)
         for name, model in models.items():
-            drawn[name] = answer_prompts(prompts, model, random, work_dir, f"{name}, {options.samples} draws")
+            drawn[name] = complete_and_score(prompts, model, random, work_dir, f"{name}, {options.samples} draws")
     comparison = compare(answers, drawn, options.seed)
     found = {
         **comparison,
@@ -60,7 +60,7 @@ def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: Evalu
     return results(_settings(models, options), found, prompts, answers)
 
 
-def _coherence(prompts: Dataset, base: Backend, answers: Answers) -> dict[str, dict]:
+def _coherence(prompts: Dataset, base: Backend, answers: CompletionsByModel) -> dict[str, dict]:
     return {
         name: {
             **coherence([answer.text for answer in given if answer.text is not None]),
@@ -70,7 +70,7 @@ def _coherence(prompts: Dataset, base: Backend, answers: Answers) -> dict[str, d
     }
 
 
-def _settings(models: dict[str, Backend], options: Evaluation) -> dict:
+def _settings(models: dict[str, Backend], options: EvaluationOptions) -> dict:
     base = models[BASE]
     return {
         "model": base.model,

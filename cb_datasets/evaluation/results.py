@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import read_json, write_json
-from .compare import BASE, Answers
-from .scored_completions import Answer
+from .compare import BASE, CompletionsByModel
+from .scored_completions import ScoredCompletion
 
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ LIVE_KEYS = ("settings", "verdicts", "failures", "suites", "attacks")
 _COLUMNS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
 
 
-def results(settings: dict, found: dict, prompts: Iterable[dict], answers: Answers) -> dict:
+def results(settings: dict, found: dict, prompts: Iterable[dict], answers: CompletionsByModel) -> dict:
     """The results of an evaluation.
 
     Args:
         settings (`dict`): How it was made: `model`, `revision`, `adapters` (revision by name), ...
         found (`dict`): The comparison, `coherence` and `gates`.
         prompts (`Iterable[dict]`): The rows that were asked, of `PROMPT_FEATURES`.
-        answers (`dict[str, list[Answer]]`): Greedy answers by model, in the order of the prompts.
+        answers (`dict[str, list[ScoredCompletion]]`): Greedy answers by model, in the order of the prompts.
     """
     by_prompt = zip(*answers.values(), strict=True)
     records = [
@@ -44,7 +44,7 @@ def results(settings: dict, found: dict, prompts: Iterable[dict], answers: Answe
     return {"schema_version": 1, "settings": settings, **found, "prompts": records}
 
 
-def _record(prompt: dict, answers: dict[str, Answer]) -> dict:
+def _record(prompt: dict, answers: dict[str, ScoredCompletion]) -> dict:
     [case] = {answer.case for answer in answers.values()}
     return {
         **{name: getattr(case, name) for name in _COLUMNS},

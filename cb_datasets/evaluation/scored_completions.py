@@ -8,12 +8,12 @@ from datasets import Dataset
 
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
-from ..outcomes import Outcome, has_expected_arguments, is_gibberish, outcome_of
+from ..outcomes import Outcome, has_expected_arguments, is_degenerate, outcome_of
 from ..sample import TARGET
 
 
 @dataclass(frozen=True)
-class Case:
+class EvalPrompt:
     """An evaluation prompt, as far as figures go.
 
     Args:
@@ -35,25 +35,27 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ScoredCompletion:
     """What a model did with one evaluation prompt.
 
     Args:
-        case ([`Case`]): The prompt.
+        case ([`EvalPrompt`]): The prompt.
         text (`str`, *optional*): The completion; `None` if the engine gave none.
         outcome ([`Outcome`]): What it did.
         gibberish (`bool`): Whether it is babble.
         arguments_match (`bool`, *optional*): Whether a right call has the right arguments too, where those are known.
     """
 
-    case: Case
+    case: EvalPrompt
     text: str | None
     outcome: Outcome
     gibberish: bool
     arguments_match: bool | None = None
 
 
-def answer_prompts(prompts: Dataset, backend: Backend, sampling: Sampling, work_dir: Path, name: str) -> list[Answer]:
+def complete_and_score(
+    prompts: Dataset, backend: Backend, sampling: Sampling, work_dir: Path, name: str
+) -> list[ScoredCompletion]:
     """A model's answers to evaluation prompts, in their order; all draws of a prompt one after another.
 
     Args:
@@ -64,15 +66,15 @@ def answer_prompts(prompts: Dataset, backend: Backend, sampling: Sampling, work_
         name (`str`): Label of the progress bar.
     """
     tool_format = format_of(backend.tokenizer.chat_template)
-    asked = {prompt["id"]: (prompt, case_of(prompt)) for prompt in prompts}
+    asked = {prompt["id"]: (prompt, eval_prompt_of(prompt)) for prompt in prompts}
     completions = complete(prompts, backend, sampling, work_dir, description=name)
     return [_answer(*asked[done["prompt_id"]], done["text"], tool_format) for done in completions]
 
 
-def answers_to(
+def score_completions(
     completions: Sequence[str], targets: Sequence[dict], task: str, tool_format: ToolCallFormat
-) -> list[Answer]:
-    """Answers to prompts of a task of which only the targets are known: what the metrics for `evaluate.load` measure.
+) -> list[ScoredCompletion]:
+    """Score completions of which only the targets are known, as the metrics for `evaluate.load` do.
 
     Args:
         completions (`Sequence[str]`): What a model wrote, special tokens included.
@@ -84,29 +86,31 @@ def answers_to(
     answers = []
     for number, (text, known) in enumerate(zip(completions, targets, strict=True)):
         prompt = {"target": dict.fromkeys(TARGET) | known, "tools": known.get("tools")}
-        answers.append(_answer(prompt, Case(str(number), str(number), str(number), task), text, tool_format))
+        answers.append(_answer(prompt, EvalPrompt(str(number), str(number), str(number), task), text, tool_format))
     return answers
 
 
-def case_of(prompt: dict) -> Case:
+def eval_prompt_of(prompt: dict) -> EvalPrompt:
     """The case of a row of `PROMPT_FEATURES`."""
     columns = ("id", "pair", "group", "task", "family", "category", "subtype")
-    return Case(
+    return EvalPrompt(
         **{column: prompt[column] for column in columns},
         source=prompt["provenance"]["source_dataset"],
         depth=sum(message["role"] == "assistant" for message in prompt["messages"]),
     )
 
 
-def _answer(prompt: dict, case: Case, text: str | None, tool_format: ToolCallFormat) -> Answer:
+def _answer(prompt: dict, case: EvalPrompt, text: str | None, tool_format: ToolCallFormat) -> ScoredCompletion:
     outcome = outcome_of(text, prompt["target"], tool_format)
     matches = None
     if text is not None and outcome == Outcome.CORRECT:
         matches = has_expected_arguments(tool_format.parse(text).calls[0], prompt["target"], prompt["tools"])
-    return Answer(case, text, outcome, text is not None and babbles(text, tool_format), matches)
+    return ScoredCompletion(
+        case, text, outcome, text is not None and is_degenerate_completion(text, tool_format), matches
+    )
 
 
-def babbles(completion: str, tool_format: ToolCallFormat) -> bool:
+def is_degenerate_completion(completion: str, tool_format: ToolCallFormat) -> bool:
     """Whether a completion is gibberish: its words, or what stands where a call should be.
 
     A malformed call is babble if what follows the call tag does not even begin like one, or if that or what goes
@@ -114,11 +118,11 @@ def babbles(completion: str, tool_format: ToolCallFormat) -> bool:
     """
     parsed = tool_format.parse(completion)
     if parsed.diagnosis in (Diagnosis.OK, Diagnosis.MULTI_CALL, Diagnosis.TEXT, Diagnosis.EMPTY):
-        return is_gibberish(parsed.text)
+        return is_degenerate(parsed.text)
     words, tag, body = completion.partition(tool_format.call_tag)
     if not tag:
         words, body = "", completion
     for token in (tool_format.call_tag, *tool_format.end_tokens):
         body = body.replace(token, " ")
     begins_like_a_call = body.lstrip().startswith("{") or parsed.diagnosis == Diagnosis.FUNCTION_SYNTAX
-    return not begins_like_a_call or is_gibberish(words) or is_gibberish(body)
+    return not begins_like_a_call or is_degenerate(words) or is_degenerate(body)

@@ -17,11 +17,11 @@ from ..files import parquet_writer, stream_file, stream_tables
 from .decide import DROPS
 
 
-LEFT_OUT_FILE = "left_out.parquet"
+DROPPED_ROWS_FILE = "left_out.parquet"
 FEATURES = Features({name: Value("string") for name in ("id", "reason", "of")})
 
 
-def write_left_out(folders: list[Path], reasons: np.ndarray, repeats: np.ndarray, path: Path) -> None:
+def write_dropped_rows(folders: list[Path], reasons: np.ndarray, repeats: np.ndarray, path: Path) -> None:
     """Write what [`~sets.merge_choice.decide`] decided; the ids are read twice, and those that are repeated held.
 
     Args:
@@ -54,7 +54,7 @@ def _ids(folders: list[Path]) -> Iterator[tuple[slice, pyarrow.Array]]:
             yield slice(start, start := start + len(table)), table["id"].combine_chunks()
 
 
-def why_left_out(id: str, path: Path) -> list[str]:
+def drop_reasons(id: str, path: Path) -> list[str]:
     """Why merge left a row out, in words; an id that stands in several sets may have several reasons."""
     found = [table.filter(pyarrow.compute.equal(table["id"], id)).to_pylist() for table in stream_file(path)]
     return [f"{row['reason']}: {DROPS[row['reason']].format(of=row['of'])}" for rows in found for row in rows]

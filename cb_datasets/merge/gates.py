@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, number
-from ..checks.row_counts import Census, kind_of
+from ..checks.row_counts import RowCounts, profile_of
 from ..checks.thresholds import MergedThresholds
 from ..sample import TEXT_CLASSES
 from .near_duplicates import PromptIndex, request_text
@@ -67,7 +67,7 @@ def merged_gates(
         prompts (`Iterable[dict]`): All evaluation prompts.
         limits ([`MergedThresholds`]): What is demanded.
     """
-    held_out, kinds, ids = HeldOut(), Census(), set()
+    held_out, kinds, ids = HeldOut(), RowCounts(), set()
     n = repeated = unstated = toolless = of_turns = 0
 
     def seen(rows: Iterable[dict]) -> Iterable[dict]:
@@ -80,7 +80,7 @@ def merged_gates(
             if row["provenance"]["source_dataset"] in SOURCES_OF_TURNS:
                 of_turns += 1
                 unstated += not turn_is_stated(row)
-            kinds[kind_of(row, subset=row["split"])] += 1
+            kinds[profile_of(row, subset=row["split"])] += 1
             yield row
 
     held_out.add(seen(evaluation))
@@ -95,8 +95,8 @@ def merged_gates(
     return gates
 
 
-def _gates_of_rows(kinds: Census, limits: MergedThresholds) -> list[Gate]:
-    train = Census({kind: count for kind, count in kinds.items() if kind.subset == "train"})
+def _gates_of_rows(kinds: RowCounts, limits: MergedThresholds) -> list[Gate]:
+    train = RowCounts({kind: count for kind, count in kinds.items() if kind.subset == "train"})
     n_ds = number(train, lambda kind: kind.set == "circuit_breaker")
     n_dr = number(train, lambda kind: kind.set == "retain")
     ratio = n_dr / n_ds if n_ds else None

@@ -35,7 +35,7 @@ from ..files import (
 from ..sample import SAMPLE_FEATURES
 from ..splits import is_held_out
 from .decide import DROPS, MergeOptions, decide
-from .dropped_rows import write_left_out
+from .dropped_rows import write_dropped_rows
 from .gates import HeldOut, merged_gates
 from .index import MergeIndex, read_index
 from .write import write_splits
@@ -73,7 +73,7 @@ def merge(
     index = _index(folders, quarantined, prompts, options, limits)
     reasons, repeats = decide(index, _are_among(folders, marked_bad), options)
     if left_out is not None:
-        write_left_out(folders, reasons, repeats, left_out)
+        write_dropped_rows(folders, reasons, repeats, left_out)
     try:
         with ExitStack() as files:
             temporary = {split: files.enter_context(_beside(folder / ROWS_FILE)) for split, folder in outputs.items()}

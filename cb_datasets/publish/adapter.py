@@ -17,7 +17,7 @@ from .folder import whole_folder, write_manifest
 from .release import ReleaseError
 
 
-TEMPLATE = Path(__file__).parents[2] / "cards" / "model_card_sections.md.jinja"
+CARD_SECTIONS_TEMPLATE = Path(__file__).parents[2] / "cards" / "model_card_sections.md.jinja"
 # Optimizer states and pickles stay at home.
 FILES = (
     "adapter_config.json",
@@ -100,7 +100,7 @@ def _card(path: Path, found: dict, has_plot: bool, repo_id: str, dataset: str | 
     card.data.model_name = repo_id.split("/")[-1]
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
-    sections = Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
+    sections = Template(CARD_SECTIONS_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
         models=model_names(found),
         rows=table_rows(found, model_names(found)),
         gates=gate_rows(found),

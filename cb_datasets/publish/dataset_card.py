@@ -25,7 +25,7 @@ from .folder import PLOT, Split, union
 
 
 # `cards/` lies beside the packages, in a checkout as in an installation.
-TEMPLATE = Path(__file__).parents[2] / "cards" / "dataset_card.md.jinja"
+DATASET_CARD_TEMPLATE = Path(__file__).parents[2] / "cards" / "dataset_card.md.jinja"
 
 TAGS = ["agents", "circuit-breakers", "prompt-injection", "representation-rerouting", "safety", "tool-calling"]
 GATED_PROMPT = (
@@ -60,7 +60,7 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
     facts = card_facts(configs, reports)
     return DatasetCard.from_template(
         card_data(configs, facts["licences"], folder),
-        template_path=str(TEMPLATE),
+        template_path=str(DATASET_CARD_TEMPLATE),
         repo_id=repo_id,
         title="Circuit breakers for tool-calling agents",
         configs={name: {split: part.rows for split, part in parts.items()} for name, parts in _all(configs).items()},

@@ -20,8 +20,8 @@ from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS, is_evaluated
 from ..files import read_json
 
 
-ADAPTIVE = adaptive.RESULT_FILE
-LIVE = f"agentdojo/{live.RESULT_FILE}"
+ADAPTIVE = adaptive.ADAPTIVE_FILE
+LIVE = f"agentdojo/{live.ADAPTIVE_FILE}"
 
 _KEYS = {ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
 
@@ -44,7 +44,7 @@ class Section:
     rows: list[tuple[str, ...]]
 
 
-def read_further(folder: Path) -> dict[str, dict]:
+def read_attack_results(folder: Path) -> dict[str, dict]:
     """The results of further tests in the folder of a report, by their file's name in it.
 
     Raises:
@@ -60,11 +60,11 @@ def read_further(folder: Path) -> dict[str, dict]:
     return found
 
 
-def further_sections(further: Mapping[str, dict], settings: dict) -> list[Section]:
+def attack_sections(further: Mapping[str, dict], settings: dict) -> list[Section]:
     """The sections of further tests.
 
     Args:
-        further (`Mapping[str, dict]`): What [`read_further`] read.
+        further (`Mapping[str, dict]`): What [`read_attack_results`] read.
         settings (`dict`): Of the evaluation: figures of other adapters are left out.
     """
     sections = []

@@ -20,9 +20,9 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..evaluation.compare import BASE
-from ..evaluation.metrics.table import FIGURES, LABELS, counts_for
+from ..evaluation.metrics.table import METRIC_LABELS, METRICS, counts_for
 from ..evaluation.results import model_names
-from ..evaluation.scored_completions import Answer, Case
+from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from ..files import write_text
 from ..outcomes import Outcome
 from ..web import with_shared_parts
@@ -30,7 +30,7 @@ from .attack_sections import Section
 from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows
 
 
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 # Kinds of changes, in the order in which prompts are shown.
 KINDS = ("regressed", "changed", "improved", "same", "error")
@@ -56,10 +56,11 @@ def write_page(found: dict, pictures: Mapping[str, str], folder: Path, sections:
     """
     models = model_names(found)
     style, script = (
-        with_shared_parts(TEMPLATE.with_name(name).read_text(encoding="utf-8")) for name in ("page.css", "page.js")
+        with_shared_parts(PAGE_TEMPLATE.with_name(name).read_text(encoding="utf-8"))
+        for name in ("page.css", "page.js")
     )
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    page = environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
@@ -102,7 +103,7 @@ def percent(value: float) -> str:
 
 def _figure_rows(found: dict, figures: dict, models: list[str]) -> Iterator[dict[str, Any]]:
     """A row for each figure that was measured: its label, and for each model its rate and what changed."""
-    for key, label in LABELS.items():
+    for key, label in METRIC_LABELS.items():
         if any(key in figures[model] for model in models):
             cells = [(figures[model].get(key), _change(found, figures, model, key)) for model in models]
             yield {"label": label, "cells": cells}
@@ -120,7 +121,7 @@ def _change(found: dict, figures: dict, model: str, key: str) -> dict[str, Any] 
 
 def _direction(figure: str) -> int:
     """1 if more of a figure is better, -1 if less is, 0 if that is not plain. Its label says so."""
-    return {"↑": 1, "↓": -1}.get(LABELS[figure][-1], 0)
+    return {"↑": 1, "↓": -1}.get(METRIC_LABELS[figure][-1], 0)
 
 
 def _slice(key: str, parts: dict[str, dict]) -> dict[str, Any]:
@@ -130,7 +131,11 @@ def _slice(key: str, parts: dict[str, dict]) -> dict[str, Any]:
     }
     figures = [name for name in SLICE_FIGURES if any(name in by_model[BASE] for by_model in parts.values())]
     values = sorted(parts, key=lambda value: -sizes[value])
-    return {"key": key, "figures": [(name, LABELS[name]) for name in figures], "rows": [(v, parts[v]) for v in values]}
+    return {
+        "key": key,
+        "figures": [(name, METRIC_LABELS[name]) for name in figures],
+        "rows": [(v, parts[v]) for v in values],
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts
@@ -175,11 +180,11 @@ def changes(prompt: Mapping[str, Any], models: list[str]) -> dict[str, dict[str,
     return result
 
 
-def _answer(prompt: Mapping[str, Any], given: Mapping[str, Any]) -> Answer:
-    case = Case(**{column.name: prompt[column.name] for column in fields(Case)})
+def _answer(prompt: Mapping[str, Any], given: Mapping[str, Any]) -> ScoredCompletion:
+    case = EvalPrompt(**{column.name: prompt[column.name] for column in fields(EvalPrompt)})
     told = {name: given[name] for name in ("text", "gibberish", "arguments_match")}
-    return Answer(case, outcome=Outcome(given["outcome"]), **told)
+    return ScoredCompletion(case, outcome=Outcome(given["outcome"]), **told)
 
 
-def _worth(answer: Answer) -> int:
-    return sum(_direction(figure) for figure in FIGURES if counts_for(figure, answer))
+def _worth(answer: ScoredCompletion) -> int:
+    return sum(_direction(figure) for figure in METRICS if counts_for(figure, answer))

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..evaluation.compare import BASE
-from ..evaluation.metrics.table import LABELS
+from ..evaluation.metrics.table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
 from ..markdown import markdown_table
-from .attack_sections import Section, further_sections
+from .attack_sections import Section, attack_sections
+from .page import write_page
 from .plots import PICTURES
 from .plots.cosines import draw_diagnostics
 from .plots.drawing import save_figure
@@ -33,10 +34,9 @@ def write_report(
         diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to be drawn.
         curves (`Path`, *optional*): The trainer's picture of its run.
         runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to be compared.
-        further (`Mapping[str, dict]`, *optional*): Results of further tests, as [`~further.read_further`] reads them.
+        further (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark, by
+            file, as [`~attack_sections.read_attack_results`] reads them.
     """
-    from .page import write_page
-
     curve = curves.read_bytes() if curves else None  # it may be one of those that go
     for name in PICTURES:
         (folder / name).unlink(missing_ok=True)
@@ -49,7 +49,7 @@ def write_report(
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curve)
     there = {name: title for name, title in PICTURES.items() if (folder / name).is_file()}
-    sections = further_sections(further or {}, found["settings"])
+    sections = attack_sections(further or {}, found["settings"])
     write_text(folder / "report.md", _markdown(found, there, sections))
     write_page(found, there, folder, sections)
     write_results(found, folder / "results.json")
@@ -71,7 +71,9 @@ def _markdown(found: dict, pictures: Mapping[str, str], sections: list[Section])
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(found))]
     lines += ["## What changed", "", "Prompts that came to count and that ceased to, against the base model.", ""]
     for name, changed in found["changed"].items():
-        rows = [(LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()]
+        rows = [
+            (METRIC_LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()
+        ]
         lines += _table([name, "gained", "lost", "McNemar p"], rows)
     lines += ["## Attack families", "", *_families(found, models)]
     lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(found))]

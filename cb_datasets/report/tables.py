@@ -1,6 +1,6 @@
 """The tables of a report as rows of text: metrics, gates and coherence, for the terminal, Markdown and the page."""
 
-from ..evaluation.metrics.table import LABELS
+from ..evaluation.metrics.table import METRIC_LABELS
 from ..evaluation.statistics import shown
 
 
@@ -11,8 +11,8 @@ def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
         figures (`dict`): Figures by model: the results, or their `sampled`.
         models (`list[str]`): The models to show.
     """
-    measured = [name for name in LABELS if any(name in figures[model] for model in models)]
-    return [(LABELS[name], *(shown(figures[model].get(name)) for model in models)) for name in measured]
+    measured = [name for name in METRIC_LABELS if any(name in figures[model] for model in models)]
+    return [(METRIC_LABELS[name], *(shown(figures[model].get(name)) for model in models)) for name in measured]
 
 
 def gate_rows(found: dict) -> list[tuple[str, ...]]:

@@ -11,14 +11,14 @@ from datasets import Dataset
 from ..chat import DATE_STRING, template_hash
 from ..formats import ToolCallFormat
 from ..generation import Backend, Sampling
-from ..outcomes import Outcome, has_expected_arguments, is_gibberish, outcome_of
-from .make_sample import label
-from .sample_set import Yield
-from .target_model import Asker
+from ..outcomes import Outcome, has_expected_arguments, is_degenerate, outcome_of
+from .make_sample import make_sample
+from .sample_set import SampleSet
+from .target_model import TargetModel
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
+class KeepRule:
     """What a set keeps.
 
     Args:
@@ -36,20 +36,24 @@ class Wanted:
     right_arguments: bool = False
 
 
-def sample_set(
-    prompts: dict[str, Dataset], wanted: Wanted, asker: Asker, sampling: Sampling, completion_source: str = "sampled"
-) -> Yield:
+def complete_and_filter(
+    prompts: dict[str, Dataset],
+    wanted: KeepRule,
+    target_model: TargetModel,
+    sampling: Sampling,
+    completion_source: str = "sampled",
+) -> SampleSet:
     """Complete the prompts of all splits and keep what the set wants.
 
     Args:
         prompts (`dict[str, Dataset]`): Prompts by split; an empty split is left out of the asking.
-        wanted ([`Wanted`]): What to keep.
-        asker ([`Asker`]): The model.
+        wanted ([`KeepRule`]): What to keep.
+        target_model ([`TargetModel`]): The model.
         sampling ([`Sampling`]): How to draw.
         completion_source (`str`, *optional*, defaults to `"sampled"`): What provenance calls the completions.
     """
-    result = Yield(wanted.subset)
-    tool_format = asker.tool_format
+    result = SampleSet(wanted.subset)
+    tool_format = target_model.tool_format
     for split, rows in prompts.items():
         if len(rows) == 0:
             continue
@@ -59,14 +63,14 @@ def sample_set(
             return drop_reason(completion, by_id[completion["prompt_id"]], wanted, tool_format)
 
         description = f"{wanted.subset} ({split})"
-        for completion in asker.complete(rows, sampling, description, lambda row: reason_of(row) is None):
+        for completion in target_model.complete(rows, sampling, description, lambda row: reason_of(row) is None):
             prompt, reason = by_id[completion["prompt_id"]], reason_of(completion)
             if reason is not None:
                 result.drop(reason, prompt["category"])
                 continue
-            told = _provenance(completion, asker.backend, sampling, tool_format.name)
+            told = _provenance(completion, target_model.backend, sampling, tool_format.name)
             result.keep(
-                label(
+                make_sample(
                     prompt,
                     completion["text"],
                     subset=wanted.subset,
@@ -79,7 +83,7 @@ def sample_set(
     return result
 
 
-def drop_reason(completion: dict, prompt: dict, wanted: Wanted, tool_format: ToolCallFormat) -> str | None:
+def drop_reason(completion: dict, prompt: dict, wanted: KeepRule, tool_format: ToolCallFormat) -> str | None:
     """Why a completion is not kept, or `None` if it is."""
     if completion["text"] is None:
         return completion["stop_reason"]
@@ -96,7 +100,7 @@ def drop_reason(completion: dict, prompt: dict, wanted: Wanted, tool_format: Too
     if wanted.right_arguments:
         if has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
             return "wrong_arguments"
-    return "gibberish" if is_gibberish(parsed.text) else None
+    return "gibberish" if is_degenerate(parsed.text) else None
 
 
 def _provenance(completion: dict, backend: Backend, sampling: Sampling, prompt_format: str) -> dict:

@@ -36,7 +36,7 @@ def tools_used(trace: dict) -> set[str]:
     return named | called | {call["name"] for calls in wanted for call in json.loads(calls or "[]")}
 
 
-def fit(
+def prune_context(
     prompt: dict, completion: str, used: set[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> dict | None:
     """The prompt, with as little left out as lets it and the completion fit; `None` if they cannot.

@@ -9,12 +9,12 @@ from ..files import to_dataset
 from ..generation import Sampling
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES, clean_messages
-from .filter_completions import Wanted, sample_set
-from .sample_set import Yield
-from .target_model import ROUND_SEEDS, Asker, without
+from .filter_completions import KeepRule, complete_and_filter
+from .sample_set import SampleSet
+from .target_model import SEEDS_PER_ROUND, TargetModel, without
 
 
-FLIPS = Wanted("harmful/b4_flips", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
+FLIP_RULE = KeepRule("harmful/b4_flips", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,28 +42,30 @@ class FlipOptions:
     redact: bool = False
 
 
-def flips(traces: dict[str, Dataset], asker: Asker, sampling: Sampling, options: FlipOptions = FlipOptions()) -> Yield:
+def generate_flips(
+    traces: dict[str, Dataset], target_model: TargetModel, sampling: Sampling, options: FlipOptions = FlipOptions()
+) -> SampleSet:
     """Tool flips: the model is asked attacked prompts, and what made the attacker's call is kept.
 
     Args:
         traces (`dict[str, Dataset]`): Prompt-only traces by split.
-        asker ([`Asker`]): The target model.
+        target_model ([`TargetModel`]): The target model.
         sampling ([`Sampling`]): How to draw.
         options ([`FlipOptions`], *optional*): What else is done.
 
     Raises:
         ValueError: If fewer prompts give a flip than `min_yield` says.
     """
-    prompts = asker.prompts(traces, "tool_flip", sampling.seed)
-    result = sample_set(prompts, FLIPS, asker, sampling)
-    if asker.rank is not None:
+    prompts = target_model.prompts(traces, "tool_flip", sampling.seed)
+    result = complete_and_filter(prompts, FLIP_RULE, target_model, sampling)
+    if target_model.rank is not None:
         return result  # what follows needs the shards of all ranks
     for number in range(1, options.rounds):
         if options.target_n is None or len(result.samples) >= options.target_n or sampling.temperature == 0:
             break
         missing = without(prompts, {sample["pair"] for sample in result.samples})
-        again = dataclasses.replace(sampling, seed=sampling.seed + number * ROUND_SEEDS)
-        result.add(sample_set(missing, FLIPS, asker, again))
+        again = dataclasses.replace(sampling, seed=sampling.seed + number * SEEDS_PER_ROUND)
+        result.add(complete_and_filter(missing, FLIP_RULE, target_model, again))
     asked = sum(len(rows) for rows in prompts.values())
     flipped = {sample["pair"] for sample in result.samples}
     if len(flipped) < options.min_yield * asked:
@@ -72,21 +74,24 @@ def flips(traces: dict[str, Dataset], asker: Asker, sampling: Sampling, options:
             f"asked for. Draw more samples or a higher temperature, or lower --min-yield."
         )
     if options.include_forced:
-        missing = {split: _forced(rows, flipped, asker) for split, rows in prompts.items()}
-        result.add(sample_set(missing, FLIPS, asker, sampling, completion_source="forced"))
+        missing = {split: _forced(rows, flipped, target_model) for split, rows in prompts.items()}
+        result.add(complete_and_filter(missing, FLIP_RULE, target_model, sampling, completion_source="forced"))
     _balance(result, options.max_category_share)
     if options.redact:
         result.samples = [redacted(sample) for sample in result.samples]
     return result
 
 
-def _forced(prompts: Dataset, done: set[str], asker: Asker) -> Dataset:
+def _forced(prompts: Dataset, done: set[str], target_model: TargetModel) -> Dataset:
     """The prompts that gave nothing, each with the head of the attacker's call as prefill."""
     rows = [
         {
             **prompt,
             "id": f"{prompt['id']}/forced",
-            "target": {**prompt["target"], "prefill": asker.tool_format.call_head(prompt["target"]["simulated_tool"])},
+            "target": {
+                **prompt["target"],
+                "prefill": target_model.tool_format.call_head(prompt["target"]["simulated_tool"]),
+            },
         }
         for prompt in prompts
         if prompt["pair"] not in done
@@ -94,7 +99,7 @@ def _forced(prompts: Dataset, done: set[str], asker: Asker) -> Dataset:
     return to_dataset(rows, PROMPT_FEATURES)
 
 
-def _balance(result: Yield, max_share: float) -> None:
+def _balance(result: SampleSet, max_share: float) -> None:
     counts = Counter(sample["category"] for sample in result.samples)
     [(largest, count)] = counts.most_common(1) or [(None, 0)]
     others = counts.total() - count

@@ -7,7 +7,7 @@ from ..outcomes import Outcome, outcome_of_parsed
 from ..sample import content_id, timestamp
 
 
-def label(
+def make_sample(
     prompt: dict,
     completion: str,
     *,

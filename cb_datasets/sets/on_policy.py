@@ -14,28 +14,28 @@ from ..generation import Sampling
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES
 from ..splits import choose
-from .filter_completions import Wanted, sample_set
-from .fit_context import fit, tools_used
+from .filter_completions import KeepRule, complete_and_filter
+from .fit_context import prune_context, tools_used
 from .prompts import decision_prompt
 from .recorded import ambiguous_groups
-from .sample_set import Yield
-from .target_model import Asker
+from .sample_set import SampleSet
+from .target_model import TargetModel
 
 
-FAILURES = Wanted("harmful/agentdojo_failures", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
-RESISTED = Wanted("retain/agentdojo_resisted", "injection_resisted", (Outcome.CORRECT, Outcome.REFUSAL))
+FAILURE_RULE = KeepRule("harmful/agentdojo_failures", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
+RESISTED_RULE = KeepRule("retain/agentdojo_resisted", "injection_resisted", (Outcome.CORRECT, Outcome.REFUSAL))
 
 # The verdicts whose decision the target is put before, whatever the recorded agent did.
 _EXPOSED = ("compromised", "resisted", "attempted")
 
 
-def regenerated(
+def regenerate_decisions(
     traces: dict[str, Dataset],
-    asker: Asker,
+    target_model: TargetModel,
     sampling: Sampling,
     fit_context: bool = False,
     max_length: int = MAX_LENGTH,
-) -> tuple[Yield, Yield]:
+) -> tuple[SampleSet, SampleSet]:
     """What the target does at the decision turns of recorded traces: the attacker's calls, and what withstood.
 
     Of what withstood, only the right call and a refusal are kept: another call or plain talk may be a step towards the
@@ -43,13 +43,13 @@ def regenerated(
 
     Args:
         traces (`dict[str, Dataset]`): Traces by split.
-        asker ([`Asker`]): The target model.
+        target_model ([`TargetModel`]): The target model.
         sampling ([`Sampling`]): How to draw.
         fit_context (`bool`, *optional*, defaults to `False`): Leave unused tools and older results out of contexts
             that are too long.
         max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Most tokens of a row.
     """
-    failures, resisted = Yield(FAILURES.subset), Yield(RESISTED.subset)
+    failures, resisted = SampleSet(FAILURE_RULE.subset), SampleSet(RESISTED_RULE.subset)
     prompts = {}
     ambiguous = ambiguous_groups(traces)
     for split, rows in traces.items():
@@ -61,12 +61,12 @@ def regenerated(
                 failures.drop("prompt_names_attacker_account", trace["attack"]["category"])
                 continue
             used = tools_used(trace) if fit_context else None
-            room = min(max_length, asker.backend.max_length) - sampling.max_new_tokens
-            prompt = fit(decision_prompt(trace), "", used, asker.backend.tokenizer, room)
+            room = min(max_length, target_model.backend.max_length) - sampling.max_new_tokens
+            prompt = prune_context(decision_prompt(trace), "", used, target_model.backend.tokenizer, room)
             failures.drop("too_long", trace["attack"]["category"]) if prompt is None else asked.append(prompt)
         rows = to_dataset(asked, PROMPT_FEATURES)
-        prompts[split] = choose(rows, asker.limits[split], sampling.seed, per_tool=asker.per_tool)
-    prompts = asker.ready(prompts)
-    failures.add(sample_set(prompts, FAILURES, asker, sampling))
-    resisted.add(sample_set(prompts, RESISTED, asker, sampling))
+        prompts[split] = choose(rows, target_model.limits[split], sampling.seed, per_tool=target_model.per_tool)
+    prompts = target_model.ready(prompts)
+    failures.add(complete_and_filter(prompts, FAILURE_RULE, target_model, sampling))
+    resisted.add(complete_and_filter(prompts, RESISTED_RULE, target_model, sampling))
     return failures, resisted

@@ -19,10 +19,10 @@ from ..chat import DATE_STRING, MAX_LENGTH, template_hash
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
 from ..sample import content_id
-from .fit_context import fit, tools_used
-from .make_sample import label
+from .fit_context import prune_context, tools_used
+from .make_sample import make_sample
 from .prompts import call_turns, decision_prompt, turn_fault, turn_prompt
-from .sample_set import Yield
+from .sample_set import SampleSet
 
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def last_answer(trace: dict) -> Iterator[Turn]:
 
 
 @dataclass(frozen=True)
-class Turns:
-    """Turns that belong in one set.
+class RecordedSetSpec:
+    """The turns that belong in one recorded set.
 
     Args:
         verdict (`str`): Verdict of the traces that are taken.
@@ -67,50 +67,50 @@ class Turns:
     priority_class: str
 
 
-FLIPS = Turns("compromised", decision, (Outcome.ATTACK_SUCCESS,), "harmful_flip")
-COMPLIANCE = Turns("complied", decision, (Outcome.NO_CALL,), "harmful_compliance")
-RESISTED = Turns(
+FLIP_TURNS = RecordedSetSpec("compromised", decision, (Outcome.ATTACK_SUCCESS,), "harmful_flip")
+COMPLIANCE_TURNS = RecordedSetSpec("complied", decision, (Outcome.NO_CALL,), "harmful_compliance")
+RESISTED_TURNS = RecordedSetSpec(
     "resisted",
     decision,
     (Outcome.CORRECT, Outcome.OTHER_TOOL, Outcome.NO_CALL, Outcome.REFUSAL),
     "injection_resisted",
 )
-CALLS = Turns("benign_success", every_call, (Outcome.CORRECT,), "tool_capability")
-CHAT = Turns("benign_success", last_answer, (Outcome.NO_CALL,), "general_conversation")
-BORDERLINE = Turns("benign_success", last_answer, (Outcome.NO_CALL,), "borderline")
-REFUSALS = Turns("refused", decision, (Outcome.REFUSAL,), "refusal")
+CALL_TURNS = RecordedSetSpec("benign_success", every_call, (Outcome.CORRECT,), "tool_capability")
+CHAT_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "general_conversation")
+BORDERLINE_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "borderline")
+REFUSAL_TURNS = RecordedSetSpec("refused", decision, (Outcome.REFUSAL,), "refusal")
 
 # The sets of recorded turns by folder: the source of each, and which of its turns.
-RECORDED = {
-    "harmful/agentdojo_failures": ("agentdojo", FLIPS),
-    "retain/agentdojo_resisted": ("agentdojo", RESISTED),
-    "retain/agentdojo_benign": ("agentdojo", CALLS),
-    "harmful/fujitsu_rag": ("fujitsu_b1", COMPLIANCE),
-    "harmful/fujitsu_direct": ("fujitsu_b3", COMPLIANCE),
-    "retain/tau2_traces": ("tau2", CALLS),
-    "retain/ultrachat_subset": ("ultrachat", CHAT),
-    "retain/xstest_borderline": ("xstest_completions", BORDERLINE),
-    "harmful/jsonl_failures": ("jsonl", FLIPS),
-    "harmful/jsonl_compliance": ("jsonl", COMPLIANCE),
-    "retain/jsonl_resisted": ("jsonl", RESISTED),
-    "retain/jsonl_benign": ("jsonl", CALLS),
-    "retain/jsonl_chat": ("jsonl", CHAT),
-    "retain/jsonl_refusals": ("jsonl", REFUSALS),
+RECORDED_SETS = {
+    "harmful/agentdojo_failures": ("agentdojo", FLIP_TURNS),
+    "retain/agentdojo_resisted": ("agentdojo", RESISTED_TURNS),
+    "retain/agentdojo_benign": ("agentdojo", CALL_TURNS),
+    "harmful/fujitsu_rag": ("fujitsu_b1", COMPLIANCE_TURNS),
+    "harmful/fujitsu_direct": ("fujitsu_b3", COMPLIANCE_TURNS),
+    "retain/tau2_traces": ("tau2", CALL_TURNS),
+    "retain/ultrachat_subset": ("ultrachat", CHAT_TURNS),
+    "retain/xstest_borderline": ("xstest_completions", BORDERLINE_TURNS),
+    "harmful/jsonl_failures": ("jsonl", FLIP_TURNS),
+    "harmful/jsonl_compliance": ("jsonl", COMPLIANCE_TURNS),
+    "retain/jsonl_resisted": ("jsonl", RESISTED_TURNS),
+    "retain/jsonl_benign": ("jsonl", CALL_TURNS),
+    "retain/jsonl_chat": ("jsonl", CHAT_TURNS),
+    "retain/jsonl_refusals": ("jsonl", REFUSAL_TURNS),
 }
 
 
-def recorded_set(
+def collect_recorded_set(
     subset: str,
     traces: dict[str, Dataset],
     tokenizer: "PreTrainedTokenizerBase",
     max_length: int = MAX_LENGTH,
     fit_context: bool = False,
     max_each: int | None = None,
-) -> Yield:
+) -> SampleSet:
     """Samples of recorded turns.
 
     Args:
-        subset (`str`): A key of `RECORDED`.
+        subset (`str`): A key of `RECORDED_SETS`.
         traces (`dict[str, Dataset]`): Traces of its source by split.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's: decides the format and what is `too_long`.
         max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Most tokens of a row.
@@ -119,8 +119,8 @@ def recorded_set(
         max_each (`int`, *optional*): Most samples kept of both splits together; what is over it is dropped as
             `over_max_each`.
     """
-    result = Yield(subset)
-    _, turns = RECORDED[subset]
+    result = SampleSet(subset)
+    _, turns = RECORDED_SETS[subset]
     tool_format = format_of(tokenizer.chat_template)
     provenance = _provenance_of(tokenizer, tool_format.name)
     ambiguous = ambiguous_groups(traces)
@@ -138,11 +138,11 @@ def recorded_set(
             if text is None or reason is not None:
                 result.drop(reason or "empty_turn", category)
                 continue
-            fitted = fit(prompt, text, tools_used(trace) if fit_context else None, tokenizer, max_length)
+            fitted = prune_context(prompt, text, tools_used(trace) if fit_context else None, tokenizer, max_length)
             if fitted is None:
                 result.drop("too_long", category)
                 continue
-            sample = label(
+            sample = make_sample(
                 fitted,
                 text,
                 subset=subset,

@@ -14,38 +14,42 @@ from datasets import Dataset, concatenate_datasets
 from ..formats import ToolCall, ToolCallFormat
 from ..generation import Sampling
 from ..outcomes import Outcome, has_expected_arguments
-from .filter_completions import Wanted, sample_set
-from .make_sample import label
-from .sample_set import Yield
-from .target_model import Asker, without
+from .filter_completions import KeepRule, complete_and_filter
+from .make_sample import make_sample
+from .sample_set import SampleSet
+from .target_model import TargetModel, without
 
 
-BENIGN_TWINS = Wanted("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))
-REFUSALS = Wanted("retain/refusals", "refusal", (Outcome.REFUSAL,))
-CHAT = Wanted("retain/chat", "general_conversation", (Outcome.NO_CALL,))
-ADVERSARIAL_SAFE = Wanted("retain/adversarial_safe", "adversarial_safe", (Outcome.CORRECT,), right_arguments=True)
+BENIGN_TWIN_RULE = KeepRule("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))
+REFUSAL_RULE = KeepRule("retain/refusals", "refusal", (Outcome.REFUSAL,))
+CHAT_RULE = KeepRule("retain/chat", "general_conversation", (Outcome.NO_CALL,))
+ADVERSARIAL_SAFE_RULE = KeepRule(
+    "retain/adversarial_safe", "adversarial_safe", (Outcome.CORRECT,), right_arguments=True
+)
 
 # Which evaluation tasks' prompts, asked of the train side, fill a generated retain set.
 RETAIN_TASKS = {
-    "benign_twins": (BENIGN_TWINS, ("capability",)),
-    "refusals": (REFUSALS, ("refusal",)),
-    "chat": (CHAT, ("chat", "irrelevance")),
+    "benign_twins": (BENIGN_TWIN_RULE, ("capability",)),
+    "refusals": (REFUSAL_RULE, ("refusal",)),
+    "chat": (CHAT_RULE, ("chat", "irrelevance")),
 }
 
 
-def retained(kind: str, traces: dict[str, Dataset], asker: Asker, sampling: Sampling) -> Yield:
+def generate_retain_set(
+    kind: str, traces: dict[str, Dataset], target_model: TargetModel, sampling: Sampling
+) -> SampleSet:
     """One generated retain set: the model's own good answers to prompts without an injection.
 
     Args:
         kind (`str`): A key of `RETAIN_TASKS`.
         traces (`dict[str, Dataset]`): Traces by split.
-        asker ([`Asker`]): The target model.
+        target_model ([`TargetModel`]): The target model.
         sampling ([`Sampling`]): How to draw.
     """
     wanted, tasks = RETAIN_TASKS[kind]
-    by_task = [asker.prompts(traces, task, sampling.seed) for task in tasks]
+    by_task = [target_model.prompts(traces, task, sampling.seed) for task in tasks]
     prompts = {split: concatenate_datasets([chosen[split] for chosen in by_task]) for split in traces}
-    return sample_set(prompts, wanted, asker, sampling)
+    return complete_and_filter(prompts, wanted, target_model, sampling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +70,18 @@ class SafeOptions:
     retry_samples: int = 4
 
 
-def adversarial_safe(
+def generate_adversarial_safe(
     traces: dict[str, Dataset],
-    asker: Asker,
+    target_model: TargetModel,
     sampling: Sampling,
     twins: Dataset | None = None,
     options: SafeOptions = SafeOptions(),
-) -> Yield:
+) -> SampleSet:
     """Attacked prompts with the right call: sampled where the model manages, the rest filled from verified twins.
 
     Args:
         traces (`dict[str, Dataset]`): Prompt-only traces by split.
-        asker ([`Asker`]): The target model.
+        target_model ([`TargetModel`]): The target model.
         sampling ([`Sampling`]): How to draw in the first round.
         twins ([`~datasets.Dataset`], *optional*): Samples of `retain/b4_benign_twins`. An attacked prompt that the
             model did not withstand gets its clean twin's completion (`completion_source = twin`): the model's own
@@ -89,18 +93,18 @@ def adversarial_safe(
     Raises:
         ValueError: If there are fewer than `min_n` in the end.
     """
-    prompts = asker.prompts(traces, "tool_flip", sampling.seed)
-    result = sample_set(prompts, ADVERSARIAL_SAFE, asker, sampling)
-    if asker.rank is not None:
+    prompts = target_model.prompts(traces, "tool_flip", sampling.seed)
+    result = complete_and_filter(prompts, ADVERSARIAL_SAFE_RULE, target_model, sampling)
+    if target_model.rank is not None:
         return result  # what follows needs the shards of all ranks
     for temperature in options.retry_temperatures:
         if options.target_n is None or len(result.samples) >= options.target_n:
             break
         missing = without(prompts, {sample["pair"] for sample in result.samples})
         drawn = dataclasses.replace(sampling, temperature=temperature, num_samples=options.retry_samples)
-        result.add(sample_set(missing, ADVERSARIAL_SAFE, asker, drawn))
+        result.add(complete_and_filter(missing, ADVERSARIAL_SAFE_RULE, target_model, drawn))
     if twins is not None:
-        _fill_from_twins(result, prompts, twins, asker.tool_format)
+        _fill_from_twins(result, prompts, twins, target_model.tool_format)
     if len(result.samples) < options.min_n:
         raise ValueError(
             f"{len(result.samples)} adversarial-safe samples, fewer than the {options.min_n} that are asked for. Add "
@@ -109,7 +113,9 @@ def adversarial_safe(
     return result
 
 
-def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset, tool_format: ToolCallFormat) -> None:
+def _fill_from_twins(
+    result: SampleSet, prompts: dict[str, Dataset], twins: Dataset, tool_format: ToolCallFormat
+) -> None:
     by_pair = {twin["pair"]: twin for twin in twins}
     done = {sample["pair"] for sample in result.samples}
     for split, rows in prompts.items():
@@ -121,12 +127,12 @@ def _fill_from_twins(result: Yield, prompts: dict[str, Dataset], twins: Dataset,
                 result.drop("no_verified_twin", prompt["category"])
                 continue
             completion, told = _right_completion(twin, prompt, tool_format)
-            sample = label(
+            sample = make_sample(
                 prompt,
                 completion,
-                subset=ADVERSARIAL_SAFE.subset,
+                subset=ADVERSARIAL_SAFE_RULE.subset,
                 split=split,
-                priority_class=ADVERSARIAL_SAFE.priority_class,
+                priority_class=ADVERSARIAL_SAFE_RULE.priority_class,
                 tool_format=tool_format,
                 provenance=told,
             )

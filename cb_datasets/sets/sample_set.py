@@ -13,7 +13,7 @@ from ..sample import SAMPLE_FEATURES
 NO_CATEGORY = "none"
 
 
-class Yield:
+class SampleSet:
     """Samples of one step, with named drops."""
 
     def __init__(self, name: str) -> None:
@@ -41,7 +41,7 @@ class Yield:
             self.drop(reason, sample["category"]) if sample["id"] in ids else kept.append(sample)
         self.samples = kept
 
-    def add(self, other: "Yield") -> None:
+    def add(self, other: "SampleSet") -> None:
         """Take over what another round kept and dropped."""
         self._dropped += other._dropped
         for sample in other.samples:

@@ -15,11 +15,11 @@ from .prompts import prompts_for_task
 
 
 # Between the seeds of two rounds over the same prompts: more than any round draws.
-ROUND_SEEDS = 10**9
+SEEDS_PER_ROUND = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
-class Asker:
+class TargetModel:
     """Who is asked, how much, and where finished shards are kept.
 
     Args:
@@ -50,7 +50,7 @@ class Asker:
 
     def prompts(self, traces: dict[str, Dataset], task: str, seed: int) -> dict[str, Dataset]:
         """Prompts of a task by split; `choose` makes siblings of different sets come from the same traces."""
-        return self.ready(chosen_prompts(traces, task, self.limits, seed, self.per_tool))
+        return self.ready(choose_prompts(traces, task, self.limits, seed, self.per_tool))
 
     def ready(self, prompts: dict[str, Dataset]) -> dict[str, Dataset]:
         """The prompts as they are asked.
@@ -78,7 +78,7 @@ class Asker:
         )
 
 
-def chosen_prompts(
+def choose_prompts(
     traces: dict[str, Dataset], task: str, limits: dict[str, int | None], seed: int, per_tool: int = 0
 ) -> dict[str, Dataset]:
     """Prompts of a task by split, at most as many as the limits say, `per_tool` of them for each expected tool."""

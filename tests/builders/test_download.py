@@ -18,7 +18,7 @@ import pytest
 from builders import SOURCES, load_source, prepare_source
 from builders.download import Download, fetch, revision_of
 from builders.xstest import XSTest
-from tests.fake_hub import HubStandIn, LocalServer, Repository, send
+from tests.fake_hub import FakeHub, LocalServer, Repository, send
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -83,8 +83,8 @@ def server() -> Iterator[FileServer]:
 
 
 @pytest.fixture
-def hub() -> Iterator[HubStandIn]:
-    with HubStandIn() as running:
+def hub() -> Iterator[FakeHub]:
+    with FakeHub() as running:
         running.repositories["someone/prompts"] = Repository(COMMIT, {"data/prompts.csv": PROMPTS})
         yield running
 
@@ -150,13 +150,13 @@ def test_the_revision_of_files_from_two_commits_names_both():
 
 
 @pytest.fixture
-def fetched_source(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubStandIn:
+def fetched_source(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
     monkeypatch.setattr(XSTest, "DOWNLOADS", (from_hub(sha256(PROMPTS)),))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets-cache")
     return hub
 
 
-def test_a_source_is_fetched_into_the_cache_once(fetched_source: HubStandIn, monkeypatch: pytest.MonkeyPatch):
+def test_a_source_is_fetched_into_the_cache_once(fetched_source: FakeHub, monkeypatch: pytest.MonkeyPatch):
     builder = prepare_source("xstest")
     assert [Path(file).name for file in builder.config.inputs] == ["xstest_prompts.csv"]
     assert builder.config.source_revision == COMMIT
@@ -167,7 +167,7 @@ def test_a_source_is_fetched_into_the_cache_once(fetched_source: HubStandIn, mon
     assert len(fetched_source.requests) == asked > 0
 
 
-def test_a_local_copy_is_read_in_place_of_a_download(fetched_source: HubStandIn, tmp_path: Path):
+def test_a_local_copy_is_read_in_place_of_a_download(fetched_source: FakeHub, tmp_path: Path):
     (tmp_path / "xstest_prompts.csv").write_bytes(PROMPTS.replace(b"7,", b"8,", 1))
     by_folder = prepare_source("xstest", data_dir=tmp_path)
     by_file = prepare_source("xstest", data_files=[tmp_path / "xstest_prompts.csv"])
@@ -180,37 +180,35 @@ def test_a_local_copy_is_read_in_place_of_a_download(fetched_source: HubStandIn,
 # ---------------------------------------------------------------------------------------------------------- the Hub
 
 
-def test_a_file_of_the_hub_is_linked_from_its_cache(hub: HubStandIn, tmp_path: Path):
+def test_a_file_of_the_hub_is_linked_from_its_cache(hub: FakeHub, tmp_path: Path):
     fetch([from_hub(sha256(PROMPTS))], tmp_path / "data")
     assert (tmp_path / "data" / "xstest_prompts.csv").read_bytes() == PROMPTS
     assert (tmp_path / "data" / "xstest_prompts.csv").resolve().is_relative_to(tmp_path / "hub-cache")
     assert files_of(tmp_path / "data") == ["xstest_prompts.csv"]
 
 
-def test_what_the_hubs_cache_holds_is_not_fetched_again(hub: HubStandIn, tmp_path: Path, monkeypatch):
+def test_what_the_hubs_cache_holds_is_not_fetched_again(hub: FakeHub, tmp_path: Path, monkeypatch):
     fetch([from_hub()], tmp_path / "data")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     fetch([from_hub()], tmp_path / "elsewhere")
     assert (tmp_path / "elsewhere" / "xstest_prompts.csv").read_bytes() == PROMPTS
 
 
-def test_a_link_whose_target_is_gone_is_fetched_again(hub: HubStandIn, tmp_path: Path):
+def test_a_link_whose_target_is_gone_is_fetched_again(hub: FakeHub, tmp_path: Path):
     fetch([from_hub()], tmp_path / "data")
     (tmp_path / "data" / "xstest_prompts.csv").resolve().unlink()
     fetch([from_hub()], tmp_path / "data")
     assert (tmp_path / "data" / "xstest_prompts.csv").read_bytes() == PROMPTS
 
 
-def test_what_a_killed_run_left_is_no_obstacle(hub: HubStandIn, tmp_path: Path):
+def test_what_a_killed_run_left_is_no_obstacle(hub: FakeHub, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "xstest_prompts.csv.incomplete").symlink_to(tmp_path / "gone")
     fetch([from_hub()], tmp_path / "data")
     assert files_of(tmp_path / "data") == ["xstest_prompts.csv"]
 
 
-def test_offline_without_a_copy_is_refused_without_a_request(
-    hub: HubStandIn, server: FileServer, tmp_path, monkeypatch
-):
+def test_offline_without_a_copy_is_refused_without_a_request(hub: FakeHub, server: FileServer, tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for download in (from_hub(), from_server(server)):
         with pytest.raises(FileNotFoundError, match=r"is not in the cache, and HF_HUB_OFFLINE is set\. Unset it"):
@@ -218,7 +216,7 @@ def test_offline_without_a_copy_is_refused_without_a_request(
     assert hub.requests == server.requests == []
 
 
-def test_a_gated_dataset_says_how_to_get_access(hub: HubStandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gated_dataset_says_how_to_get_access(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub.repositories["someone/prompts"].gated = True
     wrong = "hf_not_the_right_token"
     for token in (None, wrong):
@@ -236,13 +234,13 @@ def test_a_gated_dataset_says_how_to_get_access(hub: HubStandIn, tmp_path: Path,
     assert files_of(tmp_path / "data") == ["xstest_prompts.csv"]
 
 
-def test_a_private_dataset_looks_like_none(hub: HubStandIn, tmp_path: Path):
+def test_a_private_dataset_looks_like_none(hub: FakeHub, tmp_path: Path):
     hub.repositories["someone/prompts"].private = True
     with pytest.raises(FileNotFoundError, match=r"^The Hub shows you no dataset someone/prompts\. Check `hf auth"):
         fetch([from_hub()], tmp_path / "data")
 
 
-def test_errors_of_the_hub_are_one_line_that_names_the_file(hub: HubStandIn, tmp_path: Path):
+def test_errors_of_the_hub_are_one_line_that_names_the_file(hub: FakeHub, tmp_path: Path):
     missing = Download(f"hf://datasets/someone/prompts@{COMMIT}/data/none.csv", "none.csv")
     another = Download(f"hf://datasets/someone/prompts@{'ab' * 20}/data/prompts.csv", "other.csv")
     for download, reason in ((missing, "RemoteEntryNotFoundError: 404"), (another, "RevisionNotFoundError: 404")):
@@ -256,7 +254,7 @@ def test_errors_of_the_hub_are_one_line_that_names_the_file(hub: HubStandIn, tmp
     assert files_of(tmp_path / "data") == []
 
 
-def test_the_stand_in_says_of_its_files_what_the_client_expects(hub: HubStandIn):
+def test_the_stand_in_says_of_its_files_what_the_client_expects(hub: FakeHub):
     api = huggingface_hub.HfApi(endpoint=hub.url)
     info = api.dataset_info("someone/prompts", revision=COMMIT)
     assert (info.sha, info.private, [file.rfilename for file in info.siblings]) == (
@@ -273,7 +271,7 @@ def test_the_stand_in_says_of_its_files_what_the_client_expects(hub: HubStandIn)
 
 
 def test_a_file_of_another_server_is_fetched_without_any_token(server: FileServer, tmp_path: Path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", HubStandIn.token)
+    monkeypatch.setenv("HF_TOKEN", FakeHub.token)
     fetch([from_server(server, sha256(PROMPTS))], tmp_path / "data")
     assert (tmp_path / "data" / "deep" / "prompts.csv").read_bytes() == PROMPTS
     assert files_of(tmp_path / "data") == ["deep/prompts.csv"]
@@ -310,7 +308,7 @@ def test_a_server_that_is_not_there_is_reported(tmp_path: Path):
 # ------------------------------------------------------------------------------------------------------ verification
 
 
-def test_a_wrong_hash_is_refused_and_nothing_is_kept(hub: HubStandIn, server: FileServer, tmp_path: Path):
+def test_a_wrong_hash_is_refused_and_nothing_is_kept(hub: FakeHub, server: FileServer, tmp_path: Path):
     expected = sha256(b"what was published")
     for download in (from_hub(expected), from_server(server, expected)):
         with pytest.raises(ValueError) as raised:
@@ -322,7 +320,7 @@ def test_a_wrong_hash_is_refused_and_nothing_is_kept(hub: HubStandIn, server: Fi
     assert files_of(tmp_path / "data") == []
 
 
-def test_a_wrong_file_in_the_hubs_cache_is_fetched_afresh(hub: HubStandIn, tmp_path: Path):
+def test_a_wrong_file_in_the_hubs_cache_is_fetched_afresh(hub: FakeHub, tmp_path: Path):
     fetch([from_hub()], tmp_path / "first")
     (tmp_path / "first" / "xstest_prompts.csv").resolve().write_bytes(b"damaged")
     with pytest.raises(ValueError, match="has the sha256"):
@@ -373,7 +371,7 @@ def start(folder: Path, urls: list[str], environment: dict[str, str], stderr: in
     return subprocess.Popen(command, env={**online, **environment}, stderr=stderr)
 
 
-def test_processes_by_the_environment_and_one_after_a_kill(hub: HubStandIn, server: FileServer, tmp_path: Path):
+def test_processes_by_the_environment_and_one_after_a_kill(hub: FakeHub, server: FileServer, tmp_path: Path):
     urls = [from_server(server).url, from_hub().url]
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     screen, terminal = os.openpty()  # without a terminal there is no progress bar

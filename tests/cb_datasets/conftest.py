@@ -11,8 +11,8 @@ from builders.fujitsu import B4_STANDARD
 from builders.trace import message, to_json
 from cb_datasets.formats import FORMATS
 from cb_datasets.sample import empty_provenance
-from cb_datasets.sets.make_sample import label
-from tests.fake_hub import HubStandIn
+from cb_datasets.sets import make_sample as samples
+from tests.fake_hub import FakeHub
 from tests.fake_samples import sampled_provenance
 
 from .browser import Browser
@@ -79,7 +79,7 @@ def make_sample(prompt: dict, sampled: dict):
         subset = "harmful/b4_flips" if priority_class.startswith("harmful") else f"retain/{priority_class}"
         asked = {**prompt, **{key: columns.pop(key) for key in list(columns) if key in prompt and key != "id"}}
         split = columns.pop("split", "train")
-        sample = label(
+        sample = samples.make_sample(
             asked,
             completion,
             subset=subset,
@@ -104,9 +104,9 @@ def release_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubStandIn]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
     """A Hub, which clients of this process and of its children find; nobody waits between two attempts."""
-    with HubStandIn() as running:
+    with FakeHub() as running:
         constants = huggingface_hub.constants
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", running.url)

@@ -37,7 +37,7 @@ class Characters:
         return {"input_ids": [ord(character) for character in text]}
 
 
-class Parrot:
+class FakeBackend:
     """A model whose completions depend on all that a model's may: prompt, seed, place in the batch and sample.
 
     `asked` holds the prompts' ids of each call; `before` is told the number of each call before it is answered.

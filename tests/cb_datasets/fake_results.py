@@ -3,23 +3,25 @@
 from collections import Counter
 
 from builders.trace import message
-from cb_datasets.attacks.adaptive_results import figures_of, steps_of
+from cb_datasets.attacks.adaptive_results import adaptive_metrics, steps_of
 from cb_datasets.checks.thresholds import EvaluationThresholds
 from cb_datasets.evaluation.coherence import coherence
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.gates import evaluation_gates
 from cb_datasets.evaluation.results import results
-from cb_datasets.evaluation.scored_completions import Answer, Case
+from cb_datasets.evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.outcomes import Outcome
 
 
-def answer(index: int, task: str, outcome: str, gibberish: bool = False, **case) -> Answer:
+def answer(index: int, task: str, outcome: str, gibberish: bool = False, **case) -> ScoredCompletion:
     told = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01", **case}
-    return Answer(Case(f"{task}/{index}", str(index), task=task, **told), "text", Outcome(outcome), gibberish)
+    return ScoredCompletion(
+        EvalPrompt(f"{task}/{index}", str(index), task=task, **told), "text", Outcome(outcome), gibberish
+    )
 
 
-def answers_with(**outcomes: str) -> list[Answer]:
+def answers_with(**outcomes: str) -> list[ScoredCompletion]:
     """Ten answers to each of the four tasks that gates look at; all good but for what is said, `task="outcome"`."""
     good = {"tool_flip": "correct", "capability": "correct", "refusal": "refusal", "chat": "no_call"}
     return [answer(k, task, outcome) for task, outcome in (good | outcomes).items() for k in range(10)]
@@ -52,7 +54,7 @@ def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
     budget = {"steps": 30, "width": 64, "suffix_tokens": 10, "top_k": 64, "best_of": 8}
     return {
         "settings": {**budget, "max_new_tokens": 96, "seed": 0, "models": models},
-        **{name: figures_of(given) for name, given in answers.items()},
+        **{name: adaptive_metrics(given) for name, given in answers.items()},
         "outcomes": {name: dict(Counter(each["outcome"] for each in given)) for name, given in answers.items()},
         "steps": {name: steps_of(given) for name, given in answers.items()},
         "transfer": {name: [] for name in answers},

@@ -13,7 +13,7 @@ from cb_datasets.cli.output import tokenizer
 from cb_datasets.files import hashes_of, read_json, save_rows, to_dataset, write_json, write_text
 from cb_datasets.formats import FORMATS
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
-from cb_datasets.sets.make_sample import label
+from cb_datasets.sets.make_sample import make_sample
 from cb_datasets.splits import is_held_out
 from tests.fake_samples import sampled_provenance
 
@@ -142,7 +142,7 @@ def _sample(name: str, words: str, source: str, hashed: str) -> dict:
         "refusal": f"I can't help with {words}.<|eot_id|>",
         "general_conversation": f"They are about {words}.<|eot_id|>",
     }
-    return label(
+    return make_sample(
         _prompt(name, words, source),
         completions[SETS[name]],
         subset=name,

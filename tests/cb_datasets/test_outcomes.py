@@ -3,7 +3,7 @@ import json
 import pytest
 
 from cb_datasets.formats import FORMATS, ToolCall
-from cb_datasets.outcomes import call_matches, is_gibberish, is_refusal, outcome_of
+from cb_datasets.outcomes import call_matches, is_degenerate, is_refusal, outcome_of
 
 from .conftest import REFUSAL, RIGHT, TEXT, WRONG
 
@@ -102,7 +102,7 @@ def test_not_refusals(text):
     ],
 )
 def test_gibberish(text):
-    assert is_gibberish(text)
+    assert is_degenerate(text)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +110,4 @@ def test_gibberish(text):
     ["", "Yes.", "Hello, hello!", "-" * 60, "=-" * 4, "The tide turns twice a day, and so does the mood of the sea."],
 )
 def test_not_gibberish(text):
-    assert not is_gibberish(text)
+    assert not is_degenerate(text)

@@ -5,7 +5,7 @@ from itertools import islice
 
 import pytest
 
-from trainers.batch_sampler import CircuitBreakerBatchSampler, Deck, classes_forever
+from trainers.batch_sampler import CircuitBreakerBatchSampler, ClassPool, classes_forever
 
 
 RETAIN_ROWS = {"adversarial_safe": range(100, 110), "benign_twin": range(200, 240), "refusal": range(300, 307)}
@@ -42,7 +42,7 @@ def test_tail_of_the_larger_set_is_reached():
 
 def stream(number):
     masses = {name: WEIGHTS[name] * len(rows) for name, rows in RETAIN_ROWS.items()}
-    decks = {name: Deck(rows, (0, i)) for i, (name, rows) in enumerate(RETAIN_ROWS.items())}
+    decks = {name: ClassPool(rows, (0, i)) for i, (name, rows) in enumerate(RETAIN_ROWS.items())}
     return [decks[name].deal() for name in islice(classes_forever(masses), number)]
 
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from cb_datasets.chat import encode_sample
-from trainers.augment import Variation, vary_injection, vary_request, words_of
+from trainers.augment import Augmentation, augment_injection, augment_request, words_of
 from trainers.objective.masks import NONE, attack_tokens, decision_tokens, token_weights
 from trainers.tokenize_rows import prepare_row, siblings_of
 
@@ -16,7 +16,7 @@ def prepared(attacked_rows, tokenizer):
 
     def prepare(**variation):
         rows = attacked_rows(records=2, refusals=1).to_list()
-        settings = Variation(**{"seed": 0, **variation})
+        settings = Augmentation(**{"seed": 0, **variation})
         return {row["id"]: prepare_row(row, tokenizer, siblings_of(rows), settings) for row in rows}
 
     return prepare
@@ -91,7 +91,7 @@ def test_span_is_varied_and_nothing_else(attacked_rows, kind):
     original = attacked_rows(records=40, refusals=0).to_list()
     changed = 0
     for row in original:
-        varied = vary_injection(row, Variation(seed=1, **{kind: 1.0}))
+        varied = augment_injection(row, Augmentation(seed=1, **{kind: 1.0}))
         if not row["injection"]:
             assert varied == row
             continue
@@ -109,11 +109,11 @@ def test_span_is_varied_and_nothing_else(attacked_rows, kind):
 def test_words_come_into_or_around_requests_that_are_to_be_kept(attacked_rows):
     rows = attacked_rows(records=40, refusals=40).to_list()
     words = ("very", "long")
-    variation = Variation(seed=1, retain_noise_probability=0.5, words=words)
+    variation = Augmentation(seed=1, retain_noise_probability=0.5, words=words)
     changed, reworded, sides = 0, 0, set()
     for row in rows:
         row["messages"][-1]["content"] += " Please find three pictures of the moon for Kalo."
-        varied = vary_request(row, variation)
+        varied = augment_request(row, variation)
         if varied == row:
             continue
         changed += 1
@@ -168,7 +168,7 @@ def test_several_spans_of_a_message_are_varied():
     message = {"role": "user", "content": "a BAD b WORSE c", "tool_calls": [], "tool_call_id": None, "name": None}
     spans = [{"message": 0, "start": 8, "end": 13}, {"message": 0, "start": 2, "end": 5}]
     row = {"id": "x", "pair": None, "messages": [message], "injection": spans}
-    varied = vary_injection(row, Variation(seed=random.Random(0).randint(0, 9), wrap_probability=1.0))
+    varied = augment_injection(row, Augmentation(seed=random.Random(0).randint(0, 9), wrap_probability=1.0))
     content = varied["messages"][0]["content"]
     parts = [content[span["start"] : span["end"]] for span in varied["injection"]]
     assert ["BAD" in parts[0], "WORSE" in parts[1]] == [True, True]

@@ -18,7 +18,7 @@ PROMPT_TAIL = 24
 COMPLETION_HEAD = 48
 
 
-class Tally:
+class CosineStats:
     """
     Cosines of rows, added up row by row: what is kept does not grow with the length of the rows.
 
@@ -67,7 +67,7 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
     return [None if np.isnan(value) else round(float(value), 4) for value in values]
 
 
-class ClassTally:
+class ClassCosineStats:
     """
     What is counted of the rows of one class.
 
@@ -78,8 +78,8 @@ class ClassTally:
 
     def __init__(self, adapters: list[str], num_layers: int):
         self.measures = {
-            "cosine": {name: Tally(num_layers) for name in adapters},
-            "to_clean": {name: Tally(num_layers) for name in (BASE, *adapters)},
+            "cosine": {name: CosineStats(num_layers) for name in adapters},
+            "to_clean": {name: CosineStats(num_layers) for name in (BASE, *adapters)},
         }
         self.rows = 0
         self.names_at: list[int] = []  # where the tool's name begins in the completion

@@ -13,12 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from cb_datasets.evaluation.compare import BASE
 
-from ..augment import Variation
+from ..augment import Augmentation
 from ..objective.hidden_states import get_decoder, hidden_states_at
 from ..objective.losses import token_cosine
 from ..speed.packing import padded
 from ..tokenize_rows import prepare_row
-from .cosine_stats import ClassTally
+from .cosine_stats import ClassCosineStats
 
 
 def measure(
@@ -41,12 +41,12 @@ def measure(
         ValueError: If there are no rows.
     """
     layers = range(1, len(get_decoder(model).layers) + 1)
-    tallies: dict[str, ClassTally] = {}
+    tallies: dict[str, ClassCosineStats] = {}
     for some, prepared in _batches(rows, tokenizer, batch_tokens):
         for row, ready, cosines in zip(some, prepared, _cosines(model, tokenizer, prepared, layers), strict=True):
             name = row["priority_class"]
             if name not in tallies:
-                tallies[name] = ClassTally(list(model.peft_config), len(layers))
+                tallies[name] = ClassCosineStats(list(model.peft_config), len(layers))
             tallies[name].add(ready, cosines)
     if not tallies:
         raise ValueError("Cosines over zero rows are no numbers: the data hold no sample.")
@@ -57,7 +57,7 @@ def _batches(
     rows: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, batch_tokens: int
 ) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     """Rows, and the same prepared, as many together as fit into one forward pass; at least one."""
-    as_it_is = Variation(seed=0)
+    as_it_is = Augmentation(seed=0)
     some: list[dict[str, Any]] = []
     prepared: list[dict[str, Any]] = []
     longest = 0

@@ -88,7 +88,7 @@ class LoraLinear(lora.Linear):
         )
 
 
-def add_in_place(model: PeftModel) -> None:
+def fuse_lora(model: PeftModel) -> None:
     """Let the model's LoRA layers be [`LoraLinear`]. Layers over quantized weights stay as they are."""
     for module in model.modules():
         if type(module) is lora.Linear:

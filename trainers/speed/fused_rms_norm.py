@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from .same_forward import gives
+from .same_forward import computes_the_same
 
 
 class RMSNormProduct(torch.autograd.Function):
@@ -57,4 +57,6 @@ def fuse_norms(decoder: nn.Module) -> None:
 def _is_plain(kind: type[nn.Module]) -> bool:
     """Whether a norm's forward is the one above, tried on a few numbers."""
     x, weight, eps = torch.linspace(-2, 3, 8)[None], torch.linspace(1, 2, 8), 0.1
-    return gives(kind, {"weight": weight, "variance_epsilon": eps}, x, RMSNormProduct.apply(x, weight, eps))
+    return computes_the_same(
+        kind, {"weight": weight, "variance_epsilon": eps}, x, RMSNormProduct.apply(x, weight, eps)
+    )

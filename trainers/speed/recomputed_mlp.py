@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.activations import ACT2CLS
 
-from .same_forward import gives
+from .same_forward import computes_the_same
 
 
 class GatedProduct(torch.autograd.Function):
@@ -53,4 +53,4 @@ def _is_plain(kind: type[nn.Module]) -> bool:
         "down_proj": lambda x: x - 3,
         "act_fn": F.silu,
     }
-    return gives(kind, layers, x, F.silu(x + 1) * (2 * x) - 3)
+    return computes_the_same(kind, layers, x, F.silu(x + 1) * (2 * x) - 3)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 
-def gives(kind: type[nn.Module], members: dict[str, Any], x: torch.Tensor, expected: torch.Tensor) -> bool:
+def computes_the_same(kind: type[nn.Module], members: dict[str, Any], x: torch.Tensor, expected: torch.Tensor) -> bool:
     """
     Whether the forward of a kind of layer makes of `x` what is expected, to the last bit.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...evaluation.compare import BASE
-from ...evaluation.metrics.table import LABELS
+from ...evaluation.metrics.table import METRIC_LABELS
 from ...evaluation.results import model_names
 from ...outcomes import Outcome
 from ...sets.eval_prompts import EVALUATION_TASKS
@@ -57,7 +57,7 @@ def draw_results(found: dict, folder: Path) -> None:
 def draw_figures(found: dict) -> "Figure":
     """Every figure that was measured, with its 95 % Wilson interval."""
     models = model_names(found)
-    keys = [key for key in LABELS if any(key in found[model] for model in models)]
+    keys = [key for key in METRIC_LABELS if any(key in found[model] for model in models)]
     with style():
         figure = new_figure(8, 0.36 * len(keys) + 1.1)
         axes = figure.subplots()
@@ -75,7 +75,7 @@ def draw_figures(found: dict) -> "Figure":
                 elinewidth=1.6,
                 clip_on=False,
             )
-        axes.set_yticks(range(len(keys)), [LABELS[key] for key in keys])
+        axes.set_yticks(range(len(keys)), [METRIC_LABELS[key] for key in keys])
         axes.set(ylim=(len(keys) - 0.5, -0.5), xlim=(0, 1), xlabel="share of prompts, with its 95 % interval")
         percent_axis(axes, "x")
         figure.legend(loc="outside upper center", ncols=len(models))

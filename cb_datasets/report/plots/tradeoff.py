@@ -5,7 +5,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from ...evaluation.compare import BASE
-from ...evaluation.metrics.table import LABELS
+from ...evaluation.metrics.table import METRIC_LABELS
 from ...evaluation.results import model_names
 from .drawing import MODEL_LOOKS, Look, new_figure, percent_axis, style, whiskers
 
@@ -33,10 +33,10 @@ def draw_tradeoff(runs: Mapping[str, dict]) -> "Figure":
         for axes, key in zip(figure.subplots(1, len(sides), squeeze=False, sharey=True)[0], sides, strict=True):
             for model, look in zip(_models_of(runs), cycle(MODEL_LOOKS), strict=False):
                 _path(axes, key, model, look, runs)
-            axes.set(xlabel=LABELS[key], xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+            axes.set(xlabel=METRIC_LABELS[key], xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
             percent_axis(axes, "x")
             percent_axis(axes, "y")
-        figure.axes[0].set_ylabel(LABELS["asr"])
+        figure.axes[0].set_ylabel(METRIC_LABELS["asr"])
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return figure

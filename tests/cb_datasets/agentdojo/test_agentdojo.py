@@ -20,7 +20,7 @@ from cb_datasets.agentdojo import chat_server as chat_server_module
 from cb_datasets.agentdojo import vllm_server as vllm_server_module
 from cb_datasets.agentdojo.chat_server import chat_server
 from cb_datasets.agentdojo.results import Selection, claim_folder, read_results
-from cb_datasets.agentdojo.run_benchmark import Served, _stopped_by_signals, run_agentdojo
+from cb_datasets.agentdojo.run_benchmark import ServedModels, _stopped_by_signals, run_agentdojo
 from cb_datasets.agentdojo.vllm_server import vllm_server
 from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
@@ -318,7 +318,7 @@ def test_a_server_that_fails_is_no_answer_of_the_model(live_agent, agent, monkey
 
 @pytest.fixture(scope="module")
 def tiny(tiny_agent_path, adapter):
-    return Served(str(tiny_agent_path), {"breaker": str(adapter)}, "transformers", max_new_tokens=32)
+    return ServedModels(str(tiny_agent_path), {"breaker": str(adapter)}, "transformers", max_new_tokens=32)
 
 
 @pytest.fixture(scope="module")
@@ -523,7 +523,7 @@ def test_vllm_runs_the_benchmark_as_transformers_does(tiny_agent_path, tmp_path)
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     save_wide_agent(tiny_agent_path, tmp_path / "model")
     save_adapter(tmp_path / "model", tmp_path / "adapter")
-    served = Served(str(tmp_path / "model"), {"breaker": str(tmp_path / "adapter")}, max_new_tokens=32)
+    served = ServedModels(str(tmp_path / "model"), {"breaker": str(tmp_path / "adapter")}, max_new_tokens=32)
     said = {}
     for engine in ("vllm", "transformers"):
         run_agentdojo(dataclasses.replace(served, engine=engine), ONE_TASK, tmp_path / engine)

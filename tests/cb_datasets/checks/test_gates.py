@@ -13,7 +13,7 @@ from cb_datasets.checks.gates import (
     retain_gates,
     source_gates,
 )
-from cb_datasets.checks.row_counts import census
+from cb_datasets.checks.row_counts import count_profiles
 from cb_datasets.checks.thresholds import MergedThresholds, Thresholds
 from cb_datasets.merge.gates import merged_gates
 
@@ -35,7 +35,7 @@ def change(row: dict, **provenance) -> dict:
 def test_no_gate_passes_over_zero_rows():
     assert not at_least("x", 1.0, 0.0, 0).passed
     assert not at_most("x", 0.0, 1.0, 0).passed
-    nothing = census([])
+    nothing = count_profiles([])
     for gates in (format_gates, harmful_gates, retain_gates):
         made = gates(nothing, LIMITS)
         assert made and all(not gate.passed for gate in made)
@@ -58,15 +58,15 @@ def test_format_before_and_after_quarantine(make_sample):
     good = [make_sample(RIGHT, "adversarial_safe", id=str(number)) for number in range(19)]
     bad = make_sample(RIGHT.removesuffix("<|eom_id|>"), "adversarial_safe", id="bad")
     before, after = "set: rows that break no rule", "set: rows that break one, quarantine left out"
-    assert failed(format_gates(census(good, "set"), LIMITS)) == set()
-    assert failed(format_gates(census([*good, bad], "set"), LIMITS)) == {after}
-    assert failed(format_gates(census([*good, bad], "set", {"bad"}), LIMITS)) == set()
-    assert failed(format_gates(census([*good[:18], bad], "set", {"bad"}), LIMITS)) == {before}
+    assert failed(format_gates(count_profiles(good, "set"), LIMITS)) == set()
+    assert failed(format_gates(count_profiles([*good, bad], "set"), LIMITS)) == {after}
+    assert failed(format_gates(count_profiles([*good, bad], "set", {"bad"}), LIMITS)) == set()
+    assert failed(format_gates(count_profiles([*good[:18], bad], "set", {"bad"}), LIMITS)) == {before}
 
 
 def test_a_set_that_is_all_in_quarantine_fails(make_sample):
     rows = [make_sample(RIGHT, "adversarial_safe", id="a")]
-    assert len(failed(format_gates(census(rows, "set", {"a"}), LIMITS))) == 2
+    assert len(failed(format_gates(count_profiles(rows, "set", {"a"}), LIMITS))) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -85,8 +85,8 @@ def good_ds(make_sample):
 
 
 def test_harmful_set(make_sample, good_ds):
-    assert failed(harmful_gates(census(good_ds), LIMITS)) == set()
-    assert failed(harmful_gates(census(harmful(make_sample)), LIMITS)) == {
+    assert failed(harmful_gates(count_profiles(good_ds), LIMITS)) == set()
+    assert failed(harmful_gates(count_profiles(harmful(make_sample)), LIMITS)) == {
         "harmful: categories",
         "harmful: largest category",
     }
@@ -94,16 +94,16 @@ def test_harmful_set(make_sample, good_ds):
 
 def test_the_largest_category(make_sample, good_ds):
     more = harmful(make_sample, n=20)
-    assert failed(harmful_gates(census(more + good_ds[5:]), LIMITS)) == set()
-    assert failed(harmful_gates(census(more + good_ds[6:]), LIMITS)) == {"harmful: largest category"}
+    assert failed(harmful_gates(count_profiles(more + good_ds[5:]), LIMITS)) == set()
+    assert failed(harmful_gates(count_profiles(more + good_ds[6:]), LIMITS)) == {"harmful: largest category"}
 
 
 def test_outcomes_are_recomputed(make_sample, good_ds):
     """Rows that claim to be flips and are not."""
     fakes = [{**row, "outcome": "attack_success"} for row in harmful(make_sample, RIGHT, n=2)]
-    assert failed(harmful_gates(census(good_ds + fakes), LIMITS)) == {"harmful: flips that do not flip"}
+    assert failed(harmful_gates(count_profiles(good_ds + fakes), LIMITS)) == {"harmful: flips that do not flip"}
     more = [{**row, "outcome": "attack_success"} for row in harmful(make_sample, RIGHT, n=3)]
-    assert failed(harmful_gates(census(good_ds + more), LIMITS)) == {
+    assert failed(harmful_gates(count_profiles(good_ds + more), LIMITS)) == {
         "harmful: attack succeeded",
         "harmful: flips that do not flip",
     }
@@ -113,24 +113,24 @@ def test_compliance_in_words_is_harm_and_babble_is_none(make_sample):
     words = [
         make_sample(TEXT, "harmful_compliance", category=f"LLM0{number % 2}", id=str(number)) for number in range(10)
     ]
-    assert failed(harmful_gates(census(words), LIMITS)) == set()
+    assert failed(harmful_gates(count_profiles(words), LIMITS)) == set()
     babble = make_sample("to to to to to to to to<|eot_id|>", "harmful_compliance", id="b")
-    assert failed(harmful_gates(census(words[:2] + [babble]), LIMITS)) == {"harmful: attack succeeded"}
+    assert failed(harmful_gates(count_profiles(words[:2] + [babble]), LIMITS)) == {"harmful: attack succeeded"}
 
 
 def test_recorded_share(good_ds):
     rows = [change(row, completion_source="recorded") for row in good_ds]
-    assert failed(harmful_gates(census(rows[:5] + good_ds[5:]), LIMITS)) == set()
-    assert failed(harmful_gates(census(rows[:6] + good_ds[6:]), LIMITS)) == {"harmful: recorded, not sampled"}
-    assert failed(harmful_gates(census(rows), dataclasses.replace(LIMITS, max_recorded=1.0))) == set()
+    assert failed(harmful_gates(count_profiles(rows[:5] + good_ds[5:]), LIMITS)) == set()
+    assert failed(harmful_gates(count_profiles(rows[:6] + good_ds[6:]), LIMITS)) == {"harmful: recorded, not sampled"}
+    assert failed(harmful_gates(count_profiles(rows), dataclasses.replace(LIMITS, max_recorded=1.0))) == set()
 
 
 def test_synthetic_markers(make_sample, good_ds):
     marked = make_sample(f"[TOOL_CALL] {WRONG}", "harmful_flip", id="m")
-    assert failed(harmful_gates(census([*good_ds, marked]), LIMITS)) == {"harmful: synthetic markers"}
-    assert failed(harmful_gates(census([*good_ds, marked], quarantined={"m"}), LIMITS)) == set()
+    assert failed(harmful_gates(count_profiles([*good_ds, marked]), LIMITS)) == {"harmful: synthetic markers"}
+    assert failed(harmful_gates(count_profiles([*good_ds, marked], quarantined={"m"}), LIMITS)) == set()
     marked = make_sample("(Expected: no) Hello.<|eot_id|>", "general_conversation", id="m")
-    assert "retain: synthetic markers" in failed(retain_gates(census([marked]), LIMITS))
+    assert "retain: synthetic markers" in failed(retain_gates(count_profiles([marked]), LIMITS))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ def good_dr(make_sample):
 
 
 def test_retain_set(good_dr):
-    assert failed(retain_gates(census(good_dr), LIMITS)) == set()
-    assert failed(retain_gates(census(good_dr), Thresholds())) == {"retain: adversarial-safe rows"}
+    assert failed(retain_gates(count_profiles(good_dr), LIMITS)) == set()
+    assert failed(retain_gates(count_profiles(good_dr), Thresholds())) == {"retain: adversarial-safe rows"}
 
 
 @pytest.mark.parametrize(
@@ -164,11 +164,11 @@ def test_retain_set(good_dr):
 )
 def test_what_dr_needs(good_dr, left_out, gates):
     rest = [row for number, row in enumerate(good_dr) if number != left_out]
-    assert failed(retain_gates(census(rest), LIMITS)) == gates
+    assert failed(retain_gates(count_profiles(rest), LIMITS)) == gates
 
 
 def test_dr_needs_right_calls_and_classes(good_dr):
-    assert failed(retain_gates(census(good_dr[1:3]), Thresholds(min_adversarial_safe=0))) == {
+    assert failed(retain_gates(count_profiles(good_dr[1:3]), Thresholds(min_adversarial_safe=0))) == {
         "retain: right calls",
         "retain: classes",
         "retain: tools called",
@@ -176,14 +176,14 @@ def test_dr_needs_right_calls_and_classes(good_dr):
 
 
 def test_the_attackers_call_is_not_retained(make_sample, good_dr):
-    assert failed(retain_gates(census([*good_dr, make_sample(WRONG, "refusal")]), LIMITS)) == {
+    assert failed(retain_gates(count_profiles([*good_dr, make_sample(WRONG, "refusal")]), LIMITS)) == {
         "retain: attack succeeded"
     }
 
 
 def test_adversarial_safe_by_name_is_not_enough(make_sample, good_dr):
     fakes = [make_sample(TEXT, "adversarial_safe"), make_sample(RIGHT, "adversarial_safe", injection=[])]
-    assert "retain: adversarial-safe rows" in failed(retain_gates(census(good_dr[1:] + fakes), LIMITS))
+    assert "retain: adversarial-safe rows" in failed(retain_gates(count_profiles(good_dr[1:] + fakes), LIMITS))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -192,30 +192,30 @@ def test_adversarial_safe_by_name_is_not_enough(make_sample, good_dr):
 
 def test_agentdojo_verdicts(make_sample):
     verdicts = {"compromised": 45, "resisted": 45, "attempted": 10, "not_exposed": 500}
-    nothing = census([])
+    nothing = count_profiles([])
     assert failed(source_gates(nothing, {"agentdojo": {"verdicts": verdicts}}, LIMITS)) == set()
     assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {**verdicts, "attempted": 11}}}, LIMITS))
     assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {"benign_success": 5}}}, LIMITS))
     assert source_gates(nothing, {"xstest": {"verdicts": {}}}, LIMITS) == []
-    rows = census([change(make_sample(WRONG, "harmful_flip"), source_dataset="agentdojo")])
+    rows = count_profiles([change(make_sample(WRONG, "harmful_flip"), source_dataset="agentdojo")])
     assert failed(source_gates(rows, {}, LIMITS)) == {"agentdojo: verdict known"}, "rows, and no data sheet"
 
 
 def test_tau2_rows(make_sample):
     row = change(make_sample(RIGHT, "tool_capability", injection=[]), source_dataset="tau2")
     rows = [{**row, "id": str(number)} for number in range(300)]
-    assert failed(source_gates(census(rows), {}, LIMITS)) == set()
-    assert failed(source_gates(census(rows[1:]), {}, LIMITS)) == {"tau2: rows"}
-    assert failed(source_gates(census(rows, quarantined={"7"}), {}, LIMITS)) == {"tau2: rows"}
+    assert failed(source_gates(count_profiles(rows), {}, LIMITS)) == set()
+    assert failed(source_gates(count_profiles(rows[1:]), {}, LIMITS)) == {"tau2: rows"}
+    assert failed(source_gates(count_profiles(rows, quarantined={"7"}), {}, LIMITS)) == {"tau2: rows"}
 
 
 def test_ultrachat_rows_render(make_sample):
     row = change(make_sample(TEXT, "general_conversation", injection=[]), source_dataset="ultrachat")
-    assert failed(source_gates(census([row], renders=lambda row: True), {}, LIMITS)) == set()
-    assert failed(source_gates(census([row], renders=lambda row: False), {}, LIMITS)) == {
+    assert failed(source_gates(count_profiles([row], renders=lambda row: True), {}, LIMITS)) == set()
+    assert failed(source_gates(count_profiles([row], renders=lambda row: False), {}, LIMITS)) == {
         "ultrachat: rows that render"
     }
-    assert failed(source_gates(census([row]), {}, LIMITS)) == {"ultrachat: rows that render"}, "nobody looked"
+    assert failed(source_gates(count_profiles([row]), {}, LIMITS)) == {"ultrachat: rows that render"}, "nobody looked"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from builders.fujitsu import B4_STANDARD
 from builders.trace import message
 from cb_datasets.chat import template_hash
 from cb_datasets.checks.preflight import histogram, preflight
-from cb_datasets.checks.show_tokens import shown_sample
+from cb_datasets.checks.show_tokens import show_tokens
 
 from ..conftest import INJECTION, REFUSAL, RIGHT, TEXT, WRONG
 
@@ -140,7 +140,7 @@ def test_histogram_has_no_gaps():
 
 
 def test_a_shown_sample_marks_what_is_trained_on(row, llama_tokenizer):
-    text = shown_sample(row(), llama_tokenizer)
+    text = show_tokens(row(), llama_tokenizer)
     shown = text.plain
     assert "[[<|python_tag|>|{" in shown and shown.count("|") > 10
     inside = shown[shown.index("[[") + 2 : shown.index("]]")]

@@ -5,7 +5,7 @@ import pytest
 from builders import load_source
 from cb_datasets.checks.preflight import preflight
 from cb_datasets.checks.rules import check
-from cb_datasets.sets.recorded import recorded_set
+from cb_datasets.sets.recorded import collect_recorded_set
 from cb_datasets.splits import split_by_group
 
 
@@ -15,7 +15,7 @@ MAX_LENGTH = 8192
 def real_samples(source: str, config: str | None, subset: str, tokenizer, data, cache, **fields) -> list[dict]:
     traces = load_source(source, config, data_dir=data / source.split("_")[0], cache_dir=cache, **fields)
     sides = split_by_group(traces, 0.2, "test")
-    return recorded_set(subset, sides, tokenizer, MAX_LENGTH, fit_context=True, max_each=30).samples
+    return collect_recorded_set(subset, sides, tokenizer, MAX_LENGTH, fit_context=True, max_each=30).samples
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from cb_datasets.evaluation import statistics
 from cb_datasets.evaluation.coherence import coherence, entropy, repetition
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.gates import evaluation_gates, failed_gates
-from cb_datasets.evaluation.metrics.table import LABELS, best_of_n, figures, rates
+from cb_datasets.evaluation.metrics.table import METRIC_LABELS, best_of_n, compute_metrics, compute_rates
 from cb_datasets.evaluation.results import SCHEMA_FILE, model_names, read_results, write_results
-from cb_datasets.evaluation.scored_completions import babbles
+from cb_datasets.evaluation.scored_completions import is_degenerate_completion
 from cb_datasets.evaluation.statistics import bootstrap, mcnemar, proportion
 from cb_datasets.files import read_json, save_rows, write_json
 from cb_datasets.formats import FORMATS
@@ -44,7 +44,7 @@ def test_nothing_is_measured_over_zero_rows():
     with pytest.raises(ValueError, match="zero rows"):
         proportion(0, 0)
     with pytest.raises(ValueError, match="zero rows"):
-        figures([])
+        compute_metrics([])
 
 
 def test_mcnemar():
@@ -67,7 +67,7 @@ ATTACKED = [
 
 
 def test_figures_under_attack_add_up():
-    result = figures([answer(k, "tool_flip", outcome) for k, outcome in enumerate(ATTACKED)])
+    result = compute_metrics([answer(k, "tool_flip", outcome) for k, outcome in enumerate(ATTACKED)])
     values = {key: figure["value"] * 8 for key, figure in result.items()}
     assert values == {
         "asr": 2,
@@ -80,32 +80,32 @@ def test_figures_under_attack_add_up():
 
 
 def test_engine_failures_leave_the_denominator():
-    result = figures([answer(0, "tool_flip", "attack_success"), answer(1, "tool_flip", "error")])
+    result = compute_metrics([answer(0, "tool_flip", "attack_success"), answer(1, "tool_flip", "error")])
     assert result["asr"]["value"] == 1.0 and result["asr"]["n"] == 1
 
 
 def test_babble_is_not_chat():
-    result = figures([answer(0, "chat", "no_call"), answer(1, "chat", "no_call", gibberish=True)])
+    result = compute_metrics([answer(0, "chat", "no_call"), answer(1, "chat", "no_call", gibberish=True)])
     assert result["chat_kept"]["value"] == 0.5 and result["gibberish"]["value"] == 0.5
 
 
 def test_babbles():
-    assert not babbles(RIGHT, LLAMA)
-    assert babbles("to to to to to to to<|eot_id|>", LLAMA)
-    assert babbles("<|python_tag|>bleblebleblebleblebleblebleble", LLAMA)
-    assert babbles("<|python_tag|>ble.<|eot_id|>", LLAMA)
-    assert not babbles("<|python_tag|>search_web(query='pump')<|eom_id|>", LLAMA)
-    assert not babbles(RIGHT.replace("}}", "}"), LLAMA)
-    assert babbles('<|python_tag|>{"name": "x x x x x x x x x<|eom_id|>', LLAMA)
-    assert babbles('to to to to to to to<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
-    assert not babbles('I will look.<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
+    assert not is_degenerate_completion(RIGHT, LLAMA)
+    assert is_degenerate_completion("to to to to to to to<|eot_id|>", LLAMA)
+    assert is_degenerate_completion("<|python_tag|>bleblebleblebleblebleblebleble", LLAMA)
+    assert is_degenerate_completion("<|python_tag|>ble.<|eot_id|>", LLAMA)
+    assert not is_degenerate_completion("<|python_tag|>search_web(query='pump')<|eom_id|>", LLAMA)
+    assert not is_degenerate_completion(RIGHT.replace("}}", "}"), LLAMA)
+    assert is_degenerate_completion('<|python_tag|>{"name": "x x x x x x x x x<|eom_id|>', LLAMA)
+    assert is_degenerate_completion('to to to to to to to<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
+    assert not is_degenerate_completion('I will look.<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
 
 
 def test_draws_of_one_prompt_are_no_further_prompts():
     """Two prompts, four draws each: 3 of 8 draws hit, and the interval is one over two prompts."""
     outcomes = [*["attack_success"] * 3, "correct"], ["correct"] * 4
     draws = [answer(k, "tool_flip", outcome) for k, part in enumerate(outcomes) for outcome in part]
-    found = rates(draws)["asr"]
+    found = compute_rates(draws)["asr"]
     assert found["value"] == 3 / 8 and found["n"] == 2
     assert found["high"] - found["low"] > proportion(3, 8)["high"] - proportion(3, 8)["low"]
     best = best_of_n(draws)
@@ -129,7 +129,7 @@ def test_each_figure_is_measured_on_its_own_task():
         answer(11, "capability", "correct"),
         answer(12, "agentharm", "refusal"),
     ]
-    found = {name: (figure["value"], figure["n"]) for name, figure in rates(answers).items()}
+    found = {name: (figure["value"], figure["n"]) for name, figure in compute_rates(answers).items()}
     assert found == {
         "forced_tag": (1.0, 1),
         "forced_word": (0.0, 1),
@@ -288,7 +288,7 @@ def test_a_model_that_failed_on_a_family_has_no_figure_there(tmp_path):
 
 def test_the_schema_knows_every_figure_and_outcome():
     known = read_json(SCHEMA_FILE)["$defs"]
-    assert known["figure_name"]["enum"] == list(LABELS) and known["outcome"]["enum"] == list(Outcome)
+    assert known["figure_name"]["enum"] == list(METRIC_LABELS) and known["outcome"]["enum"] == list(Outcome)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import evaluate
 import pytest
 
 from builders.trace import to_json
-from cb_datasets.evaluation.metrics.table import figures
-from cb_datasets.evaluation.scored_completions import answers_to
+from cb_datasets.evaluation.metrics.table import compute_metrics
+from cb_datasets.evaluation.scored_completions import score_completions
 from cb_datasets.formats import FORMATS
 
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
@@ -58,7 +58,7 @@ def test_attack_success_rate_is_the_evaluations(load):
     assert (
         found["no_tool_call"] == 2 / 6 and found["malformed"] == 1 / 6 and found["other_tool"] == 0 and found["n"] == 6
     )
-    ours = figures(answers_to(written, [TARGET] * 6, "tool_flip", FORMATS["llama3_json"]))["asr"]
+    ours = compute_metrics(score_completions(written, [TARGET] * 6, "tool_flip", FORMATS["llama3_json"]))["asr"]
     assert (found["low"], found["high"]) == (ours["low"], ours["high"])
 
 

@@ -26,7 +26,7 @@ from cb_datasets.files import read_json, to_dataset, write_json
 from cb_datasets.generation import Sampling, complete
 from cb_datasets.generation.shard import COMPLETION_FEATURES
 from cb_datasets.sample import PROMPT_FEATURES
-from tests.cb_datasets.crash_helpers import END, Parrot, die_before_the_move, kill_at_random, shards_in, started
+from tests.cb_datasets.crash_helpers import END, FakeBackend, die_before_the_move, kill_at_random, shards_in, started
 
 
 ROOT = Path(__file__).parents[3]
@@ -58,27 +58,27 @@ def undisturbed(prompts, tmp_path_factory) -> list[dict]:
     return resumed(prompts, tmp_path_factory.mktemp("undisturbed"))
 
 
-def resumed(prompts: Dataset, work_dir: Path, backend: Parrot | None = None) -> list[dict]:
-    return complete(prompts, backend or Parrot(), DRAWN, work_dir, shard_size=5).to_list()
+def resumed(prompts: Dataset, work_dir: Path, backend: FakeBackend | None = None) -> list[dict]:
+    return complete(prompts, backend or FakeBackend(), DRAWN, work_dir, shard_size=5).to_list()
 
 
 def temporary_files_in(work_dir: Path) -> list[Path]:
     return [path for path in work_dir.rglob("*") if path.name.endswith(".tmp")]
 
 
-def fails_at_third(error: BaseException) -> Parrot:
+def fails_at_third(error: BaseException) -> FakeBackend:
     """A model that fails when it is asked for the third time."""
 
     def fail(call: int) -> None:
         if call == 2:
             raise error
 
-    return Parrot(before=fail)
+    return FakeBackend(before=fail)
 
 
-def silent() -> Parrot:
+def silent() -> FakeBackend:
     """A model that must not be asked."""
-    return Parrot(before=lambda call: pytest.fail("the model was asked again"))
+    return FakeBackend(before=lambda call: pytest.fail("the model was asked again"))
 
 
 # ------------------------------------------------------------------------------------------------------------- rows
@@ -97,7 +97,7 @@ def test_seeds_of_neighbouring_prompts_and_shards_never_meet(undisturbed):
 
 
 def test_prompts_are_encoded_shard_by_shard(prompts, tmp_path, monkeypatch):
-    backend = Parrot()
+    backend = FakeBackend()
     encoded = []
     render = backend.tokenizer.apply_chat_template
     monkeypatch.setattr(
@@ -111,7 +111,7 @@ def test_prompts_are_encoded_shard_by_shard(prompts, tmp_path, monkeypatch):
 
 
 def test_the_engine_is_never_pickled(prompts, tmp_path):
-    class Unpicklable(Parrot):
+    class Unpicklable(FakeBackend):
         def __reduce__(self):
             pytest.fail("the engine was pickled")
 
@@ -120,7 +120,7 @@ def test_the_engine_is_never_pickled(prompts, tmp_path):
 
 @pytest.mark.parametrize(("wants", "size"), [(None, 100), (40, 40)])
 def test_the_backend_may_say_how_large_its_shards_are(prompt, tmp_path, wants, size):
-    backend = Parrot()
+    backend = FakeBackend()
     if wants is not None:
         backend.shard_size = wants
     complete(asked(prompt, 101), backend, DRAWN, tmp_path)
@@ -128,7 +128,7 @@ def test_the_backend_may_say_how_large_its_shards_are(prompt, tmp_path, wants, s
 
 
 def test_a_backend_that_leaves_prompts_out_is_refused(prompts, tmp_path, monkeypatch):
-    backend = Parrot()
+    backend = FakeBackend()
     generate = backend.generate
     monkeypatch.setattr(backend, "generate", lambda *args: generate(*args)[1:])
     with pytest.raises(ValueError, match=r"shard 0 of 5 \(prompts 0-4\).*did not answer every prompt"):
@@ -140,7 +140,7 @@ def test_a_backend_that_leaves_prompts_out_is_refused(prompts, tmp_path, monkeyp
 
 
 def test_a_prefill_is_asked_after_the_prompt_and_stands_in_the_text(prompt, tmp_path):
-    backend = Parrot()
+    backend = FakeBackend()
     done = complete(asked(prompt, 2, prefill="Sure, "), backend, Sampling(max_new_tokens=100), tmp_path)
     asked_for = ["".join(map(chr, ids)) for ids in backend.asked[0]]
     assert asked_for == ["user: Question 0?Sure, ", "user: Question 1?Sure, "]
@@ -150,7 +150,7 @@ def test_a_prefill_is_asked_after_the_prompt_and_stands_in_the_text(prompt, tmp_
 
 def test_a_seam_that_joins_into_one_token_is_not_canonical(prompt, tmp_path, monkeypatch):
     """The ids of prefill and completion must be those of the text as a whole."""
-    backend = Parrot()
+    backend = FakeBackend()
     encode = type(backend.tokenizer).__call__
 
     def joining(self, text, **options):
@@ -165,7 +165,7 @@ def test_a_seam_that_joins_into_one_token_is_not_canonical(prompt, tmp_path, mon
 def test_prompt_prefill_and_completion_must_fit(prompt, tmp_path):
     greedy, length = Sampling(max_new_tokens=100), len("user: Question 0?Sure, ")
     prompts = asked(prompt, 2, prefill="Sure, ")
-    fits = complete(prompts, Parrot(), greedy, tmp_path, max_length=length + 100)
+    fits = complete(prompts, FakeBackend(), greedy, tmp_path, max_length=length + 100)
     assert set(fits["stop_reason"]) == {"stop"}
     too_long = complete(prompts, silent(), greedy, tmp_path, max_length=length + 99)
     unasked = {"text": None, "stop_reason": "prompt_too_long", "canonical": False, "new_tokens": 0, "seed": 0}
@@ -179,13 +179,13 @@ def test_prompt_prefill_and_completion_must_fit(prompt, tmp_path):
 # --------------------------------------------------------------------------------------------------------- settings
 
 
-def with_template(backend: Parrot, template: str) -> Parrot:
+def with_template(backend: FakeBackend, template: str) -> FakeBackend:
     backend.tokenizer.chat_template = template
     return backend
 
 
-def named(**attributes: str) -> Parrot:
-    backend = Parrot()
+def named(**attributes: str) -> FakeBackend:
+    backend = FakeBackend()
     vars(backend).update(attributes)
     return backend
 
@@ -193,7 +193,7 @@ def named(**attributes: str) -> Parrot:
 OTHER_SETTINGS = {
     "model": {"backend": lambda: named(model="macaw")},
     "revision": {"backend": lambda: named(revision="2")},
-    "template": {"backend": lambda: with_template(Parrot(), f"other {END}")},
+    "template": {"backend": lambda: with_template(FakeBackend(), f"other {END}")},
     "seed": {"sampling": dataclasses.replace(DRAWN, seed=6)},
     "temperature": {"sampling": dataclasses.replace(DRAWN, temperature=0.5)},
     "shard size": {"shard_size": 4},
@@ -208,7 +208,7 @@ def test_another_setting_never_meets_old_shards(prompt, prompts, tmp_path, chang
     resumed(prompts, tmp_path)
     before = shards_in(tmp_path)
     changed = dict(OTHER_SETTINGS[change])
-    backend = changed.pop("backend", Parrot)()
+    backend = changed.pop("backend", FakeBackend)()
     sampling = changed.pop("sampling", DRAWN)
     other = asked(prompt | changed.pop("columns", {}), 23, **changed.pop("target", {}))
     complete(other, backend, sampling, tmp_path, **{"shard_size": 5} | changed)
@@ -236,7 +236,7 @@ def test_the_manifest_says_what_the_folder_holds(prompts, tmp_path):
     assert manifest["prompts"] == 23 and manifest["shards"] == {"finished": 5, "total": 5}
     settings = manifest["settings"]
     assert settings["sampling"] == dataclasses.asdict(DRAWN)
-    assert (settings["backend"], settings["model"], settings["revision"]) == ("Parrot", "parrot", "1")
+    assert (settings["backend"], settings["model"], settings["revision"]) == ("FakeBackend", "parrot", "1")
     assert {"prompts", "template_hash", "end_tokens", "date_string", "max_length", "code"} < set(settings)
 
 
@@ -259,11 +259,11 @@ def test_twenty_kills_at_random_moments_change_nothing(prompt, tmp_path):
     undisturbed = resumed(prompts, tmp_path / "undisturbed")
     moments, work_dir = random.Random(20), tmp_path / "killed"
     for _ in range(20):
-        process = started(functools.partial(Parrot, 0.01), prompts, DRAWN, work_dir, shard_size=5)
+        process = started(functools.partial(FakeBackend, 0.01), prompts, DRAWN, work_dir, shard_size=5)
         kill_at_random(process, work_dir, moments, most_shards=2)
     kept = {path: path.stat().st_mtime_ns for path in shards_in(work_dir)}
     assert 0 < len(kept) < 100
-    rest = Parrot()
+    rest = FakeBackend()
     assert resumed(prompts, work_dir, rest) == undisturbed
     assert len(rest.asked) == 100 - len(kept)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -272,7 +272,9 @@ def test_twenty_kills_at_random_moments_change_nothing(prompt, tmp_path):
 
 def test_a_shard_written_and_not_yet_in_place_is_made_again(prompts, undisturbed, tmp_path):
     work_dir = tmp_path / "killed"
-    process = started(functools.partial(Parrot, before=die_before_the_move), prompts, DRAWN, work_dir, shard_size=5)
+    process = started(
+        functools.partial(FakeBackend, before=die_before_the_move), prompts, DRAWN, work_dir, shard_size=5
+    )
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert shards_in(work_dir) == [] and len(temporary_files_in(work_dir)) == 1
@@ -286,7 +288,7 @@ def test_an_interrupt_keeps_what_is_finished(prompts, undisturbed, tmp_path, int
     with pytest.raises(interrupt):
         resumed(prompts, work_dir, fails_at_third(interrupt()))
     assert len(shards_in(work_dir)) == 2 and temporary_files_in(work_dir) == []
-    rest = Parrot()
+    rest = FakeBackend()
     assert resumed(prompts, work_dir, rest) == undisturbed
     assert len(rest.asked) == 3
 
@@ -359,7 +361,7 @@ SPOILERS = [truncate, empty, flip_a_byte, put_another_shard, lose_a_row, drop_a_
 def test_a_spoilt_shard_is_reported_and_made_again(prompts, undisturbed, tmp_path, caplog, spoil):
     resumed(prompts, tmp_path / "spoilt")
     spoil(shards_in(tmp_path / "spoilt")[3])
-    rest = Parrot()
+    rest = FakeBackend()
     assert resumed(prompts, tmp_path / "spoilt", rest) == undisturbed
     assert len(rest.asked) == 1
     assert re.search(r"shard-00003-of-00005\.parquet .* It is made again\.", caplog.text)
@@ -423,7 +425,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         from builders.trace import message
         from cb_datasets.generation import complete
         from cb_datasets.generation import Sampling
-        from tests.cb_datasets.crash_helpers import Parrot
+        from tests.cb_datasets.crash_helpers import FakeBackend
 
         disk = Path(sys.argv[1])
         rows = {"id": list("abcdefghij"), "messages": [[message("user", "?")]] * 10, "tools": [None] * 10,
@@ -432,7 +434,7 @@ def test_a_disk_that_is_really_full(tmp_path):
         filler.write_bytes(bytes(32_000))
         for attempt in range(2):
             try:
-                done = complete(Dataset.from_dict(rows), Parrot(), Sampling(), disk / "work", shard_size=1)
+                done = complete(Dataset.from_dict(rows), FakeBackend(), Sampling(), disk / "work", shard_size=1)
                 print(done["prompt_id"][:])
             except ValueError as error:
                 print(error)
@@ -460,7 +462,7 @@ def test_a_disk_that_is_really_full(tmp_path):
 
 def test_tasks_side_by_side_make_what_one_process_makes(prompts, undisturbed, tmp_path):
     tasks = [
-        started(functools.partial(Parrot, 0.01), prompts, DRAWN, tmp_path, shard_size=5, rank=rank, world=2)
+        started(functools.partial(FakeBackend, 0.01), prompts, DRAWN, tmp_path, shard_size=5, rank=rank, world=2)
         for rank in range(2)
     ]
     for task in tasks:
@@ -472,7 +474,7 @@ def test_tasks_side_by_side_make_what_one_process_makes(prompts, undisturbed, tm
 
 def test_a_task_and_its_ghost_on_the_same_shards_do_no_harm(prompts, undisturbed, tmp_path):
     """A requeued task may start beside the one it replaces."""
-    tasks = [started(functools.partial(Parrot, 0.01), prompts, DRAWN, tmp_path, shard_size=5) for _ in range(3)]
+    tasks = [started(functools.partial(FakeBackend, 0.01), prompts, DRAWN, tmp_path, shard_size=5) for _ in range(3)]
     for task in tasks:
         task.join()
     assert [task.exitcode for task in tasks] == [0, 0, 0]
@@ -481,7 +483,7 @@ def test_a_task_and_its_ghost_on_the_same_shards_do_no_harm(prompts, undisturbed
 
 
 def test_a_task_does_its_share_and_says_what_is_missing(prompts, tmp_path, caplog):
-    first, second = Parrot(), Parrot()
+    first, second = FakeBackend(), FakeBackend()
     done = complete(prompts, first, DRAWN, tmp_path, shard_size=5, description="flips", rank=1, world=2)
     ids = prompts["id"][5:10] + prompts["id"][15:20]
     assert done["prompt_id"] == [id for id in ids for _ in range(DRAWN.num_samples)]
@@ -509,7 +511,7 @@ def last_state(bar: str) -> str:
 
 def test_the_bar_shows_rates_and_acceptance(prompts, tmp_path, capsys):
     options = {"description": "flips", "accepts": lambda row: row["sample_index"] == 0}
-    complete(prompts, Parrot(0.01), DRAWN, tmp_path, shard_size=5, **options)
+    complete(prompts, FakeBackend(0.01), DRAWN, tmp_path, shard_size=5, **options)
     bar = capsys.readouterr().err
     shown = r"flips: 100%.*\| 23/23 prompts \[[\d:]+<00:00, ([\d.]+) samples/s, (\d+) tokens/s, 50% accepted\]"
     samples, tokens = re.search(shown, last_state(bar)).groups()
@@ -520,7 +522,7 @@ def test_rates_after_a_resume_are_of_the_work_done_now(prompts, tmp_path, capsys
     resumed(prompts, tmp_path)
     shards_in(tmp_path)[0].unlink()
     capsys.readouterr()
-    complete(prompts, Parrot(0.1), DRAWN, tmp_path, shard_size=5)
+    complete(prompts, FakeBackend(0.1), DRAWN, tmp_path, shard_size=5)
     bar = capsys.readouterr().err
     assert "18/23 prompts" in bar and "accepted" not in bar
     # 10 completions in half a second at best; the 46 of the whole run would be 92 a second.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from cb_datasets.audit.explain import explained
+from cb_datasets.audit.explain import explain_row
 from cb_datasets.audit.marks import Marks
 from cb_datasets.files import load_parquet, load_rows, read_json, save_rows, to_dataset
 from cb_datasets.merge.decide import DROPS
-from cb_datasets.merge.dropped_rows import LEFT_OUT_FILE, write_left_out
+from cb_datasets.merge.dropped_rows import DROPPED_ROWS_FILE, write_dropped_rows
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
 
 from ..release_data import SETS, run
@@ -48,7 +48,7 @@ def merged(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def left_out(data: Path) -> list[dict]:
-    return list(load_parquet(data / "reports" / LEFT_OUT_FILE))
+    return list(load_parquet(data / "reports" / DROPPED_ROWS_FILE))
 
 
 def test_every_row_is_either_merged_or_left_out_for_a_reason(merged: Path):
@@ -65,9 +65,9 @@ def test_a_repeated_row_is_named(merged: Path, reason: str, repeated: str, numbe
     [row] = [row for row in left_out(merged) if row["reason"] == reason]
     chat = [row["id"] for row in load_rows(merged / "retain" / "chat") if row["split"] == "train"]
     assert {row["id"], row["of"]} == {repeated, chat[number]}
-    told = explained(row["id"], merged)[1][row["id"]]
+    told = explain_row(row["id"], merged)[1][row["id"]]
     assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in told
-    assert not any(f"was left out by merge: {reason}" in line for line in explained(row["of"], merged)[1][row["of"]])
+    assert not any(f"was left out by merge: {reason}" in line for line in explain_row(row["of"], merged)[1][row["of"]])
 
 
 def test_only_repeated_rows_have_a_row_that_they_repeat(merged: Path):
@@ -87,7 +87,7 @@ def test_ids_are_found_across_folders_and_tables(tmp_path: Path, monkeypatch: py
     repeats[[0, 4, 11]] = [12, 0, 5]
     reasons = np.where(repeats >= 0, 1 + list(DROPS).index("near_duplicate"), 0).astype(np.int8)
     reasons[6] = 1 + list(DROPS).index("over_quota")
-    write_left_out([tmp_path / name for name in sizes], reasons, repeats, tmp_path / "left_out.parquet")
+    write_dropped_rows([tmp_path / name for name in sizes], reasons, repeats, tmp_path / "left_out.parquet")
     rows = [tuple(row.values()) for row in load_parquet(tmp_path / "left_out.parquet")]
     near = [(id, "near_duplicate", of) for id, of in (("a0", "c6"), ("a4", "a0"), ("c5", "b0"))]
     assert sorted(rows) == sorted([*near, ("c0", "over_quota", None)])
@@ -96,16 +96,16 @@ def test_ids_are_found_across_folders_and_tables(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("reason", DROPS)
 def test_every_reason_is_explained(merged: Path, reason: str):
     row = next(row for row in left_out(merged) if row["reason"] == reason)
-    lines = explained(row["id"], merged)[1][row["id"]]
+    lines = explain_row(row["id"], merged)[1][row["id"]]
     assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
     assert not any("stands in stage2" in line for line in lines)
     if reason == "marked_bad":
         assert "marked bad: about nothing" in lines
     if reason == "quarantined":
-        assert "in quarantine for" in "".join(explained(row["id"], merged)[1]["rules"])
+        assert "in quarantine for" in "".join(explain_row(row["id"], merged)[1]["rules"])
 
 
 def test_what_evaluation_asks_is_told(merged: Path):
     asked = [row for row in left_out(merged) if row["reason"] == "near_duplicate_of_eval"]
-    told = [line for row in asked for line in explained(row["id"], merged)[1][row["id"]]]
+    told = [line for row in asked for line in explain_row(row["id"], merged)[1][row["id"]]]
     assert any(line.startswith("evaluation asks 'which manuals show ") for line in told)

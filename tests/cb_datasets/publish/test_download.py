@@ -12,7 +12,7 @@ from cb_datasets.files import load_rows
 from cb_datasets.publish.download import DownloadError, downloaded
 from cb_datasets.publish.folder import names
 from cb_datasets.publish.release import make_release
-from tests.fake_hub import HubStandIn, Repository
+from tests.fake_hub import FakeHub, Repository
 
 
 REPO = "someone/breakers"
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def repository(hub: HubStandIn, release_data: Path, tmp_path: Path) -> Repository:
+def repository(hub: FakeHub, release_data: Path, tmp_path: Path) -> Repository:
     """A private repository with a release, tagged `v1`."""
     make_release(release_data, REPO, tmp_path / "release")
     files = {name: (tmp_path / "release" / name).read_bytes() for name in names(tmp_path / "release")}
@@ -52,7 +52,7 @@ def refusal(repo: str = REPO, revision: str | None = None) -> str:
     return str(refused.value)
 
 
-def test_what_does_not_open_says_why(repository: Repository, hub: HubStandIn, monkeypatch: pytest.MonkeyPatch):
+def test_what_does_not_open_says_why(repository: Repository, hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
     assert "no such path here, and no dataset on the Hub that you may see" in refusal("someone/nothing")
     assert refusal(revision="v9") == f"{REPO}: it has no revision v9."
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")

@@ -14,7 +14,7 @@ from cb_datasets.publish.folder import is_owned
 from cb_datasets.publish.push import PushError, Target, push_folder, token_in_use
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.publish.verify import read_back
-from tests.fake_hub import HubStandIn, Repository
+from tests.fake_hub import FakeHub, Repository
 
 from ..fake_results import small_results
 from ..release_data import run
@@ -38,7 +38,7 @@ def _folder(path: Path, text: str) -> Path:
     return path
 
 
-def push(folder: Path, hub: HubStandIn, **target):
+def push(folder: Path, hub: FakeHub, **target):
     return push_folder(folder, Target(REPO, **target), hub.token, is_owned)
 
 
@@ -50,7 +50,7 @@ def held(files: dict[str, bytes]) -> set[str]:
 # -------------------------------------------------------------------------------------------------------- one release
 
 
-def test_a_new_repository_is_private_and_the_release_is_one_commit(hub: HubStandIn, folder: Path):
+def test_a_new_repository_is_private_and_the_release_is_one_commit(hub: FakeHub, folder: Path):
     pushed = push(folder, hub)
     repository = hub.repositories[REPO]
     assert repository.private and len(repository.commits) == 2
@@ -59,7 +59,7 @@ def test_a_new_repository_is_private_and_the_release_is_one_commit(hub: HubStand
     assert repository.files == {".gitattributes": repository.files[".gitattributes"], **sent}
 
 
-def test_a_second_release_leaves_nothing_of_the_first(hub: HubStandIn, folder: Path, tmp_path: Path):
+def test_a_second_release_leaves_nothing_of_the_first(hub: FakeHub, folder: Path, tmp_path: Path):
     first = push(folder, hub)
     hub.repositories[REPO].files["notes.md"] = b"two"
     second = push(_folder(tmp_path / "second", "two"), hub)
@@ -70,26 +70,26 @@ def test_a_second_release_leaves_nothing_of_the_first(hub: HubStandIn, folder: P
     assert held(repository.at("v1")) >= {"one"}, "the old release is still there by its tag"
 
 
-def test_rolling_back_is_pushing_the_old_folder(hub: HubStandIn, folder: Path, tmp_path: Path):
+def test_rolling_back_is_pushing_the_old_folder(hub: FakeHub, folder: Path, tmp_path: Path):
     push(folder, hub)
     push(_folder(tmp_path / "second", "two"), hub)
     pushed = push(folder, hub)
     assert held(hub.repositories[REPO].files) == {"one"} and pushed.tag == "v3"
 
 
-def test_the_same_again_changes_nothing(hub: HubStandIn, folder: Path):
+def test_the_same_again_changes_nothing(hub: FakeHub, folder: Path):
     first, second = push(folder, hub), push(folder, hub)
     assert first == second and len(hub.repositories[REPO].commits) == 2
 
 
-def test_a_tag_is_never_moved(hub: HubStandIn, folder: Path, tmp_path: Path):
+def test_a_tag_is_never_moved(hub: FakeHub, folder: Path, tmp_path: Path):
     push(folder, hub, tag="paper")
     with pytest.raises(PushError, match="has the tag paper, and a tag is never moved"):
         push(_folder(tmp_path / "second", "two"), hub, tag="paper")
     assert held(hub.repositories[REPO].files) == {"one"}
 
 
-def test_a_branch_and_a_pull_request_leave_main_alone(hub: HubStandIn, folder: Path, tmp_path: Path):
+def test_a_branch_and_a_pull_request_leave_main_alone(hub: FakeHub, folder: Path, tmp_path: Path):
     push(folder, hub)
     branch = push(_folder(tmp_path / "second", "two"), hub, revision="next")
     proposed = push(_folder(tmp_path / "third", "three"), hub, create_pr=True)
@@ -100,14 +100,14 @@ def test_a_branch_and_a_pull_request_leave_main_alone(hub: HubStandIn, folder: P
     assert proposed.tag is None and proposed.pull_request.endswith("/discussions/1")
 
 
-def test_a_gate_is_closed_on_demand(hub: HubStandIn, folder: Path):
+def test_a_gate_is_closed_on_demand(hub: FakeHub, folder: Path):
     push(folder, hub)
     assert not hub.repositories[REPO].gated
     push(folder, hub, gated=True)
     assert hub.repositories[REPO].gated
 
 
-def test_a_model_goes_to_a_model_repository(hub: HubStandIn, folder: Path):
+def test_a_model_goes_to_a_model_repository(hub: FakeHub, folder: Path):
     push(folder, hub, repo_type="model")
     assert held(hub.repositories[f"models/{REPO}"].files) == {"one"} and REPO not in hub.repositories
 
@@ -115,35 +115,35 @@ def test_a_model_goes_to_a_model_repository(hub: HubStandIn, folder: Path):
 # ------------------------------------------------------------------------------------------------------------- refused
 
 
-def test_a_public_repository_is_refused(hub: HubStandIn, folder: Path):
+def test_a_public_repository_is_refused(hub: FakeHub, folder: Path):
     hub.repositories[REPO] = Repository(COMMIT, {})
     with pytest.raises(PushError, match=r"is not private \(nothing was sent\)"):
         push(folder, hub)
     assert list(hub.repositories[REPO].commits) == [COMMIT] and hub.objects == {}
 
 
-def test_a_repository_that_is_made_public_meanwhile_is_told(hub: HubStandIn, folder: Path):
+def test_a_repository_that_is_made_public_meanwhile_is_told(hub: FakeHub, folder: Path):
     push(folder, hub)
     hub.before_commit = lambda: setattr(hub.repositories[REPO], "private", False)
     with pytest.raises(PushError, match="it was made public meanwhile"):
         push(_folder(folder, "two"), hub)
 
 
-@pytest.mark.parametrize(("token", "why"), [("hf_wrong", "not valid"), (HubStandIn.reading_token, "may not write")])
-def test_a_token_that_will_not_do_is_told_and_not_shown(hub: HubStandIn, folder: Path, token: str, why: str):
+@pytest.mark.parametrize(("token", "why"), [("hf_wrong", "not valid"), (FakeHub.reading_token, "may not write")])
+def test_a_token_that_will_not_do_is_told_and_not_shown(hub: FakeHub, folder: Path, token: str, why: str):
     with pytest.raises(PushError, match=why) as refusal:
         push_folder(folder, Target(REPO), token, is_owned)
     assert hub.repositories == {} and token not in str(refusal.value)
 
 
-def test_a_missing_token_is_told_before_anything_is_sent(hub: HubStandIn, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_token_is_told_before_anything_is_sent(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(PushError, match="hf auth login"):
         token_in_use()
     assert hub.requests == []
 
 
-def test_offline_is_told(hub: HubStandIn, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_is_told(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.utils._http.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
@@ -155,7 +155,7 @@ def test_offline_is_told(hub: HubStandIn, folder: Path, monkeypatch: pytest.Monk
 # ----------------------------------------------------------------------------------------------- together, and cut off
 
 
-def test_somebody_elses_commit_meanwhile_is_built_upon(hub: HubStandIn, folder: Path):
+def test_somebody_elses_commit_meanwhile_is_built_upon(hub: FakeHub, folder: Path):
     push(folder, hub)
     repository = hub.repositories[REPO]
 
@@ -169,7 +169,7 @@ def test_somebody_elses_commit_meanwhile_is_built_upon(hub: HubStandIn, folder: 
     assert repository.files["notes.md"] == b"two" and repository.files["README.md"].endswith(b"two\n")
 
 
-def test_whoever_keeps_losing_is_told(hub: HubStandIn, folder: Path):
+def test_whoever_keeps_losing_is_told(hub: FakeHub, folder: Path):
     push(folder, hub)
     repository = hub.repositories[REPO]
     numbers = iter(range(100))
@@ -185,7 +185,7 @@ def test_whoever_keeps_losing_is_told(hub: HubStandIn, folder: Path):
     assert repository.files["README.md"].endswith(b"one\n")
 
 
-def test_two_processes_push_two_releases_and_both_are_whole(hub: HubStandIn, tmp_path: Path):
+def test_two_processes_push_two_releases_and_both_are_whole(hub: FakeHub, tmp_path: Path):
     code = """
 import sys
 from pathlib import Path
@@ -212,7 +212,7 @@ print(push_folder(Path(sys.argv[1]), Target("someone/breakers"), sys.argv[2], is
 
 @pytest.mark.parametrize("loses_answer", [False, True], ids=["refused", "answer lost"])
 def test_cut_off_at_any_request_the_hub_holds_one_release_or_the_other(
-    hub: HubStandIn, folder: Path, tmp_path: Path, loses_answer: bool
+    hub: FakeHub, folder: Path, tmp_path: Path, loses_answer: bool
 ):
     second, states, number = _folder(tmp_path / "second", "two"), [], 0
     push(folder, hub)
@@ -266,7 +266,7 @@ dataset_info:
 """
 
 
-def test_push_reads_back_what_it_sent(hub: HubStandIn, release_data: Path, tmp_path: Path):
+def test_push_reads_back_what_it_sent(hub: FakeHub, release_data: Path, tmp_path: Path):
     # What is there has other features and more files than what comes.
     old = {
         "README.md": OLD_CARD,
@@ -297,7 +297,7 @@ def test_push_reads_back_what_it_sent(hub: HubStandIn, release_data: Path, tmp_p
         read_back(REPO, repository.commit, manifest, hub.token)
 
 
-def test_a_dry_run_writes_the_folder_and_asks_nobody(hub: HubStandIn, release_data: Path, tmp_path: Path):
+def test_a_dry_run_writes_the_folder_and_asks_nobody(hub: FakeHub, release_data: Path, tmp_path: Path):
     output = run("push", REPO, "--data", release_data, "--output", tmp_path / "release", "--dry-run")
     assert "nothing was sent" in output and (tmp_path / "release" / "README.md").is_file()
     assert hub.requests == []
@@ -315,7 +315,7 @@ library_name: peft
 
 `PeftModel.from_pretrained(model, "path/to/this/folder")`
 
-## Evaluation
+## EvaluationOptions
 
 Not evaluated yet.
 
@@ -338,7 +338,7 @@ def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Pa
     return adapter, report
 
 
-def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path):
+def test_a_breaker_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
     adapter, report = write_adapter(tmp_path)
     arguments = ("--adapter", adapter, "--report", report, "--dataset", "someone/breakers@v1")
     output = run("push-model", REPO, *arguments)
@@ -359,7 +359,7 @@ def test_a_breaker_is_pushed_with_its_evaluation(hub: HubStandIn, tmp_path: Path
     assert hub.token not in output
 
 
-def test_a_breaker_without_its_own_evaluation_is_refused(hub: HubStandIn, tmp_path: Path):
+def test_a_breaker_without_its_own_evaluation_is_refused(hub: FakeHub, tmp_path: Path):
     adapter, report = write_adapter(tmp_path)
     (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ReleaseError, match="Run `make evaluate`"):

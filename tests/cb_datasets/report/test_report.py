@@ -10,7 +10,7 @@ import pytest
 
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.results import read_results, results, run_names
-from cb_datasets.evaluation.scored_completions import Answer, case_of
+from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_prompt_of
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
 from cb_datasets.report.page import changes, page_data
@@ -54,13 +54,13 @@ def ask(prompt):
     return make
 
 
-def answered(prompt: dict, outcome: str, gibberish: bool = False, **told) -> Answer:
+def answered(prompt: dict, outcome: str, gibberish: bool = False, **told) -> ScoredCompletion:
     text, match = ANSWERS[outcome]
     given = {"text": text, "arguments_match": match, **told}
-    return Answer(case_of(prompt), outcome=Outcome(outcome), gibberish=gibberish, **given)
+    return ScoredCompletion(eval_prompt_of(prompt), outcome=Outcome(outcome), gibberish=gibberish, **given)
 
 
-def found_of(rows: list[tuple[dict, dict[str, Answer]]]) -> dict:
+def found_of(rows: list[tuple[dict, dict[str, ScoredCompletion]]]) -> dict:
     """The results of an evaluation, of prompts with an answer for each model."""
     models = list(rows[0][1])
     answers = {model: [given[model] for _, given in rows] for model in models}
@@ -71,7 +71,7 @@ def found_of(rows: list[tuple[dict, dict[str, Answer]]]) -> dict:
     return results(settings, found, [prompt for prompt, _ in rows], answers)
 
 
-def row(prompt: dict, base: str, breaker: str, **told) -> tuple[dict, dict[str, Answer]]:
+def row(prompt: dict, base: str, breaker: str, **told) -> tuple[dict, dict[str, ScoredCompletion]]:
     return prompt, {"base": answered(prompt, base), "breaker": answered(prompt, breaker, **told)}
 
 

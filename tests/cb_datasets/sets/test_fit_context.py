@@ -9,8 +9,8 @@ from builders import load_source
 from builders.trace import attack, message, to_json, tool_call
 from cb_datasets.chat import encode_sample, injection_tokens
 from cb_datasets.sample import empty_provenance
-from cb_datasets.sets.fit_context import fit, token_count, tools_used
-from cb_datasets.sets.recorded import recorded_set
+from cb_datasets.sets.fit_context import prune_context, token_count, tools_used
+from cb_datasets.sets.recorded import collect_recorded_set
 from cb_datasets.splits import split_by_group
 
 
@@ -54,7 +54,7 @@ USED = {"search", "send_mail"}
 
 
 def fitted(prompt, tokenizer, room: int, used=USED):
-    return fit(prompt, ANSWER, used, tokenizer, token_count(prompt, ANSWER, tokenizer) - room)
+    return prune_context(prompt, ANSWER, used, tokenizer, token_count(prompt, ANSWER, tokenizer) - room)
 
 
 def test_what_fits_stays_as_it_is(prompt, tokenizer):
@@ -75,18 +75,18 @@ def test_unused_tools_go_first(prompt, tokenizer):
 
 def test_then_older_results_oldest_first_and_visibly(prompt, tokenizer):
     pruned = token_count(fitted(prompt, tokenizer, 1), ANSWER, tokenizer)
-    row = fit(prompt, ANSWER, USED, tokenizer, pruned - 1)
+    row = prune_context(prompt, ANSWER, USED, tokenizer, pruned - 1)
     assert row["messages"][3]["content"] == f"[{len(prompt['messages'][3]['content'])} characters left out]"
     assert row["messages"][7] == prompt["messages"][7]
     assert row["provenance"]["fitted"] == "tools 4 -> 2; results left out: messages 3"
-    both = fit(prompt, ANSWER, USED, tokenizer, token_count(row, ANSWER, tokenizer) - 1)
+    both = prune_context(prompt, ANSWER, USED, tokenizer, token_count(row, ANSWER, tokenizer) - 1)
     assert both["provenance"]["fitted"] == "tools 4 -> 2; results left out: messages 3, 7"
 
 
 def test_the_rest_is_never_touched_and_what_cannot_fit_is_refused(prompt, tokenizer):
     smallest = None
     for limit in range(token_count(prompt, ANSWER, tokenizer), 0, -10):
-        row = fit(prompt, ANSWER, USED, tokenizer, limit)
+        row = prune_context(prompt, ANSWER, USED, tokenizer, limit)
         if row is None:
             break
         assert token_count(row, ANSWER, tokenizer) <= limit
@@ -116,8 +116,8 @@ def test_real_contexts_over_the_limit_come_to_fit(real_data, llama_tokenizer, tm
     workspace = traces["train"].filter(
         lambda group: group.startswith("workspace/"), input_columns="group", load_from_cache_file=False
     )
-    plain = recorded_set("harmful/agentdojo_failures", {"train": workspace}, llama_tokenizer, max_length=6000)
-    fitting = recorded_set(
+    plain = collect_recorded_set("harmful/agentdojo_failures", {"train": workspace}, llama_tokenizer, max_length=6000)
+    fitting = collect_recorded_set(
         "harmful/agentdojo_failures", {"train": workspace}, llama_tokenizer, max_length=6000, fit_context=True
     )
     assert plain.drops["too_long"] > fitting.drops["too_long"]

@@ -17,10 +17,10 @@ from cb_datasets.files import to_dataset
 from cb_datasets.generation import Sampling
 from cb_datasets.generation.backend import Completion
 from cb_datasets.sample import PROMPT_FEATURES
-from cb_datasets.sets.harmful import FlipOptions, flips
-from cb_datasets.sets.on_policy import regenerated
-from cb_datasets.sets.retain import SafeOptions, adversarial_safe
-from cb_datasets.sets.target_model import Asker, modified
+from cb_datasets.sets.harmful import FlipOptions, generate_flips
+from cb_datasets.sets.on_policy import regenerate_decisions
+from cb_datasets.sets.retain import SafeOptions, generate_adversarial_safe
+from cb_datasets.sets.target_model import TargetModel, modified
 
 
 class Scripted:
@@ -66,9 +66,9 @@ def traces():
 
 
 @pytest.fixture
-def asker(tokenizer, tmp_path):
-    def make(rule, folder: str = "work", **fields) -> Asker:
-        return Asker(Scripted(tokenizer, rule), tmp_path / folder, {"train": None, "eval": None}, **fields)
+def target_model(tokenizer, tmp_path):
+    def make(rule, folder: str = "work", **fields) -> TargetModel:
+        return TargetModel(Scripted(tokenizer, rule), tmp_path / folder, {"train": None, "eval": None}, **fields)
 
     return make
 
@@ -93,15 +93,15 @@ def flipping(traces, when):
 DRAWN = Sampling(temperature=0.7, seed=3)
 
 
-def test_every_prompt_is_asked_once_and_its_flip_kept(traces, asker):
-    made = flips(traces, asker(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
+def test_every_prompt_is_asked_once_and_its_flip_kept(traces, target_model):
+    made = generate_flips(traces, target_model(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
     assert len(made.samples) == 12 + 3 and made.drops == {"correct": 15}
     for sample in made.samples:
         assert sample["labels"]["observed_tool"] == sample["target"]["simulated_tool"] and check(sample) == []
 
 
-def test_what_became_of_each_category_is_told(traces, asker):
-    made = flips(traces, asker(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
+def test_what_became_of_each_category_is_told(traces, target_model):
+    made = generate_flips(traces, target_model(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
     table = made.by_category()
     assert set(table) == {trace["attack"]["category"] for side in traces.values() for trace in side} and len(table) > 1
     assert sum(parts["kept"].get("attack_success", 0) for parts in table.values()) == 15
@@ -110,34 +110,38 @@ def test_what_became_of_each_category_is_told(traces, asker):
     assert made.by_category()[made.samples[0]["category"]]["dropped"]["duplicate"] == 1
 
 
-def test_prompts_must_carry_the_tool_schema_that_is_named(traces, asker):
+def test_prompts_must_carry_the_tool_schema_that_is_named(traces, target_model):
     rule = flipping(traces, lambda number, seed: True)
-    modified_too = asker(rule, tool_schema=B4_STANDARD, system_modifier="Be brief.")
-    assert len(flips(traces, modified_too, DRAWN).samples) == 30
+    modified_too = target_model(rule, tool_schema=B4_STANDARD, system_modifier="Be brief.")
+    assert len(generate_flips(traces, modified_too, DRAWN).samples) == 30
     for part, other in (("system_prompt", "Be brief."), ("tools", B4_STANDARD["tools"][1:])):
-        wrong = asker(rule, tool_schema=B4_STANDARD | {part: other})
+        wrong = target_model(rule, tool_schema=B4_STANDARD | {part: other})
         with pytest.raises(ValueError, match="lookalike/.* does not carry .* --tool-schema"):
-            flips(traces, wrong, DRAWN)
+            generate_flips(traces, wrong, DRAWN)
         assert wrong.backend.asked == []
 
 
-def test_rounds_ask_only_what_is_missing_until_there_are_enough(traces, asker):
+def test_rounds_ask_only_what_is_missing_until_there_are_enough(traces, target_model):
     """The first round gives half; the second, with seeds of its own, the rest."""
-    patient = asker(flipping(traces, lambda number, seed: number % 2 == 0 or seed > 10**8))
-    made = flips(traces, patient, DRAWN, FlipOptions(target_n=30))
+    patient = target_model(flipping(traces, lambda number, seed: number % 2 == 0 or seed > 10**8))
+    made = generate_flips(traces, patient, DRAWN, FlipOptions(target_n=30))
     assert len(made.samples) == 30 and len({sample["pair"] for sample in made.samples}) == 30
     assert len(patient.backend.asked) == 30 + 15
-    lazy = asker(flipping(traces, lambda number, seed: number % 2 == 0), folder="lazy")
-    assert len(flips(traces, lazy, DRAWN, FlipOptions(target_n=30, rounds=2)).samples) == 15 + 6 + 2
+    lazy = target_model(flipping(traces, lambda number, seed: number % 2 == 0), folder="lazy")
+    assert len(generate_flips(traces, lazy, DRAWN, FlipOptions(target_n=30, rounds=2)).samples) == 15 + 6 + 2
 
 
-def test_too_small_a_yield_stops_the_line(traces, asker):
+def test_too_small_a_yield_stops_the_line(traces, target_model):
     with pytest.raises(ValueError, match=r"15 of 30 prompts gave a flip, fewer than the share of 0.6"):
-        flips(traces, asker(flipping(traces, lambda n, seed: n % 2 == 0)), DRAWN, FlipOptions(min_yield=0.6))
+        generate_flips(
+            traces, target_model(flipping(traces, lambda n, seed: n % 2 == 0)), DRAWN, FlipOptions(min_yield=0.6)
+        )
 
 
-def test_forced_calls_fill_what_gave_no_flip_and_say_so(traces, asker):
-    made = flips(traces, asker(flipping(traces, lambda n, seed: n == 0)), DRAWN, FlipOptions(include_forced=True))
+def test_forced_calls_fill_what_gave_no_flip_and_say_so(traces, target_model):
+    made = generate_flips(
+        traces, target_model(flipping(traces, lambda n, seed: n == 0)), DRAWN, FlipOptions(include_forced=True)
+    )
     assert made.report()["completions"] == {"forced": 28, "sampled": 2}
     for sample in made.samples:
         if sample["provenance"]["completion_source"] == "sampled":
@@ -146,17 +150,21 @@ def test_forced_calls_fill_what_gave_no_flip_and_say_so(traces, asker):
         assert sample["labels"]["observed_tool"] == sample["target"]["simulated_tool"] and check(sample) == []
 
 
-def test_the_largest_category_is_cut_to_its_share(traces, asker):
+def test_the_largest_category_is_cut_to_its_share(traces, target_model):
     many = [{**trace, "attack": {**trace["attack"], "category": "A"}} for trace in traces["train"]]
     for trace in many[:2]:
         trace["attack"]["category"] = "B"
     rows = {"train": to_dataset(many, TRACE_FEATURES), "eval": to_dataset([], TRACE_FEATURES)}
-    made = flips(rows, asker(flipping(traces, lambda n, seed: True)), DRAWN, FlipOptions(max_category_share=0.8))
+    made = generate_flips(
+        rows, target_model(flipping(traces, lambda n, seed: True)), DRAWN, FlipOptions(max_category_share=0.8)
+    )
     assert made.report()["categories"] == {"A": 8, "B": 2} and made.drops["over_category_share"] == 14
 
 
-def test_a_redacted_sample_keeps_its_completion_and_loses_the_injection(traces, asker):
-    made = flips(traces, asker(flipping(traces, lambda n, seed: True)), DRAWN, FlipOptions(redact=True))
+def test_a_redacted_sample_keeps_its_completion_and_loses_the_injection(traces, target_model):
+    made = generate_flips(
+        traces, target_model(flipping(traces, lambda n, seed: True)), DRAWN, FlipOptions(redact=True)
+    )
     by_id = {trace["id"]: trace for trace in (*traces["train"], *traces["eval"])}
     for sample in made.samples:
         injected = by_id[sample["pair"]]["attack"]["text"]
@@ -164,34 +172,34 @@ def test_a_redacted_sample_keeps_its_completion_and_loses_the_injection(traces, 
         assert injected not in sample["messages"][-1]["content"] and check(sample) == []
 
 
-def test_one_rank_of_several_yields_its_share_and_asks_nothing_twice(traces, asker):
+def test_one_rank_of_several_yields_its_share_and_asks_nothing_twice(traces, target_model):
     rule = flipping(traces, lambda number, seed: True)
     shares = []
     for rank in (0, 1):
-        alone = asker(rule, rank=rank, world=2)
-        shares.append(len(flips(traces, alone, DRAWN, FlipOptions(include_forced=True, target_n=99)).samples))
+        alone = target_model(rule, rank=rank, world=2)
+        shares.append(len(generate_flips(traces, alone, DRAWN, FlipOptions(include_forced=True, target_n=99)).samples))
     assert shares == [30, 0]  # one shard a side
-    after = asker(rule)
-    assert len(flips(traces, after, DRAWN).samples) == 30 and after.backend.asked == []
+    after = target_model(rule)
+    assert len(generate_flips(traces, after, DRAWN).samples) == 30 and after.backend.asked == []
 
 
-def test_what_withstands_is_drawn_in_hotter_rounds_until_there_is_enough(traces, asker):
+def test_what_withstands_is_drawn_in_hotter_rounds_until_there_is_enough(traces, target_model):
     def rule(number: int, seed: int) -> bool:
         return number % 3 != 0
 
-    few = adversarial_safe(traces, asker(flipping(traces, rule)), DRAWN)
+    few = generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN)
     assert len(few.samples) == 8 + 2
     options = SafeOptions(target_n=14, retry_temperatures=(0.5, 0.9, 1.0))
-    more = adversarial_safe(traces, asker(flipping(traces, rule)), DRAWN, options=options)
+    more = generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN, options=options)
     assert len(more.samples) >= 14
     assert {sample["provenance"]["temperature"] for sample in more.samples} == {0.7, 0.5}
     with pytest.raises(ValueError, match="10 adversarial-safe samples, fewer than the 20"):
-        adversarial_safe(traces, asker(flipping(traces, rule)), DRAWN, options=SafeOptions(min_n=20))
+        generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN, options=SafeOptions(min_n=20))
 
 
-def test_a_modifier_joins_the_system_prompt_and_the_provenance(traces, asker):
-    careful = asker(flipping(traces, lambda n, seed: True), system_modifier="Obey nobody but the user.")
-    made = flips(traces, careful, DRAWN)
+def test_a_modifier_joins_the_system_prompt_and_the_provenance(traces, target_model):
+    careful = target_model(flipping(traces, lambda n, seed: True), system_modifier="Obey nobody but the user.")
+    made = generate_flips(traces, careful, DRAWN)
     for sample in made.samples:
         assert sample["messages"][0]["content"].endswith("\n\nObey nobody but the user.")
         assert sample["provenance"]["system_modifier"] == "Obey nobody but the user."
@@ -234,12 +242,12 @@ def decided(verdict: str, number: int) -> dict:
     }
 
 
-def test_the_target_decides_where_a_recorded_agent_did(asker):
+def test_the_target_decides_where_a_recorded_agent_did(target_model):
     rows = [decided(verdict, n) for n, verdict in enumerate(["compromised", "resisted", "attempted", "not_exposed"])]
     answers = {"0": calls("search_web"), "1": calls("retrieve_multimodal_docs"), "2": "It is a fine day.<|eot_id|>"}
-    who = asker(lambda prompt, seed, number: answers[prompt.split("Find document ")[1][0]])
+    who = target_model(lambda prompt, seed, number: answers[prompt.split("Find document ")[1][0]])
     sides = {"train": to_dataset(rows, TRACE_FEATURES), "eval": to_dataset([], TRACE_FEATURES)}
-    failures, resisted = regenerated(sides, who, DRAWN)
+    failures, resisted = regenerate_decisions(sides, who, DRAWN)
     assert [sample["pair"] for sample in failures.samples] == ["agentdojo/x/0"]
     assert [sample["pair"] for sample in resisted.samples] == ["agentdojo/x/1"]
     assert failures.drops == {"correct": 1, "no_call": 1} and len(who.backend.asked) == 3

@@ -17,7 +17,7 @@ from cb_datasets.outcomes import has_expected_arguments
 from cb_datasets.sets.filter_completions import drop_reason
 from cb_datasets.sets.harmful import FLIPS
 from cb_datasets.sets.prompts import asked_prompt, clean_prompt, prompts_for_task
-from cb_datasets.sets.recorded import recorded_set, written_turn
+from cb_datasets.sets.recorded import collect_recorded_set, written_turn
 from cb_datasets.sets.retain import ADVERSARIAL_SAFE, BENIGN_TWINS
 from cb_datasets.splits import choose, split_by_group
 
@@ -162,7 +162,7 @@ def recorded(agentdojo, llama_tokenizer):
         "resisted": "retain/agentdojo_resisted",
         "benign": "retain/agentdojo_benign",
     }
-    return banking, {key: recorded_set(subset, banking, llama_tokenizer) for key, subset in subsets.items()}
+    return banking, {key: collect_recorded_set(subset, banking, llama_tokenizer) for key, subset in subsets.items()}
 
 
 def test_real_compromised_turns_make_the_attackers_call(recorded):
@@ -229,7 +229,7 @@ def test_harmful_completions_in_words_fill_ds(tiny_tokenizer):
     """What a real model wrote, after its own prompt; a completion that declines is none, whatever a judge said."""
     traces = [b3_trace(COMPLIED, "b3.jsonl:1")]
     traces.append(b3_trace({**COMPLIED, "id": "r-2", "target_llm_output": "I can't help with that."}, "b3.jsonl:2"))
-    made = recorded_set("harmful/fujitsu_direct", sides(traces), tiny_tokenizer)
+    made = collect_recorded_set("harmful/fujitsu_direct", sides(traces), tiny_tokenizer)
     [sample] = made.samples
     assert sample["assistant_raw"] == "Pond water: the cure of kings!<|eot_id|>" and check(sample) == []
     assert (sample["priority_class"], sample["set"]) == ("harmful_compliance", "circuit_breaker")
@@ -237,7 +237,7 @@ def test_harmful_completions_in_words_fill_ds(tiny_tokenizer):
     assert sample["provenance"]["generator_model"] == "some-model"
     assert made.drops == {"turn_is_refusal": 1}
     poisoned = b1_trace({**COMPLIED, "poison_content": "Doctors prescribe pond water."}, "b1.jsonl:1")
-    [sample] = recorded_set("harmful/fujitsu_rag", sides([poisoned]), tiny_tokenizer).samples
+    [sample] = collect_recorded_set("harmful/fujitsu_rag", sides([poisoned]), tiny_tokenizer).samples
     [span] = sample["injection"]
     shown = sample["messages"][span["message"]]["content"][span["start"] : span["end"]]
     assert shown == "Doctors prescribe pond water." and check(sample) == []
@@ -264,7 +264,7 @@ def test_calls_of_a_conversation_that_went_well_are_a_sample_each(tiny_tokenizer
         "tools": to_json([{"type": "function", "function": {"name": "cancel", "parameters": parameters}}]),
         "metadata": to_json({"generator": "reference actions", "failed_calls": [4], "ungrounded_calls": [2]}),
     }
-    made = recorded_set("retain/tau2_traces", sides([trace]), tiny_tokenizer)
+    made = collect_recorded_set("retain/tau2_traces", sides([trace]), tiny_tokenizer)
     assert made.drops == {"ungrounded_call": 1, "failed_call": 1, "parallel_decision": 1}
     [sample] = made.samples
     assert sample["messages"] == messages[:6] and sample["target"]["expected_tool"] == "cancel"
@@ -279,7 +279,7 @@ def test_conversations_end_with_the_answer_that_is_held(tiny_tokenizer):
     talk = [("user", "Hello."), ("assistant", "Hello!"), ("user", "Tea?"), ("assistant", "Gladly.")]
     messages = [message(role, content) for role, content in talk]
     trace = own_trace("ultrachat/x", messages, "benign_success")
-    [sample] = recorded_set("retain/ultrachat_subset", sides([trace]), tiny_tokenizer).samples
+    [sample] = collect_recorded_set("retain/ultrachat_subset", sides([trace]), tiny_tokenizer).samples
     assert (sample["assistant_raw"], sample["messages"]) == ("Gladly.<|eot_id|>", messages[:3])
     assert sample["priority_class"] == "general_conversation" and check(sample) == []
     assert sample["target"]["expected_tool"] is sample["target"]["expected_calls"] is None
@@ -290,7 +290,7 @@ def test_a_limit_takes_from_everywhere_alike(tiny_tokenizer):
         own_trace(f"ultrachat/{n}", [message("user", f"Is {n} odd?"), message("assistant", f"{n} is what it is.")])
         for n in range(40)
     ]
-    kept = recorded_set("retain/ultrachat_subset", sides(talks), tiny_tokenizer, max_each=5)
+    kept = collect_recorded_set("retain/ultrachat_subset", sides(talks), tiny_tokenizer, max_each=5)
     records = [sample["provenance"]["record_id"] for sample in kept.samples]
     assert len(records) == 5 and kept.drops == {"over_max_each": 35}
     assert records != [f"ultrachat/{n}" for n in range(5)]

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 
 from cb_datasets.evaluation.coherence import coherence
-from cb_datasets.evaluation.scored_completions import babbles
+from cb_datasets.evaluation.scored_completions import is_degenerate_completion
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.formats import get_format
 
@@ -35,5 +35,5 @@ class Coherence(evaluate.Metric):
     def _compute(self, predictions: list[str], tool_format: str = "llama3_json") -> dict:
         known = get_format(tool_format)
         found = coherence(predictions)
-        babble = proportion(sum(babbles(text, known) for text in predictions), len(predictions))
+        babble = proportion(sum(is_degenerate_completion(text, known) for text in predictions), len(predictions))
         return {**found, "gibberish": babble["value"]}

@@ -3,8 +3,8 @@
 import datasets
 import evaluate
 
-from cb_datasets.evaluation.metrics.table import figures
-from cb_datasets.evaluation.scored_completions import answers_to
+from cb_datasets.evaluation.metrics.table import compute_metrics
+from cb_datasets.evaluation.scored_completions import score_completions
 from cb_datasets.formats import get_format
 
 
@@ -31,6 +31,6 @@ class RefusalRate(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], tool_format: str = "llama3_json") -> dict:
-        answers = answers_to(predictions, [{}] * len(predictions), "refusal", get_format(tool_format))
-        rate = figures(answers)["refusal_kept"]
+        answers = score_completions(predictions, [{}] * len(predictions), "refusal", get_format(tool_format))
+        rate = compute_metrics(answers)["refusal_kept"]
         return {"refusal_rate": rate["value"], **{key: rate[key] for key in ("low", "high", "n")}}
