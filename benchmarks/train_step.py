@@ -441,7 +441,7 @@ def flops(shape: Shape, plan: Plan, rows: list[dict[str, Any]]) -> float:
     head_size = shape.hidden_size // shape.num_heads
     attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * head_size * shape.num_kv_heads
     block = attention + 3 * shape.hidden_size * shape.intermediate_size
-    depths = (max(plan.blocks(term, reference=False) for term in plan.terms_of(row)) for row in rows)
+    depths = (max(plan.layers_run(term, "adapted") for term in plan.terms_of(row)) for row in rows)
     return sum(6.0 * row["num_tokens"] * block * depth for row, depth in zip(rows, depths, strict=True))
 
 

@@ -3,9 +3,8 @@
 Generation, training, preflight and evaluation all come here, so a model is trained on exactly the ids it is asked
 with:
 
-    prompt      <|begin_of_text|>...<|start_header_id|>assistant<|end_header_id|>\\n\\n     the tokenizer's chat
-    template completion  <|python_tag|>{"name": "read_file", "parameters": {...}}<|eom_id|>         verbatim, as
-    generated
+    prompt       <|begin_of_text|>...<|start_header_id|>assistant<|end_header_id|>\\n\\n   the chat template
+    completion   <|python_tag|>{"name": "read_file", "parameters": {...}}<|eom_id|>      verbatim, as generated
 
 The two are encoded apart and joined: a template would render the call without its tag, and joint encoding could merge
 tokens across the seam. The loss mask is "after the prompt's tokens", nothing else.
@@ -21,6 +20,8 @@ from functools import lru_cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
+
+from .formats import format_of
 
 
 if TYPE_CHECKING:
@@ -197,17 +198,57 @@ def encode_completion(tokenizer: "PreTrainedTokenizerBase", assistant_raw: str) 
     return tokenizer(assistant_raw, add_special_tokens=False)["input_ids"]
 
 
-def encode_sample(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> dict:
-    """`{"prompt_ids", "completion_ids"}` of a sample; training concatenates them and masks the first."""
-    return {
-        "prompt_ids": encode_prompt(tokenizer, row, date_string),
-        "completion_ids": encode_completion(tokenizer, row["assistant_raw"]),
-    }
+@dataclass(frozen=True)
+class EncodedCompletion:
+    """A completion as tokens.
+
+    Args:
+        ids (`list[int]`): Its tokens.
+        call, tool_name (`tuple[int, int]`, *optional*): The tokens `[start, end)` of its call, from the tag to the end
+            token, and of the tool's name in it; `None` where it does not make one well-formed call.
+    """
+
+    ids: list[int]
+    call: tuple[int, int] | None
+    tool_name: tuple[int, int] | None
 
 
-def training_ids(prompt_ids: list[int], completion_ids: list[int]) -> tuple[list[int], list[int]]:
-    """The ids of a row and its loss mask: 1 on the completion, 0 on the prompt."""
-    return prompt_ids + completion_ids, [0] * len(prompt_ids) + [1] * len(completion_ids)
+def encoded_completion(tokenizer: "PreTrainedTokenizerBase", assistant_raw: str) -> EncodedCompletion:
+    """A completion with its tokens, and where its call is by the parser of the tokenizer's format."""
+    ids, offsets = _encode_all(tokenizer, assistant_raw)
+    parsed = format_of(tokenizer.chat_template).parse(assistant_raw)
+    spans = (span and _tokens_of(offsets, *span) for span in (parsed.call_span, parsed.name_span))
+    return EncodedCompletion(ids, *spans)
+
+
+@dataclass(frozen=True)
+class EncodedSample:
+    """A prompt and its completion, as they are trained on."""
+
+    prompt: EncodedPrompt
+    completion: EncodedCompletion
+
+    @property
+    def ids(self) -> list[int]:
+        """All tokens."""
+        return self.prompt.ids + self.completion.ids
+
+    @property
+    def prompt_length(self) -> int:
+        """Number of tokens before the completion. The loss is on those after them, and nowhere else."""
+        return len(self.prompt.ids)
+
+
+def encode_sample(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> EncodedSample:
+    """The tokens of a sample. Training and preflight both take them from here.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's tokenizer.
+        row (`dict`): A sample.
+        date_string (`str`, *optional*, defaults to [`DATE_STRING`]): The date that the template prints.
+    """
+    prompt = encoded_prompt(tokenizer, row, date_string)
+    return EncodedSample(prompt, encoded_completion(tokenizer, row["assistant_raw"]))
 
 
 @lru_cache(maxsize=16)

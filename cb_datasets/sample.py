@@ -92,6 +92,9 @@ SAMPLE_FEATURES = Features(
     }
 )
 
+# Values of the column `set`: Ds and Dr.
+CIRCUIT_BREAKER, RETAIN = "circuit_breaker", "retain"
+
 # Classes of the circuit breaker set (Ds) and of the retain set (Dr), with the weight of each when batches are drawn.
 HARMFUL_CLASSES = {"harmful_flip": 1.0, "harmful_compliance": 1.0}
 RETAIN_CLASSES = {

@@ -1,16 +1,16 @@
-"""What a run shows while it runs: a live line, and warnings that name their remedy."""
+"""Callbacks of a run: a live line, and warnings that name their remedy."""
 
 import resource
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from accelerate.logging import get_logger
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from .objective.terms import TERMS
 
-if TYPE_CHECKING:
-    from .circuit_breaker_trainer import CircuitBreakerTrainer
 
 logger = get_logger(__name__)
 
@@ -20,7 +20,7 @@ STUCK_COSINE = 0.99
 # The mean cosine on Dr below which its states are no longer held. The published run stays above 0.949.
 COLLAPSED_COSINE = 0.7
 
-# Nats by which the model is less sure of the retain set than it was, at which it has come apart.
+# Nats by which the model is less sure of the retain set than it was, at which it has collapsed.
 COLLAPSED_ENTROPY = 2.0
 
 # Share of a run in which the retain set may be on its way out and back. In the published run it is furthest away after
@@ -30,15 +30,15 @@ EXCURSION = 1 / 3
 
 class LiveLine(ProgressCallback):
     """
-    The progress bar, and behind it one line of how the run is doing.
+    The progress bar, followed by one line with the latest metrics.
 
     Args:
-        trainer ([`CircuitBreakerTrainer`]): The trainer, for the number of its tokens.
+        num_tokens (`Callable[[], int]`): Number of tokens trained on so far, for the tokens per second.
     """
 
-    def __init__(self, trainer: "CircuitBreakerTrainer"):
+    def __init__(self, num_tokens: Callable[[], int]):
         super().__init__()
-        self.trainer = trainer
+        self.num_tokens = num_tokens
         self.last: tuple[float, int] = (time.monotonic(), 0)
 
     def on_log(
@@ -52,7 +52,7 @@ class LiveLine(ProgressCallback):
         if logs is None or "cosine/ds" not in logs and "cosine/dr" not in logs:
             super().on_log(args, state, control, logs=logs, **kwargs)
         elif state.is_world_process_zero:
-            now = (time.monotonic(), self.trainer.num_tokens)
+            now = (time.monotonic(), self.num_tokens())
             speed = (now[1] - self.last[1]) / max(now[0] - self.last[0], 1e-9)
             self.last = now
             self.training_bar.set_postfix_str(live_line(logs, speed), refresh=True)
@@ -80,14 +80,15 @@ def _peak_memory() -> float:
 
 class Watchdog(TrainerCallback):
     """
-    Warns, once for each, of a run that is stuck where it began and of a model that comes apart.
+    Warns, once for each, of a run that is stuck where it began, of states that drift and of a collapsing model.
 
     Args:
-        trainer ([`CircuitBreakerTrainer`]): The trainer, for the terms of its loss.
+        terms (`Collection[str]`): The terms of the loss: only what they are meant to do is watched.
     """
 
-    def __init__(self, trainer: "CircuitBreakerTrainer"):
-        self.terms = set(trainer.plan.classes)
+    def __init__(self, terms: Collection[str]):
+        self.reroutes = any(TERMS[term].reroutes for term in terms)
+        self.holds_states = any(TERMS[term].layers == "retain" for term in terms)
         self.warned: set[str] = set()
 
     def on_log(
@@ -100,7 +101,7 @@ class Watchdog(TrainerCallback):
     ) -> None:
         logs, at = logs or {}, f"at step {state.global_step} of {state.max_steps}"
         ds, dr = logs.get("cosine/ds"), logs.get("cosine/dr")
-        if "rr" in self.terms and ds is not None and ds > STUCK_COSINE and state.global_step > state.max_steps / 10:
+        if self.reroutes and ds is not None and ds > STUCK_COSINE and state.global_step > state.max_steps / 10:
             self._warn(
                 "stuck",
                 f"The cosine on the circuit breaker set is {ds:.4f} {at}: nothing is being rerouted. Raise "
@@ -109,7 +110,7 @@ class Watchdog(TrainerCallback):
             )
         if state.global_step < state.max_steps * EXCURSION:
             return
-        if "retain_l2" in self.terms and dr is not None and dr < COLLAPSED_COSINE:
+        if self.holds_states and dr is not None and dr < COLLAPSED_COSINE:
             self._warn(
                 "retain",
                 f"The cosine on the retain set has fallen to {dr:.3f} {at}: what must not change is changing. Raise "
@@ -120,10 +121,10 @@ class Watchdog(TrainerCallback):
             self._warn(
                 "entropy",
                 f"The entropy on the retain set is {adapted:.2f} nats {at}, against {frozen:.2f} of the frozen model: "
-                "the model is coming apart. Raise the weights of the retain terms, or lower `learning_rate`.",
+                "the model is collapsing. Raise the weights of the retain terms, or lower `learning_rate`.",
             )
 
-    def _warn(self, kind: str, message: str) -> None:
-        if kind not in self.warned:
-            self.warned.add(kind)
+    def _warn(self, fault: str, message: str) -> None:
+        if fault not in self.warned:
+            self.warned.add(fault)
             logger.warning(message)

@@ -31,16 +31,17 @@ from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from cb_datasets import chat
-from cb_datasets.sample import HARMFUL_CLASSES, RETAIN_CLASSES
+from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
 
 from . import augment, tokenize_rows
 from .batch_sampler import CircuitBreakerBatchSampler
 from .callbacks import LiveLine, Watchdog
 from .circuit_breaker_config import CircuitBreakerConfig
-from .collator import CIRCUIT_BREAKER, RETAIN, DataCollatorForCircuitBreaker
+from .collator import DataCollatorForCircuitBreaker
 from .model_card import model_card
 from .objective import losses
 from .objective.hidden_states import get_decoder
+from .objective.masks import MaskSettings
 from .objective.objective import Objective
 from .objective.terms import NORM, TERMS, Plan
 from .speed.fused_lora import fuse_lora
@@ -296,8 +297,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Replace the printed dictionaries by one live line
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
-            self.add_callback(LiveLine(self))
-        self.add_callback(Watchdog(self))
+            self.add_callback(LiveLine(lambda: self.num_tokens))
+        self.add_callback(Watchdog(self.plan.classes))
 
         # Add tags to the model
         self.model.add_model_tags(self._tag_names)
@@ -319,27 +320,33 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 raise ValueError(f"`{name}` is not supported with FSDP2: {reason}. Leave it out, or use DDP.")
 
     def _make_plan(self, model: PreTrainedModel | PeftModel, args: CircuitBreakerConfig) -> Plan:
-        num_blocks = len(get_decoder(model).layers)
-        target_layers = _layers("target_layers", args.target_layers, num_blocks)
+        num_layers = len(get_decoder(model).layers)
+        target_layers = _layers("target_layers", args.target_layers, num_layers)
         if args.retain_l2_layers == ["all"]:
             # The published code cuts the model one block above the deepest target and keeps every hidden state of
             # what is left, the last one after the final norm.
-            retain_layers = (*range(min(target_layers[-1] + 1, num_blocks)), NORM)
+            retain_layers = (*range(min(target_layers[-1] + 1, num_layers)), NORM)
         elif args.retain_l2_layers == ["target"]:
             retain_layers = target_layers
         else:
-            retain_layers = _layers("retain_l2_layers", [float(layer) for layer in args.retain_l2_layers], num_blocks)
+            retain_layers = _layers("retain_l2_layers", [float(layer) for layer in args.retain_l2_layers], num_layers)
         return Plan(
             classes=args.classes,
             target_layers=target_layers,
             retain_layers=retain_layers,
-            num_blocks=num_blocks,
-            rr_tokens=args.rr_tokens,
-            rr_from=args.rr_from,
-            retain_tokens=args.retain_tokens,
-            injection_weight=args.injection_weight,
-            decision_weight=args.decision_weight,
-            retain_l2_positions=args.retain_l2_norm == "reference",
+            num_layers=num_layers,
+            masks=MaskSettings(
+                rr_tokens=args.rr_tokens,
+                rr_from=args.rr_from,
+                retain_tokens=args.retain_tokens,
+                injection_weight=args.injection_weight,
+                decision_weight=args.decision_weight,
+            ),
+            over_padding=tuple(
+                name
+                for name in args.classes
+                if (setting := TERMS[name].padding_setting) and getattr(args, setting) == "reference"
+            ),
             skip_layers=args.skip_layers,
         )
 
@@ -352,7 +359,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             # By name, because PEFT combines `layers_to_transform` with a list only
             linear = (name for name, module in blocks.named_modules() if isinstance(module, nn.Linear))
             peft_config.target_modules = {name.rsplit(".", 1)[-1] for name in linear}
-        num_reached = self.plan.depth
+        num_reached = self.plan.layers_reached
         if peft_config.layers_to_transform is None and not isinstance(peft_config.target_modules, str):
             peft_config.layers_to_transform = list(range(num_reached))
         model = get_peft_model(model, peft_config)
@@ -430,9 +437,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 faults["no completion", "Drop them when the data are made."].append(row["id"])
                 continue
             for term in self.plan.terms_of(row):
-                if not len(self.plan.read(term, row).positions):
+                if not len(self.plan.gather(term, row).positions):
                     faults[
-                        f"no token that the term {term!r} could read",
+                        f"no token for the term {term!r}",
                         f"Leave their class out of it: {row['priority_class']!r} in `term_classes`.",
                     ].append(row["id"])
         for (fault, remedy), ids in faults.items():
@@ -530,8 +537,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def _coefficients(self, step: int) -> dict[str, float]:
         """Weight of each term at an optimizer step."""
-        breaks, keeps = losses.schedule(self.args.schedule, step, self.args.max_steps)
-        return {term: weight * (breaks if TERMS[term].breaks else keeps) for term, weight in self.args.weights.items()}
+        breaker, retain = losses.schedule(self.args.schedule, step, self.args.max_steps)
+        factors = {"breaker": breaker, "retain": retain}
+        return {term: weight * factors[TERMS[term].role] for term, weight in self.args.weights.items()}
 
     def _compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None
@@ -560,8 +568,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def _check_same_forwards(self, inputs: dict[str, Any]) -> None:
         """Refuse what would have the processes wait for each other forever."""
-        blocks = [[forward["blocks"] for forward in inputs[side]] for side in ("frozen", "adapted")]
-        counted = [[side.count(number) for number in range(self.plan.num_blocks + 1)] for side in blocks]
+        run = [[forward["num_layers"] for forward in inputs[network]] for network in ("frozen", "adapted")]
+        counted = [[layers.count(number) for number in range(self.plan.num_layers + 1)] for layers in run]
         everyone = self.accelerator.gather(torch.tensor([counted], device=self.accelerator.device))
         if (everyone != everyone[0]).any():
             raise ValueError(
@@ -753,12 +761,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             self.processing_class.save_pretrained(folder)
 
 
-def _layers(name: str, layers: list[float], num_blocks: int) -> tuple[int, ...]:
+def _layers(name: str, layers: list[float], num_layers: int) -> tuple[int, ...]:
     """Layers by number, from numbers and fractions of the depth."""
-    numbers = {round(layer * num_blocks) if layer < 1 else int(layer) for layer in layers}
-    if max(numbers) > num_blocks or min(numbers) < 1:
+    numbers = {round(layer * num_layers) if layer < 1 else int(layer) for layer in layers}
+    if max(numbers) > num_layers or min(numbers) < 1:
         raise ValueError(
-            f"`{name}` asks for the layers {sorted(numbers)}, but the model has the blocks 1 to {num_blocks}. Set it "
+            f"`{name}` asks for the layers {sorted(numbers)}, but the model has the layers 1 to {num_layers}. Set it "
             "to layers from about a third and two thirds of its depth."
         )
     return tuple(sorted(numbers))

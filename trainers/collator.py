@@ -1,13 +1,13 @@
-"""Prepared rows become a batch: forwards to make, and for each term of the loss which tokens of them it reads.
+"""Prepared rows become a batch: the forwards to make, and the positions that are gathered from them for each term.
 
-    {"adapted": [{"inputs": {"input_ids": ..., ...}, "blocks": 4, "reads": {"rr": [12, 13, 14], "splice": [99, ...]}}],
-     "frozen":  [{"inputs": ..., "blocks": 3, "reads": {"rr": ...}}],
-     "measure": [{"inputs": ..., "blocks": 4, "reads": {"circuit_breaker": ..., "retain": ...}}],
-     "weights": {"rr": [1., 1., 1.], ...}, "targets": {"rr": [0, 0, 0], "splice": [7, ...], ...},
+    {"adapted": [{"inputs": {"input_ids": ..., ...}, "num_layers": 4, "gather": {"rr": [12, 13], "ce": [99, ...]}}],
+     "frozen":  [{"inputs": ..., "num_layers": 3, "gather": {"rr": ...}}],
+     "measure": [{"inputs": ..., "num_layers": 4, "gather": {"circuit_breaker": ..., "retain": ...}}],
+     "weights": {"rr": [1., 1., 1.], ...}, "targets": {"rr": [0, 0, 0], "ce": [7, ...], ...},
      "harmful": {"rr": [True, True, True], ...}, "num_items": [3., 9.], "num_tokens": 812,
      "ids": ["b4_flips/3f0c...", ...]}
 
-`reads` are positions among the flattened tokens of the forward, in the same order for both networks.
+`gather` are positions among the flattened tokens of the forward, in the same order for both networks.
 """
 
 from collections import defaultdict
@@ -20,40 +20,41 @@ import numpy as np
 import torch
 from transformers.data.data_collator import DataCollatorMixin
 
-from .objective.terms import NORM, TERMS, Plan, Read
+from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN
+
+from .objective.terms import COLUMNS, NORM, TERMS, Gather, Plan
 from .speed.packing import Layout, packed, padded
 from .speed.reference_cache import ReferenceCache
 
 
-CIRCUIT_BREAKER, RETAIN = "circuit_breaker", "retain"  # values of a row's `set`
-
-# Where a prepared row has the sequences that the networks read.
-_COLUMNS = {"row": "input_ids", "clean": "clean_ids", "splice": "splice_ids"}
-
-# Layouts of a batch, by what they lay out: examples and kinds of their sequences.
-_Layouts = dict[tuple[tuple[int, str], ...], Layout]
+# The sequences of a batch that a forward lays out: numbers of examples, and keys of `COLUMNS`.
+_Key = tuple[int, str]
 
 
 @dataclass
 class _Forward:
-    """Sequences of one forward, and the reads from it while they are collected."""
+    """The sequences of one forward, and the positions to gather from it while they are collected."""
 
-    rows: dict[tuple[int, str], int] = field(default_factory=dict)  # by example and kind of sequence
+    rows: dict[_Key, int] = field(default_factory=dict)
     sequences: list[Sequence[int]] = field(default_factory=list)
-    reads: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
+    gather: dict[str, list[tuple[int, np.ndarray]]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, key: tuple[int, str], sequence: Sequence[int], name: str, positions: np.ndarray) -> None:
+    def add_sequence(self, key: _Key, sequence: Sequence[int], name: str, positions: np.ndarray) -> None:
         if key not in self.rows:
             self.rows[key] = len(self.sequences)
             self.sequences.append(sequence)
-        self.reads[name].append((self.rows[key], positions))
+        self.gather[name].append((self.rows[key], positions))
 
-    def batch(self, blocks: int, layout: Layout) -> dict[str, Any]:
-        reads = {
+    def batch(self, num_layers: int, layout: Layout) -> dict[str, Any]:
+        gather = {
             name: torch.from_numpy(np.concatenate([layout.index[row][positions] for row, positions in parts]))
-            for name, parts in self.reads.items()
+            for name, parts in self.gather.items()
         }
-        return {"inputs": layout.inputs, "blocks": blocks, "reads": reads}
+        return {"inputs": layout.inputs, "num_layers": num_layers, "gather": gather}
+
+
+# The forwards of one network, by the number of layers they run.
+_Forwards = dict[int, _Forward]
 
 
 @dataclass
@@ -64,7 +65,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
 
     Args:
         plan ([`~trainers.objective.terms.Plan`]):
-            Terms of the loss, and what they read.
+            Terms of the loss, and the tokens they are computed on.
         pad_token_id (`int`):
             Token ID to use for padding.
         pad_to_multiple_of (`int`, *optional*):
@@ -74,8 +75,8 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         shared_prefix (`bool`, *optional*, defaults to `False`):
             Whether tokens that packed sequences begin with together are computed once.
         cache ([`~trainers.speed.reference_cache.ReferenceCache`], *optional*):
-            Where states of the frozen network are looked up. The batch has those that are there in `known`, and a
-            forward for the others.
+            Stored states of the frozen network. The batch has those that are found in `known`, and forwards for the
+            others.
         join_forwards (`bool`, *optional*, defaults to `True`):
             Whether forwards of different depth become one where their rows share so much that it is cheaper.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
@@ -92,86 +93,108 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        sides: dict[str, dict[int, _Forward]] = {side: defaultdict(_Forward) for side in ("adapted", "frozen")}
-        reads: dict[str, list[tuple[Read, bool]]] = defaultdict(list)
+        adapted: _Forwards = defaultdict(_Forward)
+        frozen: _Forwards = defaultdict(_Forward)
         known: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        parts: dict[str, list[tuple[Gather, bool]]] = defaultdict(list)
         for number, row in enumerate(examples):
             for term in self.plan.terms_of(row):
-                read = self.plan.read(term, row)
-                reads[term].append((read, row["set"] == CIRCUIT_BREAKER))
-                kind, blocks = TERMS[term].sequence, self.plan.blocks(term, reference=False)
-                sides["adapted"][blocks].add((number, kind), row[_COLUMNS[kind]], term, read.positions)
-                kind, blocks = TERMS[term].reference, self.plan.blocks(term, reference=True)
-                if kind is not None:
-                    sequence = row[_COLUMNS[kind]]
-                    if self.cache is not None:
-                        key = self.cache.key(sequence, self.plan.layers(term), blocks, read.reference_positions)
-                        states = self.cache.get(key)
-                        known[term].append({"key": key, "number": len(read.positions), "states": states})
-                        if states is not None:
-                            continue
-                    sides["frozen"][blocks].add((number, kind), sequence, term, read.reference_positions)
-        layouts: _Layouts = {}  # often the forwards read the same rows
-        batch: dict[str, Any] = {side: self._forwards(parts, layouts) for side, parts in sides.items()}
-        batch["known"] = dict(known)
-        batch["measure"] = self._forwards({self.plan.num_blocks: self._measure(examples)}, layouts)
-        for name in ("weights", "targets"):
-            batch[name] = {
-                term: torch.from_numpy(np.concatenate([getattr(read, name) for read, _ in parts]))
-                for term, parts in reads.items()
+                gather = self.plan.gather(term, row)
+                parts[term].append((gather, row["set"] == CIRCUIT_BREAKER))
+                student = self.plan.sequence(term, "adapted")
+                forward = adapted[self.plan.layers_run(term, "adapted")]
+                forward.add_sequence((number, student), row[COLUMNS[student]], term, gather.positions)
+                if TERMS[term].teacher is not None:
+                    self._add_teacher(frozen, known, number, row, term, gather)
+        layouts: dict[tuple[_Key, ...], Layout] = {}  # forwards often have the same sequences
+        batch: dict[str, Any] = {
+            "adapted": self._forwards(adapted, layouts),
+            "frozen": self._forwards(frozen, layouts),
+            "known": dict(known),
+            "measure": self._forwards({self.plan.num_layers: self._measure(examples)}, layouts),
+        }
+        for column in ("weights", "targets"):
+            batch[column] = {
+                term: torch.from_numpy(np.concatenate([getattr(gather, column) for gather, _ in of_term]))
+                for term, of_term in parts.items()
             }
         batch["harmful"] = {
-            term: torch.tensor([harmful for read, harmful in parts for _ in read.positions], dtype=torch.bool)
-            for term, parts in reads.items()
+            term: torch.tensor([harmful for gather, harmful in of_term for _ in gather.positions], dtype=torch.bool)
+            for term, of_term in parts.items()
         }
-        items = {term: float(weights.sum()) for term, weights in batch["weights"].items()}
-        if self.plan.retain_l2_positions and "retain_l2" in items:
-            rows = [row for row in examples if "retain_l2" in self.plan.terms_of(row)]
-            items["retain_l2"] = float(len(rows) * self._padded_length([row["input_ids"] for row in rows]))
-        batch["num_items"] = torch.tensor([items.get(term, 0.0) for term in self.plan.classes])
+        batch["num_items"] = self._num_items(batch["weights"], examples)
         batch["ids"] = [row["id"] for row in examples]
         batch["num_tokens"] = sum(len(row["input_ids"]) for row in examples)
         return batch
 
-    def _forwards(self, parts: dict[int, _Forward], layouts: _Layouts) -> list[dict[str, Any]]:
+    def _add_teacher(
+        self,
+        frozen: _Forwards,
+        known: dict[str, list[dict[str, Any]]],
+        number: int,
+        row: dict[str, Any],
+        term: str,
+        gather: Gather,
+    ) -> None:
+        """Add a row to the frozen network's forwards, unless its states are in the cache."""
+        teacher, num_layers = self.plan.sequence(term, "frozen"), self.plan.layers_run(term, "frozen")
+        sequence = row[COLUMNS[teacher]]
+        if self.cache is not None:
+            key = self.cache.key(sequence, self.plan.layers(term), num_layers, gather.teacher_positions)
+            states = self.cache.get(key)
+            known[term].append({"key": key, "number": len(gather.positions), "states": states})
+            if states is not None:
+                return
+        frozen[num_layers].add_sequence((number, teacher), sequence, term, gather.teacher_positions)
+
+    def _num_items(self, weights: dict[str, torch.Tensor], examples: list[dict[str, Any]]) -> torch.Tensor:
+        """The denominator of each term's mean: the sum of its weights, or the positions of the padded batch."""
+        items = {term: float(values.sum()) for term, values in weights.items()}
+        for term in self.plan.over_padding:
+            rows = [row["input_ids"] for row in examples if term in self.plan.terms_of(row)]
+            if rows:
+                items[term] = float(len(rows) * self._padded_length(rows))
+        return torch.tensor([items.get(term, 0.0) for term in self.plan.classes])
+
+    def _forwards(self, forwards: _Forwards, layouts: dict[tuple[_Key, ...], Layout]) -> list[dict[str, Any]]:
         # The deepest last: DDP takes the parameters that the last forward leaves out for unused
         laid_out: list[tuple[int, _Forward, Layout]] = []
-        for blocks, forward in sorted(parts.items(), key=itemgetter(0)):
+        for num_layers, forward in sorted(forwards.items(), key=itemgetter(0)):
             rows = tuple(forward.rows)
             if rows not in layouts:
                 layouts[rows] = self._layout(forward.sequences)
             layout = layouts[rows]
             if laid_out and self.join_forwards and self.shared_prefix and self.plan.skip_layers:
-                forward, layout = self._joined(laid_out, blocks, forward, layout)
-            laid_out.append((blocks, forward, layout))
-        return [forward.batch(blocks, layout) for blocks, forward, layout in laid_out]
+                forward, layout = self._joined(laid_out, num_layers, forward, layout)
+            laid_out.append((num_layers, forward, layout))
+        return [forward.batch(num_layers, layout) for num_layers, forward, layout in laid_out]
 
     def _joined(
-        self, laid_out: list[tuple[int, _Forward, Layout]], blocks: int, forward: _Forward, layout: Layout
+        self, laid_out: list[tuple[int, _Forward, Layout]], num_layers: int, forward: _Forward, layout: Layout
     ) -> tuple[_Forward, Layout]:
-        """With the next shallower forward taken in, where what they share outweighs the blocks it could leave out."""
+        """Joins the next shallower forward where the tokens they share cost more than the layers it could skip."""
         fewer, shallower, its_layout = laid_out[-1]
-        if any(NORM in self.plan.layers(term) for term in shallower.reads):
-            return forward, layout  # which comes after its own last block
+        if any(NORM in self.plan.layers(term) for term in shallower.gather):
+            return forward, layout  # the final norm comes after the last layer of its own forward
         joined = _Forward()
         for part in (shallower, forward):
             keys = list(part.rows)
-            for name, reads in part.reads.items():
-                for row, positions in reads:
-                    joined.add(keys[row], part.sequences[row], name, positions)
+            for name, positions_of in part.gather.items():
+                for row, positions in positions_of:
+                    joined.add_sequence(keys[row], part.sequences[row], name, positions)
         joined_layout = self._layout(joined.sequences)
-        if _size(joined_layout) * blocks >= _size(layout) * blocks + _size(its_layout) * fewer:
+        if _size(joined_layout) * num_layers >= _size(layout) * num_layers + _size(its_layout) * fewer:
             return forward, layout
         laid_out.pop()
         return joined, joined_layout
 
     def _measure(self, examples: list[dict[str, Any]]) -> _Forward:
-        """Where the completions of Ds and of Dr are expected from."""
+        """Positions that predict completion tokens."""
         forward = _Forward()
         for number, row in enumerate(examples):
             positions = np.arange(row["prompt_length"] - 1, len(row["input_ids"]) - 1)
             name = CIRCUIT_BREAKER if row["set"] == CIRCUIT_BREAKER else RETAIN
-            forward.add((number, "row"), row["input_ids"], name, positions)
+            forward.add_sequence((number, "row"), row["input_ids"], name, positions)
         return forward
 
     def _layout(self, sequences: list[Sequence[int]]) -> Layout:

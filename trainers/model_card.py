@@ -10,11 +10,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from cb_datasets.evaluation.results import model_names
 from cb_datasets.report.tables import table_rows
 
+from .objective.terms import TERMS
+
 
 MODEL_CARD_TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-
-# Terms that reroute hidden states; a breaker without them is none in the paper's sense.
-REROUTING = ("rr", "triplet")
 
 
 def model_card(
@@ -43,7 +42,7 @@ def model_card(
     return ModelCard.from_template(
         data,
         template_path=str(MODEL_CARD_TEMPLATE),
-        reroutes=any(term in facts["weights"] for term in REROUTING),
+        reroutes=any(TERMS[term].reroutes for term in facts["weights"]),
         gates=gates,
         models=models,
         evaluation=table_rows(dict(evaluation), models) if evaluation else None,

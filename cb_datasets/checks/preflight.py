@@ -11,21 +11,12 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import compress
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jinja2 import TemplateError
 
-from ..chat import (
-    EncodedPrompt,
-    assistant_header,
-    encode_completion,
-    encoded_prompt,
-    injection_in,
-    template_hash,
-    training_ids,
-)
+from ..chat import EncodedPrompt, EncodedSample, assistant_header, encode_sample, injection_in, template_hash
 from ..counts import quantiles
 from ..formats import format_of
 from ..sample import carries_asset
@@ -154,15 +145,13 @@ def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
 def row_faults(row: dict, target: Target, max_length: int) -> tuple[list[str], int, int] | tuple[list[str]]:
     """Names of what is wrong with a row, its length in tokens, and how many of them carry loss."""
     try:
-        prompt = encoded_prompt(target.tokenizer, row)
+        sample = encode_sample(target.tokenizer, row)
     except (TemplateError, ValueError, TypeError, KeyError):
         return (["does_not_render"],)
-    completion = encode_completion(target.tokenizer, row["assistant_raw"])
-    length = len(prompt.ids) + len(completion)
-    faults = [*_prompt_faults(row, prompt, target), *_completion_faults(row, prompt, completion, target)]
-    if length > max_length:
+    faults = [*_prompt_faults(row, sample.prompt, target), *_completion_faults(row, sample, target)]
+    if len(sample.ids) > max_length:
         faults.append("too_long")
-    return faults, length, len(completion)
+    return faults, len(sample.ids), len(sample.ids) - sample.prompt_length
 
 
 def _prompt_faults(row: dict, prompt: EncodedPrompt, target: Target) -> Iterator[str]:
@@ -181,13 +170,13 @@ def _prompt_faults(row: dict, prompt: EncodedPrompt, target: Target) -> Iterator
         yield "control_tokens_in_messages"
 
 
-def _completion_faults(row: dict, prompt: EncodedPrompt, completion: list[int], target: Target) -> Iterator[str]:
-    ids, mask = training_ids(prompt.ids, completion)
-    if not any(mask):
+def _completion_faults(row: dict, sample: EncodedSample, target: Target) -> Iterator[str]:
+    with_loss = sample.ids[sample.prompt_length :]
+    if not with_loss:
         yield "empty_mask"
-    if target.tokenizer.decode(list(compress(ids, mask))) != row["assistant_raw"]:
+    if target.tokenizer.decode(with_loss) != row["assistant_raw"]:
         yield "mask_is_not_the_completion"
-    if [index for index, id in enumerate(completion) if id in target.end_ids] != [len(completion) - 1]:
+    if [index for index, id in enumerate(with_loss) if id in target.end_ids] != [len(with_loss) - 1]:
         yield "end_token_not_once_and_last"
     if row["provenance"]["prompt_format"] != target.tool_format.name:
         yield "format_of_another_model"

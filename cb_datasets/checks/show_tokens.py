@@ -8,7 +8,7 @@ Between the brackets is what carries loss, token by token; with colours, the inj
 
 from typing import TYPE_CHECKING
 
-from ..chat import encode_completion, encoded_prompt, injection_in
+from ..chat import encode_sample, injection_in
 
 
 if TYPE_CHECKING:
@@ -29,20 +29,20 @@ def show_tokens(row: dict, tokenizer: "PreTrainedTokenizerBase") -> "Text":
     """
     from rich.text import Text
 
-    prompt = encoded_prompt(tokenizer, row)
-    completion = encode_completion(tokenizer, row["assistant_raw"])
+    sample = encode_sample(tokenizer, row)
+    prompt, with_loss = sample.prompt, sample.ids[sample.prompt_length :]
     text = Text(prompt.text, style="dim")
     for first, last in injection_in(tokenizer, row, prompt) if row["injection"] else ():
         text.stylize("not dim yellow", prompt.offsets[first][0], prompt.offsets[last - 1][1])
     if len(text) > HEAD + TAIL:
         left_out = Text(f"\n[... {len(text) - HEAD - TAIL} characters not shown ...]\n", style="italic")
         text = text[:HEAD] + left_out + text[len(text) - TAIL :]
-    pieces = [str(tokenizer.decode([id])) for id in completion]
+    pieces = [str(tokenizer.decode([id])) for id in with_loss]
     styles = ("bold green", "bold bright_green underline")
     text.append("[[", style="bold")
     for number, piece in enumerate(pieces):
         text.append("|" if number else "")
         text.append(piece, style=styles[number % 2])
     text.append("]]", style="bold")
-    text.append(f"\n{len(prompt.ids)} tokens of prompt, {len(completion)} with loss")
+    text.append(f"\n{len(prompt.ids)} tokens of prompt, {len(with_loss)} with loss")
     return text

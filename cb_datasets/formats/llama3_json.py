@@ -8,6 +8,7 @@ does.
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
@@ -15,6 +16,7 @@ from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 _TAG, _EOM, _EOT = "<|python_tag|>", "<|eom_id|>", "<|eot_id|>"
 _NEXT_CALL = re.compile(r"\s*(?:[;,]\s*|\n\s*)?(?:<\|python_tag\|>)?\s*(?=\{)")
+_SEPARATORS = re.compile(r"[\s,:]*")
 _FUNCTION_SYNTAX = re.compile(r"\s*[A-Za-z_][\w.]*\(.*", re.DOTALL)
 
 
@@ -45,7 +47,25 @@ def parse_llama3_json(completion: str) -> Parsed:
             diagnosis = Diagnosis.JSON_INCOMPLETE
     if _TAG in call_text:
         diagnosis = Diagnosis.MULTI_TAG
-    return Parsed(diagnosis, tuple(calls), text.strip() if tag >= 0 else "", end)
+    parsed = Parsed(diagnosis, tuple(calls), text.strip() if tag >= 0 else "", end)
+    if not parsed.is_call or end is None:
+        return parsed
+    name_span = _name_span(completion, completion.index("{", tag))
+    return replace(parsed, call_span=(tag, end_at + len(end)), name_span=name_span)
+
+
+def _name_span(text: str, start: int) -> tuple[int, int]:
+    """Characters of the name in the call whose JSON object begins at `start`: the value of its own key "name".
+
+    Walked key by key, because arguments may have a key "name" too, and may come first.
+    """
+    at = start + 1
+    while True:
+        key, at = _STRICT_JSON.raw_decode(text, _SEPARATORS.match(text, at).end())
+        value_at = _SEPARATORS.match(text, at).end()
+        _, at = _STRICT_JSON.raw_decode(text, value_at)
+        if key == "name":
+            return value_at + 1, at - 1
 
 
 def _first_end(completion: str, start: int) -> tuple[int, str | None]:

@@ -39,12 +39,16 @@ class Parsed:
         calls (`tuple[ToolCall, ...]`): Its calls; for a malformed completion those that could still be read.
         text (`str`): The plain text before the call, or the whole text where there is none.
         end (`str`, *optional*): The end token it stops with; `None` if it was cut off.
+        call_span, name_span (`tuple[int, int]`, *optional*): Characters `[start, end)` of the completion that are its
+            call, from the tag to the end token, and of its tool's name. Only where there is one well-formed call.
     """
 
     diagnosis: Diagnosis
     calls: tuple[ToolCall, ...] = ()
     text: str = ""
     end: str | None = None
+    call_span: tuple[int, int] | None = None
+    name_span: tuple[int, int] | None = None
 
     @property
     def is_call(self) -> bool:

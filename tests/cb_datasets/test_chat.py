@@ -15,14 +15,14 @@ from cb_datasets.chat import (
     encode_completion,
     encode_prompt,
     encode_sample,
+    encoded_completion,
     encoded_prompt,
     injection_tokens,
     render_prompt,
     template_messages,
-    training_ids,
 )
 
-from .conftest import INJECTION, REQUEST, WRONG
+from .conftest import INJECTION, REQUEST, TEXT, WRONG
 
 
 def test_prompt_is_what_the_template_writes(llama_tokenizer, prompt):
@@ -51,12 +51,12 @@ def test_html_comments_reach_the_prompt(llama_tokenizer, prompt):
 def test_completion_is_encoded_verbatim_and_apart(llama_tokenizer, prompt):
     sample = {**prompt, "assistant_raw": WRONG}
     encoded = encode_sample(llama_tokenizer, sample)
-    assert llama_tokenizer.decode(encoded["completion_ids"]) == WRONG
-    assert llama_tokenizer.convert_ids_to_tokens(encoded["completion_ids"])[0] == "<|python_tag|>"
-    assert llama_tokenizer.convert_ids_to_tokens(encoded["completion_ids"])[-1] == "<|eom_id|>"
+    assert llama_tokenizer.decode(encoded.completion.ids) == WRONG
+    assert llama_tokenizer.convert_ids_to_tokens(encoded.completion.ids)[0] == "<|python_tag|>"
+    assert llama_tokenizer.convert_ids_to_tokens(encoded.completion.ids)[-1] == "<|eom_id|>"
     # Joint encoding would merge a leading newline into the header's; encoding apart keeps the prompt's ids.
-    joined = encoded["prompt_ids"] + encode_completion(llama_tokenizer, "\nHello<|eot_id|>")
-    assert joined[: len(encoded["prompt_ids"])] == encode_prompt(llama_tokenizer, prompt)
+    joined = encoded.prompt.ids + encode_completion(llama_tokenizer, "\nHello<|eot_id|>")
+    assert joined[: encoded.prompt_length] == encode_prompt(llama_tokenizer, prompt)
 
 
 def test_injection_tokens_cover_the_injection_and_nothing_else(llama_tokenizer, prompt):
@@ -203,5 +203,23 @@ def test_the_header_of_the_assistant(llama_tokenizer, prompt):
     assert tuple(encode_prompt(llama_tokenizer, prompt)[-len(header) :]) == header
 
 
-def test_the_loss_mask_covers_the_completion():
-    assert training_ids([1, 2, 3], [4, 5]) == ([1, 2, 3, 4, 5], [0, 0, 0, 1, 1])
+def test_the_loss_is_on_the_completion(llama_tokenizer, prompt):
+    encoded = encode_sample(llama_tokenizer, {**prompt, "assistant_raw": WRONG})
+    assert llama_tokenizer.decode(encoded.ids[encoded.prompt_length :]) == WRONG
+    assert encoded.ids[: encoded.prompt_length] == encode_prompt(llama_tokenizer, prompt)
+
+
+@pytest.mark.parametrize("opening", ["", "Sure. ", 'I will use "search_web" as told.', '{"name": "search_web"} '])
+def test_the_call_is_where_the_parser_says(llama_tokenizer, opening):
+    """A tool that is named in the words before the call is not the name of the call."""
+    completion = encoded_completion(llama_tokenizer, opening + WRONG)
+    assert llama_tokenizer.decode(completion.ids[slice(*completion.call)]) == WRONG
+    assert llama_tokenizer.decode(completion.ids[slice(*completion.tool_name)]) == "search_web"
+    assert completion.call[0] == len(encode_completion(llama_tokenizer, opening))
+
+
+@pytest.mark.parametrize("text", [TEXT, WRONG[:-10], WRONG.replace("<|python_tag|>", "")])
+def test_what_makes_no_well_formed_call_has_none(llama_tokenizer, text):
+    completion = encoded_completion(llama_tokenizer, text)
+    assert (completion.call, completion.tool_name) == (None, None)
+    assert llama_tokenizer.decode(completion.ids) == text

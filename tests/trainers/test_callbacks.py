@@ -15,7 +15,7 @@ HEALTHY = {"cosine/ds": 0.4, "cosine/dr": 0.98, "entropy/dr_adapted": 0.5, "entr
 
 def warnings(make_trainer, caplog, logs, step=50, **options):
     trainer = make_trainer(**options)
-    watchdog, state = Watchdog(trainer), TrainerState(global_step=step, max_steps=100)
+    watchdog, state = Watchdog(trainer.plan.classes), TrainerState(global_step=step, max_steps=100)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):  # each is said once
             watchdog.on_log(trainer.args, state, TrainerControl(), logs=logs)

@@ -61,10 +61,10 @@ def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
     [forward] = first_batch(trainer)["frozen"]
     with trainer.objective.frozen():
         reference = trainer.objective.states(trainer.model, [forward])
-    base = {term: ((2, 3), tokens) for term, tokens in forward["reads"].items()}
+    base = {term: ((2, 3), tokens) for term, tokens in forward["gather"].items()}
     model.set_attn_implementation(ATTENTION)
     with torch.no_grad():
-        expected = hidden_states_at(model, get_decoder(model), forward["inputs"], forward["blocks"], base)
+        expected = hidden_states_at(model, get_decoder(model), forward["inputs"], forward["num_layers"], base)
     assert set(reference) == {"rr", "retain_l2"}
     for term, states in reference.items():
         assert all(torch.equal(state, other) for state, other in zip(states, expected[term], strict=True))
@@ -123,7 +123,7 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
     [
         ({"train_dataset": None}, "`train_dataset` is required"),
         ({"peft_config": None}, "Pass a `peft_config`"),
-        ({"target_layers": [2, 9]}, r"asks for the layers \[2, 9\], but the model has the blocks 1 to 4"),
+        ({"target_layers": [2, 9]}, r"asks for the layers \[2, 9\], but the model has the layers 1 to 4"),
         ({"retain_l2_layers": ["0.5", "7"]}, r"`retain_l2_layers` asks for the layers \[2, 7\]"),
         ({"term_classes": {"retain_l2": ["benign"]}}, r"`term_classes` has \['benign'\] for 'retain_l2'"),
         ({"term_classes": {"retain": ["refusal"]}}, "a term of `term_classes` must be one of .* got 'retain'"),
@@ -134,7 +134,7 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
         ({"padding_free": False}, "`shared_prefix` needs packed rows"),
         (
             {"rr_tokens": "tool_call"},
-            "6 of the 16 rows .* no token that the term 'rr' could read: ds/0, .*'harmful_flip'",
+            "6 of the 16 rows .* no token for the term 'rr': ds/0, .*'harmful_flip'",
         ),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"rr_tokens": "prompt"}, "`rr_tokens` must be one of"),

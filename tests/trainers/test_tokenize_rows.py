@@ -30,8 +30,8 @@ def test_ids_are_those_of_the_one_renderer(prepared, attacked_rows, tokenizer):
     rows = prepared()
     for source in attacked_rows(records=2, refusals=1):
         encoded, row = encode_sample(tokenizer, source), rows[source["id"]]
-        assert row["input_ids"] == encoded["prompt_ids"] + encoded["completion_ids"]
-        assert row["prompt_length"] == len(encoded["prompt_ids"])
+        assert row["input_ids"] == encoded.ids
+        assert row["prompt_length"] == encoded.prompt_length
 
 
 def test_call_name_and_injection_are_found(prepared, tokenizer):
@@ -43,6 +43,20 @@ def test_call_name_and_injection_are_found(prepared, tokenizer):
     refusal = prepared()["refusal/0"]
     assert (refusal["tool_call"], refusal["tool_name"], refusal["injection"]) == (NONE, NONE, [])
     assert (refusal["clean_ids"], refusal["splice_ids"], refusal["divergence"]) == ([], [], -1)
+
+
+def test_a_tool_named_in_the_words_before_is_not_the_call(attacked_rows, tokenizer):
+    """The terms on the tool's name (decision weight, unlikelihood, recovery, rr) would be computed on prose."""
+    rows = attacked_rows(records=1, refusals=0).to_list()
+    for row in rows:
+        row["assistant_raw"] = f'I will use "{row["tool_calls_structured"][0]["name"]}" as told.{row["assistant_raw"]}'
+        prepared = prepare_row(row, tokenizer, siblings_of(rows), Augmentation(seed=0))
+        ids, (start, end) = prepared["input_ids"], prepared["tool_name"]
+        assert text(tokenizer, ids, prepared["tool_call"]).startswith('<|python_tag|>{"name": ')
+        assert prepared["prompt_length"] + len("I will use") < prepared["tool_call"][0] < start
+        assert tokenizer.decode(ids[end:]).startswith('", "parameters"')
+        if prepared["splice_ids"]:
+            assert tokenizer.decode(prepared["splice_ids"][prepared["splice_start"] :]).startswith('see_docs", "para')
 
 
 def test_divergence_is_where_the_call_leaves_the_right_one(prepared, tokenizer):

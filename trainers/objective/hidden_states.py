@@ -32,19 +32,19 @@ def get_decoder(model: PreTrainedModel | PeftModel) -> nn.Module:
 
 
 @contextmanager
-def first_blocks(decoder: nn.Module, num_blocks: int) -> Iterator[None]:
-    """Within the context the decoder ends after its first `num_blocks` blocks."""
-    blocks = decoder.layers
-    decoder.layers = blocks[:num_blocks]
+def first_layers(decoder: nn.Module, num_layers: int) -> Iterator[None]:
+    """Truncates the decoder to its first `num_layers` layers within the context."""
+    layers = decoder.layers
+    decoder.layers = layers[:num_layers]
     try:
         yield
     finally:
-        decoder.layers = blocks
+        decoder.layers = layers
 
 
 @contextmanager
 def recorded(decoder: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """Within the context a forward of the decoder writes its states at `layers` into the dictionary."""
+    """Records the decoder's states at `layers` in the dictionary, for forwards within the context."""
     states: dict[int, torch.Tensor] = {}
     handles = []
     for layer in layers:
@@ -74,14 +74,14 @@ def hidden_states_at(
     model: nn.Module,
     decoder: nn.Module,
     inputs: Mapping[str, Any],
-    num_blocks: int,
-    reads: Mapping[str, tuple[Sequence[int], torch.Tensor]],
+    num_layers: int,
+    gather: Mapping[str, tuple[Sequence[int], torch.Tensor]],
     full_logits: bool = False,
 ) -> dict[str, list[torch.Tensor]]:
     """
-    Hidden states of some tokens at some layers, for each of several readers.
+    Hidden states of some tokens at some layers, for several names at once.
 
-    Blocks above `num_blocks` do not run, and the LM head gets no token to work on. The forward goes through `model`,
+    Layers above `num_layers` do not run, and the LM head gets no token to work on. The forward goes through `model`,
     so that whatever wraps the network (an adapter, a distributed engine) sees an ordinary forward.
 
     Args:
@@ -91,21 +91,21 @@ def hidden_states_at(
             Its stack of blocks, see [`get_decoder`].
         inputs (`Mapping[str, Any]`):
             Arguments of the forward: of a padded batch, or of a packed row (see `packing.py`).
-        num_blocks (`int`):
-            Number of blocks that run.
-        reads (`Mapping[str, tuple[Sequence[int], torch.Tensor]]`):
-            For each reader its layers, and the positions of its tokens among all tokens of the input, flattened.
+        num_layers (`int`):
+            Number of decoder layers that run.
+        gather (`Mapping[str, tuple[Sequence[int], torch.Tensor]]`):
+            For each name its layers, and the positions of its tokens among all tokens of the input, flattened.
         full_logits (`bool`, *optional*, defaults to `False`):
-            Whether readers of the layers `(NORM,)` get logits, which the model then computes for all tokens.
+            Whether names with the layers `(NORM,)` get logits, which the model then computes for all tokens.
 
     Returns:
-        `dict[str, list[torch.Tensor]]`: for each reader, in the order of its layers, tensors of shape `(tokens,
+        `dict[str, list[torch.Tensor]]`: for each name, in the order of its layers, tensors of shape `(tokens,
         hidden_size)`, or `(tokens, vocabulary)` for logits.
     """
-    layers = sorted({layer for wanted, _ in reads.values() for layer in wanted})
+    layers = sorted({layer for wanted, _ in gather.values() for layer in wanted})
     no_logits = torch.empty(0, dtype=torch.long, device=inputs["input_ids"].device)
-    for_logits = {name for name, (wanted, _) in reads.items() if full_logits and tuple(wanted) == (NORM,)}
-    with first_blocks(decoder, num_blocks), recorded(decoder, layers) as states:
+    for_logits = {name for name, (wanted, _) in gather.items() if full_logits and tuple(wanted) == (NORM,)}
+    with first_layers(decoder, num_layers), recorded(decoder, layers) as states:
         output = model(**inputs, use_cache=False, logits_to_keep=0 if for_logits else no_logits)
     # Selected here and not in the hooks: under activation checkpointing hooks run inside the checkpointed function,
     # which must compute the same without them when it is run again.
@@ -114,7 +114,7 @@ def hidden_states_at(
             (output.logits if name in for_logits else states[layer]).flatten(0, 1).index_select(0, tokens)
             for layer in wanted
         ]
-        for name, (wanted, tokens) in reads.items()
+        for name, (wanted, tokens) in gather.items()
     }
 
 
@@ -140,7 +140,7 @@ class LogitsHead:
         self.chunk_size = chunk_size
         decoder = get_decoder(model)
         probe = torch.tensor([[1, 2]], device=model.device)
-        with torch.no_grad(), first_blocks(decoder, 0), recorded(decoder, [NORM]) as states:
+        with torch.no_grad(), first_layers(decoder, 0), recorded(decoder, [NORM]) as states:
             logits = model(input_ids=probe, use_cache=False).logits
         # A process that has not been given its weights yet may hold anything, NaN included
         if not torch.equal(self._logits(self._weight(), states[NORM]).nan_to_num(), logits.nan_to_num()):

@@ -161,27 +161,47 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
 
 def triplet(
     hidden: Sequence[torch.Tensor],
-    positive: Sequence[torch.Tensor],
-    negative: Sequence[torch.Tensor],
-    margin: float,
+    reference: Sequence[torch.Tensor],
+    harmful: torch.Tensor,
+    margins: tuple[float, float],
 ) -> torch.Tensor:
     """
     Triplet (https://huggingface.co/papers/2506.11938, section 4), a loss on both sets:
 
-        triplet_i = 1/|L| * sum_l ReLU( d(h_li, positive_li) - d(h_li, negative_li) + m )
-        d(a, b)   = 1/2 * || a - b ||_2 + 1/2 * (1 - cos(a, b))
+        Dr:  triplet_i = 1/|L| * sum_l ReLU( d(h_li, h0_li) - d(h_li, c_l) + m_Dr )
+        Ds:  triplet_i = 1/|L| * sum_l ReLU( d(h_li, c_l) - d(h_li, h0_li) + m_Ds )
+        d(a, b)        = 1/2 * || a - b ||_2 + 1/2 * (1 - cos(a, b))
 
-    On Dr a state is to be near what it was and far from the mean harmful state of the batch; on Ds it is to be near
-    that mean and far from what it was.
+    with `c_l` the mean harmful state of the batch: a state of Dr is to be near what it was and far from that mean; one
+    of Ds is to be near that mean and far from what it was. In a batch without rows of Ds there is no mean, and all
+    values are 0.
 
     Args:
-        hidden (`Sequence[torch.Tensor]`):
-            For each layer, states with the adapter, shape `(tokens, hidden_size)`.
-        positive, negative (`Sequence[torch.Tensor]`):
-            For each layer, what they are to be near to and far from, of the same shape or of shape `(1, hidden_size)`.
-        margin (`float`):
-            m.
+        hidden, reference (`Sequence[torch.Tensor]`):
+            For each layer, states with and without the adapter, shape `(tokens, hidden_size)`.
+        harmful (`torch.Tensor`):
+            Whether each token is of a row of Ds, shape `(tokens,)`.
+        margins (`tuple[float, float]`):
+            `m_Dr` and `m_Ds`. They are distances, so they belong to a model.
     """
+    values = torch.zeros_like(harmful, dtype=torch.float32)
+    if not harmful.any():
+        return values
+    bad, good = ([h[mask] for h in hidden] for mask in (harmful, ~harmful))
+    bad0, good0 = ([h0[mask] for h0 in reference] for mask in (harmful, ~harmful))
+    center = [h.float().mean(0, keepdim=True) for h in bad]
+    retain_margin, breaker_margin = margins
+    values = values.masked_scatter(harmful, _triplet(bad, center, bad0, breaker_margin))
+    return values.masked_scatter(~harmful, _triplet(good, good0, center, retain_margin))
+
+
+def _triplet(
+    hidden: Sequence[torch.Tensor],
+    positive: Sequence[torch.Tensor],
+    negative: Sequence[torch.Tensor],
+    margin: float,
+) -> torch.Tensor:
+    """States are drawn to `positive` and away from `negative`, each of their shape or of shape `(1, hidden_size)`."""
 
     def d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return 0.5 * distance(a, b) + 0.5 * (1 - token_cosine(a, b))

@@ -1,10 +1,10 @@
-"""What the two networks say about a batch, and what the terms of the loss make of it.
+"""Forward passes of the adapted and the frozen network, and the loss terms computed from them.
 
-The two are one: with its adapter, and with the adapter disabled. The forwards to make are in the batch (see
-`collation.py`), the values of the terms in `losses.py`.
+The frozen network is the same one with its adapter disabled. The forwards to make are in the batch (see
+`collator.py`), the functions of the terms in `losses.py`, and which of them takes what in `terms.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -14,12 +14,13 @@ from peft import PeftModel
 from torch import nn
 from trl.models.utils import disable_gradient_checkpointing
 
+from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN
+
 from ..circuit_breaker_config import CircuitBreakerConfig
-from ..collator import CIRCUIT_BREAKER, RETAIN
 from ..speed.reference_cache import ReferenceCache
 from . import losses
 from .hidden_states import LogitsHead, get_decoder, hidden_states_at
-from .terms import NORM, Plan
+from .terms import NORM, TERMS, Plan
 
 
 class Objective:
@@ -30,11 +31,11 @@ class Objective:
         network ([`~peft.PeftModel`]):
             The model with its adapter, as it is without what a distributed engine wraps it in.
         plan ([`~trainers.objective.terms.Plan`]):
-            The terms, and what they read.
+            The terms, and the tokens they are computed on.
         args ([`CircuitBreakerConfig`]):
             Settings of the terms and of the forwards.
         cache ([`~trainers.speed.reference_cache.ReferenceCache`], *optional*):
-            Where states of the frozen network are kept.
+            Stored states of the frozen network.
     """
 
     def __init__(
@@ -63,39 +64,38 @@ class Objective:
         adapted = self.states(model, inputs["adapted"])
         for term in self.plan.classes:
             if term in adapted:
-                # States are let go of as soon as a term has read them
-                states, reference = adapted.pop(term), frozen.pop(term, None)
-                yield term, self._values(term, states, reference, inputs["targets"][term], inputs["harmful"][term])
+                # States are freed as soon as their term is computed
+                yield term, self._term_values(term, adapted.pop(term), frozen.pop(term, None), inputs)
 
     def states(self, model: nn.Module, forwards: list[dict[str, Any]]) -> dict[str, list[torch.Tensor]]:
-        """What each term reads of the network, in some forwards."""
+        """States or logits of each term, from some forwards; each of shape `(tokens, hidden_size or vocabulary)`."""
         states = {}
         for forward in forwards:
-            reads = {term: (self.plan.layers(term), tokens) for term, tokens in forward["reads"].items()}
+            gather = {term: (self.plan.layers(term), positions) for term, positions in forward["gather"].items()}
             states |= hidden_states_at(
                 model,
                 get_decoder(self.network),
                 forward["inputs"],
-                forward["blocks"],
-                reads,
+                forward["num_layers"],
+                gather,
                 full_logits=self.head is None,
             )
         return states
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Within the context the network is what it was before training."""
-        # Not `PeftModel.disable_adapter`: it asks every module for its state first, which takes thrice as long
+        """Disables the adapter within the context."""
+        # Not `PeftModel.disable_adapter`: it queries the state of every module first, which takes three times as long
         adapters = self.network.base_model
-        with torch.no_grad(), self._kept_states():
+        with torch.no_grad(), self._without_checkpointing():
             adapters.disable_adapter_layers()
             try:
                 yield
             finally:
                 adapters.enable_adapter_layers()
 
-    def _kept_states(self) -> AbstractContextManager[None]:
-        """Within the context no state is computed again for a backward, for there is none."""
+    def _without_checkpointing(self) -> AbstractContextManager[None]:
+        """Disables activation checkpointing within the context, in which nothing has a backward."""
         if not self.args.gradient_checkpointing:
             return nullcontext()  # without a walk over all modules
         return disable_gradient_checkpointing(self.network, self.args.gradient_checkpointing_kwargs)
@@ -103,7 +103,7 @@ class Objective:
     def _with_known(
         self, computed: dict[str, list[torch.Tensor]], known: dict[str, list[dict[str, Any]]]
     ) -> dict[str, list[torch.Tensor]]:
-        """States of the frozen network in the order of the rows: those that were kept, and those just computed."""
+        """States of the frozen network in the order of the rows, from the cache or just computed."""
         states = {}
         for term, rows in known.items():
             start, parts = 0, []
@@ -117,50 +117,25 @@ class Objective:
             states[term] = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         return states
 
-    def _logit_values(
-        self, values: Callable[..., torch.Tensor], states: list[torch.Tensor], *others: torch.Tensor
+    def _term_values(
+        self, name: str, adapted: list[torch.Tensor], frozen: list[torch.Tensor] | None, inputs: dict[str, Any]
     ) -> torch.Tensor:
-        return values(*states, *others) if self.head is None else self.head(values, states, *others)
-
-    def _values(
-        self,
-        term: str,
-        adapted: list[torch.Tensor],
-        frozen: list[torch.Tensor] | None,
-        targets: torch.Tensor,
-        harmful: torch.Tensor,
-    ) -> torch.Tensor:
-        """Values of a term, token by token."""
-        if term == "rr":
-            return losses.rr(adapted, frozen)
-        if term == "retain_l2":
-            return losses.retain_l2(adapted, frozen)
-        if term == "twin":
-            return losses.twin(adapted, frozen)
-        if term == "triplet":
-            return self._triplet_values(adapted, frozen, harmful)
-        if term in ("retain_kl", "distill"):
-            divergence = partial(losses.kl, temperature=self.args.kl_temperature)
-            return self._logit_values(divergence, [*adapted, *frozen])
-        value = losses.unlikelihood if term == "unlikelihood" else losses.cross_entropy
-        return self._logit_values(value, adapted, targets)
-
-    def _triplet_values(
-        self, adapted: list[torch.Tensor], frozen: list[torch.Tensor], harmful: torch.Tensor
-    ) -> torch.Tensor:
-        (keep, drive), values = self.args.triplet_margins, torch.zeros_like(harmful, dtype=torch.float32)
-        if not harmful.any():
-            return values
-        bad, good = ([h[mask] for h in adapted] for mask in (harmful, ~harmful))
-        bad0, good0 = ([h0[mask] for h0 in frozen] for mask in (harmful, ~harmful))
-        center = [h.float().mean(0, keepdim=True) for h in bad]
-        values = values.masked_scatter(harmful, losses.triplet(bad, center, bad0, drive))
-        return values.masked_scatter(~harmful, losses.triplet(good, good0, center, keep))
+        """Values of a term, token by token: its function, on what its row of the table says."""
+        term = TERMS[name]
+        value = partial(term.value, **{key: getattr(self.args, field) for key, field in term.settings.items()})
+        others = [inputs[column][name] for column in term.inputs]
+        if term.layers == "logits":
+            outputs = [*adapted, *(frozen or [])]
+            return value(*outputs, *others) if self.head is None else self.head(value, outputs, *others)
+        states = [adapted] if frozen is None else [adapted, frozen]
+        return value(*states, *others)
 
     @torch.no_grad()
     def measure(self, forwards: list[dict[str, Any]]) -> torch.Tensor:
         """
-        How far the states that completions come from have moved, whatever the terms, and how sure the network is.
+        Distances of hidden states to the frozen ones, and entropies, at the positions that predict completions.
+
+        They are independent of the terms in use, so that runs can be compared.
 
         Returns:
             `torch.Tensor`: for Ds and for Dr a row of sums over tokens: their number, the cosines and then the
@@ -173,10 +148,10 @@ class Objective:
             "model": self.network,
             "decoder": get_decoder(self.network),
             "inputs": forward["inputs"],
-            "num_blocks": forward["blocks"],
-            "reads": {name: ((*self.plan.target_layers, NORM), at) for name, at in forward["reads"].items()},
+            "num_layers": forward["num_layers"],
+            "gather": {name: ((*self.plan.target_layers, NORM), at) for name, at in forward["gather"].items()},
         }
-        with self._kept_states():
+        with self._without_checkpointing():
             adapted = hidden_states_at(**arguments)
         with self.frozen():
             frozen = hidden_states_at(**arguments)

@@ -48,9 +48,9 @@ class ReferenceCache:
         self.folder = folder
         self.model = model
 
-    def key(self, tokens: Sequence[int], layers: Sequence[int], blocks: int, positions: np.ndarray) -> str:
-        """Name of the states at `positions` of `tokens`, at `layers` of the first `blocks` blocks."""
-        content = json.dumps([self.model, list(tokens), list(layers), blocks, positions.tolist()])
+    def key(self, tokens: Sequence[int], layers: Sequence[int], num_layers: int, positions: np.ndarray) -> str:
+        """Name of the states at `positions` of `tokens`, at `layers` with the first `num_layers` layers run."""
+        content = json.dumps([self.model, list(tokens), list(layers), num_layers, positions.tolist()])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def get(self, key: str) -> list[torch.Tensor] | None:

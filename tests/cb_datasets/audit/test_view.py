@@ -181,8 +181,8 @@ def test_lengths_are_those_of_the_one_renderer(measuring: AuditServer, data: Pat
     rows = [row for row in load_rows(data / "stage2" / "train") if row["priority_class"] == "refusal"]
     told = measuring.statistics({"config": "stage2", "split": "train", "class": "refusal"})
     encoded = [encode_sample(tokenizer, row) for row in rows]
-    for part, key in (("prompt", "prompt_ids"), ("completion", "completion_ids")):
-        lengths = sorted(len(each[key]) for each in encoded)
+    for part in ("prompt", "completion"):
+        lengths = sorted(len(getattr(each, part).ids) for each in encoded)
         assert told["lengths"][part]["max"] == lengths[-1] and told["lengths"][part]["rows"] == len(rows)
         assert told["lengths"][part]["p50"] == lengths[(len(lengths) - 1) // 2]
         assert sum(told["lengths"][part]["histogram"].values()) == told["rows"] == len(rows)

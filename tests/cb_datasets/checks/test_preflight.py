@@ -6,7 +6,9 @@ import pytest
 
 from builders.fujitsu import B4_STANDARD
 from builders.trace import message
-from cb_datasets.chat import template_hash
+from cb_datasets import chat
+from cb_datasets.chat import EncodedSample, template_hash
+from cb_datasets.checks import preflight as preflight_module
 from cb_datasets.checks.preflight import histogram, preflight
 from cb_datasets.checks.show_tokens import show_tokens
 
@@ -67,14 +69,31 @@ def test_the_end_token_stands_once_and_last(row, found, completion):
 
 def test_the_mask_must_decode_to_the_completion(row, found, monkeypatch):
     """Were the boundary guessed, by one token for instance, the mask would say something else."""
-    from cb_datasets.checks import preflight as module
-
-    def shifted(prompt_ids, completion_ids):
-        return prompt_ids + completion_ids, [0] * (len(prompt_ids) - 1) + [1] * (len(completion_ids) + 1)
-
     assert found(row()) == set()
-    monkeypatch.setattr(module, "training_ids", shifted)
+    monkeypatch.setattr(EncodedSample, "prompt_length", property(lambda sample: len(sample.prompt.ids) - 1))
     assert found(row()) == {"mask_is_not_the_completion"}
+
+
+def test_preflight_and_training_see_the_same_tokens(row, llama_tokenizer, monkeypatch):
+    """Preflight says what training will do because both encode a row by one function."""
+    from trainers.augment import Augmentation
+    from trainers.tokenize_rows import prepare_row
+
+    sample, seen = row(), []
+    encode = chat.encode_sample
+
+    def watched(*arguments):
+        seen.append(encode(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(chat, "encode_sample", watched)
+    monkeypatch.setattr(preflight_module, "encode_sample", watched)
+    report = preflight([sample], llama_tokenizer, 8192)
+    prepared = prepare_row(sample, llama_tokenizer, {}, Augmentation(seed=0))
+    checked, trained = seen
+    assert checked == trained
+    assert prepared["input_ids"] == checked.ids and prepared["prompt_length"] == checked.prompt_length
+    assert report["tokens"]["max"] == prepared["num_tokens"]
 
 
 def test_rows_of_another_model(row, found):

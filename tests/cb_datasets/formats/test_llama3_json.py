@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from cb_datasets.formats import FORMATS, ToolCall, format_of, get_format
@@ -45,6 +47,35 @@ def test_a_rendered_call_parses_to_itself():
     parsed = LLAMA.parse(LLAMA.render(call, "One moment. "))
     assert parsed.is_call and parsed.calls == (call,)
     assert parsed.text == "One moment." and parsed.end == "<|eom_id|>"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "see_docs", "parameters": {}}',
+        '{ "name" : "see_docs","parameters":{"name": "x"}}',
+        '{"parameters": {"name": "see_docs", "q": "\\"name\\": \\"y\\""}, "name": "see_docs"}',
+        '{"type": "function", "name": "see_docs", "parameters": {"a": [{"name": "z"}]}}',
+        '\n{\n  "parameters": {"n": -1.5e3, "b": [true, null]},\n  "name": "see_docs"\n}\n',
+    ],
+)
+@pytest.mark.parametrize("opening", ["", 'I will use "see_docs", {"name": "see_docs"}. '])
+def test_spans_are_those_of_the_call_and_of_its_own_name(opening, call):
+    completion = f"{opening}<|python_tag|>{call}<|eom_id|>"
+    parsed = LLAMA.parse(completion)
+    assert completion[slice(*parsed.call_span)] == f"<|python_tag|>{call}<|eom_id|>"
+    start, end = parsed.name_span
+    assert completion[start - 1 : end + 1] == '"see_docs"'
+    before = completion[len(opening) : start]
+    assert before.rstrip().endswith('"') and json.loads(f"{call.strip()}")["name"] == "see_docs"
+    # The key right before it is the call's own: one brace is open there.
+    assert before.count("{") - before.count("}") == 1
+
+
+@pytest.mark.parametrize("completion", ["Hello.<|eot_id|>", CALL, f"<|python_tag|>{CALL}; {CALL}<|eom_id|>"])
+def test_what_is_not_one_call_has_no_spans(completion):
+    parsed = LLAMA.parse(completion)
+    assert (parsed.call_span, parsed.name_span) == (None, None)
 
 
 def test_multi_call_keeps_every_call():

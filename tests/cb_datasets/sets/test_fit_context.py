@@ -125,8 +125,7 @@ def test_real_contexts_over_the_limit_come_to_fit(real_data, llama_tokenizer, tm
     changed = [sample for sample in fitting.samples if sample["provenance"]["fitted"]]
     assert len(changed) == len(fitting.samples) - len(plain.samples)
     for sample in changed:
-        encoded = encode_sample(llama_tokenizer, sample)
-        assert len(encoded["prompt_ids"]) + len(encoded["completion_ids"]) <= 6000
+        assert len(encode_sample(llama_tokenizer, sample).ids) <= 6000
         assert len(injection_tokens(llama_tokenizer, sample)) == len(sample["injection"]) > 0
         [call] = sample["tool_calls_structured"]
         assert call["name"] in [each["function"]["name"] for each in json.loads(sample["tools"])]

@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3Config
 
 from trainers.objective import losses
-from trainers.objective.hidden_states import LogitsHead, first_blocks, get_decoder, hidden_states_at
+from trainers.objective.hidden_states import LogitsHead, first_layers, get_decoder, hidden_states_at
 from trainers.objective.terms import NORM
 
 
@@ -18,11 +18,11 @@ def plain_states(model):
     return [state[ATTENTION_MASK.bool()] for state in outputs.hidden_states]
 
 
-def recorded_states(model, layers, num_blocks=None):
+def recorded_states(model, layers, num_layers=None):
     inputs = {"input_ids": INPUT_IDS, "attention_mask": ATTENTION_MASK}
     tokens = ATTENTION_MASK.flatten().nonzero().squeeze(1)
-    num_blocks = max(layers) if num_blocks is None else num_blocks
-    return hidden_states_at(model, get_decoder(model), inputs, num_blocks, {"all": (layers, tokens)})["all"]
+    num_layers = max(layers) if num_layers is None else num_layers
+    return hidden_states_at(model, get_decoder(model), inputs, num_layers, {"all": (layers, tokens)})["all"]
 
 
 def other_model(config):
@@ -63,14 +63,14 @@ def test_layer_l_is_the_output_of_block_l_minus_1(model):
 def test_deepest_layer_is_read_before_the_norm_unless_asked_for(model):
     plain = plain_states(model)
     [before] = recorded_states(model, (4,))
-    [after] = recorded_states(model, (NORM,), num_blocks=4)
+    [after] = recorded_states(model, (NORM,), num_layers=4)
     torch.testing.assert_close(after, plain[4], rtol=0, atol=1e-6)
     torch.testing.assert_close(model.model.norm(before), plain[4], rtol=0, atol=1e-6)
     assert not torch.allclose(before, plain[4], atol=1e-2)
 
 
 def test_final_norm_gives_the_tuple_of_a_truncated_model(model):
-    recorded = recorded_states(model, (0, 1, 2, NORM), num_blocks=3)
+    recorded = recorded_states(model, (0, 1, 2, NORM), num_layers=3)
     model.model.layers = model.model.layers[:3]
     for state, plain in zip(recorded, plain_states(model), strict=True):
         torch.testing.assert_close(state, plain, rtol=0, atol=1e-6)
@@ -89,7 +89,7 @@ def test_nothing_above_the_deepest_layer_runs(model):
 
 def test_model_is_whole_again_after_an_error(model):
     decoder = get_decoder(model)
-    with pytest.raises(RuntimeError, match="stop"), first_blocks(decoder, 2):
+    with pytest.raises(RuntimeError, match="stop"), first_layers(decoder, 2):
         assert len(decoder.layers) == 2
         raise RuntimeError("stop")
     assert len(decoder.layers) == 4
@@ -108,14 +108,14 @@ def test_gradients_equal_those_of_the_plain_forward(model):
 
 def test_each_reader_gets_its_layers_and_tokens(model):
     plain = plain_states(model)
-    reads = {"a": ((2, 1), torch.tensor([0, 7])), "b": ((NORM,), torch.tensor([4]))}
+    gather = {"a": ((2, 1), torch.tensor([0, 7])), "b": ((NORM,), torch.tensor([4]))}
     inputs = {"input_ids": INPUT_IDS, "attention_mask": ATTENTION_MASK}
-    states = hidden_states_at(model, get_decoder(model), inputs, 4, reads)
+    states = hidden_states_at(model, get_decoder(model), inputs, 4, gather)
     kept = [0, 7]  # flattened positions of all 10, of which the mask keeps the first 8
     assert torch.equal(states["a"][0], plain[2][kept])
     assert torch.equal(states["a"][1], plain[1][kept])
     assert torch.equal(states["b"][0], plain[4][[4]])
-    logits = hidden_states_at(model, get_decoder(model), inputs, 4, reads, full_logits=True)["b"][0]
+    logits = hidden_states_at(model, get_decoder(model), inputs, 4, gather, full_logits=True)["b"][0]
     torch.testing.assert_close(logits, model.lm_head(plain[4][[4]]))
 
 

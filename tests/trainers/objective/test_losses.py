@@ -63,7 +63,13 @@ def test_losses_of_bfloat16_states_are_float32():
     hidden, _ = states(layers=1, rows=1, length=64)
     h = [hidden[0][0].bfloat16()]
     assert losses.rr(h, h).mean().item() == pytest.approx(1.0, abs=1e-6)
-    values = [losses.rr(h, h), losses.retain_l2(h, h), losses.twin(h, h), losses.triplet(h, h, h, 1.0)]
+    harmful = torch.ones(64, dtype=torch.bool)
+    values = [
+        losses.rr(h, h),
+        losses.retain_l2(h, h),
+        losses.twin(h, h),
+        losses.triplet(h, h, harmful, (1.0, 1.0)),
+    ]
     values += [losses.kl(h[0], h[0]), losses.cross_entropy(h[0], torch.zeros(64, dtype=torch.long))]
     values += [losses.unlikelihood(h[0], torch.zeros(64, dtype=torch.long)), losses.entropy(h[0])]
     assert {value.dtype for value in values} == {torch.float32}

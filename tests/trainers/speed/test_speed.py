@@ -84,7 +84,7 @@ def test_forwards_of_different_depth_become_one_where_rows_share_much(make_train
     apart.data_collator.join_forwards = False
     rows, ours = one_batch(trainer, step=2)
     _, plain = one_batch(apart, step=2)
-    depths = [[part["blocks"] for part in t.data_collator(rows)["adapted"]] for t in (trainer, apart)]
+    depths = [[part["num_layers"] for part in t.data_collator(rows)["adapted"]] for t in (trainer, apart)]
     assert depths == [[3], [2, 3]]
     assert_same(trainer, ours, plain_of(trainer, apart, plain))
 
@@ -105,8 +105,8 @@ def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_ro
     rows, ours = one_batch(trainer, step=2)
     assert_same(trainer, ours, plain_of(trainer, plain_trainer, plain))
     files = set((tmp_path / "cache").rglob("*.safetensors"))
-    reads = sum(TERMS[term].reference is not None for row in rows for term in trainer.plan.terms_of(row))
-    assert 0 < len(files) <= reads  # terms that read the same keep it once
+    gathered = sum(TERMS[term].teacher is not None for row in rows for term in trainer.plan.terms_of(row))
+    assert 0 < len(files) <= gathered  # terms with the same positions share it
 
     # Half of it gone: the rows that are there and those that are not end up in the right order
     for path in sorted(files)[::2]:
