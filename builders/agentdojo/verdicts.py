@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import datasets
 
+from ..trace import call_matches
 from .layouts import Run
 from .suites import Goal
 
@@ -67,14 +68,8 @@ def _calls_any(turn: dict, tools: set[str]) -> bool:
 
 
 def _serves(function: dict, goal: Goal) -> bool:
-    wanted = [call["arguments"] for call in goal.calls if call["name"] == function["name"]]
-    if not wanted:
-        return False
-    given = json.loads(function["arguments"])
-    return any(
-        all(str(value).casefold() in str(given.get(key)).casefold() for key, value in arguments.items())
-        for arguments in wanted
-    )
+    arguments = json.loads(function["arguments"])
+    return any(call_matches(function["name"], arguments, wanted) for wanted in goal.calls)
 
 
 def verdict_of(run: Run, evidence: Evidence, attack_succeeded_when: bool) -> str:
