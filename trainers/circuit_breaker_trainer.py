@@ -4,7 +4,7 @@ import inspect
 import textwrap
 from collections import Counter, defaultdict
 from copy import copy, deepcopy
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -485,10 +485,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def _make_batch_sampler(self) -> CircuitBreakerBatchSampler:
         circuit_breaker, retain = self._rows_by_class(self.train_dataset, "train")
-        circuit_breaker = sum(circuit_breaker.values(), [])
+        circuit_breaker = list(chain.from_iterable(circuit_breaker.values()))
         by_pair = defaultdict(list)
         pairs = self.train_dataset["pair"][:]
-        for row in sum(retain.values(), []):
+        for row in chain.from_iterable(retain.values()):
             if pairs[row] is not None:
                 by_pair[pairs[row]].append(row)
         return CircuitBreakerBatchSampler(
@@ -507,10 +507,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         size = self.args.eval_batch_size
-        chunks = [
-            [rows[start : start + size] for start in range(0, len(rows), size)]
-            for rows in (sum(classes.values(), []) for classes in self._rows_by_class(dataset, "eval"))
-        ]
+        sets = [list(chain.from_iterable(classes.values())) for classes in self._rows_by_class(dataset, "eval")]
+        chunks = [[rows[start : start + size] for start in range(0, len(rows), size)] for rows in sets]
         batches = [breaker_rows + retain_rows for breaker_rows, retain_rows in zip_longest(*chunks, fillvalue=[])]
         return self._build_dataloader(dataset, batches, "Evaluation")
 

@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, cast
 
 from builders.agentdojo.suites import BENCHMARK_VERSION, agentdojo_yaml
 
 from ..chat import DATE_STRING, template_hash
 from ..formats import format_of
-from ..generation.backend import adapter_revision, context_length, end_token_ids, load_tokenizer, revision_of
+from ..generation.backend import (
+    BASE,
+    adapter_revision,
+    context_length,
+    end_token_ids,
+    load_models,
+    load_tokenizer,
+    revision_of,
+)
 from .results import Selection, claim_folder
 from .vllm_server import has_vllm, vllm_server
 
+
+if TYPE_CHECKING:
+    from ..generation import Backend
 
 LOG_FILE = "server.log"
 
@@ -44,7 +56,7 @@ class ServedModels:
     @property
     def names(self) -> list[str]:
         """The models: the base and the breakers."""
-        return ["base", *self.adapters]
+        return [BASE, *self.adapters]
 
 
 def run_agentdojo(served: ServedModels, selection: Selection, folder: Path) -> None:
@@ -114,11 +126,8 @@ def _server(served: ServedModels, log: Path) -> Iterator[str]:
             from ..generation.transformers_backend import TransformersBackend
             from .chat_server import chat_server
 
-            (first, folder), *others = served.adapters.items()
-            loaded = TransformersBackend(served.model, folder)
-            further = {name: loaded.with_adapter(at) for name, at in others}
-            models = {"base": loaded.without_adapter(), first: loaded, **further}
-            yield stack.enter_context(chat_server(models, _max_length(served)))
+            models = load_models(lambda adapter, _: TransformersBackend(served.model, adapter), served.adapters)
+            yield stack.enter_context(chat_server(cast("dict[str, Backend]", models), _max_length(served)))
 
 
 @contextmanager

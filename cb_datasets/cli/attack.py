@@ -48,7 +48,7 @@ def attack(
     """
     from ..attacks.adaptive import AttackBudget, attackable
     from ..attacks.adaptive import attack as attack_models
-    from ..attacks.adaptive_results import RESULT_FILE, table_rows
+    from ..attacks.adaptive_results import ADAPTIVE_FILE, table_rows
     from ..evaluation.results import named_adapters
     from ..files import load_rows, write_json
     from ..sample import PROMPT_FEATURES
@@ -63,11 +63,11 @@ def attack(
     budget = AttackBudget(steps, width, suffix_tokens, top_k, best_of, engine.max_new_tokens, seed)
     models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
     result = attack_models(chosen, models, budget, engine.batch_size, engine.work_dir)
-    write_json(output / RESULT_FILE, {**result, "task": task, "available": len(kept), "left_out": left_out})
+    write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(kept), "left_out": left_out})
     table(["", *models], list(table_rows(result, list(models))))
     for name in models:
         print(f"  {name} under the search: {listed(result['outcomes'][name])}")
-    print(f"attack: {len(chosen)} prompts of {task} -> {output / RESULT_FILE}")
+    print(f"attack: {len(chosen)} prompts of {task} -> {output / ADAPTIVE_FILE}")
 
 
 @app.command()
@@ -96,7 +96,7 @@ def agentdojo(
     Every run is kept as soon as it is over, and all that are in the folder are read back as traces. A run that the
     context or the server cut off is told as a failure, and counts for nothing.
     """
-    from ..agentdojo.results import RESULT_FILE, SETTINGS_FILE, Selection, read_results, table_rows
+    from ..agentdojo.results import AGENTDOJO_FILE, SETTINGS_FILE, Selection, read_results, table_rows
     from ..agentdojo.run_benchmark import ServedModels, run_agentdojo
     from ..evaluation.results import named_adapters
     from ..files import read_json, write_json
@@ -108,7 +108,7 @@ def agentdojo(
     run_agentdojo(served, selection, output)
     models = served.names
     result = read_results(output, models)
-    write_json(output / RESULT_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
+    write_json(output / AGENTDOJO_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
     table(["", *models], table_rows(result, models))
     for name in models:
         failures = Counter(failure["reason"] for failure in result["failures"][name])

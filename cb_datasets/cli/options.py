@@ -10,10 +10,10 @@
 import functools
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, Field, dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -76,7 +76,7 @@ class Engine:
 
     def load(self) -> "Backend":
         """The model, loaded."""
-        return self._serve(self.model) if self.backend == BackendName.SERVER else self._load([])
+        return self._serve(self.model) if self.backend == BackendName.SERVER else self._load(None, [])
 
     def load_all(self, adapters: dict[str, str]) -> "dict[str, Backend]":
         """The base model and breakers by name, on weights that are loaded once.
@@ -88,32 +88,26 @@ class Engine:
         Raises:
             FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
         """
-        from ..generation.backend import adapter_revision
+        from ..generation.backend import BASE, load_models
 
         if self.backend == BackendName.SERVER:
-            return {name: self._serve(served) for name, served in ({"base": self.model} | adapters).items()}
-        for folder in adapters.values():
-            adapter_revision(folder)
-        (first, folder), *others = adapters.items()
-        loaded = self._load([folder, *(at for _, at in others)])
-        further = {name: loaded.with_adapter(at) for name, at in others}
-        return {"base": loaded.without_adapter(), first: loaded, **further}
+            return {name: self._serve(served) for name, served in ({BASE: self.model} | adapters).items()}
+        return cast("dict[str, Backend]", load_models(self._load, adapters))
 
     def _serve(self, name: str) -> "ServerBackend":
         from ..generation.server_backend import ServerBackend
 
         return ServerBackend(self.server_url, name, tokenizer=self.model)
 
-    def _load(self, adapters: list[str]) -> "TransformersBackend | VllmBackend":
-        """The model with the first of the adapters, and room for the others."""
-        first, also = (adapters[0], adapters[1:]) if adapters else (None, [])
+    def _load(self, adapter: str | None, others: list[str]) -> "TransformersBackend | VllmBackend":
+        """The model with an adapter, and room for others."""
         if self.backend == BackendName.VLLM:
             from ..generation.vllm_backend import VllmBackend
 
-            return VllmBackend(self.model, first, self.tensor_parallel, self.load_in_8bit, also=also)
+            return VllmBackend(self.model, adapter, self.tensor_parallel, self.load_in_8bit, also=others)
         from ..generation.transformers_backend import TransformersBackend
 
-        return TransformersBackend(self.model, first, self.batch_size, self.load_in_8bit)
+        return TransformersBackend(self.model, adapter, self.batch_size, self.load_in_8bit)
 
 
 @dataclass
@@ -169,17 +163,27 @@ def takes(options: type) -> Callable[[Callable], Callable]:
     def decorate(command: Callable) -> Callable:
         signature = inspect.signature(command)
         [name] = [own.name for own in signature.parameters.values() if own.annotation is options]
-        parts = inspect.signature(options).parameters
+        parts = [_flag(own) for own in fields(options)]
         others = [own for own in signature.parameters.values() if own.name != name]
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = options(**{part: values.pop(part) for part in parts})
+            given = options(**{part.name: values.pop(part.name) for part in parts})
             command(**values, **{name: given})
 
-        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*others, *parts.values())]
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*others, *parts)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in parameters}
         return run
 
     return decorate
+
+
+def _flag(option: Field) -> inspect.Parameter:
+    """A field as a parameter that Typer understands: annotated already, or with `help` and bounds in its metadata."""
+    default = inspect.Parameter.empty if option.default is MISSING else option.default
+    annotation = option.type
+    if option.metadata:
+        flag = typer.Option(**option.metadata)
+        annotation = Annotated[option.type, flag]
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -2,16 +2,15 @@
 
 from collections import Counter
 
+from ..generation.backend import BASE
 from ..outcomes import Outcome
 from .metrics.table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, counts_for
 from .scored_completions import ScoredCompletion
 from .statistics import mcnemar
 
 
-BASE = "base"
-
 # What answers are sliced by: columns of a case.
-SLICES = ("source", "category", "subtype", "family", "depth")
+SLICES = ("family", "category", "source", "subtype", "depth")
 
 CompletionsByModel = dict[str, list[ScoredCompletion]]
 

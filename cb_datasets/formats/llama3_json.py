@@ -16,7 +16,6 @@ from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 _TAG, _EOM, _EOT = "<|python_tag|>", "<|eom_id|>", "<|eot_id|>"
 _NEXT_CALL = re.compile(r"\s*(?:[;,]\s*|\n\s*)?(?:<\|python_tag\|>)?\s*(?=\{)")
-_SEPARATORS = re.compile(r"[\s,:]*")
 _FUNCTION_SYNTAX = re.compile(r"\s*[A-Za-z_][\w.]*\(.*", re.DOTALL)
 
 
@@ -61,11 +60,18 @@ def _name_span(text: str, start: int) -> tuple[int, int]:
     """
     at = start + 1
     while True:
-        key, at = _STRICT_JSON.raw_decode(text, _SEPARATORS.match(text, at).end())
-        value_at = _SEPARATORS.match(text, at).end()
+        key, at = _STRICT_JSON.raw_decode(text, _after_separators(text, at))
+        value_at = _after_separators(text, at)
         _, at = _STRICT_JSON.raw_decode(text, value_at)
         if key == "name":
             return value_at + 1, at - 1
+
+
+def _after_separators(text: str, at: int) -> int:
+    """Where the next key or value begins."""
+    while text[at] in " \t\r\n,:":
+        at += 1
+    return at
 
 
 def _first_end(completion: str, start: int) -> tuple[int, str | None]:

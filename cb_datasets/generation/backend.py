@@ -4,11 +4,12 @@ Below the protocol stands what all backends share, so that they cannot differ in
 a completion, the way from ids to text, and the name of the weights.
 """
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 
 from ..chat import MAX_LENGTH
 from ..formats import format_of
@@ -16,6 +17,10 @@ from ..formats import format_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+# The name of the model without an adapter, wherever models are told apart by name.
+BASE = "base"
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,67 @@ class Scorer(Backend, Protocol):
 
         Prompt and completion together must not be longer than `max_length`.
         """
+
+
+class AdapterBackend:
+    """The part of a backend that runs one load of the weights with different adapters.
+
+    Args:
+        base_model (`str`): Folder of the base model, or its Hub id.
+        base_revision (`str`): Name of its weights.
+        adapter (`str`, *optional*): Folder of the adapter that is on it.
+    """
+
+    def __init__(self, base_model: str, base_revision: str, adapter: str | None) -> None:
+        self._base_model, self._base_revision = base_model, base_revision
+        self._name_weights(adapter)
+
+    def without_adapter(self) -> Self:
+        """The base model, on the same weights in memory."""
+        return self._switched(None)
+
+    def with_adapter(self, adapter: str) -> Self:
+        """The base model with another adapter, beside the one that is loaded, on the same weights in memory."""
+        return self._switched(adapter)
+
+    def _switched(self, adapter: str | None) -> Self:
+        other = copy.copy(self)
+        other._name_weights(adapter)
+        other._use_adapter(adapter)
+        return other
+
+    def _name_weights(self, adapter: str | None) -> None:
+        self.model, self.revision = self._base_model, self._base_revision
+        if adapter is not None:
+            self.model += f"+{adapter}"
+            self.revision += f"+{adapter_revision(adapter)}"
+
+    def _use_adapter(self, adapter: str | None) -> None:
+        """Have this backend generate with an adapter, or without."""
+        raise NotImplementedError
+
+
+def load_models(
+    load: Callable[[str, list[str]], AdapterBackend], adapters: Mapping[str, str]
+) -> "dict[str, AdapterBackend]":
+    """The base model and breakers by name, on weights that are loaded once.
+
+    Args:
+        load (`Callable`): `(adapter, other adapters) -> backend`, loaded with the first and with room for the others.
+        adapters (`Mapping[str, str]`): Folder of each breaker's adapter, by name.
+
+    Raises:
+        FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
+    """
+    for folder in adapters.values():
+        adapter_revision(folder)
+    (first, folder), *others = adapters.items()
+    loaded = load(folder, [other for _, other in others])
+    return {
+        BASE: loaded.without_adapter(),
+        first: loaded,
+        **{name: loaded.with_adapter(other) for name, other in others},
+    }
 
 
 def check_model(model: str) -> None:

@@ -7,7 +7,6 @@ a batch begin with is read once, and the rest follows from its keys and values, 
                     user: Look in our documents for Kalo Mirude.   assistant:
 """
 
-import copy
 import os.path
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from transformers import (
 from transformers.utils import is_bitsandbytes_available
 
 from .backend import (
+    AdapterBackend,
     Completion,
     Sampling,
     adapter_revision,
@@ -38,7 +38,7 @@ from .backend import (
 )
 
 
-class TransformersBackend:
+class TransformersBackend(AdapterBackend):
     """Runs a causal language model, with a LoRA adapter or without.
 
     Args:
@@ -57,8 +57,8 @@ class TransformersBackend:
     def __init__(
         self, model: str, adapter: str | None = None, batch_size: int = 64, load_in_8bit: bool = False
     ) -> None:
-        # Wrong paths are told before a model loads.
-        own = None if adapter is None else adapter_revision(adapter)
+        if adapter is not None:
+            adapter_revision(adapter)  # a wrong path is an error before the model loads
         self.tokenizer = load_tokenizer(model)
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. What is padded is masked, so any token serves.
@@ -67,35 +67,21 @@ class TransformersBackend:
         self._end_ids = end_token_ids(self.tokenizer, network.generation_config.eos_token_id)
         # `generate` would add what the model ships, a repetition penalty for one, behind the caller's back.
         network.generation_config = GenerationConfig()
-        self._base_model = self.model = model
-        self.revision = revision_of(model) + ("@8bit" if load_in_8bit else "")
+        super().__init__(model, revision_of(model) + ("@8bit" if load_in_8bit else ""), adapter)
         if adapter is not None:
             network = PeftModel.from_pretrained(network, adapter)
-            self.model = f"{model}+{adapter}"
-            self.revision = f"{self.revision}+{own}"
         self.max_length = context_length(model)
         self._network = network.eval()
         # PEFT's name of the adapter that this backend runs; `None` is the base model.
         self._adapter = network.active_adapter if isinstance(network, PeftModel) else None
         self._batch_size = batch_size
 
-    def without_adapter(self) -> "TransformersBackend":
-        """The base model, on the same weights in memory."""
-        base = copy.copy(self)
-        base.model = self._base_model
-        base.revision = self.revision.partition("+")[0]
-        base._adapter = None
-        return base
-
-    def with_adapter(self, adapter: str) -> "TransformersBackend":
-        """The base model with another adapter, beside the one that is loaded, on the same weights in memory."""
-        other = copy.copy(self)
-        other.model = f"{self._base_model}+{adapter}"
-        other.revision = f"{self.revision.partition('+')[0]}+{adapter_revision(adapter)}"
-        other._adapter = f"adapter_{len(self._network.peft_config)}"
-        self._network.load_adapter(adapter, other._adapter)
-        self._network.eval()
-        return other
+    def _use_adapter(self, adapter: str | None) -> None:
+        self._adapter = None
+        if adapter is not None:
+            self._adapter = f"adapter_{len(self._network.peft_config)}"
+            self._network.load_adapter(adapter, self._adapter)
+            self._network.eval()
 
     @contextmanager
     def network(self) -> Iterator[Any]:

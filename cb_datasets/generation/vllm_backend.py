@@ -1,6 +1,5 @@
 """The production backend: vLLM in this process, which batches all prompts of a call by itself."""
 
-import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from ..chat import MAX_LENGTH
 from ..files import read_json
 from .backend import (
+    AdapterBackend,
     Completion,
     Sampling,
     adapter_revision,
@@ -24,7 +24,7 @@ from .backend import (
 EIGHT_BIT = "fp8_per_channel"
 
 
-class VllmBackend:
+class VllmBackend(AdapterBackend):
     """Runs a causal language model, with a LoRA adapter or without.
 
     Args:
@@ -36,8 +36,8 @@ class VllmBackend:
             is stored quantised needs no mention.
         max_length (`int`, *optional*, defaults to `MAX_LENGTH`): Most tokens of a prompt and its completion.
         dtype (`str`, *optional*): Type to compute in. The model's own on a GPU, `float32` on a CPU, if left out.
-        also (`Sequence[str]`, *optional*): Folders of the adapters that [`~VllmBackend.with_adapter`] will be asked
-            for: the engine makes room for the largest rank when it starts.
+        also (`Sequence[str]`, *optional*): Folders of the adapters that `with_adapter` will switch to: the engine
+            makes room for the largest rank when it starts.
 
     Raises:
         FileNotFoundError: If there is no such model or adapter.
@@ -58,38 +58,21 @@ class VllmBackend:
         dtype: str | None = None,
         also: Sequence[str] = (),
     ) -> None:
-        # Wrong paths are told before a model loads.
-        own = None if adapter is None else adapter_revision(adapter)
+        if adapter is not None:
+            adapter_revision(adapter)  # a wrong path is an error before the model loads
         self.tokenizer = load_tokenizer(model)
         # vLLM itself adds the end tokens of the model's generation config.
         self._end_ids = end_token_ids(self.tokenizer)
-        self._base_model = self.model = model
-        self.revision = revision_of(model) + (f"@{EIGHT_BIT}" if load_in_8bit else "")
+        super().__init__(model, revision_of(model) + (f"@{EIGHT_BIT}" if load_in_8bit else ""), adapter)
         self._adapter = adapter
-        if adapter is not None:
-            self.model = f"{model}+{adapter}"
-            self.revision = f"{self.revision}+{own}"
         self.max_length = min(max_length, context_length(model))
         # The engine knows adapters by number.
         self._numbers = {path: number for number, path in enumerate([adapter, *also] if adapter else [], start=1)}
         rank = max(map(lora_rank, self._numbers), default=None)
         self._engine = _load_engine(model, rank, tensor_parallel, load_in_8bit, self.max_length, dtype)
 
-    def without_adapter(self) -> "VllmBackend":
-        """The base model, on the same engine: a second one would find the GPU's memory taken."""
-        base = copy.copy(self)
-        base.model = self._base_model
-        base.revision = self.revision.partition("+")[0]
-        base._adapter = None
-        return base
-
-    def with_adapter(self, adapter: str) -> "VllmBackend":
-        """The base model with another adapter, one of `also`, on the same engine."""
-        other = copy.copy(self)
-        other.model = f"{self._base_model}+{adapter}"
-        other.revision = f"{self.revision.partition('+')[0]}+{adapter_revision(adapter)}"
-        other._adapter = adapter
-        return other
+    def _use_adapter(self, adapter: str | None) -> None:
+        self._adapter = adapter  # the engine takes it with each request
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         from vllm import TokensPrompt

@@ -21,7 +21,7 @@ from ..files import read_json
 
 
 ADAPTIVE = adaptive.ADAPTIVE_FILE
-LIVE = f"agentdojo/{live.ADAPTIVE_FILE}"
+LIVE = f"agentdojo/{live.AGENTDOJO_FILE}"
 
 _KEYS = {ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
 

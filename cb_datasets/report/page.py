@@ -19,7 +19,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..evaluation.compare import BASE
+from ..evaluation.compare import BASE, SLICES
 from ..evaluation.metrics.table import METRIC_LABELS, METRICS, counts_for
 from ..evaluation.results import model_names
 from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
@@ -34,9 +34,6 @@ PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 # Kinds of changes, in the order in which prompts are shown.
 KINDS = ("regressed", "changed", "improved", "same", "error")
-
-# The columns that figures are sliced by, in the order in which they are shown.
-SLICES = ("family", "category", "source", "subtype", "depth")
 
 # Figures that slices are shown by, as far as they were measured.
 SLICE_FIGURES = ("asr", "correct_under_attack", "benign_call", "refusal_kept", "chat_kept", "gibberish")
