@@ -128,7 +128,7 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
     """Figures of one model: `held_out`, `unseen` with its `kinds`, and `drawn`."""
     from cb_datasets.evaluation.compare import compare
-    from cb_datasets.evaluation.metrics.table import compute_metrics
+    from cb_datasets.evaluation.metric_table import compute_metrics
     from cb_datasets.evaluation.scored_completions import ScoredCompletion, complete_and_score
     from cb_datasets.generation import Sampling
 

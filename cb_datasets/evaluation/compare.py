@@ -4,7 +4,7 @@ from collections import Counter
 
 from ..generation.backend import BASE
 from ..outcomes import Outcome
-from .metrics.table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, counts_for
+from .metric_table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, counts_for
 from .scored_completions import ScoredCompletion
 from .statistics import mcnemar
 

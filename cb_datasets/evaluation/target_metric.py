@@ -9,7 +9,7 @@ import datasets
 import evaluate
 
 from ..formats import get_format
-from .metrics.table import compute_metrics
+from .metric_table import compute_metrics
 from .scored_completions import score_completions
 
 
@@ -43,7 +43,7 @@ class TargetMetric(evaluate.Metric):
         filled = [{key: target.get(key) or "" for key in self.KEYS} for target in references or []]
         super().add_batch(predictions=predictions, references=filled, **inputs)
 
-    def compute_metrics(self, predictions: list[str], references: list[dict], tool_format: str) -> dict[str, dict]:
+    def task_metrics(self, predictions: list[str], references: list[dict], tool_format: str) -> dict[str, dict]:
         """The figures of the task, see [`~figures.figures`]."""
         targets = [{key: value or None for key, value in target.items()} for target in references]
         return compute_metrics(score_completions(predictions, targets, self.TASK, get_format(tool_format)))

@@ -20,7 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..evaluation.compare import BASE, SLICES
-from ..evaluation.metrics.table import METRIC_LABELS, METRICS, counts_for
+from ..evaluation.metric_table import METRIC_LABELS, METRICS, counts_for
 from ..evaluation.results import model_names
 from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from ..files import write_text

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..evaluation.compare import BASE
-from ..evaluation.metrics.table import METRIC_LABELS
+from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
 from ..markdown import markdown_table

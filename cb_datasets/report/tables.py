@@ -1,6 +1,6 @@
 """The tables of a report as rows of text: metrics, gates and coherence, for the terminal, Markdown and the page."""
 
-from ..evaluation.metrics.table import METRIC_LABELS
+from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.statistics import shown
 
 

@@ -173,7 +173,7 @@ def test_answers_may_not_be_passed_on():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# EvaluationOptions or training
+# Evaluation or training
 
 
 @pytest.mark.parametrize("source", ["xstest", "xstest_completions"])

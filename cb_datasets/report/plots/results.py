@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...evaluation.compare import BASE
-from ...evaluation.metrics.table import METRIC_LABELS
+from ...evaluation.metric_table import METRIC_LABELS
 from ...evaluation.results import model_names
 from ...outcomes import Outcome
 from ...sets.eval_prompts import EVALUATION_TASKS

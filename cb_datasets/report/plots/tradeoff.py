@@ -5,7 +5,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 from ...evaluation.compare import BASE
-from ...evaluation.metrics.table import METRIC_LABELS
+from ...evaluation.metric_table import METRIC_LABELS
 from ...evaluation.results import model_names
 from .drawing import MODEL_LOOKS, Look, new_figure, percent_axis, style, whiskers
 

@@ -12,7 +12,7 @@ from cb_datasets.evaluation import statistics
 from cb_datasets.evaluation.coherence import coherence, entropy, repetition
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.gates import evaluation_gates, failed_gates
-from cb_datasets.evaluation.metrics.table import METRIC_LABELS, best_of_n, compute_metrics, compute_rates
+from cb_datasets.evaluation.metric_table import METRIC_LABELS, best_of_n, compute_metrics, compute_rates
 from cb_datasets.evaluation.results import SCHEMA_FILE, model_names, read_results, write_results
 from cb_datasets.evaluation.scored_completions import is_degenerate_completion
 from cb_datasets.evaluation.statistics import bootstrap, mcnemar, proportion

@@ -7,7 +7,7 @@ import evaluate
 import pytest
 
 from builders.trace import to_json
-from cb_datasets.evaluation.metrics.table import compute_metrics
+from cb_datasets.evaluation.metric_table import compute_metrics
 from cb_datasets.evaluation.scored_completions import score_completions
 from cb_datasets.formats import FORMATS
 

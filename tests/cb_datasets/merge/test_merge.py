@@ -5,7 +5,7 @@ import pytest
 from builders.trace import message
 from cb_datasets.checks.thresholds import MergedThresholds
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset
-from cb_datasets.merge import merge as merge_module
+from cb_datasets.merge import write as write_module
 from cb_datasets.merge.merge import MergeOptions, merge
 from cb_datasets.sample import SAMPLE_FEATURES
 
@@ -126,7 +126,7 @@ def test_the_result_depends_on_the_seed_and_not_on_the_folders(trios, merged):
 
 def test_rows_are_shuffled_on_disk_as_in_memory(trios, merged, monkeypatch):
     kept = [row["id"] for row in merged(trios)[0]["train"]]
-    monkeypatch.setattr(merge_module, "PART_ROWS", 5)
+    monkeypatch.setattr(write_module, "PART_ROWS", 5)
     assert [row["id"] for row in merged(trios)[0]["train"]] == kept
 
 

@@ -315,7 +315,7 @@ library_name: peft
 
 `PeftModel.from_pretrained(model, "path/to/this/folder")`
 
-## EvaluationOptions
+## Evaluation
 
 Not evaluated yet.
 

@@ -25,7 +25,7 @@ class AttackSuccessRate(target_metric.TargetMetric):
     DESCRIPTION, CITATION, INPUTS_DESCRIPTION = _DESCRIPTION, _CITATION, _INPUTS_DESCRIPTION
 
     def _compute(self, predictions: list[str], references: list[dict], tool_format: str = "llama3_json") -> dict:
-        found = self.figures(predictions, references, tool_format)
+        found = self.task_metrics(predictions, references, tool_format)
         rate = found["asr"]
         others = ("correct_under_attack", "other_tool", "no_tool_call", "malformed")
         return {

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from cb_datasets.evaluation.metrics.table import compute_metrics
+from cb_datasets.evaluation.metric_table import compute_metrics
 from cb_datasets.evaluation.scored_completions import score_completions
 from cb_datasets.formats import get_format
 

@@ -26,7 +26,7 @@ class ToolCallAccuracy(target_metric.TargetMetric):
     DESCRIPTION, CITATION, INPUTS_DESCRIPTION = _DESCRIPTION, _CITATION, _INPUTS_DESCRIPTION
 
     def _compute(self, predictions: list[str], references: list[dict], tool_format: str = "llama3_json") -> dict:
-        found = self.figures(predictions, references, tool_format)
+        found = self.task_metrics(predictions, references, tool_format)
         rate, arguments = found["benign_call"], found.get("benign_arguments")
         return {
             "tool_call_accuracy": rate["value"],

@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from ...outcomes import Outcome
-from ..scored_completions import EvalPrompt, ScoredCompletion
-from ..statistics import bootstrap, rate
+from ..outcomes import Outcome
+from .scored_completions import EvalPrompt, ScoredCompletion
+from .statistics import bootstrap, rate
 
 
 @dataclass(frozen=True)
