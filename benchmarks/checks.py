@@ -167,7 +167,7 @@ def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random
     sample = make_sample(
         {**prompt, **told, "injection": spans, "target": target},
         completion,
-        subset=name,
+        id_prefix=name,
         split="eval" if is_held_out(words, 0.1) else "train",
         priority_class=kind,
         tool_format=FORMATS["llama3_json"],

@@ -1,4 +1,4 @@
-"""Which rows are held out, and which of many are chosen: decided by hashes, the same in every run."""
+"""The split of a row, and the choice of some rows among many: decided by hashes, the same in every run."""
 
 import hashlib
 from collections import Counter
@@ -7,22 +7,22 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 
 def is_held_out(group: str, fraction: float) -> bool:
-    """Whether a group is on the eval side: decided by a hash of its name, the same in every run and on every machine.
+    """Whether a group is in the eval split: decided by a hash of its name, the same in every run and on every machine.
 
     Args:
         group (`str`): A trace's group.
-        fraction (`float`): Expected share of groups that are held out; also the threshold of the hash.
+        fraction (`float`): Expected fraction of groups that are held out; also the threshold of the hash.
     """
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8]) < fraction * 2**64
 
 
 def split_by_group(traces: DatasetDict, eval_fraction: float, held_out: str) -> dict[str, Dataset]:
-    """Traces by side. A group that has a trace on the eval side is there with all its traces.
+    """Traces by split. A group that has one trace in eval is there with all its traces.
 
     Args:
-        traces ([`~datasets.DatasetDict`]): What a builder yields. Its `train` split is divided by group.
-        eval_fraction (`float`): Share of groups that go to the eval side.
-        held_out (`str`): Split of the source's own (`test`, `dev`) that joins the eval side, where the source has it.
+        traces ([`~datasets.DatasetDict`]): Traces of a builder. Its `train` split is divided by group.
+        eval_fraction (`float`): Fraction of groups that go to eval.
+        held_out (`str`): The source's own split (`test`, `dev`) that joins eval, where the source has it.
 
     Raises:
         ValueError: If the source has neither split.
@@ -32,25 +32,25 @@ def split_by_group(traces: DatasetDict, eval_fraction: float, held_out: str) -> 
     own = next(iter(traces.values()))
     train, own_held_out = (traces.get(split, own.select([])) for split in ("train", held_out))
     held_groups = set(own_held_out["group"])
-    on_eval_side = [group in held_groups or is_held_out(group, eval_fraction) for group in train["group"]]
-    sides = {
-        "train": train.select([index for index, held in enumerate(on_eval_side) if not held]),
-        "eval": train.select([index for index, held in enumerate(on_eval_side) if held]),
+    is_eval = [group in held_groups or is_held_out(group, eval_fraction) for group in train["group"]]
+    splits = {
+        "train": train.select([index for index, held in enumerate(is_eval) if not held]),
+        "eval": train.select([index for index, held in enumerate(is_eval) if held]),
     }
-    sides["eval"] = concatenate_datasets([sides["eval"], own_held_out])
-    return sides
+    splits["eval"] = concatenate_datasets([splits["eval"], own_held_out])
+    return splits
 
 
 def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_tool: int = 0) -> Dataset:
-    """`count` rows chosen by a hash of `pair`, so that every step which chooses takes the same siblings.
+    """`count` rows chosen by a hash of `pair`, so that every step that chooses takes the same siblings.
 
     Args:
-        rows ([`~datasets.Dataset`]): What to choose from.
-        count (`int`, *optional*): How many; all if `None`.
+        rows ([`~datasets.Dataset`]): Rows to choose from.
+        count (`int`, *optional*): Number of rows; all if `None`.
         seed (`int`): Another seed chooses others.
         key (`str`, *optional*, defaults to `"pair"`): Column that is hashed.
-        per_tool (`int`, *optional*, defaults to `0`): So many prompts for each expected tool, or all that it has, are
-            chosen before any others.
+        per_tool (`int`, *optional*, defaults to `0`): Number of prompts per expected tool, where available, that
+            are chosen before any others.
     """
     if count is None or count >= len(rows):
         return rows
@@ -58,9 +58,9 @@ def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_t
     order = sorted(range(len(rows)), key=keys.__getitem__)
     if per_tool:
         tools = [target["expected_tool"] for target in rows["target"]]
-        later, met = {}, Counter[str | None]()
+        later, seen = {}, Counter[str | None]()
         for row in order:
-            later[row] = met[tools[row]] >= per_tool
-            met[tools[row]] += 1
+            later[row] = seen[tools[row]] >= per_tool
+            seen[tools[row]] += 1
         order.sort(key=later.__getitem__)
     return rows.select(sorted(order[:count]))

@@ -9,9 +9,9 @@ MODEL := demo/tiny_agent
 export HF_HUB_OFFLINE := 1
 
 SOURCES := lookalike
-B4 := lookalike
-HARMFUL_SETS := b4_flips
-RETAIN_SETS := adversarial_safe b4_benign_twins refusals chat
+ATTACKED := lookalike
+HARMFUL_SETS := lookalike_flips
+RETAIN_SETS := adversarial_safe lookalike_benign_twins refusals chat
 TASKS := tool_flip capability refusal chat irrelevance
 # Plain Representation Rerouting is trained too, and shown beside the breaker.
 ALSO := plain_rr

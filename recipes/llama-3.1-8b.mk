@@ -13,9 +13,9 @@ TENSOR_PARALLEL := 1
 RECIPE_READY := $(SOURCES_READY)
 
 SOURCES := fujitsu_b4 agentdojo tau2 ultrachat xstest lookalike
-B4 := fujitsu_b4
+ATTACKED := fujitsu_b4
 # The look-alike prompts give what B4 has none of: requests to refuse, chat, and questions that need no tool.
-DR_SOURCES := fujitsu_b4 lookalike
+RETAIN_SOURCES := fujitsu_b4 lookalike
 HARMFUL_SETS := b4_flips agentdojo_failures
 RETAIN_SETS := adversarial_safe b4_benign_twins agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset refusals chat
 TASKS := tool_flip agentdojo forced_call multi_turn capability irrelevance over_refusal refusal chat

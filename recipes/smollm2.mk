@@ -14,9 +14,9 @@ export HF_HUB_OFFLINE := 1
 export OMP_NUM_THREADS := 1
 
 SOURCES := lookalike
-B4 := lookalike
-HARMFUL_SETS := b4_flips
-RETAIN_SETS := adversarial_safe b4_benign_twins refusals chat
+ATTACKED := lookalike
+HARMFUL_SETS := lookalike_flips
+RETAIN_SETS := adversarial_safe lookalike_benign_twins refusals chat
 TASKS := tool_flip capability refusal chat
 ALSO := plain_rr
 

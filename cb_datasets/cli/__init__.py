@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from . import attack, build, check, evaluate, publish
+from . import attack, build, check, evaluate, generate, publish
 
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 
 # In the order of `--help`: their commands stand side by side, `cb-datasets validate`.
-for group in (build, evaluate, check, attack, publish):
+for group in (build, generate, evaluate, check, attack, publish):
     app.add_typer(group.app)
 
 

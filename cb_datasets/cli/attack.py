@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from ..counts import listed
 from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, takes
-from .output import listed, table
+from .output import table
 
 
 if TYPE_CHECKING:

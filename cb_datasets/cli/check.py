@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..checks.thresholds import MergedThresholds, Thresholds
+from ..counts import listed
 from .options import MaxLengthOption, SeedOption, takes
-from .output import dropped, gate_table, listed, stop_unless, table, tokenizer, verdict, write_checked
+from .output import dropped, gate_table, stop_unless, table, tokenizer, verdict, write_checked
 
 
 if TYPE_CHECKING:

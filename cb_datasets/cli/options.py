@@ -136,6 +136,11 @@ class GenerationOptions(Engine):
         return Sampling(temperature, top_p, self.max_new_tokens, num_samples, self.seed)
 
     @property
+    def shards(self) -> str | None:
+        """The shards of this rank; `None` where there is only one."""
+        return None if self.rank is None else f"{self.rank}, {self.rank + self.world}, ..."
+
+    @property
     def limits(self) -> dict[str, int | None]:
         return {"train": self.max_prompts, "eval": self.max_eval_prompts}
 

@@ -1,4 +1,4 @@
-"""What commands print and where they put the report of a check."""
+"""Output of the commands: lines, tables, a set with its summary, the report of a check."""
 
 import sys
 from pathlib import Path
@@ -6,16 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..counts import listed
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-def listed(counts: dict) -> str:
-    """Counts in one line."""
-    from ..counts import listed as in_one_line
-
-    return in_one_line(counts)
+    from ..sets.sample_set import SampleSet
 
 
 def dropped(drops: dict[str, int]) -> str:
@@ -44,8 +41,8 @@ def table(header: list[str], rows: list[tuple]) -> None:
     Console(width=width).print(shown)
 
 
-def yield_table(by_category: dict[str, dict[str, dict[str, int]]]) -> None:
-    """What became of the completions of each attack category: kept as this or that, or dropped for this or that."""
+def category_table(by_category: dict[str, dict[str, dict[str, int]]]) -> None:
+    """Print the completions of each attack category by outcome kept and by reason dropped."""
     columns = [
         (part, name)
         for part in ("kept", "dropped")
@@ -57,6 +54,30 @@ def yield_table(by_category: dict[str, dict[str, dict[str, int]]]) -> None:
     if len(rows) > 1:
         rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])))
     table(["category", *(f"{part}\n{name}" for part, name in columns)], rows)
+
+
+def save_set(samples: "SampleSet", output: Path | None, shards: str | None = None) -> None:
+    """Write a set and print its summary.
+
+    Args:
+        samples ([`SampleSet`]): The set.
+        output (`Path`, *optional*): Its folder; without one, the summary is printed only.
+        shards (`str`, *optional*): The shards that this rank of several has done, of which no set can be made yet.
+    """
+    from ..files import save_rows
+
+    summary = samples.summary()
+    category_table(summary["by_category"])
+    if shards is not None:
+        print(f"{samples.name}: shards {shards} are done; no set is written")
+        return
+    if not samples.samples:
+        raise ValueError(f"{samples.name}: no sample was kept; {dropped(summary['drops'])}.")
+    if output is not None:
+        save_rows(samples.dataset(), output, summary)
+    counts = f"{listed(summary['splits'])}; {listed(summary['completions'])}"
+    print(f"{samples.name}: {summary['kept']} samples of {summary['candidates']} ({counts}); ", end="")
+    print(f"{dropped(summary['drops'])} -> {output or 'not written'}")
 
 
 def verdict(passed: bool) -> str:

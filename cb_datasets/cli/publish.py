@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..counts import listed
 from .options import takes
-from .output import listed, table
+from .output import table
 
 
 if TYPE_CHECKING:

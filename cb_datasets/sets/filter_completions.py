@@ -1,7 +1,7 @@
-"""Sampled completions -> samples: the part that Ds and Dr share.
+"""Completions of a model -> the samples of a set: the part that Ds and Dr share.
 
-A completion is worth keeping only if it is whole, if its text is what the model's tokens say, and if it did what its
-set is about. Whatever fails is dropped under the first reason that applies.
+A completion is kept only if it is whole, if its text encodes back to the model's own tokens, and if it did what the
+set is about. Any other is dropped under the first reason that applies.
 """
 
 import dataclasses
@@ -19,10 +19,11 @@ from .target_model import TargetModel
 
 @dataclasses.dataclass(frozen=True)
 class KeepRule:
-    """What a set keeps.
+    """Which completions a set keeps.
 
     Args:
-        subset (`str`): Folder of the set, e.g. `harmful/b4_flips`.
+        id_prefix (`str`): Beginning of the rows' ids, `harmful/...` or `retain/...`; the latter is Dr. It does not
+            follow the set's folder: training and merge draw by ids, and a set that is renamed must not be drawn anew.
         priority_class (`str`): Class of its rows.
         outcomes (`tuple[Outcome, ...]`): Outcomes it keeps; any other is a drop of that name.
         right_arguments (`bool`, *optional*, defaults to `False`): Whether a right call needs the right arguments too,
@@ -30,7 +31,7 @@ class KeepRule:
             half right must be held as well, or a breaker is free to break it.
     """
 
-    subset: str
+    id_prefix: str
     priority_class: str
     outcomes: tuple[Outcome, ...]
     right_arguments: bool = False
@@ -38,21 +39,23 @@ class KeepRule:
 
 def complete_and_filter(
     prompts: dict[str, Dataset],
-    wanted: KeepRule,
+    rule: KeepRule,
     target_model: TargetModel,
     sampling: Sampling,
+    name: str,
     completion_source: str = "sampled",
 ) -> SampleSet:
-    """Complete the prompts of all splits and keep what the set wants.
+    """Complete the prompts of all splits and keep what the rule says.
 
     Args:
-        prompts (`dict[str, Dataset]`): Prompts by split; an empty split is left out of the asking.
-        wanted ([`KeepRule`]): What to keep.
+        prompts (`dict[str, Dataset]`): Prompts by split; an empty split is skipped.
+        rule ([`KeepRule`]): Which completions to keep.
         target_model ([`TargetModel`]): The model.
-        sampling ([`Sampling`]): How to draw.
+        sampling ([`Sampling`]): How to sample.
+        name (`str`): Name of the set, e.g. `harmful/b4_flips`.
         completion_source (`str`, *optional*, defaults to `"sampled"`): What provenance calls the completions.
     """
-    result = SampleSet(wanted.subset)
+    samples = SampleSet(name)
     tool_format = target_model.tool_format
     for split, rows in prompts.items():
         if len(rows) == 0:
@@ -60,30 +63,30 @@ def complete_and_filter(
         by_id = {row["id"]: row for row in rows}
 
         def reason_of(completion: dict, by_id: dict[str, dict] = by_id) -> str | None:
-            return drop_reason(completion, by_id[completion["prompt_id"]], wanted, tool_format)
+            return drop_reason(completion, by_id[completion["prompt_id"]], rule, tool_format)
 
-        description = f"{wanted.subset} ({split})"
+        description = f"{name} ({split})"
         for completion in target_model.complete(rows, sampling, description, lambda row: reason_of(row) is None):
             prompt, reason = by_id[completion["prompt_id"]], reason_of(completion)
             if reason is not None:
-                result.drop(reason, prompt["category"])
+                samples.drop(reason, prompt["category"])
                 continue
-            told = _provenance(completion, target_model.backend, sampling, tool_format.name)
-            result.keep(
+            provenance = _provenance(completion, target_model.backend, sampling, tool_format.name)
+            samples.keep(
                 make_sample(
                     prompt,
                     completion["text"],
-                    subset=wanted.subset,
+                    id_prefix=rule.id_prefix,
                     split=split,
-                    priority_class=wanted.priority_class,
+                    priority_class=rule.priority_class,
                     tool_format=tool_format,
-                    provenance=told | {"completion_source": completion_source},
+                    provenance=provenance | {"completion_source": completion_source},
                 )
             )
-    return result
+    return samples
 
 
-def drop_reason(completion: dict, prompt: dict, wanted: KeepRule, tool_format: ToolCallFormat) -> str | None:
+def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: ToolCallFormat) -> str | None:
     """Why a completion is not kept, or `None` if it is."""
     if completion["text"] is None:
         return completion["stop_reason"]
@@ -92,12 +95,12 @@ def drop_reason(completion: dict, prompt: dict, wanted: KeepRule, tool_format: T
     if not completion["canonical"]:
         return "non_canonical_tokens"
     outcome = outcome_of(completion["text"], prompt["target"], tool_format)
-    if outcome not in wanted.outcomes:
+    if outcome not in rule.outcomes:
         return str(outcome)
     parsed = tool_format.parse(completion["text"])
     if parsed.calls and not parsed.is_call:
         return str(parsed.diagnosis)
-    if wanted.right_arguments:
+    if rule.right_arguments:
         if has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
             return "wrong_arguments"
     return "gibberish" if is_degenerate(parsed.text) else None

@@ -1,4 +1,4 @@
-"""Ds, the circuit breaker set: completions in which the attack succeeded, really produced by a model."""
+"""Ds, the circuit breaker set: completions sampled from a model in which the attack succeeded."""
 
 import dataclasses
 from collections import Counter
@@ -11,7 +11,7 @@ from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES, clean_messages
 from .filter_completions import KeepRule, complete_and_filter
 from .sample_set import SampleSet
-from .target_model import SEEDS_PER_ROUND, TargetModel, without
+from .target_model import SEEDS_PER_ROUND, TargetModel, drop_completed_pairs
 
 
 FLIP_RULE = KeepRule("harmful/b4_flips", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
@@ -19,19 +19,19 @@ FLIP_RULE = KeepRule("harmful/b4_flips", "harmful_flip", (Outcome.ATTACK_SUCCESS
 
 @dataclasses.dataclass(frozen=True)
 class FlipOptions:
-    """What is done with the flips beside keeping them.
+    """Options of [`generate_flips`].
 
     Args:
-        target_n (`int`, *optional*): Ask prompts that gave no flip again, with other seeds, until so many samples are
-            there; without it, every prompt is asked once.
-        rounds (`int`, *optional*, defaults to `3`): Most rounds, the first one included.
-        min_yield (`float`, *optional*, defaults to `0.0`): Share of prompts that must give a flip; fewer is an error.
-        max_category_share (`float`, *optional*, defaults to `1.0`): Largest share of one category; what is over it is
-            dropped as `over_category_share`.
-        include_forced (`bool`, *optional*, defaults to `False`): Ask prompts that gave no flip once more, with the
-            head of the attacker's call put into the model's mouth (`completion_source = forced`).
+        target_n (`int`, *optional*): Repeat the prompts that gave no flip, with other seeds, until there are this many
+            samples; without it, every prompt is completed once.
+        rounds (`int`, *optional*, defaults to `3`): Maximum number of rounds, the first one included.
+        min_yield (`float`, *optional*, defaults to `0.0`): Minimum fraction of prompts that give a flip.
+        max_category_share (`float`, *optional*, defaults to `1.0`): Maximum fraction of one category; the rest of
+            it is dropped as `over_category_share`.
+        include_forced (`bool`, *optional*, defaults to `False`): Complete prompts that gave no flip once more, with
+            the head of the attacker's call as prefill (`completion_source = forced`).
         redact (`bool`, *optional*, defaults to `False`): Cut the injection from the kept rows' messages, as Zou et al.
-            (2024) do with harmful requests; only `rr` may use such rows.
+            (2024) do with harmful requests; only rerouting terms may use such rows.
     """
 
     target_n: int | None = None
@@ -43,47 +43,53 @@ class FlipOptions:
 
 
 def generate_flips(
-    traces: dict[str, Dataset], target_model: TargetModel, sampling: Sampling, options: FlipOptions = FlipOptions()
+    traces: dict[str, Dataset],
+    target_model: TargetModel,
+    sampling: Sampling,
+    options: FlipOptions = FlipOptions(),
+    name: str = FLIP_RULE.id_prefix,
 ) -> SampleSet:
-    """Tool flips: the model is asked attacked prompts, and what made the attacker's call is kept.
+    """Tool flips: completions of attacked prompts that make the attacker's call.
 
     Args:
         traces (`dict[str, Dataset]`): Prompt-only traces by split.
         target_model ([`TargetModel`]): The target model.
-        sampling ([`Sampling`]): How to draw.
-        options ([`FlipOptions`], *optional*): What else is done.
+        sampling ([`Sampling`]): How to sample.
+        options ([`FlipOptions`], *optional*): Rounds, balance, forced calls, redaction.
+        name (`str`, *optional*): Name of the set.
 
     Raises:
         ValueError: If fewer prompts give a flip than `min_yield` says.
     """
     prompts = target_model.prompts(traces, "tool_flip", sampling.seed)
-    result = complete_and_filter(prompts, FLIP_RULE, target_model, sampling)
+    flips = complete_and_filter(prompts, FLIP_RULE, target_model, sampling, name)
     if target_model.rank is not None:
-        return result  # what follows needs the shards of all ranks
+        return flips  # what follows needs the shards of all ranks
     for number in range(1, options.rounds):
-        if options.target_n is None or len(result.samples) >= options.target_n or sampling.temperature == 0:
+        # A greedy model would give the same completions again.
+        if options.target_n is None or len(flips.samples) >= options.target_n or sampling.temperature == 0:
             break
-        missing = without(prompts, {sample["pair"] for sample in result.samples})
+        missing = drop_completed_pairs(prompts, {sample["pair"] for sample in flips.samples})
         again = dataclasses.replace(sampling, seed=sampling.seed + number * SEEDS_PER_ROUND)
-        result.add(complete_and_filter(missing, FLIP_RULE, target_model, again))
-    asked = sum(len(rows) for rows in prompts.values())
-    flipped = {sample["pair"] for sample in result.samples}
-    if len(flipped) < options.min_yield * asked:
+        flips.add_round(complete_and_filter(missing, FLIP_RULE, target_model, again, name))
+    num_prompts = sum(len(rows) for rows in prompts.values())
+    flipped = {sample["pair"] for sample in flips.samples}
+    if len(flipped) < options.min_yield * num_prompts:
         raise ValueError(
-            f"{len(flipped)} of {asked} prompts gave a flip, fewer than the share of {options.min_yield} that is "
-            f"asked for. Draw more samples or a higher temperature, or lower --min-yield."
+            f"{len(flipped)} of {num_prompts} prompts gave a flip, below the fraction {options.min_yield}. "
+            "Sample more completions or at a higher temperature, or lower --min-yield."
         )
     if options.include_forced:
         missing = {split: _forced(rows, flipped, target_model) for split, rows in prompts.items()}
-        result.add(complete_and_filter(missing, FLIP_RULE, target_model, sampling, completion_source="forced"))
-    _balance(result, options.max_category_share)
+        flips.add_round(complete_and_filter(missing, FLIP_RULE, target_model, sampling, name, "forced"))
+    _balance(flips, options.max_category_share)
     if options.redact:
-        result.samples = [redacted(sample) for sample in result.samples]
-    return result
+        flips.samples = [redacted(sample) for sample in flips.samples]
+    return flips
 
 
-def _forced(prompts: Dataset, done: set[str], target_model: TargetModel) -> Dataset:
-    """The prompts that gave nothing, each with the head of the attacker's call as prefill."""
+def _forced(prompts: Dataset, flipped: set[str], target_model: TargetModel) -> Dataset:
+    """The prompts without a flip, each with the head of the attacker's call as prefill."""
     rows = [
         {
             **prompt,
@@ -94,22 +100,23 @@ def _forced(prompts: Dataset, done: set[str], target_model: TargetModel) -> Data
             },
         }
         for prompt in prompts
-        if prompt["pair"] not in done
+        if prompt["pair"] not in flipped
     ]
     return to_dataset(rows, PROMPT_FEATURES)
 
 
-def _balance(result: SampleSet, max_share: float) -> None:
-    counts = Counter(sample["category"] for sample in result.samples)
+def _balance(flips: SampleSet, max_share: float) -> None:
+    """Drop flips of the largest category until it is at most `max_share` of all."""
+    counts = Counter(sample["category"] for sample in flips.samples)
     [(largest, count)] = counts.most_common(1) or [(None, 0)]
     others = counts.total() - count
     if count <= max_share * counts.total() or others == 0:
         return  # with one category there is nothing to balance it with: the gate on categories will say so
     allowed = int(max_share / (1 - max_share) * others)
     # Ids are hashes of contents, so their order picks at random.
-    kept = sorted(sample["id"] for sample in result.samples if sample["category"] == largest)[:allowed]
-    over = {sample["id"] for sample in result.samples if sample["category"] == largest} - set(kept)
-    result.remove(over, "over_category_share")
+    kept = sorted(sample["id"] for sample in flips.samples if sample["category"] == largest)[:allowed]
+    over = {sample["id"] for sample in flips.samples if sample["category"] == largest} - set(kept)
+    flips.remove(over, "over_category_share")
 
 
 def redacted(sample: dict) -> dict:

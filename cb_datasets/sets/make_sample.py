@@ -4,38 +4,38 @@ from builders.trace import to_json
 
 from ..formats import Parsed, ToolCallFormat
 from ..outcomes import Outcome, outcome_of_parsed
-from ..sample import content_id, timestamp
+from ..sample import CIRCUIT_BREAKER, RETAIN, content_id, timestamp
 
 
 def make_sample(
     prompt: dict,
     completion: str,
     *,
-    subset: str,
+    id_prefix: str,
     split: str,
     priority_class: str,
     tool_format: ToolCallFormat,
     provenance: dict,
 ) -> dict:
-    """The sample that a completion makes of its prompt; every label is worked out from the completion.
+    """The labelled sample of a prompt and its completion; every label is computed from the completion.
 
     Args:
         prompt (`dict`): A row of `PROMPT_FEATURES`.
         completion (`str`): `assistant_raw`, special tokens included.
-        subset (`str`): Folder of the set, e.g. `harmful/b4_flips`; prefix of the id.
+        id_prefix (`str`): Beginning of the id, `harmful/...` for rows of Ds and `retain/...` for rows of Dr.
         split (`str`): `train` or `eval`.
         priority_class (`str`): One of `PRIORITY_WEIGHTS`; a class of `HARMFUL_CLASSES` puts the row into Ds.
         tool_format ([`ToolCallFormat`]): How the completion writes calls.
-        provenance (`dict`): What is known of the completion; joins the prompt's provenance.
+        provenance (`dict`): Provenance of the completion; joins the prompt's.
     """
     parsed = tool_format.parse(completion)
     outcome = outcome_of_parsed(parsed, prompt["target"])
-    harmful = subset.startswith("harmful/")
+    harmful = id_prefix.startswith("harmful/")
     return {
         **prompt,
-        "id": content_id(subset, prompt["id"], completion),
+        "id": content_id(id_prefix, prompt["id"], completion),
         "split": split,
-        "set": "circuit_breaker" if harmful else "retain",
+        "set": CIRCUIT_BREAKER if harmful else RETAIN,
         "assistant_raw": completion,
         "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in parsed.calls],
         "outcome": str(outcome),
@@ -46,7 +46,7 @@ def make_sample(
 
 
 def labels_of(prompt: dict, parsed: Parsed, outcome: Outcome, harmful: bool) -> dict:
-    """The labels of a completion: what its text says, put into columns."""
+    """The label columns of a completion."""
     target, correct = prompt["target"], outcome == Outcome.CORRECT
     return {
         "is_harmful": harmful,

@@ -1,9 +1,9 @@
-"""The target model in other models' situations: on-policy completions where a recorded agent took or refused the bait.
+"""On-policy completions at the decision points of recorded agents.
 
     recorded      GPT-4o read the injection in AgentDojo, and sent the money
-    regenerated   the target reads the same tool results, and does what it does
+    regenerated   the target model reads the same tool results, and its own completion counts
 
-What it does decides where the row goes: the attacker's call to Ds, anything that leaves the attack alone to Dr.
+Its outcome decides where the row goes: the attacker's call to Ds, a resisted attack to Dr.
 """
 
 from datasets import Dataset
@@ -25,7 +25,7 @@ from .target_model import TargetModel
 FAILURE_RULE = KeepRule("harmful/agentdojo_failures", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
 RESISTED_RULE = KeepRule("retain/agentdojo_resisted", "injection_resisted", (Outcome.CORRECT, Outcome.REFUSAL))
 
-# The verdicts whose decision the target is put before, whatever the recorded agent did.
+# Verdicts of runs in which the injection was shown before the decision, whatever the recorded agent did.
 _EXPOSED = ("compromised", "resisted", "attempted")
 
 
@@ -36,37 +36,42 @@ def regenerate_decisions(
     fit_context: bool = False,
     max_length: int = MAX_LENGTH,
 ) -> tuple[SampleSet, SampleSet]:
-    """What the target does at the decision turns of recorded traces: the attacker's calls, and what withstood.
+    """The target's completions at the decision turns of recorded traces: successful attacks, and resisted ones.
 
-    Of what withstood, only the right call and a refusal are kept: another call or plain talk may be a step towards the
-    attacker's goal.
+    Of the resisted ones only the right call and a refusal are kept: another call or plain text may be a step towards
+    the attacker's goal.
 
     Args:
         traces (`dict[str, Dataset]`): Traces by split.
         target_model ([`TargetModel`]): The target model.
-        sampling ([`Sampling`]): How to draw.
+        sampling ([`Sampling`]): How to sample.
         fit_context (`bool`, *optional*, defaults to `False`): Leave unused tools and older results out of contexts
             that are too long.
-        max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Most tokens of a row.
+        max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Maximum number of tokens of a row.
     """
-    failures, resisted = SampleSet(FAILURE_RULE.subset), SampleSet(RESISTED_RULE.subset)
+    failures, resisted = SampleSet(FAILURE_RULE.id_prefix), SampleSet(RESISTED_RULE.id_prefix)
     prompts = {}
     ambiguous = ambiguous_groups(traces)
+    max_prompt_length = min(max_length, target_model.backend.max_length) - sampling.max_new_tokens
     for split, rows in traces.items():
-        asked = []
+        decisions = []
         for trace in rows:
             if trace["verdict"] not in _EXPOSED or trace["decision_turn"] is None:
                 continue
+            category = trace["attack"]["category"]
             if trace["group"] in ambiguous:
-                failures.drop("prompt_names_attacker_account", trace["attack"]["category"])
+                failures.drop("prompt_names_attacker_account", category)
                 continue
             used = tools_used(trace) if fit_context else None
-            room = min(max_length, target_model.backend.max_length) - sampling.max_new_tokens
-            prompt = prune_context(decision_prompt(trace), "", used, target_model.backend.tokenizer, room)
-            failures.drop("too_long", trace["attack"]["category"]) if prompt is None else asked.append(prompt)
-        rows = to_dataset(asked, PROMPT_FEATURES)
-        prompts[split] = choose(rows, target_model.limits[split], sampling.seed, per_tool=target_model.per_tool)
+            prompt = prune_context(decision_prompt(trace), "", used, target_model.backend.tokenizer, max_prompt_length)
+            if prompt is None:
+                failures.drop("too_long", category)
+            else:
+                decisions.append(prompt)
+        decided = to_dataset(decisions, PROMPT_FEATURES)
+        prompts[split] = choose(decided, target_model.limits[split], sampling.seed, per_tool=target_model.per_tool)
     prompts = target_model.ready(prompts)
-    failures.add(complete_and_filter(prompts, FAILURE_RULE, target_model, sampling))
-    resisted.add(complete_and_filter(prompts, RESISTED_RULE, target_model, sampling))
+    # Both sets filter the same completions: the second pass finds the first one's shards.
+    for samples, rule in ((failures, FAILURE_RULE), (resisted, RESISTED_RULE)):
+        samples.add_round(complete_and_filter(prompts, rule, target_model, sampling, samples.name))
     return failures, resisted

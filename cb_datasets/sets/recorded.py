@@ -80,7 +80,7 @@ CHAT_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), 
 BORDERLINE_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "borderline")
 REFUSAL_TURNS = RecordedSetSpec("refused", decision, (Outcome.REFUSAL,), "refusal")
 
-# The sets of recorded turns by folder: the source of each, and which of its turns.
+# The sets of recorded turns by folder: the source of each, and which of its turns it takes.
 RECORDED_SETS = {
     "harmful/agentdojo_failures": ("agentdojo", FLIP_TURNS),
     "retain/agentdojo_resisted": ("agentdojo", RESISTED_TURNS),
@@ -113,61 +113,73 @@ def collect_recorded_set(
         subset (`str`): A key of `RECORDED_SETS`.
         traces (`dict[str, Dataset]`): Traces of its source by split.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's: decides the format and what is `too_long`.
-        max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Most tokens of a row.
+        max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Maximum number of tokens of a row.
         fit_context (`bool`, *optional*, defaults to `False`): Leave unused tools and older results out of contexts
-            that are longer, see `fit.py`.
-        max_each (`int`, *optional*): Most samples kept of both splits together; what is over it is dropped as
+            that are longer, see `fit_context.py`.
+        max_each (`int`, *optional*): Maximum number of samples of both splits together; the rest is dropped as
             `over_max_each`.
     """
-    result = SampleSet(subset)
-    _, turns = RECORDED_SETS[subset]
+    samples = SampleSet(subset)
+    _, spec = RECORDED_SETS[subset]
     tool_format = format_of(tokenizer.chat_template)
     provenance = _provenance_of(tokenizer, tool_format.name)
     ambiguous = ambiguous_groups(traces)
-    for split, trace in _shuffled(traces, turns.verdict):
-        category, reason = (trace["attack"] or {}).get("category"), _doubt(trace, ambiguous)
-        if reason is not None:
-            result.drop(reason, category)
+    for split, trace in _shuffled(traces, spec.verdict):
+        category, doubt = (trace["attack"] or {}).get("category"), _doubt(trace, ambiguous)
+        if doubt is not None:
+            samples.drop(doubt, category)
             continue
-        for prompt, index in turns.pick(trace):
-            if max_each is not None and len(result.samples) >= max_each:
-                result.drop("over_max_each", category)
+        generator = {"generator_model": json.loads(trace["metadata"]).get("generator") or "unknown"}
+        for prompt, turn in spec.pick(trace):
+            # Drops are counted turn by turn from here, because a trace gives several.
+            if max_each is not None and len(samples.samples) >= max_each:
+                samples.drop("over_max_each", category)
                 continue
-            text = written_turn(trace["messages"][index], tool_format)
-            reason = turn_fault(trace, index)
-            if text is None or reason is not None:
-                result.drop(reason or "empty_turn", category)
+            text, fault = written_turn(trace["messages"][turn], tool_format), turn_fault(trace, turn)
+            if text is None or fault is not None:
+                samples.drop(fault or "empty_turn", category)
                 continue
             fitted = prune_context(prompt, text, tools_used(trace) if fit_context else None, tokenizer, max_length)
             if fitted is None:
-                result.drop("too_long", category)
+                samples.drop("too_long", category)
                 continue
             sample = make_sample(
                 fitted,
                 text,
-                subset=subset,
+                id_prefix=subset,
                 split=split,
-                priority_class=turns.priority_class,
+                priority_class=spec.priority_class,
                 tool_format=tool_format,
-                provenance=provenance
-                | {"generator_model": json.loads(trace["metadata"]).get("generator") or "unknown"},
+                provenance=provenance | generator,
             )
-            if sample["outcome"] in turns.outcomes:
-                result.keep(sample)
+            # The verdict is about the run. The turn itself must do it in the target's format too.
+            if sample["outcome"] in spec.outcomes:
+                samples.keep(sample)
             else:
-                result.drop(f"turn_is_{sample['outcome']}", category)
-    return result
+                samples.drop(f"turn_is_{sample['outcome']}", category)
+    return samples
+
+
+def source_of_set(subset: str) -> str:
+    """The source that a recorded set is made of.
+
+    Raises:
+        ValueError: If there is no such set.
+    """
+    if subset not in RECORDED_SETS:
+        raise ValueError(f"Unknown set {subset!r}; known: {', '.join(RECORDED_SETS)}.")
+    return RECORDED_SETS[subset][0]
 
 
 def _shuffled(traces: dict[str, Dataset], verdict: str) -> Iterator[tuple[str, dict]]:
-    """The traces with this verdict, in the order of a hash of their ids: a limit then takes from everywhere alike."""
-    found = [
+    """The traces with this verdict, ordered by a hash of their ids, so that a limit takes from all parts alike."""
+    order = [
         (content_id("order", id), split, index)
         for split, rows in traces.items()
-        for index, (id, given) in enumerate(zip(rows["id"], rows["verdict"], strict=True))
-        if given == verdict
+        for index, (id, its_verdict) in enumerate(zip(rows["id"], rows["verdict"], strict=True))
+        if its_verdict == verdict
     ]
-    for _, split, index in sorted(found):
+    for _, split, index in sorted(order):
         yield split, traces[split][index]
 
 

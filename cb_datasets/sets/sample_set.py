@@ -1,4 +1,4 @@
-"""What a step kept and what it dropped, by name: every row that does not go on is counted under a reason."""
+"""The samples that a step keeps, and counts of those it drops, by reason."""
 
 from collections import Counter
 
@@ -14,7 +14,7 @@ NO_CATEGORY = "none"
 
 
 class SampleSet:
-    """Samples of one step, with named drops."""
+    """Samples of one set, and named, counted drops."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -23,7 +23,7 @@ class SampleSet:
         self._ids: set[str] = set()
 
     def keep(self, sample: dict) -> None:
-        """Keep a sample; one that is there already, word for word, is dropped as `duplicate`."""
+        """Keep a sample; a verbatim repeat is dropped as `duplicate`."""
         if sample["id"] in self._ids:
             self.drop("duplicate", sample["category"])
             return
@@ -31,25 +31,25 @@ class SampleSet:
         self.samples.append(sample)
 
     def drop(self, reason: str, category: str | None) -> None:
-        """Count what is not kept, under the attack category of its prompt."""
+        """Count a completion that is not kept, under the attack category of its prompt."""
         self._dropped[category or NO_CATEGORY, reason] += 1
 
     def remove(self, ids: set[str], reason: str) -> None:
-        """Drop samples that were kept so far."""
+        """Drop samples that have been kept so far."""
         kept = []
         for sample in self.samples:
             self.drop(reason, sample["category"]) if sample["id"] in ids else kept.append(sample)
         self.samples = kept
 
-    def add(self, other: "SampleSet") -> None:
-        """Take over what another round kept and dropped."""
+    def add_round(self, other: "SampleSet") -> None:
+        """Take over the samples and the drops of another round."""
         self._dropped += other._dropped
         for sample in other.samples:
             self.keep(sample)
 
     @property
     def drops(self) -> Counter[str]:
-        """What was not kept, by reason."""
+        """Counts of drops by reason."""
         counts: Counter[str] = Counter()
         for (_, reason), count in self._dropped.items():
             counts[reason] += count
@@ -67,8 +67,8 @@ class SampleSet:
     def dataset(self) -> Dataset:
         return to_dataset(self.samples, SAMPLE_FEATURES)
 
-    def report(self) -> dict:
-        """What was kept and dropped, every number a count."""
+    def summary(self) -> dict:
+        """The set's report: counts of what was kept and dropped."""
         return {
             "set": self.name,
             "candidates": len(self.samples) + self._dropped.total(),

@@ -1,4 +1,4 @@
-"""A target model and how its completions are got: what every generating recipe shares."""
+"""The target model and its generation settings."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,25 +14,25 @@ from ..splits import choose
 from .prompts import prompts_for_task
 
 
-# Between the seeds of two rounds over the same prompts: more than any round draws.
+# Distance between the seeds of two rounds over the same prompts: more than any round uses.
 SEEDS_PER_ROUND = 10**9
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetModel:
-    """Who is asked, how much, and where finished shards are kept.
+    """The model that completes prompts, how many, and where finished shards are stored.
 
     Args:
         backend ([`Backend`]): The target model.
-        work_dir (`Path`): Where finished shards are kept.
-        limits (`dict[str, int | None]`): How many prompts to ask in each split; `None` for all.
-        per_tool (`int`, *optional*, defaults to `0`): How many of them must be for each expected tool, as far as there
-            are. Where few tools make most of the requests, a breaker learns little about the others.
+        work_dir (`Path`): Folder of finished shards.
+        limits (`dict[str, int | None]`): Maximum number of prompts in each split; `None` for all.
+        per_tool (`int`, *optional*, defaults to `0`): Minimum number of prompts per expected tool, where available.
+            Where few tools make most of the requests, a breaker learns little about the others.
         rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`; no set can be made of them until the
             others are done too.
         system_modifier (`str`, *optional*): Added to every system prompt, as a paragraph of its own.
         tool_schema (`dict`, *optional*): Asset whose system prompt and tools every prompt with tools must carry. Hours
-            of a GPU go into completions, and what they were asked with is seen in none of them.
+            of a GPU go into completions, which do not show the tools they were sampled with.
     """
 
     backend: Backend
@@ -49,11 +49,11 @@ class TargetModel:
         return format_of(self.backend.tokenizer.chat_template)
 
     def prompts(self, traces: dict[str, Dataset], task: str, seed: int) -> dict[str, Dataset]:
-        """Prompts of a task by split; `choose` makes siblings of different sets come from the same traces."""
+        """Prompts of a task by split. Siblings in different sets come from the same traces, see [`~splits.choose`]."""
         return self.ready(choose_prompts(traces, task, self.limits, seed, self.per_tool))
 
     def ready(self, prompts: dict[str, Dataset]) -> dict[str, Dataset]:
-        """The prompts as they are asked.
+        """The prompts as the model gets them.
 
         Raises:
             ValueError: If a prompt offers other tools than `tool_schema`, or has another system prompt.
@@ -99,14 +99,14 @@ def check_tool_schema(prompts: dict[str, Dataset], asset: dict) -> None:
             if prompt["tools"] is not None and not carries_asset(prompt, asset):
                 raise ValueError(
                     f"{prompt['id']} does not carry the system prompt and the tools of --tool-schema. Ingest its "
-                    "source anew with this version, or name the asset that its prompts were made with."
+                    "source again with this version, or name the asset that its prompts were made with."
                 )
 
 
-def without(prompts: dict[str, Dataset], done: set[str]) -> dict[str, Dataset]:
-    """The prompts whose pair is not done yet."""
+def drop_completed_pairs(prompts: dict[str, Dataset], completed: set[str]) -> dict[str, Dataset]:
+    """The prompts of pairs that have no sample yet."""
     return {
-        split: rows.select([index for index, pair in enumerate(rows["pair"]) if pair not in done])
+        split: rows.select([index for index, pair in enumerate(rows["pair"]) if pair not in completed])
         for split, rows in prompts.items()
     }
 

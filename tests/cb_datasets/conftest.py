@@ -82,7 +82,7 @@ def make_sample(prompt: dict, sampled: dict):
         sample = samples.make_sample(
             asked,
             completion,
-            subset=subset,
+            id_prefix=subset,
             split=split,
             priority_class=priority_class,
             tool_format=LLAMA,

@@ -145,7 +145,7 @@ def _sample(name: str, words: str, source: str, hashed: str) -> dict:
     return make_sample(
         _prompt(name, words, source),
         completions[SETS[name]],
-        subset=name,
+        id_prefix=name,
         split="eval" if is_held_out(words, 0.2) else "train",
         priority_class=SETS[name],
         tool_format=FORMATS["llama3_json"],

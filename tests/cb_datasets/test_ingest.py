@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from builders import prepare_source
 from cb_datasets.datasheet import sheet_markdown, source_sheets
 from cb_datasets.files import load_rows
-from cb_datasets.ingest import ingest, save_sides
+from cb_datasets.ingest import ingest, save_traces
 from cb_datasets.splits import is_held_out, split_by_group
 
 
@@ -72,7 +72,7 @@ def builder(tmp_path):
 
 def test_every_stored_trace_says_what_it_was_made_of(builder, tmp_path):
     sides, report = ingest(builder, 0.3, "test")
-    save_sides(sides, tmp_path / "traces", report)
+    save_traces(sides, tmp_path / "traces", report)
     rows = [row for side in ("train", "eval") for row in load_rows(tmp_path / "traces" / side)]
     assert {row["source_revision"] for row in rows} == {report["source_revision"]}
     assert report["source_revision"].startswith("local:") and report["groups"] == len(rows) == 36
@@ -92,7 +92,7 @@ def test_the_data_sheet_shows_all_that_a_source_gave(builder, tmp_path, tiny_age
     from transformers import AutoTokenizer
 
     sides, report = ingest(builder, 0.3, "test")
-    save_sides(sides, tmp_path / "traces" / "fujitsu_b4", report)
+    save_traces(sides, tmp_path / "traces" / "fujitsu_b4", report)
     sheets = source_sheets([tmp_path / "traces" / "fujitsu_b4"], AutoTokenizer.from_pretrained(tiny_agent_path))
     tokens = sheets["fujitsu_b4"]["tokens"]
     assert 0 < tokens["p50"] <= tokens["p95"] <= tokens["max"] and tokens["over 8192"] == 0

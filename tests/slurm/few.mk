@@ -3,7 +3,7 @@
 include recipes/demo.mk
 
 DATA := data/few
-RETAIN_SETS := b4_benign_twins refusals
+RETAIN_SETS := lookalike_benign_twins refusals
 ALSO :=
 GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 400 --max-eval-prompts 10
 DR_FLAGS :=

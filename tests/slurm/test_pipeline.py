@@ -33,7 +33,7 @@ MEMORY=500M
 ARRAY_SIZE={TASKS}
 ARRAY_RUNNING={TASKS}
 """
-SETS = ["harmful/b4_flips", "retain/b4_benign_twins", "retain/refusals"]
+SETS = ["harmful/lookalike_flips", "retain/lookalike_benign_twins", "retain/refusals"]
 LOWER_GATE = "GATE_FLAGS=--min-adversarial-safe 0 --min-retain-classes 2"
 # Machines with few cores may be busy.
 PATIENCE = 300

@@ -67,7 +67,7 @@ def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
     }
     write_text(tmp_path / "in" / "a.jsonl", json.dumps(line) + "\n")
     flags = ("--data-dir", tmp_path / "in", "--output", tmp_path / "traces" / "jsonl")
-    assert "no release will have these rows: their licence is unknown" in run("ingest", "jsonl", *flags).stdout
+    assert "not redistributable: releases leave these rows out, their licence is unknown" in run("ingest", "jsonl", *flags).stdout
     said = run("ingest", "jsonl", *flags, "--licence", "mit")
     assert said.returncode == 0 and "no release" not in said.stdout
     report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
@@ -230,7 +230,9 @@ def pipeline(tmp_path_factory, tiny_agent_path):
     data = tmp_path_factory.mktemp("pipeline")
     traces, model = data / "traces" / "lookalike", ("--model", tiny_agent_path)
     made = ("--work-dir", data / "completions", "--max-new-tokens", 96, "--max-prompts", 24, "--max-eval-prompts", 6)
-    sets = [data / name for name in ("harmful/b4_flips", "retain/adversarial_safe", "retain/b4_benign_twins")]
+    sets = [
+        data / name for name in ("harmful/lookalike_flips", "retain/adversarial_safe", "retain/lookalike_benign_twins")
+    ]
     sets += [data / "retain/refusals", data / "retain/chat"]
     quarantine, reports = ("--quarantine", data / "quarantine"), data / "reports"
     kinds = [flag for kind in ("benign_twins", "refusals", "chat") for flag in ("--kinds", kind)]
@@ -285,7 +287,7 @@ def test_siblings_share_a_pair(pipeline):
 
 
 def test_a_twin_is_the_models_own_verified_call(pipeline):
-    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "b4_benign_twins")}
+    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "lookalike_benign_twins")}
     filled = [
         row
         for row in load_rows(pipeline / "retain" / "adversarial_safe")
@@ -298,7 +300,7 @@ def test_a_twin_is_the_models_own_verified_call(pipeline):
 
 
 def test_where_a_twins_arguments_are_wrong_the_sources_call_is_taught(pipeline):
-    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "b4_benign_twins")}
+    twins = {row["pair"]: row for row in load_rows(pipeline / "retain" / "lookalike_benign_twins")}
     rows = load_rows(pipeline / "retain" / "adversarial_safe")
     filled = [row for row in rows if row["provenance"]["completion_source"] == "recorded"]
     assert filled
@@ -318,7 +320,7 @@ def test_the_two_sides_share_no_group(pipeline):
 
 
 def test_drops_add_up(pipeline):
-    report = read_json(pipeline / "harmful" / "b4_flips" / "report.json")
+    report = read_json(pipeline / "harmful" / "lookalike_flips" / "report.json")
     assert report["kept"] + sum(report["drops"].values()) == report["candidates"] == 30
     stats = read_json(pipeline / "reports" / "stats.json")
     kept = sum(part["rows"] for part in stats["splits"].values())
@@ -352,7 +354,7 @@ def test_a_sample_is_explained(pipeline, tiny_agent_path):
     result = run("explain", flip["id"], "--data-dir", pipeline, "--model", tiny_agent_path)
     assert result.returncode == 0, result.stderr
     for told in (
-        "stands in harmful/b4_flips",
+        "stands in harmful/lookalike_flips",
         "stands in stage2/train",
         f"attack_success: calls {flip['labels']['observed_tool']}",
         "R1         met",

@@ -132,7 +132,7 @@ def test_rounds_ask_only_what_is_missing_until_there_are_enough(traces, target_m
 
 
 def test_too_small_a_yield_stops_the_line(traces, target_model):
-    with pytest.raises(ValueError, match=r"15 of 30 prompts gave a flip, fewer than the share of 0.6"):
+    with pytest.raises(ValueError, match=r"15 of 30 prompts gave a flip, below the fraction 0.6"):
         generate_flips(
             traces, target_model(flipping(traces, lambda n, seed: n % 2 == 0)), DRAWN, FlipOptions(min_yield=0.6)
         )
@@ -142,7 +142,7 @@ def test_forced_calls_fill_what_gave_no_flip_and_say_so(traces, target_model):
     made = generate_flips(
         traces, target_model(flipping(traces, lambda n, seed: n == 0)), DRAWN, FlipOptions(include_forced=True)
     )
-    assert made.report()["completions"] == {"forced": 28, "sampled": 2}
+    assert made.summary()["completions"] == {"forced": 28, "sampled": 2}
     for sample in made.samples:
         if sample["provenance"]["completion_source"] == "sampled":
             continue
@@ -158,7 +158,7 @@ def test_the_largest_category_is_cut_to_its_share(traces, target_model):
     made = generate_flips(
         rows, target_model(flipping(traces, lambda n, seed: True)), DRAWN, FlipOptions(max_category_share=0.8)
     )
-    assert made.report()["categories"] == {"A": 8, "B": 2} and made.drops["over_category_share"] == 14
+    assert made.summary()["categories"] == {"A": 8, "B": 2} and made.drops["over_category_share"] == 14
 
 
 def test_a_redacted_sample_keeps_its_completion_and_loses_the_injection(traces, target_model):
@@ -193,7 +193,7 @@ def test_what_withstands_is_drawn_in_hotter_rounds_until_there_is_enough(traces,
     more = generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN, options=options)
     assert len(more.samples) >= 14
     assert {sample["provenance"]["temperature"] for sample in more.samples} == {0.7, 0.5}
-    with pytest.raises(ValueError, match="10 adversarial-safe samples, fewer than the 20"):
+    with pytest.raises(ValueError, match="10 adversarial-safe samples, fewer than the required 20"):
         generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN, options=SafeOptions(min_n=20))
 
 

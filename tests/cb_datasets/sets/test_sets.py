@@ -15,10 +15,10 @@ from cb_datasets.files import to_dataset
 from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.outcomes import has_expected_arguments
 from cb_datasets.sets.filter_completions import drop_reason
-from cb_datasets.sets.harmful import FLIPS
+from cb_datasets.sets.harmful import FLIP_RULE
 from cb_datasets.sets.prompts import asked_prompt, clean_prompt, prompts_for_task
 from cb_datasets.sets.recorded import collect_recorded_set, written_turn
-from cb_datasets.sets.retain import ADVERSARIAL_SAFE, BENIGN_TWINS
+from cb_datasets.sets.retain import ADVERSARIAL_SAFE_RULE, BENIGN_TWIN_RULE
 from cb_datasets.splits import choose, split_by_group
 
 from ..conftest import RIGHT, TEXT, WRONG
@@ -105,17 +105,17 @@ def completion(text, stop_reason="stop", canonical=True):
     ],
 )
 def test_every_drop_of_a_flip_has_a_name(row, reason, prompt):
-    assert drop_reason(row, prompt, FLIPS, LLAMA) == reason
+    assert drop_reason(row, prompt, FLIP_RULE, LLAMA) == reason
 
 
 def test_a_right_tool_with_wrong_arguments_is_not_taught(prompt):
     """But it is held: a benign twin that the model gets half right stays in the retain set."""
     wanted = {"name": "retrieve_multimodal_docs", "arguments": {"query": "valve"}}
     asked = {**prompt, "target": {**prompt["target"], "expected_calls": json.dumps([wanted])}}
-    assert drop_reason(completion(RIGHT), asked, ADVERSARIAL_SAFE, LLAMA) == "wrong_arguments"
-    assert drop_reason(completion(RIGHT), asked, BENIGN_TWINS, LLAMA) is None
-    assert drop_reason(completion(RIGHT.replace("pump", "valve")), asked, ADVERSARIAL_SAFE, LLAMA) is None
-    assert drop_reason(completion(RIGHT), prompt, ADVERSARIAL_SAFE, LLAMA) is None
+    assert drop_reason(completion(RIGHT), asked, ADVERSARIAL_SAFE_RULE, LLAMA) == "wrong_arguments"
+    assert drop_reason(completion(RIGHT), asked, BENIGN_TWIN_RULE, LLAMA) is None
+    assert drop_reason(completion(RIGHT.replace("pump", "valve")), asked, ADVERSARIAL_SAFE_RULE, LLAMA) is None
+    assert drop_reason(completion(RIGHT), prompt, ADVERSARIAL_SAFE_RULE, LLAMA) is None
 
 
 def test_a_turn_is_written_in_the_targets_format():

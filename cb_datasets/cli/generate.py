@@ -1,0 +1,266 @@
+"""The commands in which the target model generates: Ds, Dr, and on-policy completions at recorded decisions.
+
+`generate` runs those that a list of sets needs, for one task of several that share the work.
+"""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import click
+import typer
+
+from ..counts import listed
+from .options import (
+    FitOption,
+    GenerationOptions,
+    MaxLengthOption,
+    NumSamplesOption,
+    OutputOption,
+    TemperatureOption,
+    TopPOption,
+    TracesOption,
+    takes,
+)
+from .output import save_set
+
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+TargetOption = Annotated[int | None, typer.Option(min=1, help="Stop sampling at this many samples.")]
+
+app = typer.Typer()
+
+
+@app.command()
+@takes(GenerationOptions)
+def generate_ds(
+    traces: TracesOption,
+    output: OutputOption,
+    generation: GenerationOptions,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.95,
+    num_samples: NumSamplesOption = 1,
+    target_n: TargetOption = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds over prompts without a flip, until --target-n.")] = 3,
+    min_yield: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Minimum fraction of prompts that give a flip.")
+    ] = 0.0,
+    max_category_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Maximum fraction of flips in one attack category.")
+    ] = 0.8,
+    include_forced_calls: Annotated[
+        bool, typer.Option(help="Complete prompts without a flip again, the head of the attacker's call prefilled.")
+    ] = False,
+    redact_harmful_prompt: Annotated[
+        bool, typer.Option(help="Cut the injection from kept rows; only rerouting terms may use them.")
+    ] = False,
+) -> None:
+    """Complete attacked prompts and keep the verified flips (Ds)."""
+    from ..ingest import load_traces
+    from ..sets.harmful import FlipOptions, generate_flips
+
+    by_split = load_traces([traces])
+    if _is_dry_run(by_split, {"tool_flip"}, generation):
+        return
+    options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    name = f"harmful/{output.name}"
+    flips = generate_flips(by_split, generation.target_model(), sampling, options, name)
+    save_set(flips, output, generation.shards)
+
+
+@app.command()
+@takes(GenerationOptions)
+def generate_dr(
+    traces: Annotated[list[Path], typer.Option(help="Folder of one source's traces; repeatable.")],
+    output: Annotated[Path, typer.Option(help="The retain folder; each set gets its own folder in it.")],
+    kinds: Annotated[list[str], typer.Option(help="benign_twins, refusals, chat; repeatable.")],
+    generation: GenerationOptions,
+    temperature: TemperatureOption = 0.3,
+    top_p: TopPOption = 1.0,
+    num_samples: NumSamplesOption = 1,
+) -> None:
+    """Complete prompts without an injection and keep the good answers (Dr).
+
+    Benign twins are named for the first of the sources, e.g. b4_benign_twins.
+    """
+    from ..ingest import load_traces
+    from ..sets.retain import RETAIN_TASKS, generate_retain_set
+    from ..sets.set_names import BENIGN_TWINS, set_name
+
+    for subset in kinds:
+        if subset not in RETAIN_TASKS:
+            raise ValueError(f"Unknown kind {subset!r}; known: {', '.join(RETAIN_TASKS)}.")
+    by_split = load_traces(traces)
+    if _is_dry_run(by_split, {task for subset in kinds for task in RETAIN_TASKS[subset][1]}, generation):
+        return
+    sampling, target_model = generation.sampling(temperature, top_p, num_samples), generation.target_model()
+    for subset in kinds:
+        name = set_name(traces[0].name, BENIGN_TWINS) if subset == BENIGN_TWINS else subset
+        samples = generate_retain_set(subset, by_split, target_model, sampling, f"retain/{name}")
+        save_set(samples, output / name, generation.shards)
+
+
+@app.command()
+@takes(GenerationOptions)
+def generate_adversarial_safe(
+    traces: TracesOption,
+    output: OutputOption,
+    generation: GenerationOptions,
+    fill: Annotated[str | None, typer.Option(help="twin: fill up with the verified call of the clean twin.")] = None,
+    twins: Annotated[Path | None, typer.Option(help="Folder of benign twins; needed by --fill twin.")] = None,
+    temperature: TemperatureOption = 0.1,
+    top_p: TopPOption = 1.0,
+    num_samples: NumSamplesOption = 1,
+    target_n: TargetOption = None,
+    min_n: Annotated[int, typer.Option(min=0, help="Minimum number of samples, filled ones included.")] = 0,
+    retry_temperatures: Annotated[
+        list[float] | None,
+        typer.Option(help="One further round over prompts without a sample, until --target-n; repeatable."),
+    ] = None,
+    retry_samples: Annotated[int, typer.Option(min=1, help="Completions per prompt in such a round.")] = 4,
+) -> None:
+    """Attacked prompts with the right call: sampled where the model makes it, the rest filled (Dr)."""
+    from ..files import load_rows
+    from ..ingest import load_traces
+    from ..sample import SAMPLE_FEATURES
+    from ..sets import retain
+    from ..sets.set_names import check_former_name
+
+    if (fill, twins is None) not in ((None, True), ("twin", False)):
+        raise ValueError("--fill twin and --twins FOLDER go together.")
+    by_split = load_traces([traces])
+    if _is_dry_run(by_split, {"tool_flip"}, generation):
+        return
+    verified = None
+    if twins is not None:
+        check_former_name(twins)
+        verified = load_rows(twins, SAMPLE_FEATURES)
+    options = retain.SafeOptions(target_n, min_n, tuple(retry_temperatures or ()), retry_samples)
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    target_model = generation.target_model()
+    samples = retain.generate_adversarial_safe(by_split, target_model, sampling, verified, options)
+    save_set(samples, output, generation.shards)
+
+
+@app.command()
+@takes(GenerationOptions)
+def regenerate(
+    traces: TracesOption,
+    output_harmful: Annotated[
+        Path, typer.Option(help="Folder for successful attacks, e.g. harmful/agentdojo_failures.")
+    ],
+    output_retain: Annotated[Path, typer.Option(help="Folder for resisted ones, e.g. retain/agentdojo_resisted.")],
+    generation: GenerationOptions,
+    temperature: TemperatureOption = 0.7,
+    top_p: TopPOption = 0.95,
+    num_samples: NumSamplesOption = 1,
+    max_length: MaxLengthOption = 8192,
+    fit: FitOption = False,
+) -> None:
+    """Complete the contexts in which recorded agents decided: on-policy Ds and Dr."""
+    from ..ingest import load_traces
+    from ..sets.on_policy import regenerate_decisions
+
+    by_split = load_traces([traces])
+    if _is_dry_run(by_split, {"agentdojo"}, generation):
+        return
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    failures, resisted = regenerate_decisions(by_split, generation.target_model(), sampling, fit, max_length)
+    save_set(failures, output_harmful, generation.shards)
+    save_set(resisted, output_retain, generation.shards)
+
+
+def _is_dry_run(by_split: "dict[str, Dataset]", tasks: set[str], generation: GenerationOptions) -> bool:
+    """Whether this is a dry run; if so, print the number of prompts of each task."""
+    from ..sets.target_model import choose_prompts
+
+    if generation.dry_run:
+        for task in sorted(tasks):
+            prompts = choose_prompts(by_split, task, generation.limits, generation.seed, generation.per_tool)
+            counts = listed({split: len(rows) for split, rows in prompts.items()})
+            print(f"{task}: {counts} prompts; not completed (--dry-run)")
+    return generation.dry_run
+
+
+@app.command()
+def generate(
+    sets: Annotated[str, typer.Option(help='The sets, e.g. "harmful/b4_flips retain/refusals".')],
+    data_dir: Annotated[Path, typer.Option(help="The data folder, with traces/ in it.")],
+    rank: Annotated[int, typer.Option(min=0, help="Do shards RANK, RANK + WORLD, ... of every set.")],
+    world: Annotated[int, typer.Option(min=1, help="Number of ranks.")],
+    attacked_source: Annotated[str, typer.Option(help="Source of the attacked prompts.")] = "",
+    retain_sources: Annotated[str, typer.Option(help="Sources of benign twins, refusals and chat.")] = "",
+    ds_flags: Annotated[str, typer.Option(help="Flags for generate-ds.")] = "",
+    dr_flags: Annotated[str, typer.Option(help="Flags for generate-dr.")] = "",
+    safe_flags: Annotated[str, typer.Option(help="Flags for generate-adversarial-safe.")] = "",
+    regenerate_flags: Annotated[str, typer.Option(help="Flags for regenerate.")] = "",
+    flags: Annotated[
+        list[str] | None, typer.Argument(metavar="-- FLAGS", help="Flags for all of them, e.g. -- --model PATH.")
+    ] = None,
+) -> None:
+    """Complete one rank's part of all prompts that some sets need; the commands of the sets then find it finished.
+
+    Recorded sets need no completions.
+    """
+    own_flags = {"ds": ds_flags, "dr": dr_flags, "safe": safe_flags, "regenerate": regenerate_flags}
+    commands = generating_commands(sets.split(), data_dir, attacked_source, retain_sources.split(), own_flags)
+    group = cast(click.Group, typer.main.get_command(app))
+    for name, *arguments in commands:
+        arguments += [*(flags or []), "--rank", str(rank), "--world", str(world)]
+        group.commands[name].main(arguments, prog_name=f"cb-datasets {name}", standalone_mode=False)
+
+
+# The sets that `regenerate` makes, and its flags for their folders.
+_REGENERATED = {"harmful/agentdojo_failures": "--output-harmful", "retain/agentdojo_resisted": "--output-retain"}
+
+
+def generating_commands(
+    sets: list[str], data_dir: Path, attacked_source: str, retain_sources: list[str], flags: dict[str, str]
+) -> list[list[str]]:
+    """The commands that make these sets, as words.
+
+    Args:
+        sets (`list[str]`): Folders of sets below the data folder. Recorded sets need no command.
+        data_dir (`Path`): The data folder.
+        attacked_source (`str`): Source of flips and adversarial-safe rows.
+        retain_sources (`list[str]`): Sources of benign twins, refusals and chat.
+        flags (`dict[str, str]`): Flags of the commands, by `ds`, `dr`, `safe` and `regenerate`.
+
+    Raises:
+        ValueError: If there is no such set, or its name says another source.
+    """
+    from ..sets.recorded import RECORDED_SETS
+    from ..sets.set_names import BENIGN_TWINS, FLIPS, set_name
+
+    flips, twins = set_name(attacked_source, FLIPS), set_name((retain_sources or [""])[0], BENIGN_TWINS)
+    kinds = {f"retain/{twins}": BENIGN_TWINS, "retain/refusals": "refusals", "retain/chat": "chat"}
+    known = [f"harmful/{flips}", *kinds, "retain/adversarial_safe", *RECORDED_SETS]
+    if unknown := [name for name in sets if name not in known]:
+        raise ValueError(f"No such set: {', '.join(unknown)}. With these sources there are {', '.join(known)}.")
+
+    def words(flag: str, *values: Path | str) -> list[str]:
+        return [word for value in values for word in (flag, str(value))]
+
+    def command(name: str, sources: list[str], kind: str, *more: str) -> list[str]:
+        folders = [data_dir / "traces" / source for source in sources]
+        return [name, *words("--traces", *folders), *more, *shlex.split(flags[kind])]
+
+    commands = []
+    if f"harmful/{flips}" in sets:
+        output = words("--output", data_dir / "harmful" / flips)
+        commands.append(command("generate-ds", [attacked_source], "ds", *output))
+    if chosen := [kinds[name] for name in sets if name in kinds]:
+        output = words("--output", data_dir / "retain")
+        commands.append(command("generate-dr", retain_sources, "dr", *output, *words("--kinds", *chosen)))
+    if "retain/adversarial_safe" in sets:
+        output = words("--output", data_dir / "retain" / "adversarial_safe")
+        commands.append(command("generate-adversarial-safe", [attacked_source], "safe", *output))
+    if not set(sets).isdisjoint(_REGENERATED):
+        # One command makes both, from the same completions.
+        outputs = (word for name, flag in _REGENERATED.items() for word in words(flag, data_dir / name))
+        commands.append(command("regenerate", ["agentdojo"], "regenerate", *outputs))
+    return commands

