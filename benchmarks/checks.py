@@ -152,7 +152,7 @@ def sample_of(prompt: dict, text: str, name: str, kind: str, draw: random.Random
     from cb_datasets.formats import FORMATS
     from cb_datasets.sets.make_sample import make_sample
     from cb_datasets.splits import is_held_out
-    from tests.fake_samples import sampled_provenance
+    from tools.fake_samples import sampled_provenance
 
     words = " ".join("".join(draw.choices("bdklmnrstvaeiou", k=7)) for _ in range(5))
     *first, request = prompt["messages"]

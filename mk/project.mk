@@ -17,7 +17,7 @@ test-slow: $(SMOLLM2_READY)  ## Run the tests that train a real small model, on 
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from Debian's packages
-	tests/slurm/cluster.sh install
+	tools/slurm_cluster.sh install
 	$(BIN)/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
 
 test-browser: $(READY)  ## Run the tests of our pages in Debian's Chromium

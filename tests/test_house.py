@@ -1,42 +1,190 @@
-"""The house stays walkable: imports run one way, published assets stay as they are, documents name real things."""
+"""The layout holds: imports run one way, published assets do not change, documents name real things."""
 
 import ast
 import hashlib
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("builders", "cb_datasets", "trainers")
 MAY_IMPORT = {
     "builders": {"builders"},
     "cb_datasets": {"builders", "cb_datasets"},
     "trainers": {"builders", "cb_datasets", "trainers"},
 }
+
+# The floors of `cb_datasets`, from the top: each imports only from those below it. The last is the ground.
+FLOORS = (
+    *("cli", "audit", "publish", "report", "agentdojo", "attacks", "evaluation", "merge", "checks", "sets"),
+    *("generation", "ground"),
+)
+GROUND = {
+    *("arguments", "chat", "counts", "datasheet", "export", "files", "formats", "ingest", "markdown", "outcomes"),
+    *("sample", "splits", "web"),
+}
+
+# Files that may be longer than 400 lines, as in TRL.
+LONG = {"trainers/circuit_breaker_trainer.py", "trainers/circuit_breaker_config.py"}
 PUBLISHED = {"b4_standard_v1.json": "a0b5297ec7d75e9d309638e3710ba55f2b261b5ff5a0a06a75928bbf5edfe0e2"}
 
 
-def imported_packages(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    names += [
-        node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level
-    ]
-    return {name.split(".")[0] for name in names} & set(MAY_IMPORT)
-
-
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_imports_run_one_way(package):
-    files = sorted((ROOT / package).rglob("*.py"))
+def sources(package: Path) -> list[Path]:
+    files = sorted(package.rglob("*.py"))
     assert files
-    wrong = {
-        str(path.relative_to(ROOT)): extra
-        for path in files
-        if (extra := imported_packages(path) - MAY_IMPORT[package])
+    return files
+
+
+def module_of(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_module(name: str, root: Path) -> bool:
+    path = root.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+def imported(path: Path, root: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever in it, relative imports resolved. `b` of `from a import b` may be one."""
+    package = module_of(path, root).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            name = base if node.level else str(node.module)
+            members = [f"{name}.{alias.name}" for alias in node.names]
+            modules = [member for member in members if is_module(member, root)]
+            yield from modules
+            if len(modules) < len(members):
+                yield name
+
+
+def upward_imports(root: Path) -> list[str]:
+    """Imports between packages, and between floors of `cb_datasets`, that do not run downward."""
+    wrong = []
+    for package in PACKAGES:
+        for path in sources(root / package):
+            for name in imported(path, root):
+                target, *rest = name.split(".")
+                if target in PACKAGES and target not in MAY_IMPORT[package]:
+                    wrong.append(f"{path.relative_to(root)} imports {name}")
+                elif package == target == "cb_datasets" and rest and rest[0] in {*FLOORS, *GROUND}:
+                    own, other = floor_of(path.relative_to(root).with_suffix("").parts[1]), floor_of(rest[0])
+                    if own > other:
+                        wrong.append(f"{path.relative_to(root)} imports {name}")
+    return sorted(set(wrong))
+
+
+def floor_of(room: str) -> int:
+    return len(FLOORS) - 1 if room in GROUND else FLOORS.index(room) if room in FLOORS else -1
+
+
+def circles(root: Path) -> list[list[str]]:
+    """Modules that import each other, over any number of others."""
+    files = {module_of(path, root): path for package in PACKAGES for path in sources(root / package)}
+    graph = {name: {other for other in imported(path, root) if other in files} for name, path in files.items()}
+    found, done = [], set()
+
+    def visit(name: str, path: list[str]) -> None:
+        if name in path:
+            found.append([*path[path.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph[name] - {name}):
+                visit(other, [*path, name])
+            done.add(name)
+
+    for name in files:
+        visit(name, [])
+    return found
+
+
+def test_imports_run_one_way():
+    assert upward_imports(ROOT) == []
+
+
+def test_no_modules_import_each_other():
+    assert circles(ROOT) == []
+
+
+@pytest.fixture
+def small_house(tmp_path):
+    """A package of each floor to plant a fault in."""
+    for name in (*PACKAGES, "cb_datasets/checks", "cb_datasets/report"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
+    for name in ("builders/trace", "cb_datasets/files", "cb_datasets/checks/rules", "cb_datasets/report/page"):
+        (tmp_path / f"{name}.py").touch()
+    (tmp_path / "trainers" / "train.py").write_text("from cb_datasets.files import x\nimport builders.trace\n")
+    assert upward_imports(tmp_path) == [] and circles(tmp_path) == []
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("builders/trace.py", "from cb_datasets.files import x"),
+        ("cb_datasets/files.py", "import trainers.train"),
+        ("cb_datasets/files.py", "from .checks import rules"),
+        ("cb_datasets/files.py", "from .checks.rules import x"),
+        ("cb_datasets/checks/rules.py", "from ..report.page import x"),
+        ("cb_datasets/checks/rules.py", "from .. import report"),
+        ("cb_datasets/checks/rules.py", "def f():\n    from ..report import page"),
+        ("cb_datasets/checks/rules.py", "from cb_datasets.report.page import x"),
+    ],
+)
+def test_an_upward_import_is_found(small_house, file, line):
+    (small_house / file).write_text(line)
+    assert [wrong.split(" ")[0] for wrong in upward_imports(small_house)][:1] == [file]
+
+
+def test_a_circle_is_found(small_house):
+    page = small_house / "cb_datasets" / "report" / "page.py"
+    page.write_text("def f():\n    from .tables import x")
+    (page.parent / "tables.py").write_text("from .page import y")
+    assert len(circles(small_house)) == 1
+    (page.parent / "tables.py").write_text("from .rows import y")
+    (page.parent / "rows.py").write_text("from . import page")
+    assert len(circles(small_house)) == 1
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.stem for path in (ROOT / "cb_datasets").iterdir() if not path.name.startswith("__")}
+    assert rooms == {*FLOORS[:-1], *GROUND}
+
+
+def test_files_are_short():
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for package in PACKAGES
+        for path in sources(ROOT / package)
     }
-    assert wrong == {}
+    assert {name for name, length in lengths.items() if length > 400} <= LONG
+
+
+def test_nothing_outside_tests_runs_a_file_in_tests():
+    shown = subprocess.run(
+        ["grep", "-rnE", r"^\s*(from|import) tests\b|python\S* tests/", "--include=*.py", "--include=*.mk", "."],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    allowed = ("./tests/", "./.venv/", "./build/")
+    assert [line for line in shown.splitlines() if not line.startswith(allowed) and "-m pytest" not in line] == []
+
+
+def test_tests_mirror_the_folders():
+    for package in ("builders", "cb_datasets", "trainers"):
+        folders = {path.name for path in (ROOT / "tests" / package).iterdir() if path.is_dir()}
+        missing = {
+            name for name in folders if not (ROOT / package / name).is_dir() and not name.startswith(("__", "oracles"))
+        }
+        assert missing == set()
 
 
 def test_published_assets_are_never_edited():
@@ -46,13 +194,16 @@ def test_published_assets_are_never_edited():
     assert found == PUBLISHED, "an asset that data were made with changed: add a new version instead"
 
 
+def makefiles() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "Makefile", *(ROOT / "mk").glob("*.mk")))
+
+
 def test_the_readme_names_real_files_and_targets():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE))
     assert {"demo", "test", "data"} <= targets
-    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
-    paths = re.findall(r"`((?:builders|cb_datasets|trainers|recipes|tests|demo)/[\w./-]*)`", readme)
+    assert all(re.search(rf"^{target}:", makefiles(), re.MULTILINE) for target in targets)
+    paths = re.findall(r"`((?:builders|cb_datasets|trainers|recipes|tests|tools|demo)/[\w./-]*)`", readme)
     assert paths
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert missing == []
@@ -60,7 +211,7 @@ def test_the_readme_names_real_files_and_targets():
 
 def test_make_help_explains_every_target():
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    [declared] = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)", makefile, re.MULTILINE)
-    for target in declared.replace("\\", "").split():
+    declared = re.findall(r"^\.PHONY: ((?:.*\\\n)*.*)", makefiles(), re.MULTILINE)
+    assert len(declared) == 4
+    for target in " ".join(declared).replace("\\", "").split():
         assert re.search(rf"^  {target} ", shown, re.MULTILINE), target

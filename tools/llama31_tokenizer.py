@@ -1,6 +1,6 @@
 """Write the real Llama 3.1 tokenizer as a Hugging Face folder, from files that PyPI packages carry.
 
-    python tests/llama31_tokenizer.py .tokenizers/llama-3.1
+    python tools/llama31_tokenizer.py .tokenizers/llama-3.1
 
 `llama-models` ships `tokenizer.model`, TRL ships the chat template. The tokenizer is under the Llama 3.1 community
 licence: it serves tests and the local recipe, and is never committed.

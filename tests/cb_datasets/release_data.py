@@ -15,7 +15,7 @@ from cb_datasets.formats import FORMATS
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
 from cb_datasets.sets.make_sample import make_sample
 from cb_datasets.splits import is_held_out
-from tests.fake_samples import sampled_provenance
+from tools.fake_samples import sampled_provenance
 
 
 REVISION = "ab" * 20

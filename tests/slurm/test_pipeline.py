@@ -103,10 +103,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
         pytest.skip("no Slurm here: `make test-slurm` installs it")
     folder = tmp_path_factory.mktemp("slurm")
     try:
-        subprocess.run([HERE / "cluster.sh", "start", folder], check=True)
+        subprocess.run([ROOT / "tools" / "slurm_cluster.sh", "start", folder], check=True)
         yield folder / "slurm.conf"
     finally:
-        subprocess.run([HERE / "cluster.sh", "stop", folder], check=True)
+        subprocess.run([ROOT / "tools" / "slurm_cluster.sh", "stop", folder], check=True)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "slurm"
 STEPS = ["generate", "merge", "preflight", "train", "evaluate"]
-SCRIPTS = sorted([*SLURM.iterdir(), Path(__file__).with_name("cluster.sh")])
+SCRIPTS = sorted([*SLURM.iterdir(), ROOT / "tools" / "slurm_cluster.sh"])
 
 
 def pipeline(*arguments: str) -> subprocess.CompletedProcess:

@@ -67,7 +67,10 @@ def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
     }
     write_text(tmp_path / "in" / "a.jsonl", json.dumps(line) + "\n")
     flags = ("--data-dir", tmp_path / "in", "--output", tmp_path / "traces" / "jsonl")
-    assert "not redistributable: releases leave these rows out, their licence is unknown" in run("ingest", "jsonl", *flags).stdout
+    assert (
+        "not redistributable: releases leave these rows out, their licence is unknown"
+        in run("ingest", "jsonl", *flags).stdout
+    )
     said = run("ingest", "jsonl", *flags, "--licence", "mit")
     assert said.returncode == 0 and "no release" not in said.stdout
     report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")

@@ -2,9 +2,9 @@
 # A real Slurm on this one machine, for the tests: munged, slurmctld and slurmd, run by whoever calls, with all their
 # files in one folder and on ports of their own, so that a Slurm which is already here is left alone.
 #
-#   tests/slurm/cluster.sh install          the Debian packages; needs root or sudo
-#   tests/slurm/cluster.sh start FOLDER     returns when the node takes jobs; SLURM_CONF=FOLDER/slurm.conf leads there
-#   tests/slurm/cluster.sh stop FOLDER      ends the jobs, then the daemons
+#   tools/slurm_cluster.sh install          the Debian packages; needs root or sudo
+#   tools/slurm_cluster.sh start FOLDER     returns when the node takes jobs; SLURM_CONF=FOLDER/slurm.conf leads there
+#   tools/slurm_cluster.sh stop FOLDER      ends the jobs, then the daemons
 set -euo pipefail
 
 # Where Debian keeps daemons, which is not on everybody's path.

@@ -1,8 +1,8 @@
-"""Completions that no model wrote, told as if one had: for rows to test and to measure with."""
+"""Provenance of completions that no model wrote, for rows of tests and benchmarks."""
 
 
 def sampled_provenance(**known: object) -> dict:
-    """What is known of a completion that a model wrote; joins the provenance of its prompt."""
+    """Provenance as of a sampled completion; joins the provenance of its prompt."""
     return {
         "generator_model": "tiny",
         "generator_revision": "abc",
