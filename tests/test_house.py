@@ -49,7 +49,7 @@ def is_module(name: str, root: Path) -> bool:
 
 
 def imported(path: Path, root: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever in it, relative imports resolved. `b` of `from a import b` may be one."""
+    """The modules that a file imports, anywhere in it, with relative imports resolved."""
     package = module_of(path, root).split(".")
     package = package if path.name == "__init__.py" else package[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,5 +1,6 @@
 """The commands that check, merge and show what is there; `cli.py` has those that make and measure."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -340,14 +341,20 @@ def import_(
     print(f"import: {rows} rows -> {output}")
 
 
-def _sets(given: list[Path]) -> list[Path]:
-    """The folders of samples in what was given: a folder of rows itself, or those below it."""
-    found = [folder for path in given for folder in _sets_in(path)]
-    if not found:
+def _sets(paths: list[Path]) -> list[Path]:
+    """The folders of samples among some paths: each a set, or a folder of sets."""
+    from ..sets.set_names import check_former_name, former_name_notice
+
+    folders = [folder for path in paths for folder in _sets_in(path)]
+    if not folders:
         raise ValueError(
-            f"No samples in {', '.join(map(str, given)) or 'no folder'}: name a set, or a folder of sets."
+            f"No samples in {', '.join(map(str, paths)) or 'no folder'}: name a set, or a folder of sets."
         )
-    return found
+    for folder in folders:
+        check_former_name(folder)
+        if notice := former_name_notice(folder):
+            print(notice, file=sys.stderr)
+    return folders
 
 
 def _sets_in(path: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ listed in `recorded.py`.
 
 from pathlib import Path
 
-from ..files import ROWS_FILE
+from ..files import ROWS_FILE, stream_rows
 
 
 FLIPS, BENIGN_TWINS = "flips", "benign_twins"
@@ -38,3 +38,14 @@ def check_former_name(folder: Path) -> None:
             f"There is no set in {folder}, but {former} is there: the release before called it {former.name}. Rename "
             "the folder, or run the step again that makes it."
         )
+
+
+def former_name_notice(folder: Path) -> str | None:
+    """A sentence on a set of look-alike prompts that still has the name of the release before; `None` for others."""
+    name = next((name for name, former in _FORMER_NAMES.items() if former == folder.name), None)
+    if name is None or not (folder / ROWS_FILE).is_file():
+        return None
+    row = next(stream_rows([folder]), None)
+    if row is None or row["provenance"]["source_dataset"] != "lookalike":
+        return None
+    return f"{folder}: look-alike prompts under the name of the release before; the set is called {name} now."

@@ -112,7 +112,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def checkout(cluster: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("builders", "cb_datasets", "demo", "recipes", "slurm", "trainers"):
+    for name in ("builders", "cb_datasets", "demo", "mk", "recipes", "slurm", "trainers"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "setup.py", "constraints.txt"):
         shutil.copy(ROOT / name, folder)

@@ -49,7 +49,7 @@ def test_a_script_parses(script):
 
 def test_every_step_is_a_make_target_with_a_job_of_its_own():
     assert sorted(path.stem for path in SLURM.glob("*.sbatch")) == sorted(STEPS)
-    makefile = (ROOT / "Makefile").read_text()
+    makefile = (ROOT / "mk" / "pipeline.mk").read_text()
     for step in STEPS:
         [target] = re.findall(r"^run_step (\S+)", (SLURM / f"{step}.sbatch").read_text(), re.MULTILINE)
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
