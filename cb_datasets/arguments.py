@@ -1,10 +1,10 @@
-"""Whether two calls of a tool say the same thing, by the tool's schema.
+"""Comparison of the arguments of two calls, by the tool's schema.
 
 given                                       wanted                                 same
 {"amount": "50", "currency": "usd"}         {"amount": 50, "currency": "USD"}      yes: integer, and an enum
 {"query": " Tides ", "limit": 10}           {"query": "tides"}                     yes, if 10 is the default
-{"to": ["b@x.org", "a@x.org"]}              {"to": ["a@x.org", "b@x.org"]}         yes: names have no order
-{"point": [2, 1]}                           {"point": [1, 2]}                      no: numbers have
+{"to": ["b@x.org", "a@x.org"]}              {"to": ["a@x.org", "b@x.org"]}         yes: lists of strings have no order
+{"point": [2, 1]}                           {"point": [1, 2]}                      no: lists of numbers have
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 @lru_cache(maxsize=4096)
 def parameter_schemas(tools: str | None) -> dict[str, dict]:
-    """The schema of each tool's parameters by name. Few texts stand in many rows, so each is read once.
+    """The schema of each tool's parameters, by name. Cached: many rows share one text.
 
     Raises:
         ValueError: If the text is not a JSON list of function schemas.
@@ -30,23 +30,22 @@ def parameter_schemas(tools: str | None) -> dict[str, dict]:
 
 
 def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict | None = None) -> bool:
-    """Whether two sets of arguments say the same.
+    """Whether two sets of arguments are equivalent.
 
-    Values are compared as the type that the schema gives them: `"3"` is 3 where an integer is asked for. An argument
-    that is left out is its default, or null. Strings are the same up to case, blanks and Unicode's forms. Lists of
-    strings are compared without their order; where a call has several lists of one length, which may belong together
-    item by item, all are put into another order together, and none where one of them holds anything but strings.
+    Values are compared as the type that the schema gives them: `"3"` equals 3 where an integer is required. A missing
+    argument equals its default, or null. Strings are compared up to case, whitespace and Unicode normalization. Lists
+    of strings are compared without order; several lists of one length may belong together item by item, so they are
+    reordered together, and not at all if one of them holds anything but strings.
 
     Args:
         given, wanted (`dict[str, Any]`): Decoded arguments.
-        schema (`dict`, *optional*): JSON Schema of the tool's parameters; without it, values speak for themselves.
+        schema (`dict`, *optional*): JSON Schema of the tool's parameters; without it, values are compared as they are.
     """
     return _same_objects(given, wanted, schema or {}, schema or {})
 
 
 def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
     parts = {key: _part(schema, key, root) for key in {**wanted, **given}}
-    # What is left out is its default.
     defaults = {key: part.get("default") for key, part in parts.items()}
     pairs = {key: (given.get(key, default), wanted.get(key, default)) for key, default in defaults.items()}
     reordered = _reordered(pairs, parts, root)
@@ -57,8 +56,7 @@ def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
 
 
 def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: dict) -> list[list[str]]:
-    """The lists that are compared without their order: together those of one length, none where one of them has an
-    order."""
+    """Groups of lists to compare without order: those of one length, unless one of them is ordered."""
     by_length: dict[int, list[str]] = {}
     for key, (_, wanted) in pairs.items():
         if isinstance(wanted, list):
@@ -68,38 +66,38 @@ def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: 
 
 def _part(schema: dict, key: str, root: dict) -> dict:
     """The schema of one property."""
-    further = schema.get("additionalProperties")
-    part = schema.get("properties", {}).get(key, further if isinstance(further, dict) else {})
+    additional = schema.get("additionalProperties")
+    part = schema.get("properties", {}).get(key, additional if isinstance(additional, dict) else {})
     return _resolved(part, root)
 
 
 def _resolved(schema: dict, root: dict) -> dict:
-    """A schema with its reference followed; keywords beside a reference, a default for one, hold too."""
+    """A schema with its references followed; keywords beside a reference, such as a default, are kept."""
     while "$ref" in schema or len(schema.get("allOf", ())) == 1:
         beside = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
         if "$ref" not in schema:
             schema = {**schema["allOf"][0], **beside}
             continue
-        found: Any = root
+        referenced: Any = root
         for step in schema["$ref"].removeprefix("#/").split("/"):
-            found = found.get(step, {})
-        schema = {**found, **beside}
+            referenced = referenced.get(step, {})
+        schema = {**referenced, **beside}
     return schema
 
 
 def _has_no_order(pair: tuple[Any, Any], part: dict, root: dict) -> bool:
-    """Whether two values are lists of names, addresses and the like: strings, and no tuple by the schema."""
-    if not all(isinstance(side, list) and all(isinstance(item, str) for item in side) for side in pair):
+    """Whether two values are lists of strings (names, addresses) and not tuples by the schema."""
+    if not all(isinstance(value, list) and all(isinstance(item, str) for item in value) for value in pair):
         return False
     return not any("prefixItems" in option for option in _options(part, root))
 
 
 def _same_rows(pairs: Sequence[tuple[Any, Any]]) -> bool:
-    """Whether lists hold the same items, whatever their order; several lists item by item."""
+    """Whether lists hold the same items in any order; several lists are compared row by row."""
     given, wanted = zip(*pairs, strict=True)
     if any(len(ours) != len(theirs) for ours, theirs in pairs):
         return False
-    rows = (sorted(zip(*(map(_text, column) for column in side), strict=True)) for side in (given, wanted))
+    rows = (sorted(zip(*(map(_text, column) for column in columns), strict=True)) for columns in (given, wanted))
     return next(rows) == next(rows)
 
 
@@ -108,7 +106,7 @@ def _same(given: Any, wanted: Any, schema: dict, root: dict) -> bool:
 
 
 def _options(schema: dict, root: dict) -> list[dict]:
-    """The schemas of which a value may take one: the alternatives of `anyOf`, else the schema itself."""
+    """The alternatives of `anyOf` or `oneOf`, else the schema itself."""
     schema = _resolved(schema, root)
     alternatives = schema.get("anyOf") or schema.get("oneOf")
     return [_resolved(option, root) for option in alternatives] if alternatives else [schema]
@@ -121,26 +119,26 @@ def _same_as(given: Any, wanted: Any, schema: dict, root: dict) -> bool:
         of_all = schema.get("items")
         items = of_all if isinstance(of_all, dict) else {}
         return len(given) == len(wanted) and all(map(lambda a, b: _same(a, b, items, root), given, wanted))
-    kinds = schema.get("type", [])
-    kinds = [kinds] if isinstance(kinds, str) else kinds
-    return _scalar(given, kinds) == _scalar(wanted, kinds)
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    return _scalar(given, types) == _scalar(wanted, types)
 
 
-def _scalar(value: Any, kinds: list[str]) -> Any:
-    """A value as the schema's type has it, in a form in which equal values are equal."""
+def _scalar(value: Any, types: list[str]) -> Any:
+    """A value in its schema's type, normalized so that equivalent values compare equal."""
     if value is None:
         return None
-    number = _number(value, from_text=not {"integer", "number"}.isdisjoint(kinds))
-    if number is not None and (kinds != ["string"]):
+    number = _number(value, from_text=not {"integer", "number"}.isdisjoint(types))
+    if number is not None and types != ["string"]:
         return number
-    if isinstance(value, bool) or ("boolean" in kinds and value in ("true", "false", "True", "False")):
-        # Apart from numbers: Python holds True for 1.
+    if isinstance(value, bool) or ("boolean" in types and value in ("true", "false", "True", "False")):
+        # Kept apart from numbers, because Python says that True == 1.
         return "boolean", str(value).casefold() == "true"
     return _text(str(value)) if isinstance(value, str | int | float) else value
 
 
 def _number(value: Any, from_text: bool) -> Decimal | None:
-    """The number that a value is, or that its text says."""
+    """A value as a number, parsed from text if `from_text`; `None` if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float | (str if from_text else int)):
         return None
     try:

@@ -1,13 +1,13 @@
 """The one renderer: messages, tools and a tokenizer in, token ids out.
 
-Generation, training, preflight and evaluation all come here, so a model is trained on exactly the ids it is asked
-with:
+Generation, training, preflight and evaluation all use it, so a model is trained on exactly the ids that it is
+prompted with:
 
     prompt       <|begin_of_text|>...<|start_header_id|>assistant<|end_header_id|>\\n\\n   the chat template
     completion   <|python_tag|>{"name": "read_file", "parameters": {...}}<|eom_id|>      verbatim, as generated
 
-The two are encoded apart and joined: a template would render the call without its tag, and joint encoding could merge
-tokens across the seam. The loss mask is "after the prompt's tokens", nothing else.
+The two are encoded separately and joined: a template would render the call without its tag, and joint encoding could
+merge tokens across the boundary. The loss mask is "after the prompt's tokens", nothing else.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from .formats import format_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Templates print today's date unless told otherwise; data made on two days must not differ.
+# Templates print today's date by default; data made on two days must not differ.
 DATE_STRING = "26 Jul 2024"
 
-# Rows longer than this many tokens are dropped by name; nothing is ever truncated.
+# Longer rows, in tokens, are dropped with a named reason; nothing is ever truncated.
 MAX_LENGTH = 8192
 
 # Private-use characters that mark an injection while its message is rendered.
@@ -41,9 +41,9 @@ _MARKS = re.compile(f"({_SPAN_START}|{_SPAN_END})")
 def template_messages(messages: list[dict]) -> list[dict]:
     """Messages as chat templates expect them.
 
-    Absent fields are absent rather than null, arguments are objects, and parallel calls are written as call/result
-    pairs one after another, because Llama 3.1 and its kin refuse an assistant turn with more than one call. Results
-    are paired with calls by order: ids are empty or repeated in real traces.
+    Absent fields are absent rather than null, arguments are objects, and parallel calls are written as consecutive
+    call/result pairs, because the templates of Llama 3.1 and similar models refuse a turn with more than one call.
+    Results are paired with calls by order: ids are empty or repeated in real traces.
     """
     out: list[dict] = []
     waiting: list[dict] = []  # calls of the last assistant turn whose results have not been placed yet
@@ -75,7 +75,7 @@ def _call_turn(message: dict, call: dict) -> dict:
 
 
 def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> str:
-    """Text of a prompt, up to and including the header of the turn to be written.
+    """Text of a prompt, up to and including the header of the turn to generate.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's tokenizer, with its chat template.
@@ -102,9 +102,9 @@ class EncodedPrompt:
     """A prompt as text and as tokens.
 
     Args:
-        text (`str`): What the template writes.
+        text (`str`): Output of the template.
         ids (`list[int]`): Its tokens.
-        offsets (`list[tuple[int, int]]`): The characters `[start, end)` of each.
+        offsets (`list[tuple[int, int]]`): The characters `[start, end)` of each token.
     """
 
     text: str
@@ -118,24 +118,24 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
 
 
 def encoded_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> EncodedPrompt:
-    """A prompt with its tokens. What prompts begin with, system prompt and tools, is encoded once and kept."""
+    """A prompt with its tokens. The prefix that prompts share, system prompt and tools, is encoded once and cached."""
     text = render_prompt(tokenizer, row, date_string)
     return EncodedPrompt(text, *_encode(tokenizer, text, _shared_by(row)))
 
 
 def _shared_by(row: dict) -> tuple:
-    """What rows have in common whose prompts begin alike."""
+    """The parts of a row that decide how its prompt begins."""
     first = row["messages"][0]
     return row["tools"], first["content"] if first["role"] == "system" else None
 
 
 @dataclass(frozen=True)
 class _Head:
-    """The text that prompts begin with, and the tokens of as much of it as no continuation can change.
+    """A prefix that prompts share, and the tokens of the part of it that no continuation can change.
 
-    A tokenizer first cuts a text at its special tokens and, in between, at places that it finds reading from left to
-    right (its pre-tokenizer); tokens never reach across either. So a text may be encoded in two parts if it is cut at
-    such a place, and if the place is found whatever comes after `text`: which it is two pieces before the end.
+    A tokenizer splits a text at its special tokens and, in between, with its pre-tokenizer, which reads from left to
+    right; tokens never cross either boundary. So a text may be encoded in two parts if it is cut at such a boundary,
+    and if the boundary does not depend on what follows `text`: two pieces before the end it does not.
     """
 
     text: str
@@ -146,8 +146,7 @@ class _Head:
 
 _Tokens = tuple[list[int], list[tuple[int, int]]]
 
-# For each tokenizer, by what rows have in common: the first prompt, from the second on a head; `None` where prompts
-# cannot be encoded in parts.
+# For each tokenizer, by `_shared_by`: the first prompt, then a head; `None` where prompts cannot be encoded in parts.
 _HEADS: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, str | _Head | None]]" = WeakKeyDictionary()
 _MOST_HEADS = 512
 
@@ -163,7 +162,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, shared_by: tuple) -
             heads.clear()
         heads[shared_by] = text
     elif head is not None:
-        # Each prompt that begins otherwise leaves of the head what it has in common with it.
+        # A prompt that begins differently shortens the head to their common prefix.
         before = head if isinstance(head, str) else head.text
         heads[shared_by] = _head_of(tokenizer, os.path.commonprefix([before, text]))
     return _encode_all(tokenizer, text)
@@ -182,7 +181,7 @@ def _head_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Head | None:
     elif cut == len(text):
         cut = special[-2] if len(special) > 1 else 0
     first, rest = _encode_all(tokenizer, text[:cut]), _encode_all(tokenizer, text[cut:])
-    # Some tokenizers treat the start of a text unlike its middle: theirs are not encoded in parts.
+    # Some tokenizers treat the start of a text differently from its middle: theirs are not encoded in parts.
     return _Head(text, cut, *first) if first[0] + rest[0] == ids else None
 
 
@@ -194,7 +193,7 @@ def _encode_all(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Tokens:
 
 
 def encode_completion(tokenizer: "PreTrainedTokenizerBase", assistant_raw: str) -> list[int]:
-    """Token ids of a completion, its special tokens included and none added."""
+    """Token ids of a completion: its special tokens are parsed and none are added."""
     return tokenizer(assistant_raw, add_special_tokens=False)["input_ids"]
 
 
@@ -214,7 +213,7 @@ class EncodedCompletion:
 
 
 def encoded_completion(tokenizer: "PreTrainedTokenizerBase", assistant_raw: str) -> EncodedCompletion:
-    """A completion with its tokens, and where its call is by the parser of the tokenizer's format."""
+    """A completion with its tokens, and the positions of its call from the parser of the tokenizer's format."""
     ids, offsets = _encode_all(tokenizer, assistant_raw)
     parsed = format_of(tokenizer.chat_template).parse(assistant_raw)
     spans = (span and _tokens_of(offsets, *span) for span in (parsed.call_span, parsed.name_span))
@@ -253,7 +252,7 @@ def encode_sample(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
 
 @lru_cache(maxsize=16)
 def assistant_header(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Token ids with which every prompt ends: the header of the turn that is to be written."""
+    """Token ids that every prompt ends with: the header of the turn to generate."""
     turns = [{"role": "user", "content": "Hello."}]
     closed, opened = (
         cast(str, tokenizer.apply_chat_template(turns, add_generation_prompt=opens, tokenize=False))
@@ -265,10 +264,10 @@ def assistant_header(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
 def injection_tokens(
     tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING
 ) -> list[tuple[int, int]]:
-    """Token ranges `[start, end)` of the prompt that show the row's injection, in prompt order.
+    """Token ranges `[start, end)` of the row's injection, in prompt order.
 
-    Templates trim, quote and escape contents, so character offsets of a message are not offsets of the prompt. Each
-    span is marked in the message, the marked prompt is rendered, and the marks are read off and taken out again.
+    Templates trim, quote and escape contents, so character offsets in a message are not offsets in the prompt. Each
+    span is marked in the message, the marked prompt is rendered, and the marks are located and removed again.
 
     Raises:
         ValueError: If the template does not print a span exactly once.
@@ -279,14 +278,14 @@ def injection_tokens(
 def injection_in(
     tokenizer: "PreTrainedTokenizerBase", row: dict, prompt: EncodedPrompt, date_string: str = DATE_STRING
 ) -> list[tuple[int, int]]:
-    """[`injection_tokens`] of a prompt that is encoded already."""
+    """[`injection_tokens`] of a prompt that has been encoded already."""
     marked = {**row, "messages": _mark(row["messages"], row["injection"])}
     pieces = _MARKS.split(render_prompt(tokenizer, marked, date_string))
-    # Text, mark, text, mark, ..., text: a mark stands where the text before it, without marks, ends.
+    # Text, mark, text, mark, ..., text: a mark is at the end of the text before it, marks not counted.
     ends_of = [*accumulate(map(len, pieces[::2]))]
     starts, ends = (
-        [end for end, mark in zip(ends_of, pieces[1::2], strict=False) if mark == sought]
-        for sought in (_SPAN_START, _SPAN_END)
+        [end for end, mark in zip(ends_of, pieces[1::2], strict=False) if mark == wanted]
+        for wanted in (_SPAN_START, _SPAN_END)
     )
     if not len(starts) == len(ends) == len(row["injection"]):
         raise ValueError(f"{row['id']}: the chat template prints {len(starts)} of {len(row['injection'])} injections.")

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 
 
 def counted(values: Iterable[str]) -> dict[str, int]:
-    """How often each value occurs, by name."""
+    """Number of occurrences of each value, sorted by name."""
     return dict(sorted(Counter(values).items()))
 
 
 def listed(counts: dict[str, int]) -> str:
-    """Counts in one line: `kept 3, dropped 2`."""
+    """Counts on one line: `kept 3, dropped 2`."""
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
@@ -19,5 +19,5 @@ def quantiles(values: Sequence[int]) -> dict[str, int] | None:
     if not values:
         return None
     ordered = sorted(values)
-    p50, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+    p50, p95 = (ordered[min(len(ordered) - 1, int(fraction * len(ordered)))] for fraction in (0.5, 0.95))
     return {"min": ordered[0], "p50": p50, "p95": p95, "max": ordered[-1], "mean": round(sum(ordered) / len(ordered))}

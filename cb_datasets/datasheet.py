@@ -1,6 +1,6 @@
-"""The data sheet: what each source gave, for people to read before they trust it.
+"""The data sheet: the contents of each source, for people to read before they trust it.
 
-reports/sources.json    the figures
+reports/sources.json    the numbers
 reports/sources.md      the same as tables: records, verdicts, groups, drops by reason, tokens, licence, revision
 """
 
@@ -26,8 +26,8 @@ def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase |
 
     Args:
         folders (`Iterable[Path]`): Folders of traces, with `train/` and `eval/`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's; with it the reports tell how
-            many tokens whole traces have, tools included.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's; with it the reports have the
+            token lengths of whole traces, tools included.
     """
     sheets = {}
     for folder in sorted(folders):
@@ -38,20 +38,20 @@ def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase |
 
 
 def by_source(sheets: dict[str, dict]) -> dict[str, dict]:
-    """The data sheet by what rows name as their source: traces of one's own may name others than their folder.
+    """The data sheet by the source named in rows: JSONL traces may name other sources than their folder.
 
-    Of two sheets for one name the stricter counts, under which rows may not be passed on.
+    If two sheets have one name, the stricter one counts, whose rows may not be redistributed.
     """
     strict_last = sorted(sheets.items(), key=lambda item: not item[1]["redistributable"])
     return {name: sheet for folder, sheet in strict_last for name in sheet.get("names", [folder])}
 
 
 def _token_lengths(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    rows = [load_rows(folder / side) for side in ("train", "eval")]
-    traces = (trace for side in rows for trace in side)
-    bar = tqdm(traces, desc=f"Measuring {folder.name}", total=sum(map(len, rows)), unit="trace")
+    splits = [load_rows(folder / split) for split in ("train", "eval")]
+    traces = (trace for rows in splits for trace in rows)
+    bar = tqdm(traces, desc=f"Measuring {folder.name}", total=sum(map(len, splits)), unit="trace")
     lengths = np.array([len(encode_prompt(tokenizer, trace)) for trace in bar])
-    p50, p95 = (int(np.percentile(lengths, share)) for share in (50, 95))
+    p50, p95 = (int(np.percentile(lengths, percent)) for percent in (50, 95))
     return {"p50": p50, "p95": p95, "max": int(lengths.max()), f"over {MAX_LENGTH}": int((lengths > MAX_LENGTH).sum())}
 
 

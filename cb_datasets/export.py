@@ -1,4 +1,4 @@
-"""Samples as JSON lines, with decoded calls and tools, and back again to the letter."""
+"""Samples as JSON lines with decoded calls and tools, and back without loss."""
 
 import json
 from collections.abc import Iterable
@@ -66,7 +66,7 @@ def export_jsonl(samples: Iterable[dict], path: Path) -> None:
 
 
 def import_row(record: dict) -> dict:
-    """The sample that [`export_row`] made this record of."""
+    """The sample of a record, the inverse of [`export_row`]."""
     target = dict(record["target"])
     for key in ("expected_calls", "goal_calls"):
         target[key] = None if target[key] is None else to_json(target[key])
@@ -89,7 +89,7 @@ def _encoded(tool_calls: list[dict]) -> list[dict]:
 
 
 def import_jsonl(file: Path, folder: Path) -> int:
-    """Read samples from JSON lines into a dataset folder; how many there were.
+    """Read samples from JSON lines into a dataset folder and return their number.
 
     Raises:
         ValueError: If a line is not valid against [`json_schema`]; it names file and line.
@@ -99,11 +99,11 @@ def import_jsonl(file: Path, folder: Path) -> int:
 
     validator, lines, rows = Draft202012Validator(json_schema()), read_json_lines(file), 0
     with parquet_writer(folder / ROWS_FILE, SAMPLE_FEATURES) as write:
-        while some := list(islice(lines, STREAM_ROWS)):
-            for where, record in some:
+        while batch := list(islice(lines, STREAM_ROWS)):
+            for where, record in batch:
                 if error := best_match(validator.iter_errors(record)):
                     raise ValueError(f"{where}: {error.json_path}: {error.message[:200]}. Correct it.")
-            samples = [import_row(record) for _, record in some]
+            samples = [import_row(record) for _, record in batch]
             write(pyarrow.Table.from_pylist(samples, schema=SAMPLE_FEATURES.arrow_schema))
             rows += len(samples)
     return rows

@@ -1,7 +1,7 @@
-"""Datasets and reports on disk: Parquet folders and JSON files that are either whole or not there.
+"""Datasets and reports on disk: Parquet folders and JSON files, each either complete or absent.
 
-data/demo/harmful/b4_flips/data.parquet     the rows
-data/demo/harmful/b4_flips/report.json      what the step did; written last, so Make may take it for the step's result
+data/demo/harmful/lookalike_flips/data.parquet     the rows
+data/demo/harmful/lookalike_flips/report.json      the step's report; written last, so Make takes it for the result
 """
 
 import hashlib
@@ -24,19 +24,19 @@ REPORT_FILE = "report.json"
 
 # The temporary name of a file, see `in_one_move`.
 _TEMPORARY = re.compile(r"\.(?P<pid>\d+)@(?P<host>[^/]+)\.tmp$")
-# A file is written in seconds. One of another host whose process cannot be looked up is left over after this long.
+# Files are written in seconds. The process of another host cannot be looked up; after this long its file is an orphan.
 _ABANDONED_AFTER_SECONDS = 3600
 
-# Rows that a step which streams holds at a time.
+# Rows that a streaming step holds at a time.
 STREAM_ROWS = 2000
 
 
 @contextmanager
 def in_one_move(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of `path` at the end, and is gone if anything fails before.
+    """A temporary file that replaces `path` at the end, and is removed if anything fails before.
 
-    A reader sees the old file or the new one, also after a power cut. The temporary name says which process writes,
-    so that two may write the same file: the last to finish wins.
+    A reader sees the old file or the new one, also after a power cut. The temporary name contains the process id, so
+    that two processes may write the same file: the last to finish wins.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
     try:
@@ -49,7 +49,7 @@ def in_one_move(path: Path) -> Iterator[Path]:
 
 
 def remove_orphans(folder: Path, name: str = "*") -> None:
-    """Remove what dead processes left half-written of the files of a name, a pattern, in a folder."""
+    """Remove unfinished files of dead processes in a folder; `name` is a glob pattern."""
     for path in folder.glob(f".{name}.*.tmp"):
         writer = _TEMPORARY.search(path.name)
         if writer is not None and not _is_being_written(path, int(writer["pid"]), writer["host"]):
@@ -76,14 +76,14 @@ def _is_alive(pid: int) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file in one move."""
+    """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_move(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a report. `NaN` is refused: a report holds numbers or says `null`."""
+    """Write a report atomically. `NaN` is refused: a report has numbers or `null`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -91,7 +91,7 @@ def read_json(path: Path) -> dict:
     """Read a report.
 
     Raises:
-        FileNotFoundError: If it is not there.
+        FileNotFoundError: If there is none.
         ValueError: If it is not JSON.
     """
     try:
@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, read piece by piece."""
+    """SHA-256 of a file, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -123,14 +123,14 @@ def save_rows(rows: Dataset, folder: Path, report: dict) -> None:
 
 
 def save_parquet(rows: Dataset, path: Path) -> None:
-    """Write one Parquet file in one move."""
+    """Write one Parquet file atomically."""
     with in_one_move(path) as temporary, without_library_bars():
         rows.to_parquet(temporary)
 
 
 @contextmanager
 def without_library_bars() -> Iterator[None]:
-    """No bar of `datasets` for short work: one for every shard would bury the bar of the whole."""
+    """Disable the progress bars of `datasets`: one per shard would bury the bar of the whole."""
     shown = not are_progress_bars_disabled()
     disable_progress_bars()
     try:
@@ -141,7 +141,7 @@ def without_library_bars() -> Iterator[None]:
 
 
 def load_parquet(path: Path) -> Dataset:
-    """The rows of one Parquet file, read as they are: `Dataset.from_parquet` refuses files without rows."""
+    """The rows of one Parquet file. (`Dataset.from_parquet` refuses files without rows.)"""
     return Dataset(pyarrow.parquet.read_table(path))
 
 
@@ -189,28 +189,28 @@ def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarro
 
 
 def stream_rows(folders: Iterable[Path], features: Features | None = None) -> Iterator[dict]:
-    """The rows of dataset folders, one after another, a few in memory at a time."""
+    """The rows of dataset folders in order, a few in memory at a time."""
     for folder in folders:
         for table in stream_tables(folder, features):
             yield from table.to_pylist()
 
 
 def count_rows(folders: Iterable[Path]) -> int:
-    """How many rows dataset folders hold, without reading them."""
+    """Number of rows in dataset folders, from the files' metadata."""
     return sum(pyarrow.parquet.read_metadata(_rows_file(folder)).num_rows for folder in folders)
 
 
 def hashes_of(folders: Iterable[Path]) -> dict[str, str]:
-    """Hashes of what dataset folders hold, by the last two parts of their names: `{"stage2/train": "9f86..."}`.
+    """Hashes of the rows of dataset folders, by the last two parts of their paths: `{"stage2/train": "9f86..."}`.
 
-    Reports keep them, so that one which tells of other rows is found out.
+    Reports store them, so that a report about other rows is detected.
     """
     return {f"{folder.parent.name}/{folder.name}": sha256(_rows_file(folder)) for folder in folders}
 
 
 @contextmanager
 def parquet_writer(path: Path, features: Features) -> Iterator[Callable[[pyarrow.Table], None]]:
-    """A function that appends tables to a Parquet file, which takes the place of `path` when all are written."""
+    """A function that appends tables to a Parquet file, which replaces `path` when all have been written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     schema = features.arrow_schema
     with in_one_move(path) as temporary:
@@ -229,9 +229,9 @@ def _rows_file(folder: Path) -> Path:
     return path
 
 
-def _check_features(folder: Path, found: Features, features: Features) -> None:
-    if found != features:
-        wrong = sorted(set(features) ^ set(found)) or "column types"
+def _check_features(folder: Path, stored: Features, features: Features) -> None:
+    if stored != features:
+        wrong = sorted(set(features) ^ set(stored)) or "column types"
         raise ValueError(
             f"{folder / ROWS_FILE}: not the expected rows (differs in {wrong}). Make it again with this version."
         )

@@ -1,10 +1,10 @@
-"""Tables as Markdown, whose cells may say anything: names of families and reasons come with the data."""
+"""Markdown tables with escaped cells: names of families and reasons come from the data."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 
-# What ends a cell, begins markup of HTML, or takes the meaning of what follows.
+# Characters that end a cell, begin HTML, or escape the next character.
 _SPECIAL = re.compile(r"[\\|<]")
 
 
@@ -12,8 +12,8 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
     r"""A table of GitHub's Markdown.
 
     Args:
-        header (`Sequence`): The heads of the columns.
-        rows (`Iterable[Sequence]`): A cell for each column; `a|b` is written as `a\|b`, a line break as a blank.
+        header (`Sequence`): Column headers.
+        rows (`Iterable[Sequence]`): One cell per column; `a|b` is written as `a\|b`, a line break as a space.
     """
     cells = [[cell(value) for value in line] for line in (header, *rows)]
     lines = [cells[0], ["---"] * len(cells[0]), *cells[1:]]
@@ -21,5 +21,5 @@ def markdown_table(header: Sequence[object], rows: Iterable[Sequence[object]]) -
 
 
 def cell(value: object) -> str:
-    """What a cell shows, written so that it shows it."""
+    """A value, escaped for a cell."""
     return _SPECIAL.sub(r"\\\g<0>", " ".join(str(value).split()))

@@ -1,4 +1,4 @@
-"""The commands that put a breaker to the test: `attack` (an adaptive attacker), `agentdojo` (the live benchmark)."""
+"""The commands that test a breaker: `attack` (an adaptive attacker), `agentdojo` (the live benchmark)."""
 
 from collections import Counter
 from enum import StrEnum
@@ -35,17 +35,17 @@ def attack(
     also: ExtraAdaptersOption = None,
     task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
     n_prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, chosen by --seed.")] = 20,
-    steps: Annotated[int, typer.Option(min=0, help="Most steps of the search on a prompt.")] = 50,
-    width: Annotated[int, typer.Option(min=1, help="Suffixes tried in a step.")] = 64,
-    suffix_tokens: Annotated[int, typer.Option(min=1, help="Length of the suffix.")] = 10,
-    top_k: Annotated[int, typer.Option(min=1, help="Tokens that a position may change to in a step.")] = 64,
-    best_of: Annotated[int, typer.Option(min=1, help="Draws of each prompt at T = 1.")] = 8,
+    steps: Annotated[int, typer.Option(min=0, help="Maximum number of search steps per prompt.")] = 50,
+    width: Annotated[int, typer.Option(min=1, help="Suffixes tried per step.")] = 64,
+    suffix_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens of the suffix.")] = 10,
+    top_k: Annotated[int, typer.Option(min=1, help="Candidate tokens per position and step.")] = 64,
+    best_of: Annotated[int, typer.Option(min=1, help="Samples per prompt at temperature 1.")] = 8,
     seed: SeedOption = 0,
 ) -> None:
-    """A white-box suffix search and best-of-N sampling, against base and breaker with the same budget.
+    """White-box suffix search and best-of-N sampling, against base and breaker with the same budget.
 
-    The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; whether it
-    succeeded is judged by what the model then does.
+    The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; success is
+    judged by the model's greedy completion.
     """
     from ..attacks.adaptive import AttackBudget, attackable
     from ..attacks.adaptive import attack as attack_models
@@ -57,14 +57,14 @@ def attack(
 
     if engine.backend != BackendName.TRANSFORMERS:
         raise ValueError("The search needs gradients, which only --backend transformers has.")
-    kept, left_out = attackable(load_rows(prompts / task, PROMPT_FEATURES))
-    if len(kept) == 0:
+    candidates, left_out = attackable(load_rows(prompts / task, PROMPT_FEATURES))
+    if len(candidates) == 0:
         raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
-    chosen = choose(kept, n_prompts, seed)
+    chosen = choose(candidates, n_prompts, seed)
     budget = AttackBudget(steps, width, suffix_tokens, top_k, best_of, engine.max_new_tokens, seed)
     models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
     result = attack_models(chosen, models, budget, engine.batch_size, engine.work_dir)
-    write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(kept), "left_out": left_out})
+    write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(candidates), "left_out": left_out})
     table(["", *models], list(table_rows(result, list(models))))
     for name in models:
         print(f"  {name} under the search: {listed(result['outcomes'][name])}")
@@ -75,27 +75,29 @@ def attack(
 def agentdojo(
     model: ModelOption,
     adapter: AdapterOption,
-    output: Annotated[Path, typer.Option(help="Folder of the runs; what is in it is not run again.")],
+    output: Annotated[Path, typer.Option(help="Folder of the runs; runs found in it are not repeated.")],
     also: ExtraAdaptersOption = None,
-    suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; several times.")] = None,
+    suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; repeatable.")] = None,
     attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
-    user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; several times; all if left out.")] = (
+    user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; repeatable; all by default.")] = (
         None
     ),
     injection_task: Annotated[
-        list[str] | None, typer.Option(help="E.g. injection_task_0; several times; all if left out.")
+        list[str] | None, typer.Option(help="E.g. injection_task_0; repeatable; all by default.")
     ] = None,
     backend: Annotated[
-        EngineName | None, typer.Option(help="vllm where it is installed, else transformers, if left out.")
+        EngineName | None, typer.Option(help="By default vllm where it is installed, else transformers.")
     ] = None,
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1,
-    max_length: Annotated[int, typer.Option(min=1, help="Most tokens of a run, if the model takes them.")] = 32768,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a turn.")] = 512,
+    max_length: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens of a run, if the model takes them.")
+    ] = 32768,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a turn.")] = 512,
 ) -> None:
-    """AgentDojo's own benchmark against base and breaker, which are served for as long as it takes.
+    """AgentDojo's own benchmark against base and breaker, which are served while it runs.
 
-    Every run is kept as soon as it is over, and all that are in the folder are read back as traces. A run that the
-    context or the server cut off is told as a failure, and counts for nothing.
+    Every run is saved when it ends, and all runs in the folder are read back as traces. A run that the context limit
+    or the server cut off is reported as a failure, and counts in no rate.
     """
     from ..agentdojo.results import AGENTDOJO_FILE, SETTINGS_FILE, Selection, read_results, table_rows
     from ..agentdojo.run_benchmark import ServedModels, run_agentdojo
@@ -114,4 +116,4 @@ def agentdojo(
     for name in models:
         failures = Counter(failure["reason"] for failure in result["failures"][name])
         print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")
-    print(f"agentdojo: runs and figures -> {output}")
+    print(f"agentdojo: runs and results -> {output}")

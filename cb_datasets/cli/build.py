@@ -35,33 +35,35 @@ def ingest(
             "--data-dir",
             "--input-dir",
             "--tau2-path",
-            help="Folder with a local copy of the source's files; without it they are fetched where that is possible.",
+            help="Local copy of the source's files; by default they are downloaded where possible.",
         ),
     ] = None,
-    data_files: Annotated[list[Path] | None, typer.Option(help="The files themselves; several times.")] = None,
-    tools: Annotated[Path | None, typer.Option(help="agentdojo: file of tool schemas by suite.")] = None,
+    data_files: Annotated[list[Path] | None, typer.Option(help="The files themselves; repeatable.")] = None,
+    tools: Annotated[Path | None, typer.Option(help="agentdojo: JSON file of tool schemas by suite.")] = None,
     retain: Annotated[
         bool, typer.Option(help="xstest: allow use in Dr, by group, instead of evaluation only.")
     ] = False,
     licence: Annotated[
         str | None,
-        typer.Option(help="jsonl: what your files are under, e.g. cc-by-4.0, so that a release may have them."),
+        typer.Option(help="jsonl: licence of your files, e.g. cc-by-4.0; releases need one."),
     ] = None,
-    eval_fraction: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of groups held out.")] = 0.2,
-    held_out: Annotated[str, typer.Option(help="The source's own split to hold out, where it has one.")] = "test",
+    eval_fraction: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Fraction of groups in the eval split.")
+    ] = 0.2,
+    held_out: Annotated[str, typer.Option(help="The source's own split that joins eval, where it has one.")] = "test",
     target_n: Annotated[
         int | None,
-        typer.Option("--target-n", "--n-samples", min=1, help="Most traces of each split, chosen by --seed."),
+        typer.Option("--target-n", "--n-samples", min=1, help="Maximum number of traces per split, chosen by --seed."),
     ] = None,
     seed: SeedOption = 0,
     output_harmful: Annotated[Path | None, typer.Option(help="Also write the source's recorded Ds here.")] = None,
     output_retain: Annotated[Path | None, typer.Option(help="Also write the source's recorded Dr here.")] = None,
-    model: Annotated[str | None, typer.Option(help="Whose format recorded samples are written in.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model in whose format recorded samples are written.")] = None,
     max_each: MaxEachOption = None,
     max_length: MaxLengthOption = 8192,
     fit: FitOption = False,
     num_proc: Annotated[int | None, typer.Option(min=1, help="Processes that read files.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Read and count everything, write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Read and count everything; write nothing.")] = False,
 ) -> None:
     """Raw files -> traces, split into train and eval by a hash of each row's group."""
     from builders import prepare_source
@@ -93,7 +95,7 @@ def ingest(
 
 
 def _config_fields(source: str, **values: Any) -> dict[str, Any]:
-    """The fields of a source's configuration that were given; `num_samples` and `seed` only where it has them."""
+    """The fields of a source's configuration that are set; `num_samples` and `seed` only where it has them."""
     from dataclasses import fields
 
     from builders import SOURCES
@@ -109,9 +111,9 @@ def _config_fields(source: str, **values: Any) -> dict[str, Any]:
 def sources(
     traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources.")],
     output: Annotated[Path, typer.Option(help="Folder of reports; sources.json and sources.md are written.")],
-    model: Annotated[str | None, typer.Option(help="With whose tokenizer traces are measured.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures traces.")] = None,
 ) -> None:
-    """The data sheet: records, verdicts, groups, drops by name, token lengths, licence and revision of each source."""
+    """The data sheet: records, verdicts, groups, drops, token lengths, licence and revision of each source."""
     from ..datasheet import sheet_markdown, source_sheets
     from ..files import write_json, write_text
 
@@ -148,11 +150,11 @@ def collect(
 
 @app.command()
 def generate_eval(
-    traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources; their eval side is used.")],
+    traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources; their eval split is used.")],
     output: Annotated[Path, typer.Option(help="The prompts folder; each task gets its own folder in it.")],
     tasks: Annotated[list[str], typer.Option(help="tool_flip, capability, agentdojo, forced_call, multi_turn, ...")],
-    prompt_format: Annotated[str, typer.Option(help="How the target writes calls.")] = "llama3_json",
-    max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts for each task; all if left out.")] = None,
+    prompt_format: Annotated[str, typer.Option(help="Tool-call format of the target.")] = "llama3_json",
+    max_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of prompts per task.")] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Evaluation prompts from the eval split, a folder for each task."""

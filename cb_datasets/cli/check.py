@@ -1,4 +1,4 @@
-"""The commands that check, merge and show what is there; `cli.py` has those that make and measure."""
+"""The commands that check, merge, export and explain samples."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ HarmfulOption = Annotated[
 RetainOption = Annotated[
     list[Path] | None, typer.Option("--retain-dir", "--dr", help="Folder of Dr: a set or a folder of sets.")
 ]
-QuarantineOption = Annotated[Path | None, typer.Option(help="Folder of the rows that failed validation.")]
+QuarantineOption = Annotated[Path | None, typer.Option(help="Folder of rows that failed validation.")]
 ModelOption = Annotated[str | None, typer.Option(help="Folder of the target model, or its Hub id.")]
 
 
@@ -37,11 +37,13 @@ ModelOption = Annotated[str | None, typer.Option(help="Folder of the target mode
 def validate(
     folders: SetsArgument = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with harmful/ and retain/: all sets in it.")] = None,
-    split: Annotated[str | None, typer.Option(help="Check rows of this split only: train or eval.")] = None,
+    split: Annotated[str | None, typer.Option(help="Check only this split, train or eval.")] = None,
     strict: Annotated[bool, typer.Option(help="A completion without its end token fails (R2).")] = False,
     quarantine: QuarantineOption = None,
     output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
-    min_valid: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of rows of a set that must pass.")] = 0.95,
+    min_valid: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Minimum fraction of a set's rows that pass.")
+    ] = 0.95,
 ) -> None:
     """Check every row against the rules; rows that fail go to quarantine with their reasons."""
     from ..checks.validate import validate as validate_sets
@@ -50,7 +52,7 @@ def validate(
         quarantine = quarantine or data_dir / "quarantine" / "validate"
         output = output or data_dir / "reports" / "validation_report.json"
     if quarantine is None or output is None:
-        raise ValueError("Say where rows that fail and the report go: --quarantine and --report, or --data-dir.")
+        raise ValueError("No output: pass --quarantine and --report, or --data-dir.")
     sets = _sets([*(folders or []), *([data_dir] if data_dir else [])])
     report = validate_sets(sets, quarantine, min_valid, strict, split)
     written = write_checked(output, report)
@@ -85,36 +87,36 @@ def quality_gates(
     model: ModelOption = None,
     output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
 ) -> None:
-    """Stop the line unless every set, Ds and Dr reach the numbers they must; quarantined rows are left out."""
+    """Fail unless every set, Ds and Dr pass their gates; quarantined rows are left out."""
     from ..checks.gates import format_gates, gate_report, harmful_gates, retain_gates, source_gates
     from ..files import read_json
 
-    found = _census(_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
-    gates = format_gates(found, limits) + harmful_gates(found, limits) + retain_gates(found, limits)
-    gates += source_gates(found, read_json(sources) if sources else {}, limits)
+    counts = _row_counts(_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
+    gates = format_gates(counts, limits) + harmful_gates(counts, limits) + retain_gates(counts, limits)
+    gates += source_gates(counts, read_json(sources) if sources else {}, limits)
     report = gate_report(gates, limits)
     written = write_checked(output, report) if output else "the table"
     gate_table(report)
     stop_unless(report["passed"], f"quality-gates: a gate failed; see {written}")
 
 
-def _census(sets: list[Path], quarantine: Path | None, model: str | None) -> "RowCounts":
+def _row_counts(sets: list[Path], quarantine: Path | None, model: str | None) -> "RowCounts":
     from tqdm import tqdm
 
     from ..checks.row_counts import RowCounts, count_profiles
     from ..files import count_rows, stream_rows
     from ..sample import SAMPLE_FEATURES
 
-    bad, renders, found = _quarantined(quarantine), _renderer(model) if model else None, RowCounts()
+    bad, renders, counts = _quarantined(quarantine), _renderer(model) if model else None, RowCounts()
     with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
         for folder in sets:
-            found += count_profiles(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
+            counts += count_profiles(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
             bar.update(count_rows([folder]))
-    return found
+    return counts
 
 
 def _renderer(model: str) -> Callable[[dict], bool]:
-    """Whether a row can be rendered for this model."""
+    """A predicate: whether the chat template of this model renders a row."""
     from jinja2 import TemplateError
 
     from ..chat import render_prompt
@@ -134,31 +136,35 @@ def _renderer(model: str) -> Callable[[dict], bool]:
 @takes(MergedThresholds)
 def merge(
     limits: MergedThresholds,
-    output: Annotated[Path, typer.Option(help="Folder of the merged dataset, stage2; train/ and eval/ go into it.")],
+    output: Annotated[Path, typer.Option(help="Folder of the merged dataset; train/ and eval/ are written into it.")],
     folders: SetsArgument = None,
     harmful_dir: HarmfulOption = None,
     retain_dir: RetainOption = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="The prompts folder: training must share nothing with it.")
+        Path | None, typer.Option(help="The prompts folder; training rows must share nothing with it.")
     ] = None,
-    eval_output: Annotated[Path | None, typer.Option(help="Folder of the eval split, if not <output>/eval.")] = None,
+    eval_output: Annotated[
+        Path | None, typer.Option(help="Folder of the eval split, by default <output>/eval.")
+    ] = None,
     eval_fraction: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Hold out this share of groups; else as at ingest.")
+        float | None, typer.Option(min=0.0, max=1.0, help="Hold out this fraction of groups; by default as at ingest.")
     ] = None,
     quota: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS=PAIRS", help="Most pairs of a class in train; several times.")
+        list[str] | None,
+        typer.Option(metavar="CLASS=PAIRS", help="Maximum number of pairs of a class in train; repeatable."),
     ] = None,
-    max_dr_ratio: Annotated[float | None, typer.Option(min=0.0, help="Most rows of Dr for each row of Ds.")] = None,
+    max_dr_ratio: Annotated[float | None, typer.Option(min=0.0, help="Maximum number of Dr rows per Ds row.")] = None,
     weight: Annotated[
-        list[str] | None, typer.Option(metavar="CLASS=WEIGHT", help="Worth of a class under --max-dr-ratio.")
+        list[str] | None,
+        typer.Option(metavar="CLASS=WEIGHT", help="Weight of a class under --max-dr-ratio; repeatable."),
     ] = None,
-    repeat_similarity: Annotated[float, typer.Option(help="From which on rows are near-duplicates.")] = 0.95,
+    repeat_similarity: Annotated[float, typer.Option(help="Similarity at which rows are near-duplicates.")] = 0.95,
     check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
     quarantine: QuarantineOption = None,
-    marks: Annotated[Path | None, typer.Option(help="Audit marks; rows that a person marked bad stay out.")] = None,
-    reports: Annotated[Path | None, typer.Option(help="Folder for stats.json, if not ../reports.")] = None,
-    schemas: Annotated[Path | None, typer.Option(help="Folder for the JSON Schema, if not ../schemas.")] = None,
-    model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured for stats.json.")] = None,
+    marks: Annotated[Path | None, typer.Option(help="Audit marks; rows marked bad are left out.")] = None,
+    reports: Annotated[Path | None, typer.Option(help="Folder for stats.json, by default ../reports.")] = None,
+    schemas: Annotated[Path | None, typer.Option(help="Folder for the JSON Schema, by default ../schemas.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures rows for stats.json.")] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
@@ -177,11 +183,11 @@ def merge(
     if check:
         bad |= _checked(sets, output.parent / "quarantine" / "merge")
     outputs = {"train": output / "train", "eval": eval_output or output / "eval"}
-    asked = [folder.parent for folder in sorted(prompts.glob("*/data.parquet"))] if prompts else []
+    prompt_sets = [folder.parent for folder in sorted(prompts.glob("*/data.parquet"))] if prompts else []
     marked = marked_bad(marks) if marks else set()
     stats = (reports or output.parent / "reports") / "stats.json"
     left_out = stats.with_name(DROPPED_ROWS_FILE)
-    report = merge_sets(sets, bad, asked, outputs, options, limits, _length(model), marked, left_out)
+    report = merge_sets(sets, bad, prompt_sets, outputs, options, limits, _length(model), marked, left_out)
     write_json(stats, report)
     gate_table(report)
     stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
@@ -192,7 +198,7 @@ def merge(
 
 
 def _checked(sets: list[Path], quarantine: Path) -> set[str]:
-    """Ids of the rows that break a rule; too many of them end the command."""
+    """Ids of the rows that break a rule; the command fails if there are too many."""
     from ..checks.validate import validate as validate_sets
 
     report = validate_sets(sets, quarantine, min_valid=Thresholds().min_valid)
@@ -201,15 +207,15 @@ def _checked(sets: list[Path], quarantine: Path) -> set[str]:
     return _quarantined(quarantine)
 
 
-def _numbers(given: list[str] | None, kind: type[int] | type[float]) -> dict:
+def _numbers(texts: list[str] | None, number: type[int] | type[float]) -> dict:
     """`CLASS=NUMBER` options as a dict."""
     from ..sample import PRIORITY_WEIGHTS
 
     numbers = {}
-    for text in given or []:
+    for text in texts or []:
         name, _, value = text.partition("=")
         try:
-            numbers[name] = kind(value)
+            numbers[name] = number(value)
         except ValueError:
             raise ValueError(f"{text!r} is not CLASS=NUMBER.") from None
         if name not in PRIORITY_WEIGHTS or numbers[name] < 0:
@@ -234,17 +240,19 @@ def preflight(
     model: ModelOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--report", help="The report, if not ../reports/preflight.json."),
+        typer.Option("--output", "--report", help="The report, by default ../reports/preflight.json."),
     ] = None,
-    tool_schema: Annotated[Path | None, typer.Option(help="Asset whose prompt and tools B4 rows must carry.")] = None,
+    tool_schema: Annotated[
+        Path | None, typer.Option(help="Asset with the prompt and tools that B4 rows must carry.")
+    ] = None,
     max_length: MaxLengthOption = 8192,
     check_tokenization: Annotated[
-        bool, typer.Option("--check-tokenization/--no-check-tokenization", help="Off: look at the tools only.")
+        bool, typer.Option("--check-tokenization/--no-check-tokenization", help="Off: check the tools only.")
     ] = True,
-    strict: Annotated[bool, typer.Option(help="Warnings fail too.")] = False,
-    show: Annotated[int, typer.Option(min=0, help="Print so many samples, what is trained on in colour.")] = 0,
+    strict: Annotated[bool, typer.Option(help="Fail on warnings too.")] = False,
+    show: Annotated[int, typer.Option(min=0, help="Print this many samples, with the trained tokens in colour.")] = 0,
 ) -> None:
-    """Render, encode and mask every merged row with the target's own tokenizer, as training will."""
+    """Render, encode and mask every merged row with the target's own tokenizer, as training does."""
     from tqdm import tqdm
 
     from ..checks.preflight import preflight as check_rows
@@ -253,7 +261,7 @@ def preflight(
     from ..sample import SAMPLE_FEATURES
 
     if check_tokenization and model is None:
-        raise ValueError("Whose tokenizer? Name the target with --model, or give --no-check-tokenization.")
+        raise ValueError("No tokenizer: pass --model, or --no-check-tokenization.")
     sets = _sets([train_data])
     target = tokenizer(model) if model and check_tokenization else None
     asset = read_json(tool_schema) if tool_schema else None
@@ -269,7 +277,7 @@ def preflight(
         f"preflight: {report['rows']} rows, tokens {listed(report.get('tokens') or {}) or 'not counted'}; "
         f"faults: {listed(report['faults']) or 'none'}; warnings: {listed(report['warnings']) or 'none'}"
     )
-    stop_unless(report["passed"], f"preflight: rows cannot be trained on as they are; see {written}")
+    stop_unless(report["passed"], f"preflight: some rows cannot be trained on; see {written}")
 
 
 def _show(sets: list[Path], count: int, target: "PreTrainedTokenizerBase") -> None:
@@ -286,7 +294,7 @@ def _show(sets: list[Path], count: int, target: "PreTrainedTokenizerBase") -> No
 
 
 def _bars(histogram: dict[str, int]) -> None:
-    """The histogram of lengths, as bars."""
+    """Print the histogram of lengths as bars."""
     most = max(histogram.values(), default=1)
     for tokens, count in histogram.items():
         print(f"  {tokens:>13} tokens {count:>8} {'█' * -(-40 * count // most)}")
@@ -298,14 +306,14 @@ def explain(
     data_dir: Annotated[Path, typer.Option(help="The data folder, with harmful/, retain/, traces/, stage2/, ...")],
     model: ModelOption = None,
 ) -> None:
-    """Where a sample came from, the rules it met, its outcome, its raw record and what the model sees of it."""
+    """All that is known of a sample: its origin, rules, outcome, raw record and rendering."""
     from rich.console import Console
 
     from ..audit.explain import explain_row
     from ..checks.show_tokens import show_tokens
 
-    row, told = explain_row(id, data_dir)
-    for title, lines in told.items():
+    row, sections = explain_row(id, data_dir)
+    for title, lines in sections.items():
         print(title)
         for line in lines:
             print(f"  {line}")
@@ -360,9 +368,9 @@ def _sets(paths: list[Path]) -> list[Path]:
 def _sets_in(path: Path) -> Iterator[Path]:
     from ..files import ROWS_FILE
 
-    parts = [part for part in (path / "harmful", path / "retain") if part.is_dir()]
-    inside = [file.parent for part in parts or [path] for file in sorted(part.glob(f"*/{ROWS_FILE}"))]
-    # A folder without any is left to the reader of rows, who says what is missing.
+    parents = [folder for folder in (path / "harmful", path / "retain") if folder.is_dir()]
+    inside = [file.parent for parent in parents or [path] for file in sorted(parent.glob(f"*/{ROWS_FILE}"))]
+    # A folder without any is left to the reader of rows, whose error says what is missing.
     yield from inside if inside and not (path / ROWS_FILE).is_file() else [path]
 
 

@@ -1,4 +1,4 @@
-"""The commands that measure: `evaluate` asks base and breakers the same prompts, `report` writes its report again."""
+"""The commands that measure: `evaluate` compares base and breakers, `report` writes its report again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,18 +18,20 @@ app = typer.Typer()
 @takes(EvaluationThresholds)
 def evaluate(
     adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
-    prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is asked.")],
+    prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is evaluated.")],
     output: Annotated[Path, typer.Option(help="Folder of the report.")],
     engine: Engine,
     limits: EvaluationThresholds,
     also: ExtraAdaptersOption = None,
-    samples: Annotated[int, typer.Option(min=0, help="Draws of each prompt at temperature 1, besides.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="The gates of level `strict` must pass too.")] = False,
+    samples: Annotated[
+        int, typer.Option(min=0, help="Samples per prompt at temperature 1, in addition to greedy decoding.")
+    ] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Require the gates of level `strict` too.")] = False,
     seed: SeedOption = 0,
     diagnostics: DiagnosticsOption = None,
     curves: CurvesOption = None,
 ) -> None:
-    """Ask base and breakers the same held-out prompts, greedily, and compare. The report is written in any case."""
+    """Complete held-out prompts with base and breakers and compare them. The report is written in any case."""
     from datasets import concatenate_datasets
 
     from ..evaluation.evaluate import EvaluationOptions, evaluate_models
@@ -45,19 +47,19 @@ def evaluate(
     adapters = named_adapters(adapter, also or [])
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
     options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits)
-    further = read_attack_results(output)  # a file that cannot be read is told before a model loads
+    attack_results = read_attack_results(output)  # an unreadable file is an error before a model loads
     loaded = engine.load_all(adapters)
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
-    found = evaluate_models(rows, loaded, options, engine.work_dir)
-    write_report(found, output, cosines, curves, further=further)
-    models = model_names(found)
-    table(["", *models], table_rows(found, models))
+    results = evaluate_models(rows, loaded, options, engine.work_dir)
+    write_report(results, output, cosines, curves, further=attack_results)
+    models = model_names(results)
+    table(["", *models], table_rows(results, models))
     if samples:
-        table([f"{samples} draws, T = 1", *models], table_rows(found["sampled"], models))
-    table(GATE_HEADER, gate_rows(found))
+        table([f"{samples} draws, T = 1", *models], table_rows(results["sampled"], models))
+    table(GATE_HEADER, gate_rows(results))
     print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
-    failed = failed_gates(found["gates"], strict)
+    failed = failed_gates(results["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
 
 
@@ -65,17 +67,15 @@ def evaluate(
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(
-            help="results.json of the evaluation; further ones, checkpoints in their order, are drawn too."
-        ),
+        typer.Argument(help="results.json of the evaluation; more of them, checkpoints in order, are plotted too."),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the report.")],
     diagnostics: DiagnosticsOption = None,
     curves: CurvesOption = None,
 ) -> None:
-    """Write the report of an evaluation again, with more pictures; no model runs.
+    """Write the report of an evaluation again, with more plots; no model runs.
 
-    What `attack` and `agentdojo` wrote beside the results, adaptive.json and agentdojo/agentdojo.json, is shown too.
+    Results of `attack` and `agentdojo` beside it, adaptive.json and agentdojo/agentdojo.json, are included.
     """
     from ..evaluation.results import read_results, run_names
     from ..report.attack_sections import read_attack_results
@@ -83,10 +83,10 @@ def report(
     from ..report.report import write_report
 
     runs = dict(zip(run_names(results), map(read_results, results), strict=True))
-    [found, *others] = runs.values()
-    if "prompts" not in found:
+    [first, *others] = runs.values()
+    if "prompts" not in first:
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
-    cosines = read_diagnostics(diagnostics, found["settings"]["adapters"]) if diagnostics else None
-    further = read_attack_results(results[0].parent)
-    write_report(found, output, cosines, curves, runs if others else None, further)
-    print(f"report: {len(found['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
+    cosines = read_diagnostics(diagnostics, first["settings"]["adapters"]) if diagnostics else None
+    attack_results = read_attack_results(results[0].parent)
+    write_report(first, output, cosines, curves, runs if others else None, attack_results)
+    print(f"report: {len(first['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")

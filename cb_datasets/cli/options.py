@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command takes a whole group of them.
+"""Options shared by several commands, and a decorator with which a command takes a group of them.
 
     @app.command()
     @takes(GenerationOptions)
@@ -30,22 +30,24 @@ TracesOption = Annotated[
 ]
 ModelOption = Annotated[str, typer.Option(help="Folder of the target model, or its Hub id.")]
 OutputOption = Annotated[Path, typer.Option(help="Folder to write to.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything drawn in this step.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of all sampling in this step.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")]
-NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions for each prompt.")]
-MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Most samples of each set; all if left out.")]
-MaxLengthOption = Annotated[int, typer.Option(min=1, help="Most tokens a row may have.")]
-FitOption = Annotated[bool, typer.Option(help="Leave unused tools and older tool results out of contexts too long.")]
+NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions per prompt.")]
+MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of samples per set.")]
+MaxLengthOption = Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a row.")]
+FitOption = Annotated[
+    bool, typer.Option(help="Prune unused tools and older tool results from contexts that are too long.")
+]
 ExtraAdaptersOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=PATH", help="A further adapter to compare; several times.")
+    list[str] | None, typer.Option(metavar="NAME=PATH", help="An additional adapter to compare; repeatable.")
 ]
 DiagnosticsOption = Annotated[
-    Path | None, typer.Option(exists=True, help="Cosines that `python -m trainers.diagnostics` wrote, to be drawn.")
+    Path | None, typer.Option(exists=True, help="Cosines written by `python -m trainers.diagnostics`, to be plotted.")
 ]
-CurvesOption = Annotated[Path | None, typer.Option(exists=True, help="The trainer's picture of its run, curves.png.")]
+CurvesOption = Annotated[Path | None, typer.Option(exists=True, help="The trainer's plot of its run, curves.png.")]
 ToolSchemaOption = Annotated[
-    Path | None, typer.Option(help="Asset whose system prompt and tools the prompts must carry.")
+    Path | None, typer.Option(help="Asset with the system prompt and tools that prompts must carry.")
 ]
 
 
@@ -57,22 +59,24 @@ class BackendName(StrEnum):
 
 @dataclass
 class Engine:
-    """What runs the model."""
+    """Options of the engine that runs the model."""
 
     model: ModelOption
-    work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun does only what is missing.")] = (
+    work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun completes only missing ones.")] = (
         Path("data/completions")
     )
-    backend: Annotated[BackendName, typer.Option(help="vllm on GPUs; server: a model that `vllm serve` has up.")] = (
+    backend: Annotated[BackendName, typer.Option(help="vllm on GPUs; server: a model served by `vllm serve`.")] = (
         BackendName.TRANSFORMERS
     )
     server_url: Annotated[str, typer.Option(help="Address of --backend server.")] = "http://127.0.0.1:8000"
     tensor_parallel: Annotated[int, typer.Option(min=1, help="GPUs that share the model (vllm).")] = 1
     load_in_8bit: Annotated[bool, typer.Option(help="Load the weights in 8 bits; needs a GPU.")] = False
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts times draws of one forward pass (transformers).")] = (
-        64
-    )
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="A completion that reaches it is dropped.")] = 256
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Sequences per forward pass, prompts times samples (transformers).")
+    ] = 64
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of a completion; one that reaches it is dropped.")
+    ] = 256
 
     def load(self) -> "Backend":
         """The model, loaded."""
@@ -112,25 +116,25 @@ class Engine:
 
 @dataclass
 class GenerationOptions(Engine):
-    """What runs the model, and how much it is asked."""
+    """Options of the engine, and of the prompts to complete."""
 
-    max_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the train side; all if left out.")] = None
-    max_eval_prompts: Annotated[int | None, typer.Option(min=1, help="Prompts of the eval side.")] = None
+    max_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of train prompts.")] = None
+    max_eval_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of eval prompts.")] = None
     per_tool: Annotated[
-        int, typer.Option(min=0, help="So many of the prompts for each tool that they expect, as far as there are.")
+        int, typer.Option(min=0, help="Minimum number of prompts per expected tool, where available.")
     ] = 0
-    system_modifier: Annotated[str | None, typer.Option(help="A paragraph to add to every system prompt.")] = None
+    system_modifier: Annotated[str | None, typer.Option(help="A paragraph added to every system prompt.")] = None
     tool_schema: ToolSchemaOption = None
     rank: Annotated[
         int | None, typer.Option(min=0, help="Do only shards RANK, RANK + WORLD, ...; no set is written.")
     ] = None
     world: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished shards; always on.")] = True
-    dry_run: Annotated[bool, typer.Option(help="Count the prompts; load no model, write nothing.")] = False
+    dry_run: Annotated[bool, typer.Option(help="Count the prompts; load no model and write nothing.")] = False
     seed: SeedOption = 0
 
     def sampling(self, temperature: float, top_p: float, num_samples: int) -> "Sampling":
-        """How completions are drawn."""
+        """Sampling parameters."""
         from ..generation import Sampling
 
         return Sampling(temperature, top_p, self.max_new_tokens, num_samples, self.seed)
@@ -145,11 +149,13 @@ class GenerationOptions(Engine):
         return {"train": self.max_prompts, "eval": self.max_eval_prompts}
 
     def target_model(self) -> "TargetModel":
-        """The model, loaded, and how it is asked."""
+        """The model, loaded, with these options."""
         from ..files import read_json
         from ..sets.target_model import TargetModel
 
-        asset = read_json(self.tool_schema) if self.tool_schema else None  # a wrong path is told before a model loads
+        asset = (
+            read_json(self.tool_schema) if self.tool_schema else None
+        )  # a wrong path is an error before a model loads
         return TargetModel(
             self.load(),
             self.work_dir,
@@ -163,7 +169,7 @@ class GenerationOptions(Engine):
 
 
 def takes(options: type) -> Callable[[Callable], Callable]:
-    """Let a command take all fields of a dataclass of options as one argument."""
+    """Decorator: the command takes all fields of a dataclass of options as one argument."""
 
     def decorate(command: Callable) -> Callable:
         signature = inspect.signature(command)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def dropped(drops: dict[str, int]) -> str:
-    """How many rows were dropped, and why."""
+    """Number of dropped rows, by reason."""
     return f"dropped {sum(drops.values())}" + (f" ({listed(drops)})" if drops else "")
 
 
@@ -85,7 +85,7 @@ def verdict(passed: bool) -> str:
 
 
 def gate_table(report: dict) -> None:
-    """Print the gates of a report, and which thresholds the recipe changed."""
+    """Print the gates of a report, and the thresholds changed by the recipe."""
     rows = [
         (
             gate["name"],
@@ -102,7 +102,7 @@ def gate_table(report: dict) -> None:
 
 
 def write_checked(output: Path, report: dict) -> Path:
-    """Write the report of a check. One that failed gets another name: Make deletes the result of a failed step."""
+    """Write the report of a check, under another name if it failed: Make deletes the result of a failed step."""
     from ..files import write_json
 
     failed = output.with_name(f"{output.stem}.failed{output.suffix}")
@@ -114,7 +114,7 @@ def write_checked(output: Path, report: dict) -> Path:
 
 
 def stop_unless(passed: bool, message: str) -> None:
-    """End with exit code 1 and one line on stderr unless a check passed."""
+    """Exit with code 1 and one line on stderr unless a check passed."""
     if not passed:
         print(message, file=sys.stderr)
         raise typer.Exit(1)

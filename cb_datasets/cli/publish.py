@@ -1,4 +1,4 @@
-"""The commands that show and publish what was made: `push`, `push-model`, `view`."""
+"""The commands that publish and show data: `push`, `push-model`, `view`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,23 +17,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-RepoArgument = Annotated[
-    str, typer.Argument(help="The repository, owner/name. It is created if it is not there, private.")
-]
+RepoArgument = Annotated[str, typer.Argument(help="The repository, owner/name; created private if it does not exist.")]
 
 
 @dataclass
 class Publishing:
-    """How a release goes to its repository."""
+    """Options of a push."""
 
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the release, if not <data>/release or <adapter>_release.")
+        Path | None, typer.Option(help="Folder of the release, by default <data>/release or <adapter>_release.")
     ] = None
-    revision: Annotated[str | None, typer.Option(help="Branch to push to; main if left out.")] = None
-    create_pr: Annotated[bool, typer.Option(help="Propose the release as a pull request.")] = False
-    tag: Annotated[str | None, typer.Option(help="Name of the release; the next of v1, v2, ... if left out.")] = None
-    gated: Annotated[bool, typer.Option(help="Readers outside the repository must ask for access.")] = False
-    dry_run: Annotated[bool, typer.Option(help="Write the folder and say what would be sent; send nothing.")] = False
+    revision: Annotated[str | None, typer.Option(help="Branch to push to, by default main.")] = None
+    create_pr: Annotated[bool, typer.Option(help="Open a pull request instead of committing.")] = False
+    tag: Annotated[str | None, typer.Option(help="Tag of the release, by default the next of v1, v2, ...")] = None
+    gated: Annotated[bool, typer.Option(help="Gate the repository: other readers must request access.")] = False
+    dry_run: Annotated[bool, typer.Option(help="Write the folder and print what would be sent; send nothing.")] = False
 
     def target(self, repo: str, repo_type: str) -> "Target":
         """The repository."""
@@ -42,7 +40,7 @@ class Publishing:
         return Target(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
 
     def token(self) -> str | None:
-        """The token to push with; none where nothing is sent."""
+        """The token to push with; `None` in a dry run."""
         from ..publish.push import token_in_use
 
         return None if self.dry_run else token_in_use()
@@ -57,10 +55,10 @@ class Publishing:
         is_owned: Callable[[str], bool],
         read_back: Callable[[str, str, dict, str], None],
     ) -> str | None:
-        """Push the folder of a release, read it back, and say so.
+        """Push the folder of a release, read it back, and print the result.
 
         Returns:
-            `str`, *optional*: The revision to load it by; none where nothing is sent.
+            `str`, *optional*: The revision to load it by; `None` in a dry run.
         """
         from ..publish.push import push_folder
 
@@ -69,7 +67,7 @@ class Publishing:
             return None
         pushed = push_folder(folder, target, token, is_owned)
         read_back(target.repo_id, pushed.commit, manifest, token)
-        print(f"{command}: {pushed.url}, commit {pushed.commit}: read back, and everything is as it was written")
+        print(f"{command}: {pushed.url}, commit {pushed.commit}: read back and verified")
         if self.create_pr:
             print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
         return pushed.tag or pushed.commit
@@ -82,7 +80,7 @@ def push(
     data: Annotated[Path, typer.Option(help="The data folder of a recipe, with stage2/, prompts/ and reports/.")],
     publishing: Publishing,
 ) -> None:
-    """The dataset -> one commit of a private Hub repository, tagged and read back."""
+    """Publish the dataset as one commit of a private Hub repository, tagged and verified."""
     from ..publish.folder import is_owned
     from ..publish.release import make_release
     from ..publish.verify import read_back
@@ -101,12 +99,12 @@ def push(
 @takes(Publishing)
 def push_model(
     repo: RepoArgument,
-    adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as the trainer wrote it.")],
+    adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as written by the trainer.")],
     report: Annotated[Path, typer.Option(help="Folder of the evaluation of this adapter.")],
     publishing: Publishing,
-    dataset: Annotated[str | None, typer.Option(help="What it was trained on, owner/name@revision.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Training dataset, owner/name@revision.")] = None,
 ) -> None:
-    """The adapter with its evaluation -> one commit of a private Hub repository, tagged."""
+    """Publish the adapter with its evaluation as one commit of a private Hub repository, tagged."""
     from ..publish.adapter import is_owned, make_adapter_release
     from ..publish.verify import read_files_back
 
@@ -139,12 +137,14 @@ def view(
     path: Annotated[
         str, typer.Argument(help="A data folder, a release, a set, a Parquet file, or a Hub id owner/name.")
     ],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes any that is free.")] = 8008,
-    model: Annotated[str | None, typer.Option(help="With whose tokenizer rows are measured.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 for any free one.")] = 8008,
+    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures rows.")] = None,
     revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub id.")] = None,
-    marks: Annotated[Path | None, typer.Option(help="File of audit marks, if not <path>/audit/marks.parquet.")] = None,
+    marks: Annotated[
+        Path | None, typer.Option(help="File of audit marks, by default <path>/audit/marks.parquet.")
+    ] = None,
 ) -> None:
-    """A page on this machine to look through rows and mark them."""
+    """Serve a local page to browse and mark rows."""
     from ..audit.marks import Marks
     from ..audit.row_store import RowStore
     from ..audit.view import AuditServer

@@ -1,4 +1,4 @@
-"""Tool-call formats by name, one file each: a call -> completion text; completion text -> calls, and what is wrong."""
+"""Tool-call formats by name, one file each: a call -> completion, and completion -> calls and a diagnosis."""
 
 from .llama3_json import LLAMA3_JSON
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
@@ -22,7 +22,7 @@ def get_format(name: str) -> ToolCallFormat:
 
 
 def format_of(chat_template: str) -> ToolCallFormat:
-    """The format that a chat template's model writes, told by the special tokens the template knows.
+    """The format of a chat template's model, recognised by its special tokens.
 
     Raises:
         ValueError: If no known format fits.

@@ -1,9 +1,8 @@
-"""The canonical format, what Llama 3.1 emits when it is given tools:
+"""The canonical format, as Llama 3.1 writes calls:
 
     <|python_tag|>{"name": "search_web", "parameters": {"query": "tides"}}<|eom_id|>
 
-The parser is strict on purpose. Training data must be exactly this; a reader that repairs would hide what the model
-does.
+The parser is strict on purpose. Training data must be exactly this; a lenient parser would hide errors of the model.
 """
 
 import json
@@ -26,7 +25,7 @@ def render_llama3_json(call: ToolCall, text_before: str = "") -> str:
 
 
 def parse_llama3_json(completion: str) -> Parsed:
-    """Take a Llama 3.1 completion apart; never raises."""
+    """Parse a Llama 3.1 completion; never raises."""
     tag = completion.find(_TAG)
     end_at, end = _first_end(completion, max(tag, 0))
     body, after = (completion, "") if end is None else (completion[:end_at], completion[end_at + len(end) :])
@@ -54,9 +53,9 @@ def parse_llama3_json(completion: str) -> Parsed:
 
 
 def _name_span(text: str, start: int) -> tuple[int, int]:
-    """Characters of the name in the call whose JSON object begins at `start`: the value of its own key "name".
+    """Characters of the tool's name in the call whose JSON object begins at `start`.
 
-    Walked key by key, because arguments may have a key "name" too, and may come first.
+    The object is walked key by key, because its parameters may have a key "name" too, and may come first.
     """
     at = start + 1
     while True:
@@ -68,7 +67,7 @@ def _name_span(text: str, start: int) -> tuple[int, int]:
 
 
 def _after_separators(text: str, at: int) -> int:
-    """Where the next key or value begins."""
+    """Position of the next key or value."""
     while text[at] in " \t\r\n,:":
         at += 1
     return at

@@ -1,4 +1,4 @@
-"""What every tool-call format shares: a call, a completion taken apart, and what a format consists of."""
+"""The types that all tool-call formats share: a call, a parsed completion, and a format."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Diagnosis(StrEnum):
-    """What a completion is, as far as its form goes."""
+    """The form of a completion."""
 
     OK = "ok"  # exactly one call, well formed; text before the tag is allowed
     TEXT = "text"  # no call at all
@@ -24,7 +24,7 @@ class Diagnosis(StrEnum):
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call a model made. `arguments` is the decoded object."""
+    """A call made by a model. `arguments` is the decoded object."""
 
     name: str
     arguments: dict[str, Any]
@@ -32,13 +32,13 @@ class ToolCall:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A completion taken apart.
+    """A parsed completion.
 
     Args:
-        diagnosis ([`Diagnosis`]): What it is.
-        calls (`tuple[ToolCall, ...]`): Its calls; for a malformed completion those that could still be read.
+        diagnosis ([`Diagnosis`]): Its form.
+        calls (`tuple[ToolCall, ...]`): Its calls; for a malformed completion those that could still be parsed.
         text (`str`): The plain text before the call, or the whole text where there is none.
-        end (`str`, *optional*): The end token it stops with; `None` if it was cut off.
+        end (`str`, *optional*): The end token; `None` if it was cut off.
         call_span, name_span (`tuple[int, int]`, *optional*): Characters `[start, end)` of the completion that are its
             call, from the tag to the end token, and of its tool's name. Only where there is one well-formed call.
     """
@@ -52,7 +52,7 @@ class Parsed:
 
     @property
     def is_call(self) -> bool:
-        """Whether this is one well-formed call: the only thing that counts as a call in training data."""
+        """Whether this is one well-formed call, the only form that counts as a call in training data."""
         return self.diagnosis == Diagnosis.OK
 
 
@@ -80,10 +80,10 @@ class ToolCallFormat:
         return self.call_end, self.turn_end
 
     def call_head(self, tool: str) -> str:
-        """How a call of `tool` begins, up to the end of its name: a prefill that leaves the model little choice.
+        """The beginning of a call of `tool`, up to the end of its name: a prefill that leaves the model little choice.
 
-        What comes next (a quote, a colon, a brace) many tokenizers join into one token, so a longer head would not be
-        encoded as a model writes it.
+        Many tokenizers join the characters that follow (a quote, a colon, a brace) into one token, so a longer head
+        would not be encoded as a model writes it.
         """
         empty = self.render(ToolCall(tool, {}), "")
         return empty[: empty.index(tool) + len(tool)]

@@ -1,8 +1,8 @@
-"""Attacked prompts made harder: the attacker's call already begun, or honest exchanges before the attack.
+"""Evaluation prompts that are harder: the attacker's call is prefilled, or honest turns precede the attack.
 
 forced_call     the completion starts with `<|python_tag|>{"name": "search_web`; the rest is the model's
-multi_turn      an honest request, its call and its answer stand between the system prompt and the attacked request;
-                and decisions of recorded agents that come after more than one turn of theirs
+multi_turn      an honest request, its call and its answer are inserted between the system prompt and the attacked
+                request; and decisions of recorded agents that come after more than one of their turns
 """
 
 import hashlib
@@ -23,12 +23,12 @@ EVALUATION_TASKS = (*TASKS, "forced_call", "multi_turn")
 
 
 def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) -> Dataset:
-    """The evaluation prompts of one task that these traces give; none is a valid answer.
+    """The evaluation prompts of one task in these traces; there may be none.
 
     Args:
         traces ([`~datasets.Dataset`]): Held-out traces of a source.
         task (`str`): One of `EVALUATION_TASKS`.
-        tool_format ([`ToolCallFormat`]): How the target writes calls; decides what is put into its mouth.
+        tool_format ([`ToolCallFormat`]): The target's tool-call format, for prefills.
     """
     if task == "forced_call":
         return to_dataset(list(forced_prompts(traces, tool_format)), PROMPT_FEATURES)
@@ -38,7 +38,7 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
 
 
 def forced_prompts(traces: Iterable[dict], tool_format: ToolCallFormat) -> Iterator[dict]:
-    """Three prompts for each attacked one, in which ever more of the attacker's call is given (`target.prefill`).
+    """Three prompts per attacked one, with more and more of the attacker's call prefilled (`target.prefill`).
 
     `tag` ends before the tool's name, `word` after its first word, `name` with all of it.
     """
@@ -55,10 +55,10 @@ def forced_prompts(traces: Iterable[dict], tool_format: ToolCallFormat) -> Itera
 
 
 def multi_turn_prompts(traces: Iterable[dict]) -> Iterator[dict]:
-    """Attacked prompts after an honest exchange, and decisions of recorded agents that come late."""
+    """Attacked prompts after an honest exchange, and late decisions of recorded agents."""
     rows = list(traces)
     attacked = [trace for trace in rows if trace["verdict"] == "prompt_only" and is_attacked(trace)]
-    # In the order of a hash, so that what goes before is another request, not the next attack on the same one.
+    # Ordered by a hash, so that the preceding exchange is another request and not another attack on the same one.
     attacked.sort(key=lambda trace: hashlib.sha256(trace["id"].encode()).digest())
     for number, trace in enumerate(attacked):
         before = next((other for other in attacked[number - 1 :: -1] if other["group"] != trace["group"]), None)
@@ -71,12 +71,12 @@ def multi_turn_prompts(traces: Iterable[dict]) -> Iterator[dict]:
 
 def _exchange(trace: dict) -> list[dict]:
     """The clean request of a trace, answered with the right call."""
-    asked = clean_prompt(trace)["messages"][-1]
-    wanted = json.loads(trace["attack"]["expected_calls"] or "null")
-    arguments = wanted[0]["arguments"] if wanted else {"query": asked["content"]}
+    request = clean_prompt(trace)["messages"][-1]
+    expected = json.loads(trace["attack"]["expected_calls"] or "null")
+    arguments = expected[0]["arguments"] if expected else {"query": request["content"]}
     call = tool_call(trace["expected_tool"], arguments, id="call_0")
     return [
-        asked,
+        request,
         message("assistant", None, [call]),
         message("tool", "Done.", tool_call_id="call_0", name=trace["expected_tool"]),
         message("assistant", "That is done."),
@@ -87,8 +87,8 @@ def _after(prompt: dict, exchange: list[dict]) -> dict:
     """The prompt with an exchange between its system prompt and its request."""
     *first, request = prompt["messages"]
     spans = [{**span, "message": span["message"] + len(exchange)} for span in prompt["injection"]]
-    told = {"id": f"multi_turn/{prompt['pair']}", "task": "multi_turn", "injection": spans}
-    return prompt | told | {"messages": [*first, *exchange, request]}
+    changed = {"id": f"multi_turn/{prompt['pair']}", "task": "multi_turn", "injection": spans}
+    return prompt | changed | {"messages": [*first, *exchange, request]}
 
 
 def _turns_before_decision(trace: dict) -> int:

@@ -1,13 +1,13 @@
-"""Contexts that are too long, made to fit in sight of the reader.
+"""Visible pruning of contexts that are too long.
 
 AgentDojo's tool schemas alone take 1.6-5.2k tokens, and tools return whole inboxes. First the tools that neither the
-trace nor its attack ever uses are pruned, then older tool results are elided, oldest first:
+trace nor its attack uses are removed, then older tool results are elided, oldest first:
 
     {"role": "tool", "content": "[5312 characters left out]", ...}
     provenance.fitted = "tools 28 -> 5; results left out: messages 3, 5"
 
-The system prompt, what the user says, a message with the injection, the last message before the completion and the
-completion itself stay as they are. A context that does not fit even so is dropped by name, never truncated.
+The system prompt, user messages, messages with the injection, the last message before the completion and the
+completion itself never change. A context that still does not fit is dropped with a named reason, never truncated.
 """
 
 import json
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 
 def token_count(prompt: dict, completion: str, tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Tokens of a prompt and its completion."""
+    """Number of tokens of a prompt and its completion."""
     return len(encode_prompt(tokenizer, prompt)) + len(encode_completion(tokenizer, completion))
 
 
 def tools_used(trace: dict) -> set[str]:
-    """The tools that a trace calls anywhere, should call, or is attacked for."""
+    """The tools that a trace calls, should call, or is attacked for."""
     attack = trace["attack"] or {}
-    wanted = [attack.get("expected_calls"), attack.get("goal_calls")]
+    target_calls = [attack.get("expected_calls"), attack.get("goal_calls")]
     named = {trace["expected_tool"], trace["simulated_tool"]} - {None}
     called = {call["function"]["name"] for message in trace["messages"] for call in message["tool_calls"]}
-    return named | called | {call["name"] for calls in wanted for call in json.loads(calls or "[]")}
+    return named | called | {call["name"] for calls in target_calls for call in json.loads(calls or "[]")}
 
 
 def prune_context(
     prompt: dict, completion: str, used: set[str] | None, tokenizer: "PreTrainedTokenizerBase", max_length: int
 ) -> dict | None:
-    """The prompt, with as little left out as lets it and the completion fit; `None` if they cannot.
+    """The prompt, pruned as little as possible so that it fits with its completion; `None` if it cannot.
 
     Args:
         prompt (`dict`): A row of `PROMPT_FEATURES`.
-        completion (`str`): What follows it.
-        used (`set[str]`, *optional*): Names of the tools that are never pruned, see [`tools_used`]. `None` to leave
-            nothing out: then the prompt fits as it is or not at all.
+        completion (`str`): The completion.
+        used (`set[str]`, *optional*): Names of the tools that are never removed, see [`tools_used`]. With `None`
+            nothing is pruned.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
-        max_length (`int`): Most tokens that both may have together.
+        max_length (`int`): Maximum number of tokens of both together.
     """
     over = token_count(prompt, completion, tokenizer) - max_length
     if over <= 0:
@@ -79,7 +79,7 @@ def _pruned(prompt: dict, used: set[str]) -> tuple[dict, list[str]]:
 
 
 def _older_results(prompt: dict) -> list[int]:
-    """Tool results that may go, oldest first."""
+    """Tool results that may be elided, oldest first."""
     injected = {span["message"] for span in prompt["injection"]}
     return [
         index

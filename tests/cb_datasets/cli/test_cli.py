@@ -164,7 +164,7 @@ def test_a_data_folder_is_enough_to_validate(sets, tmp_path):
     report = read_json(tmp_path / "reports" / "validation_report.json")
     assert list(report["sets"]) == ["harmful/b4_flips", "retain/adversarial_safe"] and not report["strict"]
     assert run("validate", "--data-dir", tmp_path, "--split", "eval", "--strict").returncode == 1, "no rows"
-    assert "Say where" in run("validate", *sets).stderr
+    assert "No output" in run("validate", *sets).stderr
 
 
 def test_strict_makes_a_missing_end_an_error(make_sample, tmp_path):
@@ -377,7 +377,7 @@ def test_preflight_shows_samples_and_lengths(pipeline, tiny_agent_path, tmp_path
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("[[") == 2 and "tokens" in result.stdout and "\u2588" in result.stdout
     unnamed = run("preflight", "--train-data", pipeline / "stage2", "--report", tmp_path / "p.json")
-    assert unnamed.returncode == 1 and "Whose tokenizer?" in unnamed.stderr
+    assert unnamed.returncode == 1 and "No tokenizer" in unnamed.stderr
     flags = ("--no-check-tokenization", "--tool-schema", ROOT / "builders" / "assets" / "b4_standard_v1.json")
     result = run("preflight", "--train-data", pipeline / "stage2", *flags, "--report", tmp_path / "p.json")
     assert result.returncode == 0 and "tokens not counted" in result.stdout, result.stderr
