@@ -198,15 +198,21 @@ def makefiles() -> str:
     return "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "Makefile", *(ROOT / "mk").glob("*.mk")))
 
 
-def test_the_readme_names_real_files_and_targets():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^make ([a-z-]+)", readme, re.MULTILINE))
-    assert {"demo", "test", "data"} <= targets
-    assert all(re.search(rf"^{target}:", makefiles(), re.MULTILINE) for target in targets)
-    paths = re.findall(r"`((?:builders|cb_datasets|trainers|recipes|tests|tools|demo)/[\w./-]*)`", readme)
-    assert paths
-    missing = [path for path in paths if not (ROOT / path).exists()]
-    assert missing == []
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
+DOCUMENTS += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md"))
+FOLDERS = "benchmarks|builders|cards|cb_datasets|demo|docs|mk|recipes|slurm|tests|tools|trainers"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_name_real_files_and_targets(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]*)", text, re.MULTILINE))
+    assert {target for target in targets if not re.search(rf"^{target}:", makefiles(), re.MULTILINE)} == set()
+    paths = {ROOT / path for path in re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text)}
+    paths |= {(ROOT / document).parent / path for path in re.findall(r"\]\((?!https?:|#)([^)#]+)", text)}
+    assert sorted(str(path) for path in paths if not path.exists()) == []
+    if document == "README.md":
+        assert {"demo", "test", "data"} <= targets and paths
 
 
 def test_make_help_explains_every_target():
