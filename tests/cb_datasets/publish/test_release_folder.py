@@ -12,7 +12,7 @@ from datasets import Features, get_dataset_config_names, load_dataset
 
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_json
 from cb_datasets.publish.check import faults_of
-from cb_datasets.publish.dataset_card import TEMPLATE
+from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
 from cb_datasets.publish.folder import MANIFEST, hash_of_rows, names, write_manifest
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
@@ -154,7 +154,7 @@ def test_signs_of_markdown_stay_in_their_cells(data: Path, tmp_path: Path):
 
 
 def test_the_template_is_shipped():
-    assert TEMPLATE.is_file()
+    assert DATASET_CARD_TEMPLATE.is_file()
     setup = (Path(__file__).parents[3] / "setup.py").read_text(encoding="utf-8")
     assert '"cards": ["*.jinja"]' in setup
 
