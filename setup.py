@@ -69,6 +69,9 @@ EXTRAS = {
         "llama-models==0.3.0",
         # Reads that tokenizer's file.
         "tiktoken>=0.9",
+        # Builds the wheel that a test installs.
+        "build>=1.2",
+        "setuptools>=77",
     ],
 }
 

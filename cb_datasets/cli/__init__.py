@@ -4,6 +4,8 @@ The Makefile runs the same commands; `make -n demo` shows them with all their fl
 """
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -11,12 +13,27 @@ from . import attack, build, check, evaluate, generate, publish
 
 
 app = typer.Typer(
-    help="Make, check and evaluate circuit-breaker data for tool-calling agents.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cb-datasets {version('cb-datasets')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Make, check and evaluate circuit-breaker data for tool-calling agents."""
+
 
 # In the order of `--help`: their commands stand side by side, `cb-datasets validate`.
 for group in (build, generate, evaluate, check, attack, publish):
