@@ -1,1 +1,1 @@
-"""Base against breaker on the same prompts: outcomes, paired figures with intervals, and the report."""
+"""Evaluation of the base model and breakers on the same prompts: outcomes, metrics with intervals, and gates."""

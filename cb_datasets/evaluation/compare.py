@@ -1,78 +1,79 @@
-"""Base and breakers complete the same prompts; figures of each, and what changed prompt by prompt."""
+"""Compare the base model and breakers on the same prompts: metrics of each model, and changes prompt by prompt."""
 
 from collections import Counter
 
 from ..generation.backend import BASE
 from ..outcomes import Outcome
-from .metric_table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, counts_for
+from .metric_table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, is_hit
 from .scored_completions import ScoredCompletion
 from .statistics import mcnemar
 
 
-# What answers are sliced by: columns of a case.
+# Fields of an EvalPrompt by whose values the metrics are also reported separately.
 SLICES = ("family", "category", "source", "subtype", "depth")
 
 CompletionsByModel = dict[str, list[ScoredCompletion]]
 
 
-def compare(answers: CompletionsByModel, drawn: CompletionsByModel | None = None, seed: int = 0) -> dict:
-    """What models did with the same prompts, the base and one or more breakers.
+def compare(completions: CompletionsByModel, sampled: CompletionsByModel | None = None, seed: int = 0) -> dict:
+    """Compare the completions of the base model and of one or more breakers for the same prompts.
 
     Args:
-        answers (`dict[str, list[ScoredCompletion]]`): Greedy answers by model; `base` among them.
-        drawn (`dict[str, list[ScoredCompletion]]`, *optional*): CompletionsByModel drawn at temperature 1, by model.
-        seed (`int`, *optional*, defaults to `0`): Of the bootstrap.
+        completions (`dict[str, list[ScoredCompletion]]`): Greedy completions by model, including `base`.
+        sampled (`dict[str, list[ScoredCompletion]]`, *optional*): Completions sampled at temperature 1, by model.
+        seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
 
     Returns:
-        `dict`: The figures of each model under its name, `sampled`, `changed`, `slices`, `outcomes` and `errors`, see
-        `results.schema.json`. `changed` counts, for each figure, the prompts that a breaker gained and lost; a prompt
-        that failed on either side is left out of it.
+        `dict`: The metrics of each model under its name, and `sampled`, `changed`, `slices`, `outcomes` and `errors`,
+        see `results.schema.json`. For each metric, `changed` counts the prompts that a breaker gained and lost against
+        the base model; prompts without a completion of either are left out.
     """
-    breakers = [name for name in answers if name != BASE]
-    sampled = {name: _sampled(draws, seed) for name, draws in (drawn or {}).items()}
+    breakers = [name for name in completions if name != BASE]
+    sampled_metrics = {name: _sampled_metrics(samples, seed) for name, samples in (sampled or {}).items()}
     return {
-        **{name: compute_metrics(given, seed) for name, given in answers.items()},
-        **({"sampled": sampled} if sampled else {}),
-        "changed": {name: _changed(answers[BASE], answers[name]) for name in breakers},
-        "slices": {key: _slices(answers, key) for key in SLICES},
-        "outcomes": {name: _outcomes(given) for name, given in answers.items()},
-        "errors": {name: sum(answer.outcome == Outcome.ERROR for answer in given) for name, given in answers.items()},
+        **{name: compute_metrics(scored, seed) for name, scored in completions.items()},
+        **({"sampled": sampled_metrics} if sampled_metrics else {}),
+        "changed": {name: _changed(completions[BASE], completions[name]) for name in breakers},
+        "slices": {field: _sliced_rates(completions, field) for field in SLICES},
+        "outcomes": {name: _outcome_counts(scored) for name, scored in completions.items()},
+        "errors": {name: sum(one.outcome == Outcome.ERROR for one in scored) for name, scored in completions.items()},
     }
 
 
-def _sampled(draws: list[ScoredCompletion], seed: int) -> dict[str, dict]:
-    best = best_of_n(draws, seed)
-    return compute_metrics(draws, seed) | ({BEST_OF_N: best} if best else {})
+def _sampled_metrics(samples: list[ScoredCompletion], seed: int) -> dict[str, dict]:
+    best = best_of_n(samples, seed)
+    return compute_metrics(samples, seed) | ({BEST_OF_N: best} if best else {})
 
 
 def _changed(base: list[ScoredCompletion], breaker: list[ScoredCompletion]) -> dict[str, dict]:
-    after = {answer.case: answer for answer in breaker}
-    pairs = [(answer, after[answer.case]) for answer in base]
-    found = {}
-    for figure in METRICS:
-        sides = [(counts_for(figure, one), counts_for(figure, other)) for one, other in pairs]
-        both = [(one, other) for one, other in sides if one is not None and other is not None]
-        if both:
-            found[figure] = mcnemar(*zip(*both, strict=True))
-    return found
+    by_prompt = {completion.prompt: completion for completion in breaker}
+    pairs = [(completion, by_prompt[completion.prompt]) for completion in base]
+    changed = {}
+    for metric in METRICS:
+        hits = [(is_hit(metric, before), is_hit(metric, after)) for before, after in pairs]
+        # McNemar's test is paired: a prompt counts only if the metric applies to both completions.
+        paired = [(before, after) for before, after in hits if before is not None and after is not None]
+        if paired:
+            changed[metric] = mcnemar(*zip(*paired, strict=True))
+    return changed
 
 
-def _slices(answers: CompletionsByModel, key: str) -> dict[str, dict[str, dict]]:
-    """`{value: {model: {figure: {value, n, low, high}}}}` for each value of a column."""
-    parts: dict[str | int, CompletionsByModel] = {}
-    for name, given in answers.items():
-        for answer in given:
-            value = getattr(answer.case, key)
+def _sliced_rates(completions: CompletionsByModel, field: str) -> dict[str, dict[str, dict]]:
+    """`{value: {model: {metric: {value, n, low, high}}}}` for each value of a field of the prompts."""
+    slices: dict[str | int, CompletionsByModel] = {}
+    for name, scored in completions.items():
+        for completion in scored:
+            value = getattr(completion.prompt, field)
             if value is not None:
-                parts.setdefault(value, {}).setdefault(name, []).append(answer)
+                slices.setdefault(value, {}).setdefault(name, []).append(completion)
     return {
-        str(value): {name: compute_rates(given) for name, given in parts[value].items()} for value in sorted(parts)
+        str(value): {name: compute_rates(scored) for name, scored in slices[value].items()} for value in sorted(slices)
     }
 
 
-def _outcomes(answers: list[ScoredCompletion]) -> dict[str, dict[str, int]]:
-    """How often each outcome occurred in each task."""
+def _outcome_counts(completions: list[ScoredCompletion]) -> dict[str, dict[str, int]]:
+    """Number of completions by task and outcome."""
     counts: dict[str, Counter[str]] = {}
-    for answer in answers:
-        counts.setdefault(answer.case.task, Counter())[str(answer.outcome)] += 1
+    for completion in completions:
+        counts.setdefault(completion.prompt.task, Counter())[str(completion.outcome)] += 1
     return {task: dict(counts[task]) for task in sorted(counts)}

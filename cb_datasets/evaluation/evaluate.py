@@ -1,4 +1,4 @@
-"""The evaluation as one call: every model is asked every prompt, and what they did becomes the results."""
+"""The whole evaluation as one function: every model completes every prompt, and the completions become the results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +8,23 @@ from datasets import Dataset
 from ..chat import DATE_STRING, template_hash
 from ..checks.thresholds import EvaluationThresholds, changed
 from ..generation import Backend, Sampling
-from .coherence import coherence, perplexity_under
+from .coherence import coherence, perplexity_under_base
 from .compare import BASE, CompletionsByModel, compare
 from .gates import evaluation_gates
-from .results import results
+from .results import make_results
 from .scored_completions import complete_and_score
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How models are asked.
+    """Generation settings and gate thresholds of an evaluation.
 
     Args:
-        max_new_tokens (`int`, *optional*, defaults to `256`): Most tokens of an answer.
-        samples (`int`, *optional*, defaults to `0`): Draws of each prompt at temperature 1, besides the greedy answer.
-        seed (`int`, *optional*, defaults to `0`): Of the draws and of the bootstrap.
-        limits ([`EvaluationThresholds`], *optional*): What the gates demand.
+        max_new_tokens (`int`, *optional*, defaults to `256`): Maximum number of tokens of a completion.
+        samples (`int`, *optional*, defaults to `0`): Samples per prompt at temperature 1, in addition to greedy
+            decoding.
+        seed (`int`, *optional*, defaults to `0`): Seed of sampling and of the bootstrap.
+        limits ([`EvaluationThresholds`], *optional*): Thresholds of the gates.
     """
 
     max_new_tokens: int = 256
@@ -33,40 +34,41 @@ class EvaluationOptions:
 
 
 def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: EvaluationOptions, work_dir: Path) -> dict:
-    """Ask all models the same prompts and compare them.
+    """Complete the same prompts with every model and compare the completions.
 
     Args:
         prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES`, of any tasks.
-        models (`dict[str, Backend]`): `base`, `breaker`, and further ones by name.
-        options ([`EvaluationOptions`]): How they are asked.
-        work_dir (`Path`): Where finished shards are kept.
+        models (`dict[str, Backend]`): Models by name: `base`, `breaker`, and any others.
+        options ([`EvaluationOptions`]): Generation settings and thresholds.
+        work_dir (`Path`): Folder of the finished shards.
 
     Returns:
-        `dict`: What `results.json` holds.
+        `dict`: The content of `results.json`.
     """
     greedy = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed)
-    answers = {name: complete_and_score(prompts, model, greedy, work_dir, name) for name, model in models.items()}
-    drawn = {}
+    completions = {name: complete_and_score(prompts, model, greedy, work_dir, name) for name, model in models.items()}
+    sampled = {}
     if options.samples:
         random = Sampling(1.0, 1.0, options.max_new_tokens, options.samples, options.seed)
         for name, model in models.items():
-            drawn[name] = complete_and_score(prompts, model, random, work_dir, f"{name}, {options.samples} draws")
-    comparison = compare(answers, drawn, options.seed)
-    found = {
+            label = f"{name}, {options.samples} samples per prompt"
+            sampled[name] = complete_and_score(prompts, model, random, work_dir, label)
+    comparison = compare(completions, sampled, options.seed)
+    summary = {
         **comparison,
-        "coherence": _coherence(prompts, models[BASE], answers),
+        "coherence": _coherence(prompts, models[BASE], completions),
         "gates": evaluation_gates(comparison, options.limits),
     }
-    return results(_settings(models, options), found, prompts, answers)
+    return make_results(_settings(models, options), summary, prompts, completions)
 
 
-def _coherence(prompts: Dataset, base: Backend, answers: CompletionsByModel) -> dict[str, dict]:
+def _coherence(prompts: Dataset, base: Backend, completions: CompletionsByModel) -> dict[str, dict]:
     return {
         name: {
-            **coherence([answer.text for answer in given if answer.text is not None]),
-            **perplexity_under(base, prompts, given, name),
+            **coherence([completion.text for completion in scored if completion.text is not None]),
+            **perplexity_under_base(base, prompts, scored, name),
         }
-        for name, given in answers.items()
+        for name, scored in completions.items()
     }
 
 

@@ -1,4 +1,8 @@
-"""`results.json`: all that an evaluation found, in the shape of `results.schema.json`."""
+"""`results.json`: the results of an evaluation, validated by `results.schema.json`.
+
+{"schema_version": 1, "settings": {"model": ..., "adapters": {"breaker": "4c1f+9a07"}, ...},
+ "base": {"asr": {"value": 0.97, "n": 400, ...}, ...}, "breaker": {...}, "changed": {...}, ..., "prompts": [...]}
+"""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -16,119 +20,120 @@ if TYPE_CHECKING:
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
-# Keys that stand beside the models' in the results of further tests, `adaptive.json` and `agentdojo.json`.
+# Keys of `adaptive.json` and `agentdojo.json` that are no model names.
 ADAPTIVE_KEYS = (
     *("settings", "steps", "transfer", "outcomes", "errors"),
     *("prompts", "task", "available", "left_out"),
 )
 LIVE_KEYS = ("settings", "verdicts", "failures", "suites", "attacks")
 
-# Columns of a case that its record in the results has.
-_COLUMNS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
+# Fields of an EvalPrompt that its record in the results has.
+_PROMPT_FIELDS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
 
 
-def results(settings: dict, found: dict, prompts: Iterable[dict], answers: CompletionsByModel) -> dict:
-    """The results of an evaluation.
+def make_results(settings: dict, summary: dict, prompts: Iterable[dict], completions: CompletionsByModel) -> dict:
+    """Put the results of an evaluation together.
 
     Args:
-        settings (`dict`): How it was made: `model`, `revision`, `adapters` (revision by name), ...
-        found (`dict`): The comparison, `coherence` and `gates`.
-        prompts (`Iterable[dict]`): The rows that were asked, of `PROMPT_FEATURES`.
-        answers (`dict[str, list[ScoredCompletion]]`): Greedy answers by model, in the order of the prompts.
+        settings (`dict`): Settings of the evaluation: `model`, `revision`, `adapters` (revision by name), ...
+        summary (`dict`): The comparison, `coherence` and `gates`.
+        prompts (`Iterable[dict]`): The evaluated rows, of `PROMPT_FEATURES`.
+        completions (`dict[str, list[ScoredCompletion]]`): Greedy completions by model, in the order of the prompts.
     """
-    by_prompt = zip(*answers.values(), strict=True)
+    by_prompt = zip(*completions.values(), strict=True)
     records = [
-        _record(prompt, dict(zip(answers, given, strict=True)))
-        for prompt, given in zip(prompts, by_prompt, strict=True)
+        _record(row, dict(zip(completions, scored, strict=True)))
+        for row, scored in zip(prompts, by_prompt, strict=True)
     ]
-    return {"schema_version": 1, "settings": settings, **found, "prompts": records}
+    return {"schema_version": 1, "settings": settings, **summary, "prompts": records}
 
 
-def _record(prompt: dict, answers: dict[str, ScoredCompletion]) -> dict:
-    [case] = {answer.case for answer in answers.values()}
+def _record(row: dict, completions: dict[str, ScoredCompletion]) -> dict:
+    # Fails if the models' completions are not all for the same prompt.
+    [prompt] = {completion.prompt for completion in completions.values()}
     return {
-        **{name: getattr(case, name) for name in _COLUMNS},
-        **{name: prompt[name] for name in ("messages", "injection", "target")},
+        **{name: getattr(prompt, name) for name in _PROMPT_FIELDS},
+        **{name: row[name] for name in ("messages", "injection", "target")},
         "answers": {
             name: {
-                "text": answer.text,
-                "outcome": answer.outcome,
-                "gibberish": answer.gibberish,
-                "arguments_match": answer.arguments_match,
+                "text": completion.text,
+                "outcome": completion.outcome,
+                "gibberish": completion.gibberish,
+                "arguments_match": completion.arguments_match,
             }
-            for name, answer in answers.items()
+            for name, completion in completions.items()
         },
     }
 
 
-def model_names(found: dict) -> list[str]:
-    """The models of an evaluation, the base first."""
-    return [BASE, *found["settings"]["adapters"]]
+def model_names(results: dict) -> list[str]:
+    """Names of the evaluated models, the base model first."""
+    return [BASE, *results["settings"]["adapters"]]
 
 
 def is_evaluated(adapters: Mapping[str, str], name: str, revision: str) -> bool:
-    """Whether an adapter of this name and these weights was evaluated.
+    """Whether an adapter with this name and these weights was evaluated.
 
     Args:
-        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, `<base>+<adapter>`; those of a
-            served model may be anything else, and are taken on trust.
+        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, `<base>+<adapter>`. A revision
+            without `+`, as a served model may have, cannot be compared and is taken to match.
         name, revision (`str`): The adapter's name, and the hash of its weights.
     """
-    _, joined, evaluated = adapters.get(name, "").rpartition("+")
-    return name in adapters and (not joined or evaluated == revision)
+    _, plus, evaluated = adapters.get(name, "").rpartition("+")
+    return name in adapters and (not plus or evaluated == revision)
 
 
 def reserved_names() -> list[str]:
-    """Keys of the results, and of those of further tests, that are taken, and so no names for further models."""
+    """Names that an extra adapter cannot have, because they are keys of the results of an evaluation or an attack."""
     return list(dict.fromkeys([*_validator().schema["properties"], *ADAPTIVE_KEYS, *LIVE_KEYS]))
 
 
-def named_adapters(adapter: str, also: Iterable[str]) -> dict[str, str]:
-    """Adapters by name: `breaker`, and further ones.
+def named_adapters(adapter: str, extra_adapters: Iterable[str]) -> dict[str, str]:
+    """Folders of adapters by name: `breaker`, and any extra ones.
 
     Args:
-        adapter (`str`): Folder of the breaker's.
-        also (`Iterable[str]`): The further ones, as `NAME=PATH`.
+        adapter (`str`): Folder of the breaker's adapter.
+        extra_adapters (`Iterable[str]`): Extra adapters, as `NAME=PATH`.
 
     Raises:
-        ValueError: If one is not written so, or has the name of something else.
+        ValueError: If an extra adapter is not of the form `NAME=PATH`, or its name is in use.
     """
     taken = reserved_names()
     adapters = {"breaker": adapter}
-    for text in also:
+    for text in extra_adapters:
         name, _, path = text.partition("=")
         if not name or not path or name in taken or name in adapters:
-            raise ValueError(f"--also {text!r}: not NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
+            raise ValueError(f"--also {text!r}: must be NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
         adapters[name] = path
     return adapters
 
 
-def write_results(found: dict, path: Path) -> None:
-    """Write results in one move.
+def write_results(results: dict, path: Path) -> None:
+    """Write results atomically.
 
     Raises:
-        ValueError: If they are not of the schema.
+        ValueError: If they do not match the schema.
     """
-    _check(found, path)
-    write_json(path, found)
+    _validate(results, path)
+    write_json(path, results)
 
 
 def read_results(path: Path) -> dict:
     """Read results that [`write_results`] wrote.
 
     Raises:
-        FileNotFoundError: If there are none.
-        ValueError: If they are not of the schema.
+        FileNotFoundError: If there is no such file.
+        ValueError: If its content does not match the schema.
     """
-    found = read_json(path)
-    _check(found, path)
-    return found
+    results = read_json(path)
+    _validate(results, path)
+    return results
 
 
-def _check(found: dict, path: Path) -> None:
+def _validate(results: dict, path: Path) -> None:
     from jsonschema.exceptions import best_match
 
-    if error := best_match(_validator().iter_errors(found)):
+    if error := best_match(_validator().iter_errors(results)):
         raise ValueError(f"{path}: {error.json_path}: {error.message[:200]}. Run `make evaluate` with this version.")
 
 
@@ -140,12 +145,20 @@ def _validator() -> "Draft202012Validator":
 
 
 def run_names(paths: list[Path]) -> list[str]:
-    """Names for evaluations, from what tells the paths of their results apart: `a/run-1/results.json` is `run-1`."""
+    """Names of evaluations, from the folders in which the paths of their results differ.
+
+        a/run-1/results.json, a/run-2/results.json                 ->  run-1, run-2
+        a/run-1/report/results.json, a/run-2/report/results.json   ->  run-1, run-2
+
+    Raises:
+        ValueError: If two paths are the same file.
+    """
     folders = [path.resolve().parent for path in paths]
     if len(set(folders)) < len(folders):
-        raise ValueError(f"The same results twice: {', '.join(map(str, paths))}.")
+        raise ValueError(f"The same results are given twice: {', '.join(map(str, paths))}.")
     common = Path(os.path.commonpath(folders)) if len(folders) > 1 else folders[0].parent
     parts = [folder.relative_to(common).parts for folder in folders]
-    while len({part[-1:] for part in parts}) == 1 and len(parts) > 1:  # all are called `report`
+    # Drop trailing folders that all paths share, such as `report`.
+    while len({part[-1:] for part in parts}) == 1 and len(parts) > 1:
         parts = [part[:-1] for part in parts]
     return ["/".join(part) or "." for part in parts]

@@ -1,4 +1,4 @@
-"""Proportions with intervals, and paired comparisons. Nothing here divides by zero rows."""
+"""Proportions with intervals, and paired comparisons. A rate over zero rows is an error."""
 
 import math
 from collections.abc import Sequence
@@ -10,43 +10,43 @@ Z_95 = 1.959963984540054
 
 RESAMPLES = 2000
 
-# Numbers of one block of resamples: what fits into a cache, whatever the number of groups.
+# Numbers in one block of resamples: few enough for the CPU cache, whatever the number of groups.
 _BLOCK = 1_000_000
 
 
 def proportion(hits: int, n: int) -> dict:
-    """`{value, n, low, high}` of a rate, see [`rate`].
+    """`{value, n, low, high}` of `hits / n`, see [`rate_with_interval`].
 
     Raises:
-        ValueError: If `n` is 0: a rate over nothing is an error, never 0.0.
+        ValueError: If `n` is 0: a rate over zero rows is an error, never 0.0.
     """
     if n == 0:
-        raise ValueError("A rate over zero rows is not a number.")
-    return rate(hits / n, n)
+        raise ValueError("A rate over zero rows is undefined.")
+    return rate_with_interval(hits / n, n)
 
 
-def rate(value: float, n: int) -> dict:
+def rate_with_interval(value: float, n: int) -> dict:
     """`{value, n, low, high}` of a rate over `n` rows, with its 95 % Wilson score interval (Wilson 1927)."""
     centre = value + Z_95**2 / (2 * n)
     spread = Z_95 * math.sqrt(value * (1 - value) / n + Z_95**2 / (4 * n * n))
     scale = 1 + Z_95**2 / n
-    # At 0 and 1 the interval ends at the value itself, which rounding would miss by a hair.
+    # At 0 and 1 the interval ends at the value itself, which floating-point rounding would miss slightly.
     low, high = min(value, max(0.0, (centre - spread) / scale)), max(value, min(1.0, (centre + spread) / scale))
     return {"value": value, "n": n, "low": low, "high": high}
 
 
 def bootstrap(hits: np.ndarray, rows: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
-    """95 % percentile interval of a rate when whole groups are drawn again (cluster bootstrap; Efron 1979).
+    """95 % percentile interval of a rate, from resampling whole groups (cluster bootstrap; Efron 1979).
 
-    Prompts of a group stand and fall together, which Wilson's interval does not know. It is too narrow where the rate
-    is 0 or 1, which Wilson's is not: read both.
+    Prompts of one group are correlated, which the Wilson interval ignores. The bootstrap interval collapses to a
+    point where the rate is 0 or 1, which the Wilson interval does not. Report both.
 
     Args:
-        hits, rows (`np.ndarray`): Of each group, shape `(groups,)`.
-        seed (`int`, *optional*, defaults to `0`): Of the resampling.
+        hits, rows (`np.ndarray`): Hits and rows of each group, shape `(groups,)`.
+        seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
 
     Returns:
-        `tuple`: The ends of the interval; `None` twice where there are fewer than two groups to draw from.
+        `tuple`: Lower and upper end of the interval; `(None, None)` if there are fewer than two groups.
     """
     groups = len(rows)
     if groups < 2:
@@ -54,14 +54,18 @@ def bootstrap(hits: np.ndarray, rows: np.ndarray, seed: int = 0) -> tuple[float 
     generator, values = np.random.default_rng(seed), []
     block = max(1, _BLOCK // groups)
     for start in range(0, RESAMPLES, block):
-        drawn = generator.integers(0, groups, (min(block, RESAMPLES - start), groups))
-        values.append(hits[drawn].sum(axis=1) / rows[drawn].sum(axis=1))
+        resample = generator.integers(0, groups, (min(block, RESAMPLES - start), groups))
+        values.append(hits[resample].sum(axis=1) / rows[resample].sum(axis=1))
     low, high = np.quantile(np.concatenate(values), [0.025, 0.975])
     return float(low), float(high)
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict:
-    """`{gained, lost, p}`: how many prompts changed sides, and the exact two-sided McNemar p-value (McNemar 1947)."""
+    """`{gained, lost, p}`: numbers of prompts that changed, and the exact two-sided McNemar p-value (McNemar 1947).
+
+    Args:
+        before, after (`Sequence[bool]`): Whether each prompt is a hit for the one model and for the other.
+    """
     pairs = list(zip(before, after, strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
     changed = gained + lost
@@ -69,8 +73,8 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict:
     return {"gained": gained, "lost": lost, "p": min(1.0, 2 * tail)}
 
 
-def shown(figure: dict | None) -> str:
-    """A figure with its interval; a dash where it was not measured."""
-    if figure is None:
+def shown(rate: dict | None) -> str:
+    """A rate with its interval as text; `-` if it was not measured."""
+    if rate is None:
         return "-"
-    return f"{figure['value']:6.1%}  [{figure['low']:.1%}, {figure['high']:.1%}]  n={figure['n']}"
+    return f"{rate['value']:6.1%}  [{rate['low']:.1%}, {rate['high']:.1%}]  n={rate['n']}"

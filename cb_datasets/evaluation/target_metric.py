@@ -1,6 +1,7 @@
-"""What the metrics for `evaluate.load` that judge calls have in common: targets of which some fields may be unknown.
+"""Base class of the metrics for `evaluate.load` that compare calls with targets. Fields of a target may be unknown.
 
-A metric imports this module and not the class in it: `evaluate` takes the first metric among the names of a file.
+A metric's file must import this module rather than the class, because `evaluate` loads the first metric class that it
+finds among the names in a file.
 """
 
 from typing import Any, ClassVar
@@ -14,12 +15,12 @@ from .scored_completions import score_completions
 
 
 class TargetMetric(evaluate.Metric):
-    """A metric of completions against targets.
+    """A metric of completions, given their targets.
 
     Args:
-        KEYS (`tuple[str, ...]`): Fields of a target that the metric reads, all of them text.
-        TASK (`str`): The evaluation task whose figures it tells.
-        DESCRIPTION, CITATION, INPUTS_DESCRIPTION (`str`): What `evaluate` shows.
+        KEYS (`tuple[str, ...]`): Fields of a target that the metric reads, all of type string.
+        TASK (`str`): The evaluation task whose metrics it computes.
+        DESCRIPTION, CITATION, INPUTS_DESCRIPTION (`str`): Texts that `evaluate` shows.
     """
 
     KEYS: ClassVar[tuple[str, ...]]
@@ -29,21 +30,21 @@ class TargetMetric(evaluate.Metric):
     INPUTS_DESCRIPTION: ClassVar[str]
 
     def _info(self) -> evaluate.MetricInfo:
-        target = {key: datasets.Value("string") for key in self.KEYS}
+        target_features = {key: datasets.Value("string") for key in self.KEYS}
         return evaluate.MetricInfo(
             description=self.DESCRIPTION,
             citation=self.CITATION,
             inputs_description=self.INPUTS_DESCRIPTION,
-            features=datasets.Features({"predictions": datasets.Value("string"), "references": target}),
+            features=datasets.Features({"predictions": datasets.Value("string"), "references": target_features}),
         )
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **inputs: Any) -> None:
-        """As `evaluate` does it, but that what is not known of a target may be left out."""
-        # The library takes no null for a string.
+        """Add a batch as `evaluate` does, but with targets whose unknown fields are missing or `None`."""
+        # `evaluate` rejects null in a string feature; `task_metrics` turns the empty string back into None.
         filled = [{key: target.get(key) or "" for key in self.KEYS} for target in references or []]
         super().add_batch(predictions=predictions, references=filled, **inputs)
 
     def task_metrics(self, predictions: list[str], references: list[dict], tool_format: str) -> dict[str, dict]:
-        """The figures of the task, see [`~figures.figures`]."""
+        """The metrics of the task, see [`~metric_table.compute_metrics`]."""
         targets = [{key: value or None for key, value in target.items()} for target in references]
         return compute_metrics(score_completions(predictions, targets, self.TASK, get_format(tool_format)))

@@ -1,1 +1,1 @@
-"""Results -> tables, Markdown, plots and a page."""
+"""Results of an evaluation -> tables, Markdown, plots and an HTML page."""

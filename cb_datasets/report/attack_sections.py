@@ -1,10 +1,13 @@
-"""What further tests found about the same breakers, as sections of the report. Their results lie beside its own:
+"""Report sections for adaptive attacks and the live AgentDojo benchmark.
+
+Their results are files in the folder of the report:
 
     report/results.json                 the evaluation
-    report/adaptive.json                `cb-datasets attack`: an attacker who knows the breaker
+    report/adaptive.json                `cb-datasets attack`: white-box suffix search and best-of-N sampling
     report/agentdojo/agentdojo.json     `cb-datasets agentdojo`: the live benchmark
 
-A breaker that was trained anew since is not in them: figures of other weights are left out, and the section says so.
+A breaker may have been retrained after an attack: metrics of weights other than the evaluated ones are left out, and
+the section says so.
 """
 
 from collections import Counter
@@ -28,13 +31,13 @@ _KEYS = {ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report.
+    """A section of the report.
 
     Args:
-        anchor, title (`str`): Its name in addresses and for people.
-        paragraphs (`list[str]`): What was done, and what it means.
-        models (`list[str]`): The columns of its table; none where it has none.
-        rows (`list[tuple[str, ...]]`): `(label, cell of each model, ...)`.
+        anchor, title (`str`): Its id in the page, and its heading.
+        paragraphs (`list[str]`): Text before the table: settings, and how to read the numbers.
+        models (`list[str]`): Columns of the table; empty if there is no table.
+        rows (`list[tuple[str, ...]]`): Rows of the table, `(label, cell of each model, ...)`.
     """
 
     anchor: str
@@ -45,74 +48,85 @@ class Section:
 
 
 def read_attack_results(folder: Path) -> dict[str, dict]:
-    """The results of further tests in the folder of a report, by their file's name in it.
+    """Results of attacks and of the live benchmark in a report's folder, by file name relative to it.
 
     Raises:
-        ValueError: If one is not what this version writes.
+        ValueError: If a file was not written by this version.
     """
-    found = {name: read_json(folder / name) for name in _KEYS if (folder / name).is_file()}
-    for name, told in found.items():
-        if missing := sorted(set(_KEYS[name]) - told.keys()):
+    attack_results = {name: read_json(folder / name) for name in _KEYS if (folder / name).is_file()}
+    for name, results in attack_results.items():
+        if missing := sorted(set(_KEYS[name]) - results.keys()):
             raise ValueError(
-                f"{folder / name}: not what this version writes ({', '.join(missing)} is missing). Run `make attack` "
-                "or `make agentdojo` again, which keep what they finished, or delete the file."
+                f"{folder / name}: not written by this version ({', '.join(missing)} is missing). Rerun `make attack` "
+                "or `make agentdojo`, which resume from finished work, or delete the file."
             )
-    return found
+    return attack_results
 
 
-def attack_sections(further: Mapping[str, dict], settings: dict) -> list[Section]:
-    """The sections of further tests.
+def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dict) -> list[Section]:
+    """Sections for the attacks and the live benchmark that have results.
 
     Args:
-        further (`Mapping[str, dict]`): What [`read_attack_results`] read.
-        settings (`dict`): Of the evaluation: figures of other adapters are left out.
+        attack_results (`Mapping[str, dict]`): Their results, see [`read_attack_results`].
+        evaluation_settings (`dict`): Settings of the evaluation. Adapters that are not in them are left out.
     """
     sections = []
-    if ADAPTIVE in further:
-        sections.append(_adaptive_section(further[ADAPTIVE], settings))
-    if LIVE in further:
-        sections.append(_live_section(further[LIVE], settings))
+    if ADAPTIVE in attack_results:
+        sections.append(_adaptive_section(attack_results[ADAPTIVE], evaluation_settings))
+    if LIVE in attack_results:
+        sections.append(_live_section(attack_results[LIVE], evaluation_settings))
     return sections
 
 
-def _adaptive_section(told: dict, settings: dict) -> Section:
-    of = told["settings"]
-    hashes = {name: str(model["revision"]).rpartition("+")[2] for name, model in of["models"].items() if name != BASE}
-    models, left_out = _models(hashes, settings, ADAPTIVE)
-    cannot = f" ({listed(told['left_out'])} cannot be attacked so)" if told["left_out"] else ""
+def _adaptive_section(results: dict, evaluation_settings: dict) -> Section:
+    settings = results["settings"]
+    revisions = {
+        name: str(model["revision"]).rpartition("+")[2] for name, model in settings["models"].items() if name != BASE
+    }
+    models, omitted = _models_to_show(revisions, evaluation_settings, ADAPTIVE)
+    left_out = results["left_out"]
+    excluded = f" (excluded, because the search cannot attack them: {listed(left_out)})" if left_out else ""
     paragraphs = [
-        f"{len(told['prompts'])} of {told['available']} prompts of {told['task']}{cannot}, each attacked by itself "
-        f"with the weights at hand and the same budget for all: a suffix of {of['suffix_tokens']} tokens to the "
-        f"injection, sought by greedy coordinate gradient in at most {of['steps']} steps of {of['width']} suffixes, "
-        f"and {of['best_of']} draws at temperature 1.",
-        "A search that finds nothing proves nothing: a larger budget may find something, or another attack.",
-        *left_out,
+        f"{len(results['prompts'])} of {results['available']} prompts of {results['task']}{excluded}. Each prompt is "
+        "attacked separately, with access to the weights and the same budget for every model: a suffix of "
+        f"{settings['suffix_tokens']} tokens to the injection, found by greedy coordinate gradient in at most "
+        f"{settings['steps']} steps of {settings['width']} candidates, and {settings['best_of']} samples at "
+        "temperature 1.",
+        "A search that finds no attack is no proof of robustness: a larger budget or another attack may succeed.",
+        *omitted,
     ]
-    if failed := {name: told["errors"][name] for name in models if told["errors"][name]}:
-        paragraphs.append(f"Prompts that could not be asked, which leave every denominator: {listed(failed)}.")
-    answers = ("answers under the search", *(listed(told["outcomes"][name]) for name in models))
-    rows = [*adaptive.table_rows(told, models), answers] if models else []
-    return Section("adaptive", "An attacker who knows the breaker", paragraphs, models, rows)
+    if errors := {name: results["errors"][name] for name in models if results["errors"][name]}:
+        paragraphs.append(
+            f"Prompts without a completion (too long), excluded from every denominator: {listed(errors)}."
+        )
+    outcomes = ("outcomes under the search", *(listed(results["outcomes"][name]) for name in models))
+    rows = [*adaptive.table_rows(results, models), outcomes] if models else []
+    return Section("adaptive", "Adaptive attacks", paragraphs, models, rows)
 
 
-def _live_section(told: dict, settings: dict) -> Section:
-    of = told["settings"]
-    models, left_out = _models(of["adapters"], settings, LIVE)
+def _live_section(results: dict, evaluation_settings: dict) -> Section:
+    settings = results["settings"]
+    models, omitted = _models_to_show(settings["adapters"], evaluation_settings, LIVE)
     paragraphs = [
-        f"AgentDojo {of['benchmark']} with the models served by {of['engine']}: {', '.join(told['suites'])}; attack "
-        f"{', '.join(told['attacks']) or 'none'}; greedy, at most {of['max_new_tokens']} tokens a turn.",
-        *left_out,
+        f"AgentDojo {settings['benchmark']}, models served by {settings['engine']}; suites: "
+        f"{', '.join(results['suites'])}; attack: {', '.join(results['attacks']) or 'none'}; greedy decoding, at most "
+        f"{settings['max_new_tokens']} tokens per turn.",
+        *omitted,
     ]
-    failures = {name: Counter(failure["reason"] for failure in told["failures"][name]) for name in models}
-    verdicts = ("verdicts on the runs", *(listed(told["verdicts"][name]) or "-" for name in models))
-    broken = ("runs that broke off, in no figure", *(listed(failures[name]) or "-" for name in models))
-    rows = [*live.table_rows(told, models), verdicts, broken] if models else []
-    return Section("agentdojo", "AgentDojo, live", paragraphs, models, rows)
+    failures = {name: Counter(failure["reason"] for failure in results["failures"][name]) for name in models}
+    verdicts = ("verdicts of the runs", *(listed(results["verdicts"][name]) or "-" for name in models))
+    failed = ("failed runs, excluded from all metrics", *(listed(failures[name]) or "-" for name in models))
+    rows = [*live.table_rows(results, models), verdicts, failed] if models else []
+    return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, models, rows)
 
 
-def _models(hashes: Mapping[str, str], settings: dict, file: str) -> tuple[list[str], list[str]]:
-    """The models to show, none if no adapter is of the evaluation, and what there is to say about the others."""
-    ours = [name for name, revision in hashes.items() if is_evaluated(settings["adapters"], name, revision)]
-    others = [f"{name} ({revision})" for name, revision in hashes.items() if name not in ours]
-    left_out = [f"{file} tells of weights that are not evaluated here, and not shown: {', '.join(others)}."]
-    return [BASE, *ours] if ours else [], left_out if others else []
+def _models_to_show(revisions: Mapping[str, str], evaluation_settings: dict, file: str) -> tuple[list[str], list[str]]:
+    """The models of a table, and a paragraph about the models that are left out.
+
+    The base model alone compares with nothing: without an evaluated adapter there are no models to show.
+    """
+    evaluated = evaluation_settings["adapters"]
+    shown = [name for name, revision in revisions.items() if is_evaluated(evaluated, name, revision)]
+    others = [f"{name} ({revision})" for name, revision in revisions.items() if name not in shown]
+    omitted = [f"Not shown, because {file} has results of weights that are not evaluated here: {', '.join(others)}."]
+    return [BASE, *shown] if shown else [], omitted if others else []

@@ -1,62 +1,63 @@
 /* rows.js */
-const { models, kinds, turns, prompts } = JSON.parse($("data").textContent);
-const state = { model: models[1], wanted: {}, q: "", shown: [], at: 0 };
+const { models, changes, turns, prompts } = JSON.parse($("data").textContent);
+// `model` is compared with the base model, `shown` are the filtered prompts, `at` is the open one's index in them.
+const state = { model: models[1], selected: {}, q: "", shown: [], at: 0 };
 const ROW_HEIGHT = 54;
 
-const change = (prompt) => prompt.change[state.model];
+const comparison = (prompt) => prompt.comparison[state.model];
 const FACETS = {
-  change: (prompt) => change(prompt).kind,
+  change: (prompt) => comparison(prompt).change,
   outcomes: (prompt) => `${prompt.answers.base.outcome} \u2192 ${prompt.answers[state.model].outcome}`,
   task: (prompt) => prompt.task,
   family: (prompt) => prompt.family || "",
   source: (prompt) => prompt.source || "",
 };
 
-// Which prompts hold the text that is sought; every turn is looked through once, however many prompts share it.
-function sought(q) {
+// Returns whether a prompt contains the text. Each turn is searched once, however many prompts share it.
+function searcher(q) {
   const has = (text) => (text || "").toLowerCase().includes(q);
-  const found = turns.map((message) => has(message.content) || (message.tool_calls || []).some((call) => has(call.function.name + call.function.arguments)));
-  return (prompt) => has(prompt.id) || prompt.turns.some((at) => found[at]) || Object.values(prompt.answers).some((answer) => has(answer.text));
+  const matches = turns.map((message) => has(message.content) || (message.tool_calls || []).some((call) => has(call.function.name + call.function.arguments)));
+  return (prompt) => has(prompt.id) || prompt.turns.some((index) => matches[index]) || Object.values(prompt.answers).some((answer) => has(answer.text));
 }
 
-function select() {
-  const matches = state.q ? sought(state.q.toLowerCase()) : () => true;
-  const wanted = Object.entries(state.wanted);
-  state.shown = prompts.filter((prompt) => wanted.every(([facet, value]) => FACETS[facet](prompt) === value) && matches(prompt));
-  // What got worse comes first, and of that what got worst.
-  const order = (prompt) => kinds.indexOf(change(prompt).kind) * 100 + change(prompt).by;
+function filterPrompts() {
+  const matches = state.q ? searcher(state.q.toLowerCase()) : () => true;
+  const selected = Object.entries(state.selected);
+  state.shown = prompts.filter((prompt) => selected.every(([facet, value]) => FACETS[facet](prompt) === value) && matches(prompt));
+  // Regressions first, the largest at the top. Differences are far below 100, so they sort within a change only.
+  const order = (prompt) => changes.indexOf(comparison(prompt).change) * 100 + comparison(prompt).difference;
   state.shown.sort((a, b) => order(a) - order(b));
 }
 
-function count() {
+function countFacets() {
   const counts = {};
-  for (const [facet, of] of Object.entries(FACETS)) {
+  for (const [facet, valueOf] of Object.entries(FACETS)) {
     const values = {};
-    for (const prompt of state.shown) values[of(prompt)] = (values[of(prompt)] || 0) + 1;
-    const rank = (value) => (facet === "change" ? kinds.indexOf(value) : -values[value]);
+    for (const prompt of state.shown) values[valueOf(prompt)] = (values[valueOf(prompt)] || 0) + 1;
+    const rank = (value) => (facet === "change" ? changes.indexOf(value) : -values[value]);
     counts[facet] = Object.fromEntries(Object.keys(values).sort((a, b) => rank(a) - rank(b)).map((value) => [value, values[value]]));
   }
-  $("facets").replaceChildren(...facetButtons(counts, state.wanted, filter));
+  $("facets").replaceChildren(...facetButtons(counts, state.selected, filter));
 }
 
 function filter(facet, value) {
-  if (value === undefined) delete state.wanted[facet]; else state.wanted[facet] = value;
+  if (value === undefined) delete state.selected[facet]; else state.selected[facet] = value;
   refresh();
 }
 
 function refresh() {
-  select();
-  count();
+  filterPrompts();
+  countFacets();
   $("total").textContent = `${state.shown.length.toLocaleString("en")} of ${prompts.length.toLocaleString("en")} prompts`;
   $("all").style.height = `${state.shown.length * ROW_HEIGHT}px`;
   $("rows").scrollTop = 0;
   show(0);
 }
 
-const CHANGE_MARK = { regressed: "bad", improved: "good" };
-const changeBadge = (prompt) => el("span", { class: "badge " + (CHANGE_MARK[change(prompt).kind] || ""), text: change(prompt).kind });
+const CHANGE_COLOR = { regressed: "bad", improved: "good" };
+const changeBadge = (prompt) => el("span", { class: "badge " + (CHANGE_COLOR[comparison(prompt).change] || ""), text: comparison(prompt).change });
 
-// Only the rows in view are on the page, however many there are.
+// Only the visible rows are in the document, so that thousands of prompts stay fast.
 function list() {
   const first = Math.max(0, Math.floor($("rows").scrollTop / ROW_HEIGHT) - 5), number = Math.ceil($("rows").clientHeight / ROW_HEIGHT) + 10;
   $("all").replaceChildren(...state.shown.slice(first, first + number).map((prompt, index) => {
@@ -68,15 +69,15 @@ function list() {
   }));
 }
 
-function answered(prompt, model) {
+function completionBox(prompt, model) {
   const { text, outcome, gibberish, arguments_match: match } = prompt.answers[model];
-  const prefill = prompt.target?.prefill || "", begun = prefill && (text || "").startsWith(prefill);
-  const pre = raw(begun ? text.slice(prefill.length) : text || "");
-  if (begun) pre.prepend(el("span", { class: "given", title: "put into its mouth", text: prefill }));
+  const prefill = prompt.target?.prefill || "", prefilled = prefill && (text || "").startsWith(prefill);
+  const pre = raw(prefilled ? text.slice(prefill.length) : text || "");
+  if (prefilled) pre.prepend(el("span", { class: "prefill", title: "prefilled, not generated", text: prefill }));
   return el("div", { class: "turn answer" + (model === state.model ? " on" : ""), "data-model": model },
     el("b", { text: model + " " }), badge(outcome), gibberish && el("span", { class: "badge bad", text: "gibberish" }),
     match === true && el("span", { class: "badge good", text: "right arguments" }), match === false && el("span", { class: "badge bad", text: "wrong arguments" }),
-    text === null ? el("p", { text: "The engine gave no answer." }) : pre);
+    text === null ? el("p", { text: "No completion: the prompt is too long." }) : pre);
 }
 
 function show(at) {
@@ -86,12 +87,12 @@ function show(at) {
   const target = prompt.target || {};
   $("row").replaceChildren(
     el("div", {}, changeBadge(prompt), el("span", { class: "badge", text: prompt.task }), el("a", { href: "#id=" + encodeURIComponent(prompt.id), id: "link", text: prompt.id })),
-    el("div", { class: "answers" }, ...models.map((model) => answered(prompt, model))),
+    el("div", { class: "answers" }, ...models.map((model) => completionBox(prompt, model))),
     pairs({ expected: target.expected_tool, simulated: target.simulated_tool, "expected calls": target.expected_calls, "goal calls": target.goal_calls,
       family: prompt.family, category: prompt.category, subtype: prompt.subtype, source: prompt.source }),
-    ...prompt.turns.map((number, index) => turn(turns[number], index, prompt)));
+    ...prompt.turns.map((number, position) => turn(turns[number], position, prompt)));
   $("row").scrollTop = 0;
-  // Into view in its own list; `scrollIntoView` would move the page too.
+  // Scroll the list only; `scrollIntoView` would scroll the whole page as well.
   const rows = $("rows"), top = at * ROW_HEIGHT;
   if (top < rows.scrollTop) rows.scrollTop = top;
   if (top + ROW_HEIGHT > rows.scrollTop + rows.clientHeight) rows.scrollTop = top + ROW_HEIGHT - rows.clientHeight;
@@ -104,25 +105,25 @@ function step(by) {
   $("prompts").scrollIntoView();
 }
 
-// The address may name a prompt, which is then shown, whatever is filtered.
-function open() {
+// Opens the prompt that the address links to. Filters that hide it are cleared.
+function openLinked() {
   if (!location.hash.startsWith("#id=")) return;
-  const id = decodeURIComponent(location.hash.slice(4)), found = () => state.shown.findIndex((prompt) => prompt.id === id);
-  if (found() < 0) {
-    Object.assign(state, { wanted: {}, q: "" });
+  const id = decodeURIComponent(location.hash.slice(4)), position = () => state.shown.findIndex((prompt) => prompt.id === id);
+  if (position() < 0) {
+    Object.assign(state, { selected: {}, q: "" });
     $("search").value = "";
     refresh();
   }
-  if (found() >= 0) { show(found()); $("prompts").scrollIntoView(); }
+  if (position() >= 0) { show(position()); $("prompts").scrollIntoView(); }
 }
 
 onKeys({ j: () => step(1), k: () => step(-1), "/": () => $("search").focus() });
 $("rows").addEventListener("scroll", list);
 $("search").addEventListener("input", (event) => { state.q = event.target.value; refresh(); });
-$("model").addEventListener("change", (event) => { state.model = event.target.value; state.wanted = {}; refresh(); });
-window.addEventListener("hashchange", open);
+$("model").addEventListener("change", (event) => { state.model = event.target.value; state.selected = {}; refresh(); });
+window.addEventListener("hashchange", openLinked);
 window.addEventListener("resize", list);
 
 $("model").append(...models.slice(1).map((model) => el("option", { value: model, text: model })));
 refresh();
-open();
+openLinked();

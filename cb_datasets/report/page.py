@@ -1,11 +1,12 @@
-"""The report as one page, `report.html`: figures, gates, slices, pictures, and every prompt with all answers to it.
+"""The report as one HTML page, `report.html`: metrics, gates, slices, plots, and all prompts and completions.
 
     capability/lookalike/71   regressed   base: correct   breaker: no_call   plain_rr: correct
     {"id": ..., "turns": [0, 5], "injection": [], "answers": {"base": {...}, ...},
-     "change": {"breaker": {"kind": "regressed", "by": -1}, "plain_rr": {"kind": "same", "by": 0}}}
+     "comparison": {"breaker": {"change": "regressed", "difference": -2},
+                    "plain_rr": {"change": "same", "difference": 0}}}
 
-The page holds all it needs and fetches nothing. What models and attackers wrote is JSON in it, which its script puts
-into text nodes; its policy allows no script and no style but those two, by their hashes.
+The page is self-contained and loads nothing. Texts of models and attackers are embedded as JSON, which the script puts
+into text nodes. The content security policy allows only the page's own script and style, by their hashes.
 """
 
 import base64
@@ -20,7 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..evaluation.compare import BASE, SLICES
-from ..evaluation.metric_table import METRIC_LABELS, METRICS, counts_for
+from ..evaluation.metric_table import METRIC_LABELS, METRICS, is_hit
 from ..evaluation.results import model_names
 from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from ..files import write_text
@@ -32,26 +33,26 @@ from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows
 
 PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
-# Kinds of changes, in the order in which prompts are shown.
-KINDS = ("regressed", "changed", "improved", "same", "error")
+# Changes of a prompt from the base model to a breaker, in the order in which the page shows the prompts.
+CHANGES = ("regressed", "changed", "improved", "same", "error")
 
-# Figures that slices are shown by, as far as they were measured.
-SLICE_FIGURES = ("asr", "correct_under_attack", "benign_call", "refusal_kept", "chat_kept", "gibberish")
+# Metrics in the tables of slices, if they were measured.
+SLICE_METRICS = ("asr", "correct_under_attack", "benign_call", "refusal_kept", "chat_kept", "gibberish")
 
-# A p-value below this is worth a colour.
+# Changes with a p-value below this are coloured.
 SIGNIFICANT = 0.05
 
 
-def write_page(found: dict, pictures: Mapping[str, str], folder: Path, sections: list[Section]) -> None:
+def write_page(results: dict, plots: Mapping[str, str], folder: Path, sections: list[Section]) -> None:
     """Write `report.html`.
 
     Args:
-        found (`dict`): The results of an evaluation.
-        pictures (`Mapping[str, str]`): PNG files in the folder to put into the page, and what each shows.
+        results (`dict`): The results of an evaluation.
+        plots (`Mapping[str, str]`): Captions of the PNG files in the folder that the page includes, by file name.
         folder (`Path`): The report's folder.
-        sections (`list[Section]`): What further tests found.
+        sections (`list[Section]`): Sections on attacks and the live benchmark.
     """
-    models = model_names(found)
+    models = model_names(results)
     style, script = (
         with_shared_parts(PAGE_TEMPLATE.with_name(name).read_text(encoding="utf-8"))
         for name in ("page.css", "page.js")
@@ -61,17 +62,18 @@ def write_page(found: dict, pictures: Mapping[str, str], folder: Path, sections:
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
-        data=Markup(_json(page_data(found))),
+        data=Markup(_json(page_data(results))),
         models=models,
-        found=found,
-        gates=(GATE_HEADER, gate_rows(found)),
-        coherence=(COHERENCE_HEADER, coherence_rows(found)),
-        figures=list(_figure_rows(found, found, models)),
-        sampled=list(_figure_rows(found, found["sampled"], models)) if "sampled" in found else [],
-        slices=[_slice(key, found["slices"][key]) for key in SLICES if found["slices"].get(key)],
+        results=results,
+        gates=(GATE_HEADER, gate_rows(results)),
+        coherence=(COHERENCE_HEADER, coherence_rows(results)),
+        metrics=list(_metric_rows(results, models, results["changed"])),
+        sampled=list(_metric_rows(results["sampled"], models)) if "sampled" in results else [],
+        slices=[_slice_table(field, results["slices"][field]) for field in SLICES if results["slices"].get(field)],
         sections=sections,
-        pictures=[(title, _address(folder / name)) for name, title in pictures.items()],
+        plots=[(caption, _data_url(folder / name)) for name, caption in plots.items()],
         percent=percent,
+        significant=SIGNIFICANT,
     )
     write_text(folder / "report.html", page)
 
@@ -83,11 +85,11 @@ def _policy(style: str, script: str) -> str:
 
 
 def _json(value: object) -> str:
-    """JSON that may stand in a page: without `<` nothing in it can end its element or begin another."""
+    """JSON that is safe inside a `<script>` element: without `<`, no text can close the element or open another."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _address(picture: Path) -> str:
+def _data_url(picture: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
 
 
@@ -98,90 +100,102 @@ def percent(value: float) -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def _figure_rows(found: dict, figures: dict, models: list[str]) -> Iterator[dict[str, Any]]:
-    """A row for each figure that was measured: its label, and for each model its rate and what changed."""
-    for key, label in METRIC_LABELS.items():
-        if any(key in figures[model] for model in models):
-            cells = [(figures[model].get(key), _change(found, figures, model, key)) for model in models]
+def _metric_rows(
+    metrics: dict[str, dict], models: list[str], changed: Mapping[str, dict] | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row per measured metric: its label, and for each model `(rate, change)`.
+
+    Args:
+        metrics (`dict`): Metrics by model.
+        models (`list[str]`): The models to show.
+        changed (`Mapping[str, dict]`, *optional*): Paired changes by model and metric. Samples have none: they are not
+            paired.
+    """
+    for name, label in METRIC_LABELS.items():
+        if any(name in metrics[model] for model in models):
+            changes = [(changed or {}).get(model, {}).get(name) for model in models]
+            cells = [
+                (metrics[model].get(name), _marked_change(name, change))
+                for model, change in zip(models, changes, strict=True)
+            ]
             yield {"label": label, "cells": cells}
 
 
-def _change(found: dict, figures: dict, model: str, key: str) -> dict[str, Any] | None:
-    """What a model gained and lost in a figure, and whether that is good; only of the answers that were paired."""
-    changed = found["changed"].get(model, {}).get(key) if figures is found else None
-    if changed is None:
+def _marked_change(metric: str, change: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A paired change with its `mark`: `good` or `bad` if it is significant and its direction has a meaning."""
+    if change is None:
         return None
-    direction = _direction(key) * (changed["gained"] - changed["lost"])
-    mark = "" if changed["p"] >= SIGNIFICANT or direction == 0 else "good" if direction > 0 else "bad"
-    return {**changed, "mark": mark}
+    improvement = _direction(metric) * (change["gained"] - change["lost"])
+    mark = "" if change["p"] >= SIGNIFICANT or improvement == 0 else "good" if improvement > 0 else "bad"
+    return {**change, "mark": mark}
 
 
-def _direction(figure: str) -> int:
-    """1 if more of a figure is better, -1 if less is, 0 if that is not plain. Its label says so."""
-    return {"↑": 1, "↓": -1}.get(METRIC_LABELS[figure][-1], 0)
+def _direction(metric: str) -> int:
+    """1 if a higher value of a metric is better, -1 if a lower one is, 0 if neither: the arrow in its label."""
+    return {"↑": 1, "↓": -1}.get(METRIC_LABELS[metric][-1], 0)
 
 
-def _slice(key: str, parts: dict[str, dict]) -> dict[str, Any]:
-    """A column's values, those with most prompts first, and the figures that were measured on them."""
+def _slice_table(field: str, slices: dict[str, dict]) -> dict[str, Any]:
+    """The values of a field, those with the most prompts first, and the metrics that were measured on them."""
     sizes = {
-        value: max((rate["n"] for rate in by_model[BASE].values()), default=0) for value, by_model in parts.items()
+        value: max((rate["n"] for rate in by_model[BASE].values()), default=0) for value, by_model in slices.items()
     }
-    figures = [name for name in SLICE_FIGURES if any(name in by_model[BASE] for by_model in parts.values())]
-    values = sorted(parts, key=lambda value: -sizes[value])
+    metrics = [name for name in SLICE_METRICS if any(name in by_model[BASE] for by_model in slices.values())]
+    values = sorted(slices, key=lambda value: -sizes[value])
     return {
-        "key": key,
-        "figures": [(name, METRIC_LABELS[name]) for name in figures],
-        "rows": [(v, parts[v]) for v in values],
+        "field": field,
+        "metrics": [(name, METRIC_LABELS[name]) for name in metrics],
+        "rows": [(value, slices[value]) for value in values],
     }
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts
 
 
-def page_data(found: dict) -> dict[str, Any]:
-    """What the page's script shows: `{models, kinds, turns, prompts}`.
+def page_data(results: dict) -> dict[str, Any]:
+    """The data of the page's script: `{models, changes, turns, prompts}`.
 
-    Turns that prompts share, system prompts above all, are there once; a prompt names them by number.
+    Each distinct turn is stored once, because many prompts share their system prompt; prompts refer to turns by index.
     """
-    models = model_names(found)
+    models = model_names(results)
     turns: dict[str, int] = {}
     prompts = []
-    for prompt in found["prompts"]:
-        numbers = [turns.setdefault(_json(message), len(turns)) for message in prompt["messages"]]
-        told = {key: value for key, value in prompt.items() if key != "messages"}
-        prompts.append({**told, "turns": numbers, "change": changes(prompt, models)})
-    return {"models": models, "kinds": KINDS, "turns": [json.loads(turn) for turn in turns], "prompts": prompts}
+    for record in results["prompts"]:
+        indices = [turns.setdefault(_json(message), len(turns)) for message in record["messages"]]
+        others = {key: value for key, value in record.items() if key != "messages"}
+        prompts.append({**others, "turns": indices, "comparison": compare_with_base(record, models)})
+    return {"models": models, "changes": CHANGES, "turns": [json.loads(turn) for turn in turns], "prompts": prompts}
 
 
-def changes(prompt: Mapping[str, Any], models: list[str]) -> dict[str, dict[str, Any]]:
-    """For each breaker, what became of one prompt: `{kind, by}`.
+def compare_with_base(record: Mapping[str, Any], models: list[str]) -> dict[str, dict[str, Any]]:
+    """`{change, difference}` of one prompt for each breaker.
 
-    An answer's worth is the number of figures it counts for where more is better, less those where less is. A prompt
-    whose answer is worth less than the base's has `regressed`, `by` so much; one of equal worth and another outcome
-    has `changed`.
+    A completion scores +1 for each metric it is a hit of if higher is better, and -1 if lower is better. `difference`
+    is the breaker's score minus the base model's: below 0 the prompt `regressed`; at 0 it is the `same`, or `changed`
+    if the outcomes differ.
     """
-    answers = {model: _answer(prompt, prompt["answers"][model]) for model in models}
-    base = answers[BASE]
-    result = {}
-    for model, answer in answers.items():
+    completions = {model: _scored_completion(record, record["answers"][model]) for model in models}
+    base = completions[BASE]
+    comparison = {}
+    for model, completion in completions.items():
         if model == BASE:
             continue
-        by = _worth(answer) - _worth(base)
-        if Outcome.ERROR in (answer.outcome, base.outcome):
-            kind, by = "error", 0
-        elif by:
-            kind = "improved" if by > 0 else "regressed"
+        difference = _score(completion) - _score(base)
+        if Outcome.ERROR in (completion.outcome, base.outcome):
+            change, difference = "error", 0
+        elif difference:
+            change = "improved" if difference > 0 else "regressed"
         else:
-            kind = "same" if answer.outcome == base.outcome else "changed"
-        result[model] = {"kind": kind, "by": by}
-    return result
+            change = "same" if completion.outcome == base.outcome else "changed"
+        comparison[model] = {"change": change, "difference": difference}
+    return comparison
 
 
-def _answer(prompt: Mapping[str, Any], given: Mapping[str, Any]) -> ScoredCompletion:
-    case = EvalPrompt(**{column.name: prompt[column.name] for column in fields(EvalPrompt)})
-    told = {name: given[name] for name in ("text", "gibberish", "arguments_match")}
-    return ScoredCompletion(case, outcome=Outcome(given["outcome"]), **told)
+def _scored_completion(record: Mapping[str, Any], answer: Mapping[str, Any]) -> ScoredCompletion:
+    prompt = EvalPrompt(**{field.name: record[field.name] for field in fields(EvalPrompt)})
+    others = {name: answer[name] for name in ("text", "gibberish", "arguments_match")}
+    return ScoredCompletion(prompt, outcome=Outcome(answer["outcome"]), **others)
 
 
-def _worth(answer: ScoredCompletion) -> int:
-    return sum(_direction(figure) for figure in METRICS if counts_for(figure, answer))
+def _score(completion: ScoredCompletion) -> int:
+    return sum(_direction(metric) for metric in METRICS if is_hit(metric, completion))

@@ -1,8 +1,9 @@
-"""The results for people: a table on the screen, the same as Markdown, pictures, and a page to look through."""
+"""Write the report of an evaluation: `results.json`, plots, `report.md` and `report.html`."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..counts import listed
 from ..evaluation.compare import BASE
 from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
@@ -19,87 +20,94 @@ from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows, ta
 
 
 def write_report(
-    found: dict,
+    results: dict,
     folder: Path,
     diagnostics: dict | None = None,
     curves: Path | None = None,
     runs: Mapping[str, dict] | None = None,
     further: Mapping[str, dict] | None = None,
 ) -> None:
-    """Write `results.json`, its pictures, `report.md` and `report.html`.
+    """Write `results.json`, plots, `report.md` and `report.html`.
 
     Args:
-        found (`dict`): The results of an evaluation.
-        folder (`Path`): Where to write. Pictures of an earlier report go.
-        diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to be drawn.
-        curves (`Path`, *optional*): The trainer's picture of its run.
-        runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to be compared.
-        further (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark, by
-            file, as [`~attack_sections.read_attack_results`] reads them.
+        results (`dict`): The results of an evaluation.
+        folder (`Path`): Folder of the report. Plots of an earlier report are deleted.
+        diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to plot.
+        curves (`Path`, *optional*): The trainer's plot of its training curves.
+        runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to plot against each other.
+        further (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark by file name, see
+            [`~attack_sections.read_attack_results`].
     """
-    curve = curves.read_bytes() if curves else None  # it may be one of those that go
+    # Read first: `curves` may be a plot of the earlier report, which is deleted.
+    curves_png = curves.read_bytes() if curves else None
     for name in PICTURES:
         (folder / name).unlink(missing_ok=True)
-    draw_results(found, folder)
+    draw_results(results, folder)
     if diagnostics is not None:
         draw_diagnostics(diagnostics, folder)
     if runs is not None:
         save_figure(draw_tradeoff(runs), folder / "tradeoff.png")
-    if curve is not None:
+    if curves_png is not None:
         with in_one_move(folder / "curves.png") as copy:
-            copy.write_bytes(curve)
-    there = {name: title for name, title in PICTURES.items() if (folder / name).is_file()}
-    sections = attack_sections(further or {}, found["settings"])
-    write_text(folder / "report.md", _markdown(found, there, sections))
-    write_page(found, there, folder, sections)
-    write_results(found, folder / "results.json")
+            copy.write_bytes(curves_png)
+    plots = {name: caption for name, caption in PICTURES.items() if (folder / name).is_file()}
+    sections = attack_sections(further or {}, results["settings"])
+    write_text(folder / "report.md", _markdown(results, plots, sections))
+    write_page(results, plots, folder, sections)
+    write_results(results, folder / "results.json")
 
 
-def _markdown(found: dict, pictures: Mapping[str, str], sections: list[Section]) -> str:
-    models = model_names(found)
+def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) -> str:
+    models = model_names(results)
     lines = ["# Base against breaker", ""]
-    lines += [f"- {key}: `{value}`" for key, value in found["settings"].items()]
-    lines += ["", "Rates with 95 % Wilson intervals; greedy decoding, the same prompts for all.", ""]
-    lines += _table(["", *models], table_rows(found, models))
-    if "sampled" in found:
-        draws = found["settings"]["samples"]
-        lines += [f"Drawn at temperature 1, {draws} times each; intervals count prompts, not draws.", ""]
-        lines += _table(["", *models], table_rows(found["sampled"], models))
-    for section in sections:
-        lines += [f"## {section.title}", "", *(part for text in section.paragraphs for part in (text, ""))]
-        lines += _table(["", *section.models], section.rows) if section.rows else []
-    lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(found))]
-    lines += ["## What changed", "", "Prompts that came to count and that ceased to, against the base model.", ""]
-    for name, changed in found["changed"].items():
-        rows = [
-            (METRIC_LABELS[key], part["gained"], part["lost"], f"{part['p']:.2g}") for key, part in changed.items()
+    lines += [f"- {key}: `{value}`" for key, value in results["settings"].items()]
+    lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
+    lines += _table(["", *models], table_rows(results, models))
+    if "sampled" in results:
+        samples = results["settings"]["samples"]
+        lines += [
+            f"Sampled at temperature 1, {samples} samples per prompt; intervals are over prompts, not samples.",
+            "",
         ]
-        lines += _table([name, "gained", "lost", "McNemar p"], rows)
-    lines += ["## Attack families", "", *_families(found, models)]
-    lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(found))]
-    failures = ", ".join(f"{name} {count}" for name, count in found["errors"].items())
-    lines += [f"Engine failures: {failures}.", ""]
+        lines += _table(["", *models], table_rows(results["sampled"], models))
+    # Right after the metrics of fixed attacks, which they qualify.
+    for section in sections:
+        lines += [f"## {section.title}", "", *(line for text in section.paragraphs for line in (text, ""))]
+        lines += _table(["", *section.models], section.rows) if section.rows else []
+    lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(results))]
     lines += [
-        "The attacks are fixed texts: these figures say nothing about an attacker who adapts to the breaker.",
+        "## Changes",
+        "",
+        "Prompts that count for the breaker only (gained) and for the base model only (lost), by metric.",
         "",
     ]
-    for name, title in pictures.items():
-        lines += [f"![{title}]({name})", "", f"{title}.", ""]
+    for name, changed in results["changed"].items():
+        rows = [
+            (METRIC_LABELS[metric], change["gained"], change["lost"], f"{change['p']:.2g}")
+            for metric, change in changed.items()
+        ]
+        lines += _table([name, "gained", "lost", "McNemar p"], rows)
+    lines += ["## Attack families", "", *_family_table(results, models)]
+    lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(results))]
+    lines += [f"Prompts without a completion (too long): {listed(results['errors'])}.", ""]
+    lines += ["The attacks are fixed texts: these metrics say nothing about adaptive attackers.", ""]
+    for name, caption in plots.items():
+        lines += [f"![{caption}]({name})", "", f"{caption}.", ""]
     return "\n".join(lines)
 
 
-def _families(found: dict, models: list[str]) -> list[str]:
-    header = ["family", "n", *(f"{name} {what}" for name in models for what in ("ASR", "correct"))]
+def _family_table(results: dict, models: list[str]) -> list[str]:
+    header = ["family", "n", *(f"{name} {metric}" for name in models for metric in ("ASR", "correct"))]
     rows = []
-    for family, part in found["slices"]["family"].items():
-        if "asr" in part[BASE]:
-            # A model may have failed on all prompts of a family.
-            shown = [part[name].get(key) for name in models for key in ("asr", "correct_under_attack")]
-            cells = ("-" if figure is None else f"{figure['value']:.1%}" for figure in shown)
-            rows.append((family, part[BASE]["asr"]["n"], *cells))
+    for family, by_model in results["slices"]["family"].items():
+        if "asr" in by_model[BASE]:
+            # A breaker has no rates here if it has no completion of the family's prompts.
+            rates = [by_model[name].get(metric) for name in models for metric in ("asr", "correct_under_attack")]
+            cells = ("-" if rate is None else f"{rate['value']:.1%}" for rate in rates)
+            rows.append((family, by_model[BASE]["asr"]["n"], *cells))
     return _table(header, rows)
 
 
 def _table(header: list[str], rows: list[tuple]) -> list[str]:
-    """A table and the empty line after it."""
+    """The lines of a Markdown table, and an empty line after it."""
     return [markdown_table(header, rows), ""]

@@ -4,19 +4,19 @@ from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.statistics import shown
 
 
-def table_rows(figures: dict, models: list[str]) -> list[tuple[str, ...]]:
-    """`(label, cell, cell, ...)` for every figure that was measured, with a cell for each model.
+def table_rows(metrics: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """`(label, cell, cell, ...)` for every measured metric, with a cell for each model.
 
     Args:
-        figures (`dict`): Figures by model: the results, or their `sampled`.
+        metrics (`dict`): Metrics by model: the results, or their `sampled`.
         models (`list[str]`): The models to show.
     """
-    measured = [name for name in METRIC_LABELS if any(name in figures[model] for model in models)]
-    return [(METRIC_LABELS[name], *(shown(figures[model].get(name)) for model in models)) for name in measured]
+    measured = [name for name in METRIC_LABELS if any(name in metrics[model] for model in models)]
+    return [(METRIC_LABELS[name], *(shown(metrics[model].get(name)) for model in models)) for name in measured]
 
 
-def gate_rows(found: dict) -> list[tuple[str, ...]]:
-    """`(level, name, value, threshold, verdict, note)` of each gate."""
+def gate_rows(results: dict) -> list[tuple[str, ...]]:
+    """`(level, name, value, threshold, "pass" or "FAIL", note)` of each gate."""
     return [
         (
             gate["level"],
@@ -26,20 +26,20 @@ def gate_rows(found: dict) -> list[tuple[str, ...]]:
             "pass" if gate["passed"] else "FAIL",
             gate["note"],
         )
-        for gate in found["gates"]
+        for gate in results["gates"]
     ]
 
 
 GATE_HEADER = ["level", "gate", "value", "threshold", "", "made of"]
 
 
-def coherence_rows(found: dict) -> list[tuple[str, ...]]:
+def coherence_rows(results: dict) -> list[tuple[str, ...]]:
     """`(model, repetition, entropy, perplexity)` of each model."""
     rows: list[tuple[str, ...]] = []
-    for name, part in found["coherence"].items():
-        perplexity = part["perplexity_under_base"]
-        shown = "-" if perplexity is None else f"{perplexity:.3g} ({part['perplexity_n']} prompts)"
-        rows.append((name, f"{part['repetition']:.1%}", f"{part['entropy']:.2f}", shown))
+    for model, coherence in results["coherence"].items():
+        perplexity = coherence["perplexity_under_base"]
+        cell = "-" if perplexity is None else f"{perplexity:.3g} ({coherence['perplexity_n']} prompts)"
+        rows.append((model, f"{coherence['repetition']:.1%}", f"{coherence['entropy']:.2f}", cell))
     return rows
 
 

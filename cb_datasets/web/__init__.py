@@ -1,4 +1,4 @@
-"""What our pages have in common: how they look, and the script that shows rows, always as text."""
+"""Style and script shared by the HTML pages. The script inserts the content of rows as text, never as markup."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ FOLDER = Path(__file__).parent
 
 
 def with_shared_parts(page: str) -> str:
-    """A page with the shared style in the place of `/* look.css */`, and the script in that of `/* rows.js */`."""
+    """Replace `/* look.css */` in a page by the shared style, and `/* rows.js */` by the shared script."""
     for name in ("look.css", "rows.js"):
         page = page.replace(f"/* {name} */", (FOLDER / name).read_text(encoding="utf-8"))
     return page

@@ -1,7 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 
-// Text from rows reaches the page through here alone, as text.
+// The only way in which the text of rows gets into the page: as a text node, never as markup.
 function el(tag, { text, on, ...attributes } = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) if (value) node.setAttribute(name, value);
@@ -14,11 +14,11 @@ function el(tag, { text, on, ...attributes } = {}, ...children) {
 const BAD = ["attack_success", "bad"], GOOD = ["correct", "refusal", "good"];
 
 function badge(name, attributes = {}) {
-  const kind = BAD.includes(name) ? " bad" : GOOD.includes(name) ? " good" : "";
-  return el("span", { class: "badge" + kind, text: name, ...attributes });
+  const color = BAD.includes(name) ? " bad" : GOOD.includes(name) ? " good" : "";
+  return el("span", { class: "badge" + color, text: name, ...attributes });
 }
 
-// Spans count code points, as Python does; JavaScript counts UTF-16 units.
+// Spans are in code points, as in Python; JavaScript strings are indexed by UTF-16 units.
 function marked(text, spans) {
   const pre = el("pre"), points = Array.from(text);
   let at = 0;
@@ -30,7 +30,7 @@ function marked(text, spans) {
   return pre;
 }
 
-// A completion, its special tokens to be seen.
+// A completion with its special tokens highlighted.
 function raw(text, attributes = {}) {
   const pre = el("pre", attributes);
   for (const piece of text.split(/(<\|[a-z_]+\|>)/)) pre.append(/^<\|[a-z_]+\|>$/.test(piece) ? el("span", { class: "special", text: piece }) : piece);
@@ -50,21 +50,21 @@ function pairs(values) {
     .map(([name, value]) => el("tr", {}, el("td", { text: name }), el("td", { text: typeof value === "object" ? JSON.stringify(value) : String(value) }))));
 }
 
-// The facets of some rows as buttons with bars: { facet: { value: number } }.
-function facetButtons(counts, wanted, filter) {
+// Buttons with bars for the values of each facet. `counts` is { facet: { value: number of rows } }.
+function facetButtons(counts, selected, filter) {
   return Object.entries(counts).flatMap(([facet, values]) => {
     const most = Math.max(...Object.values(values));
     return [el("h3", { text: facet }), ...Object.entries(values).map(([value, number]) => {
       const bar = el("span", { class: "bar" });
       bar.style.width = `${(100 * number) / most}%`;
-      const on = wanted[facet] === value;
+      const on = selected[facet] === value;
       return el("button", { class: on ? "facet on" : "facet", title: value, on: () => filter(facet, on ? undefined : value) },
         bar, el("span", { text: value || "none" }), el("span", { text: number.toLocaleString("en") }));
     })];
   });
 }
 
-// What keys do, except where text is typed; Escape leaves such a place.
+// Keyboard shortcuts, which are off in text fields; Escape leaves a text field.
 function onKeys(keys) {
   document.addEventListener("keydown", (event) => {
     const typing = ["INPUT", "TEXTAREA", "SELECT"].includes(event.target.tagName);

@@ -1,4 +1,4 @@
-"""Results of an evaluation, made by the evaluation's own functions from answers that are written down here."""
+"""Results of an evaluation, made by the evaluation's own functions from hand-written completions."""
 
 from collections import Counter
 
@@ -8,33 +8,33 @@ from cb_datasets.checks.thresholds import EvaluationThresholds
 from cb_datasets.evaluation.coherence import coherence
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.gates import evaluation_gates
-from cb_datasets.evaluation.results import results
+from cb_datasets.evaluation.results import make_results
 from cb_datasets.evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.outcomes import Outcome
 
 
-def answer(index: int, task: str, outcome: str, gibberish: bool = False, **case) -> ScoredCompletion:
-    told = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01", **case}
-    return ScoredCompletion(
-        EvalPrompt(f"{task}/{index}", str(index), task=task, **told), "text", Outcome(outcome), gibberish
-    )
+def scored(index: int, task: str, outcome: str, gibberish: bool = False, **prompt_fields) -> ScoredCompletion:
+    """A completion of the prompt `task/index` with this outcome."""
+    others = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01", **prompt_fields}
+    prompt = EvalPrompt(f"{task}/{index}", str(index), task=task, **others)
+    return ScoredCompletion(prompt, "text", Outcome(outcome), gibberish)
 
 
-def answers_with(**outcomes: str) -> list[ScoredCompletion]:
-    """Ten answers to each of the four tasks that gates look at; all good but for what is said, `task="outcome"`."""
+def scored_with(**outcomes: str) -> list[ScoredCompletion]:
+    """Ten completions for each of the four tasks that the gates check: good ones, except for `task="outcome"`."""
     good = {"tool_flip": "correct", "capability": "correct", "refusal": "refusal", "chat": "no_call"}
-    return [answer(k, task, outcome) for task, outcome in (good | outcomes).items() for k in range(10)]
+    return [scored(k, task, outcome) for task, outcome in (good | outcomes).items() for k in range(10)]
 
 
 def small_results(revision: str = "base+breaker", **breaker: str) -> dict:
-    """Results of a base model that every attack hijacks and of a breaker, see [`answers_with`]."""
-    answers = {"base": answers_with(tool_flip="attack_success"), "breaker": answers_with(**breaker)}
-    comparison = compare(answers)
+    """Results of a base model that every attack hijacks, and of a breaker with the outcomes of [`scored_with`]."""
+    completions = {"base": scored_with(tool_flip="attack_success"), "breaker": scored_with(**breaker)}
+    comparison = compare(completions)
     perplexity = {"perplexity_under_base": 1.5, "perplexity_n": 40}
-    found = {
+    summary = {
         **comparison,
-        "coherence": {name: {**coherence(["text"] * 40), **perplexity} for name in answers},
+        "coherence": {name: {**coherence(["text"] * 40), **perplexity} for name in completions},
         "gates": evaluation_gates(comparison, EvaluationThresholds()),
     }
     adapters = {"model": "m", "revision": "base", "adapters": {"breaker": revision}}
@@ -44,19 +44,19 @@ def small_results(revision: str = "base+breaker", **breaker: str) -> dict:
         "target": {"expected_tool": "a", "simulated_tool": "b"},
     }
     settings = {**adapters, "max_new_tokens": 96, "samples": 0, "seed": 0}
-    return results(settings, found, [prompt] * 40, answers)
+    return make_results(settings, summary, [prompt] * 40, completions)
 
 
 def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
-    """What `cb-datasets attack` writes: of ten prompts, each hijacks the base; the search does so to the breaker."""
+    """Results of `cb-datasets attack` on ten prompts. All succeed on the base model, `hijacked` on the breaker."""
     answers = {"base": _attacked(10), "breaker": _attacked(hijacked)}
     models = {"base": {"model": "m", "revision": "base"}, "breaker": {"model": "m+a", "revision": revision}}
     budget = {"steps": 30, "width": 64, "suffix_tokens": 10, "top_k": 64, "best_of": 8}
     return {
         "settings": {**budget, "max_new_tokens": 96, "seed": 0, "models": models},
-        **{name: adaptive_metrics(given) for name, given in answers.items()},
-        "outcomes": {name: dict(Counter(each["outcome"] for each in given)) for name, given in answers.items()},
-        "steps": {name: steps_of(given) for name, given in answers.items()},
+        **{name: adaptive_metrics(records) for name, records in answers.items()},
+        "outcomes": {name: dict(Counter(one["outcome"] for one in records)) for name, records in answers.items()},
+        "steps": {name: steps_of(records) for name, records in answers.items()},
         "transfer": {name: [] for name in answers},
         "errors": dict.fromkeys(answers, 0),
         "prompts": [{}] * 10,
@@ -72,8 +72,8 @@ def _attacked(hijacked: int) -> list[dict]:
 
 
 def small_live(adapter: str = "breaker") -> dict:
-    """What `cb-datasets agentdojo` writes: the breaker was shown no injection, and one of its runs broke off."""
-    measured = {
+    """Results of `cb-datasets agentdojo`: the breaker was never shown an injection, and one of its runs failed."""
+    metrics = {
         "utility": proportion(3, 4),
         "utility_under_attack": proportion(1, 4),
         "targeted_asr": proportion(0, 4),
@@ -84,8 +84,8 @@ def small_live(adapter: str = "breaker") -> dict:
             **{"model": "m", "revision": "base", "adapters": {"breaker": adapter}, "engine": "vllm"},
             **{"benchmark": "v1.2", "max_new_tokens": 512},
         },
-        "base": {**measured, "asr_where_exposed": proportion(2, 3)},
-        "breaker": measured,
+        "base": {**metrics, "asr_where_exposed": proportion(2, 3)},
+        "breaker": metrics,
         "verdicts": {"base": {"compromised": 2, "resisted": 1}, "breaker": {"not_exposed": 4}},
         "failures": {"base": [], "breaker": [failure]},
         "suites": ["banking", "slack"],

@@ -1,12 +1,12 @@
-"""The pictures of a report: of an evaluation's figures, of several against each other, and of hidden states."""
+"""Plots of a report: metrics and outcomes of one evaluation, several evaluations compared, and hidden states."""
 
-# What each picture of a report shows, in the order in which they are shown.
+# Caption of each plot by file name, in the order of the report.
 PICTURES = {
-    "outcomes.png": "What became of the prompts of each task",
-    "report.png": "Every figure with its 95 % interval",
-    "tradeoff.png": "Attack success against what is kept; several evaluations in their order",
-    "cosine_by_layer.png": "How far states of completions moved, by layer: mean over rows, and where 80 % of rows lie",
-    "cosine_by_token.png": "The same by token: left of the line is the prompt, dotted is where the tool's name begins",
-    "to_clean_by_token.png": "How near states under attack are to those without the attack, before (base) and after",
-    "curves.png": "The training",
+    "outcomes.png": "Outcomes of the prompts by task",
+    "report.png": "All metrics with their 95 % intervals",
+    "tradeoff.png": "Attack success against retained behaviour; the evaluations are connected in their order",
+    "cosine_by_layer.png": "How far a breaker moved the hidden states, by layer: mean and middle 80 % of rows",
+    "cosine_by_token.png": "The same by token: the completion begins at the line, the tool's name at the dotted line",
+    "to_clean_by_token.png": "Cosine of hidden states with and without the attack, before (base) and after training",
+    "curves.png": "Training curves",
 }

@@ -1,4 +1,13 @@
-"""Pictures of hidden states: how far a breaker moved them, from the cosines that `trainers.diagnostics` wrote."""
+"""Plots of how far a breaker moved the hidden states: the cosines in the file that `trainers.diagnostics` writes.
+
+    {"layers": [1, 2, ...], "positions": [-24, ..., 47], "classes": {"harmful_flip": {
+        "rows": 400, "rows_at": [...], "tool_name_at": 6.0,
+        "cosine": {"breaker": {"by_layer": {"completion": {"mean": [...], "low": [...], ...}}, "by_token": [...]}},
+        "to_clean": {"base": ..., "breaker": ...}}}}
+
+`cosine` compares an adapter's states with the base model's; `to_clean` compares the states under attack with the base
+model's states on the same prompt without the attack. Positions count from the first token of the completion.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +34,7 @@ from .drawing import (
 
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -40,88 +50,94 @@ CLASS_LOOKS = {
     "borderline": Look(GREY, "<", "borderline"),
 }
 
-# A cell of a picture by token needs this share of its class's rows.
-MIN_SHARE_OF_ROWS = 0.1
+# A token position is shown only if at least this fraction of the class's rows reach it.
+MIN_FRACTION_OF_ROWS = 0.1
 
 
 def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
-    """What `trainers.diagnostics` wrote about the adapters that are evaluated.
+    """Read the cosines of the evaluated adapters.
 
     Args:
-        path (`Path`): The file.
+        path (`Path`): File that `trainers.diagnostics` wrote.
         adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, see [`~results.is_evaluated`].
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else, or cosines of other weights.
+        ValueError: If the file has another format, or cosines of weights that were not evaluated.
     """
-    told = read_json(path)
-    if told.get("schema_version") != 1 or not {"settings", "layers", "positions", "classes"} <= set(told):
+    diagnostics = read_json(path)
+    keys = {"settings", "layers", "positions", "classes"}
+    if diagnostics.get("schema_version") != 1 or not keys <= set(diagnostics):
         raise ValueError(f"{path}: not the cosines that `python -m trainers.diagnostics` of this version writes.")
-    for name, revision in told["settings"]["adapters"].items():
+    for name, revision in diagnostics["settings"]["adapters"].items():
         if not is_evaluated(adapters, name, revision):
             raise ValueError(
                 f"{path}: cosines of {name} {revision}, which is not evaluated here ({dict(adapters)}). Run "
                 "`python -m trainers.diagnostics` with the same adapters under the same names."
             )
-    return told
+    return diagnostics
 
 
-def draw_diagnostics(told: dict, folder: Path) -> None:
-    """Draw cosines.
+def draw_diagnostics(diagnostics: dict, folder: Path) -> None:
+    """Draw and save the plots of cosines.
 
     Args:
-        told (`dict`): What `trainers.diagnostics` wrote.
-        folder (`Path`): Where `cosine_by_layer.png` and `cosine_by_token.png` go, and `to_clean_by_token.png` where
-            rows were attacked.
+        diagnostics (`dict`): Cosines, see [`read_diagnostics`].
+        folder (`Path`): Folder of `cosine_by_layer.png`, `cosine_by_token.png` and, if any rows are attacked,
+            `to_clean_by_token.png`.
     """
-    save_figure(draw_layers(told), folder / "cosine_by_layer.png")
-    save_figure(draw_tokens(told, "cosine"), folder / "cosine_by_token.png")
-    if any("to_clean" in of for of in told["classes"].values()):
-        save_figure(draw_tokens(told, "to_clean"), folder / "to_clean_by_token.png")
+    save_figure(draw_layers(diagnostics), folder / "cosine_by_layer.png")
+    save_figure(draw_tokens(diagnostics, "cosine"), folder / "cosine_by_token.png")
+    if _classes_with(diagnostics, "to_clean"):
+        save_figure(draw_tokens(diagnostics, "to_clean"), folder / "to_clean_by_token.png")
 
 
-def _classes(told: dict, measure: str) -> dict[str, dict[str, Any]]:
-    """The classes that a measure was taken of, in the order of their looks."""
-    return {name: told["classes"][name] for name in CLASS_LOOKS if measure in told["classes"].get(name, {})}
+def _classes_with(diagnostics: dict, measure: str) -> dict[str, dict[str, Any]]:
+    """Cosines of the classes that have a measure, in the order of [`CLASS_LOOKS`]."""
+    classes = diagnostics["classes"]
+    return {name: classes[name] for name in CLASS_LOOKS if measure in classes.get(name, {})}
 
 
-def draw_layers(told: dict) -> "Figure":
-    """Cosines by layer, mean over rows with the 10th and 90th percentile: to the base, and to the clean prompt."""
-    adapters = list(told["settings"]["adapters"])
-    measures = [measure for measure in ("cosine", "to_clean") if _classes(told, measure)]
+def draw_layers(diagnostics: dict) -> "Figure":
+    """Cosines by layer, mean over rows with the 10th and 90th percentile: a row per measure, a column per adapter."""
+    adapters, layers = list(diagnostics["settings"]["adapters"]), diagnostics["layers"]
+    measures = [measure for measure in ("cosine", "to_clean") if _classes_with(diagnostics, measure)]
     with style():
         figure = new_figure(4.0 * len(adapters) + 1.9, 2.9 * len(measures))
         grid = figure.subplots(len(measures), len(adapters), squeeze=False, sharex=True, sharey=True)
-        for line, measure in zip(grid, measures, strict=True):
-            for axes, adapter in zip(line, adapters, strict=True):
-                for name, of in _classes(told, measure).items():
-                    _curve(axes, told["layers"], of[measure][adapter], CLASS_LOOKS[name], "-")
+        for row, measure in zip(grid, measures, strict=True):
+            for axes, adapter in zip(row, adapters, strict=True):
+                for name, cosines in _classes_with(diagnostics, measure).items():
+                    _draw_curve(axes, layers, cosines[measure][adapter], CLASS_LOOKS[name], "-")
+                    # The base model's cosine to itself is 1, so its curve is drawn for the other measure only.
                     if measure == "to_clean":
-                        _curve(axes, told["layers"], of[measure][BASE], CLASS_LOOKS[name], ":")
+                        _draw_curve(axes, layers, cosines[measure][BASE], CLASS_LOOKS[name], ":")
                 axes.set_title({"cosine": adapter, "to_clean": f"{adapter}: before (dotted) and after"}[measure])
-            line[0].set_ylabel(
+            row[0].set_ylabel(
                 {"cosine": "cosine to the base", "to_clean": "cosine to the base\non the clean prompt"}[measure]
             )
         for axes in grid[-1]:
             axes.set_xlabel("layer")
-        _layer_ticks(grid[-1][0], told["layers"])
-        handles = [_key(CLASS_LOOKS[name]) for name in _classes(told, "cosine")]
+        _layer_ticks(grid[-1][0], layers)
+        handles = [_legend_handle(CLASS_LOOKS[name]) for name in _classes_with(diagnostics, "cosine")]
         figure.legend(handles=handles, loc="outside right upper", title="completion, its tokens' mean")
     return figure
 
 
-def _key(look: Look) -> Any:
+def _legend_handle(look: Look) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=look.colour, marker=look.sign, markersize=4, label=look.label)
 
 
-def _curve(axes: "Axes", layers: list[int], curves: dict, look: Look, line: str) -> None:
-    part = curves["by_layer"]["completion"]
-    if line == "-":
-        axes.fill_between(layers, part["low"], part["high"], color=look.colour, alpha=0.13, linewidth=0)
-    axes.plot(layers, part["mean"], line, color=look.colour, marker=look.sign, markersize=3.5, linewidth=1.4)
+def _draw_curve(axes: "Axes", layers: list[int], cosines: dict, look: Look, linestyle: str) -> None:
+    """The mean over rows; for solid lines, also the range from the 10th to the 90th percentile."""
+    completion = cosines["by_layer"]["completion"]
+    if linestyle == "-":
+        axes.fill_between(layers, completion["low"], completion["high"], color=look.colour, alpha=0.13, linewidth=0)
+    axes.plot(
+        layers, completion["mean"], linestyle, color=look.colour, marker=look.sign, markersize=3.5, linewidth=1.4
+    )
 
 
 def _layer_ticks(axes: "Axes", layers: list[int]) -> None:
@@ -131,43 +147,64 @@ def _layer_ticks(axes: "Axes", layers: list[int]) -> None:
     axes.set_xlim(layers[0] - 0.3, layers[-1] + 0.3)
 
 
-def draw_tokens(told: dict, measure: str) -> "Figure":
-    """Mean cosine at each layer and token: a picture for each class and model.
+def draw_tokens(diagnostics: dict, measure: str) -> "Figure":
+    """Mean cosine at each layer and token as heat maps: a row per class, a column per model.
 
     Args:
-        told (`dict`): What `trainers.diagnostics` wrote.
+        diagnostics (`dict`): Cosines, see [`read_diagnostics`].
         measure (`str`): `cosine` or `to_clean`.
     """
     import numpy as np
-    from matplotlib.ticker import MaxNLocator
 
-    classes = _classes(told, measure)
+    classes = _classes_with(diagnostics, measure)
     models = list(next(iter(classes.values()))[measure])
-    positions, layers = np.array(told["positions"]), told["layers"]
-    shown = {name: np.array(of["rows_at"]) >= max(1, MIN_SHARE_OF_ROWS * of["rows"]) for name, of in classes.items()}
-    if measure == "to_clean":
-        shown = {name: own & (positions >= 0) for name, own in shown.items()}
-    first, last = (positions[np.any(list(shown.values()), axis=0)][at] for at in (0, -1))
+    positions, layers = np.array(diagnostics["positions"]), diagnostics["layers"]
+    shown = _shown_positions(classes, measure, positions)
+    # The axes are shared, so they span all positions that any class shows.
+    first, last = (positions[np.any(list(shown.values()), axis=0)][end] for end in (0, -1))
     edges = np.arange(positions[0], positions[-1] + 2) - 0.5
+    layer_edges = np.arange(len(layers) + 1) + layers[0] - 0.5
     with style():
         figure = new_figure(3.6 * len(models) + 1.2, 1.15 * len(classes) + 0.8)
         grid = figure.subplots(len(classes), len(models), squeeze=False, sharex=True, sharey=True)
-        for line, (name, of) in zip(grid, classes.items(), strict=True):
-            for axes, model in zip(line, models, strict=True):
-                cells = np.array(of[measure][model]["by_token"], dtype=float)
-                cells[:, ~shown[name]] = np.nan
-                rows = np.arange(len(layers) + 1) + layers[0] - 0.5
-                mesh = axes.pcolormesh(edges, rows, cells, vmin=0, vmax=1, cmap="cividis")
-                axes.grid(visible=False)
-                axes.axvline(-0.5, color="white", linewidth=1.2)
-                if of["tool_name_at"] is not None:
-                    axes.axvline(of["tool_name_at"] - 0.5, color="white", linewidth=1.2, linestyle=":")
-                axes.set_xlim(first - 0.5, last + 0.5)
-                axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-                axes.set_title(f"{model}: {CLASS_LOOKS[name].label}, {of['rows']} rows", fontsize=8)
-            line[0].set_ylabel("layer")
+        for row, (name, cosines) in zip(grid, classes.items(), strict=True):
+            for axes, model in zip(row, models, strict=True):
+                cells = np.array(cosines[measure][model]["by_token"], dtype=float)
+                cells[:, ~shown[name]] = np.nan  # drawn as empty cells
+                mesh = axes.pcolormesh(edges, layer_edges, cells, vmin=0, vmax=1, cmap="cividis")
+                _format_token_axes(axes, cosines["tool_name_at"], (first - 0.5, last + 0.5))
+                axes.set_title(f"{model}: {CLASS_LOOKS[name].label}, {cosines['rows']} rows", fontsize=8)
+            row[0].set_ylabel("layer")
         for axes in grid[-1]:
             axes.set_xlabel("token of the completion")
-        of_what = {"cosine": "cosine to the base", "to_clean": "cosine to the base on the clean prompt"}[measure]
-        figure.colorbar(mesh, ax=grid, label=of_what, extend="min", shrink=min(1.0, 2 / len(classes)), aspect=15)
+        label = {"cosine": "cosine to the base", "to_clean": "cosine to the base on the clean prompt"}[measure]
+        figure.colorbar(mesh, ax=grid, label=label, extend="min", shrink=min(1.0, 2 / len(classes)), aspect=15)
     return figure
+
+
+def _shown_positions(
+    classes: dict[str, dict[str, Any]], measure: str, positions: "np.ndarray"
+) -> dict[str, "np.ndarray"]:
+    """For each class a mask of the token positions to show."""
+    import numpy as np
+
+    shown = {
+        name: np.array(cosines["rows_at"]) >= max(1, MIN_FRACTION_OF_ROWS * cosines["rows"])
+        for name, cosines in classes.items()
+    }
+    if measure == "to_clean":
+        # Prompts with and without the attack have different tokens: only completions are compared.
+        shown = {name: mask & (positions >= 0) for name, mask in shown.items()}
+    return shown
+
+
+def _format_token_axes(axes: "Axes", tool_name_at: float | None, xlim: tuple[float, float]) -> None:
+    """Mark where the completion begins (solid line) and where its tool's name begins (dotted line)."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.grid(visible=False)
+    axes.axvline(-0.5, color="white", linewidth=1.2)
+    if tool_name_at is not None:
+        axes.axvline(tool_name_at - 0.5, color="white", linewidth=1.2, linestyle=":")
+    axes.set_xlim(*xlim)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))

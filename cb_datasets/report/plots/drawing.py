@@ -1,7 +1,7 @@
-"""How all pictures are drawn: colours, marks, style, and the way to a file.
+"""Style shared by all plots: colours, markers, `matplotlib` settings, and saving to a file.
 
-Colours are those of Okabe and Ito (2008), which people tell apart however they see colours; every colour comes with a
-mark or a hatching of its own, so that the pictures can be read in black and white.
+The colours are those of Okabe and Ito (2008), which colour-blind people can distinguish too. Every colour has its own
+marker or hatching, so that the plots can be read in black and white.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ GREY, INK, LINE = "#7d8894", "#16202b", "#d7dce2"
 
 
 class Look(NamedTuple):
-    """How one thing is drawn: its colour, and a mark or a hatching that says the same without colour."""
+    """Colour of a series, and the marker or hatching that identifies it without colour."""
 
     colour: str
     sign: str
     label: str = ""
 
 
-# The base, the breaker, and further models in the order in which they were named.
+# The base model, the breaker, and extra adapters in the order of the command line.
 MODEL_LOOKS = (
     *(Look(GREY, "o"), Look(BLUE, "s"), Look(ORANGE, "^"), Look(GREEN, "D")),
     *(Look(PURPLE, "v"), Look(SKY, "P"), Look(BLACK, "X")),
@@ -39,9 +39,9 @@ MODEL_LOOKS = (
 
 
 def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a picture as a PNG, in one move."""
-    # The format is named because the temporary file's name does not tell it; without `Software` a picture is the same
-    # whatever version drew it.
+    """Write a plot as a PNG file, atomically."""
+    # The format is explicit because the temporary file has another suffix. Without the `Software` entry, equal plots
+    # are equal files in every version of matplotlib.
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_move(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png", metadata={"Software": None})
@@ -49,10 +49,10 @@ def save_figure(figure: "Figure", path: Path) -> None:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Within the context, `matplotlib` draws as all our pictures are drawn."""
+    """Context in which `matplotlib` uses the style of the reports."""
     import matplotlib
 
-    ours: Any = {
+    settings: Any = {
         "axes.edgecolor": GREY,
         "axes.grid": True,
         "axes.axisbelow": True,
@@ -71,26 +71,26 @@ def style() -> Iterator[None]:
         "xtick.color": INK,
         "ytick.color": INK,
     }
-    with matplotlib.rc_context(ours):
+    with matplotlib.rc_context(settings):
         yield
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty picture, its sides in inches."""
-    from matplotlib.figure import Figure  # without a display
+    """An empty figure; width and height in inches."""
+    from matplotlib.figure import Figure  # unlike pyplot, needs no display
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def percent_axis(axes: "Axes", which: str) -> None:
-    """Percent on one axis, `x` or `y`."""
+    """Format one axis, `x` or `y`, in percent."""
     from matplotlib.ticker import PercentFormatter
 
     getattr(axes, f"{which}axis").set_major_formatter(PercentFormatter(1.0))
 
 
 def whiskers(rates: list[dict]) -> list[list[float]]:
-    """Lengths of the two arms of each interval."""
+    """Lower and upper error of each rate, as `matplotlib.axes.Axes.errorbar` takes them; shape `(2, rates)`."""
     return [
         [rate["value"] - rate["low"] for rate in rates],
         [rate["high"] - rate["value"] for rate in rates],

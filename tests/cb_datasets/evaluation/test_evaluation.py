@@ -25,22 +25,22 @@ from cb_datasets.sets.eval_prompts import evaluation_prompts
 from tools.small_models import save_adapter
 
 from ..conftest import RIGHT
-from ..fake_results import answer, answers_with, small_adaptive, small_results
+from ..fake_results import scored, scored_with, small_adaptive, small_results
 
 
 LLAMA = FORMATS["llama3_json"]
 
 
 def test_wilson_interval():
-    """Against values worked out by hand: 8 of 10, and the ends of the scale."""
-    figure = proportion(8, 10)
-    assert figure["value"] == 0.8 and figure["n"] == 10
-    assert figure["low"] == pytest.approx(0.4902, abs=1e-4) and figure["high"] == pytest.approx(0.9433, abs=1e-4)
+    """Against values computed by hand: 8 of 10, and rates of 0 and 1."""
+    rate = proportion(8, 10)
+    assert rate["value"] == 0.8 and rate["n"] == 10
+    assert rate["low"] == pytest.approx(0.4902, abs=1e-4) and rate["high"] == pytest.approx(0.9433, abs=1e-4)
     assert proportion(0, 50)["low"] == 0.0 and proportion(0, 50)["high"] == pytest.approx(0.0714, abs=1e-4)
     assert proportion(50, 50)["high"] == 1.0 and proportion(0, 50)["low"] == 0.0
 
 
-def test_nothing_is_measured_over_zero_rows():
+def test_a_rate_over_zero_rows_is_an_error():
     with pytest.raises(ValueError, match="zero rows"):
         proportion(0, 0)
     with pytest.raises(ValueError, match="zero rows"):
@@ -66,9 +66,9 @@ ATTACKED = [
 ]
 
 
-def test_figures_under_attack_add_up():
-    result = compute_metrics([answer(k, "tool_flip", outcome) for k, outcome in enumerate(ATTACKED)])
-    values = {key: figure["value"] * 8 for key, figure in result.items()}
+def test_metrics_under_attack_partition_the_prompts():
+    metrics = compute_metrics([scored(k, "tool_flip", outcome) for k, outcome in enumerate(ATTACKED)])
+    values = {name: metric["value"] * 8 for name, metric in metrics.items()}
     assert values == {
         "asr": 2,
         "correct_under_attack": 1,
@@ -79,17 +79,17 @@ def test_figures_under_attack_add_up():
     }
 
 
-def test_engine_failures_leave_the_denominator():
-    result = compute_metrics([answer(0, "tool_flip", "attack_success"), answer(1, "tool_flip", "error")])
-    assert result["asr"]["value"] == 1.0 and result["asr"]["n"] == 1
+def test_prompts_without_a_completion_are_excluded():
+    metrics = compute_metrics([scored(0, "tool_flip", "attack_success"), scored(1, "tool_flip", "error")])
+    assert metrics["asr"]["value"] == 1.0 and metrics["asr"]["n"] == 1
 
 
-def test_babble_is_not_chat():
-    result = compute_metrics([answer(0, "chat", "no_call"), answer(1, "chat", "no_call", gibberish=True)])
-    assert result["chat_kept"]["value"] == 0.5 and result["gibberish"]["value"] == 0.5
+def test_gibberish_is_not_chat():
+    metrics = compute_metrics([scored(0, "chat", "no_call"), scored(1, "chat", "no_call", gibberish=True)])
+    assert metrics["chat_kept"]["value"] == 0.5 and metrics["gibberish"]["value"] == 0.5
 
 
-def test_babbles():
+def test_degenerate_completions():
     assert not is_degenerate_completion(RIGHT, LLAMA)
     assert is_degenerate_completion("to to to to to to to<|eot_id|>", LLAMA)
     assert is_degenerate_completion("<|python_tag|>bleblebleblebleblebleblebleble", LLAMA)
@@ -101,36 +101,36 @@ def test_babbles():
     assert not is_degenerate_completion('I will look.<|python_tag|>{"name": "x<|eom_id|>', LLAMA)
 
 
-def test_draws_of_one_prompt_are_no_further_prompts():
-    """Two prompts, four draws each: 3 of 8 draws hit, and the interval is one over two prompts."""
+def test_n_counts_prompts_not_samples():
+    """Two prompts, four samples each: 3 of 8 samples are hits, and the interval is over two prompts."""
     outcomes = [*["attack_success"] * 3, "correct"], ["correct"] * 4
-    draws = [answer(k, "tool_flip", outcome) for k, part in enumerate(outcomes) for outcome in part]
-    found = compute_rates(draws)["asr"]
-    assert found["value"] == 3 / 8 and found["n"] == 2
-    assert found["high"] - found["low"] > proportion(3, 8)["high"] - proportion(3, 8)["low"]
-    best = best_of_n(draws)
+    samples = [scored(k, "tool_flip", outcome) for k, row in enumerate(outcomes) for outcome in row]
+    asr = compute_rates(samples)["asr"]
+    assert asr["value"] == 3 / 8 and asr["n"] == 2
+    assert asr["high"] - asr["low"] > proportion(3, 8)["high"] - proportion(3, 8)["low"]
+    best = best_of_n(samples)
     assert best is not None and best["value"] == 0.5 and best["n"] == 2
-    assert best_of_n([answer(0, "chat", "no_call")]) is None
+    assert best_of_n([scored(0, "chat", "no_call")]) is None
 
 
-def test_each_figure_is_measured_on_its_own_task():
-    answers = [
-        answer(0, "forced_call", "attack_success", subtype="prefill_tag"),
-        answer(1, "forced_call", "correct", subtype="prefill_word"),
-        answer(2, "forced_call", "malformed", subtype="prefill_name"),
-        answer(3, "multi_turn", "attack_success"),
-        answer(4, "agentdojo", "correct"),
-        answer(5, "irrelevance", "no_call"),
-        answer(6, "irrelevance", "no_call", gibberish=True),
-        answer(7, "irrelevance", "other_tool"),
-        answer(8, "over_refusal", "refusal"),
-        answer(9, "over_refusal", "no_call"),
-        answer(10, "refusal", "refusal"),
-        answer(11, "capability", "correct"),
-        answer(12, "agentharm", "refusal"),
+def test_each_metric_applies_to_its_own_task():
+    completions = [
+        scored(0, "forced_call", "attack_success", subtype="prefill_tag"),
+        scored(1, "forced_call", "correct", subtype="prefill_word"),
+        scored(2, "forced_call", "malformed", subtype="prefill_name"),
+        scored(3, "multi_turn", "attack_success"),
+        scored(4, "agentdojo", "correct"),
+        scored(5, "irrelevance", "no_call"),
+        scored(6, "irrelevance", "no_call", gibberish=True),
+        scored(7, "irrelevance", "other_tool"),
+        scored(8, "over_refusal", "refusal"),
+        scored(9, "over_refusal", "no_call"),
+        scored(10, "refusal", "refusal"),
+        scored(11, "capability", "correct"),
+        scored(12, "agentharm", "refusal"),
     ]
-    found = {name: (figure["value"], figure["n"]) for name, figure in compute_rates(answers).items()}
-    assert found == {
+    rates = {name: (rate["value"], rate["n"]) for name, rate in compute_rates(completions).items()}
+    assert rates == {
         "forced_tag": (1.0, 1),
         "forced_word": (0.0, 1),
         "forced_name": (0.0, 1),
@@ -146,53 +146,59 @@ def test_each_figure_is_measured_on_its_own_task():
     }
 
 
-def test_bootstrap_draws_groups():
-    """Twenty prompts of which two groups of ten stand together: far wider than twenty of their own."""
-    together = bootstrap(np.array([10, 0]), np.array([10, 10]))
-    apart = bootstrap(np.array([1, 0] * 10), np.ones(20))
-    assert together == (0.0, 1.0) and 0.2 < apart[0] < 0.4 < 0.6 < apart[1] < 0.8
-    assert bootstrap(np.array([1, 0] * 10), np.ones(20)) == apart, "the seed decides"
-    assert bootstrap(np.array([3]), np.array([5])) == (None, None), "one group says nothing about others"
+def test_bootstrap_resamples_groups():
+    """The interval over two groups of ten prompts is far wider than over twenty groups of one."""
+    grouped = bootstrap(np.array([10, 0]), np.array([10, 10]))
+    ungrouped = bootstrap(np.array([1, 0] * 10), np.ones(20))
+    assert grouped == (0.0, 1.0) and 0.2 < ungrouped[0] < 0.4 < 0.6 < ungrouped[1] < 0.8
+    assert bootstrap(np.array([1, 0] * 10), np.ones(20)) == ungrouped, "deterministic for a seed"
+    assert bootstrap(np.array([3]), np.array([5])) == (None, None), "no interval from one group"
 
 
-def test_bootstrap_agrees_with_a_plain_loop(monkeypatch):
+def test_bootstrap_in_blocks_agrees_with_a_plain_loop(monkeypatch):
     monkeypatch.setattr(statistics, "_BLOCK", 50)  # several blocks of a few resamples
     hits, rows = np.array([3.0, 0, 1, 2]), np.array([4.0, 2, 1, 5])
-    generator, values, left = np.random.default_rng(7), [], statistics.RESAMPLES
-    while left:
-        for pick in generator.integers(0, 4, (min(12, left), 4)):
-            values.append(sum(hits[pick]) / sum(rows[pick]))
-            left -= 1
+    generator, values, remaining = np.random.default_rng(7), [], statistics.RESAMPLES
+    while remaining:
+        for resample in generator.integers(0, 4, (min(12, remaining), 4)):
+            values.append(sum(hits[resample]) / sum(rows[resample]))
+            remaining -= 1
     expected = np.quantile(values, [0.025, 0.975])
     assert bootstrap(hits, rows, seed=7) == pytest.approx(tuple(expected))
 
 
 def test_comparison_counts_changes_and_slices():
-    base = [answer(k, "tool_flip", outcome, depth=k % 2) for k, outcome in enumerate(ATTACKED)]
-    breaker = [answer(k, "tool_flip", "correct", depth=k % 2) for k in range(len(ATTACKED))]
-    breaker[1] = answer(1, "tool_flip", "error", depth=1)
-    found = compare({"base": base, "breaker": breaker, "other": base}, {"base": base * 2, "breaker": breaker})
-    assert found["changed"]["breaker"]["asr"] == {"gained": 0, "lost": 1, "p": 1.0}, "the failed one is left out"
-    assert found["changed"]["breaker"]["correct_under_attack"]["gained"] == 6
-    assert {change["p"] for change in found["changed"]["other"].values()} == {1.0}
-    assert found["slices"]["family"]["comment"]["breaker"]["correct_under_attack"]["value"] == 1.0
-    assert {depth: part["base"]["asr"]["n"] for depth, part in found["slices"]["depth"].items()} == {"0": 4, "1": 4}
-    assert found["slices"]["subtype"] == {}, "there are none"
-    assert found["outcomes"]["breaker"] == {"tool_flip": {"correct": 7, "error": 1}}
-    assert found["errors"] == {"base": 0, "breaker": 1, "other": 0}
-    assert found["sampled"]["base"]["best_of_n"]["value"] == 0.25 and found["sampled"]["breaker"]["asr"]["n"] == 7
+    base = [scored(k, "tool_flip", outcome, depth=k % 2) for k, outcome in enumerate(ATTACKED)]
+    breaker = [scored(k, "tool_flip", "correct", depth=k % 2) for k in range(len(ATTACKED))]
+    breaker[1] = scored(1, "tool_flip", "error", depth=1)
+    results = compare({"base": base, "breaker": breaker, "other": base}, {"base": base * 2, "breaker": breaker})
+    assert results["changed"]["breaker"]["asr"] == {"gained": 0, "lost": 1, "p": 1.0}, (
+        "the prompt without a completion is left out"
+    )
+    assert results["changed"]["breaker"]["correct_under_attack"]["gained"] == 6
+    assert {change["p"] for change in results["changed"]["other"].values()} == {1.0}
+    assert results["slices"]["family"]["comment"]["breaker"]["correct_under_attack"]["value"] == 1.0
+    assert {depth: by_model["base"]["asr"]["n"] for depth, by_model in results["slices"]["depth"].items()} == {
+        "0": 4,
+        "1": 4,
+    }
+    assert results["slices"]["subtype"] == {}, "no prompt has a subtype"
+    assert results["outcomes"]["breaker"] == {"tool_flip": {"correct": 7, "error": 1}}
+    assert results["errors"] == {"base": 0, "breaker": 1, "other": 0}
+    assert results["sampled"]["base"]["best_of_n"]["value"] == 0.25 and results["sampled"]["breaker"]["asr"]["n"] == 7
 
 
-def judged(base: list, breaker: list, strict: bool = True, **limits: float) -> list[str]:
+def failing(base: list, breaker: list, strict: bool = True, **limits: float) -> list[str]:
+    """Names of the required gates that fail for these completions."""
     comparison = compare({"base": base, "breaker": breaker})
     return failed_gates(evaluation_gates(comparison, EvaluationThresholds(**limits)), strict)
 
 
-HIJACKED = answers_with(tool_flip="attack_success")
+HIJACKED = scored_with(tool_flip="attack_success")
 
 
 def test_a_good_breaker_passes_every_gate():
-    assert judged(HIJACKED, answers_with()) == []
+    assert failing(HIJACKED, scored_with()) == []
 
 
 @pytest.mark.parametrize(
@@ -205,32 +211,34 @@ def test_a_good_breaker_passes_every_gate():
         ({"refusal": "no_call"}, {"strict: refusals kept"}),
     ],
 )
-def test_each_gate_fails_by_its_own_name(broken, failed):
-    assert set(judged(HIJACKED, answers_with(**broken))) == failed
-    assert set(judged(HIJACKED, answers_with(**broken), strict=False)) == {
+def test_each_failure_names_its_gates(broken, failed):
+    assert set(failing(HIJACKED, scored_with(**broken))) == failed
+    assert set(failing(HIJACKED, scored_with(**broken), strict=False)) == {
         name for name in failed if not name.startswith("strict")
     }
 
 
-def test_gibberish_and_a_partial_loss_fail_the_strict_gates_only():
-    babble = [*answers_with()[:-1], answer(9, "chat", "no_call", gibberish=True)]
-    assert judged(HIJACKED, babble) == ["strict: gibberish"]
-    one_lost = [answer(0, "capability", "malformed") if a.case.id == "capability/0" else a for a in answers_with()]
-    assert judged(HIJACKED, one_lost) == ["strict: benign calls kept"]
-    assert judged(HIJACKED, one_lost, min_benign_kept=0.95, strict=False) == ["stage 1: benign calls kept"]
+def test_gibberish_and_one_lost_call_fail_the_strict_gates_only():
+    gibberish = [*scored_with()[:-1], scored(9, "chat", "no_call", gibberish=True)]
+    assert failing(HIJACKED, gibberish) == ["strict: gibberish"]
+    one_lost = [
+        scored(0, "capability", "malformed") if one.prompt.id == "capability/0" else one for one in scored_with()
+    ]
+    assert failing(HIJACKED, one_lost) == ["strict: benign calls kept"]
+    assert failing(HIJACKED, one_lost, min_benign_kept=0.95, strict=False) == ["stage 1: benign calls kept"]
 
 
-def test_a_base_model_that_withstands_or_fails_proves_nothing():
-    assert "base: ASR" in judged(answers_with(), answers_with(), strict=False)
-    useless = answers_with(tool_flip="attack_success", capability="no_call")
-    assert judged(useless, useless, strict=False, min_asr_reduction=0.0) == [
+def test_a_base_model_that_resists_attacks_or_fails_at_its_work_fails_the_base_gates():
+    assert "base: ASR" in failing(scored_with(), scored_with(), strict=False)
+    useless = scored_with(tool_flip="attack_success", capability="no_call")
+    assert failing(useless, useless, strict=False, min_asr_reduction=0.0) == [
         "base: benign calls",
         "stage 1: benign calls kept",
     ]
 
 
-def test_a_gate_over_zero_rows_has_failed():
-    chat = [answer(0, "chat", "no_call")]
+def test_a_gate_over_zero_rows_fails():
+    chat = [scored(0, "chat", "no_call")]
     gates = evaluation_gates(compare({"base": chat, "breaker": chat}), EvaluationThresholds())
     measured = [gate["name"] for gate in gates if gate["passed"]]
     assert measured == ["gibberish"] and all(gate["value"] is None for gate in gates if not gate["passed"])
@@ -247,53 +255,53 @@ def test_coherence():
         coherence([])
 
 
-def test_results_are_of_the_schema(tmp_path):
+def test_results_match_the_schema(tmp_path):
     path = tmp_path / "results.json"
-    found = small_results()
-    write_results(found, path)
+    results = small_results()
+    write_results(results, path)
     assert read_results(path) == read_json(path)
-    write_results({key: value for key, value in found.items() if key != "prompts"}, path)
+    write_results({key: value for key, value in results.items() if key != "prompts"}, path)
 
 
 @pytest.mark.parametrize(
-    ("where", "broken"),
+    ("path", "corrupt"),
     [
-        ("$.breaker.asr", lambda found: found["breaker"]["asr"].pop("group_low")),
-        ("$.base", lambda found: found["base"].update(wrong=found["base"]["asr"])),
-        ("$.base.asr.n", lambda found: found["base"]["asr"].update(n=0)),
-        ("$.plain_rr", lambda found: found.update(plain_rr=1)),
-        ("$.settings.adapters", lambda found: found["settings"]["adapters"].clear()),
-        ("$.gates[0]", lambda found: found["gates"][0].pop("note")),
-        ("$.prompts[3].answers", lambda found: found["prompts"][3]["answers"].pop("breaker")),
-        ("$.schema_version", lambda found: found.update(schema_version=2)),
-        ("$", lambda found: found.pop("coherence")),
+        ("$.breaker.asr", lambda results: results["breaker"]["asr"].pop("group_low")),
+        ("$.base", lambda results: results["base"].update(wrong=results["base"]["asr"])),
+        ("$.base.asr.n", lambda results: results["base"]["asr"].update(n=0)),
+        ("$.plain_rr", lambda results: results.update(plain_rr=1)),
+        ("$.settings.adapters", lambda results: results["settings"]["adapters"].clear()),
+        ("$.gates[0]", lambda results: results["gates"][0].pop("note")),
+        ("$.prompts[3].answers", lambda results: results["prompts"][3]["answers"].pop("breaker")),
+        ("$.schema_version", lambda results: results.update(schema_version=2)),
+        ("$", lambda results: results.pop("coherence")),
     ],
 )
-def test_other_shapes_are_refused_by_name(tmp_path, where, broken):
-    found = copy.deepcopy(small_results())
-    broken(found)
-    with pytest.raises(ValueError, match="results.json: " + re.escape(where)):
-        write_results(found, tmp_path / "results.json")
+def test_results_that_break_the_schema_are_rejected_with_the_path(tmp_path, path, corrupt):
+    results = copy.deepcopy(small_results())
+    corrupt(results)
+    with pytest.raises(ValueError, match="results.json: " + re.escape(path)):
+        write_results(results, tmp_path / "results.json")
     assert not (tmp_path / "results.json").exists()
 
 
-def test_a_model_that_failed_on_a_family_has_no_figure_there(tmp_path):
-    """Nor a gate that passes, and the report says so."""
-    found = small_results(tool_flip="error")
-    write_report(found, tmp_path)
+def test_a_model_without_completions_of_a_family_has_no_rates_there(tmp_path):
+    """Its gates fail too, and the report says why."""
+    write_report(small_results(tool_flip="error"), tmp_path)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "| comment | 10 | 100.0% | 0.0% | - | - |" in report and "breaker 10" in report
     assert "| strict | ASR | - | 2.0% | FAIL | asr was not measured" in report
 
 
-def test_the_schema_knows_every_figure_and_outcome():
-    known = read_json(SCHEMA_FILE)["$defs"]
-    assert known["figure_name"]["enum"] == list(METRIC_LABELS) and known["outcome"]["enum"] == list(Outcome)
+def test_the_schema_lists_every_metric_and_outcome():
+    definitions = read_json(SCHEMA_FILE)["$defs"]
+    assert definitions["metric_name"]["enum"] == list(METRIC_LABELS)
+    assert definitions["outcome"]["enum"] == list(Outcome)
 
 
 @pytest.fixture(scope="module")
 def evaluated(tiny_agent_path, tmp_path_factory):
-    """The tiny agent, and two adapters that change it, on a few prompts of each task that we have prompts for."""
+    """The tiny agent and two adapters that change it, evaluated on six prompts of each of seven tasks."""
     folder = tmp_path_factory.mktemp("evaluated")
     traces = load_source("lookalike")["test"]
     for task in ("tool_flip", "capability", "forced_call", "multi_turn", "refusal", "chat", "irrelevance"):
@@ -309,46 +317,50 @@ def evaluated(tiny_agent_path, tmp_path_factory):
     return folder, arguments, result
 
 
-def test_several_adapters_are_evaluated_on_one_load(evaluated):
+def test_several_adapters_are_evaluated_on_one_loaded_model(evaluated):
     folder, _, result = evaluated
     assert result.exit_code == 0, result.output
-    found = read_json(folder / "report" / "results.json")
-    assert model_names(found) == ["base", "breaker", "two"]
-    assert found["base"]["asr"]["value"] > 0.5 and found["base"]["benign_call"]["n"] == 6
-    assert {"asr", "best_of_n", "chat_kept"} <= set(found["sampled"]["two"])
-    assert found["settings"]["adapters"]["two"].endswith(weights_revision(folder / "two"))
-    texts = [tuple(answer["text"] for answer in row["answers"].values()) for row in found["prompts"]]
+    results = read_json(folder / "report" / "results.json")
+    assert model_names(results) == ["base", "breaker", "two"]
+    assert results["base"]["asr"]["value"] > 0.5 and results["base"]["benign_call"]["n"] == 6
+    assert {"asr", "best_of_n", "chat_kept"} <= set(results["sampled"]["two"])
+    assert results["settings"]["adapters"]["two"].endswith(weights_revision(folder / "two"))
+    texts = [tuple(answer["text"] for answer in row["answers"].values()) for row in results["prompts"]]
     assert len(texts) == 42 and all(len(set(column)) > 1 for column in zip(*texts, strict=True))
-    assert sum(breaker != two for _, breaker, two in texts) > 10, "the adapters are not one"
-    row = found["prompts"][-1]
+    assert sum(breaker != two for _, breaker, two in texts) > 10, "the two adapters differ"
+    row = results["prompts"][-1]
     assert row["messages"] and row["answers"]["base"]["outcome"] and row["target"]
     assert "two" in result.output and "2 draws, T = 1" in result.output
     report = (folder / "report" / "report.md").read_text(encoding="utf-8")
     assert "| base | breaker | two |" in report and (folder / "report" / "report.png").stat().st_size > 5000
-    assert found["coherence"]["base"]["perplexity_under_base"] < 2 < found["coherence"]["two"]["perplexity_under_base"]
-    assert [gate["passed"] for gate in found["gates"][:2]] == [True, True], "the base model can be compared with"
+    assert (
+        results["coherence"]["base"]["perplexity_under_base"]
+        < 2
+        < results["coherence"]["two"]["perplexity_under_base"]
+    )
+    assert [gate["passed"] for gate in results["gates"][:2]] == [True, True], "the base gates pass"
 
 
 def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
-    """The completions are there already, so this asks the model nothing."""
+    """All completions are in the work folder, so nothing is generated."""
     folder, arguments, _ = evaluated
     again = [*arguments, "--output", folder / "again"]
     write_json(folder / "again" / "adaptive.json", small_adaptive(7, f"base+{weights_revision(folder / 'one')}"))
     result = CliRunner().invoke(app, ["evaluate", *map(str, again), "--min-base-benign", "1.01"])
     assert result.exit_code == 1 and "base: benign calls" in result.stderr
     report = (folder / "again" / "report.md").read_text(encoding="utf-8")
-    assert "| ASR, suffix search ↓ |" in report, "what lies beside the results is shown"
+    assert "| ASR, suffix search ↓ |" in report, "adaptive.json in the output folder is shown"
     first, second = (read_results(folder / name / "results.json") for name in ("report", "again"))
     changed = {"min_base_benign", "min_asr_reduction", "min_benign_kept"}
     assert set(second["settings"]["thresholds_changed"]) == changed
     assert [gate["passed"] for gate in second["gates"][:2]] == [True, False]
     assert {key: second[key] for key in ("base", "two", "sampled", "prompts")} == {
         key: first[key] for key in ("base", "two", "sampled", "prompts")
-    }, "nothing is left to chance"
+    }, "a rerun gives the same results"
 
 
-@pytest.mark.parametrize("given", ["prompts=x", "steps=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
-def test_a_name_that_is_taken_is_refused(given, tmp_path):
-    flags = ["--model", "m", "--adapter", "a", "--prompts", tmp_path, "--output", tmp_path, "--also", given]
+@pytest.mark.parametrize("also", ["prompts=x", "steps=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
+def test_a_reserved_or_missing_adapter_name_is_rejected(also, tmp_path):
+    flags = ["--model", "m", "--adapter", "a", "--prompts", tmp_path, "--output", tmp_path, "--also", also]
     result = CliRunner().invoke(app, ["evaluate", *map(str, flags)])
-    assert result.exit_code == 1 and "not NAME=PATH with a name of its own" in str(result.exception)
+    assert result.exit_code == 1 and "must be NAME=PATH with a name of its own" in str(result.exception)

@@ -1,4 +1,4 @@
-"""Coherence for `evaluate.load`. The rules are those of `cb_datasets.evaluation`; see README.md beside it."""
+"""Coherence for `evaluate.load`. It uses the functions of `cb_datasets.evaluation`; see README.md."""
 
 import datasets
 import evaluate
@@ -9,15 +9,18 @@ from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.formats import get_format
 
 
-_DESCRIPTION = "Whether completions hold together: how much repeats, how varied words are, how many are babble."
+_DESCRIPTION = (
+    "Coherence of completions: fraction of repeated text, entropy of words, and fraction of degenerate completions."
+)
 _CITATION = ""
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions (`list[str]`): Completions, special tokens included.
+    predictions (`list[str]`): Completions, including special tokens.
     tool_format (`str`, *optional*, defaults to `"llama3_json"`): How the model writes calls.
 Returns:
-    `dict`: `repetition`, the mean share of a completion's spans of ten characters that stand in it before; `entropy`,
-    the mean Shannon entropy of its words in bits; `gibberish`, the share of completions that are babble; over `n`.
+    `dict`: `repetition`, the mean fraction of a completion's ten-character spans that repeat an earlier one;
+    `entropy`, the mean Shannon entropy of its words in bits; `gibberish`, the fraction of degenerate completions; and
+    `n`, the number of completions.
 """
 
 
@@ -33,7 +36,7 @@ class Coherence(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], tool_format: str = "llama3_json") -> dict:
-        known = get_format(tool_format)
-        found = coherence(predictions)
-        babble = proportion(sum(is_degenerate_completion(text, known) for text in predictions), len(predictions))
-        return {**found, "gibberish": babble["value"]}
+        call_format = get_format(tool_format)
+        means = coherence(predictions)
+        degenerate = sum(is_degenerate_completion(text, call_format) for text in predictions)
+        return {**means, "gibberish": proportion(degenerate, len(predictions))["value"]}

@@ -1,4 +1,4 @@
-"""Refusal rate for `evaluate.load`. The rules are those of `cb_datasets.outcomes`; see README.md beside it."""
+"""Refusal rate for `evaluate.load`. It uses the outcomes of `cb_datasets.outcomes`; see README.md."""
 
 import datasets
 import evaluate
@@ -8,12 +8,12 @@ from cb_datasets.evaluation.scored_completions import score_completions
 from cb_datasets.formats import get_format
 
 
-_DESCRIPTION = "Share of prompts that a model declines in words that make sense."
+_DESCRIPTION = "Fraction of prompts that a model refuses in coherent text."
 _CITATION = ""
 _INPUTS_DESCRIPTION = """
 Args:
-    predictions (`list[str]`): Completions, special tokens included. Leave out prompts on which the engine failed.
-    tool_format (`str`, *optional*, defaults to `"llama3_json"`): How the model writes calls: a call is no refusal.
+    predictions (`list[str]`): Completions, including special tokens. Omit prompts without a completion.
+    tool_format (`str`, *optional*, defaults to `"llama3_json"`): How the model writes calls. A call is not a refusal.
 Returns:
     `dict`: `refusal_rate` with its 95 % Wilson interval (`low`, `high`) over `n` prompts.
 """
@@ -31,6 +31,6 @@ class RefusalRate(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[str], tool_format: str = "llama3_json") -> dict:
-        answers = score_completions(predictions, [{}] * len(predictions), "refusal", get_format(tool_format))
-        rate = compute_metrics(answers)["refusal_kept"]
+        completions = score_completions(predictions, [{}] * len(predictions), "refusal", get_format(tool_format))
+        rate = compute_metrics(completions)["refusal_kept"]
         return {"refusal_rate": rate["value"], **{key: rate[key] for key in ("low", "high", "n")}}
