@@ -17,7 +17,7 @@ from ..splits import choose
 from .scored_completions import ScoredCompletion
 
 
-# Prompts of each task on which perplexity is measured: enough for a mean, at little cost beside generation.
+# Prompts of each task on which perplexity is measured: enough for a mean, at little cost compared with generation.
 PERPLEXITY_PROMPTS = 50
 # Completions per call of the backend, which is one step of the progress bar.
 _CHUNK = 128

@@ -75,7 +75,7 @@ METRIC_LABELS = {name: metric.label for name, metric in METRICS.items()} | {BEST
 
 
 def is_hit(metric: str, completion: ScoredCompletion) -> bool | None:
-    """Whether a completion is a hit of a metric; `None` if the metric does not apply, or without text."""
+    """Whether a completion is a hit of a metric; `None` if it does not apply, or if there is no text."""
     return None if completion.outcome == Outcome.ERROR else METRICS[metric].judge(completion)
 
 

@@ -23,7 +23,8 @@ class EvalPrompt:
     Args:
         id, pair, group, task (`str`): Columns of the prompt.
         source (`str`, *optional*): The dataset it comes from.
-        family, category, subtype (`str`, *optional*): Kind of attack.
+        family (`str`, *optional*): Family of its attack.
+        category, subtype (`str`, *optional*): Its class in the source's own taxonomy.
         depth (`int`): Number of assistant turns before the completion.
     """
 

@@ -123,7 +123,7 @@ def _live_section(results: dict, evaluation_settings: dict) -> Section:
 def _models_to_show(revisions: Mapping[str, str], evaluation_settings: dict, file: str) -> tuple[list[str], list[str]]:
     """The models of a table, and a paragraph about the models that are left out.
 
-    The base model alone compares with nothing: without an evaluated adapter there are no models to show.
+    The base model is shown for comparison only: without an evaluated adapter, no models are shown.
     """
     evaluated = evaluation_settings["adapters"]
     shown = [name for name, revision in revisions.items() if is_evaluated(evaluated, name, revision)]

@@ -79,7 +79,7 @@ def write_page(results: dict, plots: Mapping[str, str], folder: Path, sections: 
 
 
 def _policy(style: str, script: str) -> str:
-    hashes = [base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
     only = "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'"
     return f"{only}; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'"
 
@@ -89,8 +89,8 @@ def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def _data_url(picture: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+def _data_url(png: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png.read_bytes()).decode()}"
 
 
 def percent(value: float) -> str:

@@ -90,7 +90,10 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines += ["## Attack families", "", *_family_table(results, models)]
     lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(results))]
     lines += [f"Prompts without a completion (too long): {listed(results['errors'])}.", ""]
-    lines += ["The attacks are fixed texts: these metrics say nothing about adaptive attackers.", ""]
+    lines += [
+        "The attacks in the evaluation prompts are fixed texts: their metrics say nothing about adaptive attackers.",
+        "",
+    ]
     for name, caption in plots.items():
         lines += [f"![{caption}]({name})", "", f"{caption}.", ""]
     return "\n".join(lines)
