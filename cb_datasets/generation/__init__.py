@@ -1,4 +1,4 @@
-"""Completions from a model: `Dataset.map` over durable shards, and the backends that run the model."""
+"""Completions of prompts: `Dataset.map` over durable shards, and the backends that run the model."""
 
 from .backend import Backend, Completion, Sampling, Scorer
 from .complete import complete

@@ -1,7 +1,7 @@
-"""What a backend is: token ids in, token ids and text out, and a name for the weights that did it.
+"""The backend protocol: prompt token ids in, completions out, and a name for the weights that generated them.
 
-Below the protocol stands what all backends share, so that they cannot differ in it: the tokenizer, the tokens that end
-a completion, the way from ids to text, and the name of the weights.
+The functions below the protocol are shared by all backends, so that these agree on the tokenizer, on the tokens that
+end a completion, on decoding, and on how weights are named.
 """
 
 import copy
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-# The name of the model without an adapter, wherever models are told apart by name.
+# Name of the model without an adapter, wherever results are keyed by model.
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How completions are drawn.
+    """Sampling parameters.
 
     Args:
-        temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy.
-        top_p (`float`, *optional*, defaults to `1.0`): Nucleus sampling.
-        max_new_tokens (`int`, *optional*, defaults to `256`): A completion that reaches it is cut off, and never a
-            sample.
-        num_samples (`int`, *optional*, defaults to `1`): Completions for each prompt.
-        seed (`int`, *optional*, defaults to `0`): Reproducible for the same shards on the same backend, no further.
+        temperature (`float`, *optional*, defaults to `0.0`): 0 is greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Probability mass of nucleus sampling.
+        max_new_tokens (`int`, *optional*, defaults to `256`): Maximum length of a completion. One that reaches it is
+            cut off, and never becomes a sample of a dataset.
+        num_samples (`int`, *optional*, defaults to `1`): Completions per prompt.
+        seed (`int`, *optional*, defaults to `0`): Base seed. It reproduces completions only for the same shards on
+            the same backend.
     """
 
     temperature: float = 0.0
@@ -54,9 +55,9 @@ class Completion:
     """One completion.
 
     Args:
-        token_ids (`tuple[int, ...]`): What was generated, the stop token included.
-        text (`str`): The same, decoded with its special tokens.
-        stop_reason (`str`): `stop` (an end token was written) or `length` (cut off).
+        token_ids (`tuple[int, ...]`): Generated tokens, including the end token.
+        text (`str`): Their text, including special tokens.
+        stop_reason (`str`): `stop` (an end token was generated) or `length` (cut off).
     """
 
     token_ids: tuple[int, ...]
@@ -65,10 +66,10 @@ class Completion:
 
 
 class Backend(Protocol):
-    """Runs a model.
+    """A model that generates completions.
 
-    `model` and `revision` name the loaded weights; they go into every row's provenance. `max_length` is the most
-    tokens of a prompt and its completion that the model takes.
+    `model` and `revision` name the loaded weights and go into every row's provenance. `max_length` is the maximum
+    number of tokens of a prompt and its completion together.
     """
 
     model: str
@@ -77,78 +78,80 @@ class Backend(Protocol):
     tokenizer: "PreTrainedTokenizerBase"
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
-        """`sampling.num_samples` completions for each prompt, in order. `seed` overrides the sampling's own.
+        """Generate `sampling.num_samples` completions per prompt, in the order of the prompts.
 
-        An engine that fails raises: a call that failed is never an empty completion.
+        `seed` overrides `sampling.seed`. If the engine fails, it raises: a failed call never returns an empty
+        completion.
         """
 
 
 @runtime_checkable
 class Scorer(Backend, Protocol):
-    """A backend that also tells how likely given completions are.
+    """A backend that also scores given completions.
 
-    vLLM does not: asked for the log probabilities of a prompt while adapters are enabled, its engine dies (0.32).
+    The vLLM backend does not: with adapters enabled, vLLM's engine dies on `prompt_logprobs` (0.32).
     """
 
     def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
-        """Log probability of each completion after its prompt: the sum over its tokens, in nats.
+        """Log probability of each completion given its prompt: the sum over its tokens, in nats.
 
-        Prompt and completion together must not be longer than `max_length`.
+        Prompt and completion together must not exceed `max_length` tokens.
         """
 
 
 class AdapterBackend:
-    """The part of a backend that runs one load of the weights with different adapters.
+    """Base class of backends that switch adapters on weights that are loaded once.
 
     Args:
         base_model (`str`): Folder of the base model, or its Hub id.
-        base_revision (`str`): Name of its weights.
-        adapter (`str`, *optional*): Folder of the adapter that is on it.
+        base_revision (`str`): Revision of the base model's weights.
+        adapter (`str`, *optional*): Folder of the active adapter.
     """
 
     def __init__(self, base_model: str, base_revision: str, adapter: str | None) -> None:
         self._base_model, self._base_revision = base_model, base_revision
-        self._name_weights(adapter)
+        self._set_model_name(adapter)
 
     def without_adapter(self) -> Self:
-        """The base model, on the same weights in memory."""
-        return self._switched(None)
+        """A backend for the base model, sharing the weights in memory."""
+        return self._copy_with(None)
 
     def with_adapter(self, adapter: str) -> Self:
-        """The base model with another adapter, beside the one that is loaded, on the same weights in memory."""
-        return self._switched(adapter)
+        """A backend for another adapter on the same base model, sharing the weights in memory."""
+        return self._copy_with(adapter)
 
-    def _switched(self, adapter: str | None) -> Self:
+    def _copy_with(self, adapter: str | None) -> Self:
         other = copy.copy(self)
-        other._name_weights(adapter)
+        other._set_model_name(adapter)
         other._use_adapter(adapter)
         return other
 
-    def _name_weights(self, adapter: str | None) -> None:
+    def _set_model_name(self, adapter: str | None) -> None:
         self.model, self.revision = self._base_model, self._base_revision
         if adapter is not None:
             self.model += f"+{adapter}"
             self.revision += f"+{adapter_revision(adapter)}"
 
     def _use_adapter(self, adapter: str | None) -> None:
-        """Have this backend generate with an adapter, or without."""
+        """Make this backend generate with this adapter, or with none."""
         raise NotImplementedError
 
 
 def load_models(
     load: Callable[[str, list[str]], AdapterBackend], adapters: Mapping[str, str]
 ) -> "dict[str, AdapterBackend]":
-    """The base model and breakers by name, on weights that are loaded once.
+    """Load the base model once, and return backends for it and for each breaker, by name.
 
     Args:
-        load (`Callable`): `(adapter, other adapters) -> backend`, loaded with the first and with room for the others.
+        load (`Callable`): `(adapter, other_adapters) -> backend`: loads the model with the first adapter, with room
+            for the others.
         adapters (`Mapping[str, str]`): Folder of each breaker's adapter, by name.
 
     Raises:
-        FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
+        FileNotFoundError: If a folder holds no adapter. It is raised before the model is loaded.
     """
     for folder in adapters.values():
-        adapter_revision(folder)
+        adapter_revision(folder)  # only for its check of the path
     (first, folder), *others = adapters.items()
     loaded = load(folder, [other for _, other in others])
     return {
@@ -159,38 +162,39 @@ def load_models(
 
 
 def check_model(model: str) -> None:
-    """Refuse a path that leads to no model, which the Hub would be asked for again and again.
+    """Raise if `model` is a local path without a model, before the Hub is queried for it, with retries.
 
-    A path is what begins as one, and what stands in a folder that is there.
+    It counts as a path if it begins with `.`, `/` or `~`, or if its parent folder exists.
 
     Args:
         model (`str`): Folder of a model, or a Hub id.
 
     Raises:
-        FileNotFoundError: If it is a path and there is no tokenizer.
+        FileNotFoundError: If it is a path and holds no tokenizer.
     """
     path = Path(model)
     if path.is_dir():
         if not any(path.glob("tokenizer*")):
-            raise FileNotFoundError(f"{model} is no folder of a model: there is no tokenizer in it.")
+            raise FileNotFoundError(f"{model} is not a model folder: it has no tokenizer.")
     elif path.exists():
-        raise FileNotFoundError(f"{model} is a file. Name the folder of a model.")
+        raise FileNotFoundError(f"{model} is a file. Pass the model's folder.")
     elif model.startswith((".", "/", "~")):
         raise FileNotFoundError(f"There is no folder {model}.")
     elif "/" in model and path.parent.is_dir():
         raise FileNotFoundError(
-            f"There is no folder {model}. If a model of the Hub is meant, run where no folder is called {path.parent}."
+            f"There is no folder {model}. If you mean a Hub model, run from a directory without a folder "
+            f"{path.parent}."
         )
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model that can be asked tool prompts.
+    """Load a model's tokenizer, and check that tool prompts can be rendered with it.
 
     Args:
         model (`str`): Folder of the model, or its Hub id.
 
     Raises:
-        FileNotFoundError: If there is no such folder, and the Hub has no such model or is not reached.
+        FileNotFoundError: If it is no model folder, and the Hub has no such model or cannot be reached.
         ValueError: If it has no chat template, or one whose tool-call format is unknown.
     """
     from transformers import AutoTokenizer
@@ -200,7 +204,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         tokenizer = AutoTokenizer.from_pretrained(model)
     except OSError as error:
         raise FileNotFoundError(
-            f"{model} is no folder of a model, and no model that the Hub would give: {str(error).splitlines()[0]}"
+            f"{model} is neither a model folder nor available on the Hub: {str(error).splitlines()[0]}"
         ) from error
     if tokenizer.chat_template is None:
         raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
@@ -209,7 +213,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
 
 def end_token_ids(tokenizer: "PreTrainedTokenizerBase", eos_token_id: int | Sequence[int] | None = None) -> list[int]:
-    """Ids that end a completion: the end tokens of the tool-call format, and what the model itself ends with.
+    """Ids that end a completion: end tokens of the tool-call format, of the tokenizer, and of the generation config.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's tokenizer.
@@ -217,32 +221,32 @@ def end_token_ids(tokenizer: "PreTrainedTokenizerBase", eos_token_id: int | Sequ
     """
     vocabulary = tokenizer.get_vocab()
     tokens = (*format_of(tokenizer.chat_template).end_tokens, tokenizer.eos_token)
-    own = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or []
-    return sorted({*own, *(vocabulary[token] for token in tokens if token in vocabulary)})
+    model_ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or []
+    return sorted({*model_ends, *(vocabulary[token] for token in tokens if token in vocabulary)})
 
 
 def completion_of(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_reason: str) -> Completion:
-    """The completion that these ids are.
+    """Decode generated ids to a [`Completion`].
 
     Raises:
-        RuntimeError: If generation neither ended nor was cut off.
+        RuntimeError: If the engine aborted the generation.
     """
     if stop_reason not in ("stop", "length"):
-        raise RuntimeError(f"The engine gave up on a completion after {len(token_ids)} tokens: {stop_reason!r}.")
-    # A tokenizer that cleans up takes the blank out of " ,", and the text would encode to other ids.
+        raise RuntimeError(f"The engine did not finish a completion after {len(token_ids)} tokens: {stop_reason!r}.")
+    # With clean-up, some tokenizers drop the space of " ,", and the text would encode to other ids.
     text = tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return Completion(tuple(token_ids), cast(str, text), stop_reason)
 
 
 def context_length(model: str) -> int:
-    """Most tokens that a model takes; [`MAX_LENGTH`] where its configuration does not say."""
+    """Maximum number of tokens of a model's context; [`MAX_LENGTH`] if its config does not say."""
     from transformers import AutoConfig
 
     return getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", MAX_LENGTH)
 
 
 def revision_of(model: str) -> str:
-    """Name of a model's weights: their hash for a folder, the commit for a Hub id."""
+    """Revision of a model's weights: their hash for a folder, the commit for a Hub id."""
     from transformers import AutoConfig
 
     if Path(model).is_dir():
@@ -251,7 +255,7 @@ def revision_of(model: str) -> str:
 
 
 def weights_revision(folder: Path) -> str:
-    """Hash of a local model's or adapter's weights and configuration: a path alone says nothing about what is in it.
+    """Hash of the weights and configs in a folder: the path alone does not identify a local model or adapter.
 
     Raises:
         FileNotFoundError: If the folder holds no safetensors file.
@@ -267,13 +271,13 @@ def weights_revision(folder: Path) -> str:
 
 
 def adapter_revision(adapter: str) -> str:
-    """Hash of an adapter's weights and configuration.
+    """Hash of an adapter's weights and config.
 
     Args:
-        adapter (`str`): Its folder.
+        adapter (`str`): The adapter's folder.
 
     Raises:
-        FileNotFoundError: If it is no folder of a PEFT adapter.
+        FileNotFoundError: If the folder holds no PEFT adapter.
     """
     folder = Path(adapter)
     if not folder.is_dir():

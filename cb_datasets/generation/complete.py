@@ -1,9 +1,9 @@
-"""Prompts in, completions out: `Dataset.map` over shards that survive whatever kills the process.
+"""Prompts in, completions out: `Dataset.map` over shards, resumable after a crash.
 
-A finished shard is one Parquet file in a folder that is named by the hash of everything the completions depend on
-(`shards.py`). A rerun does the missing shards only; a changed model, prompt or setting has another folder and never
-meets old shards. The shard is the unit of work: a killed one is made again whole, because what a seed draws may depend
-on which prompts are drawn together.
+A finished shard is one Parquet file in a folder named by the hash of everything the completions depend on
+(`shards.py`). A rerun generates only the missing shards; a changed model, prompt or setting has another folder and
+never reuses old shards. The shard is the unit of work: an interrupted one is regenerated as a whole, because the
+samples that a seed gives may depend on which prompts are batched together.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ from .shard import COMPLETION_FEATURES, PROMPT_COLUMNS, complete_shard
 from .shards import Shards
 
 
-# Prompts in a shard where the backend does not say: what a CPU does in minutes.
+# Prompts per shard for a backend without a `shard_size`: what a CPU completes in minutes.
 SHARD_SIZE = 100
 
 _HERE = Path(__file__).parent
 
-# Hash of the code that makes completions, as it was loaded: `Dataset.map` does not see edits of imported functions.
+# Hash of the source that generates completions, read at import: a changed source gives new shards.
 _CODE_HASH = hashlib.sha256(
     b"".join(path.read_bytes() for path in [*sorted(_HERE.glob("*.py")), _HERE.parent / "chat.py"])
 ).hexdigest()[:16]
@@ -58,29 +58,29 @@ def complete(
     rank: int | None = None,
     world: int = 1,
 ) -> Dataset:
-    """Completions of `prompts`, `sampling.num_samples` rows each, in order.
+    """Generate `sampling.num_samples` completions per prompt, in the order of the prompts.
 
     Args:
-        prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES` (further columns are ignored), with unique ids. A
-            prompt with `target.prefill` is gone on from there, and its completion's text begins with the prefill.
+        prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES` with unique ids; other columns are ignored. If a
+            prompt has a `target.prefill`, the model continues it, and the completion's text begins with it.
         backend ([`Backend`]): The model.
-        sampling ([`Sampling`]): How to draw.
-        work_dir (`Path`): Where shards are kept.
-        shard_size (`int`, *optional*): Prompts in a shard: the most work that a crash can lose, and the most that a
-            backend can batch. Defaults to the backend's `shard_size`, or to 100 where it has none.
-        max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Prompt and prefill must leave room for
-            `max_new_tokens` below it, and below what the model takes; longer ones are not asked (`prompt_too_long`).
+        sampling ([`Sampling`]): Sampling parameters.
+        work_dir (`Path`): Folder of finished shards.
+        shard_size (`int`, *optional*): Prompts per shard: the most work that a crash can lose, and the largest batch
+            that the backend sees. Defaults to the backend's `shard_size`, or to 100 if it has none.
+        max_length (`int`, *optional*, defaults to [`MAX_LENGTH`]): Maximum number of tokens of prompt, prefill and
+            `max_new_tokens` together, lowered to the model's own limit. The model does not see longer prompts; their
+            row has the stop reason `prompt_too_long`.
         description (`str`, *optional*, defaults to `"Completing"`): Label of the progress bar.
-        accepts (`Callable[[dict], bool]`, *optional*): Whether a completion is one that is looked for; counted in the
-            progress bar.
-        rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`, as one of `world` tasks.
+        accepts (`Callable[[dict], bool]`, *optional*): Predicate on completion rows; the progress bar shows the
+            acceptance rate.
+        rank, world (`int`, *optional*): Generate only shards `rank, rank + world, ...`, as one of `world` tasks.
 
     Returns:
-        [`~datasets.Dataset`]: Rows of `COMPLETION_FEATURES`; with a rank, those of its shards.
+        [`~datasets.Dataset`]: Rows of `COMPLETION_FEATURES`; with a rank, only those of its shards.
 
     Raises:
-        ValueError: If there are no prompts, or two with one id; if a shard could not be made (the shards before it
-            are kept).
+        ValueError: If there are no prompts, or ids repeat; if a shard fails (earlier shards are kept).
     """
     if len(prompts) == 0:
         raise ValueError("There are no prompts to complete.")
@@ -90,42 +90,46 @@ def complete(
     ids = list(prompts["id"])
     if len(set(ids)) != len(ids):
         raise ValueError("Prompt ids are not unique.")
-    size = getattr(backend, "shard_size", SHARD_SIZE) if shard_size is None else shard_size
+    if shard_size is None:
+        shard_size = getattr(backend, "shard_size", SHARD_SIZE)
     max_length = min(max_length, backend.max_length)
-    settings = _settings(prompts, backend, sampling, size, max_length)
-    shards = Shards(work_dir, settings, ids, size, sampling.num_samples)
-    mine = range(rank or 0, len(shards), world)
-    missing = [index for index in mine if not shards.has(index)]
-    total = sum(len(shards.parts[index]) for index in mine)
-    to_do = sum(len(shards.parts[index]) for index in missing)
-    with Progress(description, total, total - to_do, accepts) as progress:
+    settings = _settings(prompts, backend, sampling, shard_size, max_length)
+    shards = Shards(work_dir, settings, ids, shard_size, sampling.num_samples)
+    own_shards = range(rank or 0, len(shards), world)
+    missing = [index for index in own_shards if not shards.has_shard(index)]
+    n_prompts = sum(len(shards.prompt_ranges[index]) for index in own_shards)
+    n_missing = sum(len(shards.prompt_ranges[index]) for index in missing)
+    with Progress(description, n_prompts, n_prompts - n_missing, accepts) as progress:
         for index in missing:
-            part = shards.parts[index]
-            with _naming(shards, index):
-                seed = sampling.seed + part.start * sampling.num_samples
-                made = complete_shard(prompts.select(part), backend, sampling, seed, max_length)
-                shards.save(index, made)
-            progress.add(len(part), made)
+            prompt_range = shards.prompt_ranges[index]
+            with _shard_errors(shards, index):
+                # Backends that seed each sample use the seeds from here to seed + len(prompt_range) * num_samples:
+                # those of different shards do not overlap.
+                seed = sampling.seed + prompt_range.start * sampling.num_samples
+                completions = complete_shard(prompts.select(prompt_range), backend, sampling, seed, max_length)
+                shards.save_shard(index, completions)
+            progress.add_shard(len(prompt_range), completions)
     if rank is not None:
-        left = len(shards) - shards.finished()
-        _logger.warning("%s: %d of %d shards are still missing.", description, left, len(shards))
-    # A task of more tasks than there are shards has none.
-    none = COMPLETION_FEATURES.arrow_schema.empty_table()
-    return Dataset(pyarrow.concat_tables([none, *(shards.read(index) for index in mine)], promote_options="none"))
+        still_missing = len(shards) - shards.count_finished()
+        _logger.warning("%s: %d of %d shards are still missing.", description, still_missing, len(shards))
+    # With more tasks than shards, some tasks have no shard: the empty table gives them the columns.
+    empty = COMPLETION_FEATURES.arrow_schema.empty_table()
+    tables = [empty, *(shards.read_shard(index) for index in own_shards)]
+    return Dataset(pyarrow.concat_tables(tables, promote_options="none"))
 
 
 def _settings(prompts: Dataset, backend: Backend, sampling: Sampling, shard_size: int, max_length: int) -> dict:
-    """Everything that decides the completions."""
-    rows = hashlib.sha256()
+    """Everything the completions depend on; its hash names the folder of the shards."""
+    prompts_hash = hashlib.sha256()
     for batch in prompts.with_format("arrow").iter(batch_size=100):
         for row in batch.to_pylist():
-            rows.update(to_json([row["id"], row["messages"], row["tools"], row["target"]["prefill"]]).encode())
+            prompts_hash.update(to_json([row["id"], row["messages"], row["tools"], row["target"]["prefill"]]).encode())
     return {
         "backend": type(backend).__name__,
         "model": backend.model,
         "revision": backend.revision,
         "sampling": dataclasses.asdict(sampling),
-        "prompts": rows.hexdigest(),
+        "prompts": prompts_hash.hexdigest(),
         "template_hash": template_hash(backend.tokenizer),
         "end_tokens": list(format_of(backend.tokenizer.chat_template).end_tokens),
         "date_string": DATE_STRING,
@@ -136,24 +140,24 @@ def _settings(prompts: Dataset, backend: Backend, sampling: Sampling, shard_size
 
 
 @contextmanager
-def _naming(shards: Shards, index: int) -> Iterator[None]:
-    """Whatever fails is one error that names the shard, what is kept, and what to do."""
+def _shard_errors(shards: Shards, index: int) -> Iterator[None]:
+    """Turn any exception into one error that names the shard, the finished shards, and the remedy."""
     try:
         yield
     except Exception as error:
-        part = shards.parts[index]
+        prompt_range = shards.prompt_ranges[index]
         reason, remedy = _reason_and_remedy(error)
         raise ValueError(
-            f"shard {index} of {len(shards)} (prompts {part.start}-{part[-1]}): {reason}; {shards.finished()} shards "
-            f"are kept in {shards.folder}; {remedy} and run the same command again."
+            f"shard {index} of {len(shards)} (prompts {prompt_range.start}-{prompt_range[-1]}): {reason}; "
+            f"{shards.count_finished()} shards are kept in {shards.folder}; {remedy} and rerun the same command."
         ) from error
 
 
 def _reason_and_remedy(error: Exception) -> tuple[str, str]:
     if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
         return os.strerror(error.errno).lower(), "free space"
-    said = " ".join("".join(traceback.format_exception_only(error)).split())
-    # GPUs, CPUs and engines in processes of their own each have another class for it.
-    if isinstance(error, MemoryError) or any(words in said for words in _MEMORY_IS_FULL):
-        return f"out of memory ({said})", "ask fewer prompts at once (--batch-size) or free memory"
-    return said, "mend the cause"
+    message = " ".join("".join(traceback.format_exception_only(error)).split())
+    # CUDA, CPU allocators and engines in other processes each raise another class, so the text is matched too.
+    if isinstance(error, MemoryError) or any(phrase in message for phrase in _MEMORY_IS_FULL):
+        return f"out of memory ({message})", "lower --batch-size or free memory"
+    return message, "fix the cause"

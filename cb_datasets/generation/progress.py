@@ -1,6 +1,6 @@
-"""The progress bar of a run.
+"""The progress bar of a generation run.
 
-b4_flips (train):  62%|██████▎   | 500/800 prompts [01:12<00:43, 6.9 samples/s, 212 tokens/s, 41 % accepted]
+b4_flips (train):  62%|██████▎   | 500/800 prompts [01:12<00:43, 6.9 samples/s, 212 tokens/s, 41% accepted]
 """
 
 import time
@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts prompts; its rates and its time left are of the work done now, not of shards found finished.
+    """Progress bar over prompts. Rates and remaining time leave out shards that were finished before this run.
 
     Args:
         description (`str`): Label of the bar.
-        total (`int`): Prompts of the run.
-        finished (`int`): How many of them were done before.
-        accepts (`Callable[[dict], bool]`, *optional*): Whether a completion is one that is looked for; without it no
-            acceptance rate is shown.
+        total (`int`): Number of prompts.
+        finished (`int`): Number of prompts in shards that were finished before.
+        accepts (`Callable[[dict], bool]`, *optional*): Predicate on completion rows; without it no acceptance rate is
+            shown.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Progress:
             desc=description,
             total=total,
             initial=finished,
-            smoothing=0,  # the mean of the whole run: shards differ too much for the last ones to tell the time left
+            smoothing=0,  # average over the whole run: shards differ too much to extrapolate from the latest ones
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} prompts [{elapsed}<{remaining}{postfix}]",
         )
         self._accepts = accepts
@@ -41,18 +41,21 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._bar.close()
 
-    def add(self, prompts: int, completions: Dataset) -> None:
-        """Count a shard that was just finished."""
+    def add_shard(self, n_prompts: int, completions: Dataset) -> None:
+        """Count a shard that was just generated, and redraw the bar."""
         seconds = time.perf_counter() - self._started
         self._samples += len(completions)
         self._tokens += sum(completions["new_tokens"])
-        shown = f"{self._samples / seconds:.1f} samples/s, {self._tokens / seconds:.0f} tokens/s"
+        rates = f"{self._samples / seconds:.1f} samples/s, {self._tokens / seconds:.0f} tokens/s"
         if self._accepts is not None:
             self._accepted += sum(map(self._accepts, completions))
-            shown += f", {self._accepted / self._samples:.0%} accepted"
-        self._bar.set_postfix_str(shown, refresh=False)
-        self._bar.update(prompts)
+            rates += f", {self._accepted / self._samples:.0%} accepted"
+        self._bar.set_postfix_str(rates, refresh=False)
+        self._bar.update(n_prompts)

@@ -1,4 +1,4 @@
-"""One shard: prompts in, rows of completions out, by one call of the model."""
+"""Completions of one shard of prompts, generated in one call of the backend."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,17 +13,17 @@ from .backend import Backend, Completion, Sampling
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What a completion depends on of its prompt.
+# Columns of a prompt that its completions depend on.
 PROMPT_COLUMNS = ["id", "messages", "tools", "target"]
 
 COMPLETION_FEATURES = Features(
     {
         "prompt_id": Value("string"),
         "sample_index": Value("int32"),
-        "text": Value("string"),  # prefill and what the model wrote, special tokens included; null where not asked
+        "text": Value("string"),  # prefill and completion, including special tokens; null for an overlong prompt
         "stop_reason": Value("string"),  # stop | length | prompt_too_long
         "canonical": Value("bool"),  # whether the text encodes back to the ids of prefill and completion
-        "new_tokens": Value("int32"),  # how many the model wrote
+        "new_tokens": Value("int32"),  # tokens generated, without the prefill
         "seed": Value("int64"),
     }
 )
@@ -32,34 +32,34 @@ PROMPT_TOO_LONG = "prompt_too_long"
 
 
 def complete_shard(prompts: Dataset, backend: Backend, sampling: Sampling, seed: int, max_length: int) -> Dataset:
-    """Completions of the prompts of one shard, which the backend is asked together.
+    """Complete the prompts of one shard in a single call of the backend.
 
     Args:
         prompts ([`~datasets.Dataset`]): Rows of `PROMPT_COLUMNS`.
         backend ([`Backend`]): The model.
-        sampling ([`Sampling`]): How to draw.
+        sampling ([`Sampling`]): Sampling parameters.
         seed (`int`): Seed of the shard.
-        max_length (`int`): Most tokens of prompt, prefill and completion together.
+        max_length (`int`): Maximum number of tokens of prompt, prefill and completion together.
 
     Returns:
         [`~datasets.Dataset`]: Rows of `COMPLETION_FEATURES`.
 
     Raises:
-        ValueError: If the backend does not answer every prompt.
+        ValueError: If the backend does not complete every prompt.
     """
 
-    def answer(batch: dict) -> dict:
+    def complete_batch(batch: dict) -> dict:
         rows = [
             dict(zip(PROMPT_COLUMNS, values, strict=True))
             for values in zip(*(batch[key] for key in PROMPT_COLUMNS), strict=True)
         ]
-        answers = list(_answers(rows, backend, sampling, seed, max_length))
-        return {name: [row[name] for row in answers] for name in COMPLETION_FEATURES}
+        completion_rows = list(_completion_rows(rows, backend, sampling, seed, max_length))
+        return {name: [row[name] for row in completion_rows] for name in COMPLETION_FEATURES}
 
-    # The fingerprint is given, so that the engine in the closure is never pickled.
+    # `map` would pickle the closure, with the engine in it, to compute a fingerprint: one is passed instead.
     with without_library_bars():
         return prompts.map(
-            answer,
+            complete_batch,
             batched=True,
             batch_size=len(prompts),
             remove_columns=prompts.column_names,
@@ -70,26 +70,29 @@ def complete_shard(prompts: Dataset, backend: Backend, sampling: Sampling, seed:
         )
 
 
-def _answers(rows: list[dict], backend: Backend, sampling: Sampling, seed: int, max_length: int) -> Iterator[dict]:
+def _completion_rows(
+    rows: list[dict], backend: Backend, sampling: Sampling, seed: int, max_length: int
+) -> Iterator[dict]:
     tokenizer = backend.tokenizer
     encoded = [encode_prompt(tokenizer, row) + _prefill_ids(tokenizer, row) for row in rows]
     fits = [len(ids) + sampling.max_new_tokens <= max_length for ids in encoded]
-    asked = [ids for ids, fit in zip(encoded, fits, strict=True) if fit]
-    drawn = backend.generate(asked, sampling, seed) if asked else []
-    if [len(completions) for completions in drawn] != [sampling.num_samples] * len(asked):
-        raise ValueError("the backend did not answer every prompt")
-    remaining = iter(drawn)
+    prompt_ids = [ids for ids, fit in zip(encoded, fits, strict=True) if fit]
+    completions = backend.generate(prompt_ids, sampling, seed) if prompt_ids else []
+    if [len(samples) for samples in completions] != [sampling.num_samples] * len(prompt_ids):
+        raise ValueError("the backend did not complete every prompt")
+    remaining = iter(completions)
     for row, fit in zip(rows, fits, strict=True):
         shared = {"prompt_id": row["id"], "seed": seed}
         if not fit:
-            unasked = {"text": None, "stop_reason": PROMPT_TOO_LONG, "canonical": False, "new_tokens": 0}
-            yield {**shared, "sample_index": 0, **unasked}
+            # One row, not `num_samples`: it records that the prompt was skipped.
+            skipped = {"text": None, "stop_reason": PROMPT_TOO_LONG, "canonical": False, "new_tokens": 0}
+            yield {**shared, "sample_index": 0, **skipped}
             continue
         for index, completion in enumerate(next(remaining)):
-            yield {**shared, "sample_index": index, **_written(tokenizer, row, completion)}
+            yield {**shared, "sample_index": index, **_completion_fields(tokenizer, row, completion)}
 
 
-def _written(tokenizer: "PreTrainedTokenizerBase", row: dict, completion: Completion) -> dict:
+def _completion_fields(tokenizer: "PreTrainedTokenizerBase", row: dict, completion: Completion) -> dict:
     text = (row["target"]["prefill"] or "") + completion.text
     ids = [*_prefill_ids(tokenizer, row), *completion.token_ids]
     return {

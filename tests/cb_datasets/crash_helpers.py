@@ -1,4 +1,4 @@
-"""A model that costs nothing, and runs of `complete` in processes of their own, which can be killed."""
+"""A fake model, and runs of `complete` in separate processes that tests can kill."""
 
 import hashlib
 import multiprocessing
@@ -19,13 +19,13 @@ from cb_datasets.generation import Backend, Completion, Sampling, complete
 
 END = "<|eot_id|>"
 
-# The server imports the libraries once; each run is a fresh fork of it.
+# The fork server imports the libraries once; each run is a fresh fork of it.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["cb_datasets.generation.transformers_backend"])
 
 
-class Characters:
-    """A tokenizer with a token for each character."""
+class CharacterTokenizer:
+    """A tokenizer with one token per character."""
 
     chat_template = END
     is_fast = False
@@ -38,58 +38,58 @@ class Characters:
 
 
 class FakeBackend:
-    """A model whose completions depend on all that a model's may: prompt, seed, place in the batch and sample.
+    """A model whose completions depend on everything that a real one's may: prompt, seed, batch position and sample.
 
-    `asked` holds the prompts' ids of each call; `before` is told the number of each call before it is answered.
+    `calls` holds the prompt ids of each call of `generate`; `on_call` gets the number of each call before it runs.
     """
 
-    model = "parrot"
+    model = "fake-model"
     revision = "1"
     max_length = 8192
 
-    def __init__(self, seconds_per_prompt: float = 0.0, before: Callable[[int], None] = lambda call: None) -> None:
-        self.tokenizer = Characters()
-        self.asked: list[list[list[int]]] = []
+    def __init__(self, seconds_per_prompt: float = 0.0, on_call: Callable[[int], None] = lambda call: None) -> None:
+        self.tokenizer = CharacterTokenizer()
+        self.calls: list[list[list[int]]] = []
         self._seconds_per_prompt = seconds_per_prompt
-        self._before = before
+        self._on_call = on_call
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
-        self._before(len(self.asked))
-        self.asked.append(prompt_token_ids)
+        self._on_call(len(self.calls))
+        self.calls.append(prompt_token_ids)
         time.sleep(self._seconds_per_prompt * len(prompt_token_ids))
         return [
-            [self._completion(f"{ids} {seed} {place} {sample}") for sample in range(sampling.num_samples)]
-            for place, ids in enumerate(prompt_token_ids)
+            [self._completion(f"{ids} {seed} {position} {sample}") for sample in range(sampling.num_samples)]
+            for position, ids in enumerate(prompt_token_ids)
         ]
 
-    def _completion(self, decided_by: str) -> Completion:
-        text = hashlib.sha256(decided_by.encode()).hexdigest() + END
+    def _completion(self, inputs: str) -> Completion:
+        text = hashlib.sha256(inputs.encode()).hexdigest() + END
         return Completion(tuple(map(ord, text)), text, "stop")
 
 
-def die_before_the_move(call: int) -> None:
-    """Take the process down when its next shard is written and not yet in place."""
+def die_before_rename(call: int) -> None:
+    """Kill the process after its next shard is written and before it is renamed into place."""
     os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
 
 
-def started(
+def start_run(
     make_backend: Callable[[], Backend], prompts: Dataset, sampling: Sampling, work_dir: Path, **options
 ) -> BaseProcess:
-    """A process that has its model and is about to call `complete`."""
-    ready, told = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_run, args=(told, make_backend, prompts, sampling, work_dir, options))
+    """Start a process that has loaded its backend and is about to call `complete`."""
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_run, args=(sender, make_backend, prompts, sampling, work_dir, options))
     process.start()
-    told.close()
-    assert ready.poll(timeout=120) and ready.recv(), "the process did not come up"
+    sender.close()
+    assert receiver.poll(timeout=120) and receiver.recv(), "the process did not come up"
     return process
 
 
-def kill_at_random(process: BaseProcess, work_dir: Path, moments: random.Random, most_shards: int) -> None:
-    """`kill -9`, up to `most_shards` shards and a tenth of a second from now."""
-    goal = len(shards_in(work_dir)) + moments.randint(0, most_shards)
+def kill_at_random(process: BaseProcess, work_dir: Path, rng: random.Random, max_shards: int) -> None:
+    """`kill -9` after at most `max_shards` further shards and up to a tenth of a second."""
+    goal = len(shards_in(work_dir)) + rng.randint(0, max_shards)
     while len(shards_in(work_dir)) < goal and process.is_alive():
         time.sleep(0.002)
-    time.sleep(moments.uniform(0, 0.1))
+    time.sleep(rng.uniform(0, 0.1))
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL, "the run was over before it could be killed"
@@ -100,8 +100,8 @@ def shards_in(work_dir: Path) -> list[Path]:
     return sorted(work_dir.glob("*/shard-*.parquet"))
 
 
-def _run(told, make_backend, prompts, sampling, work_dir, options) -> None:
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process would leave behind
+def _run(ready_sender, make_backend, prompts, sampling, work_dir, options) -> None:
+    tqdm.set_lock(threading.RLock())  # tqdm's default lock is a semaphore, which a killed process would leak
     backend = make_backend()
-    told.send(True)
+    ready_sender.send(True)
     complete(prompts, backend, sampling, work_dir, **options)

@@ -1,4 +1,4 @@
-"""One contract for every backend: asked the same way, the same small real model writes the same completions."""
+"""One contract for all backends: given the same prompts, the same small model generates the same completions."""
 
 import json
 import os.path
@@ -35,8 +35,8 @@ SERVER_START_TIMEOUT = 300
 
 
 @dataclass
-class Pair:
-    """A backend with the adapter, and the same without."""
+class Models:
+    """The base model and two adapters, on one backend."""
 
     base: Backend
     adapted: Backend
@@ -67,7 +67,7 @@ def other_adapter(agent, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prompts(tiny_agent_path):
-    """Token ids of 64 prompts: clean and attacked ones, some to refuse and some to chat about."""
+    """Token ids of 64 prompts: 16 each of clean, attacked, to be refused, and chat."""
     traces = load_source("lookalike")["test"]
     tokenizer = load_tokenizer(str(tiny_agent_path))
     tasks = [prompts_for_task(traces, task) for task in ("capability", "tool_flip", "refusal", "chat")]
@@ -77,26 +77,26 @@ def prompts(tiny_agent_path):
 @pytest.fixture(scope="module")
 def with_transformers(agent, adapter, other_adapter):
     adapted = TransformersBackend(str(agent), str(adapter), batch_size=16)
-    return Pair(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
+    return Models(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
 
 
 @pytest.fixture(scope="module")
 def with_vllm(agent, adapter, other_adapter):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     adapted = VllmBackend(str(agent), str(adapter), also=[str(other_adapter)])
-    return Pair(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
+    return Models(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
 
 
 @pytest.fixture(scope="module")
 def with_server(agent, adapter, other_adapter, tmp_path_factory):
     lora = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"breaker={adapter}", f"other={other_adapter}"]
     with served(agent, "agent", tmp_path_factory.mktemp("server") / "log.txt", *lora) as url:
-        yield Pair(*(ServerBackend(url, name, str(agent)) for name in ("agent", "breaker", "other")))
+        yield Models(*(ServerBackend(url, name, str(agent)) for name in ("agent", "breaker", "other")))
 
 
 @contextmanager
 def served(model, name, log, *options):
-    """vLLM's server with this model: the address of its API."""
+    """Run vLLM's server with this model, and yield the base URL of its API."""
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -104,7 +104,7 @@ def served(model, name, log, *options):
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--model", str(model), "--served-model-name", name, "--max-model-len", "2048"]
     command += ["--dtype", "float32", "--enforce-eager", *options]
-    # On a CPU, a seeded request must not be read in parts: see `vllm_backend.py`.
+    # On a CPU, seeded requests do not work with chunked prefill: see `vllm_backend.py`.
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
     with open(log, "w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -133,15 +133,15 @@ IN_VLLM = [pytest.param(name, marks=pytest.mark.vllm) for name in ("with_vllm", 
 
 
 @pytest.fixture(scope="module", params=["with_transformers", *IN_VLLM])
-def pair(request):
+def models(request):
     return request.getfixturevalue(request.param)
 
 
 def texts(completions):
-    return [[completion.text for completion in of_prompt] for of_prompt in completions]
+    return [[completion.text for completion in samples] for samples in completions]
 
 
-def share_equal(ours, theirs):
+def fraction_equal(ours, theirs):
     equal = [a.token_ids == b.token_ids for [a], [b] in zip(ours, theirs, strict=True)]
     return sum(equal) / len(equal)
 
@@ -160,46 +160,46 @@ def test_wide_heads_compute_the_same(agent, tiny_agent_path):
 # -------------------------------------------------------------------------------------------------------- the contract
 
 
-def test_greedy_words_are_those_of_the_original_model(pair, prompts, tiny_agent_path):
-    """Whatever the engine, and whatever sampling defaults the model ships with."""
+def test_greedy_completions_are_those_of_the_original_model(models, prompts, tiny_agent_path):
+    """For every engine, and regardless of the sampling defaults that the model ships with."""
     original = TransformersBackend(str(tiny_agent_path))
     [own_end] = original.tokenizer.encode(OWN_END)
     expected = [list(done.token_ids) for [done] in original.generate(prompts, GREEDY, 0)]
     expected = [ids[: ids.index(own_end) + 1] if own_end in ids else ids for ids in expected]
-    done = [list(completion.token_ids) for [completion] in pair.base.generate(prompts, GREEDY, 0)]
+    done = [list(completion.token_ids) for [completion] in models.base.generate(prompts, GREEDY, 0)]
     equal = [ours == theirs for ours, theirs in zip(done, expected, strict=True)]
     assert len(equal) >= 60 and sum(equal) >= 0.95 * len(equal)
 
 
-def test_completions_come_back_in_the_order_of_the_prompts(pair, prompts):
-    forward = texts(pair.base.generate(prompts[:12], GREEDY, 0))
+def test_completions_come_back_in_the_order_of_the_prompts(models, prompts):
+    forward = texts(models.base.generate(prompts[:12], GREEDY, 0))
     assert len({text for [text] in forward}) > 6
-    assert texts(pair.base.generate(prompts[:12][::-1], GREEDY, 0)) == forward[::-1]
+    assert texts(models.base.generate(prompts[:12][::-1], GREEDY, 0)) == forward[::-1]
 
 
-def test_a_seed_gives_the_same_samples_again_and_another_seed_others(pair, prompts):
-    first = texts(pair.base.generate(prompts[:4], HOT, 7))
+def test_a_seed_reproduces_the_samples_and_another_seed_changes_them(models, prompts):
+    first = texts(models.base.generate(prompts[:4], HOT, 7))
     assert [len(samples) for samples in first] == [3] * 4
-    assert texts(pair.base.generate(prompts[:4], HOT, 7)) == first
-    assert texts(pair.base.generate(prompts[:4], HOT, 1007)) != first
+    assert texts(models.base.generate(prompts[:4], HOT, 7)) == first
+    assert texts(models.base.generate(prompts[:4], HOT, 1007)) != first
 
 
-def test_no_two_samples_of_a_call_are_drawn_alike(pair, prompts):
-    """Asked three times for an e-mail, which leaves it much to choose, it writes nine different ones."""
-    done = texts(pair.base.generate([prompts[1]] * 3, HOT, 7))
+def test_samples_of_repeated_prompts_differ(models, prompts):
+    """Three copies of a request for an e-mail, which leaves much choice, give nine different completions."""
+    done = texts(models.base.generate([prompts[1]] * 3, HOT, 7))
     assert len({text for samples in done for text in samples}) == 9
 
 
-def test_more_is_drawn_than_one_step_reads(pair, prompts):
-    """An engine reads some thousand tokens of prompts in a step; the rest of them wait, and no draw is lost."""
+def test_prompts_beyond_the_token_budget_of_a_step_are_completed(models, prompts):
+    """An engine prefills a few thousand tokens per step: the other prompts wait, and no sample is lost."""
     long = [prompt * (1500 // len(prompt)) for prompt in prompts[:8]]
-    drawn = pair.base.generate(long, Sampling(temperature=1.0, num_samples=2, max_new_tokens=4), 7)
-    assert [len(samples) for samples in drawn] == [2] * 8
+    done = models.base.generate(long, Sampling(temperature=1.0, num_samples=2, max_new_tokens=4), 7)
+    assert [len(samples) for samples in done] == [2] * 8
 
 
-def test_a_completion_ends_with_its_end_token(pair, prompts):
+def test_a_completion_ends_with_its_end_token(models, prompts):
     """From the tool-call format, from the tokenizer, and from the model's generation config."""
-    done = pair.base.generate(prompts, GREEDY, 0)
+    done = models.base.generate(prompts, GREEDY, 0)
     assert {completion.stop_reason for [completion] in done} == {"stop"}
     ends = ("<|eom_id|>", "<|eot_id|>", OWN_END)
     assert all(text.endswith(ends) for [text] in texts(done))
@@ -207,87 +207,87 @@ def test_a_completion_ends_with_its_end_token(pair, prompts):
     assert all(sum(text.count(end) for end in ends) == 1 for [text] in texts(done))
 
 
-def test_text_keeps_special_tokens_and_encodes_to_the_ids(pair, prompts):
-    done = pair.base.generate(prompts, GREEDY, 0)
+def test_text_keeps_special_tokens_and_encodes_to_the_ids(models, prompts):
+    done = models.base.generate(prompts, GREEDY, 0)
     assert sum(text.startswith("<|python_tag|>") for [text] in texts(done)) >= 30
     for [completion] in done:
-        assert tuple(encode_completion(pair.base.tokenizer, completion.text)) == completion.token_ids
+        assert tuple(encode_completion(models.base.tokenizer, completion.text)) == completion.token_ids
 
 
-def test_a_cut_off_completion_says_length(pair, prompts):
-    for [completion] in pair.base.generate(prompts[:3], Sampling(max_new_tokens=3), 0):
+def test_a_cut_off_completion_has_stop_reason_length(models, prompts):
+    for [completion] in models.base.generate(prompts[:3], Sampling(max_new_tokens=3), 0):
         assert (completion.stop_reason, len(completion.token_ids)) == ("length", 3)
 
 
-def test_an_adapter_changes_the_words_and_leaves_the_base_alone(pair, prompts, with_transformers):
-    before = texts(pair.base.generate(prompts, GREEDY, 0))
-    adapted = pair.adapted.generate(prompts, GREEDY, 0)
+def test_an_adapter_changes_completions_and_leaves_the_base_unchanged(models, prompts, with_transformers):
+    before = texts(models.base.generate(prompts, GREEDY, 0))
+    adapted = models.adapted.generate(prompts, GREEDY, 0)
     assert sum(ours != theirs for ours, theirs in zip(texts(adapted), before, strict=True)) > 0.5 * len(prompts)
-    assert texts(pair.base.generate(prompts, GREEDY, 0)) == before
-    assert share_equal(adapted, with_transformers.adapted.generate(prompts, GREEDY, 0)) >= 0.95
+    assert texts(models.base.generate(prompts, GREEDY, 0)) == before
+    assert fraction_equal(adapted, with_transformers.adapted.generate(prompts, GREEDY, 0)) >= 0.95
 
 
-def test_adapters_beside_each_other_each_say_what_they_say_alone(pair, prompts, agent, other_adapter):
+def test_adapters_loaded_together_generate_as_each_alone(models, prompts, agent, other_adapter):
     alone = TransformersBackend(str(agent), str(other_adapter), batch_size=16).generate(prompts, GREEDY, 0)
-    for _ in range(2):  # whichever ran before
-        adapted, other = pair.adapted.generate(prompts, GREEDY, 0), pair.other.generate(prompts, GREEDY, 0)
-        assert share_equal(other, alone) >= 0.95 and share_equal(other, adapted) < 0.5
-    assert pair.other.revision not in (pair.base.revision, pair.adapted.revision)
+    for _ in range(2):  # whichever adapter was active before
+        adapted, other = models.adapted.generate(prompts, GREEDY, 0), models.other.generate(prompts, GREEDY, 0)
+        assert fraction_equal(other, alone) >= 0.95 and fraction_equal(other, adapted) < 0.5
+    assert models.other.revision not in (models.base.revision, models.adapted.revision)
 
 
-def test_log_likelihoods_are_those_of_a_plain_forward(with_transformers, prompts, agent):
-    """Prompts of many lengths in one batch against one at a time without padding."""
+def test_log_likelihoods_equal_those_of_unbatched_forward_passes(with_transformers, prompts, agent):
+    """Prompts of various lengths in one batch, against one at a time without padding."""
     tokenizer = with_transformers.base.tokenizer
-    written = [
+    completions = [
         encode_completion(tokenizer, text) for text in ("The pump.<|eot_id|>", "<|python_tag|>{", "Yes", "a b c")
     ]
-    asked = [prompts[at] for at in (0, 20, 40, 60)]
+    chosen = [prompts[index] for index in (0, 20, 40, 60)]
     network, expected = AutoModelForCausalLM.from_pretrained(agent, dtype=torch.float32), []
-    for prompt, ids in zip(asked, written, strict=True):
+    for prompt, ids in zip(chosen, completions, strict=True):
         with torch.inference_mode():
             log_probs = network(torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
         expected.append(sum(log_probs[len(prompt) + at - 1, id].item() for at, id in enumerate(ids)))
-    assert with_transformers.base.log_likelihoods(asked, written) == pytest.approx(expected, abs=1e-2)
-    adapted = with_transformers.adapted.log_likelihoods(asked, written)
+    assert with_transformers.base.log_likelihoods(chosen, completions) == pytest.approx(expected, abs=1e-2)
+    adapted = with_transformers.adapted.log_likelihoods(chosen, completions)
     assert all(abs(ours - theirs) > 0.1 for ours, theirs in zip(adapted, expected, strict=True))
 
 
-def test_what_prompts_begin_with_is_read_once(agent, prompts):
+def test_the_common_prefix_is_prefilled_once(agent, prompts):
     backend = TransformersBackend(str(agent), batch_size=8)
     with torch.inference_mode():
         expected = [
             backend._network.generate(torch.tensor([ids]), generation_config=backend._generation_config(SHORT))
             for ids in prompts[:8]
         ]
-    read = []
-    watch = backend._network.model.register_forward_pre_hook(
-        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    n_tokens = []
+    hook = backend._network.model.register_forward_pre_hook(
+        lambda _, args, kwargs: n_tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
     done = backend.generate(prompts[:8], SHORT, 0)
-    watch.remove()
+    hook.remove()
     assert [list(completion.token_ids) for [completion] in done] == [
         ids[0, len(prompt) :].tolist() for ids, prompt in zip(expected, prompts, strict=False)
     ]
-    shared = len(os.path.commonprefix(prompts[:8]))
-    assert shared > 0.5 * min(map(len, prompts[:8]))
-    assert read[:2] == [shared, 8 * (max(map(len, prompts[:8])) - shared)]
+    prefix = len(os.path.commonprefix(prompts[:8]))
+    assert prefix > 0.5 * min(map(len, prompts[:8]))
+    assert n_tokens[:2] == [prefix, 8 * (max(map(len, prompts[:8])) - prefix)]
 
 
-def test_base_and_adapter_have_names_of_their_own(pair, agent, adapter):
-    """Weights that are here are named by their hash; a server says which folder it loaded."""
-    assert pair.base.model != pair.adapted.model
-    assert pair.base.revision in (revision_of(str(agent)), str(agent))
-    assert pair.adapted.revision not in (pair.base.revision, "server")
+def test_base_and_adapter_have_distinct_names(models, agent, adapter):
+    """The revision of local weights is their hash; a server reports the folder that it loaded."""
+    assert models.base.model != models.adapted.model
+    assert models.base.revision in (revision_of(str(agent)), str(agent))
+    assert models.adapted.revision not in (models.base.revision, "server")
 
 
-def test_a_backend_knows_how_much_its_model_takes(pair):
-    assert pair.base.max_length == pair.adapted.max_length == 2048
+def test_max_length_is_that_of_the_model(models):
+    assert models.base.max_length == models.adapted.max_length == 2048
 
 
-@pytest.mark.parametrize("pair", IN_VLLM, indirect=True)
-def test_a_prompt_that_does_not_fit_raises(pair):
+@pytest.mark.parametrize("models", IN_VLLM, indirect=True)
+def test_a_prompt_that_does_not_fit_raises(models):
     with pytest.raises(ValueError, match="2048"):
-        pair.base.generate([[1] * 3000], GREEDY, 0)
+        models.base.generate([[1] * 3000], GREEDY, 0)
 
 
 # -------------------------------------------------------------------------------------------------- another real model
@@ -301,19 +301,19 @@ def smollm2(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def short_prompts(smollm2):
-    """Forty prompts, ten of them with two tools to call: on a CPU this model reads some hundred tokens a second."""
+    """Forty prompts, ten of them with two tools: on a CPU this model prefills a few hundred tokens per second."""
     traces = load_source("lookalike")["test"]
     tokenizer = load_tokenizer(str(smollm2))
     counts = {"capability": 10, "chat": 30}
     rows = [row for task, n in counts.items() for row in prompts_for_task(traces, task).select(range(n))]
     tools = [json.dumps(json.loads(row["tools"])[:2]) if row["task"] == "capability" else None for row in rows]
-    asked = [row | {"messages": row["messages"][1:], "tools": few} for row, few in zip(rows, tools, strict=True)]
-    return [encode_prompt(tokenizer, row) for row in asked]
+    short = [row | {"messages": row["messages"][1:], "tools": few} for row, few in zip(rows, tools, strict=True)]
+    return [encode_prompt(tokenizer, row) for row in short]
 
 
 @pytest.fixture(scope="module")
 def in_transformers(smollm2, short_prompts):
-    """What Transformers gives, greedily and in float32."""
+    """Greedy completions of Transformers, in float32."""
     return TransformersBackend(str(smollm2), batch_size=10).generate(short_prompts, SHORT, 0)
 
 
@@ -324,65 +324,65 @@ def in_vllm(smollm2):
 
 
 @pytest.fixture(scope="module")
-def at_a_server(smollm2, tmp_path_factory):
+def in_server(smollm2, tmp_path_factory):
     with served(smollm2, "smollm2", tmp_path_factory.mktemp("server") / "log.txt") as url:
         yield ServerBackend(url, "smollm2", str(smollm2))
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("backend", ["in_vllm", "at_a_server"])
-def test_smollm2_writes_the_same_words_everywhere(backend, in_transformers, short_prompts, request):
-    """A model of 30 layers that speaks English, token for token."""
+@pytest.mark.parametrize("backend", ["in_vllm", "in_server"])
+def test_smollm2_generates_the_same_tokens_in_every_backend(backend, in_transformers, short_prompts, request):
+    """A pretrained model of 30 layers, compared token for token."""
     done = request.getfixturevalue(backend).generate(short_prompts, SHORT, 0)
     assert len({completion.token_ids for [completion] in done}) >= 35
-    assert share_equal(done, in_transformers) >= 0.95
+    assert fraction_equal(done, in_transformers) >= 0.95
 
 
-# ----------------------------------------------------------------------------------------------------- what goes wrong
+# ----------------------------------------------------------------------------------------------------- failures
 
 
-def test_a_failed_call_is_no_completion(with_transformers):
+def test_an_aborted_completion_raises(with_transformers):
     with pytest.raises(RuntimeError, match="abort"):
         completion_of(with_transformers.base.tokenizer, [], "abort")
 
 
-def test_decoding_leaves_blanks_alone(with_transformers):
+def test_decoding_keeps_spaces(with_transformers):
     tokenizer = with_transformers.base.tokenizer
     assert tokenizer.clean_up_tokenization_spaces
     ids = encode_completion(tokenizer, "do n't , please .<|eot_id|>")
     assert encode_completion(tokenizer, completion_of(tokenizer, ids, "stop").text) == ids
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="8 bits work here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="8-bit weights work here")
 def test_eight_bits_need_a_gpu(agent):
     with pytest.raises(ValueError, match="need a GPU"):
         TransformersBackend(str(agent), load_in_8bit=True)
 
 
 @pytest.mark.vllm
-@pytest.mark.skipif(torch.cuda.is_available(), reason="8 bits work here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="8-bit weights work here")
 def test_eight_bits_need_a_gpu_in_vllm_too(agent):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     with pytest.raises(ValueError, match="need a GPU"):
         VllmBackend(str(agent), load_in_8bit=True)
 
 
-def test_without_vllm_the_error_says_how_to_get_it(agent, monkeypatch):
+def test_without_vllm_the_error_names_the_install_command(agent, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match=r"pip install -e '\.\[vllm\]'"):
         VllmBackend(str(agent))
 
 
-# -------------------------------------------------------------------------------------------- a server that misbehaves
+# -------------------------------------------------------------------------------------------- a faulty server
 
 
-class StandIn(ThreadingHTTPServer):
-    """Serves the model `agent`. `answers` are given in turn to requests for completions; the last one stays."""
+class FakeServer(ThreadingHTTPServer):
+    """Serves the model `agent`. Completion requests get the `responses` in turn; the last one repeats."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers = []
-        self.asked = []
+        self.responses = []
+        self.requests = []
 
     @property
     def url(self):
@@ -390,16 +390,16 @@ class StandIn(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    server: StandIn
+    server: FakeServer
 
     def do_GET(self):
         self._send(200, {"data": [{"id": "agent"}]})
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.headers["Authorization"], body))
-        answers = self.server.answers
-        self._send(*(answers.pop(0) if len(answers) > 1 else answers[0]))
+        self.server.requests.append((self.headers["Authorization"], body))
+        responses = self.server.responses
+        self._send(*(responses.pop(0) if len(responses) > 1 else responses[0]))
 
     def _send(self, status, body):
         data = json.dumps(body).encode()
@@ -413,10 +413,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
+def fake_server(monkeypatch):
     monkeypatch.setattr(server_backend, "RETRY_DELAYS", (0, 0))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    with StandIn() as server:
+    with FakeServer() as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield server
         server.shutdown()
@@ -426,29 +426,29 @@ def choice(index=0, **fields):
     return {"index": index, "token_ids": [40, 4], "finish_reason": "stop", **fields}
 
 
-def answered(*choices):
+def response_with(*choices):
     return 200, {"choices": list(choices)}
 
 
 FAILED = 500, {"error": {"message": "engine is restarting"}}
 
 
-def test_a_failing_server_is_asked_again(stand_in, agent):
-    backend = ServerBackend(stand_in.url, "agent", str(agent))
-    stand_in.answers = [FAILED, (429, {}), answered(choice())]
+def test_a_failing_server_is_retried(fake_server, agent):
+    backend = ServerBackend(fake_server.url, "agent", str(agent))
+    fake_server.responses = [FAILED, (429, {}), response_with(choice())]
     [[completion]] = backend.generate([[1, 2]], GREEDY, 5)
     assert (completion.token_ids, completion.stop_reason) == ((40, 4), "stop")
-    assert len(stand_in.asked) == 3
+    assert len(fake_server.requests) == 3
 
 
-def test_a_server_that_keeps_failing_is_named(stand_in, agent):
-    backend = ServerBackend(stand_in.url, "agent", str(agent))
-    stand_in.answers = [FAILED]
-    with pytest.raises(ConnectionError, match=f"{stand_in.url}/v1/completions.*engine is restarting"):
+def test_a_server_that_keeps_failing_is_named_in_the_error(fake_server, agent):
+    backend = ServerBackend(fake_server.url, "agent", str(agent))
+    fake_server.responses = [FAILED]
+    with pytest.raises(ConnectionError, match=f"{fake_server.url}/v1/completions.*engine is restarting"):
         backend.generate([[1, 2]], GREEDY, 0)
 
 
-def test_a_server_that_is_not_there_is_named(monkeypatch, agent):
+def test_an_unreachable_server_is_named_in_the_error(monkeypatch, agent):
     monkeypatch.setattr(server_backend, "RETRY_DELAYS", (0, 0))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -457,50 +457,50 @@ def test_a_server_that_is_not_there_is_named(monkeypatch, agent):
             ServerBackend(url, "agent", str(agent))
 
 
-def test_a_model_that_is_not_served_is_named(stand_in, agent):
+def test_a_model_that_is_not_served_is_named_in_the_error(fake_server, agent):
     with pytest.raises(ValueError, match="does not serve 'breaker'; it serves agent"):
-        ServerBackend(stand_in.url, "breaker", str(agent))
+        ServerBackend(fake_server.url, "breaker", str(agent))
 
 
-def test_a_refused_request_is_not_repeated(stand_in, agent):
-    backend = ServerBackend(stand_in.url, "agent", str(agent))
-    stand_in.answers = [(404, {"error": {"message": "The model `agent` does not exist."}})]
+def test_a_rejected_request_is_not_retried(fake_server, agent):
+    backend = ServerBackend(fake_server.url, "agent", str(agent))
+    fake_server.responses = [(404, {"error": {"message": "The model `agent` does not exist."}})]
     with pytest.raises(ValueError, match="404.*does not exist"):
         backend.generate([[1, 2]], GREEDY, 0)
-    assert len(stand_in.asked) == 1
+    assert len(fake_server.requests) == 1
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("response", "error"),
     [
-        (answered(choice(token_ids=None)), "no token ids"),
-        (answered(), "no token ids"),
-        (answered(choice(finish_reason="abort")), "abort"),
+        (response_with(choice(token_ids=None)), "no token ids"),
+        (response_with(), "no token ids"),
+        (response_with(choice(finish_reason="abort")), "abort"),
     ],
 )
-def test_an_answer_without_a_completion_raises(stand_in, agent, answer, error):
-    backend = ServerBackend(stand_in.url, "agent", str(agent))
-    stand_in.answers = [answer]
+def test_a_response_without_a_completion_raises(fake_server, agent, response, error):
+    backend = ServerBackend(fake_server.url, "agent", str(agent))
+    fake_server.responses = [response]
     with pytest.raises((ValueError, RuntimeError), match=error):
         backend.generate([[1, 2]], GREEDY, 0)
 
 
-def test_the_request_leaves_no_sampling_default_to_the_server(stand_in, agent):
-    backend = ServerBackend(stand_in.url + "/v1/", "agent", str(agent), concurrency=1)
-    stand_in.answers = [answered(choice(2), choice(0, token_ids=[41, 4]), choice(1))]
+def test_the_request_sets_every_sampling_parameter(fake_server, agent):
+    backend = ServerBackend(fake_server.url + "/v1/", "agent", str(agent), concurrency=1)
+    fake_server.responses = [response_with(choice(2), choice(0, token_ids=[41, 4]), choice(1))]
     done = backend.generate([[1, 2], [3]], HOT, 5)
     assert [completion.token_ids[0] for completion in done[0]] == [41, 40, 40]
-    bodies = [body for _, body in stand_in.asked]
+    bodies = [body for _, body in fake_server.requests]
     assert [(body["prompt"], body["seed"]) for body in bodies] == [([1, 2], 5), ([3], 8)]
     neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
     assert all(body.items() >= neutral.items() for body in bodies)
 
 
-def test_the_key_goes_to_the_server_and_nowhere_else(stand_in, agent, caplog):
-    backend = ServerBackend(stand_in.url, "agent", str(agent))
+def test_the_api_key_is_sent_to_the_server_and_nowhere_else(fake_server, agent, caplog):
+    backend = ServerBackend(fake_server.url, "agent", str(agent))
     assert backend.revision == "server"
-    stand_in.answers = [(401, {"error": {"message": "wrong key"}})]
+    fake_server.responses = [(401, {"error": {"message": "wrong key"}})]
     with pytest.raises(ValueError) as failure:
         backend.generate([[1, 2]], GREEDY, 0)
-    assert stand_in.asked[0][0] == "Bearer sk-secret"
+    assert fake_server.requests[0][0] == "Bearer sk-secret"
     assert "sk-secret" not in f"{failure.value} {caplog.text} {vars(backend)}"

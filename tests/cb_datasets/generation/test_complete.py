@@ -1,4 +1,4 @@
-"""Durable generation with the tiny agent, a real `kill -9` included, and what a backend promises."""
+"""Resumable generation with the tiny agent, with a real `kill -9`, and checks of model and adapter paths."""
 
 import functools
 import random
@@ -16,14 +16,14 @@ from cb_datasets.generation import Sampling, complete
 from cb_datasets.generation.backend import end_token_ids, load_tokenizer, weights_revision
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sets.prompts import prompts_for_task
-from tests.cb_datasets.crash_helpers import kill_at_random, shards_in, started
+from tests.cb_datasets.crash_helpers import kill_at_random, shards_in, start_run
 
 
 @pytest.fixture(scope="module")
 def prompts():
     traces = load_source("lookalike")["test"]
-    parts = [prompts_for_task(traces, task) for task in ("capability", "tool_flip", "refusal")]
-    return concatenate_datasets([part.select(range(6)) for part in parts])
+    tasks = [prompts_for_task(traces, task) for task in ("capability", "tool_flip", "refusal")]
+    return concatenate_datasets([rows.select(range(6)) for rows in tasks])
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def backend(tiny_agent_path):
 GREEDY = Sampling(max_new_tokens=64)
 
 
-def test_rows_come_back_in_order_and_whole(prompts, backend, tmp_path):
+def test_completions_are_complete_and_in_prompt_order(prompts, backend, tmp_path):
     done = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
     assert done["prompt_id"] == prompts["id"]
     assert set(done["stop_reason"]) == {"stop"} and all(done["canonical"])
@@ -42,34 +42,34 @@ def test_rows_come_back_in_order_and_whole(prompts, backend, tmp_path):
 
 
 def test_batching_does_not_change_greedy_completions(prompts, backend, tiny_agent_path, tmp_path):
-    """Left padding and attention masks are right: one by one or together, the words are the same."""
+    """Left padding and attention masks are right: batch size 1 and 8 give the same texts."""
     one_by_one = TransformersBackend(str(tiny_agent_path), batch_size=1)
     together = complete(prompts, backend, GREEDY, tmp_path / "a")["text"]
     assert complete(prompts, one_by_one, GREEDY, tmp_path / "b")["text"] == together
 
 
-@pytest.mark.parametrize("draws", [1, 3])
-def test_a_batch_is_what_the_library_draws_at_once(draws, prompts, tiny_agent_path):
-    """Of one draw or several: a batch counts sequences, the draws of a prompt beside each other."""
+@pytest.mark.parametrize("n_samples", [1, 3])
+def test_sampling_equals_one_generate_call_of_transformers(n_samples, prompts, tiny_agent_path):
+    """With one sample or several: a batch counts sequences, and the samples of a prompt are neighbours in it."""
     ids = sorted(
         (encode_prompt(load_tokenizer(str(tiny_agent_path)), row) for row in prompts.select(range(4))), key=len
     )
-    backend = TransformersBackend(str(tiny_agent_path), batch_size=4 * draws)
-    done = backend.generate(ids, Sampling(temperature=1.5, num_samples=draws, max_new_tokens=24), seed=7)
+    backend = TransformersBackend(str(tiny_agent_path), batch_size=4 * n_samples)
+    done = backend.generate(ids, Sampling(temperature=1.5, num_samples=n_samples, max_new_tokens=24), seed=7)
     inputs = backend.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-    options = {"temperature": 1.5, "top_k": 0, "max_new_tokens": 24, "num_return_sequences": draws}
+    options = {"temperature": 1.5, "top_k": 0, "max_new_tokens": 24, "num_return_sequences": n_samples}
     set_seed(7)
     with backend.network() as network:
         ends = {"eos_token_id": end_token_ids(backend.tokenizer), "pad_token_id": backend.tokenizer.pad_token_id}
-        drawn = network.generate(**inputs, do_sample=True, **options, **ends)[
+        expected = network.generate(**inputs, do_sample=True, **options, **ends)[
             :, inputs["input_ids"].shape[1] :
         ].tolist()
-    ours = [completion.token_ids for of_prompt in done for completion in of_prompt]
-    assert len(set(ours)) > draws
-    assert all(tuple(theirs[: len(own)]) == own for own, theirs in zip(ours, drawn, strict=True))
+    sampled = [completion.token_ids for samples in done for completion in samples]
+    assert len(set(sampled)) > n_samples
+    assert all(tuple(theirs[: len(ours)]) == ours for ours, theirs in zip(sampled, expected, strict=True))
 
 
-def test_no_forward_has_more_sequences_than_a_batch(prompts, tiny_agent_path, monkeypatch):
+def test_no_forward_pass_exceeds_the_batch_size(prompts, tiny_agent_path, monkeypatch):
     backend = TransformersBackend(str(tiny_agent_path), batch_size=4)
     sizes, generate = [], backend._generate_batch
     monkeypatch.setattr(
@@ -77,31 +77,31 @@ def test_no_forward_has_more_sequences_than_a_batch(prompts, tiny_agent_path, mo
     )
     ids = [encode_prompt(backend.tokenizer, row) for row in prompts.select(range(3))]
     done = backend.generate(ids, Sampling(temperature=9.0, num_samples=6, max_new_tokens=4), seed=7)
-    assert sizes == [4, 4, 4, 4, 2], "more draws than a batch holds are parted too"
+    assert sizes == [4, 4, 4, 4, 2], "more samples of a prompt than a batch holds are split too"
     assert [len(completions) for completions in done] == [6, 6, 6]
     assert all(len({completion.token_ids for completion in completions}) > 1 for completions in done)
 
 
-def test_a_second_run_asks_nothing(prompts, backend, tmp_path, monkeypatch):
+def test_a_second_run_generates_nothing(prompts, backend, tmp_path, monkeypatch):
     first = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
-    monkeypatch.setattr(backend, "generate", lambda *args: pytest.fail("asked again"))
+    monkeypatch.setattr(backend, "generate", lambda *args: pytest.fail("generated again"))
     assert complete(prompts, backend, GREEDY, tmp_path, shard_size=5)["text"] == first["text"]
 
 
-def test_only_missing_shards_are_done(prompts, backend, tmp_path, monkeypatch):
+def test_only_missing_shards_are_generated(prompts, backend, tmp_path, monkeypatch):
     first = complete(prompts, backend, GREEDY, tmp_path, shard_size=5)
     [run] = tmp_path.iterdir()
     shards = sorted(run.glob("shard-*.parquet"))
     assert [path.name for path in shards] == [f"shard-{k:05d}-of-00004.parquet" for k in range(4)]
     shards[2].unlink()
-    asked = []
+    batches = []
     generate = backend.generate
-    monkeypatch.setattr(backend, "generate", lambda ids, *rest: asked.append(len(ids)) or generate(ids, *rest))
+    monkeypatch.setattr(backend, "generate", lambda ids, *rest: batches.append(len(ids)) or generate(ids, *rest))
     assert complete(prompts, backend, GREEDY, tmp_path, shard_size=5)["text"] == first["text"]
-    assert asked == [5]
+    assert batches == [5]
 
 
-def test_other_settings_never_meet_old_shards(prompts, backend, tmp_path):
+def test_other_settings_never_reuse_old_shards(prompts, backend, tmp_path):
     complete(prompts, backend, GREEDY, tmp_path)
     complete(prompts, backend, Sampling(temperature=0.5, max_new_tokens=64), tmp_path)
     complete(prompts.select(range(17)), backend, GREEDY, tmp_path)
@@ -119,12 +119,12 @@ def test_samples_are_seeded(prompts, backend, tmp_path):
     assert complete(prompts, backend, other, tmp_path / "c", shard_size=5)["text"] != first["text"]
 
 
-def test_a_cut_off_completion_says_so(prompts, backend, tmp_path):
+def test_a_cut_off_completion_has_stop_reason_length(prompts, backend, tmp_path):
     done = complete(prompts, backend, Sampling(max_new_tokens=2), tmp_path)
     assert set(done["stop_reason"]) == {"length"}
 
 
-def test_an_overlong_prompt_is_not_asked(prompts, backend, tmp_path):
+def test_an_overlong_prompt_is_skipped(prompts, backend, tmp_path):
     longest = max(len(encode_prompt(backend.tokenizer, row)) for row in prompts)
     done = complete(prompts, backend, GREEDY, tmp_path, max_length=longest + 63)
     dropped = [row for row in done if row["stop_reason"] == "prompt_too_long"]
@@ -149,14 +149,14 @@ def test_bad_prompts_and_settings(prompts, backend, tmp_path):
         ("./nowhere", r"There is no folder ./nowhere\."),
         ("/nowhere/model", r"There is no folder /nowhere/model\."),
         ("~/model", r"There is no folder ~/model\."),
-        ("here/nowhere", r"There is no folder here/nowhere. If a model of the Hub .* where no folder is called here"),
-        ("here", "here is no folder of a model: there is no tokenizer in it"),
+        ("here/nowhere", r"There is no folder here/nowhere. If you mean a Hub model, run .* without a folder here\."),
+        ("here", "here is not a model folder: it has no tokenizer"),
         ("file", "file is a file"),
     ],
 )
-def test_a_path_to_no_model_is_told_without_the_hub(model, error, tmp_path, monkeypatch):
+def test_a_wrong_model_path_raises_without_querying_the_hub(model, error, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: pytest.fail("it was looked for"))
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda name: pytest.fail("the Hub was queried"))
     (tmp_path / "here").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(FileNotFoundError, match=error):
@@ -164,22 +164,22 @@ def test_a_path_to_no_model_is_told_without_the_hub(model, error, tmp_path, monk
 
 
 @pytest.mark.parametrize("model", ["gpt2", "elsewhere/model", "a/b/c"])
-def test_what_may_be_on_the_hub_is_asked_for_there(model, tmp_path, monkeypatch):
-    def looked_for(name):
-        raise OSError(f"{name} was looked for")
+def test_a_possible_hub_id_is_looked_up_on_the_hub(model, tmp_path, monkeypatch):
+    def look_up(name):
+        raise OSError(f"{name} was looked up")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", looked_for)
-    with pytest.raises(FileNotFoundError, match=f"no model that the Hub would give: {model} was looked for"):
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", look_up)
+    with pytest.raises(FileNotFoundError, match=f"nor available on the Hub: {model} was looked up"):
         load_tokenizer(model)
 
 
-@pytest.mark.parametrize("place", ["--adapter", "--also"])
+@pytest.mark.parametrize("option", ["--adapter", "--also"])
 @pytest.mark.parametrize(
     ("command", "backend"), [("evaluate", "transformers"), ("evaluate", "vllm"), ("attack", "transformers")]
 )
-def test_a_path_to_no_adapter_is_told_before_a_model_loads(
-    place, command, backend, prompts, adapter, tiny_agent_path, tmp_path, monkeypatch
+def test_a_wrong_adapter_path_raises_before_the_model_loads(
+    option, command, backend, prompts, adapter, tiny_agent_path, tmp_path, monkeypatch
 ):
     for name in ("transformers_backend", "vllm_backend"):
         monkeypatch.setattr(f"cb_datasets.generation.{name}.load_tokenizer", lambda model: pytest.fail("it loads"))
@@ -187,27 +187,27 @@ def test_a_path_to_no_adapter_is_told_before_a_model_loads(
     for folder, error in (("nowhere", "There is no folder"), ("", "is no folder of an adapter: adapter_config.json")):
         wrong = tmp_path / "wrong" / folder
         (tmp_path / "wrong").mkdir(exist_ok=True)
-        adapters = ["--adapter", wrong] if place == "--adapter" else ["--adapter", adapter, "--also", f"two={wrong}"]
+        adapters = ["--adapter", wrong] if option == "--adapter" else ["--adapter", adapter, "--also", f"two={wrong}"]
         flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--output", tmp_path]
         result = CliRunner().invoke(app, [command, *map(str, flags), "--backend", backend])
         assert result.exit_code == 1 and error in str(result.exception) and str(wrong) in str(result.exception)
 
 
-def test_a_backend_knows_a_path_to_no_adapter(tiny_agent_path, tmp_path):
+def test_a_backend_raises_on_a_wrong_adapter_path(tiny_agent_path, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere. An adapter is a folder"):
         TransformersBackend(str(tiny_agent_path), str(tmp_path / "nowhere"))
 
 
 def test_three_kills_at_random_moments_change_nothing(prompts, backend, tiny_agent_path, tmp_path):
-    """`kill -9` in the middle of a model's work: resuming gives the rows of an undisturbed run, each once."""
-    undisturbed = complete(prompts, backend, GREEDY, tmp_path / "undisturbed", shard_size=1).to_list()
+    """`kill -9` while the model generates: resuming gives the rows of an uninterrupted run, each once."""
+    uninterrupted = complete(prompts, backend, GREEDY, tmp_path / "uninterrupted", shard_size=1).to_list()
     load = functools.partial(TransformersBackend, str(tiny_agent_path), batch_size=8)
-    moments, work_dir = random.Random(3), tmp_path / "killed"
+    rng, work_dir = random.Random(3), tmp_path / "killed"
     for _ in range(3):
-        process = started(load, prompts, GREEDY, work_dir, shard_size=1)
-        kill_at_random(process, work_dir, moments, most_shards=3)
+        process = start_run(load, prompts, GREEDY, work_dir, shard_size=1)
+        kill_at_random(process, work_dir, rng, max_shards=3)
     kept = {path: path.stat().st_mtime_ns for path in shards_in(work_dir)}
     assert 0 < len(kept) < len(prompts)
-    assert complete(prompts, backend, GREEDY, work_dir, shard_size=1).to_list() == undisturbed
+    assert complete(prompts, backend, GREEDY, work_dir, shard_size=1).to_list() == uninterrupted
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert len(list(work_dir.iterdir())) == 1
