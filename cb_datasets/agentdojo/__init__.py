@@ -1,1 +1,1 @@
-"""AgentDojo's own benchmark on a served model: servers for a while, the agent that asks, and what its runs say."""
+"""AgentDojo's benchmark on a served model: temporary servers, the agent that queries them, and the results."""

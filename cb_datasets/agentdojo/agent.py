@@ -1,9 +1,9 @@
-"""The agent that AgentDojo's benchmark puts to work: a served model, asked over OpenAI's chat API.
+"""The agent that AgentDojo's benchmark runs: a served model, queried over OpenAI's chat API.
 
-AgentDojo's own agent for that API is for OpenAI's models. It sends the system prompt as `developer`, which templates
-of open models do not know; it leaves out a temperature of 0, so that a server samples at one of its own; and it sends
-parallel calls in one turn, which Llama 3.1's template refuses. So the agent is ours. Tasks, tools, attacks and
-verdicts are the benchmark's.
+AgentDojo's own agent for that API is made for OpenAI's models. It sends the system prompt as `developer`, a role that
+templates of open models do not know; it leaves out a temperature of 0, so that the server samples at its default; and
+it sends parallel calls in one turn, which Llama 3.1's template rejects. Therefore the LLM element of the pipeline is
+defined here. Tasks, tools, attacks and verdicts are the benchmark's.
 
 The module imports AgentDojo: import it inside `agentdojo_yaml()`.
 """
@@ -32,23 +32,23 @@ from builders.trace import to_json
 from ..chat import DATE_STRING, template_messages
 
 
-# Seconds that one answer may take.
-_ANSWER_TIMEOUT = 1800
+# Seconds until a request times out.
+_REQUEST_TIMEOUT = 1800
 
 
 class ServedModel(BasePipelineElement):
-    """Asks a model of a chat server, greedily.
+    """Pipeline element that generates assistant turns with a served model, greedily.
 
     Args:
-        url (`str`): Address of the API.
-        model (`str`): The name that it is served under.
-        max_new_tokens (`int`): Most tokens of a turn.
+        url (`str`): Base URL of the API.
+        model (`str`): Served model name.
+        max_new_tokens (`int`): Maximum number of tokens of a turn.
         end_ids (`list[int]`): Tokens that end a turn.
     """
 
     def __init__(self, url: str, model: str, max_new_tokens: int, end_ids: list[int]) -> None:
-        # The server is on this machine: no proxy is on the way to it.
-        http = openai.DefaultHttpxClient(trust_env=False, timeout=_ANSWER_TIMEOUT)
+        # The server runs on this machine: proxy settings of the environment must not apply.
+        http = openai.DefaultHttpxClient(trust_env=False, timeout=_REQUEST_TIMEOUT)
         self._client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
         self._options: dict[str, Any] = {
             "model": model,
@@ -61,33 +61,36 @@ class ServedModel(BasePipelineElement):
         self,
         query: str,
         runtime: FunctionsRuntime,
-        env: Env = EmptyEnv(),  # noqa: B008  # the interface's own default
+        env: Env = EmptyEnv(),  # noqa: B008  # default of the base class
         messages: Sequence[ChatMessage] = (),
         extra_args: dict | None = None,
     ) -> tuple[str, FunctionsRuntime, Env, Sequence[ChatMessage], dict]:
-        """One turn of the assistant.
+        """Append one assistant turn to the messages.
 
         Raises:
-            openai.BadRequestError: If the context is too long: the benchmark goes on with the next run then.
-            ConnectionError: If the server fails, or refuses the request for another reason.
+            openai.BadRequestError: If the context is too long; the benchmark then continues with the next run.
+            ConnectionError: If the server fails, or rejects the request for another reason.
         """
         request: dict[str, Any] = {"messages": request_messages(messages)}
         if runtime.functions:
             request["tools"] = [tool_schema(tool) for tool in runtime.functions.values()]
         try:
-            answer = self._client.chat.completions.create(**request, **self._options)
+            response = self._client.chat.completions.create(**request, **self._options)
         except openai.APIError as error:
             if isinstance(error, openai.BadRequestError) and "maximum context length" in str(error):
-                error.code = "context_length_exceeded"  # what the benchmark knows it by
+                error.code = "context_length_exceeded"  # the benchmark tells it by this code
                 raise
             raise ConnectionError(
-                f"The server gave no answer ({error}). Runs that are over are kept; run the same command again."
+                f"The request to the server failed ({error}). Finished runs are kept; rerun the same command."
             ) from error
-        return query, runtime, env, [*messages, assistant_turn(answer.choices[0].message)], extra_args or {}
+        return query, runtime, env, [*messages, assistant_turn(response.choices[0].message)], extra_args or {}
 
 
 def request_messages(messages: Sequence[ChatMessage]) -> list[dict]:
-    """A run's messages as a request for a chat completion has them: as the trace of the run will be rendered."""
+    """Convert a run's messages to the `messages` of a chat request.
+
+    They pass through the functions that later render the run's trace, so that the model sees the same prompt.
+    """
     plain = [json.loads(json.dumps(message, default=lambda call: call.model_dump())) for message in messages]
     turns = template_messages(wire_messages(plain, "the run"))
     for turn in turns:
@@ -97,25 +100,25 @@ def request_messages(messages: Sequence[ChatMessage]) -> list[dict]:
 
 
 def assistant_turn(message: Any) -> ChatAssistantMessage:
-    """The turn of a chat completion, as the benchmark has it.
+    """Convert the message of a chat completion to AgentDojo's assistant turn.
 
-    Arguments that are no object make no call that a tool could take: such a turn is what it says, in words.
+    A call whose arguments are not a JSON object cannot be executed: such a turn becomes plain text.
     """
     calls = []
     for call in message.tool_calls or []:
         arguments = json.loads(call.function.arguments)
         if not isinstance(arguments, dict):
-            said = f"{message.content or ''}{call.function.name} {call.function.arguments}"
+            text = f"{message.content or ''}{call.function.name} {call.function.arguments}"
             return ChatAssistantMessage(
-                role="assistant", content=[text_content_block_from_string(said)], tool_calls=None
+                role="assistant", content=[text_content_block_from_string(text)], tool_calls=None
             )
         calls.append(FunctionCall(function=call.function.name, args=arguments, id=call.id))
     content = None if message.content is None else [text_content_block_from_string(message.content)]
     return ChatAssistantMessage(role="assistant", content=content, tool_calls=calls or None)
 
 
-def agent(name: str, model: BasePipelineElement) -> AgentPipeline:
-    """AgentDojo's plain agent, without a defence, around a model. Attacks take from its name what to call it."""
+def make_agent(name: str, model: BasePipelineElement) -> AgentPipeline:
+    """AgentDojo's default pipeline, without a defence, around a model. Attacks address the model by its name."""
     loop = ToolsExecutionLoop([ToolsExecutor(), model])
     pipeline = AgentPipeline([SystemMessage(load_system_message(None)), InitQuery(), model, loop])
     pipeline.name = name

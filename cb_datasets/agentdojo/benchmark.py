@@ -1,4 +1,4 @@
-"""AgentDojo's benchmark, run by run, against models that a server has up.
+"""AgentDojo's benchmark, run by run, against served models.
 
 The module imports AgentDojo: import it inside `agentdojo_yaml()`, and run the benchmark there too.
 """
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from builders.agentdojo.suites import BENCHMARK_VERSION
 
-from .agent import ServedModel, agent
+from .agent import ServedModel, make_agent
 from .results import RUNS, Selection, agent_name
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run: a user's task, clean or with what an attacker wants."""
+    """One run: a user task, clean (`injection_task` is `None`) or with an injection task."""
 
     suite: TaskSuite
     user_task: str
@@ -33,53 +33,55 @@ class PlannedRun:
 
 
 def planned_runs(selection: Selection) -> list[PlannedRun]:
-    """Every run that is selected, each task clean first.
+    """All selected runs; for each user task, the clean run comes first.
 
     Raises:
         ValueError: If the benchmark has no such suite, attack or task.
     """
     attack = ATTACKS.get(selection.attack)
+    # Denial-of-service attacks aim at no tool call, so that there is no call to measure.
     if attack is None or attack.is_dos_attack:
         known = ", ".join(name for name, each in ATTACKS.items() if not each.is_dos_attack)
-        raise ValueError(f"AgentDojo has no attack {selection.attack!r} that wants a tool called; it has {known}.")
+        raise ValueError(f"AgentDojo has no attack {selection.attack!r} that aims at a tool call; it has {known}.")
     suites = get_suites(BENCHMARK_VERSION)
     return [
         PlannedRun(suites[name], user_task, injection_task)
-        for name in _known(selection.suites, suites, "AgentDojo")
-        for user_task in _known(selection.user_tasks, suites[name].user_tasks, f"{name} of AgentDojo")
+        for name in _select_names(selection.suites, suites, "AgentDojo")
+        for user_task in _select_names(selection.user_tasks, suites[name].user_tasks, f"{name} of AgentDojo")
         for injection_task in (
             None,
-            *_known(selection.injection_tasks, suites[name].injection_tasks, f"{name} of AgentDojo"),
+            *_select_names(selection.injection_tasks, suites[name].injection_tasks, f"{name} of AgentDojo"),
         )
     ]
 
 
-def _known(chosen: tuple[str, ...], known: Iterable[str], of: str) -> list[str]:
-    """The chosen names, all if none is chosen."""
+def _select_names(chosen: tuple[str, ...], known: Iterable[str], owner: str) -> list[str]:
+    """The chosen names, or all known ones if none is chosen."""
     if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"{of} has no {', '.join(unknown)}; it has {', '.join(known)}.")
+        raise ValueError(f"{owner} has no {', '.join(unknown)}; it has {', '.join(known)}.")
     return list(chosen or known)
 
 
 def run_benchmark(runs: list[PlannedRun], attack: str, models: dict[str, ServedModel], folder: Path) -> None:
-    """Run the benchmark against each model. What is in `folder` already is not run again.
+    """Run the benchmark against each model. Runs that are finished in `folder` are skipped.
 
     Args:
-        runs (`list[PlannedRun]`): What is run.
+        runs (`list[PlannedRun]`): Runs to make against each model.
         attack (`str`): Name of the attack.
-        models (`dict[str, ServedModel]`): By name.
-        folder (`Path`): Where `runs/` is written, a file for each run as soon as it is over.
+        models (`dict[str, ServedModel]`): Models by name.
+        folder (`Path`): Parent of `runs/`, where each run is written as soon as it finishes.
 
     Raises:
-        ConnectionError: If the server fails. The runs that are over are kept.
+        ConnectionError: If the server fails. Finished runs are kept.
     """
     logdir = folder / RUNS
-    forget_unfinished(logdir)
+    remove_unfinished_runs(logdir)
     shared: dict[str, Any] = {"logdir": logdir, "force_rerun": False, "benchmark_version": BENCHMARK_VERSION}
-    with _RunsGoTo(logdir), warnings.catch_warnings(), tqdm(total=len(runs) * len(models), unit="run") as bar:
-        warnings.simplefilter("ignore", UserWarning)  # what a model cannot do, the figures tell
+    with _QuietLogger(logdir), warnings.catch_warnings(), tqdm(total=len(runs) * len(models), unit="run") as bar:
+        # AgentDojo warns when the model fails a task or writes nothing; here these are results.
+        warnings.simplefilter("ignore", UserWarning)
         for name, served in models.items():
-            pipeline = agent(agent_name(name), served)
+            pipeline = make_agent(agent_name(name), served)
             for run in runs:
                 bar.set_description(f"{name}, {run.suite.name} {run.user_task} {run.injection_task or 'clean'}")
                 if run.injection_task is None:
@@ -96,8 +98,8 @@ def run_benchmark(runs: list[PlannedRun], attack: str, models: dict[str, ServedM
                 bar.update()
 
 
-def forget_unfinished(logdir: Path) -> None:
-    """Remove the files of runs that something cut off: the benchmark would stumble over half a file."""
+def remove_unfinished_runs(logdir: Path) -> None:
+    """Remove the files of interrupted runs: the benchmark would fail on a truncated file."""
     for path in logdir.glob("*/*/*/*/*.json"):
         try:
             finished = "utility" in json.loads(path.read_bytes())
@@ -107,8 +109,8 @@ def forget_unfinished(logdir: Path) -> None:
             path.unlink()
 
 
-class _RunsGoTo(Logger):
-    """Tells the benchmark where its files go, and the screen nothing."""
+class _QuietLogger(Logger):
+    """Tells the benchmark its log directory, and prints nothing."""
 
     def __init__(self, logdir: Path) -> None:
         self.logdir = str(logdir)

@@ -1,10 +1,10 @@
-"""A small chat server over a backend, for machines without vLLM: the part of OpenAI's API that an agent asks.
+"""A small chat server over a backend, for machines without vLLM: the part of OpenAI's API that agents need.
 
     POST /v1/chat/completions   {"model": "breaker", "messages": [...], "tools": [...], "max_tokens": 256}
     GET  /v1/models
 
-Prompts are rendered by `cb_datasets/chat.py` and answers read by the strict parser of `cb_datasets/tool_calls.py`, as
-everywhere else in this project. One request is answered at a time, greedily.
+Prompts are rendered by `cb_datasets/chat.py` and completions parsed by `cb_datasets/formats/`, as in generation and
+evaluation. One request is served at a time, with greedy decoding.
 """
 
 import json
@@ -25,13 +25,13 @@ from ..generation import Backend, Sampling
 
 @contextmanager
 def chat_server(backends: Mapping[str, Backend], max_length: int) -> Iterator[str]:
-    """A server with these models: the address of its API, `http://127.0.0.1:<port>/v1`.
+    """Serve models, and yield the base URL of the API, `http://127.0.0.1:<port>/v1`.
 
-    It listens on this machine only, at a port that is free, and is stopped when the block is left.
+    The server listens on loopback only, at a free port, and stops when the block exits.
 
     Args:
-        backends (`Mapping[str, Backend]`): By the name that each is served under.
-        max_length (`int`): Most tokens of a prompt and its completion.
+        backends (`Mapping[str, Backend]`): Backends by served model name.
+        max_length (`int`): Maximum number of tokens of a prompt and its completion.
     """
     server = _ChatServer(backends, max_length)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -51,14 +51,14 @@ class _ChatServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.backends = backends
         self.max_length = max_length
-        self.one_at_a_time = threading.Lock()
+        self.generation_lock = threading.Lock()
 
 
-class _Refused(Exception):
-    """A request that is answered with status 400."""
+class _BadRequest(Exception):
+    """An error of the request; the response has status 400."""
 
-    def __init__(self, text: str, code: str) -> None:
-        super().__init__(text)
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
         self.code = code
 
 
@@ -75,13 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             return self._send(404, _error(f"There is no {self.path}.", "not_found"))
         try:
-            with self.server.one_at_a_time:
-                answer = _answer(self.server, json.loads(body))
-        except _Refused as refused:
-            return self._send(400, _error(str(refused), refused.code))
+            with self.server.generation_lock:
+                response = _complete_chat(self.server, json.loads(body))
+        except _BadRequest as error:
+            return self._send(400, _error(str(error), error.code))
         except Exception as error:
             return self._send(500, _error(f"{type(error).__name__}: {error}", "internal_error"))
-        self._send(200, answer)
+        self._send(200, response)
 
     def _send(self, status: int, content: dict) -> None:
         body = json.dumps(content).encode()
@@ -92,30 +92,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Requests are not told one by one."""
+        """Requests are not logged."""
 
 
-def _error(text: str, code: str) -> dict:
-    return {"error": {"message": text, "type": "error", "code": code}}
+def _error(message: str, code: str) -> dict:
+    return {"error": {"message": message, "type": "error", "code": code}}
 
 
-def _answer(server: _ChatServer, request: dict) -> dict:
-    """The answer to a request for a chat completion."""
+def _complete_chat(server: _ChatServer, request: dict) -> dict:
+    """Serve a chat completion request, and return the response body."""
     backend = server.backends.get(request["model"])
     if backend is None:
-        raise _Refused(f"No model {request['model']!r}; there are {', '.join(server.backends)}.", "model_not_found")
-    messages = [_message(each) for each in request["messages"]]
+        raise _BadRequest(f"No model {request['model']!r}; there are {', '.join(server.backends)}.", "model_not_found")
+    messages = [_parse_message(wire) for wire in request["messages"]]
     tools = to_json(request["tools"]) if request.get("tools") else None
     ids = encode_prompt(backend.tokenizer, {"messages": messages, "tools": tools})
     sampling = Sampling(max_new_tokens=request.get("max_tokens") or 256)
     if len(ids) + sampling.max_new_tokens > server.max_length:
-        raise _Refused(
-            f"The model's maximum context length is {server.max_length} tokens, and this is a prompt of {len(ids)} "
-            f"with up to {sampling.max_new_tokens} more.",
+        # The words "maximum context length" are vLLM's too; `ServedModel` looks for them.
+        raise _BadRequest(
+            f"The model's maximum context length is {server.max_length} tokens, but the prompt has {len(ids)} and the "
+            f"completion up to {sampling.max_new_tokens}.",
             "context_length_exceeded",
         )
     [[completion]] = backend.generate([ids], sampling, seed=0)
-    spoken, reason = _spoken(completion.text, format_of(backend.tokenizer.chat_template))
+    assistant_message, finish_reason = _assistant_message(completion.text, format_of(backend.tokenizer.chat_template))
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -124,8 +125,8 @@ def _answer(server: _ChatServer, request: dict) -> dict:
         "choices": [
             {
                 "index": 0,
-                "message": spoken,
-                "finish_reason": "length" if completion.stop_reason == "length" else reason,
+                "message": assistant_message,
+                "finish_reason": "length" if completion.stop_reason == "length" else finish_reason,
             }
         ],
         "usage": {
@@ -136,8 +137,8 @@ def _answer(server: _ChatServer, request: dict) -> dict:
     }
 
 
-def _message(wire: dict) -> dict:
-    """A message of a request as a row has it; content may come in blocks."""
+def _parse_message(wire: dict) -> dict:
+    """Convert a message of a request to a row's message; its content may be a list of text blocks."""
     content = wire.get("content")
     if isinstance(content, list):
         content = "\n".join(block.get("text", "") for block in content)
@@ -148,8 +149,8 @@ def _message(wire: dict) -> dict:
     return message(wire["role"], content, calls, wire.get("tool_call_id"), wire.get("name"))
 
 
-def _spoken(text: str, tool_format: ToolCallFormat) -> tuple[dict, str]:
-    """The assistant's message and why it ended. A call that is malformed stays text, as the model wrote it."""
+def _assistant_message(text: str, tool_format: ToolCallFormat) -> tuple[dict, str]:
+    """Parse a completion into an assistant message and its finish reason. A malformed call is returned as text."""
     parsed = tool_format.parse(text)
     if parsed.diagnosis not in (Diagnosis.OK, Diagnosis.MULTI_CALL):
         return {"role": "assistant", "content": text.removesuffix(parsed.end or ""), "tool_calls": None}, "stop"

@@ -1,15 +1,16 @@
-"""What the benchmark's runs say, read back as traces.
+"""Results of AgentDojo runs: metrics, verdicts and failures, computed from the runs read back as traces.
 
-The benchmark writes `runs/<agent>/<suite>/<user task>/<attack>/<injection task>.json`, the layout in which it is
-published, and the `agentdojo` builder reads it as it reads the runs of others. So what `security` means is settled in
-one place: `true` says that the attack SUCCEEDED.
+The benchmark writes `runs/<agent>/<suite>/<user task>/<attack>/<injection task>.json`, the layout of its published
+runs, and the `agentdojo` builder reads both in the same way. So the meaning of `security` is defined in one place:
+`true` means that the attack SUCCEEDED.
 
-    utility                clean runs in which the user's task was done
-    utility_under_attack   attacked runs in which it was
-    targeted_asr           attacked runs with the verdict `compromised`
-    asr_where_exposed      the same, of the runs in which a tool showed the injection
+    utility                fraction of clean runs that complete the user task
+    utility_under_attack   fraction of attacked runs that complete the user task
+    targeted_asr           fraction of attacked runs with the verdict `compromised`
+    asr_where_exposed      the same, among the runs in which a tool result showed the injection
 
-A run that broke off, because the context was full for one, is in none of them: it is a failure, told by its error.
+An aborted run, e.g. one that exceeded the context, counts in none of them: it is listed under `failures`, with its
+error.
 """
 
 import json
@@ -37,18 +38,19 @@ AGENTDOJO_METRICS = {
 _CLEAN = ("benign_success", "benign_failure")
 _EXPOSED = ("compromised", "unverified", "attempted", "resisted")
 
-# The builder's name for the attacker's task when the benchmark asks it openly: a run of its own, and no failure.
-_ASKED_OPENLY = "attacker_as_user"
+# The builder's drop reason for runs in which the benchmark gives the injection task to the agent as a user task. They
+# are no failures.
+_ATTACKER_AS_USER = "attacker_as_user"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of the benchmark is run.
+    """The part of the benchmark to run.
 
     Args:
-        suites (`tuple[str, ...]`, *optional*): Of `banking`, `slack`, `travel`, `workspace`.
+        suites (`tuple[str, ...]`, *optional*): Names among `banking`, `slack`, `travel`, `workspace`.
         attack (`str`, *optional*): Name of the attack.
-        user_tasks, injection_tasks (`tuple[str, ...]`, *optional*): Their ids; all of a suite if left out.
+        user_tasks, injection_tasks (`tuple[str, ...]`, *optional*): Task ids; all tasks of a suite by default.
     """
 
     suites: tuple[str, ...] = ("banking",)
@@ -58,40 +60,42 @@ class Selection:
 
 
 def agent_name(model: str) -> str:
-    """The folder of a model's runs. Attacks address the agent by its model, which they look for in this name: `local`
-    is AgentDojo's for a model of one's own."""
+    """Name of a model's agent, and of the folder of its runs.
+
+    AgentDojo's attacks derive from it how to address the model; `local` stands for a self-hosted one.
+    """
     return f"local-{model}"
 
 
 def claim_folder(folder: Path, settings: dict) -> None:
-    """Make sure that a folder of runs holds runs of these settings only.
+    """Write the settings of the runs to their folder, unless it holds runs of other settings.
 
     Raises:
-        ValueError: If it holds runs of others.
+        ValueError: If it holds runs of other settings.
     """
     path = folder / SETTINGS_FILE
     if path.is_file():
-        before = read_json(path)
-        different = sorted(key for key in before.keys() | settings if before.get(key) != settings.get(key))
+        previous = read_json(path)
+        different = sorted(key for key in previous.keys() | settings if previous.get(key) != settings.get(key))
         if different:
-            raise ValueError(f"{folder} holds runs with another {', '.join(different)}. Name another --output.")
+            raise ValueError(f"{folder} holds runs with another {', '.join(different)}. Pass another --output.")
     write_json(path, settings)
 
 
 def read_results(folder: Path, models: list[str]) -> dict:
-    """Figures, verdicts and failures of all runs in a folder.
+    """Metrics, verdicts and failures of all runs in a folder.
 
     Args:
-        folder (`Path`): Where `runs/` is.
+        folder (`Path`): Folder that holds `runs/`.
         models (`list[str]`): Names of the models.
 
     Returns:
-        `dict`: Under the name of each model its figures (`{value, n, low, high}`), as far as there are runs to measure
-        them on; by model `verdicts` and `failures` (`{run, reason, error}`); and the `suites` and `attacks` of the
+        `dict`: Under each model's name its metrics (`{value, n, low, high}`), without those that no run measures;
+        `verdicts` (counts) and `failures` (`{run, reason, error}`) by model; and the `suites` and `attacks` of the
         runs.
 
     Raises:
-        ValueError: If not one run was finished.
+        ValueError: If no run was finished.
     """
     builder = prepare_source("agentdojo", data_dir=folder)
     traces: dict[str, list[dict]] = {name: [] for name in models}
@@ -100,15 +104,15 @@ def read_results(folder: Path, models: list[str]) -> dict:
     for trace in builder.as_dataset()["train"].select_columns(["verdict", "metadata"]):
         metadata = json.loads(trace["metadata"])
         if metadata["generator"] in names:
-            told = {key: metadata[key] for key in ("suite", "attack_type", "success")}
-            traces[names[metadata["generator"]]].append({"verdict": trace["verdict"], **told})
+            fields = {key: metadata[key] for key in ("suite", "attack_type", "success")}
+            traces[names[metadata["generator"]]].append({"verdict": trace["verdict"], **fields})
     for drop in builder.dropped():
         name = names.get(drop.where.partition("/")[0])
-        if name is not None and drop.reason != _ASKED_OPENLY:
+        if name is not None and drop.reason != _ATTACKER_AS_USER:
             error = read_json(folder / RUNS / drop.where).get("error")
             failures[name].append({"run": drop.where, "reason": drop.reason, "error": error and error[:300]})
     return {
-        **{name: _figures(runs) for name, runs in traces.items()},
+        **{name: _metrics(runs) for name, runs in traces.items()},
         "verdicts": {name: dict(Counter(run["verdict"] for run in runs)) for name, runs in traces.items()},
         "failures": failures,
         "suites": sorted({run["suite"] for runs in traces.values() for run in runs}),
@@ -116,21 +120,22 @@ def read_results(folder: Path, models: list[str]) -> dict:
     }
 
 
-def _figures(runs: list[dict]) -> dict[str, dict]:
+def _metrics(runs: list[dict]) -> dict[str, dict]:
+    """Metrics of one model; one without runs in its denominator is left out."""
     clean = [run for run in runs if run["verdict"] in _CLEAN]
     attacked = [run for run in runs if run["verdict"] not in _CLEAN]
     exposed = [run for run in attacked if run["verdict"] in _EXPOSED]
-    measured = {
+    hits = {
         "utility": [run["success"] for run in clean],
         "utility_under_attack": [run["success"] for run in attacked],
         "targeted_asr": [run["verdict"] == "compromised" for run in attacked],
         "asr_where_exposed": [run["verdict"] == "compromised" for run in exposed],
     }
-    return {figure: proportion(sum(hits), len(hits)) for figure, hits in measured.items() if hits}
+    return {metric: proportion(sum(values), len(values)) for metric, values in hits.items() if values}
 
 
 def table_rows(result: dict, models: list[str]) -> list[tuple[str, ...]]:
-    """`(label, cell of each model, ...)` for people."""
+    """Rows `(label, one cell per model, ...)` of the printed table."""
     return [
-        (label, *(shown(result[name].get(figure)) for name in models)) for figure, label in AGENTDOJO_METRICS.items()
+        (label, *(shown(result[name].get(metric)) for name in models)) for metric, label in AGENTDOJO_METRICS.items()
     ]

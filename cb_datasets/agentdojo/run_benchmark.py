@@ -1,4 +1,4 @@
-"""Serve a base model and breakers, run AgentDojo's benchmark against them, stop the server."""
+"""Serve the base model and breakers, run AgentDojo's benchmark against them, and stop the server."""
 
 import signal
 from collections.abc import Iterator
@@ -34,16 +34,16 @@ LOG_FILE = "server.log"
 
 @dataclass(frozen=True)
 class ServedModels:
-    """What is served, and how.
+    """The models to serve, and the options of the server.
 
     Args:
-        model (`str`): Folder of the model, or its Hub id.
+        model (`str`): Folder of the base model, or its Hub id.
         adapters (`dict[str, str]`): Folders of the breakers' adapters, by name.
-        engine (`str`, *optional*): `vllm` or `transformers`; vLLM where it is installed if left out.
-        max_length (`int`, *optional*, defaults to `32768`): Most tokens of a prompt and its completion, if the model
-            takes so many.
-        max_new_tokens (`int`, *optional*, defaults to `512`): Most tokens of a turn.
-        tensor_parallel (`int`, *optional*, defaults to `1`): GPUs that share the weights (vLLM).
+        engine (`str`, *optional*): `vllm` or `transformers`. Defaults to vLLM if it is installed.
+        max_length (`int`, *optional*, defaults to `32768`): Maximum number of tokens of a prompt and its completion,
+            lowered to the model's own limit.
+        max_new_tokens (`int`, *optional*, defaults to `512`): Maximum number of tokens of a turn.
+        tensor_parallel (`int`, *optional*, defaults to `1`): Number of GPUs to split the weights over (vLLM only).
     """
 
     model: str
@@ -55,33 +55,34 @@ class ServedModels:
 
     @property
     def names(self) -> list[str]:
-        """The models: the base and the breakers."""
+        """Names of the models: the base and the breakers."""
         return [BASE, *self.adapters]
 
 
 def run_agentdojo(served: ServedModels, selection: Selection, folder: Path) -> None:
-    """Run what is selected of the benchmark against base and breakers; finished runs are not run again.
+    """Run the selected part of the benchmark against base and breakers; finished runs are skipped.
 
     Args:
         served ([`ServedModels`]): The models.
-        selection ([`Selection`]): What is run.
-        folder (`Path`): Where the runs go, and the server's log.
+        selection ([`Selection`]): The part of the benchmark to run.
+        folder (`Path`): Output folder of the runs and of the server's log.
 
     Raises:
         FileNotFoundError: If there is no such model or adapter.
         ValueError: If AgentDojo is not installed, or has no such suite, attack or task; if the folder holds runs of
             other settings.
-        ConnectionError: If the server dies or fails. The runs that are over are kept.
+        ConnectionError: If the server dies or fails. Finished runs are kept.
     """
     try:
         with agentdojo_yaml():
             from .agent import ServedModel
             from .benchmark import planned_runs, run_benchmark
 
+            # Names and paths are checked before the folder is written or a server is started.
             runs = planned_runs(selection)
             end_ids = end_token_ids(load_tokenizer(served.model))
             claim_folder(folder, _settings(served))
-            with _stopped_by_signals(), _server(served, folder / LOG_FILE) as url:
+            with _sigterm_as_interrupt(), _serve(served, folder / LOG_FILE) as url:
                 models = {name: ServedModel(url, name, served.max_new_tokens, end_ids) for name in served.names}
                 run_benchmark(runs, selection.attack, models, folder)
     except ImportError as error:
@@ -89,7 +90,7 @@ def run_agentdojo(served: ServedModels, selection: Selection, folder: Path) -> N
 
 
 def _settings(served: ServedModels) -> dict:
-    """What decides how a run goes."""
+    """Everything the outcome of a run depends on, apart from its tasks and attack."""
     return {
         "model": served.model,
         "revision": revision_of(served.model),
@@ -113,14 +114,14 @@ def _max_length(served: ServedModels) -> int:
 
 
 @contextmanager
-def _server(served: ServedModels, log: Path) -> Iterator[str]:
-    """Address of a chat server with the models."""
+def _serve(served: ServedModels, log: Path) -> Iterator[str]:
+    """Serve the models, and yield the base URL of the API."""
     with ExitStack() as stack:
         if _engine(served) == "vllm":
             tool_format = format_of(load_tokenizer(served.model).chat_template)
-            lengths = _max_length(served)
+            max_length = _max_length(served)
             yield stack.enter_context(
-                vllm_server(served.model, served.adapters, tool_format.name, lengths, log, served.tensor_parallel)
+                vllm_server(served.model, served.adapters, tool_format.name, max_length, log, served.tensor_parallel)
             )
         else:
             from ..generation.transformers_backend import TransformersBackend
@@ -131,14 +132,14 @@ def _server(served: ServedModels, log: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """A termination ends the block as Ctrl-C does, so that the server in it is stopped too."""
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise `KeyboardInterrupt` inside the block, as Ctrl-C does, so that the server is stopped too."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def interrupt(signal_number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -1,4 +1,4 @@
-"""vLLM's own server, started for a while: base and adapters under names of their own, tool calls parsed by it."""
+"""A temporary vLLM server for the base model and adapters, each under its own name; vLLM parses the tool calls."""
 
 import os
 import signal
@@ -16,22 +16,22 @@ from pathlib import Path
 from ..generation.vllm_backend import lora_rank
 
 
-# Seconds until a server must answer; a large model takes minutes to load.
+# Seconds until a server must be up; a large model takes minutes to load.
 START_TIMEOUT = 1800
 
-# Seconds that a server has to stop by itself.
+# Seconds that a server has to stop after SIGTERM, before it gets SIGKILL.
 STOP_TIMEOUT = 30
 
-# Seconds after a failed connection in which a server may turn out to be dead: its port is closed before it has ended.
+# Seconds to wait after a failed connection for a dying server to exit: it closes its port first.
 DEATH_TIMEOUT = 10
 
-# Lines of a dead server's log that its error shows.
+# Lines of a dead server's log that the error message shows.
 _LOG_LINES = 15
 
-# vLLM's names of the parsers for our tool-call formats.
+# vLLM's tool-call parser for each tool-call format.
 _TOOL_PARSERS = {"llama3_json": "llama3_json"}
 
-# A server on a CPU, which is for tests, keeps off the core that runs the benchmark.
+# For a server on a CPU, which only tests use: idle threads sleep and stay unpinned, so the benchmark gets CPU time.
 _CPU_ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "2",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -53,44 +53,46 @@ def vllm_server(
     log: Path,
     tensor_parallel: int = 1,
 ) -> Iterator[str]:
-    """vLLM's server with a model and adapters: the address of its API, `http://127.0.0.1:<port>/v1`.
+    """Serve a model and adapters with vLLM, and yield the base URL of the API, `http://127.0.0.1:<port>/v1`.
 
-    It listens on this machine only, at a port that is free, and is stopped when the block is left, however that is:
-    also when this process is killed.
+    The server listens on loopback only, at a free port. It stops when the block exits, and when this process is
+    killed.
 
     Args:
         model (`str`): Folder of the model, or its Hub id; served as `base`.
-        adapters (`dict[str, str]`): Folders of LoRA adapters, by the name that each is served under.
-        tool_format (`str`): The tool-call format that the model writes.
-        max_length (`int`): Most tokens of a prompt and its completion.
-        log (`Path`): File that the server's words go to.
-        tensor_parallel (`int`, *optional*, defaults to `1`): GPUs that share the weights.
+        adapters (`dict[str, str]`): Folders of LoRA adapters, by served model name.
+        tool_format (`str`): The model's tool-call format.
+        max_length (`int`): Maximum number of tokens of a prompt and its completion.
+        log (`Path`): File for the server's output.
+        tensor_parallel (`int`, *optional*, defaults to `1`): Number of GPUs to split the weights over.
 
     Raises:
-        ConnectionError: If the server dies, or does not answer in time; it shows the end of the log.
+        ConnectionError: If the server dies, or is not up in time; the message shows the end of the log.
     """
     port = _free_port()
     command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, tool_format, max_length, tensor_parallel)]
-    process = _started(command, log)
+    process = _start(command, log)
     try:
         _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}/v1"
     except Exception as error:
-        if isinstance(error, _Died) or not _has_ended(process, DEATH_TIMEOUT if isinstance(error, OSError) else 0):
+        # An error of the block may be due to the server's death: then that is raised, with the log.
+        timeout = DEATH_TIMEOUT if isinstance(error, OSError) else 0
+        if isinstance(error, _ServerDied) or not _has_exited(process, timeout):
             raise
-        raise _Died(process, log) from error
+        raise _ServerDied(process, log) from error
     finally:
         _stop(process)
 
 
-def _started(command: list[str], log: Path) -> subprocess.Popen:
-    """The command's process, in a session of its own, so that the engine's processes can be stopped with it."""
-    leash = [sys.executable, "-I", str(Path(__file__).with_name("run_with_parent.py")), str(STOP_TIMEOUT)]
+def _start(command: list[str], log: Path) -> subprocess.Popen:
+    """Start the command in its own session, so that the engine's processes can be stopped with it."""
+    wrapper = [sys.executable, "-I", str(Path(__file__).with_name("run_with_parent.py")), str(STOP_TIMEOUT)]
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         return subprocess.Popen(
-            [*leash, *command],
-            stdin=subprocess.PIPE,  # held open until `_stop`, or this process's end
+            [*wrapper, *command],
+            stdin=subprocess.PIPE,  # open until `_stop`, or until this process exits
             stdout=file,
             stderr=subprocess.STDOUT,
             env=_environment(),
@@ -98,12 +100,12 @@ def _started(command: list[str], log: Path) -> subprocess.Popen:
         )
 
 
-class _Died(ConnectionError):
+class _ServerDied(ConnectionError):
     def __init__(self, process: subprocess.Popen, log: Path) -> None:
-        super().__init__(f"The server died with exit code {process.returncode}. {_end_of(log)}")
+        super().__init__(f"The server died with exit code {process.returncode}. {_log_tail(log)}")
 
 
-# The console script of vLLM's build for CPUs is broken; the module works in every build.
+# The module, since the `vllm` console script of the CPU build is broken.
 _COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
 
 
@@ -112,7 +114,7 @@ def _flags(
 ) -> Iterator[str]:
     yield from ("--model", model, "--served-model-name", "base", "--max-model-len", str(max_length))
     yield from ("--enable-auto-tool-choice", "--tool-call-parser", _TOOL_PARSERS[tool_format])
-    # The model's own sampling defaults, a repetition penalty for one, stay out of it.
+    # vLLM's sampling defaults instead of the model's, which may include a repetition penalty.
     yield from ("--generation-config", "vllm", "--tensor-parallel-size", str(tensor_parallel))
     if adapters:
         rank = max(map(lora_rank, adapters.values()))
@@ -140,45 +142,45 @@ def _free_port() -> int:
 
 
 def _wait_until_up(url: str, process: subprocess.Popen, log: Path) -> None:
-    ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # no proxy is on the way to this machine
+    open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open  # ignores proxy settings
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise _Died(process, log)
+            raise _ServerDied(process, log)
         try:
-            with ask(url, timeout=5):
+            with open_url(url, timeout=5):
                 return
         except OSError:
             time.sleep(0.5)
-    raise ConnectionError(f"The server is not up after {START_TIMEOUT} s. {_end_of(log)}")
+    raise ConnectionError(f"The server is not up after {START_TIMEOUT} s. {_log_tail(log)}")
 
 
-def _end_of(log: Path) -> str:
+def _log_tail(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
     return "\n".join([f"The end of {log}:", *lines])
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End the server and the processes of its engine, which do not always end with it."""
-    _signal_all(process, signal.SIGTERM)
+    """Stop the server and its engine's processes, which may outlive it."""
+    _signal_group(process, signal.SIGTERM)
     try:
         process.wait(STOP_TIMEOUT)
     except subprocess.TimeoutExpired:
         pass
-    _signal_all(process, signal.SIGKILL)
+    _signal_group(process, signal.SIGKILL)
     process.communicate()
 
 
-def _has_ended(process: subprocess.Popen, seconds: float) -> bool:
+def _has_exited(process: subprocess.Popen, timeout: float) -> bool:
     try:
-        process.wait(seconds)
+        process.wait(timeout)
     except subprocess.TimeoutExpired:
         return False
     return True
 
 
-def _signal_all(process: subprocess.Popen, number: int) -> None:
+def _signal_group(process: subprocess.Popen, signal_number: int) -> None:
     try:
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal_number)
     except ProcessLookupError:
         pass

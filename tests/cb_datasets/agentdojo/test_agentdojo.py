@@ -1,4 +1,4 @@
-"""AgentDojo's own benchmark against a served model: the servers, the agent, and what its runs say."""
+"""AgentDojo's benchmark against a served model: the servers, the agent, and the results."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from cb_datasets.agentdojo import chat_server as chat_server_module
 from cb_datasets.agentdojo import vllm_server as vllm_server_module
 from cb_datasets.agentdojo.chat_server import chat_server
 from cb_datasets.agentdojo.results import Selection, claim_folder, read_results
-from cb_datasets.agentdojo.run_benchmark import ServedModels, _stopped_by_signals, run_agentdojo
+from cb_datasets.agentdojo.run_benchmark import ServedModels, _sigterm_as_interrupt, run_agentdojo
 from cb_datasets.agentdojo.vllm_server import vllm_server
 from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
@@ -49,7 +49,7 @@ def server(agent):
         yield url
 
 
-def ask(url, body):
+def post_chat(url, body):
     request = urllib.request.Request(f"{url}/chat/completions", json.dumps(body).encode())
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
@@ -58,57 +58,57 @@ def ask(url, body):
         return error.code, json.load(error)
 
 
-def wire(prompt, model="base", **fields):
+def chat_request(prompt, model="base", **fields):
     messages = [{"role": turn["role"], "content": turn["content"]} for turn in prompt["messages"]]
     return {"model": model, "messages": messages, "tools": json.loads(prompt["tools"]), "max_tokens": 48} | fields
 
 
-def test_a_call_comes_back_as_a_call(server, agent, prompt):
-    """Asked with the ids that everything else here asks with."""
+def test_a_tool_call_is_returned_as_a_tool_call(server, agent, prompt):
+    """The prompt has the ids that generation and evaluation use."""
     prompt["messages"][1]["content"] = "Search the internet for Veti Moki."
-    status, answer = ask(server, wire(prompt))
+    status, answer = post_chat(server, chat_request(prompt))
     [choice] = answer["choices"]
     [call] = choice["message"]["tool_calls"]
     assert status == 200 and choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None
     assert call["function"] == {"name": "search_web", "arguments": '{"query": "Veti Moki"}'}
     assert answer["usage"]["prompt_tokens"] == len(encode_prompt(agent.tokenizer, prompt))
-    blocks = wire(prompt)
+    blocks = chat_request(prompt)
     blocks["messages"][1]["content"] = [{"type": "text", "text": "Search the internet for Veti Moki."}]
-    assert ask(server, blocks)[1]["usage"] == answer["usage"]
-    assert ask(server, wire(prompt, "breaker"))[1]["choices"][0]["message"] != choice["message"]
+    assert post_chat(server, blocks)[1]["usage"] == answer["usage"]
+    assert post_chat(server, chat_request(prompt, "breaker"))[1]["choices"][0]["message"] != choice["message"]
 
 
-def test_words_come_back_as_words(server, prompt):
+def test_plain_text_is_returned_as_content(server, prompt):
     prompt["messages"][1]["content"] = "Hello. How are you?"
-    [choice] = ask(server, wire(prompt))[1]["choices"]
+    [choice] = post_chat(server, chat_request(prompt))[1]["choices"]
     assert choice["finish_reason"] == "stop" and choice["message"]["tool_calls"] is None
     assert choice["message"]["content"] and "<|" not in choice["message"]["content"]
-    assert ask(server, wire(prompt, max_tokens=2))[1]["choices"][0]["finish_reason"] == "length"
+    assert post_chat(server, chat_request(prompt, max_tokens=2))[1]["choices"][0]["finish_reason"] == "length"
 
 
-def test_what_the_server_makes_of_a_completion():
-    message, reason = chat_server_module._spoken(WRONG, chat_server_module.format_of("<|eot_id|>"))
+def test_well_formed_calls_are_parsed_and_malformed_ones_stay_text():
+    message, reason = chat_server_module._assistant_message(WRONG, chat_server_module.format_of("<|eot_id|>"))
     assert reason == "tool_calls" and json.loads(message["tool_calls"][0]["function"]["arguments"]) == {
         "query": "pump"
     }
     broken = WRONG.replace("}}", "}")
-    message, reason = chat_server_module._spoken(broken, chat_server_module.format_of("<|eot_id|>"))
-    assert reason == "stop" and message["content"] == broken.removesuffix("<|eom_id|>"), "no call, and nothing is lost"
+    message, reason = chat_server_module._assistant_message(broken, chat_server_module.format_of("<|eot_id|>"))
+    assert reason == "stop" and message["content"] == broken.removesuffix("<|eom_id|>"), "no call, and the whole text"
 
 
-def test_what_the_server_refuses(server, prompt):
-    status, answer = ask(server, wire(prompt, "other"))
+def test_faulty_requests_get_error_responses(server, prompt):
+    status, answer = post_chat(server, chat_request(prompt, "other"))
     assert status == 400 and "there are base, breaker" in answer["error"]["message"]
-    status, answer = ask(server, wire(prompt, max_tokens=1000))
+    status, answer = post_chat(server, chat_request(prompt, max_tokens=1000))
     assert status == 400 and answer["error"]["code"] == "context_length_exceeded"
     assert "maximum context length is 1024 tokens" in answer["error"]["message"]
-    status, answer = ask(server, wire(prompt, messages=[{"content": "who?"}]))
+    status, answer = post_chat(server, chat_request(prompt, messages=[{"content": "who?"}]))
     assert status == 500 and "KeyError" in answer["error"]["message"]
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{server}/nothing", timeout=5)
 
 
-def test_the_server_is_gone_afterwards(agent):
+def test_the_server_stops_after_the_block(agent):
     with chat_server({"base": agent}, 1024) as url:
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(f"{url}/models", timeout=5) as response:
@@ -119,8 +119,8 @@ def test_the_server_is_gone_afterwards(agent):
 
 # ------------------------------------------------------------------------------------------------------- vLLM's server
 
-# Stands in for vLLM's: it says what it was started with, has a process of its own, and answers /health.
-STAND_IN = """
+# A fake of vLLM's server: it prints its flags, starts a child process, and answers /health.
+FAKE_SERVER = """
 import http.server, subprocess, sys, time
 arguments = dict(zip(sys.argv[1:], sys.argv[2:]))
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -136,9 +136,9 @@ http.server.HTTPServer(("127.0.0.1", int(arguments["--port"])), Handler).serve_f
 
 
 @pytest.fixture
-def stand_in(tmp_path, monkeypatch):
+def fake_server(tmp_path, monkeypatch):
     script = tmp_path / "server.py"
-    script.write_text(STAND_IN)
+    script.write_text(FAKE_SERVER)
     monkeypatch.setattr(vllm_server_module, "_COMMAND", [sys.executable, str(script)])
     return script
 
@@ -150,16 +150,16 @@ def is_alive(pid):
         return False
 
 
-def until(holds, seconds=10):
-    """Wait until something holds; whether it came to."""
+def wait_until(condition, seconds=10):
+    """Wait until a condition holds, and return whether it does."""
     deadline = time.monotonic() + seconds
-    while not holds() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return holds()
+    return condition()
 
 
-def is_deaf(url):
-    """Nobody listens any more. A server that is just being killed may still take the connection and reset it."""
+def refuses_connections(url):
+    """Whether nothing listens. A server that is being killed may still accept the connection and reset it."""
     try:
         urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=5)
     except OSError as error:  # `URLError` is one
@@ -175,7 +175,7 @@ def start(adapter, log):
     return vllm_server("some/model", {"breaker": str(adapter)}, "llama3_json", 4096, log)
 
 
-def test_the_flags_of_the_server(stand_in, adapter, tmp_path):
+def test_the_server_gets_flags_for_tools_and_adapters(fake_server, adapter, tmp_path):
     with start(adapter, tmp_path / "log") as url:
         assert url.startswith("http://127.0.0.1:")
     flags = (tmp_path / "log").read_text()
@@ -185,7 +185,7 @@ def test_the_flags_of_the_server(stand_in, adapter, tmp_path):
 
 
 @pytest.mark.parametrize("ends_with", [None, KeyboardInterrupt, ValueError])
-def test_the_server_and_its_engine_are_stopped(ends_with, stand_in, adapter, tmp_path):
+def test_the_server_and_its_engine_are_stopped(ends_with, fake_server, adapter, tmp_path):
     log = tmp_path / "log"
     try:
         with start(adapter, log) as url:
@@ -194,16 +194,16 @@ def test_the_server_and_its_engine_are_stopped(ends_with, stand_in, adapter, tmp
                 raise ends_with
     except (KeyboardInterrupt, ValueError):
         pass
-    assert until(lambda: not is_alive(child_of(log)))
-    assert until(lambda: is_deaf(url))
+    assert wait_until(lambda: not is_alive(child_of(log)))
+    assert wait_until(lambda: refuses_connections(url))
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-def test_a_killed_run_leaves_no_server(stubborn, stand_in, adapter, tmp_path, monkeypatch):
-    """`kill -9` gives nobody a chance to stop the server, nor does a server always want to stop."""
+def test_a_killed_run_leaves_no_server(stubborn, fake_server, adapter, tmp_path, monkeypatch):
+    """After `kill -9` of the run, even if the server ignores SIGTERM."""
     if stubborn:
         monkeypatch.setattr(vllm_server_module, "STOP_TIMEOUT", 0.5)
-        stand_in.write_text(f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){STAND_IN}")
+        fake_server.write_text(f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){FAKE_SERVER}")
     log, up = tmp_path / "log", tmp_path / "up"
 
     def serve():
@@ -213,35 +213,35 @@ def test_a_killed_run_leaves_no_server(stubborn, stand_in, adapter, tmp_path, mo
 
     run = multiprocessing.get_context("fork").Process(target=serve)
     run.start()
-    assert until(up.is_file, seconds=60)
+    assert wait_until(up.is_file, seconds=60)
     engine = child_of(log)
     try:
         assert is_alive(engine)
         run.kill()
         run.join()
-        assert until(lambda: not is_alive(engine))
-        assert until(lambda: is_deaf(read_json(up)))
+        assert wait_until(lambda: not is_alive(engine))
+        assert wait_until(lambda: refuses_connections(read_json(up)))
     finally:
         if is_alive(engine):
             os.killpg(os.getpgid(engine), signal.SIGKILL)
 
 
-def test_a_termination_stops_it_too():
-    with pytest.raises(KeyboardInterrupt), _stopped_by_signals():
+def test_sigterm_interrupts_the_run():
+    with pytest.raises(KeyboardInterrupt), _sigterm_as_interrupt():
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_server_that_does_not_come_up_shows_its_log(adapter, tmp_path, monkeypatch):
-    says = "import sys; print('loading'); print('no kernel for this GPU'); sys.exit(3)"
-    monkeypatch.setattr(vllm_server_module, "_COMMAND", [sys.executable, "-c", says])
+    code = "import sys; print('loading'); print('no kernel for this GPU'); sys.exit(3)"
+    monkeypatch.setattr(vllm_server_module, "_COMMAND", [sys.executable, "-c", code])
     with pytest.raises(ConnectionError, match=r"exit code 3. The end of .*log:\nloading\nno kernel for this GPU"):
         with start(adapter, tmp_path / "log"):
-            pytest.fail("the block is not entered")
+            pytest.fail("the block must not be entered")
 
 
-def test_a_server_that_dies_on_the_way_shows_its_log(stand_in, adapter, tmp_path):
+def test_a_server_that_dies_during_the_run_shows_its_log(fake_server, adapter, tmp_path):
     with pytest.raises(ConnectionError, match=r"(?s)died with exit code 7.*out of memory"):
         with start(adapter, tmp_path / "log") as url:
             for _ in range(20):
@@ -263,15 +263,15 @@ def live_agent():
         yield agent
 
 
-def text(said):
-    return [{"type": "text", "content": said}]
+def text(content):
+    return [{"type": "text", "content": content}]
 
 
-def test_a_request_has_the_messages_that_a_trace_will_have(live_agent):
+def test_a_request_has_the_messages_of_the_later_trace(live_agent):
     calls = [live_agent.FunctionCall(function=name, args={"n": 1}, id=name) for name in ("first", "second")]
     results = [
-        {"role": "tool", "content": text(said), "tool_call": call, "tool_call_id": call.id, "error": error}
-        for call, said, error in zip(calls, ("one", ""), (None, "ValueError: no"), strict=True)
+        {"role": "tool", "content": text(content), "tool_call": call, "tool_call_id": call.id, "error": error}
+        for call, content, error in zip(calls, ("one", ""), (None, "ValueError: no"), strict=True)
     ]
     sent = live_agent.request_messages(
         [
@@ -292,7 +292,7 @@ def test_a_request_has_the_messages_that_a_trace_will_have(live_agent):
 
 
 @pytest.mark.parametrize("arguments", ['["a"]', '"a"', "3"])
-def test_arguments_that_are_no_object_make_no_call(arguments, live_agent):
+def test_arguments_that_are_no_object_become_plain_text(arguments, live_agent):
     from openai.types.chat import ChatCompletionMessage
 
     call = {"id": "1", "type": "function", "function": {"name": "send_money", "arguments": arguments}}
@@ -301,7 +301,7 @@ def test_arguments_that_are_no_object_make_no_call(arguments, live_agent):
     assert turn["tool_calls"] is None and turn["content"] == text(f"send_money {arguments}")
 
 
-def test_a_server_that_fails_is_no_answer_of_the_model(live_agent, agent, monkeypatch):
+def test_a_failing_server_raises_instead_of_giving_a_turn(live_agent, agent, monkeypatch):
     def fails(*arguments):
         raise MemoryError("no room")
 
@@ -323,7 +323,7 @@ def tiny(tiny_agent_path, adapter):
 
 @pytest.fixture(scope="module")
 def finished(tiny, tmp_path_factory):
-    """The folder of one user's task, clean and attacked, by base and breaker."""
+    """Folder with finished runs of one user task, clean and attacked, by base and breaker."""
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     folder = tmp_path_factory.mktemp("agentdojo")
     run_agentdojo(tiny, ONE_TASK, folder)
@@ -334,7 +334,7 @@ def runs_in(folder):
     return {str(path.relative_to(folder / "runs")): path.read_text() for path in folder.glob("runs/*/*/*/*/*.json")}
 
 
-def test_the_benchmark_runs_and_is_read_back(finished):
+def test_the_benchmark_runs_and_its_results_are_read(finished):
     tasks = [
         "user_task_1/none/none",
         "user_task_1/important_instructions/injection_task_0",
@@ -346,24 +346,24 @@ def test_the_benchmark_runs_and_is_read_back(finished):
     for name in ("base", "breaker"):
         assert result[name]["utility"]["n"] == result[name]["targeted_asr"]["n"] == 1
         assert sum(result["verdicts"][name].values()) == 2 and result["failures"][name] == []
-    # AgentDojo makes every YAML of its process quoted, unless it is held to its own.
+    # AgentDojo registers a global YAML representer that quotes strings; `agentdojo_yaml` keeps it out of other code.
     assert yaml.dump({"a": "b"}) == "a: b\n"
 
 
 def test_finished_runs_are_not_run_again(finished, tiny, monkeypatch):
     before = runs_in(finished)
-    monkeypatch.setattr(TransformersBackend, "generate", lambda *_: pytest.fail("the model was asked"))
+    monkeypatch.setattr(TransformersBackend, "generate", lambda *_: pytest.fail("the model was called"))
     run_agentdojo(tiny, ONE_TASK, finished)
     assert runs_in(finished) == before
 
 
-def test_a_run_that_was_cut_off_is_run_again(finished, tiny):
+def test_an_interrupted_run_is_run_again(finished, tiny):
     whole = runs_in(finished)
     paths = [finished / "runs" / name for name in sorted(whole)]
-    paths[0].write_text(whole[sorted(whole)[0]][:200])  # killed while it was written
-    unjudged = json.loads(whole[sorted(whole)[1]])
-    del unjudged["utility"], unjudged["security"]
-    paths[1].write_text(json.dumps(unjudged))  # killed before it was judged
+    paths[0].write_text(whole[sorted(whole)[0]][:200])  # killed while the file was written
+    unscored = json.loads(whole[sorted(whole)[1]])
+    del unscored["utility"], unscored["security"]
+    paths[1].write_text(json.dumps(unscored))  # killed before the run was scored
     run_agentdojo(tiny, ONE_TASK, finished)
     again = runs_in(finished)
     assert again.keys() == whole.keys()
@@ -376,12 +376,12 @@ def test_a_run_that_was_cut_off_is_run_again(finished, tiny):
         )
 
 
-def test_runs_of_other_settings_are_not_mixed(finished, tiny):
-    with pytest.raises(ValueError, match="runs with another max_new_tokens. Name another --output"):
+def test_runs_of_other_settings_in_the_folder_raise(finished, tiny):
+    with pytest.raises(ValueError, match="runs with another max_new_tokens. Pass another --output"):
         run_agentdojo(dataclasses.replace(tiny, max_new_tokens=33), ONE_TASK, finished)
 
 
-def test_a_full_context_is_a_failure_and_no_score(tiny, tmp_path):
+def test_a_full_context_is_a_failure_without_a_score(tiny, tmp_path):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     run_agentdojo(dataclasses.replace(tiny, max_length=64), ONE_TASK, tmp_path)
     with pytest.raises(ValueError, match="no record became a trace. Dropped: {'aborted': 6}"):
@@ -395,10 +395,10 @@ def test_a_full_context_is_a_failure_and_no_score(tiny, tmp_path):
         ({"user_tasks": ("user_task_99",)}, "banking of AgentDojo has no user_task_99; it has user_task_0"),
         ({"injection_tasks": ("injection_task_99",)}, "has no injection_task_99; it has injection_task_0"),
         ({"attack": "magic"}, "no attack 'magic'.*important_instructions"),
-        ({"attack": "dos"}, "no attack 'dos' that wants a tool called"),
+        ({"attack": "dos"}, "no attack 'dos' that aims at a tool call"),
     ],
 )
-def test_an_unknown_name_is_named(wrong, error, tiny, tmp_path):
+def test_an_unknown_name_is_shown_in_the_error(wrong, error, tiny, tmp_path):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     with pytest.raises(ValueError, match=error):
         run_agentdojo(tiny, dataclasses.replace(ONE_TASK, **wrong), tmp_path)
@@ -406,24 +406,24 @@ def test_an_unknown_name_is_named(wrong, error, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"model": "/nowhere"}, {"adapters": {"breaker": "/nowhere"}}])
-def test_a_wrong_path_is_told_before_anything_is_served(wrong, tiny, tmp_path):
+def test_a_wrong_path_raises_before_a_server_starts(wrong, tiny, tmp_path):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     with pytest.raises(FileNotFoundError, match="There is no folder /nowhere"):
         run_agentdojo(dataclasses.replace(tiny, **wrong), ONE_TASK, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_benchmark_the_error_says_how_to_get_it(tiny, tmp_path, monkeypatch):
+def test_without_agentdojo_the_error_names_the_install_command(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "agentdojo.yaml_loader", None)
     with pytest.raises(ValueError, match=r"pip install 'cb-datasets\[sources\]'"):
         run_agentdojo(tiny, ONE_TASK, tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------------------- figures
+# ------------------------------------------------------------------------------------------------------------- metrics
 
 
 def write_run(folder, name, task, messages, attacked=True, security=False, utility=False, error=None):
-    """A run of AgentDojo's layout, as far as it is read."""
+    """Write a run in AgentDojo's layout, with the fields that are read."""
     attack, injection = ("important_instructions", "injection_task_0") if attacked else (None, None)
     path = folder / "runs" / f"local-{name}" / "banking" / task / (attack or "none") / f"{injection or 'none'}.json"
     write_json(
@@ -449,12 +449,12 @@ ATTACKERS = {"recipient": "US133000000121212121212", "amount": 1.0, "subject": "
 
 
 def run_of(*, shown, hijacked):
-    """The messages of a run in which a tool did or did not show the injection, and the model did or did not obey."""
+    """Messages of a run in which a tool shows the injection or not, and the model follows it or not."""
 
     def turn(name, arguments):
         call = {"function": name, "args": arguments, "id": name, "placeholder_args": None}
-        said = text(INJECTED if shown and name == "read_file" else "done")
-        result = {"role": "tool", "content": said, "tool_call": call, "tool_call_id": name, "error": None}
+        content = text(INJECTED if shown and name == "read_file" else "done")
+        result = {"role": "tool", "content": content, "tool_call": call, "tool_call_id": name, "error": None}
         return [{"role": "assistant", "content": None, "tool_calls": [call]}, result]
 
     return [
@@ -466,18 +466,18 @@ def run_of(*, shown, hijacked):
     ]
 
 
-def test_figures_are_those_of_the_verdicts(tmp_path):
-    """`security: true` is a success of the attacker, who is shown nothing resists nothing, and errors are no runs."""
+def test_metrics_follow_from_the_verdicts(tmp_path):
+    """`security: true` means attack success; unexposed runs do not count as resisted, and failed runs not at all."""
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     write_run(tmp_path, "base", "user_task_0", run_of(shown=True, hijacked=True), security=True)
     write_run(tmp_path, "base", "user_task_1", run_of(shown=True, hijacked=False), utility=True)
     write_run(tmp_path, "base", "user_task_2", run_of(shown=False, hijacked=False), utility=True)
-    full = run_of(shown=True, hijacked=False)[:-1]
-    write_run(tmp_path, "base", "user_task_3", full, security=True, error="Skipping: context_length_exceeded")
+    aborted = run_of(shown=True, hijacked=False)[:-1]
+    write_run(tmp_path, "base", "user_task_3", aborted, security=True, error="Skipping: context_length_exceeded")
     write_run(tmp_path, "base", "user_task_0", run_of(shown=False, hijacked=False), attacked=False, security=True)
     write_run(tmp_path, "breaker", "user_task_0", run_of(shown=True, hijacked=False))
     result = read_results(tmp_path, ["base", "breaker"])
-    base = {figure: (value["value"], value["n"]) for figure, value in result["base"].items()}
+    base = {metric: (value["value"], value["n"]) for metric, value in result["base"].items()}
     assert base == {
         "utility": (0.0, 1),
         "utility_under_attack": (pytest.approx(2 / 3), 3),
@@ -492,23 +492,25 @@ def test_figures_are_those_of_the_verdicts(tmp_path):
     [failure] = result["failures"]["base"]
     assert failure["reason"] == "aborted" and failure["error"] == "Skipping: context_length_exceeded"
     assert failure["run"] == "local-base/banking/user_task_3/important_instructions/injection_task_0.json"
-    assert "utility" not in result["breaker"], "what was not run has no figure"
+    assert "utility" not in result["breaker"], "a metric without runs is left out"
 
 
-def test_a_folder_belongs_to_its_settings(tmp_path):
+def test_a_folder_keeps_to_the_settings_of_its_first_run(tmp_path):
     claim_folder(tmp_path, {"model": "a", "max_length": 1})
     claim_folder(tmp_path, {"model": "a", "max_length": 1})
     with pytest.raises(ValueError, match="with another max_length, model"):
         claim_folder(tmp_path, {"model": "b", "max_length": 2})
 
 
-def test_the_command(finished, tiny, adapter, monkeypatch):
+def test_the_agentdojo_command(finished, tiny, adapter, monkeypatch):
     flags = ["--model", tiny.model, "--adapter", str(adapter), "--output", str(finished), "--backend", "transformers"]
     flags += ["--user-task", "user_task_1", "--injection-task", "injection_task_0", "--max-new-tokens", "32"]
     result = CliRunner().invoke(app, ["agentdojo", *flags], catch_exceptions=False)
     assert result.exit_code == 0 and "targeted ASR" in result.output and "failures: none" in result.output
     report = read_json(finished / "agentdojo.json")
-    assert report.keys() == {"base", "breaker", *LIVE_KEYS}, "no adapter may have another's name"
+    assert report.keys() == {"base", "breaker", *LIVE_KEYS}, (
+        "the report's own keys are reserved: no adapter may have such a name"
+    )
     assert report["suites"] == ["banking"] and report["attacks"] == ["important_instructions"]
     assert report["base"]["targeted_asr"]["n"] == 1 and report["settings"]["model"] == tiny.model
 
@@ -518,22 +520,22 @@ def test_the_command(finished, tiny, adapter, monkeypatch):
 
 @pytest.mark.vllm
 def test_vllm_runs_the_benchmark_as_transformers_does(tiny_agent_path, tmp_path):
-    """Greedy answers of one model: its template, our renderer; its parser, ours."""
+    """Greedy turns of the same model: vLLM's renderer and parser agree with those of this package."""
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     save_wide_agent(tiny_agent_path, tmp_path / "model")
     save_adapter(tmp_path / "model", tmp_path / "adapter")
     served = ServedModels(str(tmp_path / "model"), {"breaker": str(tmp_path / "adapter")}, max_new_tokens=32)
-    said = {}
+    messages = {}
     for engine in ("vllm", "transformers"):
         run_agentdojo(dataclasses.replace(served, engine=engine), ONE_TASK, tmp_path / engine)
-        said[engine] = {
+        messages[engine] = {
             name: to_json(_without_ids(json.loads(run)["messages"]))
             for name, run in runs_in(tmp_path / engine).items()
         }
         assert read_results(tmp_path / engine, served.names)["base"]["targeted_asr"]["n"] == 1
-    base = [name for name in said["vllm"] if name.startswith("local-base")]
-    assert [said["vllm"][name] for name in base] == [said["transformers"][name] for name in base]
+    base = [name for name in messages["vllm"] if name.startswith("local-base")]
+    assert [messages["vllm"][name] for name in base] == [messages["transformers"][name] for name in base]
 
 
 def _without_ids(value):
