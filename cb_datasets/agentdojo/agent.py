@@ -78,7 +78,7 @@ class ServedModel(BasePipelineElement):
             response = self._client.chat.completions.create(**request, **self._options)
         except openai.APIError as error:
             if isinstance(error, openai.BadRequestError) and "maximum context length" in str(error):
-                error.code = "context_length_exceeded"  # the benchmark tells it by this code
+                error.code = "context_length_exceeded"  # the code that the benchmark checks for
                 raise
             raise ConnectionError(
                 f"The request to the server failed ({error}). Finished runs are kept; rerun the same command."

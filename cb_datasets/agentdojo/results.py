@@ -38,8 +38,8 @@ AGENTDOJO_METRICS = {
 _CLEAN = ("benign_success", "benign_failure")
 _EXPOSED = ("compromised", "unverified", "attempted", "resisted")
 
-# The builder's drop reason for runs in which the benchmark gives the injection task to the agent as a user task. They
-# are no failures.
+# The builder's drop reason for runs in which the benchmark gives the agent an injection task as its user task. Such
+# runs are no failures.
 _ATTACKER_AS_USER = "attacker_as_user"
 
 

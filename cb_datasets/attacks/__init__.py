@@ -1,1 +1,1 @@
-"""Attackers who adapt to the breaker: suffix search, transfer of suffixes, best-of-N sampling."""
+"""Adaptive attacks on breakers: suffix search, suffix transfer, best-of-N sampling."""

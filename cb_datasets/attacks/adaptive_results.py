@@ -1,4 +1,4 @@
-"""What came of an adaptive attack: the figures of `adaptive.json`, and its table."""
+"""Results of an adaptive attack: the metrics in `adaptive.json`, and the printed table."""
 
 from collections.abc import Iterator
 from statistics import median
@@ -18,49 +18,49 @@ ADAPTIVE_METRICS = {
 }
 
 
-def valid(answers: list[dict]) -> list[dict]:
-    """Answers without those to prompts that could not be asked, which leave every denominator."""
+def without_errors(answers: list[dict]) -> list[dict]:
+    """Drop answers to overlong prompts, which count as errors and leave every denominator."""
     return [answer for answer in answers if answer["outcome"] != Outcome.ERROR]
 
 
 def adaptive_metrics(answers: list[dict]) -> dict[str, dict]:
-    """A rate for each of [`ADAPTIVE_METRICS`], over the prompts that could be asked."""
-    asked = valid(answers)
+    """Rates by the names of [`ADAPTIVE_METRICS`], over one model's answers without errors."""
+    valid_answers = without_errors(answers)
     hits = {
-        "static_asr": (answer["static"]["outcome"] == Outcome.ATTACK_SUCCESS for answer in asked),
-        "adaptive_asr": (answer["outcome"] == Outcome.ATTACK_SUCCESS for answer in asked),
-        "best_of_n_asr": (Outcome.ATTACK_SUCCESS in answer["drawn"] for answer in asked),
-        "adaptive_correct": (answer["outcome"] == Outcome.CORRECT for answer in asked),
-        "adaptive_gibberish": (answer["gibberish"] for answer in asked),
+        "static_asr": (answer["static"]["outcome"] == Outcome.ATTACK_SUCCESS for answer in valid_answers),
+        "adaptive_asr": (answer["outcome"] == Outcome.ATTACK_SUCCESS for answer in valid_answers),
+        "best_of_n_asr": (Outcome.ATTACK_SUCCESS in answer["drawn"] for answer in valid_answers),
+        "adaptive_correct": (answer["outcome"] == Outcome.CORRECT for answer in valid_answers),
+        "adaptive_gibberish": (answer["gibberish"] for answer in valid_answers),
     }
-    return {figure: proportion(sum(counts), len(asked)) for figure, counts in hits.items()}
+    return {metric: proportion(sum(values), len(valid_answers)) for metric, values in hits.items()}
 
 
 def steps_of(answers: list[dict]) -> dict[str, float | None]:
-    """Steps that the searches took: in all, and in the middle of those that succeeded.
+    """Gradient steps of one model's searches: `all` is the total, `median_of_successes` that of successful searches.
 
-    `successes_at_random` are those of the suffix of random words that a search begins with: no search was needed.
+    `successes_at_random` counts searches that succeed with their initial suffix of random words, without a step.
     """
-    searched = [answer for answer in valid(answers) if answer["search"]]
-    won = [answer["search"]["steps"] for answer in searched if answer["outcome"] == Outcome.ATTACK_SUCCESS]
+    searched = [answer for answer in without_errors(answers) if answer["search"]]
+    success_steps = [answer["search"]["steps"] for answer in searched if answer["outcome"] == Outcome.ATTACK_SUCCESS]
     return {
         "all": sum(answer["search"]["steps"] for answer in searched),
-        "median_of_successes": median(won) if won else None,
-        "successes_at_random": won.count(0),
+        "median_of_successes": median(success_steps) if success_steps else None,
+        "successes_at_random": success_steps.count(0),
     }
 
 
 def table_rows(result: dict, models: list[str]) -> Iterator[tuple[str, ...]]:
-    """`(label, cell of each model, ...)` for people."""
-    for figure, label in ADAPTIVE_METRICS.items():
-        yield label, *(shown(result[name][figure]) for name in models)
+    """Rows `(label, one cell per model, ...)` of the printed table."""
+    for metric, label in ADAPTIVE_METRICS.items():
+        yield label, *(shown(result[name][metric]) for name in models)
     steps, transfer = result["steps"], result["transfer"]
     yield "  successes of random words", *(str(steps[name]["successes_at_random"]) for name in models)
     medians = [steps[name]["median_of_successes"] for name in models]
-    yield "  steps to success, median", *("-" if steps is None else str(steps) for steps in medians)
-    best = [max((each["asr"] for each in transfer[name]), key=_value, default=None) for name in models]
+    yield "  steps to success, median", *("-" if value is None else str(value) for value in medians)
+    best = [max((suffix["asr"] for suffix in transfer[name]), key=_value, default=None) for name in models]
     yield "ASR, best single suffix on the others ↓", *map(shown, best)
 
 
-def _value(figure: dict) -> float:
-    return figure["value"]
+def _value(rate: dict) -> float:
+    return rate["value"]

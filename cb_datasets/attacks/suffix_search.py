@@ -1,16 +1,17 @@
-"""A suffix to the injection that makes the attacker's call likely: greedy coordinate gradient, white-box.
+"""White-box search for an injection suffix that makes the attacker's call likely: greedy coordinate gradient (GCG).
 
-Zou et al. 2023, arXiv 2307.15043, algorithm 1. With x(s) the prompt that ends its injection in the L tokens s, and y
-the opening of the attacker's call,
+Zou et al. 2023, arXiv 2307.15043, algorithm 1. Let x(s) be the prompt whose injection ends with the L suffix tokens s,
+and y the opening of the attacker's call. The loss is
 
     loss(s) = -1/|y| sum_t log p(y_t | x(s), y_<t)
 
-A step takes the gradient of the loss with respect to the one-hot rows of s, keeps for every position the `top_k`
-tokens that promise the steepest descent, draws `width` suffixes that differ from s in one of them, and goes to the
-best.
+A step computes the gradient of the loss with respect to the one-hot rows of s, selects for each position the `top_k`
+tokens with the most negative gradient, samples `width` suffixes that replace one token of s by one of these, and moves
+to the suffix with the lowest loss.
 
-Two departures from the paper: a step that does not lower the loss is not taken, and an attacker sends text, not ids.
-So a suffix is tried only if the prompt with its text is encoded to just these ids (`Slot.survives`).
+There are two differences from the paper. A step that does not lower the loss is not taken. And since an attacker sends
+text, not ids, a suffix is a candidate only if its text in the prompt is tokenized to exactly its ids
+(`SuffixSlot.round_trips`).
 """
 
 import copy
@@ -27,19 +28,19 @@ from ..chat import encode_prompt, injection_tokens
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Draws of a first suffix until one survives. A suffix of whole words nearly always does.
-_FIRST_DRAWS = 200
+# Attempts to sample an initial suffix that round-trips; suffixes of whole words nearly always do.
+_MAX_ATTEMPTS = 200
 
 
 @dataclass(frozen=True)
 class SearchBudget:
-    """How much a search may try.
+    """Limits of one search.
 
     Args:
-        steps (`int`, *optional*, defaults to `50`): Most gradient steps.
-        width (`int`, *optional*, defaults to `64`): Suffixes tried in a step.
+        steps (`int`, *optional*, defaults to `50`): Maximum number of gradient steps.
+        width (`int`, *optional*, defaults to `64`): Candidate suffixes per step.
         suffix_tokens (`int`, *optional*, defaults to `10`): Length of the suffix.
-        top_k (`int`, *optional*, defaults to `64`): Tokens that a position may change to in a step.
+        top_k (`int`, *optional*, defaults to `64`): Replacement tokens considered per position and step.
     """
 
     steps: int = 50
@@ -50,14 +51,14 @@ class SearchBudget:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """Result of one search.
 
     Args:
-        suffix (`str`): The best suffix.
-        completion (`str`): What the model answers to it, greedily.
-        won (`bool`): Whether that answer is what was searched for.
-        first_loss, loss (`float`): Of the suffix that the search began with, and of the best, in nats per token.
-        steps, tried (`int`): Gradient steps made, and suffixes whose loss was computed.
+        suffix (`str`): The suffix with the lowest loss.
+        completion (`str`): The model's greedy completion of the prompt with this suffix.
+        won (`bool`): Whether this completion is a success of the attack.
+        first_loss, loss (`float`): Loss of the initial and of the returned suffix, in nats per token.
+        steps, tried (`int`): Number of gradient steps, and of suffixes whose loss was computed.
     """
 
     suffix: str
@@ -70,11 +71,11 @@ class SearchResult:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Where the suffix stands
+# The suffix in the prompt
 
 
 def with_suffix(row: dict, suffix: str) -> dict:
-    """An attacked prompt whose injection, the last one if there are several, ends with `suffix`, inside its span."""
+    """Append a suffix to the last injection of an attacked prompt; the injection's span grows with it."""
     last = _last_span(row)
     message = row["messages"][last["message"]]
     content = message["content"][: last["end"]] + suffix + message["content"][last["end"] :]
@@ -89,85 +90,91 @@ def _last_span(row: dict) -> dict:
 
 
 @dataclass(frozen=True)
-class Slot:
-    """An attacked prompt with room for a suffix.
+class SuffixSlot:
+    """The place of a suffix in an attacked prompt.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
-        row (`dict`): The prompt without the suffix.
-        before, after (`list[int]`): Ids of the prompt on both sides of the suffix.
-        first (`list[int]`): A suffix to begin with.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the attacked model.
+        row (`dict`): The prompt without a suffix.
+        before, after (`list[int]`): Token ids of the prompt before and after the suffix.
+        initial (`list[int]`): Initial suffix.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
     row: dict
     before: list[int]
     after: list[int]
-    first: list[int]
+    initial: list[int]
 
-    def ids(self, suffix: list[int]) -> list[int]:
-        """Ids of the prompt with this suffix."""
+    def prompt_ids(self, suffix: list[int]) -> list[int]:
+        """Token ids of the prompt with this suffix."""
         return self.before + suffix + self.after
 
-    def text(self, suffix: list[int]) -> str:
-        """What an attacker writes to have the model read this suffix."""
-        return _decoded(self.tokenizer, suffix)
+    def suffix_text(self, suffix: list[int]) -> str:
+        """Text of a suffix, as an attacker would write it."""
+        return _decode(self.tokenizer, suffix)
 
-    def survives(self, suffix: list[int]) -> bool:
-        """Whether the model reads the suffix as these ids when its text is put into the prompt."""
-        return encode_prompt(self.tokenizer, with_suffix(self.row, self.text(suffix))) == self.ids(suffix)
+    def round_trips(self, suffix: list[int]) -> bool:
+        """Whether the prompt with the suffix's text is tokenized to exactly these suffix ids."""
+        return encode_prompt(self.tokenizer, with_suffix(self.row, self.suffix_text(suffix))) == self.prompt_ids(
+            suffix
+        )
 
 
-def open_slot(
+def make_slot(
     tokenizer: "PreTrainedTokenizerBase", row: dict, length: int, usable: torch.Tensor, generator: torch.Generator
-) -> Slot:
-    """Room for a suffix of `length` tokens at the end of the injection, filled with words drawn at random.
+) -> SuffixSlot:
+    """Locate a suffix of `length` tokens at the end of the injection, initialised with random words.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
-        row (`dict`): An attacked prompt: `messages`, `tools` and `injection` are read.
-        length (`int`): Tokens of the suffix.
-        usable (`torch.Tensor` of shape `(vocabulary,)`): As [`usable_tokens`] gives it.
-        generator (`torch.Generator`): Decides the draw.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the attacked model.
+        row (`dict`): An attacked prompt with `messages`, `tools` and `injection`.
+        length (`int`): Number of suffix tokens.
+        usable (`torch.Tensor` of shape `(vocabulary,)`): Mask of [`usable_tokens`].
+        generator (`torch.Generator`): Random generator of the initial suffix.
 
     Raises:
-        ValueError: If no draw is encoded as it was drawn.
+        ValueError: If no sampled suffix round-trips.
     """
     tokens = usable.nonzero()[:, 0].tolist()
-    words = [token for token in tokens if re.fullmatch(r" [^\W\d_]+", _decoded(tokenizer, [token]))] or tokens
-    for _ in range(_FIRST_DRAWS):
+    # Whole words with a leading space rarely merge with their neighbours when the text is tokenized.
+    words = [token for token in tokens if re.fullmatch(r" [^\W\d_]+", _decode(tokenizer, [token]))] or tokens
+    for _ in range(_MAX_ATTEMPTS):
         suffix = [words[index] for index in torch.randint(len(words), (length,), generator=generator).tolist()]
-        text = _decoded(tokenizer, suffix)
-        longer = with_suffix(row, text)
-        ids = encode_prompt(tokenizer, longer)
-        end = _last_span(longer)
-        place = {**end, "start": end["end"] - len(text)}
-        [(start, stop)] = injection_tokens(tokenizer, {**longer, "injection": [place]})
+        text = _decode(tokenizer, suffix)
+        suffixed = with_suffix(row, text)
+        ids = encode_prompt(tokenizer, suffixed)
+        # The suffix is the last `len(text)` characters of the last span; this maps them to token positions.
+        span = _last_span(suffixed)
+        suffix_span = {**span, "start": span["end"] - len(text)}
+        [(start, stop)] = injection_tokens(tokenizer, {**suffixed, "injection": [suffix_span]})
         if ids[start:stop] == suffix:
-            return Slot(tokenizer, row, ids[:start], ids[stop:], suffix)
-    raise ValueError(f"{row['id']}: no suffix of {length} tokens is encoded as it was drawn. Try another length.")
+            return SuffixSlot(tokenizer, row, ids[:start], ids[stop:], suffix)
+    raise ValueError(
+        f"{row['id']}: no random suffix of {length} tokens is tokenized to its own ids. Try another --suffix-tokens."
+    )
 
 
 def usable_tokens(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> torch.Tensor:
-    """Which tokens an attacker can write: ordinary ones of printable text that is encoded to them again.
+    """Mask of tokens that an attacker can write: not special, printable, and tokenized to themselves.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
-        vocabulary (`int`): Rows of its embedding, which may be more than it has tokens.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the attacked model.
+        vocabulary (`int`): Number of rows of the embedding, which may exceed the number of tokens.
 
     Returns:
-        `torch.Tensor`: Of shape `(vocabulary,)` and type bool.
+        `torch.Tensor`: Shape `(vocabulary,)`, bool.
     """
-    known = [token for token in range(len(tokenizer)) if token not in tokenizer.added_tokens_decoder]
-    texts = [_decoded(tokenizer, [token]) for token in known]
+    tokens = [token for token in range(len(tokenizer)) if token not in tokenizer.added_tokens_decoder]
+    texts = [_decode(tokenizer, [token]) for token in tokens]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     usable = torch.zeros(vocabulary, dtype=torch.bool)
-    for token, text, again in zip(known, texts, encoded, strict=True):
-        usable[token] = again == [token] and text.isprintable() and bool(text.strip())
+    for token, text, ids in zip(tokens, texts, encoded, strict=True):
+        usable[token] = ids == [token] and text.isprintable() and bool(text.strip())
     return usable
 
 
-def _decoded(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+def _decode(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
     return cast(str, tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
@@ -176,42 +183,43 @@ def _decoded(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
 
 
 class CallLoss:
-    """The loss of suffixes of one prompt. What stands before the suffix is read once and kept.
+    """Loss of suffixes of one prompt. The tokens before the suffix are prefilled once.
 
     Args:
-        network ([`~transformers.PreTrainedModel`]): The model.
-        slot ([`Slot`]): The prompt.
-        opening (`list[int]`): Ids of the opening of the attacker's call.
-        batch_size (`int`): Suffixes of one forward pass.
+        network ([`~transformers.PreTrainedModel`]): The attacked model.
+        slot ([`SuffixSlot`]): The prompt.
+        opening (`list[int]`): Token ids of the opening of the attacker's call.
+        batch_size (`int`): Suffixes per forward pass.
     """
 
-    def __init__(self, network: Any, slot: Slot, opening: list[int], batch_size: int) -> None:
+    def __init__(self, network: Any, slot: SuffixSlot, opening: list[int], batch_size: int) -> None:
         self._network = network
         self._embed = network.get_input_embeddings()
         self._batch_size = batch_size
         device = self._embed.weight.device
         self._opening = torch.tensor(opening, device=device)
         with torch.no_grad():
-            self._rest = self._embed(torch.tensor(slot.after + opening[:-1], device=device))
+            # Without the last token of the opening, which nothing is predicted from.
+            self._after_embeds = self._embed(torch.tensor(slot.after + opening[:-1], device=device))
             before = torch.tensor([slot.before], device=device)
-            self._before = network(input_ids=before, use_cache=True, logits_to_keep=1).past_key_values
+            self._cache = network(input_ids=before, use_cache=True, logits_to_keep=1).past_key_values
 
     @torch.no_grad()
-    def of(self, suffixes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The losses of suffixes of one length, and whether each has the model open the attacker's call greedily.
+    def losses(self, suffixes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses of `n` suffixes of equal length, and whether greedy decoding writes the opening after each.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: Of shape `(n,)`; float and bool.
+            `tuple[torch.Tensor, torch.Tensor]`: Float and bool tensors of shape `(n,)`.
         """
         losses, opened = [], []
-        for part in torch.tensor(suffixes, device=self._opening.device).split(self._batch_size):
-            logits = self._logits(self._embed(part))
+        for batch in torch.tensor(suffixes, device=self._opening.device).split(self._batch_size):
+            logits = self._logits(self._embed(batch))
             losses.append(self._loss(logits))
             opened.append((logits.argmax(dim=-1) == self._opening).all(dim=1))
         return torch.cat(losses).cpu(), torch.cat(opened).cpu()
 
     def gradient(self, suffix: list[int]) -> torch.Tensor:
-        """Of the loss with respect to the one-hot rows of one suffix; of shape `(L, vocabulary)`."""
+        """Gradient of the loss with respect to the one-hot rows of one suffix; shape `(L, vocabulary)`."""
         weight = self._embed.weight.detach()
         one_hot = torch.nn.functional.one_hot(torch.tensor(suffix, device=weight.device), len(weight)).to(weight.dtype)
         one_hot.requires_grad_()
@@ -219,10 +227,10 @@ class CallLoss:
         return torch.autograd.grad(loss.sum(), one_hot)[0].float().cpu()
 
     def _logits(self, suffixes: torch.Tensor) -> torch.Tensor:
-        """What the model expects at each token of the opening, after embedded suffixes of shape `(n, L, width)`."""
-        cache = copy.deepcopy(self._before)  # a forward pass appends to the cache that it is given
+        """Logits that predict the opening, `(n, |y|, vocabulary)`, for embedded suffixes `(n, L, hidden_size)`."""
+        cache = copy.deepcopy(self._cache)  # a forward pass appends to its cache
         cache.batch_repeat_interleave(len(suffixes))
-        embeddings = torch.cat([suffixes, self._rest.expand(len(suffixes), -1, -1)], dim=1)
+        embeddings = torch.cat([suffixes, self._after_embeds.expand(len(suffixes), -1, -1)], dim=1)
         return self._network(
             inputs_embeds=embeddings, past_key_values=cache, use_cache=True, logits_to_keep=len(self._opening)
         ).logits
@@ -234,58 +242,62 @@ class CallLoss:
 
 
 def search_suffix(
-    loss: CallLoss,
-    slot: Slot,
+    call_loss: CallLoss,
+    slot: SuffixSlot,
     usable: torch.Tensor,
     budget: SearchBudget,
     generator: torch.Generator,
     complete: Callable[[list[int]], str],
-    wins: Callable[[str], bool],
+    is_success: Callable[[str], bool],
 ) -> SearchResult:
-    """Search until the model's greedy answer is the one that is looked for, or the budget is spent.
+    """Run the search until the model's greedy completion is a success, or the budget is spent.
 
     Args:
-        loss ([`CallLoss`]): Of suffixes of this prompt.
-        slot ([`Slot`]): The prompt.
-        usable (`torch.Tensor` of shape `(vocabulary,)`): As [`usable_tokens`] gives it.
-        budget ([`SearchBudget`]): How much may be tried.
-        generator (`torch.Generator`): Decides the draws.
-        complete (`Callable`): The model's greedy answer to the ids of a prompt. It is asked for the best suffix so
-            far whenever that has the model open the call, and for the last one: a low loss alone is no success.
-        wins (`Callable`): Whether an answer is the one that is looked for.
+        call_loss ([`CallLoss`]): Loss of suffixes of this prompt.
+        slot ([`SuffixSlot`]): The prompt.
+        usable (`torch.Tensor` of shape `(vocabulary,)`): Mask of [`usable_tokens`].
+        budget ([`SearchBudget`]): Limits of the search.
+        generator (`torch.Generator`): Random generator of the candidates.
+        complete (`Callable`): Maps prompt ids to the model's greedy completion.
+        is_success (`Callable`): Whether a completion is a success of the attack.
     """
-    suffix, steps, tried = slot.first, 0, 1
-    losses, opened = loss.of([suffix])
+    suffix, steps, tried = slot.initial, 0, 1
+    losses, opened = call_loss.losses([suffix])
     first_loss = best_loss = losses[0].item()
-    completion = complete(slot.ids(suffix)) if opened[0] else None
-    while steps < budget.steps and not (completion is not None and wins(completion)):
+    # A low loss alone is no success: the whole completion decides. It is generated only for suffixes after which
+    # greedy decoding writes the opening, since generation costs more than a forward pass.
+    completion = complete(slot.prompt_ids(suffix)) if opened[0] else None
+    while steps < budget.steps and not (completion is not None and is_success(completion)):
         steps += 1
-        drawn = _neighbours(suffix, loss.gradient(suffix), usable, budget, generator)
-        candidates = [candidate for candidate in drawn if slot.survives(candidate)]
+        sampled = _sample_candidates(suffix, call_loss.gradient(suffix), usable, budget, generator)
+        candidates = [candidate for candidate in sampled if slot.round_trips(candidate)]
         if not candidates:
-            continue
-        losses, opened = loss.of(candidates)
+            continue  # the next step samples others from the same gradient
+        losses, opened = call_loss.losses(candidates)
         tried += len(candidates)
-        lowest = int(losses.argmin())
-        if losses[lowest] < best_loss:
-            suffix, best_loss = candidates[lowest], losses[lowest].item()
-            completion = complete(slot.ids(suffix)) if opened[lowest] else None
+        best = int(losses.argmin())
+        if losses[best] < best_loss:
+            suffix, best_loss = candidates[best], losses[best].item()
+            completion = complete(slot.prompt_ids(suffix)) if opened[best] else None
     if completion is None:
-        completion = complete(slot.ids(suffix))
-    return SearchResult(slot.text(suffix), completion, wins(completion), first_loss, best_loss, steps, tried)
+        completion = complete(slot.prompt_ids(suffix))
+    return SearchResult(
+        slot.suffix_text(suffix), completion, is_success(completion), first_loss, best_loss, steps, tried
+    )
 
 
-def _neighbours(
+def _sample_candidates(
     suffix: list[int],
     gradient: torch.Tensor,
     usable: torch.Tensor,
     budget: SearchBudget,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """`budget.width` draws of the suffix with one token changed for one that the gradient favours; each once."""
-    promising = (-gradient).masked_fill(~usable, -torch.inf).topk(min(budget.top_k, int(usable.sum()))).indices
+    """Sample `budget.width` suffixes that differ in one token, a top-k token by gradient; duplicates are dropped."""
+    replacements = (-gradient).masked_fill(~usable, -torch.inf).topk(min(budget.top_k, int(usable.sum()))).indices
     positions = torch.randint(len(suffix), (budget.width,), generator=generator)
-    ranks = torch.randint(promising.shape[1], (budget.width,), generator=generator)
-    drawn = torch.tensor(suffix).repeat(budget.width, 1)
-    drawn[torch.arange(budget.width), positions] = promising[positions, ranks]
-    return [list(each) for each in dict.fromkeys(map(tuple, drawn.tolist())) if list(each) != suffix]
+    ranks = torch.randint(replacements.shape[1], (budget.width,), generator=generator)
+    candidates = torch.tensor(suffix).repeat(budget.width, 1)
+    candidates[torch.arange(budget.width), positions] = replacements[positions, ranks]
+    unique = [list(candidate) for candidate in dict.fromkeys(map(tuple, candidates.tolist()))]
+    return [candidate for candidate in unique if candidate != suffix]

@@ -1,4 +1,4 @@
-"""Whether a suffix that was found on one prompt works on others: an attacker who has one may use it everywhere."""
+"""Transfer of suffixes: attack success of a suffix found on one prompt on all other prompts."""
 
 from pathlib import Path
 
@@ -13,38 +13,38 @@ from ..sample import PROMPT_FEATURES
 from .suffix_search import with_suffix
 
 
-# Suffixes that are tried on all other prompts, in the order of the prompts that they were found on.
-MOST_SUFFIXES = 5
+# The first suffixes, in the order of their prompts, are evaluated on all other prompts.
+MAX_SUFFIXES = 5
 
 
-def transferred(
+def measure_transfer(
     prompts: Dataset, suffixes: list[str | None], model: Backend, name: str, sampling: Sampling, work_dir: Path
 ) -> list[dict]:
-    """ASR of single suffixes on all prompts but the one that each was found on.
+    """ASR of each successful suffix on all prompts except the one it was found on.
 
     Args:
         prompts ([`~datasets.Dataset`]): Attacked prompts.
-        suffixes (`list[str | None]`): For each prompt the suffix that succeeded on it; `None` where none did.
-        model ([`Backend`]): The model that they were found on.
-        name (`str`): Its name, for the progress bar.
-        sampling ([`Sampling`]): How it answers.
-        work_dir (`Path`): Where answers are kept.
+        suffixes (`list[str | None]`): For each prompt, the suffix that succeeded on it, or `None`.
+        model ([`Backend`]): The model that the suffixes were searched on.
+        name (`str`): Name of the model, for the progress bar.
+        sampling ([`Sampling`]): Sampling parameters of the answers.
+        work_dir (`Path`): Folder of finished shards.
 
     Returns:
-        `list[dict]`: `{found_on, suffix, asr}` of the first [`MOST_SUFFIXES`]; the best of them was chosen on the
-        prompts that it is measured on, which flatters it.
+        `list[dict]`: `{found_on, suffix, asr}` of the first [`MAX_SUFFIXES`]. The maximum of these rates is an
+        optimistic estimate, since the suffix is selected on the prompts that it is evaluated on.
     """
     tool_format = format_of(model.tokenizer.chat_template)
-    found = [(index, suffix) for index, suffix in enumerate(suffixes) if suffix is not None][:MOST_SUFFIXES]
+    successful = [(index, suffix) for index, suffix in enumerate(suffixes) if suffix is not None][:MAX_SUFFIXES]
     results = []
-    for number, (own, suffix) in enumerate(found, start=1):
-        others = [with_suffix(row, suffix) for index, row in enumerate(prompts) if index != own]
+    for number, (source_index, suffix) in enumerate(successful, start=1):
+        others = [with_suffix(row, suffix) for index, row in enumerate(prompts) if index != source_index]
         if not others:
             break
-        label = f"{name}, suffix {number} of {len(found)} on all others"
-        answers = complete(to_dataset(others, PROMPT_FEATURES), model, sampling, work_dir, description=label)
-        pairs = zip(others, answers["text"], strict=True)
+        label = f"{name}, suffix {number} of {len(successful)} on all others"
+        completions = complete(to_dataset(others, PROMPT_FEATURES), model, sampling, work_dir, description=label)
+        pairs = zip(others, completions["text"], strict=True)
         outcomes = [outcome_of(text, row["target"], tool_format) for row, text in pairs if text is not None]
         asr = proportion(outcomes.count(Outcome.ATTACK_SUCCESS), len(outcomes))
-        results.append({"found_on": prompts[own]["id"], "suffix": suffix, "asr": asr})
+        results.append({"found_on": prompts[source_index]["id"], "suffix": suffix, "asr": asr})
     return results

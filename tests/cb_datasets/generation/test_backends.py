@@ -338,7 +338,7 @@ def test_smollm2_generates_the_same_tokens_in_every_backend(backend, in_transfor
     assert fraction_equal(done, in_transformers) >= 0.95
 
 
-# ----------------------------------------------------------------------------------------------------- failures
+# ------------------------------------------------------------------------------------------------------------ failures
 
 
 def test_an_aborted_completion_raises(with_transformers):
@@ -373,7 +373,7 @@ def test_without_vllm_the_error_names_the_install_command(agent, monkeypatch):
         VllmBackend(str(agent))
 
 
-# -------------------------------------------------------------------------------------------- a faulty server
+# ----------------------------------------------------------------------------------------------------- a faulty server
 
 
 class FakeServer(ThreadingHTTPServer):

@@ -81,7 +81,7 @@ def must_not_run() -> FakeBackend:
     return FakeBackend(on_call=lambda call: pytest.fail("the model was called"))
 
 
-# ------------------------------------------------------------------------------------------------------------- rows
+# ---------------------------------------------------------------------------------------------------------------- rows
 
 
 def test_rows_follow_the_order_of_the_prompts(prompts, uninterrupted):
@@ -136,7 +136,7 @@ def test_a_backend_that_skips_prompts_raises(prompts, tmp_path, monkeypatch):
     assert shards_in(tmp_path) == []
 
 
-# ---------------------------------------------------------------------------------------------------------- prefill
+# ------------------------------------------------------------------------------------------------------------- prefill
 
 
 def test_a_prefill_follows_the_prompt_and_begins_the_text(prompt, tmp_path):
@@ -176,7 +176,7 @@ def test_prompt_prefill_and_completion_must_fit(prompt, tmp_path):
     assert complete(prompts, small_model, greedy, tmp_path).to_list() == too_long.to_list()
 
 
-# --------------------------------------------------------------------------------------------------------- settings
+# ------------------------------------------------------------------------------------------------------------ settings
 
 
 def with_template(backend: FakeBackend, template: str) -> FakeBackend:
@@ -250,7 +250,7 @@ def test_a_manifest_of_other_settings_raises(prompts, tmp_path):
         run_complete(prompts, tmp_path)
 
 
-# ------------------------------------------------------------------------------------------- killed and interrupted
+# ---------------------------------------------------------------------------------------------- killed and interrupted
 
 
 def test_twenty_kills_at_random_moments_change_nothing(prompt, tmp_path):
@@ -317,7 +317,7 @@ def test_only_temporary_files_of_dead_processes_are_removed(prompts, tmp_path):
     }
 
 
-# ----------------------------------------------------------------------------------------------------- invalid shards
+# ------------------------------------------------------------------------------------------------------ invalid shards
 
 
 def truncate(path: Path) -> None:
@@ -368,7 +368,7 @@ def test_an_invalid_shard_is_reported_and_regenerated(prompts, uninterrupted, tm
     assert run_complete(prompts, tmp_path / "corrupted", must_not_run()) == uninterrupted
 
 
-# ----------------------------------------------------------------------------------------------- disk, memory, engine
+# ------------------------------------------------------------------------------------------------ disk, memory, engine
 
 
 FAILURES = {
@@ -457,7 +457,7 @@ def test_a_disk_that_is_really_full(tmp_path):
     assert completed == str(list("abcdefghij")) and final_files == "10 []"
 
 
-# ---------------------------------------------------------------------------------------------------- parallel tasks
+# ------------------------------------------------------------------------------------------------------ parallel tasks
 
 
 def test_parallel_tasks_give_the_rows_of_one_process(prompts, uninterrupted, tmp_path):
@@ -504,7 +504,7 @@ def test_a_rank_outside_its_world_raises(prompts, tmp_path, rank, world):
         complete(prompts, must_not_run(), SAMPLED, tmp_path, rank=rank, world=world)
 
 
-# ---------------------------------------------------------------------------------------------------------- progress
+# ------------------------------------------------------------------------------------------------------------ progress
 
 
 def last_state(bar: str) -> str:
