@@ -116,9 +116,8 @@ class SuffixSlot:
 
     def round_trips(self, suffix: list[int]) -> bool:
         """Whether the prompt with the suffix's text is tokenized to exactly these suffix ids."""
-        return encode_prompt(self.tokenizer, with_suffix(self.row, self.suffix_text(suffix))) == self.prompt_ids(
-            suffix
-        )
+        suffixed = with_suffix(self.row, self.suffix_text(suffix))
+        return encode_prompt(self.tokenizer, suffixed) == self.prompt_ids(suffix)
 
 
 def make_slot(
