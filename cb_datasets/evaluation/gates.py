@@ -45,7 +45,7 @@ def evaluation_gates(comparison: dict, limits: EvaluationThresholds) -> list[dic
         limits ([`EvaluationThresholds`]): The thresholds.
     """
     base, breaker = comparison[BASE], comparison[BREAKER]
-    required = "below this threshold the comparison is not meaningful"
+    required = "below it this evaluation proves nothing"
     gates = [
         _at_least("base", "ASR", _value(base, "asr", required), limits.min_base_asr),
         _at_least("base", "benign calls", _value(base, "benign_call", required), limits.min_base_benign),
