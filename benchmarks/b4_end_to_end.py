@@ -59,16 +59,16 @@ def commands(data: Path) -> list[list[str]]:
     twins = retain / "b4_benign_twins"
     sets = [harmful, retain / "adversarial_safe", twins, retain / "refusals", retain / "chat"]
     quarantine, reports = ["--quarantine", data / "quarantine"], data / "reports"
+    fill = ["--fill", "twin", "--twins", twins]
+    written = ["--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 1]
     kinds = [word for kind in ("benign_twins", "refusals", "chat") for word in ("--kinds", kind)]
     return [
         ["generate-ds", "--traces", traces, "--output", harmful, *asked],
         ["generate-dr", "--traces", traces, "--output", retain, *kinds, *asked],
-        ["generate-adversarial-safe", "--traces", traces, "--output", retain / "adversarial_safe", *asked]
-        + ["--fill", "twin", "--twins", twins],
+        ["generate-adversarial-safe", "--traces", traces, "--output", retain / "adversarial_safe", *asked, *fill],
         ["validate", *sets, *quarantine, "--output", reports / "validation_report.json"],
         ["generate-eval", traces, "--output", data / "prompts", "--tasks", "tool_flip", "--tasks", "capability"],
-        ["merge", *sets, "--prompts", data / "prompts", *quarantine, "--output", data / "stage2"]
-        + ["--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 1],
+        ["merge", *sets, "--prompts", data / "prompts", *quarantine, "--output", data / "stage2", *written],
         ["preflight", "--stage2", data / "stage2", "--model", MODEL, "--output", reports / "preflight.json"],
     ]
 

@@ -12,13 +12,12 @@ merge tokens across the boundary. The loss mask is "after the prompt's tokens", 
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 from .formats import format_of
@@ -129,6 +128,16 @@ def _shared_by(row: dict) -> tuple:
     return row["tools"], first["content"] if first["role"] == "system" else None
 
 
+_TextOrIds = TypeVar("_TextOrIds", str, list[int])
+
+
+def common_prefix(sequences: list[_TextOrIds]) -> _TextOrIds:
+    """Longest common prefix of texts, or of lists of token ids; there is at least one."""
+    first, last = min(sequences), max(sequences)  # of a sorted list, the first and the last differ earliest
+    length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:length]
+
+
 @dataclass(frozen=True)
 class _Head:
     """A prefix that prompts share, and the tokens of the part of it that no continuation can change.
@@ -164,7 +173,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, shared_by: tuple) -
     elif head is not None:
         # A prompt that begins differently shortens the head to their common prefix.
         before = head if isinstance(head, str) else head.text
-        heads[shared_by] = _head_of(tokenizer, os.path.commonprefix([before, text]))
+        heads[shared_by] = _head_of(tokenizer, common_prefix([before, text]))
     return _encode_all(tokenizer, text)
 
 

@@ -66,22 +66,29 @@ class _Handler(BaseHTTPRequestHandler):
     server: _ChatServer
 
     def do_GET(self) -> None:
-        if self.path != "/v1/models":
-            return self._send(404, _error(f"There is no {self.path}.", "not_found"))
-        self._send(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self.server.backends]})
+        if self.path == "/v1/models":
+            models = [{"id": name, "object": "model"} for name in self.server.backends]
+            self._send(200, {"object": "list", "data": models})
+        else:
+            self._send_not_found()
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.path != "/v1/chat/completions":
-            return self._send(404, _error(f"There is no {self.path}.", "not_found"))
+            self._send_not_found()
+            return
         try:
             with self.server.generation_lock:
                 response = _complete_chat(self.server, json.loads(body))
         except _BadRequest as error:
-            return self._send(400, _error(str(error), error.code))
+            self._send(400, _error(str(error), error.code))
         except Exception as error:
-            return self._send(500, _error(f"{type(error).__name__}: {error}", "internal_error"))
-        self._send(200, response)
+            self._send(500, _error(f"{type(error).__name__}: {error}", "internal_error"))
+        else:
+            self._send(200, response)
+
+    def _send_not_found(self) -> None:
+        self._send(404, _error(f"There is no {self.path}.", "not_found"))
 
     def _send(self, status: int, content: dict) -> None:
         body = json.dumps(content).encode()

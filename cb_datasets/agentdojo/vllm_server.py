@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -163,10 +163,8 @@ def _log_tail(log: Path) -> str:
 def _stop(process: subprocess.Popen) -> None:
     """Stop the server and its engine's processes, which may outlive it."""
     _signal_group(process, signal.SIGTERM)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_TIMEOUT)
-    except subprocess.TimeoutExpired:
-        pass
     _signal_group(process, signal.SIGKILL)
     process.communicate()
 
@@ -180,7 +178,5 @@ def _has_exited(process: subprocess.Popen, timeout: float) -> bool:
 
 
 def _signal_group(process: subprocess.Popen, signal_number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal_number)
-    except ProcessLookupError:
-        pass

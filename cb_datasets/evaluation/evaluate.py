@@ -1,6 +1,6 @@
 """The whole evaluation as one function: every model completes every prompt, and the completions become the results."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
@@ -30,7 +30,7 @@ class EvaluationOptions:
     max_new_tokens: int = 256
     samples: int = 0
     seed: int = 0
-    limits: EvaluationThresholds = EvaluationThresholds()
+    limits: EvaluationThresholds = field(default_factory=EvaluationThresholds)
 
 
 def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: EvaluationOptions, work_dir: Path) -> dict:

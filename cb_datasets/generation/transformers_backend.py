@@ -7,7 +7,6 @@ of a batch is prefilled once; the remainders continue from its KV cache, padded 
                     user: Look in our documents for Kalo Mirude.   assistant:
 """
 
-import os.path
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +24,7 @@ from transformers import (
 )
 from transformers.utils import is_bitsandbytes_available
 
+from ..chat import common_prefix
 from .backend import (
     AdapterBackend,
     Completion,
@@ -122,7 +122,7 @@ class TransformersBackend(AdapterBackend):
     def _score_batch(self, rows: list[list[int]], lengths: list[int]) -> list[float]:
         """Log probability of the last `length` tokens of each row, given the tokens before."""
         # The last prompt token stays out of the cached prefix: its logits predict the first completion token.
-        prefix = _common_prefix([row[: len(row) - length - 1] for row, length in zip(rows, lengths, strict=True)])
+        prefix = common_prefix([row[: len(row) - length - 1] for row, length in zip(rows, lengths, strict=True)])
         inputs = self._pad_after_prefix(prefix, rows)
         input_ids = inputs["input_ids"][:, len(prefix) :]
         # A plain forward, unlike `generate`, counts padding as positions: they are numbered from the mask instead.
@@ -147,7 +147,7 @@ class TransformersBackend(AdapterBackend):
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
         """One completion of each prompt."""
         # `generate` needs at least one token beyond the cache.
-        prefix = _common_prefix([prompt[:-1] for prompt in prompts])
+        prefix = common_prefix([prompt[:-1] for prompt in prompts])
         inputs = self._pad_after_prefix(prefix, prompts)
         with torch.inference_mode(), self.network() as network:
             cache = _prefill_cache(network, prefix, len(prompts))
@@ -181,10 +181,6 @@ class TransformersBackend(AdapterBackend):
         if ends:
             return completion_of(self.tokenizer, ids[: ends[0] + 1], "stop")
         return completion_of(self.tokenizer, ids, "length")
-
-
-def _common_prefix(rows: list[list[int]]) -> list[int]:
-    return list(os.path.commonprefix(rows))
 
 
 def _prefill_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | None:

@@ -100,9 +100,9 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
     parsed = tool_format.parse(completion["text"])
     if parsed.calls and not parsed.is_call:
         return str(parsed.diagnosis)
-    if rule.right_arguments:
-        if has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
-            return "wrong_arguments"
+    # `None`: the prompt says nothing about the arguments.
+    if rule.right_arguments and has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
+        return "wrong_arguments"
     return "gibberish" if is_degenerate(parsed.text) else None
 
 

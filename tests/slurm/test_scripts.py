@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def option(words: list[str], name: str) -> str | None:
 def settings() -> dict[str, str]:
     """Each setting of site.sh with the line before it."""
     lines = (SLURM / "site.sh").read_text().splitlines()
-    found = [(re.match(r"(?:export )?([A-Z_]+)=", line), above) for above, line in zip(lines, lines[1:], strict=False)]
+    found = [(re.match(r"(?:export )?([A-Z_]+)=", line), above) for above, line in pairwise(lines)]
     return {match[1]: above for match, above in found if match}
 
 
@@ -68,7 +69,7 @@ def test_each_step_waits_for_the_one_before():
     commands = submitted("RECIPE=demo")
     assert list(commands) == STEPS
     assert option(commands["generate"], "dependency") is None
-    for before, step in zip(STEPS, STEPS[1:], strict=False):
+    for before, step in pairwise(STEPS):
         assert option(commands[step], "dependency") == f"afterok:{before.upper()}_JOB"
         assert option(commands[step], "kill-on-invalid-dep") == "yes"
 

@@ -236,17 +236,19 @@ def test_sigterm_interrupts_the_run():
 def test_a_server_that_does_not_come_up_shows_its_log(adapter, tmp_path, monkeypatch):
     code = "import sys; print('loading'); print('no kernel for this GPU'); sys.exit(3)"
     monkeypatch.setattr(vllm_server_module, "_COMMAND", [sys.executable, "-c", code])
-    with pytest.raises(ConnectionError, match=r"exit code 3. The end of .*log:\nloading\nno kernel for this GPU"):
-        with start(adapter, tmp_path / "log"):
-            pytest.fail("the block must not be entered")
+    log_is_shown = pytest.raises(
+        ConnectionError, match=r"exit code 3. The end of .*log:\nloading\nno kernel for this GPU"
+    )
+    with log_is_shown, start(adapter, tmp_path / "log"):
+        pytest.fail("the block must not be entered")
 
 
 def test_a_server_that_dies_during_the_run_shows_its_log(fake_server, adapter, tmp_path):
-    with pytest.raises(ConnectionError, match=r"(?s)died with exit code 7.*out of memory"):
-        with start(adapter, tmp_path / "log") as url:
-            for _ in range(20):
-                urllib.request.urlopen(url.removesuffix("/v1") + "/die", timeout=5)
-                time.sleep(0.1)
+    log_is_shown = pytest.raises(ConnectionError, match=r"(?s)died with exit code 7.*out of memory")
+    with log_is_shown, start(adapter, tmp_path / "log") as url:
+        for _ in range(20):
+            urllib.request.urlopen(url.removesuffix("/v1") + "/die", timeout=5)
+            time.sleep(0.1)
 
 
 # ----------------------------------------------------------------------------------------------------------- the agent
@@ -377,14 +379,14 @@ def test_an_interrupted_run_is_run_again(finished, tiny):
 
 
 def test_runs_of_other_settings_in_the_folder_raise(finished, tiny):
-    with pytest.raises(ValueError, match="runs with another max_new_tokens. Pass another --output"):
+    with pytest.raises(ValueError, match=r"runs with another max_new_tokens\. Pass another --output"):
         run_agentdojo(dataclasses.replace(tiny, max_new_tokens=33), ONE_TASK, finished)
 
 
 def test_a_full_context_is_a_failure_without_a_score(tiny, tmp_path):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     run_agentdojo(dataclasses.replace(tiny, max_length=64), ONE_TASK, tmp_path)
-    with pytest.raises(ValueError, match="no record became a trace. Dropped: {'aborted': 6}"):
+    with pytest.raises(ValueError, match=r"no record became a trace\. Dropped: {'aborted': 6}"):
         read_results(tmp_path, ["base", "breaker"])
 
 

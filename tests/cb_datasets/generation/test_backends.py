@@ -1,7 +1,6 @@
 """One contract for all backends: given the same prompts, the same small model generates the same completions."""
 
 import json
-import os.path
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from builders import load_source
-from cb_datasets.chat import encode_completion, encode_prompt
+from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, server_backend
 from cb_datasets.generation.backend import completion_of, load_tokenizer, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
@@ -268,7 +267,7 @@ def test_the_common_prefix_is_prefilled_once(agent, prompts):
     assert [list(completion.token_ids) for [completion] in done] == [
         ids[0, len(prompt) :].tolist() for ids, prompt in zip(expected, prompts, strict=False)
     ]
-    prefix = len(os.path.commonprefix(prompts[:8]))
+    prefix = len(common_prefix(prompts[:8]))
     assert prefix > 0.5 * min(map(len, prompts[:8]))
     assert n_tokens[:2] == [prefix, 8 * (max(map(len, prompts[:8])) - prefix)]
 
@@ -465,7 +464,7 @@ def test_a_model_that_is_not_served_is_named_in_the_error(fake_server, agent):
 def test_a_rejected_request_is_not_retried(fake_server, agent):
     backend = ServerBackend(fake_server.url, "agent", str(agent))
     fake_server.responses = [(404, {"error": {"message": "The model `agent` does not exist."}})]
-    with pytest.raises(ValueError, match="404.*does not exist"):
+    with pytest.raises(ValueError, match=r"404.*does not exist"):
         backend.generate([[1, 2]], GREEDY, 0)
     assert len(fake_server.requests) == 1
 

@@ -194,7 +194,7 @@ def test_a_wrong_adapter_path_raises_before_the_model_loads(
 
 
 def test_a_backend_raises_on_a_wrong_adapter_path(tiny_agent_path, tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere. An adapter is a folder"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nowhere\. An adapter is a folder"):
         TransformersBackend(str(tiny_agent_path), str(tmp_path / "nowhere"))
 
 

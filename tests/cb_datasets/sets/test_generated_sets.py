@@ -116,7 +116,7 @@ def test_prompts_must_carry_the_tool_schema_that_is_named(traces, target_model):
     assert len(generate_flips(traces, modified_too, DRAWN).samples) == 30
     for part, other in (("system_prompt", "Be brief."), ("tools", B4_STANDARD["tools"][1:])):
         wrong = target_model(rule, tool_schema=B4_STANDARD | {part: other})
-        with pytest.raises(ValueError, match="lookalike/.* does not carry .* --tool-schema"):
+        with pytest.raises(ValueError, match=r"lookalike/.* does not carry .* --tool-schema"):
             generate_flips(traces, wrong, DRAWN)
         assert wrong.backend.asked == []
 
