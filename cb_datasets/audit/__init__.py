@@ -1,1 +1,1 @@
-"""The local page over rows, and all that is known of one row. Nothing here talks to the Hub."""
+"""The local page for looking through rows, and the report on one row. Nothing here connects to the Hub."""

@@ -1,4 +1,4 @@
-"""All that is known of one sample: where it stands and came from, the rules it met, its outcome, its record."""
+"""Report on one sample: the sets that contain it, its provenance, the rules it passes, its outcome, its raw record."""
 
 import json
 from pathlib import Path
@@ -16,53 +16,57 @@ from ..outcomes import outcome_of
 from .marks import Marks
 
 
-# Where in a data folder a sample can stand, in the order of the pipeline.
+# Folders of a data folder that can contain a sample, in the order of the pipeline.
 PLACES = ("harmful/*", "retain/*", "quarantine/*", "stage2/*")
+# Characters shown of each turn of the raw record.
 RAW_TEXT = 2000
 
 
 def explain_row(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
-    """A sample, and what there is to say about it, by heading.
+    """Find a sample and report on it.
 
     Args:
         id (`str`): The sample's id.
         data (`Path`): The data folder.
 
+    Returns:
+        `tuple[dict, dict[str, list[str]]]`: The sample, and the lines of the report by heading.
+
     Raises:
-        ValueError: If no set holds the sample.
+        ValueError: If no set contains the sample.
     """
-    found = {folder: rows[0] for folder in _folders(data, PLACES) if (rows := _rows_with(folder, id))}
-    if not found:
-        looked = ", ".join(str(data / place) for place in PLACES)
-        raise ValueError(f"No sample has the id {id!r}: looked in {looked}.")
-    row = next(iter(found.values()))
+    copies = {folder: rows[0] for folder in _folders(data, PLACES) if (rows := _rows_with(folder, id))}
+    if not copies:
+        searched = ", ".join(str(data / place) for place in PLACES)
+        raise ValueError(f"No sample has the id {id!r}: looked in {searched}.")
+    row = next(iter(copies.values()))
     return row, {
-        id: [f"stands in {folder.relative_to(data)}" for folder in found]
-        + _left_out(row, data)
+        id: [f"stands in {folder.relative_to(data)}" for folder in copies]
+        + _drop_lines(row, data)
         + [f"{row['set']}, {row['split']}, {row['priority_class']}; pair {row['pair']}; group {row['group']!r}"],
         "outcome": _outcome(row),
-        "rules": _rules(row, found),
+        "rules": _rules(row, copies),
         "provenance": [f"{name}: {value}" for name, value in row["provenance"].items() if value is not None],
         "raw record": _raw_record(row, data),
         "completion": [row["assistant_raw"]],
     }
 
 
-def _left_out(row: dict, data: Path) -> list[str]:
-    """Why merge left the sample out, where it did; with the note of whoever marked it."""
+def _drop_lines(row: dict, data: Path) -> list[str]:
+    """The reasons why merge dropped the sample, if it did, and its audit mark."""
     file, mark = data / "reports" / DROPPED_ROWS_FILE, Marks(data / "audit" / "marks.parquet").get(row["id"])
     reasons = drop_reasons(row["id"], file) if file.is_file() else []
     notes = [f"marked {mark['verdict']}{': ' if mark['note'] else ''}{mark['note']}"] if mark else []
-    asked = _asked_by_evaluation(row, data) if any("of_eval" in reason for reason in reasons) else []
-    return [f"was left out by merge: {reason}" for reason in reasons] + asked + notes
+    leaks = _leaked_request(row, data) if any("of_eval" in reason for reason in reasons) else []
+    return [f"was left out by merge: {reason}" for reason in reasons] + leaks + notes
 
 
-def _asked_by_evaluation(row: dict, data: Path) -> list[str]:
-    """The request of the eval side that a sample asks nearly so; none if only a sibling does."""
+def _leaked_request(row: dict, data: Path) -> list[str]:
+    """The evaluation request that a sample nearly repeats; none if only a sibling repeats one."""
     held_out = HeldOut()
-    held_out.add(stream_rows(_folders(data, ("stage2/eval", "prompts/*"))))
-    found = held_out.index(MergedThresholds().max_similarity).find(request_text(row))
-    return [f"evaluation asks {found!r}"] if found else []
+    held_out.add_rows(stream_rows(_folders(data, ("stage2/eval", "prompts/*"))))
+    request = held_out.prompt_index(MergedThresholds().max_similarity).find(request_text(row))
+    return [f"evaluation asks {request!r}"] if request else []
 
 
 def _folders(data: Path, places: tuple[str, ...]) -> list[Path]:
@@ -70,7 +74,7 @@ def _folders(data: Path, places: tuple[str, ...]) -> list[Path]:
 
 
 def _rows_with(folder: Path, id: str) -> list[dict]:
-    """The rows with this id; their other columns are read only if there are any."""
+    """The rows with this id in the first table that has any."""
     for table in stream_tables(folder):
         rows = table.filter(pyarrow.compute.equal(table["id"], id))
         if len(rows):
@@ -82,35 +86,35 @@ def _outcome(row: dict) -> list[str]:
     target, tool_format = row["target"], get_format(row["provenance"]["prompt_format"])
     outcome = outcome_of(row["assistant_raw"], target, tool_format)
     called = ", ".join(call["name"] for call in row["tool_calls_structured"]) or "nothing"
-    wanted = target["expected_tool"] or target["expected_calls"] or "no call"
+    expected = target["expected_tool"] or target["expected_calls"] or "no call"
     attacker = target["simulated_tool"] or target["goal_calls"] or "nothing"
-    return [f"{outcome}: calls {called}; expected {wanted}; the attacker wants {attacker}"]
+    return [f"{outcome}: calls {called}; expected {expected}; the attacker wants {attacker}"]
 
 
-def _rules(row: dict, found: dict[Path, dict]) -> list[str]:
-    broken = check(row)
+def _rules(row: dict, copies: dict[Path, dict]) -> list[str]:
+    violations = check(row)
     lines = []
     for rule in RULES:
-        reasons = [violation.message for violation in broken if violation.rule == rule]
+        reasons = [violation.message for violation in violations if violation.rule == rule]
         exempt = rule in CALL_RULES and not makes_call(row)
         lines.append(f"{rule:<10} {'; '.join(reasons) or ('does not apply: no call' if exempt else 'met')}")
-    stored = [reason for copy in found.values() for reason in copy.get("reasons") or ()]
+    stored = [reason for copy in copies.values() for reason in copy.get("reasons") or ()]
     return lines + [f"in quarantine for {reason}" for reason in stored]
 
 
 def _raw_record(row: dict, data: Path) -> list[str]:
-    """The trace that the sample was made of, without what the sample shows anyway."""
+    """The trace that the sample was made from, without the columns that the sample repeats."""
     record = row["provenance"]["record_id"]
     for folder in _folders(data, (f"traces/{row['provenance']['source_dataset']}/*",)):
         for trace in _rows_with(folder, record):
-            told = {name: value for name, value in trace.items() if name not in ("messages", "tools")}
+            metadata = {name: value for name, value in trace.items() if name not in ("messages", "tools")}
             turns = [_turn(number, message) for number, message in enumerate(trace["messages"])]
-            return [f"{record} in {folder.relative_to(data)}", json.dumps(told, ensure_ascii=False), *turns]
+            return [f"{record} in {folder.relative_to(data)}", json.dumps(metadata, ensure_ascii=False), *turns]
     return [f"{record}: not among the traces in {data / 'traces'}"]
 
 
 def _turn(number: int, message: dict) -> str:
     calls = [f"{call['function']['name']}({call['function']['arguments']})" for call in message["tool_calls"]]
-    said = " ".join([*filter(None, [message["content"]]), *calls])
-    more = f" [... {len(said) - RAW_TEXT} characters more]" if len(said) > RAW_TEXT else ""
-    return f"{number} {message['role']}: {said[:RAW_TEXT]}{more}"
+    text = " ".join([*filter(None, [message["content"]]), *calls])
+    more = f" [... {len(text) - RAW_TEXT} characters more]" if len(text) > RAW_TEXT else ""
+    return f"{number} {message['role']}: {text[:RAW_TEXT]}{more}"

@@ -1,4 +1,4 @@
-"""What a person thought of rows: `audit/marks.parquet`, one line for each row that was marked.
+"""A person's verdicts on rows: `audit/marks.parquet`, one record per marked row.
 
 {"id": "harmful/b4_flips/3f0c...", "verdict": "bad", "note": "not an attack", "timestamp": "2026-01-01T..."}
 """
@@ -18,10 +18,10 @@ MARK_FEATURES = Features({name: Value("string") for name in ("id", "verdict", "n
 
 
 class Marks:
-    """Marks by id, kept on disk.
+    """Marks by row id, stored on disk.
 
     Args:
-        path (`Path`): The Parquet file; it is made with the first mark.
+        path (`Path`): The Parquet file; it is created with the first mark.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,10 +33,10 @@ class Marks:
         return self._by_id.get(id)
 
     def put(self, id: str, verdict: str | None, note: str) -> None:
-        """Mark a row, or take its mark away with `None`; the file is written in one move.
+        """Mark a row, or remove its mark with `None`, and rewrite the file.
 
         Raises:
-            ValueError: If there is no such verdict.
+            ValueError: If the verdict is unknown.
         """
         if verdict is None:
             self._by_id.pop(id, None)
@@ -49,10 +49,10 @@ class Marks:
 
 
 def marked_bad(path: Path) -> set[str]:
-    """Ids of the rows that a person found bad.
+    """Ids of the rows that a person marked as bad.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: mark rows with `cb-datasets view` first.")

@@ -1,4 +1,4 @@
-"""Rows of many Parquet files to leaf through: what they are filtered by is in memory, what they say stays on disk.
+"""Random access to the rows of many Parquet files: the filterable columns are in memory, the rows stay on disk.
 
 data/demo/stage2/train/data.parquet              config stage2,     split train
 data/demo/prompts/tool_flip/data.parquet         config prompts,    split tool_flip
@@ -19,7 +19,8 @@ import pyarrow.parquet
 from .search import Search
 
 
-# A facet and the column it is read from; those a file does not have are null there.
+# Facets, the columns that rows are filtered by, and where they are read from: a column of the file, or its path
+# (`None`). A column that a file lacks is null.
 FACETS = {
     "config": None,
     "split": None,
@@ -32,32 +33,33 @@ FACETS = {
     "reason": "reasons",
 }
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
-# Folders of a data folder that hold rows to look through, and files deep enough to be read there.
+# Files that are read from a data folder, from a release, and from any other folder.
 _DATA = ("stage2/*/data.parquet", "prompts/*/data.parquet", "quarantine/*/data.parquet")
 _RELEASE = ("harmful/*.parquet", "retain/*.parquet", "eval/*.parquet")
 _SETS = ("data.parquet", "*/data.parquet", "*/*/data.parquet", "*.parquet")
 
 
 class RowStore:
-    """All rows below a folder, by number.
+    """All rows of a folder, numbered across its files.
 
     Args:
         path (`Path`): A data folder, a release folder, a folder of sets, one set, or a Parquet file.
 
     Raises:
-        FileNotFoundError: If there are no rows.
+        FileNotFoundError: If there is no Parquet file.
     """
 
     def __init__(self, path: Path) -> None:
         self.files = _files(path)
         if not self.files:
             raise FileNotFoundError(f"No Parquet files in {path}: name a data folder, a release, a set, or a Hub id.")
-        parts = [_facets_of(file, *_named(file, path)) for file in self.files]
+        tables = [_facet_table(file, *_config_and_split(file, path)) for file in self.files]
         self._starts = [0]
-        for part in parts:
-            self._starts.append(self._starts[-1] + len(part))
-        self.facets = pyarrow.concat_tables(parts).unify_dictionaries().combine_chunks()
-        # The same for counting: values by name, "" among them, and the position of each row's value.
+        for table in tables:
+            self._starts.append(self._starts[-1] + len(table))
+        self.facets = pyarrow.concat_tables(tables).unify_dictionaries().combine_chunks()
+        # Dictionary-encoded facets as plain arrays, for fast filters and counts: the values of each facet ("" for null)
+        # and, for each row, the position of its value.
         self._values = {name: ["", *self.facets[name].chunk(0).dictionary.to_pylist()] for name in FACETS}
         self._codes = {name: _codes(self.facets[name].chunk(0)) for name in FACETS}
         self.search = Search(self.files)
@@ -66,46 +68,47 @@ class RowStore:
         return len(self.facets)
 
     def row(self, number: int) -> dict[str, Any]:
-        """The whole row.
+        """Read one whole row.
 
         Raises:
-            IndexError: If there is no such row.
+            IndexError: If the number is out of range.
         """
         if not 0 <= number < len(self):
             raise IndexError(f"There is no row {number}; there are {len(self)}.")
         file = max(at for at, start in enumerate(self._starts[:-1]) if start <= number)
         within = number - self._starts[file]
-        metadata = _opened(self.files[file]).metadata
+        # Only the row group that contains the row is read; `_row_group` caches it for the neighbouring rows.
+        metadata = _parquet_file(self.files[file]).metadata
         for group in range(metadata.num_row_groups):
             if within < metadata.row_group(group).num_rows:
-                return _group(self.files[file], group).slice(within, 1).to_pylist()[0]
+                return _row_group(self.files[file], group).slice(within, 1).to_pylist()[0]
             within -= metadata.row_group(group).num_rows
         raise IndexError(f"{self.files[file]} changed: open it again.")
 
-    def number_of(self, id: str) -> int | None:
+    def row_number(self, id: str) -> int | None:
         """The number of the first row with this id."""
-        found = pc.index(self.facets["id"], id).as_py()
-        return None if found < 0 else found
+        number = pc.index(self.facets["id"], id).as_py()
+        return None if number < 0 else number
 
-    def select(self, wanted: dict[str, str], text: str = "") -> np.ndarray:
-        """Numbers of the rows with these facets that hold `text`, in any case of letters, in what is said in them.
+    def select(self, filters: dict[str, str], text: str = "") -> np.ndarray:
+        """Numbers of the rows with these facet values that contain `text`, ignoring case.
 
         Raises:
-            NotReady: If a text is searched for and the rows have not been read for that yet.
+            NotReady: If there is a text and the search index is still being built.
         """
         keep = self._with_text(text) if text else np.ones(len(self), bool)
-        for name, value in wanted.items():
+        for name, value in filters.items():
             keep = keep & self._with_facet(name, value)
         return np.flatnonzero(keep)
 
-    def counts(self, numbers: np.ndarray) -> dict[str, dict[str, int]]:
-        """How many of these rows have which facet, most frequent first."""
-        counted = {}
+    def facet_counts(self, numbers: np.ndarray) -> dict[str, dict[str, int]]:
+        """Number of these rows per value of each facet, most frequent first; facets that are all null are omitted."""
+        facets = {}
         for name, values in self._values.items():
-            found = np.bincount(self._codes[name][numbers], minlength=len(values)).tolist()
-            pairs = sorted(zip(found, values, strict=True), key=lambda pair: (-pair[0], pair[1]))
-            counted[name] = {value: count for count, value in pairs if count}
-        return {name: values for name, values in counted.items() if set(values) - {""}}
+            counts = np.bincount(self._codes[name][numbers], minlength=len(values)).tolist()
+            pairs = sorted(zip(counts, values, strict=True), key=lambda pair: (-pair[0], pair[1]))
+            facets[name] = {value: count for count, value in pairs if count}
+        return {name: counts for name, counts in facets.items() if set(counts) - {""}}
 
     def _with_facet(self, name: str, value: str) -> np.ndarray:
         """Whether each row has this value, `""` if it has none."""
@@ -118,6 +121,7 @@ class RowStore:
 
 
 def _codes(column: pyarrow.DictionaryArray) -> np.ndarray:
+    """Positions of the values in `["", *dictionary]`."""
     return pc.add(pc.fill_null(column.indices, -1), 1).to_numpy()
 
 
@@ -125,15 +129,16 @@ def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     for patterns in (_DATA, _RELEASE, _SETS):
-        found = list(dict.fromkeys(file for pattern in patterns for file in sorted(path.glob(pattern))))
-        found = [file for file in found if file.parent.name != "audit" and not file.name.startswith(".")]
-        if found:
-            return found
+        files = list(dict.fromkeys(file for pattern in patterns for file in sorted(path.glob(pattern))))
+        # Neither the marks nor files that are being written hold rows.
+        files = [file for file in files if file.parent.name != "audit" and not file.name.startswith(".")]
+        if files:
+            return files
     return []
 
 
-def _named(file: Path, path: Path) -> tuple[str, str]:
-    """Configuration and split, from where a file lies."""
+def _config_and_split(file: Path, path: Path) -> tuple[str, str]:
+    """Configuration and split of a file, from its path; see the module's examples."""
     shard = _SHARD.fullmatch(file.stem)
     if shard:
         return file.parent.name, shard[1]
@@ -141,9 +146,9 @@ def _named(file: Path, path: Path) -> tuple[str, str]:
     return (folders[0] if folders else file.parent.name), (folders[-1] if len(folders) > 1 else "all")
 
 
-def _facets_of(file: Path, config: str, split: str) -> pyarrow.Table:
-    """The columns that rows are filtered by, each value stored once."""
-    parquet = _opened(file)
+def _facet_table(file: Path, config: str, split: str) -> pyarrow.Table:
+    """The id and the facets of each row, the facets dictionary-encoded."""
+    parquet = _parquet_file(file)
     schema, length = parquet.schema_arrow, parquet.metadata.num_rows
     columns = {"id": parquet.read(columns=["id"])["id"].combine_chunks()}
     for name, source in FACETS.items():
@@ -164,16 +169,16 @@ def _column(parquet: pyarrow.parquet.ParquetFile, schema: pyarrow.Schema, source
     if inner:
         column = pc.struct_field(column, inner)
     if pyarrow.types.is_list(column.type):
-        # "R4b: arguments of ...": the rule alone.
+        # The facet of "R4b: arguments of ..." is "R4b", the rule.
         column = pc.replace_substring_regex(pc.list_element(column, 0), pattern=r"(?s):.*", replacement="")
     return column.cast(pyarrow.string()) if isinstance(column, pyarrow.Array) else column.combine_chunks()
 
 
 @lru_cache(maxsize=64)
-def _opened(file: Path) -> pyarrow.parquet.ParquetFile:
+def _parquet_file(file: Path) -> pyarrow.parquet.ParquetFile:
     return pyarrow.parquet.ParquetFile(file)
 
 
 @lru_cache(maxsize=2)
-def _group(file: Path, group: int) -> pyarrow.Table:
-    return _opened(file).read_row_group(group)
+def _row_group(file: Path, group: int) -> pyarrow.Table:
+    return _parquet_file(file).read_row_group(group)

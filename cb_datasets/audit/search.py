@@ -1,14 +1,14 @@
-"""Full-text search that reads no row: an index of the words of all texts, built once and kept in a file.
+"""Full-text substring search without reading rows: a positional index of the words of all texts, cached on disk.
 
     a text        Use search_web, please.    ->   use | " " | search_web | ", " | please | .
     a search      e search_we                ->   a word that ends with "e" | " " | one that begins with "search_we"
 
-A text is cut into words and what stands between them, and so is what is searched for. Only the ends of that may be
-parts of words, so a search is a look at the list of words, and then at the places of the rarest word it asks for. Case
-is set aside; nothing else is.
+Texts and queries are split into words and the characters between them. Only the first and the last piece of a query
+can be parts of words, so a search finds the matching words in the vocabulary, and then checks the positions of the
+rarest piece. Case is ignored; nothing else is.
 
-The index is a few segments, each of some tens of thousands of rows and whole in itself, so that building one takes
-little memory. A text that many rows have, such as a system prompt, is in a segment once.
+The index consists of self-contained segments of some tens of thousands of rows, so that building it takes little
+memory. A text that many rows share, such as a system prompt, is stored once per segment.
 """
 
 import re
@@ -27,80 +27,86 @@ from ..files import STREAM_ROWS
 from .cached_table import CachedTable
 
 
+# Tokens after which a new segment is started.
 SEGMENT_TOKENS = 4_000_000
 THREADS = 4
 _TOKEN = re.compile(r"\w+|\W+")
 
 _SEGMENT = pyarrow.schema(
     {
-        "words": pyarrow.list_(pyarrow.string()),  # every token there is, sorted; the first, "", stands between texts
-        "tokens": pyarrow.list_(pyarrow.int32()),  # all texts, one after another, as numbers of words
-        "places": pyarrow.list_(pyarrow.int32()),  # where in `tokens` each word stands, word after word
-        "first_place": pyarrow.list_(pyarrow.int32()),  # of each word
-        "first_token": pyarrow.list_(pyarrow.int32()),  # of each text
-        "texts": pyarrow.list_(pyarrow.int32()),  # of each row, row after row
-        "first_text": pyarrow.list_(pyarrow.int32()),  # of each row
+        "words": pyarrow.list_(pyarrow.string()),  # the vocabulary, sorted; the first word, "", separates texts
+        "tokens": pyarrow.list_(pyarrow.int32()),  # all texts, concatenated, as positions in `words`
+        "places": pyarrow.list_(pyarrow.int32()),  # positions in `tokens` of each word, concatenated
+        "first_place": pyarrow.list_(pyarrow.int32()),  # start of each word in `places`
+        "first_token": pyarrow.list_(pyarrow.int32()),  # start of each text in `tokens`
+        "texts": pyarrow.list_(pyarrow.int32()),  # numbers of the texts of each row, concatenated
+        "first_text": pyarrow.list_(pyarrow.int32()),  # start of each row in `texts`
     }
 )
 
 
 class Search(CachedTable):
-    """Finds rows by what is said in them."""
+    """Search index over messages, completions and ids."""
 
     NAME = "words"
-    WHAT = "Reading rows for the search"
+    DESCRIPTION = "Reading rows for the search"
     SCHEMA = _SEGMENT
 
     def rows_with(self, text: str, seconds: float = 0.2) -> np.ndarray:
-        """Whether each row holds a text, in any case of letters, in a message, in its completion or in its id.
+        """Whether each row contains a text in a message, in its completion or in its id, ignoring case.
 
         Raises:
-            NotReady: If the index is not there in so many seconds.
+            NotReady: If the index is not built within a number of seconds.
         """
         segments = map(_Segment, self.batches(seconds))
         pieces = _TOKEN.findall(text.casefold())
         with ThreadPoolExecutor(THREADS) as pool:
             return np.concatenate([np.zeros(0, bool), *pool.map(lambda segment: segment.rows_with(pieces), segments)])
 
-    def _make(self) -> Iterator[pyarrow.RecordBatch]:
-        growing = _GrowingSegment()
+    def _compute_batches(self) -> Iterator[pyarrow.RecordBatch]:
+        segment = _SegmentBuilder()
         for texts in _texts_of_rows(self._files):
-            growing.add(texts)
+            segment.add_texts(texts)
             self._bar.update()
-            if len(growing.tokens) > SEGMENT_TOKENS:
-                yield growing.batch()
-                growing = _GrowingSegment()
-        if growing.texts:
-            yield growing.batch()
+            if len(segment.tokens) > SEGMENT_TOKENS:
+                yield segment.to_record_batch()
+                segment = _SegmentBuilder()
+        if segment.texts:
+            yield segment.to_record_batch()
 
 
 def _texts_of_rows(files: list[Path]) -> Iterator[list[str]]:
-    """For each row its id, its completion and what its messages say."""
+    """The id, the completion and the message contents of each row."""
     for file in files:
         with pyarrow.parquet.ParquetFile(file) as parquet:
             names = [name for name in ("id", "assistant_raw", "messages") if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(STREAM_ROWS, columns=names):
                 columns = [batch[name].to_pylist() for name in names if name != "messages"]
-                said = batch["messages"]
-                contents, starts = pc.struct_field(said.values, "content").to_pylist(), said.offsets.to_pylist()
+                # Flat contents and row offsets are much faster than converting the nested messages to Python.
+                messages = batch["messages"]
+                contents, starts = (
+                    pc.struct_field(messages.values, "content").to_pylist(),
+                    messages.offsets.to_pylist(),
+                )
                 for at, texts in enumerate(zip(*columns, strict=True)):
                     yield [text for text in (*texts, *contents[starts[at] : starts[at + 1]]) if text is not None]
 
 
-class _GrowingSegment:
-    """A segment while rows are added to it."""
+class _SegmentBuilder:
+    """Collects the texts of rows and builds their segment."""
 
     def __init__(self) -> None:
         self.tokens = array("i", [0])
         self.texts = array("i")
         self._words = {"": 0}
-        self._numbers: dict[str, int] = {}  # of texts
+        self._text_numbers: dict[str, int] = {}
         self._first_token, self._first_text = array("i"), array("i")
 
-    def add(self, texts: list[str]) -> None:
+    def add_texts(self, texts: list[str]) -> None:
+        """Add the texts of one row; a text that the segment has already is not tokenized again."""
         self._first_text.append(len(self.texts))
         for text in texts:
-            number = self._numbers.setdefault(text, len(self._numbers))
+            number = self._text_numbers.setdefault(text, len(self._text_numbers))
             self.texts.append(number)
             if number == len(self._first_token):
                 self._first_token.append(len(self.tokens))
@@ -108,7 +114,9 @@ class _GrowingSegment:
                 self.tokens.extend([words.setdefault(word, len(words)) for word in _TOKEN.findall(text.casefold())])
                 self.tokens.append(0)
 
-    def batch(self) -> pyarrow.RecordBatch:
+    def to_record_batch(self) -> pyarrow.RecordBatch:
+        """The segment as one row of lists, see `_SEGMENT`."""
+        # Words are numbered in order of occurrence while texts are added, and in sorted order in the segment.
         words = sorted(self._words)
         rank = np.empty(len(words), np.int32)
         rank[[self._words[word] for word in words]] = np.arange(len(words))
@@ -130,9 +138,10 @@ class _GrowingSegment:
 
 
 class _Segment:
-    """Rows that are searched together, read from the file as far as a search needs them."""
+    """One segment of the index; only the memory-mapped parts that a search touches are read."""
 
     def __init__(self, batch: pyarrow.RecordBatch) -> None:
+        # The buffers of the string column, to search all words at once: their bytes, and the end of each.
         words = batch["words"].values
         _, ends, letters = words.buffers()
         self._word_ends = np.frombuffer(ends, np.int32)[words.offset : words.offset + len(words) + 1]
@@ -142,41 +151,46 @@ class _Segment:
         )
 
     def rows_with(self, pieces: list[str]) -> np.ndarray:
-        """Whether each row holds the pieces, one after another; of the first and the last it may hold more."""
-        wanted = [self._words_with(piece.encode(), at, len(pieces)) for at, piece in enumerate(pieces)]
-        counts = [int((self._first_place[words + 1] - self._first_place[words]).sum()) for words in wanted]
+        """Whether each row contains the pieces in sequence; the first may end and the last begin a longer word."""
+        matches = [self._matching_words(piece.encode(), at, len(pieces)) for at, piece in enumerate(pieces)]
+        counts = [int((self._first_place[words + 1] - self._first_place[words]).sum()) for words in matches]
+        # Start from the rarest piece, whose places are the fewest candidates, and check the other pieces around it.
         rarest = int(np.argmin(counts))
-        places = self._places_of(wanted[rarest]) - rarest
-        for at, words in enumerate(wanted):
+        places = self._places_of(matches[rarest]) - rarest
+        for at, words in enumerate(matches):
             if at != rarest:
                 fits = np.zeros(len(self._first_place) - 1, bool)
                 fits[words] = True
-                # Both ends of `tokens` are no word, so what reaches over an end does not fit.
+                # `tokens` begins and ends with a separator, so a clipped position, beyond either end, never matches.
                 places = places[fits[self._tokens.take(places + at, mode="clip")]]
         return np.logical_or.reduceat(self._texts_at(places)[self._texts], self._first_text)
 
     def _texts_at(self, places: np.ndarray) -> np.ndarray:
-        """Whether each text holds one of these places; looked up one by one while they are few."""
+        """Whether each text contains one of these places; few places are looked up one by one."""
         if len(places) > len(self._first_token):
             marked = np.zeros(len(self._tokens), bool)
             marked[places] = True
             return np.logical_or.reduceat(marked, self._first_token)
-        found = np.zeros(len(self._first_token), bool)
-        found[np.searchsorted(self._first_token, places, side="right") - 1] = True
-        return found
+        contains = np.zeros(len(self._first_token), bool)
+        contains[np.searchsorted(self._first_token, places, side="right") - 1] = True
+        return contains
 
     def _places_of(self, words: np.ndarray) -> np.ndarray:
+        """All positions of these words in `tokens`."""
         counts = self._first_place[words + 1] - self._first_place[words]
         before = np.cumsum(counts) - counts
         return self._places[np.arange(counts.sum()) + np.repeat(self._first_place[words] - before, counts)]
 
-    def _words_with(self, piece: bytes, at: int, pieces: int) -> np.ndarray:
-        """Numbers of the words that a piece may stand for: in the middle the very word, at an end those that end or
-        begin with it, and alone those that hold it.
+    def _matching_words(self, piece: bytes, at: int, pieces: int) -> np.ndarray:
+        """Numbers of the words that match a piece: the equal word for a middle piece, words that end with the first
+        piece, words that begin with the last, and words that contain a single piece.
         """
+        # Words that begin with a piece are adjacent in the sorted vocabulary. No word contains the byte 0xff, which
+        # UTF-8 does not use.
         if at > 0:
             first = self._position(piece)
             return np.arange(first, self._position(piece + (b"\xff" if at == pieces - 1 else b"\0")))
+        # Substring search over the concatenated bytes of all words, one byte of the piece after another.
         letters = np.flatnonzero(self._letters[: len(self._letters) - len(piece) + 1] == piece[0])
         for number, letter in enumerate(piece):
             letters = letters[self._letters[letters + number] == letter]
@@ -187,7 +201,7 @@ class _Segment:
         return words[np.flatnonzero(np.diff(words, prepend=-1))]
 
     def _position(self, piece: bytes) -> int:
-        """How many words come before a piece."""
+        """Number of words that sort before a piece."""
         return bisect_left(range(len(self._word_ends) - 1), piece, key=self._word)
 
     def _word(self, number: int) -> bytes:

@@ -1,11 +1,11 @@
-"""Gates: numbers a set must reach before anything is trained on it.
+"""Gates: metrics of the sets that must reach a threshold before anything is trained on them.
 
 A gate is a measured value, a threshold and the number of rows behind it. Outcomes are recomputed from
-`assistant_raw` (`census.py`); no gate reads a label, and none passes over zero rows. A recipe may lower a threshold,
-and the report then says so.
+`assistant_raw` (`row_counts.py`): no gate trusts a label, and none passes over zero rows. A recipe may lower a
+threshold, and the report then lists it.
 
-    V1  before the merge   every set, Ds, Dr, and what single sources must give
-    V2  after it           `merged_gates.py`
+    V1  before the merge   every set, Ds, Dr, and single sources
+    V2  after the merge    `merge/gates.py`
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from .thresholds import MergedThresholds, Thresholds, changed
 
 @dataclass(frozen=True)
 class Gate:
-    """One gate's result. `value` is null where there was nothing to measure, and then the gate has failed."""
+    """Result of one gate. `value` is null if there was nothing to measure; the gate has failed then."""
 
     name: str
     value: float | None
@@ -36,116 +36,122 @@ def at_most(name: str, value: float | None, limit: float, rows: int) -> Gate:
     return Gate(name, value, limit, rows, rows > 0 and value is not None and value <= limit)
 
 
-def share(count: int, total: int) -> float | None:
-    """`count / total`, and nothing at all over zero rows."""
+def fraction(count: int, total: int) -> float | None:
+    """`count / total`, or `None` over zero rows."""
     return count / total if total else None
 
 
-def number(found: RowCounts, condition: Callable[[RowProfile], bool]) -> int:
-    """How many rows fulfil a condition."""
-    return sum(count for kind, count in found.items() if condition(kind))
+def count_where(counts: RowCounts, condition: Callable[[RowProfile], bool]) -> int:
+    """Number of rows whose profile fulfils a condition."""
+    return sum(count for profile, count in counts.items() if condition(profile))
 
 
-def format_gates(found: RowCounts, limits: Thresholds) -> list[Gate]:
-    """Gates of each set: most rows break no rule, and none does once those in quarantine are left out."""
+def format_gates(counts: RowCounts, limits: Thresholds) -> list[Gate]:
+    """Gates of each set: most rows break no rule, and outside quarantine none breaks one."""
     gates = []
-    for subset in sorted({kind.subset for kind in found}) or [""]:
-        of_set = Counter({kind: count for kind, count in found.items() if kind.subset == subset})
-        n, kept = of_set.total(), number(of_set, lambda kind: not kind.quarantined)
-        sound = number(of_set, lambda kind: kind.sound)
-        wrong = number(of_set, lambda kind: not kind.sound and not kind.quarantined)
-        gates.append(at_least(f"{subset}: rows that break no rule", share(sound, n), limits.min_valid, n))
-        gates.append(at_most(f"{subset}: rows that break one, quarantine left out", wrong, 0, kept))
+    for subset in sorted({profile.subset for profile in counts}) or [""]:
+        of_set = Counter({profile: count for profile, count in counts.items() if profile.subset == subset})
+        n, kept = of_set.total(), count_where(of_set, lambda profile: not profile.quarantined)
+        valid = count_where(of_set, lambda profile: profile.is_valid)
+        invalid = count_where(of_set, lambda profile: not profile.is_valid and not profile.quarantined)
+        gates.append(at_least(f"{subset}: rows that break no rule", fraction(valid, n), limits.min_valid, n))
+        gates.append(at_most(f"{subset}: rows that break one, quarantine left out", invalid, 0, kept))
     return gates
 
 
-def harmful_gates(found: RowCounts, limits: Thresholds) -> list[Gate]:
+def harmful_gates(counts: RowCounts, limits: Thresholds) -> list[Gate]:
     """Gates of Ds."""
-    ds = _outside_quarantine(found, "circuit_breaker")
+    ds = _outside_quarantine(counts, "circuit_breaker")
     n = ds.total()
-    harm = number(ds, lambda kind: kind.does_harm)
-    recorded = number(ds, lambda kind: kind.completion_source == "recorded")
+    harmful = count_where(ds, lambda profile: profile.is_harmful)
+    recorded = count_where(ds, lambda profile: profile.completion_source == "recorded")
     categories: Counter[str] = Counter()
-    for kind, count in ds.items():
-        categories[kind.category] += count
+    for profile, count in ds.items():
+        categories[profile.category] += count
     largest = max(categories.values(), default=0)
     gates = [
-        at_least("harmful: attack succeeded", share(harm, n), limits.min_harmful_rate, n),
-        at_most("harmful: recorded, not sampled", share(recorded, n), limits.max_recorded, n),
+        at_least("harmful: attack succeeded", fraction(harmful, n), limits.min_harmful_rate, n),
+        at_most("harmful: recorded, not sampled", fraction(recorded, n), limits.max_recorded, n),
         at_least("harmful: categories", len(categories), limits.min_categories, n),
-        at_most("harmful: largest category", share(largest, n), limits.max_category_share, n),
-        at_most("harmful: synthetic markers", number(ds, lambda kind: kind.marker), 0, n),
+        at_most("harmful: largest category", fraction(largest, n), limits.max_category_share, n),
+        at_most("harmful: synthetic markers", count_where(ds, lambda profile: profile.has_marker), 0, n),
     ]
-    flips = number(ds, _is_flip)
-    if flips or not n:  # a Ds of compliance in words has none, and needs none
-        unflipped = number(ds, lambda kind: _is_flip(kind) and kind.outcome != Outcome.ATTACK_SUCCESS)
+    flips = count_where(ds, _is_flip)
+    # A Ds of textual compliance has no flips, and a gate over zero rows would fail it. An empty Ds must fail.
+    if flips or not n:
+        unflipped = count_where(ds, lambda profile: _is_flip(profile) and profile.outcome != Outcome.ATTACK_SUCCESS)
         gates.append(at_most("harmful: flips that do not flip", unflipped, 0, flips))
     return gates
 
 
-def _is_flip(kind: RowProfile) -> bool:
-    return kind.priority_class == "harmful_flip"
+def _is_flip(profile: RowProfile) -> bool:
+    return profile.priority_class == "harmful_flip"
 
 
-def retain_gates(found: RowCounts, limits: Thresholds) -> list[Gate]:
-    """Gates of Dr. A minimum of zero states that the recipe does without that class."""
-    dr = _outside_quarantine(found, "retain")
+def retain_gates(counts: RowCounts, limits: Thresholds) -> list[Gate]:
+    """Gates of Dr. A minimum of zero means that the recipe does without that class."""
+    dr = _outside_quarantine(counts, "retain")
     n = dr.total()
     outcomes: Counter[str] = Counter()
-    for kind, count in dr.items():
-        outcomes[kind.outcome] += count
-    tools = {kind.called for kind in dr if kind.called is not None}
+    for profile, count in dr.items():
+        outcomes[profile.outcome] += count
+    tools = {profile.called_tool for profile in dr if profile.called_tool is not None}
     return [
         at_most("retain: attack succeeded", outcomes[Outcome.ATTACK_SUCCESS], 0, n),
         at_least("retain: adversarial-safe rows", adversarial_safe(dr), limits.min_adversarial_safe, n),
         at_least("retain: refusals", outcomes[Outcome.REFUSAL], limits.min_refusals, n),
         at_least("retain: right calls", outcomes[Outcome.CORRECT], limits.min_correct_calls, n),
-        at_least("retain: classes", len({kind.priority_class for kind in dr}), limits.min_retain_classes, n),
+        at_least("retain: classes", len({profile.priority_class for profile in dr}), limits.min_retain_classes, n),
         at_least("retain: tools called", len(tools), limits.min_retain_tools, n),
-        at_most("retain: synthetic markers", number(dr, lambda kind: kind.marker), 0, n),
+        at_most("retain: synthetic markers", count_where(dr, lambda profile: profile.has_marker), 0, n),
     ]
 
 
-def adversarial_safe(found: RowCounts) -> int:
-    """Rows that are adversarial-safe by name and in truth: attacked, and the right call."""
-    return number(
-        found,
-        lambda kind: kind.priority_class == "adversarial_safe" and kind.attacked and kind.outcome == Outcome.CORRECT,
+def adversarial_safe(counts: RowCounts) -> int:
+    """Number of rows labelled adversarial-safe that really are: attacked, with the expected call."""
+    return count_where(
+        counts,
+        lambda profile: (
+            profile.priority_class == "adversarial_safe" and profile.attacked and profile.outcome == Outcome.CORRECT
+        ),
     )
 
 
-def source_gates(found: RowCounts, sheets: dict[str, dict], limits: Thresholds) -> list[Gate]:
-    """Gates of single sources, for those that there are.
+def source_gates(counts: RowCounts, sheets: dict[str, dict], limits: Thresholds) -> list[Gate]:
+    """Gates of single sources, for those that are present.
 
     Args:
-        found ([`~census.RowCounts`]): The rows; those of UltraChat must have been rendered.
-        sheets (`dict[str, dict]`): What the sources gave (`reports/sources.json`).
-        limits ([`Thresholds`]): What is demanded.
+        counts ([`~checks.row_counts.RowCounts`]): The rows; `renders` must be set for those of UltraChat.
+        sheets (`dict[str, dict]`): The data sheet of each source (`reports/sources.json`).
+        limits ([`Thresholds`]): The thresholds.
     """
-    kept = Counter({kind: count for kind, count in found.items() if not kind.quarantined})
-    sources = {kind.source for kind in found}
+    kept = Counter({profile: count for profile, count in counts.items() if not profile.quarantined})
+    sources = {profile.source for profile in counts}
     gates = []
+    # The verdicts are in the data sheet alone. Rows of AgentDojo without one fail: nothing says they were judged.
     if "agentdojo" in sources | set(sheets):
         verdicts = sheets.get("agentdojo", {}).get("verdicts", {})
         clear = verdicts.get("compromised", 0) + verdicts.get("resisted", 0)
         exposed = clear + verdicts.get("attempted", 0) + verdicts.get("unverified", 0)
-        gates.append(at_least("agentdojo: verdict known", share(clear, exposed), limits.min_verdict_known, exposed))
+        gates.append(at_least("agentdojo: verdict known", fraction(clear, exposed), limits.min_verdict_known, exposed))
     if "tau2" in sources:
-        n = number(kept, lambda kind: kind.source == "tau2")
+        n = count_where(kept, lambda profile: profile.source == "tau2")
         gates.append(at_least("tau2: rows", n, limits.min_tau2, n))
     if "ultrachat" in sources:
-        rendered = number(kept, lambda kind: kind.renders is not None)
-        renders = number(kept, lambda kind: kind.renders is True)
-        gates.append(at_least("ultrachat: rows that render", share(renders, rendered), 1.0, rendered))
+        rendered = count_where(kept, lambda profile: profile.renders is not None)
+        renders = count_where(kept, lambda profile: profile.renders is True)
+        gates.append(at_least("ultrachat: rows that render", fraction(renders, rendered), 1.0, rendered))
     return gates
 
 
-def _outside_quarantine(found: RowCounts, of_set: str) -> RowCounts:
-    return Counter({kind: count for kind, count in found.items() if kind.set == of_set and not kind.quarantined})
+def _outside_quarantine(counts: RowCounts, name: str) -> RowCounts:
+    return Counter(
+        {profile: count for profile, count in counts.items() if profile.set == name and not profile.quarantined}
+    )
 
 
 def gate_report(gates: Sequence[Gate], limits: Thresholds | MergedThresholds) -> dict:
-    """The report of a list of gates; thresholds that differ from the defaults are listed apart."""
+    """The report of a list of gates; thresholds that differ from the defaults are also listed separately."""
     return {
         "passed": bool(gates) and all(gate.passed for gate in gates),
         "thresholds": asdict(limits),

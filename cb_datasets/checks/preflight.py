@@ -1,10 +1,10 @@
-"""The last look before training, through the target's own tokenizer and the one renderer.
+"""The last check before training: every row is rendered, encoded and masked exactly as training will do it.
 
-Whatever training will do with a row is done here first: it is rendered, encoded, masked and measured. A failure names
-the row.
+Training and preflight share the encoder (`chat.encode_sample`) and the target's tokenizer. Faults are counted by name,
+with the ids of some rows.
 
     ... <|start_header_id|> assistant <|end_header_id|> \\n\\n | <|python_tag|> {" name ":" search ... <|eom_id|>
-    prompt, without loss; its end is the assistant's header  | completion, all of it with loss
+    prompt, no loss; it ends with the assistant header       | completion, loss on every token
 """
 
 import json
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# Ids reported per fault.
 EXAMPLES = 5
 
-# What is counted and keeps no row out, unless preflight is strict.
+# Findings that do not fail the preflight unless it is strict.
 WARNINGS = ("control_tokens_in_messages",)
 
-# Tokens of one bar of the histogram of lengths.
+# Width in tokens of one bar of the length histogram.
 BAR_TOKENS = 512
 
 
-class Target:
-    """The model's tokenizer, and what is asked of it for every row.
+class TargetTokenizer:
+    """The target's tokenizer with the values derived from it that every row is checked against.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target model's tokenizer.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -49,10 +50,12 @@ class Target:
         self.header = assistant_header(tokenizer)
         self.end_ids = {tokenizer.convert_tokens_to_ids(token) for token in self.tool_format.end_tokens}
 
+        # `(?!)` matches nothing: without special tokens, no message contains one.
         special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self.control_token = re.compile("|".join(map(re.escape, special)) or r"(?!)")
 
-    def shows_injection(self, row: dict, prompt: EncodedPrompt) -> bool:
+    def renders_injection(self, row: dict, prompt: EncodedPrompt) -> bool:
+        """Whether every injection span of a row covers at least one token of its prompt."""
         try:
             return all(start < end for start, end in injection_in(self.tokenizer, row, prompt))
         except (ValueError, IndexError):
@@ -70,47 +73,49 @@ def preflight(
 
     Args:
         rows (`Iterable[dict]`): Merged samples.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's. Without it only the tools are
-            looked at.
-        max_length (`int`): Most tokens a row may have.
-        b4_asset (`dict`, *optional*): Tool-schema asset that B4-style rows must carry exactly.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target model's tokenizer. Without it
+            only the tools are checked.
+        max_length (`int`): Maximum number of tokens of a row.
+        b4_asset (`dict`, *optional*): Tool-schema asset that B4-style rows must contain exactly.
         strict (`bool`, *optional*, defaults to `False`): Whether a warning is a fault.
 
     Returns:
-        `dict`: The report, with `passed`; it has not passed if there were no rows.
+        `dict`: The report, with `passed`, which is false if there were no rows.
     """
-    target = None if tokenizer is None else Target(tokenizer)
-    count = 0
-    found: Counter[str] = Counter()
+    target = None if tokenizer is None else TargetTokenizer(tokenizer)
+    num_rows = 0
+    counts: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
     lengths: list[int] = []
-    trained: list[int] = []
+    completion_lengths: list[int] = []
     for row in rows:
-        count += 1
+        num_rows += 1
         names = list(tool_faults(row, b4_asset))
+        # A row with faulty tools is not encoded: its other faults may be consequences of them.
         if target is not None and not names:
-            names, *measured = row_faults(row, target, max_length)
-            for values, value in zip((lengths, trained), measured, strict=False):
+            names, *row_lengths = row_faults(row, target, max_length)
+            # A row that does not render has no lengths.
+            for values, value in zip((lengths, completion_lengths), row_lengths, strict=False):
                 values.append(value)
         for name in names:
-            found[name] += 1
+            counts[name] += 1
             if len(examples.setdefault(name, [])) < EXAMPLES:
                 examples[name].append(row["id"])
-    warnings = {name: found[name] for name in WARNINGS if found[name] and not strict}
-    faults = {name: number for name, number in sorted(found.items()) if name not in warnings}
+    warnings = {name: counts[name] for name in WARNINGS if counts[name] and not strict}
+    faults = {name: count for name, count in sorted(counts.items()) if name not in warnings}
     return {
-        "passed": count > 0 and not faults,
-        "rows": count,
+        "passed": num_rows > 0 and not faults,
+        "rows": num_rows,
         "max_length": max_length,
         "strict": strict,
-        **_measured(target, lengths, trained),
+        **_token_report(target, lengths, completion_lengths),
         "faults": faults,
         "warnings": warnings,
         "examples": examples,
     }
 
 
-def _measured(target: Target | None, lengths: list[int], trained: list[int]) -> dict:
+def _token_report(target: TargetTokenizer | None, lengths: list[int], completion_lengths: list[int]) -> dict:
     if target is None:
         return {"tokenizer": None}
     return {
@@ -118,20 +123,20 @@ def _measured(target: Target | None, lengths: list[int], trained: list[int]) -> 
         "vocabulary": len(target.tokenizer),
         "template_hash": target.template_hash,
         "tokens": quantiles(lengths),
-        "completion_tokens": quantiles(trained),
+        "completion_tokens": quantiles(completion_lengths),
         "histogram": histogram(lengths),
     }
 
 
 def histogram(lengths: Sequence[int] | np.ndarray, width: int = BAR_TOKENS) -> dict[str, int]:
-    """How many rows have how many tokens: `{"0-511": 12, "512-1023": 3}`, without gaps."""
+    """Number of rows per range of lengths, without gaps: `{"0-511": 12, "512-1023": 3}`."""
     counts = np.bincount(np.asarray(lengths, np.int64) // width)
     bars = range(int(np.flatnonzero(counts)[0]), len(counts)) if len(counts) else ()
     return {f"{bar * width}-{(bar + 1) * width - 1}": int(counts[bar]) for bar in bars}
 
 
 def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
-    """What is wrong with the tools on offer: no tokenizer is needed to tell."""
+    """Faults of the tools, which need no tokenizer to find."""
     try:
         tools = json.loads(row["tools"] or "[]")
     except ValueError:
@@ -142,8 +147,8 @@ def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
         yield "tool_schema_differs"
 
 
-def row_faults(row: dict, target: Target, max_length: int) -> tuple[list[str], int, int] | tuple[list[str]]:
-    """Names of what is wrong with a row, its length in tokens, and how many of them carry loss."""
+def row_faults(row: dict, target: TargetTokenizer, max_length: int) -> tuple[list[str], int, int] | tuple[list[str]]:
+    """Faults of a row, its length in tokens and that of its completion; no lengths if it does not render."""
     try:
         sample = encode_sample(target.tokenizer, row)
     except (TemplateError, ValueError, TypeError, KeyError):
@@ -154,7 +159,7 @@ def row_faults(row: dict, target: Target, max_length: int) -> tuple[list[str], i
     return faults, len(sample.ids), len(sample.ids) - sample.prompt_length
 
 
-def _prompt_faults(row: dict, prompt: EncodedPrompt, target: Target) -> Iterator[str]:
+def _prompt_faults(row: dict, prompt: EncodedPrompt, target: TargetTokenizer) -> Iterator[str]:
     bos, header = target.tokenizer.bos_token_id, target.header
     if target.tokenizer.decode(prompt.ids) != prompt.text:
         yield "prompt_decodes_differently"
@@ -164,13 +169,13 @@ def _prompt_faults(row: dict, prompt: EncodedPrompt, target: Target) -> Iterator
         yield "no_assistant_header"
     if row["provenance"]["template_hash"] != target.template_hash:
         yield "template_of_another_model"
-    if row["injection"] and not target.shows_injection(row, prompt):
+    if row["injection"] and not target.renders_injection(row, prompt):
         yield "injection_not_in_prompt"
     if any(target.control_token.search(message["content"] or "") for message in row["messages"]):
         yield "control_tokens_in_messages"
 
 
-def _completion_faults(row: dict, sample: EncodedSample, target: Target) -> Iterator[str]:
+def _completion_faults(row: dict, sample: EncodedSample, target: TargetTokenizer) -> Iterator[str]:
     with_loss = sample.ids[sample.prompt_length :]
     if not with_loss:
         yield "empty_mask"

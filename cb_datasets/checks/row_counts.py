@@ -1,6 +1,7 @@
-"""One pass over the rows of sets, in which everything is counted that gates ask of them.
+"""Counts of rows by profile, from one pass over the sets: all that the gates need.
 
-Rows fall into few kinds, so the census of a million rows is a small table: how many rows there are of each kind.
+A profile is the combination of properties that gates use. There are few of them, so a million rows become a small
+table:
 
     RowProfile(subset="b4_flips", set="circuit_breaker", priority_class="harmful_flip", ...) : 812
 """
@@ -15,7 +16,7 @@ from .rules import check, has_marker
 
 
 class RowProfile(NamedTuple):
-    """What gates tell rows apart by. `outcome` and `does_harm` are worked out from `assistant_raw`, never read."""
+    """Properties of a row that gates use. `outcome` and `is_harmful` are computed from `assistant_raw`, not read."""
 
     subset: str
     set: str
@@ -24,13 +25,13 @@ class RowProfile(NamedTuple):
     completion_source: str
     category: str
     outcome: str
-    does_harm: bool  # what Ds is there for: the attacker's call, or compliance in words
-    called: str | None  # the tool, if there is one well-formed call
+    is_harmful: bool  # makes the attacker's call, or complies in text
+    called_tool: str | None  # if there is exactly one well-formed call
     attacked: bool
-    marker: bool
-    sound: bool  # breaks no rule
+    has_marker: bool
+    is_valid: bool  # breaks no rule
     quarantined: bool
-    renders: bool | None  # None where nobody asked
+    renders: bool | None  # None if not checked
 
 
 RowCounts = Counter[RowProfile]
@@ -43,15 +44,15 @@ def count_profiles(
     strict: bool = True,
     renders: Callable[[dict], bool] | None = None,
 ) -> RowCounts:
-    """Count rows by their kind.
+    """Count rows by profile.
 
     Args:
         rows (`Iterable[dict]`): Samples.
-        subset (`str`, *optional*): Name of the set they are of.
+        subset (`str`, *optional*): Name of the set.
         quarantined (`set[str]`, *optional*): Ids that failed validation.
         strict (`bool`, *optional*, defaults to `True`): As for [`~rules.check`].
-        renders (`Callable[[dict], bool]`, *optional*): Whether the target's chat template writes a row; asked of
-            UltraChat's rows alone.
+        renders (`Callable[[dict], bool]`, *optional*): Whether the target's chat template renders a row; called
+            for rows of UltraChat only.
     """
     return Counter(profile_of(row, subset, row["id"] in quarantined, strict, renders) for row in rows)
 
@@ -63,9 +64,9 @@ def profile_of(
     strict: bool = True,
     renders: Callable[[dict], bool] | None = None,
 ) -> RowProfile:
-    """The kind of one row; arguments as for [`census`]."""
+    """The profile of one row; arguments as for [`count_profiles`]."""
     provenance, completion = row["provenance"], row["assistant_raw"] or ""
-    # A row in quarantine may be anything; that it is there is all that is asked of it.
+    # A row in quarantine may hold anything, so it is not parsed: gates only count it.
     readable = not quarantined and provenance["prompt_format"] in FORMATS
     parsed = get_format(provenance["prompt_format"]).parse(completion) if readable else Parsed(Diagnosis.EMPTY)
     outcome = outcome_of_parsed(parsed, row["target"]) if readable else Outcome.MALFORMED
@@ -77,17 +78,17 @@ def profile_of(
         completion_source=provenance["completion_source"],
         category=row["category"] or "none",
         outcome=str(outcome),
-        does_harm=_does_harm(row["priority_class"], outcome, parsed),
-        called=parsed.calls[0].name if parsed.is_call else None,
+        is_harmful=_is_harmful(row["priority_class"], outcome, parsed),
+        called_tool=parsed.calls[0].name if parsed.is_call else None,
         attacked=len(row["injection"]) > 0,
-        marker=has_marker(completion),
-        sound=readable and not any(violation.is_error for violation in check(row, strict)),
+        has_marker=has_marker(completion),
+        is_valid=readable and not any(violation.is_error for violation in check(row, strict)),
         quarantined=quarantined,
         renders=renders(row) if renders is not None and provenance["source_dataset"] == "ultrachat" else None,
     )
 
 
-def _does_harm(priority_class: str, outcome: Outcome, parsed: Parsed) -> bool:
+def _is_harmful(priority_class: str, outcome: Outcome, parsed: Parsed) -> bool:
     if priority_class == "harmful_compliance":
         return outcome == Outcome.NO_CALL and not is_degenerate(parsed.text)
     return outcome == Outcome.ATTACK_SUCCESS

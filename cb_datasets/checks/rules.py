@@ -1,25 +1,25 @@
-"""Rules for one sample. Every rule that a row breaks is named, so that a quarantined row says why it is there.
+"""Rules for one sample. All rules that a row breaks are named, as the reasons of a quarantined row.
 
 A call:
     R1         exactly one call tag
     R2         ends with exactly one end token (a warning unless strict)
     R3         JSON between tag and end, nothing after it
     R4         a name, and an object of parameters
-    R4b        the tool is on offer, and the arguments fit its schema
+    R4b        the tool is among `tools`, and the arguments fit its schema
     R5         no Markdown fence
     R6         no "Action:", "ToolCall:", "Function:", "Tool:" before the call
-    agreement  `tool_calls_structured` is what `assistant_raw` says
+    agreement  `tool_calls_structured` equals the parsed `assistant_raw`
 Every row:
     R0         the completion is not empty
     R2         as above
     marker     no synthetic markers such as "[TOOL_CALL]"
-    turn       no empty turn in the context, and every span inside its message
-    tools      the tools on offer can be read
-    label      labels agree with the outcome, which is recomputed, and with the class
-    provenance what every row must tell of its origin
+    turn       no empty turn in the context, and every injection span inside its message
+    tools      `tools` is a JSON list of function schemas
+    label      labels agree with the recomputed outcome and with the class
+    provenance all required fields are present
 
-A row makes a call if its class must, or if `tool_calls_structured` says so. Plain text (chat, refusals) is exempt from
-the rules of calls alone, and may well hold code fences.
+A row makes a call if its class requires one, or if `tool_calls_structured` is not empty. Plain text (chat, refusals)
+is exempt from the rules for calls, and may contain code fences.
 """
 
 import json
@@ -44,7 +44,7 @@ RULES = ("R0", "R2", *CALL_RULES, "marker", "turn", "tools", "label", "provenanc
 SYNTHETIC_MARKERS = ("[TOOL_CALL]", "(Expected:", "[HARMFUL:")
 ROLES = ("system", "user", "assistant", "tool")
 _FORBIDDEN_PREFIX = re.compile(r"^\s*(?:Action|ToolCall|Function|Tool):", re.MULTILINE)
-_TOLD_BY_ALL = (
+_REQUIRED = (
     "source_dataset",
     "record_id",
     "generator_model",
@@ -53,12 +53,12 @@ _TOLD_BY_ALL = (
     "date_string",
     "timestamp",
 )
-_TOLD_BY_THE_SAMPLED = ("temperature", "top_p", "seed")
+_REQUIRED_IF_SAMPLED = ("temperature", "top_p", "seed")
 
 
 @dataclass(frozen=True)
 class Violation:
-    """A broken rule and what is wrong, in a sentence. A warning is counted and keeps no row out."""
+    """A broken rule, with a description. A warning (`is_error=False`) is counted but does not quarantine the row."""
 
     rule: str
     message: str
@@ -69,11 +69,14 @@ class Violation:
 
 
 def check(sample: dict, strict: bool = True) -> list[Violation]:
-    """All rules that a sample breaks; an empty list for a good one.
+    """Return all rules that a sample breaks.
 
     Args:
         sample (`dict`): A row of `SAMPLE_FEATURES`.
-        strict (`bool`, *optional*, defaults to `True`): Whether R2 is an error; a warning if not.
+        strict (`bool`, *optional*, defaults to `True`): Whether R2 is an error rather than a warning.
+
+    Returns:
+        `list[Violation]`: The violations; empty for a valid sample.
     """
     prompt_format = sample["provenance"]["prompt_format"]
     if prompt_format not in FORMATS:
@@ -81,32 +84,32 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
     tool_format = get_format(prompt_format)
     raw = sample["assistant_raw"] or ""
     parsed = tool_format.parse(raw)
-    found = list(_text_rules(sample, tool_format, strict))
+    violations = list(_text_rules(sample, tool_format, strict))
     if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end)).is_call:
-        # Nothing is wrong with this call but that it does not end. That is R2's to say, and R2's alone.
+        # The missing end token is the only fault of this call. R2 reports it; the other rules see the closed call.
         parsed = closed
     if makes_call(sample):
-        found += _call_form_rules(raw, parsed, tool_format)
-        found += _agreement_rule(sample, parsed)
+        violations += _call_form_rules(raw, parsed, tool_format)
+        violations += _agreement_rule(sample, parsed)
     elif tool_format.call_tag in raw:
-        found.append(Violation("R1", "plain text must not hold a call tag"))
-    found += _tool_rules(sample, parsed)
-    found += _turn_rules(sample)
-    found += _label_rules(sample, parsed)
-    found += _provenance_rules(sample["provenance"])
-    return found
+        violations.append(Violation("R1", "plain text must not hold a call tag"))
+    violations += _tool_rules(sample, parsed)
+    violations += _turn_rules(sample)
+    violations += _label_rules(sample, parsed)
+    violations += _provenance_rules(sample["provenance"])
+    return violations
 
 
 def makes_call(sample: dict) -> bool:
-    """Whether the rules of calls hold for this sample."""
+    """Whether the rules for calls apply to this sample."""
     if len(sample["tool_calls_structured"]) > 0:
         return True
-    # A resisted injection may be answered in words; every other class outside TEXT_CLASSES must call.
+    # A resisted injection may be answered in text; every other class outside TEXT_CLASSES must make a call.
     return sample["priority_class"] not in (*TEXT_CLASSES, "injection_resisted")
 
 
 def has_marker(completion: str) -> bool:
-    """Whether a completion holds a synthetic marker: no model wrote it."""
+    """Whether a completion contains a synthetic marker, which no model writes."""
     return any(marker in completion for marker in SYNTHETIC_MARKERS)
 
 
@@ -119,8 +122,8 @@ def _text_rules(sample: dict, tool_format: ToolCallFormat, strict: bool) -> Iter
     if not bare.strip():
         yield Violation("R0", "the completion is empty")
     if ends != 1 or not raw.rstrip().endswith(tool_format.end_tokens):
-        wanted = " or ".join(tool_format.end_tokens)
-        yield Violation("R2", f"must end with {wanted} and hold no other, found {ends}", is_error=strict)
+        expected = " or ".join(tool_format.end_tokens)
+        yield Violation("R2", f"must end with {expected} and hold no other, found {ends}", is_error=strict)
     for marker in SYNTHETIC_MARKERS:
         if marker in raw:
             yield Violation("marker", f"synthetic marker {marker!r}")
@@ -164,7 +167,7 @@ def _tool_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
 
 @lru_cache(maxsize=4096)
 def schemas_of(tools: str | None) -> dict[str, Draft202012Validator]:
-    """Validators of the tools on offer by name. Few texts stand in many rows, so each is read once.
+    """Validators of the tools, by tool name. Cached, because many rows have the same tools.
 
     Raises:
         ValueError: If the text is not a JSON list of function schemas.
@@ -179,7 +182,7 @@ def schemas_of(tools: str | None) -> dict[str, Draft202012Validator]:
 
 
 def schema_fault(call: ToolCall, tools: dict[str, Draft202012Validator]) -> str | None:
-    """What is wrong with a call given the tools on offer, or `None`."""
+    """Describe why a call does not fit the tools, or return `None` if it does."""
     if call.name not in tools:
         return f"tool {call.name!r} is not on offer"
     fault = next(tools[call.name].iter_errors(call.arguments), None)
@@ -194,7 +197,7 @@ def _turn_rules(sample: dict) -> Iterator[Violation]:
         role, content = message["role"], message["content"]
         if role not in ROLES:
             yield Violation("turn", f"message {index} has the role {role!r}")
-        # A tool may well return nothing.
+        # A tool may return an empty result.
         elif role != "tool" and not message["tool_calls"] and not (content and not content.isspace()):
             yield Violation("turn", f"message {index} ({role}) is empty")
     for span in sample["injection"]:
@@ -204,10 +207,10 @@ def _turn_rules(sample: dict) -> Iterator[Violation]:
 
 
 def _label_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
-    """Labels against what the completion does; nothing here trusts a label."""
-    kind, is_harmful = sample["priority_class"], sample["priority_class"] in HARMFUL_CLASSES
-    if kind not in PRIORITY_WEIGHTS:
-        yield Violation("label", f"unknown priority_class {kind!r}")
+    """Compare all labels with the outcome, which is recomputed from the completion."""
+    row_class, is_harmful = sample["priority_class"], sample["priority_class"] in HARMFUL_CLASSES
+    if row_class not in PRIORITY_WEIGHTS:
+        yield Violation("label", f"unknown priority_class {row_class!r}")
     try:
         outcome = outcome_of_parsed(parsed, sample["target"])
     except (KeyError, TypeError, ValueError):
@@ -218,42 +221,42 @@ def _label_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
     if sample["split"] not in ("train", "eval"):
         yield Violation("label", f"split is {sample['split']!r}")
     if sample["set"] != ("circuit_breaker" if is_harmful else "retain"):
-        yield Violation("label", f"set is {sample['set']}, priority_class {kind}")
+        yield Violation("label", f"set is {sample['set']}, priority_class {row_class}")
     labels = labels_of(sample, parsed, outcome, is_harmful)
     wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
     if wrong:
         yield Violation("label", f"not what the completion does: {', '.join(wrong)}")
-    fault = _class_fault(kind, outcome, len(sample["injection"]) > 0)
+    fault = _class_fault(row_class, outcome, len(sample["injection"]) > 0)
     if fault:
         yield Violation("label", f"{fault}; the completion is {outcome}")
 
 
-def _class_fault(kind: str, outcome: Outcome, attacked: bool) -> str | None:
-    """What a row of this class must be and is not, or `None`."""
-    if kind == "harmful_flip":
+def _class_fault(row_class: str, outcome: Outcome, attacked: bool) -> str | None:
+    """Describe the requirement of its class that a row misses, or return `None`."""
+    if row_class == "harmful_flip":
         return None if outcome == Outcome.ATTACK_SUCCESS else "a flip must make the attacker's call"
-    if kind == "harmful_compliance":
+    if row_class == "harmful_compliance":
         return None if outcome == Outcome.NO_CALL else "compliance in words makes no call and is no refusal"
     if outcome == Outcome.ATTACK_SUCCESS:
         return "the attacker's call stands in the retain set"
-    if kind == "adversarial_safe":
+    if row_class == "adversarial_safe":
         good = attacked and outcome == Outcome.CORRECT
         return None if good else "adversarial_safe needs an injection and the right call"
-    if kind == "benign_twin":
+    if row_class == "benign_twin":
         good = not attacked and outcome == Outcome.CORRECT
         return None if good else "a benign twin has no injection and makes the right call"
-    if kind == "injection_resisted":
+    if row_class == "injection_resisted":
         return None if attacked else "what is resisted must be there: injection_resisted needs an injection"
-    if kind == "refusal":
+    if row_class == "refusal":
         return None if outcome == Outcome.REFUSAL else "not a refusal"
     return None
 
 
 def _provenance_rules(provenance: dict) -> Iterator[Violation]:
     source = provenance["completion_source"]
-    missing = [key for key in _TOLD_BY_ALL if not provenance[key]]
+    missing = [key for key in _REQUIRED if not provenance[key]]
     if source in ("sampled", "forced"):
-        missing += [key for key in _TOLD_BY_THE_SAMPLED if provenance[key] is None]
+        missing += [key for key in _REQUIRED_IF_SAMPLED if provenance[key] is None]
     if missing:
         yield Violation("provenance", f"missing: {', '.join(missing)}")
     if source not in COMPLETION_SOURCES:

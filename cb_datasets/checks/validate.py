@@ -1,7 +1,6 @@
-"""Every rule on every row: what passes, what fails and why, and a quarantine for the rows that fail.
+"""Checks every row against every rule, reports the violations, and writes the failing rows to quarantine.
 
-Rows are read a few thousand at a time and those that fail are written as they are found, so a set may be larger than
-memory.
+Rows are read a few thousand at a time and failing ones are written immediately, so a set may be larger than memory.
 """
 
 from collections import Counter
@@ -19,39 +18,41 @@ from .rules import RULES, check
 
 EXAMPLES = 3
 
-# A row in quarantine says which rules it broke.
+# A row in quarantine has the rules it broke in an additional column.
 QUARANTINE_FEATURES = Features({**SAMPLE_FEATURES, "reasons": List(Value("string"))})
 
 
-class _Counts:
-    """What the rules find in one set."""
+class _RuleCounts:
+    """Counts of violations in one set."""
 
     def __init__(self) -> None:
-        self.rows = self.bad = 0
+        self.rows = self.failed = 0
         self.errors: Counter[str] = Counter()
         self.warnings: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
 
-    def add(self, row: dict, strict: bool) -> list[str]:
-        """Count a row; the reasons to keep it out."""
+    def add_row(self, row: dict, strict: bool) -> list[str]:
+        """Check and count a row, and return the reasons to quarantine it."""
         self.rows += 1
-        found = check(row, strict)
-        if not found:
+        violations = check(row, strict)
+        if not violations:
             return []
-        errors = [violation for violation in found if violation.is_error]
-        self.bad += bool(errors)
+        errors = [violation for violation in violations if violation.is_error]
+        self.failed += bool(errors)
+        # A row counts once per rule, however often it breaks it.
         self.errors.update({violation.rule for violation in errors})
-        self.warnings.update({violation.rule for violation in found if not violation.is_error})
-        for rule in {violation.rule for violation in found}:
+        self.warnings.update({violation.rule for violation in violations if not violation.is_error})
+        for rule in {violation.rule for violation in violations}:
             if len(self.examples.setdefault(rule, [])) < EXAMPLES:
                 self.examples[rule].append(row["id"])
         return [str(violation) for violation in errors]
 
-    def report(self, min_valid: float) -> dict:
-        valid = (self.rows - self.bad) / self.rows if self.rows else None
+    def rule_report(self, min_valid: float) -> dict:
+        """The report of the set. An empty set has not passed."""
+        valid = (self.rows - self.failed) / self.rows if self.rows else None
         return {
             "rows": self.rows,
-            "quarantined": self.bad,
+            "quarantined": self.failed,
             "valid": valid,
             "passed": valid is not None and valid >= min_valid,
             "rules": {rule: self.errors[rule] for rule in RULES if self.errors[rule]},
@@ -67,37 +68,37 @@ def validate(
 
     Args:
         folders (`list[Path]`): Folders of sets, e.g. `harmful/b4_flips`.
-        quarantine (`Path`): Folder for the rows that fail, each with its `reasons`.
-        min_valid (`float`): Share of rows that must pass in each set before quarantine; below it the set as a whole is
-            not to be trusted.
+        quarantine (`Path`): Folder for the failing rows, each with its `reasons`.
+        min_valid (`float`): Minimum fraction of valid rows in each set; below it the whole set fails.
         strict (`bool`, *optional*, defaults to `True`): Whether a completion without its end token fails (R2).
         split (`str`, *optional*): Check rows of this split only.
 
     Returns:
         `dict`: The report, with `passed`.
     """
-    counts = {f"{folder.parent.name}/{folder.name}": _Counts() for folder in folders}
+    counts = {f"{folder.parent.name}/{folder.name}": _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
-        raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them apart.")
+        raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them separately.")
     bar = tqdm(desc="Checking", total=count_rows(folders), unit="row")
     with bar, parquet_writer(quarantine / ROWS_FILE, QUARANTINE_FEATURES) as write:
-        for folder, of_set in zip(folders, counts.values(), strict=True):
+        for folder, set_counts in zip(folders, counts.values(), strict=True):
             for table in stream_tables(folder, SAMPLE_FEATURES):
-                _check_table(table, of_set, strict, split, write)
+                _check_table(table, set_counts, strict, split, write)
                 bar.update(len(table))
-    sets = {name: of_set.report(min_valid) for name, of_set in counts.items()}
-    write_json(quarantine / REPORT_FILE, {"rows": sum(part["quarantined"] for part in sets.values())})
-    passed = bool(sets) and all(part["passed"] for part in sets.values())
+    sets = {name: set_counts.rule_report(min_valid) for name, set_counts in counts.items()}
+    write_json(quarantine / REPORT_FILE, {"rows": sum(report["quarantined"] for report in sets.values())})
+    passed = bool(sets) and all(report["passed"] for report in sets.values())
     return {"min_valid": min_valid, "strict": strict, "split": split, "passed": passed, "sets": sets}
 
 
 def _check_table(
-    table: pyarrow.Table, counts: _Counts, strict: bool, split: str | None, write: Callable[[pyarrow.Table], None]
+    table: pyarrow.Table, counts: _RuleCounts, strict: bool, split: str | None, write: Callable[[pyarrow.Table], None]
 ) -> None:
+    """Check the rows of a table and write those that fail."""
     reasons = {}
     for index, row in enumerate(table.to_pylist()):
-        if split in (None, row["split"]) and (found := counts.add(row, strict)):
-            reasons[index] = found
+        if split in (None, row["split"]) and (row_reasons := counts.add_row(row, strict)):
+            reasons[index] = row_reasons
     if reasons:
-        bad = table.take(list(reasons))
-        write(bad.append_column("reasons", [list(reasons.values())]))
+        failed = table.take(list(reasons))
+        write(failed.append_column("reasons", [list(reasons.values())]))

@@ -1,11 +1,11 @@
-"""What merge remembers of each row while it decides: numbers, never the row.
+"""The columns of numbers that merge keeps of each row while it decides; the rows themselves are not kept in memory.
 
-    row     split  kind              is_ds  order     pair      content    bucket     signature   leaks
+    row     split  row_class         is_ds  order     pair      content    bucket     signature   leaks
     0       train  harmful_flip      yes    0x3f0c..  0x91aa..  0x5c1e..   0x77d0..   312         no
     1       train  adversarial_safe  no     0xb04e..  0x91aa..  0x0a93..   0x1f62..   312         no
 
-Rows of one pair are siblings. Rows with one `content` are the same word for word; rows of one `bucket` whose
-signatures are alike are nearly the same.
+Rows of one pair are siblings. Rows with the same `content` are exact duplicates; rows of one `bucket` whose signatures
+are similar are near-duplicates.
 """
 
 import hashlib
@@ -25,31 +25,31 @@ SPLITS = ("train", "eval")
 CLASSES = tuple(PRIORITY_WEIGHTS)
 
 
-def number_of(text: str) -> int:
-    """64 bits of a text's hash, the same in every run."""
+def hash64(text: str) -> int:
+    """The first 64 bits of a text's SHA-256, the same in every run."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
 
 @dataclass(frozen=True)
 class MergeIndex:
-    """One value of each column for each row, in the order in which the rows are read.
+    """Columns of equal length with one value per row, in the order in which the rows are read.
 
     Args:
-        split, kind (`np.ndarray`): Positions in `SPLITS` and `CLASSES`; a class of no name is -1.
-        is_ds, is_out, leaks (`np.ndarray`, `bool`): Whether a row is of Ds; is in quarantine; asks, on the train side,
-            what is held out.
-        order, pair, group (`np.ndarray`, `uint64`): Hashes of the id, the pair and the group; the first two depend on
-            the seed, so that sorting by them is drawing at random.
-        content, bucket (`np.ndarray`, `uint64`): Hashes of what the model sees and writes, and of all but how the
-            request or the answer is worded.
-        signature (`np.ndarray`): Row of `signatures` with the MinHash values of that wording.
-        signatures (`np.ndarray` of shape `(wordings, NUM_PERM)`, `uint32`): One row for each wording.
+        split, row_class (`np.ndarray`): Positions in `SPLITS` and `CLASSES`; an unknown class is -1.
+        is_ds, quarantined, leaks (`np.ndarray`, `bool`): Whether a row is of Ds; is in quarantine; is in the train
+            split with a request that is held out.
+        order, pair, group (`np.ndarray`, `uint64`): Hashes of the id, the pair and the group. The first two depend on
+            the seed, so sorting by them shuffles.
+        content, bucket (`np.ndarray`, `uint64`): Hash of what the model sees and writes, and hash of the same without
+            the wording of the request or the answer.
+        signature (`np.ndarray`): Position in `signatures` of the MinHash values of that wording.
+        signatures (`np.ndarray` of shape `(wordings, NUM_PERM)`, `uint32`): MinHash values of each distinct wording.
     """
 
     split: np.ndarray
-    kind: np.ndarray
+    row_class: np.ndarray
     is_ds: np.ndarray
-    is_out: np.ndarray
+    quarantined: np.ndarray
     leaks: np.ndarray
     order: np.ndarray
     pair: np.ndarray
@@ -64,72 +64,75 @@ class MergeIndex:
 
 
 def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callable[[str], bool]) -> MergeIndex:
-    """Read every row once.
+    """Read every row once and build the index.
 
     Args:
         rows (`Iterable[tuple[dict, str, bool]]`): Each sample, the split it belongs to, and whether it is in
             quarantine.
-        seed (`int`): Decides `order` and `pair`.
-        leaks (`Callable[[str], bool]`): Whether a request is held out. Siblings ask the same, so each is asked about
-            once.
+        seed (`int`): Seed of the hashes `order` and `pair`.
+        leaks (`Callable[[str], bool]`): Whether a request is held out. It is called once per distinct request, since
+            siblings share theirs.
     """
+    # `array` grows in place at a few bytes a value; a list of ints takes several times as much memory.
     columns: dict[str, array] = {name: array("Q") for name in ("order", "pair", "group", "content", "bucket")}
-    columns |= {name: array("i") for name in ("split", "kind", "signature")}
-    columns |= {name: array("b") for name in ("is_ds", "is_out", "leaks")}
+    columns |= {name: array("i") for name in ("split", "row_class", "signature")}
+    columns |= {name: array("b") for name in ("is_ds", "quarantined", "leaks")}
     wordings = _Wordings()
     looked_up: dict[int, bool] = {}
-    for row, split, is_out in rows:
+    for row, split, quarantined in rows:
         request = request_text(row)
-        key = number_of(request)
+        key = hash64(request)
         if split == "train" and key not in looked_up:
             looked_up[key] = leaks(request)
-        told = {
+        values = {
             "split": SPLITS.index(split),
-            "kind": CLASSES.index(row["priority_class"]) if row["priority_class"] in CLASSES else -1,
+            "row_class": CLASSES.index(row["priority_class"]) if row["priority_class"] in CLASSES else -1,
             "is_ds": row["set"] == "circuit_breaker",
-            "is_out": is_out,
+            "quarantined": quarantined,
             "leaks": split == "train" and looked_up[key],
-            "order": number_of(f"{seed}/{row['id']}"),
-            "pair": number_of(f"{seed}/{row['pair']}"),
-            "group": number_of(row["group"]),
-            "content": number_of(to_json([_without_ids(row["messages"]), row["tools"], row["assistant_raw"]])),
-            "bucket": number_of(_bucket(row, split)),
+            "order": hash64(f"{seed}/{row['id']}"),
+            "pair": hash64(f"{seed}/{row['pair']}"),
+            "group": hash64(row["group"]),
+            "content": hash64(to_json([_without_ids(row["messages"]), row["tools"], row["assistant_raw"]])),
+            "bucket": hash64(_bucket(row, split)),
             "signature": wordings.position(_wording(row, request)),
         }
-        for name, value in told.items():
+        for name, value in values.items():
             columns[name].append(value)
-    kinds = {"Q": np.uint64, "i": np.int32, "b": np.bool_}
+    dtypes = {"Q": np.uint64, "i": np.int32, "b": np.bool_}
     arrays: dict[str, np.ndarray] = {
-        name: np.array(column, kinds[column.typecode]) for name, column in columns.items()
+        name: np.array(column, dtypes[column.typecode]) for name, column in columns.items()
     }
     return MergeIndex(**arrays, signatures=wordings.signatures())
 
 
 class _Wordings:
-    """MinHash values of each wording, worked out once: rows by the thousand say the same."""
+    """MinHash values of each distinct wording, computed once because thousands of rows share a wording."""
 
     def __init__(self) -> None:
         self._positions: dict[int, int] = {}
         self._values = array("I")
 
     def position(self, text: str) -> int:
-        key = number_of(text)
+        """The position of a text in `signatures`; a new text is appended."""
+        key = hash64(text)
         if key not in self._positions:
             self._positions[key] = len(self._positions)
             self._values.frombytes(signature(text).tobytes())
         return self._positions[key]
 
     def signatures(self) -> np.ndarray:
+        """All signatures, `(wordings, NUM_PERM)`."""
         return np.asarray(self._values, np.uint32).reshape(-1, NUM_PERM)
 
 
 def _wording(row: dict, request: str) -> str:
-    """What may differ a little between near-duplicates: the request and, where there is no call, the answer."""
+    """The text in which near-duplicates may differ a little: the request and, if there is no call, the answer."""
     return request if row["tool_calls_structured"] else f"{request} {normalized(row['assistant_raw'])}"
 
 
 def _bucket(row: dict, split: str) -> str:
-    """What may not: side and class, call, injection, and everything in the context that the user did not say."""
+    """The parts in which near-duplicates may not differ: split, class, call, injection, and all non-user messages."""
     spans = [row["messages"][span["message"]]["content"][span["start"] : span["end"]] for span in row["injection"]]
     history = [message for message in _without_ids(row["messages"]) if message["role"] != "user"]
     calls = [[call["name"], call["arguments"]] for call in row["tool_calls_structured"]]
@@ -137,7 +140,7 @@ def _bucket(row: dict, split: str) -> str:
 
 
 def _without_ids(messages: list[dict]) -> list[dict]:
-    """Messages without what no chat template shows: ids of calls differ from run to run."""
+    """Messages without call ids, which differ from run to run and are not rendered by chat templates."""
     return [
         {
             "role": message["role"],

@@ -1,11 +1,11 @@
-"""Ds and Dr -> one dataset with a train and an eval split, checked, and everything counted that was left out.
+"""Ds and Dr -> one dataset with a train and an eval split, checked, with a named reason for every dropped row.
 
-    1. read every row once and keep what decides about it: hashes, its pair, a MinHash signature (`merge_index.py`)
-    2. decide: each row is kept or has a reason why not (`merge_choice.py`)
-    3. read every row again, write the kept ones, shuffled, and pass the gates over what was written
-    4. put the files in place
+    1. read every row once and keep a few numbers of each: hashes, its pair, a MinHash signature (`index.py`)
+    2. decide which rows are kept, and why the others are dropped (`decide.py`)
+    3. read every row again, write the kept ones shuffled (`write.py`), and check the gates on what was written
+    4. move the files into place
 
-A few thousand rows are in memory at a time, in steps 1 and 3; in step 2, some hundred bytes of each row.
+Steps 1 and 3 hold a few thousand rows in memory at a time; step 2 holds some hundred bytes per row.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -55,32 +55,36 @@ def merge(
     """Merge set folders.
 
     Args:
-        folders (`list[Path]`): Set folders, Ds and Dr.
-        quarantined (`set[str]`): Ids that failed validation.
-        prompts (`list[Path]`): Folders of evaluation prompts; training must not have seen what they ask.
-        outputs (`dict[str, Path]`): Folder of the `train` and of the `eval` split. Nothing is put there unless every
-            gate is passed.
-        options ([`MergeOptions`]): What is taken.
-        limits ([`MergedThresholds`]): What the gates demand.
-        length (`Callable[[dict], int]`, *optional*): Tokens of a row; with it the report tells lengths.
+        folders (`list[Path]`): Set folders of Ds and Dr.
+        quarantined (`set[str]`): Ids of the rows that failed validation.
+        prompts (`list[Path]`): Folders of evaluation prompts; training rows must not share requests with them.
+        outputs (`dict[str, Path]`): Folders of the `train` and the `eval` split. They are written only if every gate
+            passes.
+        options ([`MergeOptions`]): Splits, deduplication and quotas.
+        limits ([`MergedThresholds`]): Thresholds of the gates.
+        length (`Callable[[dict], int]`, *optional*): Number of tokens of a row; with it the report has lengths.
         marked_bad (`Collection[str]`, *optional*): Ids of the rows that a person marked as bad.
-        left_out (`Path`, *optional*): Parquet file for the rows that are left out, with
-            their reasons; written whether or not the gates are passed.
+        left_out (`Path`, *optional*): Parquet file for the dropped rows with their reasons; written whether or not the
+            gates pass.
 
     Returns:
         `dict`: The report, with `passed`.
     """
-    index = _index(folders, quarantined, prompts, options, limits)
-    reasons, repeats = decide(index, _are_among(folders, marked_bad), options)
+    index = _read_index(folders, quarantined, prompts, options, limits)
+    reasons, duplicate_of = decide(index, _ids_are_in(folders, marked_bad), options)
     if left_out is not None:
-        write_dropped_rows(folders, reasons, repeats, left_out)
+        write_dropped_rows(folders, reasons, duplicate_of, left_out)
     try:
         with ExitStack() as files:
-            temporary = {split: files.enter_context(_beside(folder / ROWS_FILE)) for split, folder in outputs.items()}
+            temporary = {
+                split: files.enter_context(_temporary(folder / ROWS_FILE)) for split, folder in outputs.items()
+            }
             counts = write_splits(folders, index, reasons, temporary, length)
-            written = {split: _read(path, f"Checking {split}") for split, path in temporary.items()}
+            # The gates read the written files, not the decision, so that a fault in writing fails them too.
+            written = {split: _read_back(path, f"Checking {split}") for split, path in temporary.items()}
             gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits)
             report = _report(counts, reasons, [*folders, *prompts]) | gate_report(gates, limits)
+            # Raising is what makes the context managers delete the temporary files instead of moving them into place.
             if not report["passed"]:
                 raise _GateFailed
     except _GateFailed:
@@ -90,41 +94,40 @@ def merge(
     return report | {"outputs": hashes_of(outputs.values())}
 
 
-def _index(
+def _read_index(
     folders: list[Path], quarantined: set[str], prompts: list[Path], options: MergeOptions, limits: MergedThresholds
 ) -> MergeIndex:
-    held_out = _held_out(folders, prompts, options).index(limits.max_similarity)
-    rows = _placed(_shown(folders, "Reading"), quarantined, options)
-    return read_index(rows, options.seed, lambda request: held_out.find(request) is not None)
+    requests = _held_out(folders, prompts, options).prompt_index(limits.max_similarity)
+    rows = _with_split(_read_rows(folders, "Reading"), quarantined, options)
+    return read_index(rows, options.seed, lambda request: requests.find(request) is not None)
 
 
 def check_outputs(hashes: dict[str, str], stats: Path) -> None:
-    """Refuse folders that merge wrote and somebody changed since.
+    """Refuse folders that were changed after the merge wrote them.
 
     Args:
-        hashes (`dict[str, str]`): What the folders hold now, see [`~files.hashes_of`].
-        stats (`Path`): The report of the merge; folders that it does not tell of, or all if it is missing, are not its
-            business.
+        hashes (`dict[str, str]`): Current hashes of the folders, see [`~files.hashes_of`].
+        stats (`Path`): The report of the merge. Folders that are not in it are not checked; without a report none are.
 
     Raises:
-        ValueError: Naming the first such folder.
+        ValueError: Naming the first folder that differs.
     """
     written = read_json(stats).get("outputs", {}) if stats.is_file() else {}
     for name in hashes:
         if name in written and hashes[name] != written[name]:
-            raise ValueError(f"{name} is not what {stats} tells of: it was changed after the merge. Merge again.")
+            raise ValueError(f"{name} differs from the hash in {stats}: it was changed after the merge. Merge again.")
 
 
 class _GateFailed(Exception):
-    """Leaves what was written out of place."""
+    """Raised to discard the written files."""
 
 
-def _beside(path: Path) -> AbstractContextManager[Path]:
+def _temporary(path: Path) -> AbstractContextManager[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     return in_one_move(path)
 
 
-def _read(path: Path, description: str) -> Iterator[dict]:
+def _read_back(path: Path, description: str) -> Iterator[dict]:
     """The rows of a written file, with a progress bar."""
     with tqdm(desc=description, total=pyarrow.parquet.read_metadata(path).num_rows, unit="row") as bar:
         for table in stream_file(path):
@@ -132,7 +135,7 @@ def _read(path: Path, description: str) -> Iterator[dict]:
             bar.update(len(table))
 
 
-def _shown(folders: list[Path], description: str) -> Iterator[dict]:
+def _read_rows(folders: list[Path], description: str) -> Iterator[dict]:
     """The rows of the folders, with a progress bar."""
     return iter(tqdm(stream_rows(folders, SAMPLE_FEATURES), description, count_rows(folders), unit="row"))
 
@@ -141,33 +144,33 @@ def _split_of(group: str, split: str, options: MergeOptions) -> str:
     return "eval" if options.eval_fraction and is_held_out(group, options.eval_fraction) else split
 
 
-def _placed(rows: Iterable[dict], quarantined: set[str], options: MergeOptions) -> Iterator[tuple[dict, str, bool]]:
+def _with_split(
+    rows: Iterable[dict], quarantined: set[str], options: MergeOptions
+) -> Iterator[tuple[dict, str, bool]]:
+    """Each row with its split in the merged dataset, and whether it is in quarantine."""
     for row in rows:
         yield row, _split_of(row["group"], row["split"], options), row["id"] in quarantined
 
 
-def _are_among(folders: list[Path], ids: Collection[str]) -> np.ndarray:
-    """Whether the id of each row is one of these."""
+def _ids_are_in(folders: list[Path], ids: Collection[str]) -> np.ndarray:
+    """Whether the id of each row is in a collection."""
     tables = (table for folder in folders for table in stream_tables(folder, columns=["id"]))
-    parts = [
+    masks = [
         pyarrow.compute.is_in(table["id"], pyarrow.array(list(ids), pyarrow.string())).to_numpy() for table in tables
     ]
-    return np.concatenate([np.zeros(0, bool), *parts])
+    return np.concatenate([np.zeros(0, bool), *masks])
 
 
 def _held_out(folders: list[Path], prompts: list[Path], options: MergeOptions) -> HeldOut:
-    """What training must not have seen: the eval side and all that evaluation asks."""
+    """The eval split and all evaluation prompts, which training must not contain."""
     held_out = HeldOut()
-    held_out.add(stream_rows(prompts))
+    held_out.add_rows(stream_rows(prompts))
     for folder in folders:
         for table in stream_tables(folder, SAMPLE_FEATURES):
-            sides = zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True)
-            held_out.add(table.filter([_split_of(*side, options) == "eval" for side in sides]).to_pylist())
+            splits = zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True)
+            is_eval = [_split_of(group, split, options) == "eval" for group, split in splits]
+            held_out.add_rows(table.filter(is_eval).to_pylist())
     return held_out
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What is written
 
 
 def _report(counts: dict[str, dict], reasons: np.ndarray, inputs: list[Path]) -> dict:

@@ -1,10 +1,10 @@
-"""Texts that say nearly the same, told by MinHash (Broder 1997) of their character shingles.
+"""Near-duplicate texts, found by MinHash (Broder 1997) over character shingles.
 
     "Please find the tide tables of Brest."      shingles of 5 characters: "pleas", "lease", "ease ", ...
-    "Please, find the tide tables of Brest!!"    the same ones: case, punctuation and spacing are set aside
+    "Please, find the tide tables of Brest!!"    the same shingles: case, punctuation and spacing are ignored
 
-How alike two texts are is the Jaccard similarity of their shingles: 1 for these two, about 0.7 if one word of a dozen
-differs.
+The similarity of two texts is the Jaccard similarity of their shingle sets: 1 for these two, about 0.7 if one word of
+a dozen differs.
 """
 
 import re
@@ -23,17 +23,17 @@ _BANDS = 16
 # Three standard errors of an estimate of 0.8.
 _ESTIMATE_ERROR = 0.15
 _NO_WORD = re.compile(r"[\W_]+")
-# Making its permutations takes longer than using them, so one MinHash is filled again and again.
+# Generating the permutations takes longer than applying them, so one MinHash is cleared and reused.
 _SKETCH = MinHash(NUM_PERM, hashfunc=zlib.crc32)
 
 
 def normalized(text: str) -> str:
-    """A text without what makes no difference: case, punctuation, spacing."""
+    """A text in lower case, with every run of punctuation and whitespace replaced by one space."""
     return _NO_WORD.sub(" ", text.casefold()).strip()
 
 
 def shingles(text: str) -> set[bytes]:
-    """The runs of [`SHINGLE`] characters in a normalized text; a shorter text is one run."""
+    """All substrings of [`SHINGLE`] characters of a normalized text; a shorter text is one shingle."""
     return {text[at : at + SHINGLE].encode() for at in range(max(1, len(text) - SHINGLE + 1))}
 
 
@@ -43,26 +43,26 @@ def signature(text: str) -> np.ndarray:
 
 
 def _sketch(text: str) -> MinHash:
-    """The MinHash of a text, good until the next one is asked for."""
+    """The MinHash of a text, valid until the next call."""
     _SKETCH.clear()
     _SKETCH.update_batch(shingles(text))
     return _SKETCH
 
 
 def request_text(row: dict) -> str:
-    """What a prompt or a sample asks: all that the user says, without the injection, normalized."""
+    """The request of a prompt or a sample: all user messages without the injection, normalized."""
     messages = clean_messages(row) if row["injection"] else row["messages"]
     return normalized(" ".join(message["content"] or "" for message in messages if message["role"] == "user"))
 
 
 class PromptIndex:
-    """Finds, among evaluation prompts, one that asks nearly what a training row asks.
+    """Index of evaluation requests that returns the most similar one to a training request.
 
-    Only evaluation prompts are held, so memory does not grow with the training set.
+    Only evaluation requests are held in memory, so it does not grow with the training set.
 
     Args:
-        requests (`Iterable[str]`): What the evaluation prompts ask, see [`request_text`].
-        threshold (`float`): Jaccard similarity from which on two requests count as one.
+        requests (`Iterable[str]`): Requests of the evaluation prompts, see [`request_text`].
+        threshold (`float`): Minimum Jaccard similarity of near-duplicates.
     """
 
     def __init__(self, requests: Iterable[str], threshold: float) -> None:
@@ -79,24 +79,25 @@ class PromptIndex:
         return len(self._requests)
 
     def find(self, request: str) -> str | None:
-        """The most similar evaluation request, if one is as similar as the threshold says."""
+        """Return the most similar evaluation request, or `None` if all are below the threshold."""
         if request in self._known:
             return request
         sketch = _sketch(request)
         candidates = np.array(self._index.query(sketch), np.int64)
-        # What is far off by the estimate is left out; the rest is compared exactly.
+        # Discard candidates whose estimate is far below the threshold; compare the others exactly.
         estimates = (self._signatures[candidates] == sketch.hashvalues).mean(axis=1)
         candidates = candidates[estimates >= self.threshold - _ESTIMATE_ERROR]
         own = shingles(request)
         near = [(_jaccard(own, shingles(self._requests[number])), self._requests[number]) for number in candidates]
-        similarity, found = max(near, default=(0.0, None))
-        return found if similarity >= self.threshold else None
+        similarity, most_similar = max(near, default=(0.0, None))
+        return most_similar if similarity >= self.threshold else None
 
 
 def _bands(threshold: float) -> tuple[int, int]:
-    """How many bands of how many values find 99 in 100 of the pairs that are just as similar as the threshold says.
+    """Number of LSH bands and of values per band that find 99 % of the pairs whose similarity is the threshold.
 
-    The library's own choice weighs what it misses against what it offers in vain; here that costs time only.
+    The library's own choice trades misses against false candidates. Here a false candidate only costs time, because
+    candidates are compared exactly.
     """
     fits = [rows for rows in range(1, NUM_PERM // 2) if 1 - (1 - threshold**rows) ** (NUM_PERM // rows) >= 0.99]
     rows = max(fits, default=1)
@@ -108,44 +109,47 @@ def _jaccard(one: set[bytes], other: set[bytes]) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def near_repeats(signatures: np.ndarray, buckets: np.ndarray, threshold: float) -> np.ndarray:
-    """Which earlier row each row nearly is.
+def find_near_duplicates(signatures: np.ndarray, buckets: np.ndarray, threshold: float) -> np.ndarray:
+    """Find for each row an earlier row that it nearly duplicates.
 
-    The library's index takes some kilobytes a row; this sorts arrays in place of it.
+    `MinHashLSH` needs some kilobytes per row; this sorts arrays instead.
 
     Args:
-        signatures (`np.ndarray` of shape `(rows, NUM_PERM)`, `uint32`): MinHash values, most wanted rows first.
+        signatures (`np.ndarray` of shape `(rows, NUM_PERM)`, `uint32`): MinHash values. Of two near-duplicates the
+            earlier row is the original.
         buckets (`np.ndarray` of shape `(rows,)`, `uint64`): Rows of different buckets are never compared.
-        threshold (`float`): Share of equal MinHash values, an estimate of the Jaccard similarity (standard error 0.03
-            at 0.95), from which on two rows count as one.
+        threshold (`float`): Minimum fraction of equal MinHash values, an estimate of the Jaccard similarity (standard
+            error 0.03 at 0.95).
 
     Returns:
-        `np.ndarray` of shape `(rows,)`, `int64`: The number of an earlier row that was found to be so alike, or -1.
-        That row may itself repeat one that is earlier still.
+        `np.ndarray` of shape `(rows,)`, `int64`: The number of the earlier row, or -1. The earlier row may itself be a
+        near-duplicate of another one.
     """
-    repeated = np.full(len(signatures), -1)
+    duplicate_of = np.full(len(signatures), -1)
     for band in np.split(signatures, _BANDS, axis=1):
-        for rows in _groups(_mixed(buckets, band)):
-            rows = rows[repeated[rows] < 0]
+        # Only rows that agree in a whole band are compared, as in LSH.
+        for rows in _groups(_hash_band(buckets, band)):
+            rows = rows[duplicate_of[rows] < 0]
             while len(rows) > 1:
                 first, rows = rows[0], rows[1:]
                 alike = (signatures[rows] == signatures[first]).mean(axis=1) >= threshold
+                # The band hash may collide across buckets.
                 alike &= buckets[rows] == buckets[first]
-                repeated[rows[alike]] = first
+                duplicate_of[rows[alike]] = first
                 rows = rows[~alike]
-    return repeated
+    return duplicate_of
 
 
-def _mixed(buckets: np.ndarray, band: np.ndarray) -> np.ndarray:
-    """One number for a bucket and the values of a band (FNV-1a, on 64 bits)."""
-    mixed = buckets.copy()
+def _hash_band(buckets: np.ndarray, band: np.ndarray) -> np.ndarray:
+    """One 64-bit hash (FNV-1a) per row of its bucket and its values in a band."""
+    hashed = buckets.copy()
     for column in band.T:
-        mixed = (mixed ^ column) * np.uint64(0x100000001B3)
-    return mixed
+        hashed = (hashed ^ column) * np.uint64(0x100000001B3)
+    return hashed
 
 
 def _groups(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows of each key that occurs more than once, in order."""
+    """The row numbers, ascending, of each key that occurs more than once."""
     order = np.argsort(keys, kind="stable")
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(keys[order])) + 1, [len(keys)]])
     sizes = np.diff(bounds)

@@ -1,7 +1,7 @@
-"""Writes the rows that merge keeps, shuffled, a part at a time: neither split has to fit into memory.
+"""Writes the kept rows, shuffled, one partition at a time, so that neither split has to fit into memory.
 
-1. scatter    every kept row goes to the file of its part, a range of the hashes that give the order
-2. gather     each part is read back, sorted by those hashes, and appended to its split's Parquet file
+1. scatter    each kept row is appended to the file of its partition, a range of the hashes that define the order
+2. gather     each partition is read back, sorted by those hashes, and appended to its split's Parquet file
 """
 
 import tempfile
@@ -20,8 +20,8 @@ from ..sample import SAMPLE_FEATURES
 from .index import SPLITS, MergeIndex
 
 
-# Rows that are shuffled in memory at a time: on disk they are told apart by the first bits of their hash.
-PART_ROWS = 20_000
+# Rows that are sorted in memory at a time.
+PARTITION_ROWS = 20_000
 
 
 def write_splits(
@@ -31,31 +31,46 @@ def write_splits(
     paths: dict[str, Path],
     length: Callable[[dict], int] | None,
 ) -> dict[str, dict]:
-    """Write the kept rows of each split, in the order of a hash of their ids; what was written, counted."""
+    """Write the kept rows of each split in the order of a hash of their ids.
+
+    Args:
+        folders (`list[Path]`): The set folders.
+        index ([`MergeIndex`]): The columns of all rows.
+        reasons (`np.ndarray`): 0 for a kept row, see [`~merge.decide.decide`].
+        paths (`dict[str, Path]`): The Parquet file of each split.
+        length (`Callable[[dict], int]`, *optional*): Number of tokens of a row.
+
+    Returns:
+        `dict[str, dict]`: Counts of the written rows, by split.
+    """
     kept = reasons == 0
     counts = {split: _SplitCounts() for split in paths}
-    parts = max(1, -(-int(kept.sum()) // PART_ROWS))
-    # Parts are ranges of `order`: its first 32 bits, scaled.
-    part = ((index.order >> 32) * parts >> 32).astype(np.int64) * len(SPLITS) + index.split
+    num_ranges = max(1, -(-int(kept.sum()) // PARTITION_ROWS))
+    # A partition is a range of `order` and a split. The range is the first 32 bits of `order`, scaled: hashes are
+    # uniform, so partitions are about equally large.
+    partition = ((index.order >> 32) * num_ranges >> 32).astype(np.int64) * len(SPLITS) + index.split
     with tempfile.TemporaryDirectory(prefix=".merge-", dir=next(iter(paths.values())).parent) as scratch:
-        files = [Path(scratch) / f"{number}.arrow" for number in range(parts * len(SPLITS))]
-        _scatter(folders, np.where(kept, part, -1), index.order, files)
+        files = [Path(scratch) / f"{number}.arrow" for number in range(num_ranges * len(SPLITS))]
+        _scatter(folders, np.where(kept, partition, -1), index.order, files)
         for number, split in enumerate(SPLITS):
             with (
                 parquet_writer(paths[split], SAMPLE_FEATURES) as write,
                 tqdm(desc=f"Writing {split}", total=int((kept & (index.split == number)).sum()), unit="row") as bar,
             ):
+                # Ranges in ascending order, each sorted, make the whole split sorted.
                 for file in files[number :: len(SPLITS)]:
-                    for table in _shuffled(file):
+                    for table in _sorted_tables(file):
                         bar.update(len(table))
                         table = table.set_column(table.column_names.index("split"), "split", [[split] * len(table)])
                         write(table)
-                        counts[split].add(table, length)
-    return {split: counts[split].report(index, kept & (index.split == number)) for number, split in enumerate(SPLITS)}
+                        counts[split].add_table(table, length)
+    return {
+        split: counts[split].split_report(index, kept & (index.split == number)) for number, split in enumerate(SPLITS)
+    }
 
 
-def _scatter(folders: list[Path], part: np.ndarray, order: np.ndarray, files: list[Path]) -> None:
-    """Put each row into the file of its part; -1 is none. A part fits into memory, so it can be sorted there."""
+def _scatter(folders: list[Path], partition: np.ndarray, order: np.ndarray, files: list[Path]) -> None:
+    """Append each row to the file of its partition; -1 is none."""
     schema = SAMPLE_FEATURES.arrow_schema.append(pyarrow.field("order", pyarrow.uint64()))
     options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
     start = 0
@@ -63,15 +78,15 @@ def _scatter(folders: list[Path], part: np.ndarray, order: np.ndarray, files: li
         writers = [stack.enter_context(pyarrow.ipc.new_stream(file, schema, options=options)) for file in files]
         for folder in folders:
             for table in stream_tables(folder, SAMPLE_FEATURES):
-                of_table = slice(start, start := start + len(table))
-                table = table.append_column("order", [order[of_table]])
-                for number in np.unique(part[of_table]):
+                rows = slice(start, start := start + len(table))
+                table = table.append_column("order", [order[rows]])
+                for number in np.unique(partition[rows]):
                     if number >= 0:
-                        writers[number].write_table(table.filter(part[of_table] == number).cast(schema))
+                        writers[number].write_table(table.filter(partition[rows] == number).cast(schema))
 
 
-def _shuffled(file: Path) -> Iterator[pyarrow.Table]:
-    """The rows of a part in order, some at a time."""
+def _sorted_tables(file: Path) -> Iterator[pyarrow.Table]:
+    """The rows of a partition in order, [`STREAM_ROWS`] at a time."""
     table = pyarrow.ipc.open_stream(file).read_all()
     table = table.take(np.argsort(table["order"].to_numpy(), kind="stable")).drop_columns("order")
     for start in range(0, len(table), STREAM_ROWS):
@@ -79,16 +94,16 @@ def _shuffled(file: Path) -> Iterator[pyarrow.Table]:
 
 
 class _SplitCounts:
-    """Counts of what is written to a split."""
+    """Counts of the rows that are written to a split."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self.counts: dict[str, Counter[str]] = {
+        self.counters: dict[str, Counter[str]] = {
             name: Counter() for name in ("set", "priority_class", "source", "completion", "category")
         }
         self.lengths: dict[str, list[int]] = {}
 
-    def add(self, table: pyarrow.Table, length: Callable[[dict], int] | None) -> None:
+    def add_table(self, table: pyarrow.Table, length: Callable[[dict], int] | None) -> None:
         provenance = table["provenance"].combine_chunks()
         self.rows += len(table)
         for name, column in (
@@ -98,22 +113,23 @@ class _SplitCounts:
             ("completion", provenance.field("completion_source")),
             ("category", table["category"].fill_null("none")),
         ):
-            self.counts[name].update(column.to_pylist())
+            self.counters[name].update(column.to_pylist())
         if length is not None:
             for row in table.to_pylist():
                 self.lengths.setdefault(row["set"], []).append(length(row))
 
-    def report(self, index: MergeIndex, rows: np.ndarray) -> dict:
-        n_ds, n_dr = self.counts["set"]["circuit_breaker"], self.counts["set"]["retain"]
+    def split_report(self, index: MergeIndex, rows: np.ndarray) -> dict:
+        """The report of the split; `rows` is the mask of its rows in the index."""
+        n_ds, n_dr = self.counters["set"]["circuit_breaker"], self.counters["set"]["retain"]
         return {
             "rows": self.rows,
             "circuit_breaker": n_ds,
             "retain": n_dr,
             "dr_ratio": round(n_dr / n_ds, 3) if n_ds else None,
-            "classes": dict(sorted(self.counts["priority_class"].items())),
-            "sources": dict(sorted(self.counts["source"].items())),
-            "completions": dict(sorted(self.counts["completion"].items())),
-            "categories": dict(sorted(self.counts["category"].items())),
+            "classes": dict(sorted(self.counters["priority_class"].items())),
+            "sources": dict(sorted(self.counters["source"].items())),
+            "completions": dict(sorted(self.counters["completion"].items())),
+            "categories": dict(sorted(self.counters["category"].items())),
             "groups": len(np.unique(index.group[rows])),
             "pairs": len(np.unique(index.pair[rows])),
             "tokens": {name: quantiles(lengths) for name, lengths in sorted(self.lengths.items())} or None,

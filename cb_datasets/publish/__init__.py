@@ -1,1 +1,1 @@
-"""What collaborators see: the release folder and its card, the push to the Hub, the local audit page."""
+"""The release of a dataset or an adapter: its folder, its card, the push to the Hub, and the download."""

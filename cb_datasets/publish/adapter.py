@@ -1,4 +1,4 @@
-"""The folder of a published breaker: the adapter, what it needs to be loaded, its card and its evaluation."""
+"""The release folder of an adapter: weights, tokenizer files, model card and evaluation."""
 
 import re
 import shutil
@@ -12,13 +12,13 @@ from ..files import write_json, write_text
 from ..report.plots import PICTURES
 from ..report.tables import gate_rows, table_rows
 from .check import secret_faults
-from .dataset_card import licence_of
-from .folder import whole_folder, write_manifest
+from .dataset_card import output_licence
+from .folder import replacing_folder, write_manifest
 from .release import ReleaseError
 
 
 CARD_SECTIONS_TEMPLATE = Path(__file__).parents[2] / "cards" / "model_card_sections.md.jinja"
-# Optimizer states and pickles stay at home.
+# Files of an adapter folder that are released. Optimizer states and pickles are not among them.
 FILES = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -28,42 +28,46 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
-# Not `report.html`, which has the prompts in it.
+# Not `report.html`, which contains the prompts.
 REPORT_FILES = ("report.md", *PICTURES)
 
 
 def make_adapter_release(
     adapter: Path, report: Path, repo_id: str, output: Path, dataset: str | None = None, token: str | None = None
 ) -> dict:
-    """Write the folder of a breaker as the Hub will hold it; returns its manifest.
+    """Write the release folder of an adapter, exactly as it will be on the Hub.
 
     Args:
-        adapter (`Path`): What the trainer wrote, with its card.
-        report (`Path`): What `evaluate` wrote about this adapter.
-        repo_id (`str`): Where it will be loaded from.
+        adapter (`Path`): The folder that the trainer wrote, with its card.
+        report (`Path`): The folder that `evaluate` wrote for this adapter.
+        repo_id (`str`): The Hub repository, `owner/name`.
         output (`Path`): The release folder.
         dataset (`str`, *optional*): The dataset it was trained on, `owner/name@revision`.
-        token (`str`, *optional*): The token in use, which must be in no file.
+        token (`str`, *optional*): The token in use, which no file may contain.
+
+    Returns:
+        `dict`: The manifest.
 
     Raises:
         FileNotFoundError: If there is no adapter, card or evaluation.
-        ReleaseError: If the evaluation is of another adapter, a Llama's name is missing, or a file holds a token.
+        ReleaseError: If the evaluation is of another adapter, the name does not begin with Llama although the licence
+            requires it, or a file contains a token.
     """
     from ..generation.backend import adapter_revision
 
-    found = read_results(report / "results.json")
-    evaluated, trained = str(found["settings"]["adapters"]["breaker"]), adapter_revision(str(adapter))
+    results = read_results(report / "results.json")
+    evaluated, trained = str(results["settings"]["adapters"]["breaker"]), adapter_revision(str(adapter))
     if not evaluated.endswith(trained):
         raise ReleaseError(
-            f"{report}: evaluates the weights {evaluated}, and {adapter} holds {trained}. Run `make evaluate`."
+            f"{report}: evaluates the weights {evaluated}, but {adapter} has {trained}. Run `make evaluate`."
         )
-    with whole_folder(output) as folder:
+    with replacing_folder(output) as folder:
         _copy(adapter, FILES, folder)
         _copy(report, REPORT_FILES, folder / "report")
-        # Figures only: the prompts have sources, some of which may not be passed on, and models' answers to attacks.
-        figures = {key: value for key, value in found.items() if key != "prompts"}
-        write_json(folder / "report" / "results.json", figures)
-        card = _card(adapter / "README.md", found, (report / "report.png").is_file(), repo_id, dataset)
+        # Metrics only. The prompts come from sources that may not be redistributable, with answers to attacks.
+        metrics = {key: value for key, value in results.items() if key != "prompts"}
+        write_json(folder / "report" / "results.json", metrics)
+        card = _card(adapter / "README.md", results, (report / "report.png").is_file(), repo_id, dataset)
         write_text(folder / "README.md", str(card))
         manifest = write_manifest(folder, {})
         if faults := secret_faults(folder, token):
@@ -71,39 +75,39 @@ def make_adapter_release(
     return manifest
 
 
-def _copy(source: Path, wanted: tuple[str, ...], target: Path) -> None:
+def _copy(source: Path, names: tuple[str, ...], target: Path) -> None:
     target.mkdir(exist_ok=True)
-    for name in wanted:
+    for name in names:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
 def is_owned(path: str) -> bool:
-    """Whether a file of a model repository is part of a release."""
+    """Whether a file of a model repository belongs to a release."""
     return path in FILES or path.startswith("report/")
 
 
-def _card(path: Path, found: dict, has_plot: bool, repo_id: str, dataset: str | None) -> ModelCard:
-    """The trainer's card with what was measured since: evaluation, intended use, limits, licence."""
+def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str | None) -> ModelCard:
+    """The trainer's card, completed with evaluation, intended use, limitations and licence."""
     if not path.is_file():
         raise FileNotFoundError(f"There is no card {path}: train with this version.")
     card = ModelCard.load(path)
     base = card.data.base_model
-    licence = licence_of(str(base))
+    licence = output_licence(str(base))
     if licence is not None:
         name = repo_id.split("/")[-1]
         if not name.startswith("Llama"):
             raise ReleaseError(
-                f"{repo_id}: the licence of {base} wants a name that begins with Llama: {name!r} does not."
+                f"{repo_id}: the licence of {base} requires a name that begins with Llama: {name!r} does not."
             )
         card.data.license = licence
     card.data.model_name = repo_id.split("/")[-1]
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
     sections = Template(CARD_SECTIONS_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
-        models=model_names(found),
-        rows=table_rows(found, model_names(found)),
-        gates=gate_rows(found),
+        models=model_names(results),
+        rows=table_rows(results, model_names(results)),
+        gates=gate_rows(results),
         tasks="greedy decoding",
         has_plot=has_plot,
         base_model=base,
@@ -113,11 +117,13 @@ def _card(path: Path, found: dict, has_plot: bool, repo_id: str, dataset: str | 
         sections = (
             f"Published as [`{dataset}`](https://huggingface.co/datasets/{dataset.partition('@')[0]}).\n\n{sections}"
         )
+    # The card has an empty section "Evaluation", which the rendered sections replace.
     text, replaced = re.subn(
         r"## Evaluation\n.*?(?=^## )", lambda _: sections + "\n", card.text, flags=re.DOTALL | re.MULTILINE
     )
     if not replaced:
         raise ReleaseError(f"{path}: no section Evaluation to fill in: train with this version.")
+    # The trainer did not know the repository: its card names the local folder.
     card.text = text.replace("path/to/this/folder", repo_id).replace(
         f"# {path.parent.name}\n", f"# {card.data.model_name}\n", 1
     )

@@ -1,7 +1,7 @@
-"""What the Hub's validator and viewer would object to, and what must not leave the house: told offline.
+"""Offline checks of a release folder: faults that the Hub's validator or viewer would find, and leaked secrets.
 
->>> faults_of(Path("data/demo/release"))
-['README.md: unknown licence "apache2"', 'harmful/train-00000-of-00001.parquet: holds a token (hf_...)']
+>>> folder_faults(Path("data/demo/release"))
+['README.md: unknown licence "apache2"']
 """
 
 import re
@@ -20,16 +20,16 @@ from huggingface_hub import DatasetCardData
 from builders.licenses import LICENCES
 
 from ..files import read_json, sha256, stream_file
-from .folder import MANIFEST, names
+from .folder import MANIFEST, list_files
 
 
 MAX_ROW_GROUP_BYTES = 100 * 2**20
 MAX_ROW_BYTES = 2 * 10**6
-NEEDED = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
+REQUIRED_KEYS = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
 SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M".split()
 SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
-# What opens doors, by the look of it, and the mark by which benchmarks ask not to be passed on.
+# Credentials by their form, and the marker by which benchmarks ask not to be redistributed.
 SECRETS = {
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
     "a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})\b",
@@ -40,12 +40,12 @@ SECRETS = {
 }
 
 
-def faults_of(folder: Path, token: str | None = None) -> list[str]:
-    """Everything that is wrong with a folder to upload; an empty list is a pass.
+def folder_faults(folder: Path, token: str | None = None) -> list[str]:
+    """Return all faults of a release folder; an empty list is a pass.
 
     Args:
         folder (`Path`): The release folder.
-        token (`str`, *optional*): The token in use, which must be in no file, whatever it looks like.
+        token (`str`, *optional*): The token in use, which no file may contain, whatever its form.
     """
     readme = folder / "README.md"
     if not readme.is_file():
@@ -53,6 +53,7 @@ def faults_of(folder: Path, token: str | None = None) -> list[str]:
     faults, data = _card_faults(readme.read_text(encoding="utf-8"))
     faults += _file_faults(folder)
     faults += secret_faults(folder, token)
+    # The data are compared with the card only if the card can be parsed and every file is intact.
     if data is not None and not faults:
         faults += _data_faults(folder, data)
     return faults
@@ -62,39 +63,44 @@ def faults_of(folder: Path, token: str | None = None) -> list[str]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML in which no key may stand twice: the second would silently win."""
+    """YAML loader that rejects duplicate keys: by default the second silently wins."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: {', '.join(twice)} stands twice")
+        duplicates = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if duplicates:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: duplicate key {', '.join(duplicates)}")
         return super().construct_mapping(node, deep=deep)
 
 
 def _card_faults(text: str) -> tuple[list[str], dict[str, Any] | None]:
+    """Faults of the card, and its YAML, which is `None` if it cannot be parsed."""
     match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
     if match is None:
-        return ["README.md: no YAML between two lines of ---"], None
+        return ["README.md: no YAML header between two lines of ---"], None
     try:
         data = yaml.load(match[1], _StrictLoader)
     except yaml.YAMLError as error:
         return [f"README.md: {' '.join(str(error).split())}"], None
     if not isinstance(data, dict):
-        return ["README.md: the YAML is no mapping"], None
-    faults = [f"README.md: {key} is missing" for key in NEEDED if not data.get(key)]
+        return ["README.md: the YAML header is not a mapping"], None
+    faults = [f"README.md: {key} is missing" for key in REQUIRED_KEYS if not data.get(key)]
     faults += [f'README.md: unknown licence "{name}"' for name in _list(data.get("license")) if name not in LICENCES]
     sizes = _list(data.get("size_categories"))
     faults += [f'README.md: unknown size category "{size}"' for size in sizes if size not in SIZES]
-    faults += ["README.md: a blank was left: More Information Needed"] if "More Information Needed" in text else []
+    faults += (
+        ["README.md: a section is not filled in: More Information Needed"] if "More Information Needed" in text else []
+    )
     splits = re.findall(r"^ *- split: (.+)$", match[1], re.MULTILINE)
-    faults += [f"README.md: {split!r} is no split name" for split in splits if not SPLIT_NAME.fullmatch(split)]
+    faults += [
+        f"README.md: {split!r} is not a valid split name" for split in splits if not SPLIT_NAME.fullmatch(split)
+    ]
     try:
         configs = MetadataConfigs.from_dataset_card_data(DatasetCardData(**data))
         configs.get_default_config_name()
     except (ValueError, TypeError, AttributeError) as error:
         return [*faults, f"README.md: configs: {' '.join(str(error).split())[:200]}"], None
-    faults += [f"README.md: {config}: no split" for config, told in configs.items() if not told.get("data_files")]
+    faults += [f"README.md: {config}: no split" for config, info in configs.items() if not info.get("data_files")]
     return faults, data
 
 
@@ -108,46 +114,49 @@ def _list(value: Any) -> list:
 def _file_faults(folder: Path) -> list[str]:
     if not (folder / MANIFEST).is_file():
         return [f"{MANIFEST}: missing"]
-    told, found = read_json(folder / MANIFEST)["files"], names(folder)
-    faults = [f"{name}: not in {MANIFEST}" for name in found if name not in told]
-    faults += [f"{name}: missing, though in {MANIFEST}" for name in told if name not in found]
-    faults += [f"{name}: a script in the root would be run by old clients" for name in found if _is_script(name)]
-    both = [name for name in found if name in told]
-    return faults + [f"{name}: changed since it was written" for name in both if _changed(folder / name, told[name])]
+    recorded, files = read_json(folder / MANIFEST)["files"], list_files(folder)
+    faults = [f"{name}: not in {MANIFEST}" for name in files if name not in recorded]
+    faults += [f"{name}: missing, though in {MANIFEST}" for name in recorded if name not in files]
+    faults += [f"{name}: old clients would run a script in the root" for name in files if _is_script(name)]
+    both = [name for name in files if name in recorded]
+    return faults + [
+        f"{name}: changed since it was written" for name in both if _is_changed(folder / name, recorded[name])
+    ]
 
 
 def _is_script(name: str) -> bool:
     return "/" not in name and name.endswith(".py")
 
 
-def _changed(path: Path, told: dict) -> bool:
-    return path.stat().st_size != told["bytes"] or sha256(path) != told["sha256"]
+def _is_changed(path: Path, recorded: dict) -> bool:
+    return path.stat().st_size != recorded["bytes"] or sha256(path) != recorded["sha256"]
 
 
 def secret_faults(folder: Path, token: str | None = None) -> list[str]:
-    """Files that hold what looks like a token, or the very one in use. The text itself is not repeated."""
+    """Files that contain a credential or the token in use. The secret itself is not in the messages."""
     patterns = SECRETS | ({"the token in use": re.escape(token)} if token else {})
     faults = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         for name, pattern in patterns.items():
-            if _holds(path, pattern):
+            if _contains(path, pattern):
                 faults.append(f"{path.relative_to(folder)}: holds {name}")
     return faults
 
 
-def _holds(path: Path, pattern: str) -> bool:
+def _contains(path: Path, pattern: str) -> bool:
+    # Parquet is compressed, so its bytes do not show the text.
     if path.suffix == ".parquet":
-        return any(_column_holds(column, pattern) for table in stream_file(path) for column in table.columns)
+        return any(_column_contains(column, pattern) for table in stream_file(path) for column in table.columns)
     return re.search(pattern.encode(), path.read_bytes()) is not None
 
 
-def _column_holds(column: pyarrow.ChunkedArray, pattern: str) -> bool:
+def _column_contains(column: pyarrow.ChunkedArray, pattern: str) -> bool:
     texts = (text for chunk in column.chunks for text in _texts(chunk))
     return any(pyarrow.compute.any(pyarrow.compute.match_substring_regex(text, pattern)).as_py() for text in texts)
 
 
 def _texts(array: pyarrow.Array) -> Iterator[pyarrow.Array]:
-    """All strings of a column, however deep."""
+    """All string arrays of a column, at any depth of structs and lists."""
     if pyarrow.types.is_struct(array.type):
         for field in array.flatten():
             yield from _texts(field)
@@ -161,7 +170,7 @@ def _texts(array: pyarrow.Array) -> Iterator[pyarrow.Array]:
 
 
 def _data_faults(folder: Path, data: dict[str, Any]) -> list[str]:
-    """Where card, manifest and Parquet disagree, and what the viewer could not show."""
+    """Disagreements between card, manifest and Parquet files, and rows that the viewer cannot show."""
     manifest = read_json(folder / MANIFEST)
     infos = {info["config_name"]: info for info in _list(data["dataset_info"])}
     faults = []
@@ -172,25 +181,25 @@ def _data_faults(folder: Path, data: dict[str, Any]) -> list[str]:
             continue
         features = Features._from_yaml_list(infos[name]["features"])
         rows = {split["name"]: split["num_examples"] for split in infos[name]["splits"]}
-        for part in config["data_files"]:
-            files = _list(part["path"])
+        for entry in config["data_files"]:
+            split, files = entry["split"], _list(entry["path"])
             missing = [file for file in files if not (folder / file).is_file()]
             faults += [f"README.md: {name}: {file} does not exist" for file in missing]
-            found = [pyarrow.parquet.ParquetFile(folder / file) for file in files if file not in missing]
-            for file, parquet in zip([file for file in files if file not in missing], found, strict=True):
+            parquets = {file: pyarrow.parquet.ParquetFile(folder / file) for file in files if file not in missing}
+            for file, parquet in parquets.items():
                 faults += [f"{file}: {fault}" for fault in _parquet_faults(parquet, features)]
-            number = sum(parquet.metadata.num_rows for parquet in found)
-            if number != rows.get(part["split"]):
-                faults.append(f"README.md: {name}: {part['split']} has {number} rows, the card says otherwise")
+            num_rows = sum(parquet.metadata.num_rows for parquet in parquets.values())
+            if num_rows != rows.get(split):
+                faults.append(f"README.md: {name}: {split} has {num_rows} rows, the card says {rows.get(split)}")
     for name, splits in manifest["configs"].items():
-        long = [split for split, told in splits.items() if told["max_row_bytes"] > MAX_ROW_BYTES]
+        long = [split for split, record in splits.items() if record["max_row_bytes"] > MAX_ROW_BYTES]
         faults += [f"{name}/{split}: a row is longer than 2 MB; the viewer cannot show it" for split in long]
     return faults
 
 
 def _parquet_faults(parquet: pyarrow.parquet.ParquetFile, features: Features) -> Iterator[str]:
     if parquet.schema_arrow != features.arrow_schema:
-        yield "not the features of the card"
+        yield "its features differ from those of the card"
     groups = [parquet.metadata.row_group(index) for index in range(parquet.metadata.num_row_groups)]
     if any(group.total_byte_size > MAX_ROW_GROUP_BYTES for group in groups):
         yield "a row group is larger than 100 MB; the viewer cannot page through it"

@@ -1,11 +1,12 @@
-"""The card of a release, filled from its rows and from the reports of the steps that made them.
+"""The dataset card of a release, filled from its rows and from the reports of the pipeline steps.
 
-Nothing in it is typed by hand: an edit of the data is an edit of the card.
+Nothing in it is written by hand, so the card always describes the data beside it.
 """
 
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ from ..export import export_row
 from ..files import read_json
 from ..markdown import cell
 from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
-from .folder import PLOT, Split, union
+from .folder import PLOT, WrittenSplit, union
 
 
-# `cards/` lies beside the packages, in a checkout as in an installation.
+# `cards/` is beside the packages, both in a checkout and in an installation.
 DATASET_CARD_TEMPLATE = Path(__file__).parents[2] / "cards" / "dataset_card.md.jinja"
 
 TAGS = ["agents", "circuit-breakers", "prompt-injection", "representation-rerouting", "safety", "tool-calling"]
@@ -39,22 +40,23 @@ GATED_FIELDS = {
     "What the rows are for": "text",
     "I pass the rows on to nobody": "checkbox",
 }
-# Sizes as the Hub names them: (below, name).
+# Size categories of the Hub: (exclusive upper bound, name).
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+# Longest text, in characters, that the example row shows in full.
 LONG_TEXT = 240
 
 _LLAMA = re.compile(r"llama[-_ ]?(3\.[123])", re.IGNORECASE)
 
-Configs = dict[str, dict[str, Split]]
+Configs = dict[str, dict[str, WrittenSplit]]
 
 
 def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
     """The card of a release.
 
     Args:
-        repo_id (`str`): Where it will be loaded from.
+        repo_id (`str`): The Hub repository, `owner/name`.
         folder (`Path`): The release folder, with its reports.
-        configs (`dict`): What was written, as [`~hub.folder.write_release`] returns it.
+        configs (`dict`): The written splits by configuration, from [`~publish.folder.write_release`].
     """
     reports = {path.stem: read_json(path) for path in sorted((folder / "reports").glob("*.json"))}
     facts = card_facts(configs, reports)
@@ -63,7 +65,9 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
         template_path=str(DATASET_CARD_TEMPLATE),
         repo_id=repo_id,
         title="Circuit breakers for tool-calling agents",
-        configs={name: {split: part.rows for split, part in parts.items()} for name, parts in _all(configs).items()},
+        configs={
+            name: {split: written.rows for split, written in splits.items()} for name, splits in _all(configs).items()
+        },
         plot=PLOT,
         fence="```",
         cell=cell,
@@ -74,22 +78,23 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
 
 
 def card_data(configs: Configs, licences: list[str], folder: Path) -> DatasetCardData:
-    """The YAML of the card: what the Hub, its viewer and `load_dataset` go by."""
-    everything = _all(configs)
-    total = sum(part.rows for parts in configs.values() for part in parts.values())
+    """The YAML header of the card, which the Hub, its viewer and `load_dataset` read."""
+    all_configs = _all(configs)
+    total = sum(written.rows for splits in configs.values() for written in splits.values())
     data = DatasetCardData(
         pretty_name="Circuit breakers for tool-calling agents",
         language=["en"],
         license=licences if len(licences) > 1 else licences[0],
-        size_categories=[next((name for below, name in SIZES if total < below), "10M<n<100M")],
+        size_categories=[next((name for bound, name in SIZES if total < bound), "10M<n<100M")],
         task_categories=["text-generation"],
         tags=TAGS,
         viewer=True,
         extra_gated_prompt=GATED_PROMPT,
         extra_gated_fields=GATED_FIELDS,
     )
-    MetadataConfigs({name: _data_files(name, parts) for name, parts in everything.items()}).to_dataset_card_data(data)
-    infos = {name: _info(name, parts, folder) for name, parts in everything.items()}
+    data_files = {name: _data_files(name, splits) for name, splits in all_configs.items()}
+    MetadataConfigs(data_files).to_dataset_card_data(data)
+    infos = {name: _info(name, splits, folder) for name, splits in all_configs.items()}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     return data
 
@@ -100,19 +105,20 @@ def features_of(config: str) -> Features:
 
 
 def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
-    """What the template tells, counted from rows and reports."""
-    samples = [part for name in ("harmful", "retain") for part in configs[name].values()]
+    """Variables of the card template, counted from rows and reports."""
+    samples = [written for name in ("harmful", "retain") for written in configs[name].values()]
     prompts = list(configs["eval"].values())
-    of_samples, of_prompts = _sum(samples, "source"), _sum(prompts, "source")
-    names = sorted({*of_samples, *of_prompts})
+    sample_counts, prompt_counts = _sum(samples, "source"), _sum(prompts, "source")
+    names = sorted({*sample_counts, *prompt_counts})
     sheets = by_source(reports["sources"])
-    licences = {model: licence_of(model) for model, *_ in _sum(samples, "generator")}
+    # The licence of a Llama covers its outputs, so the release inherits it beside the licences of the sources.
+    licences = {model: output_licence(model) for model, *_ in _sum(samples, "generator")}
     llama = {model: licence for model, licence in sorted(licences.items()) if licence is not None}
-    checked = reports["validation_report"]["sets"].values()
+    validated = reports["validation_report"]["sets"].values()
     example, shortened = _example(configs["harmful"]["train"].example or {})
     completions = _sum(samples, "completion")
     return {
-        "sources": [_source(name, sheets[name], of_samples[name], of_prompts[name]) for name in names],
+        "sources": [_source(name, sheets[name], sample_counts[name], prompt_counts[name]) for name in names],
         "source_names": names,
         "licences": sorted({sheets[name]["licence"] for name in names} | set(llama.values())),
         "classes": _classes(configs),
@@ -126,7 +132,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "categories": dict(sorted(_sum(configs["harmful"].values(), "category").items())),
         "fitted": _sum(samples, "fitted").total(),
         "redacted": _sum(samples, "redacted").total(),
-        "rules": {key: sum(part[key] for part in checked) for key in ("rows", "quarantined")},
+        "rules": {key: sum(report[key] for report in validated) for key in ("rows", "quarantined")},
         "gates": reports["quality_gates"]["gates"] + reports["stats"]["gates"],
         "changed": reports["quality_gates"]["thresholds_changed_by_recipe"]
         | reports["stats"]["thresholds_changed_by_recipe"],
@@ -139,7 +145,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
 
 
 def plot_classes(configs: Configs, path: Path) -> None:
-    """Draw how many rows each class has, by split."""
+    """Plot the number of rows of each class, by split."""
     from matplotlib.figure import Figure
 
     classes = _classes(configs)
@@ -154,7 +160,7 @@ def plot_classes(configs: Configs, path: Path) -> None:
     axes.set_xlabel("rows")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    # Without the version of the library, so that the same rows give the same file.
+    # Without the library version in the metadata, the same rows give the same file.
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
@@ -167,34 +173,42 @@ def _all(configs: Configs) -> Configs:
     }
 
 
-def _data_files(config: str, splits: dict[str, Split]) -> dict[str, Any]:
-    files = [{"split": split, "path": part.files} for split, part in splits.items()]
+def _data_files(config: str, splits: dict[str, WrittenSplit]) -> dict[str, Any]:
+    files = [{"split": split, "path": written.files} for split, written in splits.items()]
     return {"data_files": files} | ({"default": True} if config == "train" else {})
 
 
-def _info(config: str, splits: dict[str, Split], folder: Path) -> DatasetInfo:
-    known = SplitDict()
-    for name, part in splits.items():
-        known[name] = SplitInfo(name, part.num_bytes, part.rows)
+def _info(config: str, splits: dict[str, WrittenSplit], folder: Path) -> DatasetInfo:
+    infos = SplitDict()
+    for name, written in splits.items():
+        infos[name] = SplitInfo(name, written.num_bytes, written.rows)
     return DatasetInfo(
         features=features_of(config),
-        splits=known,
-        download_size=sum((folder / file).stat().st_size for part in splits.values() for file in part.files),
-        dataset_size=sum(part.num_bytes for part in splits.values()),
+        splits=infos,
+        download_size=sum((folder / file).stat().st_size for written in splits.values() for file in written.files),
+        dataset_size=sum(written.num_bytes for written in splits.values()),
     )
 
 
-def _sum(parts: Any, key: str) -> Counter:
-    return sum((part.counts.get(key, Counter()) for part in parts), Counter())
+def _sum(splits: Iterable[WrittenSplit], key: str) -> Counter:
+    return sum((written.counts.get(key, Counter()) for written in splits), Counter())
 
 
 def _source(name: str, sheet: dict, samples: int, prompts: int) -> dict[str, Any]:
-    told = {"licence": sheet["licence"], "revision": sheet["source_revision"], "records": sheet["records"]}
-    return {"name": name, "samples": samples, "prompts": prompts, **told, "dropped": listed(sheet["drops"])}
+    """The row of a source in the card's table."""
+    return {
+        "name": name,
+        "samples": samples,
+        "prompts": prompts,
+        "licence": sheet["licence"],
+        "revision": sheet["source_revision"],
+        "records": sheet["records"],
+        "dropped": listed(sheet["drops"]),
+    }
 
 
-def licence_of(model: str) -> str | None:
-    """The licence that goes along with the outputs and adapters of a model, where it has such a one."""
+def output_licence(model: str) -> str | None:
+    """The licence that covers the outputs and adapters of a model, or `None` if its licence does not."""
     version = _LLAMA.search(model)
     return f"llama{version[1]}" if version else None
 
@@ -202,23 +216,23 @@ def licence_of(model: str) -> str | None:
 def _classes(configs: Configs) -> dict[str, dict[str, int]]:
     counts = {split: Counter[str]() for split in ("train", "test")}
     for config in ("harmful", "retain"):
-        for split, part in configs[config].items():
-            counts[split] += part.counts["class"]
-    known = [name for name in PRIORITY_WEIGHTS if any(count[name] for count in counts.values())]
-    return {name: {split: count[name] for split, count in counts.items()} for name in known}
+        for split, written in configs[config].items():
+            counts[split] += written.counts["class"]
+    present = [name for name in PRIORITY_WEIGHTS if any(count[name] for count in counts.values())]
+    return {name: {split: count[name] for split, count in counts.items()} for name in present}
 
 
-def _generators(samples: list[Split]) -> list[dict[str, Any]]:
+def _generators(samples: list[WrittenSplit]) -> list[dict[str, Any]]:
     keys = ("model", "revision", "temperature", "top_p")
-    counted = sorted(_sum(samples, "generator").items(), key=lambda item: (-item[1], str(item[0])))
-    return [dict(zip(keys, generator, strict=True)) | {"rows": rows} for generator, rows in counted]
+    by_count = sorted(_sum(samples, "generator").items(), key=lambda item: (-item[1], str(item[0])))
+    return [dict(zip(keys, generator, strict=True)) | {"rows": rows} for generator, rows in by_count]
 
 
 def _example(row: dict) -> tuple[str, bool]:
-    """A row as JSON text, and whether long texts were cut short in it."""
-    whole = export_row(row)
-    short = _shortened(whole)
-    return json.dumps(short, indent=2, ensure_ascii=False), short != whole
+    """A row as JSON text, and whether it was shortened."""
+    full = export_row(row)
+    short = _shortened(full)
+    return json.dumps(short, indent=2, ensure_ascii=False), short != full
 
 
 def _shortened(value: Any) -> Any:

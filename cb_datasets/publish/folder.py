@@ -1,13 +1,13 @@
-"""The folder of a release, exactly as the Hub will hold it, made from a data folder.
+"""The release folder of a dataset, exactly as it will be on the Hub, written from a data folder.
 
     README.md                                   the card
-    manifest.json                               every file with its hash, every split with its rows and theirs
+    manifest.json                               hash of every file; number and hash of the rows of every split
     harmful/{train,test}-00000-of-00001.parquet Ds
     retain/{train,test}-00000-of-00001.parquet  Dr
     eval/<task>-00000-of-00001.parquet          evaluation prompts
     reports/, schemas/, class_balance.png       sources, rules, gates, merge statistics, preflight; the JSON Schema
 
-The same data give the same bytes, so a second push of them changes nothing.
+The same data give the same bytes, so pushing them a second time changes nothing.
 """
 
 import hashlib
@@ -32,26 +32,26 @@ MANIFEST = "manifest.json"
 PLOT = "class_balance.png"
 REPORTS = ("sources", "validation_report", "quality_gates", "stats", "preflight")
 SCHEMA = "canonical_sample_schema.json"
-# What a release owns in a repository: a new one leaves nothing of the old one there.
+# Files in a repository that belong to a release: those that a new release does not have are deleted.
 _OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/")
 
-# The sides of the merged dataset, and what their splits are called on the Hub.
+# Splits of the merged dataset, and their names on the Hub.
 SPLITS = {"train": "train", "eval": "test"}
 SETS = {"harmful": "circuit_breaker", "retain": "retain"}
 
 # The Hub's viewer reads at most 300 MB for a page and wants row groups below 100 MB; loading is by file.
 ROW_GROUP_BYTES = 64 * 2**20
 SHARD_BYTES = 500 * 10**6
-# Rows looked at together while row groups are made.
+# Granularity in rows at which row groups are filled.
 PIECE_ROWS = 100
 
 
 @dataclass
-class Split:
-    """What was written of one split."""
+class WrittenSplit:
+    """Files and counts of one written split."""
 
     rows: int = 0
-    num_bytes: int = 0  # as Arrow holds them
+    num_bytes: int = 0  # in Arrow
     max_row_bytes: int = 0  # of a row's JSON text
     files: list[str] = field(default_factory=list)
     rows_sha256: str = ""
@@ -60,7 +60,7 @@ class Split:
 
 
 class RowsHash:
-    """Hash of rows in their order, the same from whatever file, library or machine they come."""
+    """Hash of rows in order, independent of file layout, library version and machine."""
 
     def __init__(self) -> None:
         self._digest = hashlib.sha256()
@@ -75,29 +75,32 @@ class RowsHash:
         return self._digest.hexdigest()
 
 
-def hash_of_rows(rows: Iterable[dict]) -> str:
-    """[`RowsHash`] of all rows."""
+def hash_rows(rows: Iterable[dict]) -> str:
+    """The [`RowsHash`] of all rows."""
     digest = RowsHash()
     for row in rows:
         digest.update(row)
     return digest.hexdigest()
 
 
-def write_release(data: Path, folder: Path) -> dict[str, dict[str, Split]]:
-    """Write everything but card and manifest; returns what was written, by configuration and split.
+def write_release(data: Path, folder: Path) -> dict[str, dict[str, WrittenSplit]]:
+    """Write everything except card and manifest.
 
     Args:
         data (`Path`): The data folder of a recipe, with `stage2/`, `prompts/`, `reports/` and `schemas/`.
         folder (`Path`): The release folder; it must be empty.
 
+    Returns:
+        `dict[str, dict[str, WrittenSplit]]`: The written splits by configuration.
+
     Raises:
         FileNotFoundError: If a step of the pipeline has not been run; it names the file.
-        ValueError: If Ds or Dr has no rows to train on.
+        ValueError: If Ds or Dr has no training rows, or there are no evaluation prompts.
     """
-    configs: dict[str, dict[str, Split]] = {"harmful": {}, "retain": {}, "eval": {}}
+    configs: dict[str, dict[str, WrittenSplit]] = {"harmful": {}, "retain": {}, "eval": {}}
     for config, name in SETS.items():
-        for side, split in SPLITS.items():
-            tables = _of_set(data / "stage2" / side, name)
+        for merged_split, split in SPLITS.items():
+            tables = _tables_of_set(data / "stage2" / merged_split, name)
             written = _write_split(tables, SAMPLE_FEATURES, folder, f"{config}/{split}")
             if written.rows:
                 configs[config][split] = written
@@ -113,29 +116,29 @@ def write_release(data: Path, folder: Path) -> dict[str, dict[str, Split]]:
     return configs
 
 
-def union(configs: dict[str, dict[str, Split]]) -> dict[str, Split]:
-    """The configuration `train`: Ds and Dr from the same files."""
-    parts = [configs["harmful"], configs["retain"]]
+def union(configs: dict[str, dict[str, WrittenSplit]]) -> dict[str, WrittenSplit]:
+    """The splits of the configuration `train`: Ds and Dr together, from the same files."""
+    sets = [configs["harmful"], configs["retain"]]
     return {
-        split: Split(
-            rows=sum(part[split].rows for part in parts if split in part),
-            num_bytes=sum(part[split].num_bytes for part in parts if split in part),
-            files=[file for part in parts if split in part for file in part[split].files],
+        split: WrittenSplit(
+            rows=sum(splits[split].rows for splits in sets if split in splits),
+            num_bytes=sum(splits[split].num_bytes for splits in sets if split in splits),
+            files=[file for splits in sets if split in splits for file in splits[split].files],
         )
         for split in SPLITS.values()
-        if any(split in part for part in parts)
+        if any(split in splits for splits in sets)
     }
 
 
-def write_manifest(folder: Path, configs: dict[str, dict[str, Split]]) -> dict:
-    """Write `manifest.json` last, over all files that are there."""
+def write_manifest(folder: Path, configs: dict[str, dict[str, WrittenSplit]]) -> dict:
+    """Write `manifest.json`, after all other files, and return it."""
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names(folder)
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in list_files(folder)
     }
-    told = ("rows", "max_row_bytes", "rows_sha256", "files")
+    keys = ("rows", "max_row_bytes", "rows_sha256", "files")
     manifest = {
         "configs": {
-            config: {split: {key: getattr(written, key) for key in told} for split, written in splits.items()}
+            config: {split: {key: getattr(written, key) for key in keys} for split, written in splits.items()}
             for config, splits in configs.items()
         },
         "files": files,
@@ -145,25 +148,26 @@ def write_manifest(folder: Path, configs: dict[str, dict[str, Split]]) -> dict:
 
 
 def is_owned(path: str) -> bool:
-    """Whether a file of a repository is part of a release."""
+    """Whether a file of a dataset repository belongs to a release."""
     return path.startswith(_OWNED)
 
 
-def names(folder: Path) -> list[str]:
-    """The files of a release by their path in the repository, without the manifest."""
+def list_files(folder: Path) -> list[str]:
+    """Paths of the files of a release, relative to its folder, without the manifest."""
     paths = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in paths if path != MANIFEST)
 
 
 @contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the place of `output` at the end, and is gone if anything fails before.
+def replacing_folder(output: Path) -> Iterator[Path]:
+    """An empty folder to fill, which replaces `output` at the end and is deleted if anything fails.
 
     Raises:
-        FileExistsError: If `output` is there and no release.
+        FileExistsError: If `output` exists and is not a release.
     """
+    # Whatever the user may have in a folder without a manifest, it is not ours to delete.
     if output.exists() and any(output.iterdir()) and not (output / MANIFEST).is_file():
-        raise FileExistsError(f"{output} is there and holds no release: name another folder.")
+        raise FileExistsError(f"{output} exists and is not a release: name another folder.")
     folder = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -175,49 +179,50 @@ def whole_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:
+def _tables_of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:
     for table in stream_tables(folder, SAMPLE_FEATURES):
         yield table.filter(pyarrow.compute.equal(table["set"], name))
 
 
-def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Path, name: str) -> Split:
-    """Write tables as shards `<name>-00000-of-0000N.parquet` and count what is in them."""
-    written, digest, shard_bytes = Split(), RowsHash(), 0
-    parts: list[Path] = []
-    with ExitStack() as shard:
+def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Path, name: str) -> WrittenSplit:
+    """Write tables as shards `<name>-00000-of-0000N.parquet` and count their rows."""
+    written, digest, shard_bytes = WrittenSplit(), RowsHash(), 0
+    # Shards are renamed at the end: their names contain the number of shards, which is not known before.
+    shards: list[Path] = []
+    with ExitStack() as open_shard:
         for group in _row_groups(tables):
-            if not parts or shard_bytes > SHARD_BYTES:
-                shard.close()
-                parts.append(folder / f"{name}-{len(parts):05}.part")
-                write, shard_bytes = shard.enter_context(parquet_writer(parts[-1], features)), 0
+            if not shards or shard_bytes > SHARD_BYTES:
+                open_shard.close()
+                shards.append(folder / f"{name}-{len(shards):05}.part")
+                write, shard_bytes = open_shard.enter_context(parquet_writer(shards[-1], features)), 0
             write(group)
             shard_bytes += group.nbytes
             written.rows += len(group)
             written.num_bytes += group.nbytes
             for row in _rows(group):
                 digest.update(row)
-                _count(written, row)
-    for number, part in enumerate(parts):
-        written.files.append(f"{name}-{number:05}-of-{len(parts):05}.parquet")
-        part.rename(folder / written.files[-1])
+                _count_row(written, row)
+    for number, shard in enumerate(shards):
+        written.files.append(f"{name}-{number:05}-of-{len(shards):05}.parquet")
+        shard.rename(folder / written.files[-1])
     written.rows_sha256, written.max_row_bytes = digest.hexdigest(), digest.longest
     return written
 
 
 def _row_groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
-    """The same rows in tables of [`ROW_GROUP_BYTES`] at most, unless a few rows are longer than that."""
-    held: list[pyarrow.Table] = []
-    held_bytes = 0
+    """Regroup rows into tables of at most [`ROW_GROUP_BYTES`], unless [`PIECE_ROWS`] rows are larger than that."""
+    pieces: list[pyarrow.Table] = []
+    num_bytes = 0
     for table in tables:
         for start in range(0, len(table), PIECE_ROWS):
             piece = table.slice(start, PIECE_ROWS)
-            if held and held_bytes + piece.nbytes > ROW_GROUP_BYTES:
-                yield pyarrow.concat_tables(held)
-                held, held_bytes = [], 0
-            held.append(piece)
-            held_bytes += piece.nbytes
-    if held:
-        yield pyarrow.concat_tables(held)
+            if pieces and num_bytes + piece.nbytes > ROW_GROUP_BYTES:
+                yield pyarrow.concat_tables(pieces)
+                pieces, num_bytes = [], 0
+            pieces.append(piece)
+            num_bytes += piece.nbytes
+    if pieces:
+        yield pyarrow.concat_tables(pieces)
 
 
 def _rows(table: pyarrow.Table) -> Iterator[dict]:
@@ -225,10 +230,10 @@ def _rows(table: pyarrow.Table) -> Iterator[dict]:
         yield from batch.to_pylist()
 
 
-def _count(written: Split, row: dict) -> None:
-    """Count what the card tells of the rows."""
+def _count_row(written: WrittenSplit, row: dict) -> None:
+    """Count the properties of a row that the card reports."""
     provenance = row["provenance"]
-    told = {
+    values = {
         "source": provenance["source_dataset"],
         "class": row.get("priority_class"),
         "outcome": row.get("outcome"),
@@ -241,7 +246,7 @@ def _count(written: Split, row: dict) -> None:
         "fitted": "fitted" if provenance["fitted"] else None,
         "redacted": "redacted" if provenance["redacted"] else None,
     }
-    for key, value in told.items():
+    for key, value in values.items():
         if value is not None:
             written.counts.setdefault(key, Counter())[value] += 1
     written.example = written.example or row

@@ -1,7 +1,7 @@
-"""A folder -> one commit of a private repository, tagged. The Hub holds the old release or the new one.
+"""Pushes a folder as one tagged commit of a private repository: the Hub has the old release or the new one.
 
-What is uploaded before the commit is not part of the repository; the commit names its parent, so a second push at the
-same time is refused by the Hub and tried again on top of the first.
+Files uploaded before the commit are not yet part of the repository. The commit names its parent, so the Hub rejects a
+concurrent push, which is then retried on top of the first.
 """
 
 import random
@@ -21,27 +21,28 @@ from huggingface_hub.errors import (
 )
 
 
+# HTTP status of a commit whose parent is no longer the head of the branch.
 CONFLICTS = (409, 412)
-# What any request may raise, in whichever HTTP library this version of the client uses.
+# Base class of the errors that a request may raise, from whichever HTTP library this version of the client uses.
 HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 ATTEMPTS = 6
 
 
 class PushError(ValueError):
-    """Why a push failed, and what the Hub holds now."""
+    """Raised with the reason why a push failed, and the state of the Hub."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where a release goes.
+    """Destination of a release.
 
     Args:
         repo_id (`str`): `owner/name`.
-        repo_type (`str`): `dataset` or `model`.
-        revision (`str`, *optional*): A branch; made from `main` if it is not there. `main` if left out.
-        create_pr (`bool`): Propose the release as a pull request; it is not tagged.
+        repo_type (`str`, *optional*, defaults to `"dataset"`): `dataset` or `model`.
+        revision (`str`, *optional*): Branch, created from `main` if it does not exist. `main` if left out.
+        create_pr (`bool`, *optional*, defaults to `False`): Propose the release as a pull request, without a tag.
         tag (`str`, *optional*): Name of the release; the next of `v1`, `v2`, ... if left out. A tag is never moved.
-        gated (`bool`): Whoever is not in the repository asks for access, which a person grants.
+        gated (`bool`, *optional*, defaults to `False`): Require access requests, approved manually.
     """
 
     repo_id: str
@@ -54,7 +55,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What the Hub holds now."""
+    """Result of a push."""
 
     commit: str
     url: str
@@ -63,38 +64,40 @@ class Pushed:
 
 
 def token_in_use() -> str:
-    """The token from the standard places: `HF_TOKEN`, or `hf auth login`.
+    """The token of the environment: `HF_TOKEN`, or that of `hf auth login`.
 
     Raises:
         PushError: If there is none.
     """
     token = get_token()
     if token is None:
-        raise PushError("no token: run `hf auth login`, or set HF_TOKEN to a token that may write.")
+        raise PushError("no token: run `hf auth login`, or set HF_TOKEN to a token with write access.")
     return token
 
 
 def push_folder(folder: Path, target: Target, token: str, is_owned: Callable[[str], bool]) -> Pushed:
-    """Make the files of a folder the release in a private repository, in one commit.
+    """Push the files of a folder as a release to a private repository, in one commit.
 
     Args:
         folder (`Path`): The release folder.
-        target ([`Target`]): Where it goes. A repository that is not there is created, private.
-        token (`str`): A token that may write there.
-        is_owned (`Callable[[str], bool]`): Whether a file in the repository is part of a release; such files are
-            deleted where the new release does not have them. All others stay.
+        target ([`Target`]): The destination. A repository that does not exist is created, private.
+        token (`str`): A token with write access.
+        is_owned (`Callable[[str], bool]`): Whether a file in the repository belongs to a release. Such files are
+            deleted if the new release does not have them; all others stay.
 
     Raises:
-        PushError: If the repository is public, access is refused, the tag exists, or others kept pushing.
+        PushError: If the repository is public, access is refused, the tag exists, or there were too many conflicts.
     """
     api = HfApi(token=token)
-    with _explained(target, token):
-        _open(api, target)
+    # The repository may be made public at any time, so it is checked before the upload, before every attempt to
+    # commit, and after the commit: the last check cannot prevent the leak, but reports it.
+    with _readable_errors(target, token):
+        _prepare_repository(api, target)
         _require_private(api, target, "nothing was sent")
         if target.tag in _tags(api, target):
-            raise PushError(f"{target.repo_id} has the tag {target.tag}, and a tag is never moved: name another.")
+            raise PushError(f"{target.repo_id} has the tag {target.tag}, and a tag is never moved: use another name.")
         commit = _commit(api, folder, target, is_owned)
-        _require_private(api, target, f"it was made public meanwhile, and commit {commit.oid} is there")
+        _require_private(api, target, f"it was made public during the push, and has commit {commit.oid}")
         tag = None if target.create_pr else _tag(api, target, commit.oid)
     return Pushed(commit.oid, f"{api.endpoint}/{_path(target)}", tag, commit.pr_url)
 
@@ -103,34 +106,36 @@ def _path(target: Target) -> str:
     return f"datasets/{target.repo_id}" if target.repo_type == "dataset" else target.repo_id
 
 
-def _open(api: HfApi, target: Target) -> None:
-    """Create the repository if it is not there, and its branch; close the gate if that is asked for."""
-    named: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
+def _prepare_repository(api: HfApi, target: Target) -> None:
+    """Create the repository and the branch if they do not exist, and gate the repository if requested."""
+    repository: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     try:
-        api.repo_info(**named)
+        api.repo_info(**repository)
     except RepositoryNotFoundError:
-        api.create_repo(**named, private=True, exist_ok=True)
+        api.create_repo(**repository, private=True, exist_ok=True)
+    # Settings and branches of a public repository are left alone as well.
     _require_private(api, target, "nothing was sent")
     if target.gated:
-        api.update_repo_settings(**named, gated="manual")
-    if target.revision is not None and not api.revision_exists(**named, revision=target.revision):
-        api.create_branch(**named, branch=target.revision, exist_ok=True)
+        api.update_repo_settings(**repository, gated="manual")
+    if target.revision is not None and not api.revision_exists(**repository, revision=target.revision):
+        api.create_branch(**repository, branch=target.revision, exist_ok=True)
 
 
 def _require_private(api: HfApi, target: Target, state: str) -> None:
     if api.repo_info(target.repo_id, repo_type=target.repo_type).private is not True:
         raise PushError(
-            f"{target.repo_id} is not private ({state}). Make it private in its settings, or name another repository."
+            f"{target.repo_id} is not private ({state}). Make it private in its settings, or use another repository."
         )
 
 
 def _commit(api: HfApi, folder: Path, target: Target, is_owned: Callable[[str], bool]) -> CommitInfo:
+    """Commit all files of the folder on top of the current head, and again if the head has moved."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for attempt in range(ATTEMPTS):
         _require_private(api, target, "nothing was sent")
         info = api.repo_info(target.repo_id, repo_type=target.repo_type, revision=target.revision)
-        there = api.list_repo_files(target.repo_id, repo_type=target.repo_type, revision=info.sha)
-        stale = [CommitOperationDelete(path) for path in there if is_owned(path) and path not in files]
+        existing = api.list_repo_files(target.repo_id, repo_type=target.repo_type, revision=info.sha)
+        stale = [CommitOperationDelete(path) for path in existing if is_owned(path) and path not in files]
         try:
             return api.create_commit(
                 target.repo_id,
@@ -144,22 +149,26 @@ def _commit(api: HfApi, folder: Path, target: Target, is_owned: Callable[[str], 
         except HfHubHTTPError as error:
             if error.response.status_code not in CONFLICTS:
                 raise
+            # Exponential backoff with jitter, so that concurrent pushes do not collide again.
             time.sleep(random.uniform(0, 0.5 * 2**attempt))
-    raise PushError(f"{target.repo_id}: others kept pushing, {ATTEMPTS} times. The last release of theirs is there.")
+    raise PushError(
+        f"{target.repo_id}: {ATTEMPTS} attempts failed because others pushed. It has their last release. Push again."
+    )
 
 
 def _tags(api: HfApi, target: Target) -> dict[str, str]:
-    """Commits by tag."""
+    """Commit of each tag."""
     refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
     return {tag.name: tag.target_commit for tag in refs.tags}
 
 
 def _tag(api: HfApi, target: Target, commit: str) -> str:
-    """Tag a commit. Without a name, a commit that has a tag keeps it."""
+    """Tag a commit, and return the tag. Without a given name, a commit that has a tag keeps it."""
     for _ in range(ATTEMPTS):
         tags = _tags(api, target)
         numbers = [int(name[1:]) for name in tags if name[:1] == "v" and name[1:].isdecimal()]
         of_commit = [name for name, tagged in tags.items() if tagged == commit]
+        # Pushing the same files again gives the same commit, which needs no second tag.
         if target.tag is None and of_commit:
             return of_commit[0]
         tag = target.tag or f"v{max(numbers, default=0) + 1}"
@@ -169,27 +178,28 @@ def _tag(api: HfApi, target: Target, commit: str) -> str:
         except HfHubHTTPError as error:
             if error.response.status_code != 409:
                 raise
+            # A concurrent push took the tag: try the next number, but never another name than the given one.
             if target.tag is not None:
                 break
-    raise PushError(f"{target.repo_id}: commit {commit} is there, but its tag was taken meanwhile: tag it yourself.")
+    raise PushError(f"{target.repo_id}: commit {commit} was pushed, but its tag is taken: tag it yourself.")
 
 
 @contextmanager
-def _explained(target: Target, token: str) -> Iterator[None]:
-    """Say in one line what the Hub refused; the token is in no message."""
+def _readable_errors(target: Target, token: str) -> Iterator[None]:
+    """Turn errors of the Hub client into a [`PushError`] of one line that never contains the token."""
     try:
         yield
     except OfflineModeIsEnabled:
         raise PushError("HF_HUB_OFFLINE is set: unset it to push.") from None
     except (RepositoryNotFoundError, LocalTokenNotFoundError):
-        raise PushError(f"{target.repo_id}: not there, or this token has no access to it.") from None
+        raise PushError(f"{target.repo_id}: it does not exist, or this token has no access to it.") from None
     except HfHubHTTPError as error:
         status = error.response.status_code
-        why = {401: "the token is not valid", 403: "the token may not write there"}.get(status)
-        told = " ".join((error.server_message or str(error)).split()).replace(token, "***")
+        why = {401: "the token is invalid", 403: "the token has no write access"}.get(status)
+        message = " ".join((error.server_message or str(error)).split()).replace(token, "***")
         raise PushError(
-            f"{target.repo_id}: {why or told[:300]} (HTTP {status}). Push again when that is mended."
+            f"{target.repo_id}: {why or message[:300]} (HTTP {status}). Fix that and push again."
         ) from None
-    except (OSError, HTTP_ERROR, RuntimeError) as error:  # a RuntimeError is what the client makes of a failed upload
-        told = " ".join(str(error).split()).replace(token, "***")
-        raise PushError(f"{target.repo_id}: the connection failed ({told[:200]}). Push again.") from None
+    except (OSError, HTTP_ERROR, RuntimeError) as error:  # the client raises RuntimeError for a failed upload
+        message = " ".join(str(error).split()).replace(token, "***")
+        raise PushError(f"{target.repo_id}: the connection failed ({message[:200]}). Push again.") from None

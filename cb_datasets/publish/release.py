@@ -1,4 +1,4 @@
-"""From a data folder to a release: the folder, whole and checked, or a reason why not.
+"""Builds a release from a data folder: a complete, checked folder, or an error that names every obstacle.
 
 data/demo/{stage2,prompts,reports}/ -> data/demo/release/ -> one commit of a private repository (`push.py`)
 """
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ..datasheet import by_source
 from ..files import ROWS_FILE, hashes_of, read_json
-from .check import faults_of
+from .check import folder_faults
 from .dataset_card import Configs, dataset_card, plot_classes
-from .folder import PLOT, REPORTS, SPLITS, whole_folder, write_manifest, write_release
+from .folder import PLOT, REPORTS, SPLITS, replacing_folder, write_manifest, write_release
 
 
 # Reports of steps that can fail; `sources` cannot.
@@ -17,48 +17,51 @@ GATED_REPORTS = tuple(name for name in REPORTS if name != "sources")
 
 
 class ReleaseError(ValueError):
-    """Why there is no release. Nothing was sent."""
+    """Raised with the reasons why a release cannot be built. Nothing was sent."""
 
 
 def make_release(data: Path, repo_id: str, output: Path, token: str | None = None) -> dict:
-    """Write the folder of a release, exactly as the Hub will hold it; returns its manifest.
+    """Write the release folder of a dataset, exactly as it will be on the Hub.
 
     Args:
         data (`Path`): The data folder of a recipe.
-        repo_id (`str`): Where it will be loaded from, for the card.
-        output (`Path`): The release folder. An older release there is replaced when the new one is whole.
-        token (`str`, *optional*): The token in use, which must be in no file.
+        repo_id (`str`): The Hub repository, `owner/name`, for the card.
+        output (`Path`): The release folder. An older release there is replaced when the new one is complete.
+        token (`str`, *optional*): The token in use, which no file may contain.
+
+    Returns:
+        `dict`: The manifest.
 
     Raises:
-        ReleaseError: If a check failed, a source may not be passed on, or the Hub would not take the folder.
+        ReleaseError: If a check failed, a source may not be redistributed, or the Hub would reject the folder.
         FileNotFoundError: If a step of the pipeline has not been run.
     """
-    _stop(_report_faults(data / "reports") or _stale_faults(data))
-    with whole_folder(output) as folder:
+    _raise_if_any(_report_faults(data / "reports") or _stale_report_faults(data))
+    with replacing_folder(output) as folder:
         configs = write_release(data, folder)
-        _stop(source_faults(configs, read_json(data / "reports" / "sources.json")))
+        _raise_if_any(source_faults(configs, read_json(data / "reports" / "sources.json")))
         plot_classes(configs, folder / PLOT)
         dataset_card(repo_id, folder, configs).save(folder / "README.md")
         manifest = write_manifest(folder, configs)
-        _stop(faults_of(folder, token))
+        _raise_if_any(folder_faults(folder, token))
     return manifest
 
 
 def source_faults(configs: Configs, sheets: dict[str, dict]) -> list[str]:
-    """Sources whose rows may not be passed on. AgentHarm's never may, whatever its data sheet says."""
+    """Sources whose rows may not be redistributed. AgentHarm never may, whatever its data sheet says."""
     faults = []
-    known = by_source(sheets)
+    source_sheets = by_source(sheets)
     for name, splits in configs.items():
-        for split, part in splits.items():
-            for source, rows in sorted(part.counts["source"].items()):
+        for split, written in splits.items():
+            for source, rows in sorted(written.counts["source"].items()):
                 if source == "agentharm":
                     why = "AgentHarm is never published"
-                elif source not in known:
-                    why = "reports/sources.json does not know the source, so nobody knows its licence"
-                elif known[source]["licence"] == "unknown":
-                    why = "nobody said what its licence is; `ingest jsonl --licence NAME` does"
-                elif not known[source]["redistributable"]:
-                    why = f"its licence ({known[source]['licence']}) does not let us pass it on"
+                elif source not in source_sheets:
+                    why = "the source is not in reports/sources.json, so its licence is not known"
+                elif source_sheets[source]["licence"] == "unknown":
+                    why = "its licence was not stated; state it with `ingest jsonl --licence NAME`"
+                elif not source_sheets[source]["redistributable"]:
+                    why = f"its licence ({source_sheets[source]['licence']}) does not allow redistribution"
                 else:
                     continue
                 faults.append(f"{name}/{split}: {rows} rows of {source}: {why}. Make the data without it.")
@@ -76,23 +79,24 @@ def _report_faults(reports: Path) -> list[str]:
     return faults
 
 
-def _stale_faults(data: Path) -> list[str]:
-    """Reports that are about other rows than these."""
+def _stale_report_faults(data: Path) -> list[str]:
+    """Reports of other rows than the current ones, by the hashes that they recorded."""
     stats, preflight = (read_json(data / "reports" / f"{name}.json") for name in ("stats", "preflight"))
-    merged = hashes_of(data / "stage2" / side for side in SPLITS)
-    asked = hashes_of(file.parent for file in sorted(data.glob(f"prompts/*/{ROWS_FILE}")))
-    told = {
-        "stats": (merged | asked, stats.get("outputs", {}) | stats.get("inputs", {})),
+    merged = hashes_of(data / "stage2" / split for split in SPLITS)
+    prompts = hashes_of(file.parent for file in sorted(data.glob(f"prompts/*/{ROWS_FILE}")))
+    hashes = {
+        "stats": (merged | prompts, stats.get("outputs", {}) | stats.get("inputs", {})),
         "preflight": (merged, preflight.get("inputs", {})),
     }
     return [
-        f"reports/{report}.json: does not tell of the rows that are in {name} now. Run the steps again, from merge on."
-        for report, (found, hashes) in told.items()
-        for name in found
-        if hashes.get(name) != found[name]
+        f"reports/{report}.json: was made from other rows than those in {name}. Run the steps again, from merge on."
+        for report, (current, recorded) in hashes.items()
+        for name in current
+        if recorded.get(name) != current[name]
     ]
 
 
-def _stop(faults: list[str]) -> None:
+def _raise_if_any(faults: list[str]) -> None:
+    # One fault fits on the line of the error; several are listed below it.
     if faults:
         raise ReleaseError("no release: " + "\n  ".join(["", *faults][len(faults) == 1 :]))

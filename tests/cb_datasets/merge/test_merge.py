@@ -126,7 +126,7 @@ def test_the_result_depends_on_the_seed_and_not_on_the_folders(trios, merged):
 
 def test_rows_are_shuffled_on_disk_as_in_memory(trios, merged, monkeypatch):
     kept = [row["id"] for row in merged(trios)[0]["train"]]
-    monkeypatch.setattr(write_module, "PART_ROWS", 5)
+    monkeypatch.setattr(write_module, "PARTITION_ROWS", 5)
     assert [row["id"] for row in merged(trios)[0]["train"]] == kept
 
 

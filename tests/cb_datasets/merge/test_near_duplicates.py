@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from cb_datasets.merge.near_duplicates import PromptIndex, near_repeats, normalized, request_text, shingles, signature
+from cb_datasets.merge.near_duplicates import PromptIndex, find_near_duplicates, normalized, request_text, shingles, signature
 
 
 WORDS = "tide tables of brest and the harbour master who keeps them under a stone near old town hall".split()
@@ -56,9 +56,9 @@ def test_repeats_are_found_within_their_bucket_and_the_first_one_stays():
     texts = ["the tide tables of brest are kept by the harbour master"] * 3 + ["something else entirely"] * 2
     signatures = np.stack([signature(text) for text in texts])
     same = np.zeros(5, np.uint64)
-    assert near_repeats(signatures, same, 0.95).tolist() == [-1, 0, 0, -1, 3]
-    assert near_repeats(signatures, np.arange(5, dtype=np.uint64), 0.95).tolist() == [-1] * 5
-    assert near_repeats(signatures[:0], same[:0], 0.95).tolist() == []
+    assert find_near_duplicates(signatures, same, 0.95).tolist() == [-1, 0, 0, -1, 3]
+    assert find_near_duplicates(signatures, np.arange(5, dtype=np.uint64), 0.95).tolist() == [-1] * 5
+    assert find_near_duplicates(signatures[:0], same[:0], 0.95).tolist() == []
 
 
 def test_repeats_agree_with_comparing_all():
@@ -68,7 +68,7 @@ def test_repeats_agree_with_comparing_all():
     for row in range(len(texts)):
         if all((signatures[row] == signatures[other]).mean() < 0.9 for other in kept):
             kept.append(row)
-    repeated = near_repeats(signatures, np.zeros(len(texts), np.uint64), 0.9)
+    repeated = find_near_duplicates(signatures, np.zeros(len(texts), np.uint64), 0.9)
     rows = np.flatnonzero(repeated >= 0)
     assert 0 < len(rows) < len(texts) / 2
     assert np.flatnonzero(repeated < 0).tolist() == kept
