@@ -1,6 +1,6 @@
-"""A Hub on this machine: the few endpoints of huggingface.co that clients use to read and write repositories.
+"""A local fake Hub: the few endpoints of huggingface.co that clients use to read and write repositories.
 
-It imitates status codes, error codes and headers, not rules: what the real Hub accepts is for the real Hub to say.
+It imitates status codes, error codes and headers, but not the validation rules of the real Hub.
 Clients find it by `HF_ENDPOINT`, which they read when they are imported.
 """
 
@@ -18,14 +18,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class LocalServer:
-    """An HTTP server in a thread, on a free port. It keeps what it was asked.
+    """An HTTP server in a thread, on a free port, that records all requests.
 
-    A subclass says how to `answer` a request.
+    A subclass implements `answer`.
     """
 
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []  # ("GET", "/path")
-        self.tokens: list[str] = []  # what came as "Authorization: Bearer ..."
+        self.tokens: list[str] = []  # from the headers "Authorization: Bearer ..."
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
 
@@ -42,7 +42,7 @@ class LocalServer:
         self._server.server_close()
 
     def answer(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> None:
-        """Answer one request; `path` is without the query, and still quoted."""
+        """Answer one request; `path` has no query and is still percent-encoded."""
         raise NotImplementedError
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -66,7 +66,7 @@ class LocalServer:
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-    """Send an answer; a HEAD request gets its headers only."""
+    """Send an answer; a HEAD request gets the headers only."""
     handler.send_response(status)
     for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
         handler.send_header(name, value)
@@ -77,13 +77,13 @@ def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: dic
 
 @dataclass
 class Repository:
-    """A repository. It begins with one commit, on the branch `main`.
+    """A repository that starts with one commit on the branch `main`.
 
     Args:
         commit (`str`): 40 hexadecimal digits.
         files (`dict[str, bytes]`): Content by path.
-        gated (`bool`): Everybody sees it, and nobody without the right token can read its files.
-        private (`bool`): Nobody without the right token sees it.
+        gated (`bool`): Visible to everybody, but only a token with access can read its files.
+        private (`bool`): Only visible to a token with access.
     """
 
     commit: str
@@ -111,7 +111,7 @@ class Repository:
 
 
 class HubError(Exception):
-    """What the Hub says when it refuses: status, `X-Error-Code`, `X-Error-Message` and maybe a body."""
+    """An error answer of the Hub: status, `X-Error-Code`, `X-Error-Message` and optionally a body."""
 
     def __init__(self, status: int, code: str, message: str = "", body: bytes = b"") -> None:
         super().__init__(message)
@@ -122,7 +122,7 @@ class HubError(Exception):
 
 @dataclass
 class Request:
-    """One request to a repository: who asks what, and the named parts of the path."""
+    """One request to a repository, with the access of its token and the named groups of the path."""
 
     hub: "FakeHub"
     repo_id: str
@@ -148,9 +148,9 @@ Answer = tuple[bytes, dict[str, str]]
 
 
 class FakeHub(LocalServer):
-    """A Hub with the datasets in `repositories`; models are there as `models/owner/name`.
+    """A Hub with the datasets in `repositories`; models have the keys `models/owner/name`.
 
-    One token, `token`, opens what is gated or private and may write; `reading_token` only reads.
+    `token` can read and write gated and private repositories; `reading_token` can only read them.
     """
 
     token = "hf_stand_in_token"
@@ -159,15 +159,15 @@ class FakeHub(LocalServer):
     def __init__(self) -> None:
         super().__init__()
         self.repositories: dict[str, Repository] = {}
-        self.objects: dict[str, bytes] = {}  # large files by sha256, uploaded and maybe in no commit yet
+        self.objects: dict[str, bytes] = {}  # uploaded large files by sha256, also those in no commit
         self.failing = False  # answer everything with "500 Internal Server Error"
         self.dies_at: int | None = None  # from this request on (the first is 0) every connection breaks
-        self.loses_answer = False  # the request at which it dies is carried out all the same
-        self.before_commit: Callable[[], None] | None = None  # what happens meanwhile
-        self._one_at_a_time = threading.RLock()
+        self.loses_answer = False  # the first broken request is still executed; only its answer is lost
+        self.before_commit: Callable[[], None] | None = None  # called before a commit, e.g. for a concurrent one
+        self._lock = threading.RLock()
 
     def answer(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> None:
-        with self._one_at_a_time:
+        with self._lock:
             number = len(self.requests) - 1
             dead = self.dies_at is not None and number >= self.dies_at
             if dead and not (self.loses_answer and number == self.dies_at):
@@ -199,7 +199,8 @@ class FakeHub(LocalServer):
             repo_id = parts.pop("repo_id", None)
             if repo_id is None:
                 return endpoint(Request(self, "", Repository("", {}), has_access, body, query, parts))
-            is_model = parts.get("kind", "models") == "models"
+            # Paths of models have no prefix where those of datasets begin with `datasets/`.
+            is_model = parts.get("repo_type", "models") == "models"
             repository = self.repositories.get(f"models/{repo_id}" if is_model else repo_id)
             if repository is None or (repository.private and not has_access):
                 raise HubError(404 if has_access else 401, "RepoNotFound", "Repository not found")
@@ -249,8 +250,8 @@ def _tree(request: Request) -> Answer:
 
 
 def _paths_info(request: Request) -> Answer:
-    wanted = parse_qs(request.body.decode())["paths"]
-    return _json([_entry(path, request.files[path]) for path in wanted if path in request.files])
+    paths = parse_qs(request.body.decode())["paths"]
+    return _json([_entry(path, request.files[path]) for path in paths if path in request.files])
 
 
 def _entry(path: str, content: bytes) -> dict:
@@ -268,20 +269,21 @@ def _refs(request: Request) -> Answer:
 
 
 def _create(request: Request) -> Answer:
-    told = request.json()
-    repo_id = f"{told['organization']}/{told['name']}"
-    key = repo_id if told.get("type") == "dataset" else f"models/{repo_id}"
+    settings = request.json()
+    repo_id = f"{settings['organization']}/{settings['name']}"
+    key = repo_id if settings.get("type") == "dataset" else f"models/{repo_id}"
     if key in request.hub.repositories:
         raise HubError(409, "Conflict", "You already created this repo", json.dumps({"url": repo_id}).encode())
-    first = {".gitattributes": b"*.parquet filter=lfs\n"}
-    request.hub.repositories[key] = Repository(_new_commit(key), first, private=told.get("visibility") == "private")
+    files = {".gitattributes": b"*.parquet filter=lfs\n"}
+    is_private = settings.get("visibility") == "private"
+    request.hub.repositories[key] = Repository(_new_commit(key), files, private=is_private)
     return _json({"url": f"{request.hub.url}/datasets/{repo_id}"})
 
 
 def _settings(request: Request) -> Answer:
-    told = request.json()
-    request.repository.gated = bool(told.get("gated", request.repository.gated))
-    request.repository.private = told.get("visibility", "private" if request.repository.private else "") == "private"
+    repository, settings = request.repository, request.json()
+    repository.gated = bool(settings.get("gated", repository.gated))
+    repository.private = settings.get("visibility", "private" if repository.private else "") == "private"
     return _json({})
 
 
@@ -302,12 +304,12 @@ def _tag(request: Request) -> Answer:
 
 
 def _preupload(request: Request) -> Answer:
-    """Large files go through LFS. What is there already is told by its hash."""
+    """How each file is to be uploaded: large files by LFS. Existing files have their hash."""
     files = []
     for file in request.json()["files"]:
         large = file["path"].endswith((".parquet", ".safetensors", ".png"))
-        there = request.files.get(file["path"])
-        oid = None if there is None else hashlib.sha256(there).hexdigest() if large else _object_id(there)
+        existing = request.files.get(file["path"])
+        oid = None if existing is None else hashlib.sha256(existing).hexdigest() if large else _object_id(existing)
         mode = "lfs" if large else "regular"
         files.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
     return _json({"files": files})
@@ -315,9 +317,10 @@ def _preupload(request: Request) -> Answer:
 
 def _batch(request: Request) -> Answer:
     objects = []
-    for each in request.json()["objects"]:
-        actions = {"upload": {"href": f"{request.hub.url}/lfs/{each['oid']}"}}
-        objects.append({**each, **({} if each["oid"] in request.hub.objects else {"actions": actions})})
+    for large_file in request.json()["objects"]:
+        actions = {"upload": {"href": f"{request.hub.url}/lfs/{large_file['oid']}"}}
+        is_uploaded = large_file["oid"] in request.hub.objects
+        objects.append({**large_file, **({} if is_uploaded else {"actions": actions})})
     return _json({"transfer": "basic", "objects": objects})
 
 
@@ -346,7 +349,7 @@ def _commit(request: Request) -> Answer:
             del files[value["path"]]
     commit = _new_commit(request.body.hex())
     repository.commits[commit] = files
-    address = f"{request.hub.url}/{request.parts['kind']}/{request.repo_id}".replace("/models/", "/")
+    address = f"{request.hub.url}/{request.parts['repo_type']}/{request.repo_id}".replace("/models/", "/")
     answer = {"success": True, "commitUrl": f"{address}/commit/{commit}", "commitOid": commit}
     if request.query.get("create_pr") == ["1"]:
         ref = f"refs/pr/{1 + sum(name.startswith('refs/pr/') for name in repository.refs)}"
@@ -360,8 +363,7 @@ def _commit(request: Request) -> Answer:
 
 
 def _validate(request: Request) -> Answer:
-    told = request.json()
-    if not told["content"].startswith("---\n"):
+    if not request.json()["content"].startswith("---\n"):
         raise HubError(400, "BadRequest", "", json.dumps({"errors": [{"message": "no metadata"}]}).encode())
     return _json({"errors": [], "warnings": []})
 
@@ -379,23 +381,23 @@ def _json(value: object) -> Answer:
 
 
 _ID = r"(?P<repo_id>[^/]+/[^/]+)"
-_KIND = r"(?P<kind>datasets|models)"
+_REPO_TYPE = r"(?P<repo_type>datasets|models)"
 _REVISION = r"(?P<revision>[^/]+)"
 _ENDPOINTS: list[tuple[str, str, Callable[[Request], Answer]]] = [
-    ("GET", rf"/{_KIND}/{_ID}/resolve/{_REVISION}/(?P<path>.+)", _file),
+    ("GET", rf"/{_REPO_TYPE}/{_ID}/resolve/{_REVISION}/(?P<path>.+)", _file),
     ("GET", rf"/{_ID}/resolve/{_REVISION}/(?P<path>.+)", _file),
-    ("GET", rf"/api/{_KIND}/{_ID}/refs", _refs),
-    ("GET", rf"/api/{_KIND}/{_ID}(?:/revision/{_REVISION})?", _info),
-    ("GET", rf"/api/{_KIND}/{_ID}/tree/{_REVISION}(?:/(?P<path>.+))?", _tree),
-    ("POST", rf"/api/{_KIND}/{_ID}/paths-info/{_REVISION}", _paths_info),
+    ("GET", rf"/api/{_REPO_TYPE}/{_ID}/refs", _refs),
+    ("GET", rf"/api/{_REPO_TYPE}/{_ID}(?:/revision/{_REVISION})?", _info),
+    ("GET", rf"/api/{_REPO_TYPE}/{_ID}/tree/{_REVISION}(?:/(?P<path>.+))?", _tree),
+    ("POST", rf"/api/{_REPO_TYPE}/{_ID}/paths-info/{_REVISION}", _paths_info),
     ("POST", "/api/repos/create", _create),
-    ("PUT", rf"/api/{_KIND}/{_ID}/settings", _settings),
-    ("POST", rf"/api/{_KIND}/{_ID}/branch/(?P<name>[^/]+)", _branch),
-    ("POST", rf"/api/{_KIND}/{_ID}/tag/{_REVISION}", _tag),
-    ("POST", rf"/api/{_KIND}/{_ID}/preupload/{_REVISION}", _preupload),
-    ("POST", rf"/(?P<kind>datasets)/{_ID}\.git/info/lfs/objects/batch", _batch),
+    ("PUT", rf"/api/{_REPO_TYPE}/{_ID}/settings", _settings),
+    ("POST", rf"/api/{_REPO_TYPE}/{_ID}/branch/(?P<name>[^/]+)", _branch),
+    ("POST", rf"/api/{_REPO_TYPE}/{_ID}/tag/{_REVISION}", _tag),
+    ("POST", rf"/api/{_REPO_TYPE}/{_ID}/preupload/{_REVISION}", _preupload),
+    ("POST", rf"/(?P<repo_type>datasets)/{_ID}\.git/info/lfs/objects/batch", _batch),
     ("POST", rf"/{_ID}\.git/info/lfs/objects/batch", _batch),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _upload),
-    ("POST", rf"/api/{_KIND}/{_ID}/commit/{_REVISION}", _commit),
+    ("POST", rf"/api/{_REPO_TYPE}/{_ID}/commit/{_REVISION}", _commit),
     ("POST", "/api/validate-yaml", _validate),
 ]

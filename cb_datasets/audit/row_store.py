@@ -58,8 +58,8 @@ class RowStore:
         for table in tables:
             self._starts.append(self._starts[-1] + len(table))
         self.facets = pyarrow.concat_tables(tables).unify_dictionaries().combine_chunks()
-        # Dictionary-encoded facets as plain arrays, for fast filters and counts: the values of each facet ("" for null)
-        # and, for each row, the position of its value.
+        # The facets as plain arrays, for fast filters and counts: the values of each facet ("" for null), and the
+        # position of each row's value.
         self._values = {name: ["", *self.facets[name].chunk(0).dictionary.to_pylist()] for name in FACETS}
         self._codes = {name: _codes(self.facets[name].chunk(0)) for name in FACETS}
         self.search = Search(self.files)

@@ -1,7 +1,7 @@
 """Offline checks of a release folder: faults that the Hub's validator or viewer would find, and leaked secrets.
 
 >>> folder_faults(Path("data/demo/release"))
-['README.md: unknown licence "apache2"']
+['README.md: unknown licence "apache2"', 'harmful/train-00000-of-00001.parquet: holds a Hugging Face token']
 """
 
 import re

@@ -30,15 +30,15 @@ DATASET_CARD_TEMPLATE = Path(__file__).parents[2] / "cards" / "dataset_card.md.j
 
 TAGS = ["agents", "circuit-breakers", "prompt-injection", "representation-rerouting", "safety", "tool-calling"]
 GATED_PROMPT = (
-    "These rows hold working attacks on tool-calling agents and completions that obey them. Access is for people who "
-    "make agents withstand such attacks. By asking for it you agree to keep the rows to yourself and to use them for "
-    "that only."
+    "These rows contain working attacks on tool-calling agents and completions that comply with them. Access is for "
+    "people who make agents robust to such attacks. By requesting access you agree not to share the rows and to use "
+    "them for this purpose only."
 )
 GATED_FIELDS = {
     "Name": "text",
     "Affiliation": "text",
-    "What the rows are for": "text",
-    "I pass the rows on to nobody": "checkbox",
+    "Intended use": "text",
+    "I will not share the rows": "checkbox",
 }
 # Size categories of the Hub: (exclusive upper bound, name).
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))

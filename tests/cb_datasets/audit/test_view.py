@@ -1,4 +1,4 @@
-"""The audit page: what its server gives and refuses, the marks it keeps, and in a real browser that rows are text."""
+"""The audit page: answers and refusals of its server, marks, and, in a real browser, that rows are shown as text."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ from builders.trace import tool_call
 from cb_datasets.audit.cached_table import NotReady
 from cb_datasets.audit.marks import Marks, marked_bad
 from cb_datasets.audit.row_store import RowStore
-from cb_datasets.audit.token_lengths import Lengths
+from cb_datasets.audit.token_lengths import TokenLengths
 from cb_datasets.audit.view import AuditServer
 from cb_datasets.chat import encode_sample
 from cb_datasets.files import load_rows, save_rows, to_dataset
@@ -37,7 +37,7 @@ PAYLOADS = (
 
 @pytest.fixture
 def data(release_data: Path, tmp_path: Path) -> Path:
-    """A data folder in which the first row of train attacks the page, after a character outside the first plane."""
+    """A data folder whose first train row attacks the page, after a character that takes two UTF-16 units."""
     folder = Path(shutil.copytree(release_data, tmp_path / "data"))
     rows = list(load_rows(folder / "stage2" / "train"))
     [at, *_] = [number for number, row in enumerate(rows) if row["set"] == "circuit_breaker"]
@@ -81,8 +81,8 @@ def mark(server: AuditServer, id: str, verdict: str | None, note: str = "", **he
 # ------------------------------------------------------------------------------------------------------------ the rows
 
 
-def test_every_row_is_there_by_number_and_id(server: AuditServer, data: Path):
-    rows = [row for side in ("eval", "train") for row in load_rows(data / "stage2" / side)]
+def test_every_row_is_found_by_number_and_id(server: AuditServer, data: Path):
+    rows = [row for split in ("eval", "train") for row in load_rows(data / "stage2" / split)]
     assert [server.store.row(number) for number in range(len(rows))] == rows
     shown = get(server, f"/api/row?id={quote(rows[-1]['id'], safe='')}")
     assert shown["row"] == rows[-1] and shown["number"] == len(rows) - 1 and shown["mark"] is None
@@ -93,7 +93,7 @@ def is_flip_of_train(row: dict) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("query", "is_wanted"),
+    ("query", "is_selected"),
     [
         ("config=stage2&split=train", lambda row: row["split"] == "train"),
         ("config=stage2&class=benign_twin", lambda row: row["priority_class"] == "benign_twin"),
@@ -105,15 +105,15 @@ def is_flip_of_train(row: dict) -> bool:
         ("config=stage2&q=search_web&class=harmful_flip&split=train", is_flip_of_train),
     ],
 )
-def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: str, is_wanted):
-    rows = [row for side in ("eval", "train") for row in load_rows(data / "stage2" / side)]
+def test_rows_are_filtered_and_searched(server: AuditServer, data: Path, query: str, is_selected):
+    rows = [row for split in ("eval", "train") for row in load_rows(data / "stage2" / split)]
     page = get(server, f"/api/rows?{query}")
-    expected = [row["id"] for row in rows if is_wanted(row)]
+    expected = [row["id"] for row in rows if is_selected(row)]
     assert page["total"] == len(expected) and [row["id"] for row in page["rows"]] == expected[:100]
     assert get(server, f"/api/counts?{query}")["counts"].get("config", {}).get("stage2", 0) == len(expected)
 
 
-def test_pages_of_a_search_follow_one_another(server: AuditServer, monkeypatch):
+def test_pages_of_a_search_cover_all_results_in_order(server: AuditServer, monkeypatch):
     every = [row["number"] for row in get(server, "/api/rows?q=manuals&split=train")["rows"]]
     monkeypatch.setattr("cb_datasets.audit.view.PAGE_ROWS", 7)
     pages = [get(server, f"/api/rows?q=manuals&split=train&offset={at}") for at in range(0, len(every) + 7, 7)]
@@ -121,17 +121,17 @@ def test_pages_of_a_search_follow_one_another(server: AuditServer, monkeypatch):
     assert {page["total"] for page in pages} == {len(every)}
 
 
-def test_a_search_before_its_time_is_told_to_wait(server: AuditServer, monkeypatch):
+def test_a_search_before_the_index_is_ready_answers_wait(server: AuditServer, monkeypatch):
     def not_ready(text: str) -> None:
         raise NotReady("3 of 4 so far")
 
     monkeypatch.setattr(server.store.search, "rows_with", not_ready)
     status, _, body = request(server, "GET", "/api/rows?q=web")
     assert status == 503 and json.loads(body) == {"wait": "3 of 4 so far"}
-    assert get(server, "/api/rows?class=refusal")["total"] > 0, "all else goes on"
+    assert get(server, "/api/rows?class=refusal")["total"] > 0, "filters work without the index"
 
 
-def test_a_release_a_set_and_a_file_can_be_looked_at(release_data: Path, tmp_path: Path):
+def test_a_release_a_set_and_a_file_can_be_opened(release_data: Path, tmp_path: Path):
     make_release(release_data, "someone/breakers", tmp_path / "release")
     release = RowStore(tmp_path / "release")
     assert set(release.facets["config"].to_pylist()) == {"harmful", "retain", "eval"}
@@ -151,10 +151,10 @@ def test_quarantine_is_filtered_by_the_rule_that_was_broken(release_data: Path, 
     store = RowStore(folder)
     [number] = store.select({"config": "quarantine", "reason": "R5"}).tolist()
     assert store.row(number)["id"] == some[1]["id"]
-    assert store.counts(store.select({"config": "quarantine"}))["reason"] == {"R4b": 1, "R5": 1}
+    assert store.facet_counts(store.select({"config": "quarantine"}))["reason"] == {"R4b": 1, "R5": 1}
 
 
-def test_what_is_not_there_is_told(server: AuditServer):
+def test_unknown_rows_and_pages_are_errors(server: AuditServer):
     for path in ("/api/row?number=100000", "/api/row?id=none", "/api/row", "/api/rows?offset=x"):
         status, _, body = request(server, "GET", path)
         assert status == 400 and json.loads(body)["error"]
@@ -166,7 +166,7 @@ def test_what_is_not_there_is_told(server: AuditServer):
 
 @pytest.fixture
 def measuring(data: Path, tiny_agent_path: Path) -> Iterator[AuditServer]:
-    """A server with a tokenizer, on rows of which one does not render."""
+    """A server with a tokenizer, on rows one of which does not render."""
     rows = list(load_rows(data / "stage2" / "eval"))
     rows[0]["messages"][1]["tool_calls"] = [tool_call("web", "no JSON", "c")]
     save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / "eval", {})
@@ -176,53 +176,53 @@ def measuring(data: Path, tiny_agent_path: Path) -> Iterator[AuditServer]:
         yield running
 
 
-def test_lengths_are_those_of_the_one_renderer(measuring: AuditServer, data: Path, tiny_agent_path: Path):
+def test_lengths_are_those_of_encode_sample(measuring: AuditServer, data: Path, tiny_agent_path: Path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
     rows = [row for row in load_rows(data / "stage2" / "train") if row["priority_class"] == "refusal"]
-    told = measuring.statistics({"config": "stage2", "split": "train", "class": "refusal"})
+    statistics = measuring.statistics({"config": "stage2", "split": "train", "class": "refusal"})
     encoded = [encode_sample(tokenizer, row) for row in rows]
     for part in ("prompt", "completion"):
         lengths = sorted(len(getattr(each, part).ids) for each in encoded)
-        assert told["lengths"][part]["max"] == lengths[-1] and told["lengths"][part]["rows"] == len(rows)
-        assert told["lengths"][part]["p50"] == lengths[(len(lengths) - 1) // 2]
-        assert sum(told["lengths"][part]["histogram"].values()) == told["rows"] == len(rows)
-    assert told["counts"]["class"] == {"refusal": len(rows)}
-    number = measuring.store.number_of(rows[0]["id"])
-    in_words = f"{len(encoded[0]['prompt_ids'])} prompt, {len(encoded[0]['completion_ids'])} completion"
-    assert measuring.row({"number": str(number)})["tokens"] == in_words
+        assert statistics["lengths"][part]["max"] == lengths[-1] and statistics["lengths"][part]["rows"] == len(rows)
+        assert statistics["lengths"][part]["p50"] == lengths[(len(lengths) - 1) // 2]
+        assert sum(statistics["lengths"][part]["histogram"].values()) == statistics["rows"] == len(rows)
+    assert statistics["counts"]["class"] == {"refusal": len(rows)}
+    number = measuring.store.row_number(rows[0]["id"])
+    text = f"{len(encoded[0].prompt.ids)} prompt, {len(encoded[0].completion.ids)} completion"
+    assert measuring.row({"number": str(number)})["tokens"] == text
 
 
 def test_a_row_that_does_not_render_is_counted_and_shown(measuring: AuditServer):
-    told = measuring.statistics({"config": "stage2", "split": "eval"})
-    assert told["lengths"]["prompt"]["not_measured"] == 1
-    assert told["lengths"]["prompt"]["rows"] == told["rows"] - 1
+    statistics = measuring.statistics({"config": "stage2", "split": "eval"})
+    assert statistics["lengths"]["prompt"]["not_measured"] == 1
+    assert statistics["lengths"]["prompt"]["rows"] == statistics["rows"] - 1
     assert measuring.row({"number": "0"})["tokens"] == "does not render"
     prompts = measuring.statistics({"config": "prompts"})
     assert prompts["lengths"]["completion"]["rows"] == 0 and prompts["lengths"]["prompt"]["rows"] == prompts["rows"]
 
 
-def test_lengths_are_counted_once_for_a_tokenizer(measuring: AuditServer, tiny_agent_path: Path, monkeypatch):
-    def counts_again(lengths: Lengths) -> None:
+def test_lengths_are_counted_once_per_tokenizer(measuring: AuditServer, tiny_agent_path: Path, monkeypatch):
+    def count_again(lengths: TokenLengths) -> None:
         raise RuntimeError("again")
 
-    monkeypatch.setattr(Lengths, "_make", counts_again)
+    monkeypatch.setattr(TokenLengths, "_compute_batches", count_again)
     tokenizer, numbers = AutoTokenizer.from_pretrained(tiny_agent_path), measuring.store.select({})
-    same = Lengths(measuring.store.files, tokenizer)
+    same = TokenLengths(measuring.store.files, tokenizer)
     assert same.batches(seconds=60) and same.statistics(numbers) == measuring.lengths.statistics(numbers)
     tokenizer.chat_template += " "
     with pytest.raises(ValueError, match="Counting tokens failed: again"):
-        Lengths(measuring.store.files, tokenizer).batches(seconds=60)
+        TokenLengths(measuring.store.files, tokenizer).batches(seconds=60)
 
 
-def test_without_a_model_there_are_counts_and_no_lengths(server: AuditServer):
-    told = get(server, "/api/statistics?class=refusal")
-    assert told["lengths"] is None and told["rows"] == told["counts"]["class"]["refusal"]
+def test_without_a_tokenizer_there_are_counts_but_no_lengths(server: AuditServer):
+    statistics = get(server, "/api/statistics?class=refusal")
+    assert statistics["lengths"] is None and statistics["rows"] == statistics["counts"]["class"]["refusal"]
 
 
 # --------------------------------------------------------------------------------------------------------------- marks
 
 
-def test_marks_are_kept_changed_and_taken_away(server: AuditServer, data: Path):
+def test_marks_are_saved_and_removed(server: AuditServer, data: Path):
     first, second = (row["id"] for row in get(server, "/api/rows")["rows"][:2])
     assert mark(server, first, "bad", "no attack") == mark(server, second, "good") == 200
     file = data / "audit" / "marks.parquet"
@@ -233,20 +233,20 @@ def test_marks_are_kept_changed_and_taken_away(server: AuditServer, data: Path):
     assert mark(server, second, "fine") == 400 and mark(server, "none", "bad") == 400
 
 
-def test_merge_leaves_out_what_was_marked_bad(server: AuditServer, data: Path, tmp_path: Path):
+def test_merge_drops_rows_that_are_marked_bad(server: AuditServer, data: Path, tmp_path: Path):
     bad = load_rows(data / "stage2" / "train")[1]["id"]
     assert mark(server, bad, "bad") == 200
-    sets = [folder for part in ("harmful", "retain") for folder in sorted((data / part).iterdir())]
+    sets = [folder for name in ("harmful", "retain") for folder in sorted((data / name).iterdir())]
     arguments = ("--prompts", data / "prompts", "--output", tmp_path / "stage2", "--min-adversarial-safe", 1)
     run("merge", *sets, *arguments, "--marks", data / "audit" / "marks.parquet", "--dr-ratio", 1)
-    kept = {row["id"] for side in ("train", "eval") for row in load_rows(tmp_path / "stage2" / side)}
+    kept = {row["id"] for split in ("train", "eval") for row in load_rows(tmp_path / "stage2" / split)}
     assert kept and bad not in kept
 
 
-# -------------------------------------------------------------------------------------------------------- nobody else
+# ------------------------------------------------------------------------------------------------------------ security
 
 
-def test_it_listens_on_loopback_and_under_its_own_name_only(server: AuditServer):
+def test_it_listens_on_loopback_and_rejects_other_host_names(server: AuditServer):
     assert server.server_address[0] == "127.0.0.1"
     assert request(server, "GET", "/", Host="evil.example")[0] == 403
     assert request(server, "GET", "/api/rows", Host=f"evil.example:{server.server_port}")[0] == 403
@@ -256,7 +256,7 @@ def test_it_listens_on_loopback_and_under_its_own_name_only(server: AuditServer)
     "headers",
     [{"Origin": "http://evil.example"}, {"Content-Type": "text/plain"}, {"Host": "evil.example"}, {"Origin": ""}],
 )
-def test_another_site_cannot_mark(server: AuditServer, data: Path, headers: dict):
+def test_another_site_cannot_mark_rows(server: AuditServer, data: Path, headers: dict):
     id = get(server, "/api/rows")["rows"][0]["id"]
     assert mark(server, id, "bad", **headers) == 403
     assert not (data / "audit").exists()
@@ -270,7 +270,7 @@ def test_the_page_allows_no_script_but_its_own_and_loads_nothing(server: AuditSe
     assert "NONCE" not in page and not re.findall(
         r"https?://|innerHTML|insertAdjacentHTML|document\.write|eval\(", page
     )
-    assert nonce not in request(server, "GET", "/")[2].decode(), "every page has its own"
+    assert nonce not in request(server, "GET", "/")[2].decode(), "every response has its own nonce"
 
 
 # ----------------------------------------------------------------------------------------------------------- a browser
@@ -280,24 +280,24 @@ SHOWN = "document.querySelector('#row a')?.textContent"
 
 
 def filter_by(browser: Browser, value: str) -> None:
-    """Press the button of a facet's value."""
+    """Click the button of a facet's value."""
     facets = "[...document.querySelectorAll('.facet')]"
     browser.value(f"{facets}.find(b => b.textContent.startsWith({json.dumps(value)})).click()")
 
 
 def search_for(browser: Browser, text: str) -> None:
-    """Type into the search, and leave it."""
+    """Type into the search field and leave it."""
     field = "document.querySelector('#search')"
     browser.value(f"{field}.value = {json.dumps(text)}; {field}.dispatchEvent(new Event('change'))")
 
 
 @pytest.mark.browser
-def test_payloads_show_as_text(server: AuditServer, browser: Browser, data: Path):
+def test_payloads_are_shown_as_text(server: AuditServer, browser: Browser, data: Path):
     attacked = load_rows(data / "stage2" / "train")[0]
     browser.open(f"{server.url}#id={quote(attacked['id'], safe='')}")
     browser.until(f"{SHOWN} === {json.dumps(attacked['id'])}")
-    assert browser.value("document.title") == "Audit", "no script of a row ran"
-    assert browser.value("document.querySelector('#row mark').textContent") == " ".join(PAYLOADS), "to the character"
+    assert browser.value("document.title") == "Audit", "no script from a row ran"
+    assert browser.value("document.querySelector('#row mark').textContent") == " ".join(PAYLOADS), "the exact span"
     assert browser.value("document.querySelector('.turn.user pre').textContent") == attacked["messages"][1]["content"]
     assert browser.value("document.querySelector('#raw').textContent") == attacked["assistant_raw"]
     assert browser.value("document.querySelector('#raw .special').textContent") == "<|python_tag|>"
@@ -306,7 +306,7 @@ def test_payloads_show_as_text(server: AuditServer, browser: Browser, data: Path
 
 
 @pytest.mark.browser
-def test_rows_are_gone_through_and_marked_by_keyboard(server: AuditServer, browser: Browser, data: Path):
+def test_rows_are_browsed_and_marked_by_keyboard(server: AuditServer, browser: Browser, data: Path):
     ids = [row["id"] for row in get(server, "/api/rows")["rows"]]
     browser.open(server.url)
     browser.until(f"{SHOWN} === {json.dumps(ids[0])}")
@@ -320,7 +320,7 @@ def test_rows_are_gone_through_and_marked_by_keyboard(server: AuditServer, brows
     assert marked_bad(data / "audit" / "marks.parquet") == set()
     browser.press("k")
     browser.until(f"{SHOWN} === {json.dumps(ids[0])}")
-    assert browser.value("location.hash") == f"#id={quote(ids[0], safe='')}", "the address leads back to this row"
+    assert browser.value("location.hash") == f"#id={quote(ids[0], safe='')}", "the URL links to this row"
 
 
 @pytest.mark.browser
@@ -334,36 +334,36 @@ def test_rows_are_filtered_and_searched_on_the_page(server: AuditServer, browser
     browser.press("/")
     assert browser.value("document.activeElement.id") == "search"
     browser.press("j")
-    assert browser.value("document.querySelector('#search').value") == "j", "keys are text where text is typed"
+    assert browser.value("document.querySelector('#search').value") == "j", "shortcuts are off in text fields"
     search_for(browser, "onerror")
     browser.until(f"{total} === '1 rows'")
 
 
 @pytest.mark.browser
-def test_next_and_previous_stay_among_what_is_filtered_and_searched(server: AuditServer, browser: Browser):
-    wanted = [row["id"] for row in get(server, "/api/rows?class=harmful_flip&q=search_web")["rows"]]
+def test_next_and_previous_stay_within_the_selection(server: AuditServer, browser: Browser):
+    selected = [row["id"] for row in get(server, "/api/rows?class=harmful_flip&q=search_web")["rows"]]
     browser.open(server.url)
     browser.until(f"!!{SHOWN}")
     search_for(browser, "SEARCH_web")
     number = get(server, "/api/rows?q=search_web")["total"]
     browser.until(f"document.querySelector('#total').textContent === '{number} rows'")
     filter_by(browser, "harmful_flip")
-    for id in wanted[:3]:
+    for id in selected[:3]:
         browser.until(f"{SHOWN} === {json.dumps(id)}")
         browser.press("j")
-    browser.until(f"{SHOWN} === {json.dumps(wanted[3])}")
-    for id in wanted[2::-1]:
+    browser.until(f"{SHOWN} === {json.dumps(selected[3])}")
+    for id in selected[2::-1]:
         browser.press("k")
         browser.until(f"{SHOWN} === {json.dumps(id)}")
 
 
 @pytest.mark.browser
-def test_a_search_waits_until_the_rows_have_been_read(server: AuditServer, browser: Browser, monkeypatch):
+def test_a_search_waits_until_the_index_is_ready(server: AuditServer, browser: Browser, monkeypatch):
     search, answers = server.store.search.rows_with, iter(["1 of 4 so far", "3 of 4 so far"])
 
     def not_ready_twice(text: str) -> np.ndarray:
-        if told := next(answers, None):
-            raise NotReady(told)
+        if progress := next(answers, None):
+            raise NotReady(progress)
         return search(text)
 
     monkeypatch.setattr(server.store.search, "rows_with", not_ready_twice)
@@ -374,7 +374,7 @@ def test_a_search_waits_until_the_rows_have_been_read(server: AuditServer, brows
 
 
 @pytest.mark.browser
-def test_statistics_are_drawn_for_what_is_wanted(measuring: AuditServer, browser: Browser):
+def test_statistics_are_plotted_for_the_selection(measuring: AuditServer, browser: Browser):
     threading.Thread(target=measuring.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     rects = "[...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('rect').length)"
     browser.open(measuring.url)

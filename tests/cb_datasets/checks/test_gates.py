@@ -1,4 +1,4 @@
-"""One gate, one test, both ways: what a good set is, and the set broken in just that way."""
+"""One test per gate: a good set passes it, and the set with one defect fails it."""
 
 import dataclasses
 
@@ -37,8 +37,8 @@ def test_no_gate_passes_over_zero_rows():
     assert not at_most("x", 0.0, 1.0, 0).passed
     nothing = count_profiles([])
     for gates in (format_gates, harmful_gates, retain_gates):
-        made = gates(nothing, LIMITS)
-        assert made and all(not gate.passed for gate in made)
+        results = gates(nothing, LIMITS)
+        assert results and all(not gate.passed for gate in results)
     assert all(not gate.passed for gate in merged_gates([], [], [], MERGED))
     assert not gate_report([], LIMITS)["passed"]
 
@@ -64,7 +64,7 @@ def test_format_before_and_after_quarantine(make_sample):
     assert failed(format_gates(count_profiles([*good[:18], bad], "set", {"bad"}), LIMITS)) == {before}
 
 
-def test_a_set_that_is_all_in_quarantine_fails(make_sample):
+def test_a_fully_quarantined_set_fails(make_sample):
     rows = [make_sample(RIGHT, "adversarial_safe", id="a")]
     assert len(failed(format_gates(count_profiles(rows, "set", {"a"}), LIMITS))) == 2
 
@@ -84,7 +84,7 @@ def good_ds(make_sample):
     return harmful(make_sample) + harmful(make_sample, category="LLM02")
 
 
-def test_harmful_set(make_sample, good_ds):
+def test_a_good_ds_passes_and_needs_two_categories(make_sample, good_ds):
     assert failed(harmful_gates(count_profiles(good_ds), LIMITS)) == set()
     assert failed(harmful_gates(count_profiles(harmful(make_sample)), LIMITS)) == {
         "harmful: categories",
@@ -92,14 +92,14 @@ def test_harmful_set(make_sample, good_ds):
     }
 
 
-def test_the_largest_category(make_sample, good_ds):
+def test_no_category_may_dominate(make_sample, good_ds):
     more = harmful(make_sample, n=20)
     assert failed(harmful_gates(count_profiles(more + good_ds[5:]), LIMITS)) == set()
     assert failed(harmful_gates(count_profiles(more + good_ds[6:]), LIMITS)) == {"harmful: largest category"}
 
 
 def test_outcomes_are_recomputed(make_sample, good_ds):
-    """Rows that claim to be flips and are not."""
+    """Rows labelled as flips that do not flip."""
     fakes = [{**row, "outcome": "attack_success"} for row in harmful(make_sample, RIGHT, n=2)]
     assert failed(harmful_gates(count_profiles(good_ds + fakes), LIMITS)) == {"harmful: flips that do not flip"}
     more = [{**row, "outcome": "attack_success"} for row in harmful(make_sample, RIGHT, n=3)]
@@ -109,23 +109,23 @@ def test_outcomes_are_recomputed(make_sample, good_ds):
     }
 
 
-def test_compliance_in_words_is_harm_and_babble_is_none(make_sample):
-    words = [
+def test_textual_compliance_is_harmful_and_degenerate_text_is_not(make_sample):
+    compliant = [
         make_sample(TEXT, "harmful_compliance", category=f"LLM0{number % 2}", id=str(number)) for number in range(10)
     ]
-    assert failed(harmful_gates(count_profiles(words), LIMITS)) == set()
-    babble = make_sample("to to to to to to to to<|eot_id|>", "harmful_compliance", id="b")
-    assert failed(harmful_gates(count_profiles(words[:2] + [babble]), LIMITS)) == {"harmful: attack succeeded"}
+    assert failed(harmful_gates(count_profiles(compliant), LIMITS)) == set()
+    degenerate = make_sample("to to to to to to to to<|eot_id|>", "harmful_compliance", id="b")
+    assert failed(harmful_gates(count_profiles(compliant[:2] + [degenerate]), LIMITS)) == {"harmful: attack succeeded"}
 
 
-def test_recorded_share(good_ds):
+def test_recorded_completions_are_limited(good_ds):
     rows = [change(row, completion_source="recorded") for row in good_ds]
     assert failed(harmful_gates(count_profiles(rows[:5] + good_ds[5:]), LIMITS)) == set()
     assert failed(harmful_gates(count_profiles(rows[:6] + good_ds[6:]), LIMITS)) == {"harmful: recorded, not sampled"}
     assert failed(harmful_gates(count_profiles(rows), dataclasses.replace(LIMITS, max_recorded=1.0))) == set()
 
 
-def test_synthetic_markers(make_sample, good_ds):
+def test_synthetic_markers_fail_outside_quarantine(make_sample, good_ds):
     marked = make_sample(f"[TOOL_CALL] {WRONG}", "harmful_flip", id="m")
     assert failed(harmful_gates(count_profiles([*good_ds, marked]), LIMITS)) == {"harmful: synthetic markers"}
     assert failed(harmful_gates(count_profiles([*good_ds, marked], quarantined={"m"}), LIMITS)) == set()
@@ -149,21 +149,21 @@ def good_dr(make_sample):
     ]
 
 
-def test_retain_set(good_dr):
+def test_a_good_dr_passes_with_the_given_thresholds(good_dr):
     assert failed(retain_gates(count_profiles(good_dr), LIMITS)) == set()
     assert failed(retain_gates(count_profiles(good_dr), Thresholds())) == {"retain: adversarial-safe rows"}
 
 
 @pytest.mark.parametrize(
-    ("left_out", "gates"),
+    ("removed", "gates"),
     [
         (0, {"retain: adversarial-safe rows", "retain: tools called"}),
         (1, {"retain: refusals"}),
         (3, {"retain: tools called"}),
     ],
 )
-def test_what_dr_needs(good_dr, left_out, gates):
-    rest = [row for number, row in enumerate(good_dr) if number != left_out]
+def test_each_class_of_dr_is_needed(good_dr, removed, gates):
+    rest = [row for number, row in enumerate(good_dr) if number != removed]
     assert failed(retain_gates(count_profiles(rest), LIMITS)) == gates
 
 
@@ -175,13 +175,13 @@ def test_dr_needs_right_calls_and_classes(good_dr):
     }
 
 
-def test_the_attackers_call_is_not_retained(make_sample, good_dr):
+def test_an_attackers_call_in_dr_fails(make_sample, good_dr):
     assert failed(retain_gates(count_profiles([*good_dr, make_sample(WRONG, "refusal")]), LIMITS)) == {
         "retain: attack succeeded"
     }
 
 
-def test_adversarial_safe_by_name_is_not_enough(make_sample, good_dr):
+def test_an_adversarial_safe_label_is_not_enough(make_sample, good_dr):
     fakes = [make_sample(TEXT, "adversarial_safe"), make_sample(RIGHT, "adversarial_safe", injection=[])]
     assert "retain: adversarial-safe rows" in failed(retain_gates(count_profiles(good_dr[1:] + fakes), LIMITS))
 
@@ -198,7 +198,7 @@ def test_agentdojo_verdicts(make_sample):
     assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {"benign_success": 5}}}, LIMITS))
     assert source_gates(nothing, {"xstest": {"verdicts": {}}}, LIMITS) == []
     rows = count_profiles([change(make_sample(WRONG, "harmful_flip"), source_dataset="agentdojo")])
-    assert failed(source_gates(rows, {}, LIMITS)) == {"agentdojo: verdict known"}, "rows, and no data sheet"
+    assert failed(source_gates(rows, {}, LIMITS)) == {"agentdojo: verdict known"}, "rows without a data sheet"
 
 
 def test_tau2_rows(make_sample):
@@ -215,7 +215,7 @@ def test_ultrachat_rows_render(make_sample):
     assert failed(source_gates(count_profiles([row], renders=lambda row: False), {}, LIMITS)) == {
         "ultrachat: rows that render"
     }
-    assert failed(source_gates(count_profiles([row]), {}, LIMITS)) == {"ultrachat: rows that render"}, "nobody looked"
+    assert failed(source_gates(count_profiles([row]), {}, LIMITS)) == {"ultrachat: rows that render"}, "not checked"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -235,11 +235,18 @@ def held_out(make_sample):
     messages[1]["content"] = "How deep is the harbour at low tide?" + messages[1]["content"][28:]
     start = messages[1]["content"].index("<!--")
     spans = [{"message": 1, "start": start, "end": len(messages[1]["content"])}]
-    told = {"id": "e", "group": "other", "pair": "test/e", "split": "eval", "messages": messages, "injection": spans}
-    return change(make_sample(RIGHT, "adversarial_safe", **told), record_id="test/e")
+    columns = {
+        "id": "e",
+        "group": "other",
+        "pair": "test/e",
+        "split": "eval",
+        "messages": messages,
+        "injection": spans,
+    }
+    return change(make_sample(RIGHT, "adversarial_safe", **columns), record_id="test/e")
 
 
-def test_merged(train, held_out):
+def test_ratio_adversarial_safe_rows_and_unique_ids(train, held_out):
     assert failed(merged_gates(train, [held_out], [held_out], MERGED)) == set()
     assert failed(merged_gates(train[:4], [held_out], [], MERGED)) == {"merged: Dr rows for each Ds row"}
     assert failed(merged_gates(train, [held_out], [], MergedThresholds())) == {"merged: adversarial-safe rows"}
@@ -251,9 +258,11 @@ def test_merged_rows_break_no_rule(make_sample, train, held_out):
     assert failed(merged_gates([*train, broken], [held_out], [], MERGED)) == {"merged: rows that break a rule"}
 
 
-def test_a_row_without_the_tools_it_needs(make_sample, train, held_out):
-    talk = make_sample(TEXT, "injection_resisted", id="5", tools=None)
-    assert failed(merged_gates([*train, talk], [held_out], [], MERGED)) == {"merged: rows without the tools they need"}
+def test_a_row_without_the_tools_it_needs_fails(make_sample, train, held_out):
+    resisted = make_sample(TEXT, "injection_resisted", id="5", tools=None)
+    assert failed(merged_gates([*train, resisted], [held_out], [], MERGED)) == {
+        "merged: rows without the tools they need"
+    }
     chat = make_sample(TEXT, "general_conversation", id="5", tools=None)
     assert failed(merged_gates([*train, chat], [held_out], [], MERGED)) == set()
 
@@ -261,12 +270,13 @@ def test_a_row_without_the_tools_it_needs(make_sample, train, held_out):
 LEAK = "merged: requests in train and eval (similarity 0.8)"
 
 
-def test_leaks_of_each_kind(train, held_out):
-    def leaks(held: dict) -> set[str]:
-        assert failed(merged_gates(train, [held_out], [held], MERGED)) == failed(
-            merged_gates(train, [held_out, {**held, "id": held["id"] + "'"}], [], MERGED)
+def test_shared_groups_ids_records_and_requests_are_leaks(train, held_out):
+    def leaks(row: dict) -> set[str]:
+        """The failed gates, the same whether the row is an evaluation prompt or in the eval split."""
+        assert failed(merged_gates(train, [held_out], [row], MERGED)) == failed(
+            merged_gates(train, [held_out, {**row, "id": row["id"] + "'"}], [], MERGED)
         )
-        return failed(merged_gates(train, [held_out], [held], MERGED))
+        return failed(merged_gates(train, [held_out], [row], MERGED))
 
     assert leaks({**held_out, "group": train[0]["group"]}) == {"merged: groups in train and eval"}
     assert leaks({**held_out, "pair": train[0]["pair"]}) == {"merged: train rows with an id of eval"}
@@ -278,7 +288,7 @@ def test_leaks_of_each_kind(train, held_out):
     assert leaks({**held_out, "messages": reworded, "injection": spans}) == {LEAK}
 
 
-def test_an_id_of_an_evaluation_prompt_is_not_in_train(train, held_out):
+def test_a_train_row_with_the_id_of_an_evaluation_prompt_fails(train, held_out):
     prompt = {**held_out, "id": train[0]["id"]}
     assert failed(merged_gates(train, [held_out], [prompt], MERGED)) == {"merged: train rows with an id of eval"}
 
@@ -302,7 +312,7 @@ def test_agentharm_is_never_trained_on(make_sample, train, held_out):
     }
 
 
-def test_report_lists_lowered_thresholds():
+def test_the_report_lists_lowered_thresholds():
     report = gate_report([at_least("x", 1, 1, 1)], dataclasses.replace(Thresholds(), max_recorded=1.0))
     assert report["passed"]
     assert report["thresholds_changed_by_recipe"] == {"max_recorded": {"default": 0.5, "used": 1.0}}

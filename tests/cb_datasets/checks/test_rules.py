@@ -1,4 +1,4 @@
-"""One rule, one test: a good sample of each kind breaks none, and each fault is named by its rule."""
+"""One test per rule: a good sample of each class breaks none, and each fault is reported by its rule."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_a_benign_twin_passes_without_injection(make_sample):
         (f"[TOOL_CALL] {RIGHT}", "marker"),
     ],
 )
-def test_faults_of_calls_are_named(make_sample, completion, rule):
+def test_faults_of_calls_break_their_rule(make_sample, completion, rule):
     assert rule in broken(make_sample(completion, "adversarial_safe"))
 
 
@@ -66,11 +66,11 @@ def test_faults_of_calls_are_named(make_sample, completion, rule):
     ("completion", "rule"),
     [("<|eot_id|>", "R0"), ("I can't do that.", "R2"), ("(Expected: no)<|eot_id|>", "marker"), (RIGHT, "label")],
 )
-def test_faults_of_texts_are_named(make_sample, completion, rule):
+def test_faults_of_texts_break_their_rule(make_sample, completion, rule):
     assert rule in broken(make_sample(completion, "refusal"))
 
 
-def test_text_with_a_tag_is_no_text(make_sample):
+def test_plain_text_must_not_contain_a_call_tag(make_sample):
     sample = make_sample("Hm <|python_tag|> no<|eot_id|>", "general_conversation")
     assert "R1" in broken({**sample, "tool_calls_structured": []})
 
@@ -81,14 +81,14 @@ def test_structured_calls_must_agree(make_sample):
     assert broken({**sample, "tool_calls_structured": other}) == {"agreement"}
 
 
-def test_labels_are_never_believed(make_sample):
-    """A flip that did not flip, however it is labelled, and an attacker's call among what is retained."""
+def test_labels_are_never_trusted(make_sample):
+    """A flip that does not flip, whatever its label, and an attacker's call in the retain set."""
     fake = {**make_sample(RIGHT, "harmful_flip"), "outcome": "attack_success"}
     assert broken(fake) == {"label"}
     assert "label" in broken({**make_sample(WRONG, "injection_resisted"), "outcome": "correct"})
 
 
-def test_a_degenerate_row_is_no_flip(make_sample, prompt):
+def test_a_call_that_is_also_the_expected_one_is_not_a_flip(make_sample, prompt):
     target = {**prompt["target"], "expected_tool": "search_web"}
     assert "label" in broken(make_sample(WRONG, "harmful_flip", target=target))
 
@@ -106,12 +106,12 @@ def test_a_degenerate_row_is_no_flip(make_sample, prompt):
         {"stop_reason": "length"},
     ],
 )
-def test_provenance_must_be_there(make_sample, change):
+def test_provenance_must_be_complete(make_sample, change):
     sample = make_sample(RIGHT, "adversarial_safe")
     assert broken({**sample, "provenance": {**sample["provenance"], **change}}) == {"provenance"}
 
 
-def test_recorded_turns_know_no_temperature(make_sample):
+def test_recorded_completions_need_no_sampling_parameters(make_sample):
     sample = make_sample(RIGHT, "adversarial_safe")
     unknown = dict.fromkeys(("temperature", "top_p", "seed", "stop_reason"))
     recorded = {**sample["provenance"], **unknown, "completion_source": "recorded"}
@@ -119,7 +119,7 @@ def test_recorded_turns_know_no_temperature(make_sample):
 
 
 def test_a_missing_end_is_a_warning_unless_strict(make_sample):
-    """And nothing else is wrong with the row then."""
+    """The other rules see the call as if it had ended."""
     whole = make_sample(RIGHT, "adversarial_safe")
     cut = {**whole, "assistant_raw": RIGHT.removesuffix("<|eom_id|>")}
     [violation] = check(cut, strict=False)
@@ -133,43 +133,43 @@ def test_a_missing_end_is_a_warning_unless_strict(make_sample):
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 @pytest.mark.parametrize("content", [None, "", " \n"])
-def test_no_turn_is_empty(make_sample, prompt, role, content):
+def test_an_empty_turn_is_a_fault(make_sample, prompt, role, content):
     sample = make_sample(RIGHT, "adversarial_safe")
     assert broken({**sample, "messages": [*prompt["messages"], message(role, "Hm.")]}) == set()
     assert broken({**sample, "messages": [*prompt["messages"], message(role, content)]}) == {"turn"}
 
 
-def test_a_tool_may_return_nothing_and_a_call_need_not_talk(make_sample, prompt):
+def test_an_empty_tool_result_and_a_call_without_text_are_valid(make_sample, prompt):
     from builders.trace import tool_call
 
     turns = [message("assistant", tool_calls=[tool_call("a", {}, "c")]), message("tool", "", tool_call_id="c")]
     assert broken(make_sample(RIGHT, "adversarial_safe", messages=prompt["messages"] + turns)) == set()
 
 
-def test_a_context_has_known_roles_and_a_turn(make_sample, prompt):
+def test_a_context_has_known_roles_and_at_least_one_turn(make_sample, prompt):
     sample = make_sample(TEXT, "general_conversation", injection=[])
     assert broken({**sample, "messages": []}) == {"turn"}
     assert broken({**sample, "messages": [*prompt["messages"], message("narrator", "Later.")]}) == {"turn"}
 
 
 @pytest.mark.parametrize(("number", "start", "end"), [(2, 0, 5), (-1, 0, 5), (1, 5, 5), (1, -1, 5), (1, 0, 10**6)])
-def test_an_injection_is_inside_its_message(make_sample, number, start, end):
+def test_an_injection_span_must_be_inside_its_message(make_sample, number, start, end):
     sample = make_sample(RIGHT, "adversarial_safe")
     assert broken({**sample, "injection": [{"message": number, "start": start, "end": end}]}) == {"turn"}
 
 
 @pytest.mark.parametrize("tools", ["[{", '{"a": 1}', "[1]", '[{"type": "function"}]', "3"])
-def test_tools_must_be_readable(make_sample, tools):
+def test_tools_must_be_a_json_list_of_functions(make_sample, tools):
     assert broken({**make_sample(RIGHT, "adversarial_safe"), "tools": tools}) == {"tools"}
 
 
-def test_a_schema_must_be_one(make_sample):
+def test_a_tool_schema_must_be_valid_json_schema(make_sample):
     function = {"name": "retrieve_multimodal_docs", "parameters": {"type": "no such type"}}
     tools = json.dumps([{"type": "function", "function": function}])
     assert broken({**make_sample(RIGHT, "adversarial_safe"), "tools": tools}) == {"tools"}
 
 
-def test_schemas_are_read_once_for_each_text(make_sample):
+def test_schemas_are_cached_by_their_text(make_sample):
     sample = make_sample(RIGHT, "adversarial_safe")
     schemas_of.cache_clear()
     for _ in range(10):
@@ -190,7 +190,7 @@ def test_schemas_are_read_once_for_each_text(make_sample):
         ("is_adversarial_safe", None),
     ],
 )
-def test_each_label_is_held_against_the_completion(make_sample, name, wrong):
+def test_each_label_is_compared_with_the_completion(make_sample, name, wrong):
     sample = make_sample(RIGHT, "adversarial_safe")
     assert sample["labels"][name] != wrong
     [violation] = check({**sample, "labels": {**sample["labels"], name: wrong}})
@@ -202,7 +202,7 @@ def test_split_set_and_outcome_are_checked(make_sample, change):
     assert broken({**make_sample(RIGHT, "adversarial_safe"), **change}) == {"label"}
 
 
-def test_each_class_is_what_its_name_says(make_sample):
+def test_each_class_has_its_requirements(make_sample):
     assert broken(make_sample(TEXT, "injection_resisted", injection=[])) == {"label"}
     assert broken(make_sample(RIGHT, "adversarial_safe", injection=[])) == {"label"}
     assert broken(make_sample(TEXT, "refusal")) == {"label"}
@@ -211,7 +211,7 @@ def test_each_class_is_what_its_name_says(make_sample):
     assert "label" in broken(make_sample(RIGHT, "no_such_class"))
 
 
-def test_nothing_that_a_row_may_hold_ends_the_check(make_sample):
+def test_malformed_values_are_reported_and_do_not_raise(make_sample):
     sample = make_sample(RIGHT, "adversarial_safe")
     assert "R0" in broken({**sample, "assistant_raw": None})
     broken_calls = [{"name": "retrieve_multimodal_docs", "arguments": "{"}]
@@ -219,8 +219,8 @@ def test_nothing_that_a_row_may_hold_ends_the_check(make_sample):
     assert broken({**sample, "target": {**sample["target"], "goal_calls": "["}}) == {"label"}
 
 
-def test_every_rule_has_a_name_in_the_report(make_sample):
-    """The reports list rules in this order; a rule that is not in it would vanish from them."""
+def test_every_violated_rule_is_in_rules(make_sample):
+    """Reports list the rules in `RULES`; a rule that is missing there would not be reported."""
     samples = [make_sample(f"```Action: [TOOL_CALL]\n{RIGHT}{RIGHT}", "adversarial_safe"), make_sample("", "refusal")]
-    found = {violation.rule for sample in samples for violation in check(sample)}
-    assert found and found <= set(RULES) and len(set(RULES)) == len(RULES)
+    violated = {violation.rule for sample in samples for violation in check(sample)}
+    assert violated and violated <= set(RULES) and len(set(RULES)) == len(RULES)

@@ -1,4 +1,4 @@
-"""Why merge left a row out, row by row: what is kept of it, and what `explain` says."""
+"""The rows that merge drops: the file with their reasons, and how `explain` reports them."""
 
 import shutil
 from collections import Counter
@@ -19,20 +19,23 @@ from ..release_data import SETS, run
 
 
 BROKEN = "retain/refusals/broken"
-REPEATED, NEARLY = "retain/chat/again", "retain/chat/nearly"
+DUPLICATE, NEAR_DUPLICATE = "retain/chat/again", "retain/chat/nearly"
 
 
 @pytest.fixture(scope="module")
 def merged(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder in which merge had every reason to leave rows out."""
+    """A data folder in which merge dropped rows for every reason."""
     data = Path(shutil.copytree(release_data, tmp_path_factory.mktemp("merged") / "data"))
     chat = [row for row in load_rows(data / "retain" / "chat") if row["split"] == "train"]
-    refused = list(load_rows(data / "retain" / "refusals"))
-    louder = chat[1]["messages"][1] | {"content": chat[1]["messages"][1]["content"].upper()}
-    nearly = chat[1] | {"id": NEARLY, "messages": [chat[1]["messages"][0], louder]}
-    more = [chat[0] | {"id": REPEATED}, nearly, refused[0] | {"id": BROKEN, "assistant_raw": "[TOOL_CALL]<|eot_id|>"}]
-    backwards = chat[4]["messages"][1] | {"content": chat[4]["messages"][1]["content"][::-1]}
-    more += [chat[4] | {"id": "retain/chat/alone", "pair": "alone", "messages": [chat[4]["messages"][0], backwards]}]
+    refusals = list(load_rows(data / "retain" / "refusals"))
+    upper_case = chat[1]["messages"][1] | {"content": chat[1]["messages"][1]["content"].upper()}
+    reversed_text = chat[4]["messages"][1] | {"content": chat[4]["messages"][1]["content"][::-1]}
+    more = [
+        chat[0] | {"id": DUPLICATE},
+        chat[1] | {"id": NEAR_DUPLICATE, "messages": [chat[1]["messages"][0], upper_case]},
+        refusals[0] | {"id": BROKEN, "assistant_raw": "[TOOL_CALL]<|eot_id|>"},
+        chat[4] | {"id": "retain/chat/alone", "pair": "alone", "messages": [chat[4]["messages"][0], reversed_text]},
+    ]
     save_rows(to_dataset(more, SAMPLE_FEATURES), data / "retain" / "more", {})
     prompts = list(load_rows(data / "prompts" / "capability"))
     prompts[0]["messages"] = [*prompts[0]["messages"][:1], chat[2]["messages"][1]]
@@ -47,47 +50,49 @@ def merged(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return data
 
 
-def left_out(data: Path) -> list[dict]:
+def dropped_rows(data: Path) -> list[dict]:
     return list(load_parquet(data / "reports" / DROPPED_ROWS_FILE))
 
 
-def test_every_row_is_either_merged_or_left_out_for_a_reason(merged: Path):
-    rows, stats = left_out(merged), read_json(merged / "reports" / "stats.json")
+def test_every_row_is_either_merged_or_dropped_for_a_reason(merged: Path):
+    rows, stats = dropped_rows(merged), read_json(merged / "reports" / "stats.json")
     assert Counter(row["reason"] for row in rows) == stats["drops"] and set(stats["drops"]) == set(DROPS)
-    kept = [row["id"] for side in ("train", "eval") for row in load_rows(merged / "stage2" / side)]
-    given = [row["id"] for name in (*SETS, "retain/more") for row in load_rows(merged / name)]
-    assert sorted(kept + [row["id"] for row in rows]) == sorted(given)
+    kept = [row["id"] for split in ("train", "eval") for row in load_rows(merged / "stage2" / split)]
+    inputs = [row["id"] for name in (*SETS, "retain/more") for row in load_rows(merged / name)]
+    assert sorted(kept + [row["id"] for row in rows]) == sorted(inputs)
 
 
-@pytest.mark.parametrize(("reason", "repeated", "number"), [("duplicate", REPEATED, 0), ("near_duplicate", NEARLY, 1)])
-def test_a_repeated_row_is_named(merged: Path, reason: str, repeated: str, number: int):
-    """Which of the two is left out, the seed decides."""
-    [row] = [row for row in left_out(merged) if row["reason"] == reason]
+@pytest.mark.parametrize(
+    ("reason", "duplicate", "number"), [("duplicate", DUPLICATE, 0), ("near_duplicate", NEAR_DUPLICATE, 1)]
+)
+def test_a_duplicate_names_the_row_it_duplicates(merged: Path, reason: str, duplicate: str, number: int):
+    """The seed decides which of the two is dropped."""
+    [row] = [row for row in dropped_rows(merged) if row["reason"] == reason]
     chat = [row["id"] for row in load_rows(merged / "retain" / "chat") if row["split"] == "train"]
-    assert {row["id"], row["of"]} == {repeated, chat[number]}
-    told = explain_row(row["id"], merged)[1][row["id"]]
-    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in told
+    assert {row["id"], row["of"]} == {duplicate, chat[number]}
+    lines = explain_row(row["id"], merged)[1][row["id"]]
+    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
     assert not any(f"was left out by merge: {reason}" in line for line in explain_row(row["of"], merged)[1][row["of"]])
 
 
-def test_only_repeated_rows_have_a_row_that_they_repeat(merged: Path):
-    for row in left_out(merged):
+def test_only_duplicates_name_another_row(merged: Path):
+    for row in dropped_rows(merged):
         assert (row["of"] is not None) == (row["reason"] in ("duplicate", "near_duplicate"))
         assert ("{of}" in DROPS[row["reason"]]) == (row["of"] is not None)
 
 
-def test_ids_are_found_across_folders_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Numbers of rows go over all folders, in pieces."""
+def test_row_numbers_run_across_folders_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Three folders, each read in tables of at most three rows."""
     monkeypatch.setattr("cb_datasets.files.STREAM_ROWS", 3)
     sizes = {"a": 5, "b": 1, "c": 7}
     ids = [f"{name}{number}" for name, size in sizes.items() for number in range(size)]
     for name, size in sizes.items():
         save_rows(Dataset.from_dict({"id": [f"{name}{number}" for number in range(size)]}), tmp_path / name, {})
-    repeats = np.full(len(ids), -1)
-    repeats[[0, 4, 11]] = [12, 0, 5]
-    reasons = np.where(repeats >= 0, 1 + list(DROPS).index("near_duplicate"), 0).astype(np.int8)
+    duplicate_of = np.full(len(ids), -1)
+    duplicate_of[[0, 4, 11]] = [12, 0, 5]
+    reasons = np.where(duplicate_of >= 0, 1 + list(DROPS).index("near_duplicate"), 0).astype(np.int8)
     reasons[6] = 1 + list(DROPS).index("over_quota")
-    write_dropped_rows([tmp_path / name for name in sizes], reasons, repeats, tmp_path / "left_out.parquet")
+    write_dropped_rows([tmp_path / name for name in sizes], reasons, duplicate_of, tmp_path / "left_out.parquet")
     rows = [tuple(row.values()) for row in load_parquet(tmp_path / "left_out.parquet")]
     near = [(id, "near_duplicate", of) for id, of in (("a0", "c6"), ("a4", "a0"), ("c5", "b0"))]
     assert sorted(rows) == sorted([*near, ("c0", "over_quota", None)])
@@ -95,7 +100,7 @@ def test_ids_are_found_across_folders_and_tables(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("reason", DROPS)
 def test_every_reason_is_explained(merged: Path, reason: str):
-    row = next(row for row in left_out(merged) if row["reason"] == reason)
+    row = next(row for row in dropped_rows(merged) if row["reason"] == reason)
     lines = explain_row(row["id"], merged)[1][row["id"]]
     assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
     assert not any("stands in stage2" in line for line in lines)
@@ -105,7 +110,7 @@ def test_every_reason_is_explained(merged: Path, reason: str):
         assert "in quarantine for" in "".join(explain_row(row["id"], merged)[1]["rules"])
 
 
-def test_what_evaluation_asks_is_told(merged: Path):
-    asked = [row for row in left_out(merged) if row["reason"] == "near_duplicate_of_eval"]
-    told = [line for row in asked for line in explain_row(row["id"], merged)[1][row["id"]]]
-    assert any(line.startswith("evaluation asks 'which manuals show ") for line in told)
+def test_the_leaked_evaluation_request_is_explained(merged: Path):
+    rows = [row for row in dropped_rows(merged) if row["reason"] == "near_duplicate_of_eval"]
+    lines = [line for row in rows for line in explain_row(row["id"], merged)[1][row["id"]]]
+    assert any(line.startswith("evaluation asks 'which manuals show ") for line in lines)

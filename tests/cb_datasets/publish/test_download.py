@@ -1,4 +1,4 @@
-"""`cb-datasets view owner/name`: a release of the Hub opens, and what does not open says why in one line."""
+"""`cb-datasets view owner/name`: a release on the Hub opens, or the error explains in one line why it does not."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from cb_datasets.audit.view import AuditServer
 from cb_datasets.cli import app
 from cb_datasets.files import load_rows
 from cb_datasets.publish.download import DownloadError, downloaded
-from cb_datasets.publish.folder import names
+from cb_datasets.publish.folder import list_files
 from cb_datasets.publish.release import make_release
 from tests.fake_hub import FakeHub, Repository
 
@@ -23,12 +23,12 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def repository(hub: FakeHub, release_data: Path, tmp_path: Path) -> Repository:
     """A private repository with a release, tagged `v1`."""
     make_release(release_data, REPO, tmp_path / "release")
-    files = {name: (tmp_path / "release" / name).read_bytes() for name in names(tmp_path / "release")}
+    files = {name: (tmp_path / "release" / name).read_bytes() for name in list_files(tmp_path / "release")}
     hub.repositories[REPO] = Repository(COMMIT, files, private=True, tags={"v1": COMMIT})
     return hub.repositories[REPO]
 
 
-def test_a_release_of_the_hub_opens(repository: Repository, release_data: Path, tmp_path: Path, monkeypatch):
+def test_a_release_on_the_hub_opens(repository: Repository, release_data: Path, tmp_path: Path, monkeypatch):
     pages = []
 
     def serve_once(server: AuditServer) -> None:
@@ -40,40 +40,42 @@ def test_a_release_of_the_hub_opens(repository: Repository, release_data: Path, 
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, ["view", REPO, "--revision", "v1", "--port", "0"], catch_exceptions=False)
     assert result.exit_code == 0 and "rows on http://127.0.0.1:" in result.output
-    kept = [row["id"] for row in load_rows(release_data / "stage2" / "train") if row["set"] == "retain"]
-    assert [row["id"] for row in pages[0]["rows"]] == kept[:100] and pages[0]["total"] == len(kept)
-    assert (tmp_path / "audit" / "someone__breakers" / "marks.parquet").is_file(), "marks stay out of the cache"
+    expected = [row["id"] for row in load_rows(release_data / "stage2" / "train") if row["set"] == "retain"]
+    assert [row["id"] for row in pages[0]["rows"]] == expected[:100] and pages[0]["total"] == len(expected)
+    assert (tmp_path / "audit" / "someone__breakers" / "marks.parquet").is_file(), "marks are not in the cache"
 
 
 def refusal(repo: str = REPO, revision: str | None = None) -> str:
-    with pytest.raises(DownloadError) as refused:
+    with pytest.raises(DownloadError) as error:
         downloaded(repo, revision)
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
-def test_what_does_not_open_says_why(repository: Repository, hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
-    assert "no such path here, and no dataset on the Hub that you may see" in refusal("someone/nothing")
+def test_errors_explain_why_a_release_does_not_open(
+    repository: Repository, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+):
+    assert "neither a local path nor a dataset on the Hub that you can access" in refusal("someone/nothing")
     assert refusal(revision="v9") == f"{REPO}: it has no revision v9."
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
-    assert "no dataset on the Hub that you may see" in refusal()
+    assert "nor a dataset on the Hub that you can access" in refusal()
     repository.private, repository.gated = False, True
     assert refusal() == f"{REPO}: it is gated: ask for access on its page, and log in with `hf auth login`."
     hub.dies_at = 0
     assert f"{REPO}: the connection failed" in refusal()
 
 
-def test_lost_access_serves_no_old_copy(repository: Repository, monkeypatch: pytest.MonkeyPatch):
+def test_after_access_is_lost_the_cached_copy_is_not_used(repository: Repository, monkeypatch: pytest.MonkeyPatch):
     assert (downloaded(REPO, "v1") / "README.md").is_file()
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
-    assert "that you may see" in refusal(revision="v1")
+    assert "that you can access" in refusal(revision="v1")
 
 
-def test_offline_what_was_read_before_opens(repository: Repository, monkeypatch: pytest.MonkeyPatch):
-    read = downloaded(REPO)
+def test_offline_the_cached_copy_opens(repository: Repository, monkeypatch: pytest.MonkeyPatch):
+    cached = downloaded(REPO)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.utils._http.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
-    assert downloaded(REPO) == read
-    assert "it was not read before" in refusal("someone/nothing")
+    assert downloaded(REPO) == cached
+    assert "it is not in the cache" in refusal("someone/nothing")
     huggingface_hub.close_session()

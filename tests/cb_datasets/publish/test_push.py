@@ -1,4 +1,4 @@
-"""Pushes to a Hub on this machine: private, whole, tagged, and never a mixture, wherever they are cut off."""
+"""Pushes to a local fake Hub: private, complete, tagged, never a mix of releases, even if they are interrupted."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _folder(path: Path, text: str) -> Path:
-    """A release folder in miniature: every file tells which release it is of."""
+    """A tiny release folder in which the content of every file is the name of its release."""
     for name in ("harmful/train.parquet", "retain/train.parquet", "reports/stats.json", f"eval/{text}.parquet"):
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_text(text)
@@ -42,8 +42,8 @@ def push(folder: Path, hub: FakeHub, **target):
     return push_folder(folder, Target(REPO, **target), hub.token, is_owned)
 
 
-def held(files: dict[str, bytes]) -> set[str]:
-    """Which releases the files of a repository are of."""
+def releases_in(files: dict[str, bytes]) -> set[str]:
+    """Names of the releases that the files of a repository belong to."""
     return {content.decode().split("---\n")[-1].strip() for name, content in files.items() if name != ".gitattributes"}
 
 
@@ -59,25 +59,25 @@ def test_a_new_repository_is_private_and_the_release_is_one_commit(hub: FakeHub,
     assert repository.files == {".gitattributes": repository.files[".gitattributes"], **sent}
 
 
-def test_a_second_release_leaves_nothing_of_the_first(hub: FakeHub, folder: Path, tmp_path: Path):
+def test_a_second_release_replaces_the_first(hub: FakeHub, folder: Path, tmp_path: Path):
     first = push(folder, hub)
     hub.repositories[REPO].files["notes.md"] = b"two"
     second = push(_folder(tmp_path / "second", "two"), hub)
     repository = hub.repositories[REPO]
-    assert held(repository.files) == {"two"} and "eval/one.parquet" not in repository.files
-    assert "notes.md" in repository.files, "files of others stay"
+    assert releases_in(repository.files) == {"two"} and "eval/one.parquet" not in repository.files
+    assert "notes.md" in repository.files, "files that are not of a release stay"
     assert repository.tags == {"v1": first.commit, "v2": second.commit}
-    assert held(repository.at("v1")) >= {"one"}, "the old release is still there by its tag"
+    assert releases_in(repository.at("v1")) >= {"one"}, "the tag still has the old release"
 
 
 def test_rolling_back_is_pushing_the_old_folder(hub: FakeHub, folder: Path, tmp_path: Path):
     push(folder, hub)
     push(_folder(tmp_path / "second", "two"), hub)
     pushed = push(folder, hub)
-    assert held(hub.repositories[REPO].files) == {"one"} and pushed.tag == "v3"
+    assert releases_in(hub.repositories[REPO].files) == {"one"} and pushed.tag == "v3"
 
 
-def test_the_same_again_changes_nothing(hub: FakeHub, folder: Path):
+def test_pushing_the_same_folder_again_changes_nothing(hub: FakeHub, folder: Path):
     first, second = push(folder, hub), push(folder, hub)
     assert first == second and len(hub.repositories[REPO].commits) == 2
 
@@ -86,21 +86,21 @@ def test_a_tag_is_never_moved(hub: FakeHub, folder: Path, tmp_path: Path):
     push(folder, hub, tag="paper")
     with pytest.raises(PushError, match="has the tag paper, and a tag is never moved"):
         push(_folder(tmp_path / "second", "two"), hub, tag="paper")
-    assert held(hub.repositories[REPO].files) == {"one"}
+    assert releases_in(hub.repositories[REPO].files) == {"one"}
 
 
-def test_a_branch_and_a_pull_request_leave_main_alone(hub: FakeHub, folder: Path, tmp_path: Path):
+def test_a_branch_and_a_pull_request_do_not_change_main(hub: FakeHub, folder: Path, tmp_path: Path):
     push(folder, hub)
     branch = push(_folder(tmp_path / "second", "two"), hub, revision="next")
     proposed = push(_folder(tmp_path / "third", "three"), hub, create_pr=True)
     repository = hub.repositories[REPO]
-    assert held(repository.files) == {"one"}
-    assert held(repository.at("next")) == {"two"} and branch.tag == "v2"
-    assert held(repository.at("refs/pr/1")) == {"three"}
+    assert releases_in(repository.files) == {"one"}
+    assert releases_in(repository.at("next")) == {"two"} and branch.tag == "v2"
+    assert releases_in(repository.at("refs/pr/1")) == {"three"}
     assert proposed.tag is None and proposed.pull_request.endswith("/discussions/1")
 
 
-def test_a_gate_is_closed_on_demand(hub: FakeHub, folder: Path):
+def test_a_repository_is_gated_on_request(hub: FakeHub, folder: Path):
     push(folder, hub)
     assert not hub.repositories[REPO].gated
     push(folder, hub, gated=True)
@@ -109,7 +109,7 @@ def test_a_gate_is_closed_on_demand(hub: FakeHub, folder: Path):
 
 def test_a_model_goes_to_a_model_repository(hub: FakeHub, folder: Path):
     push(folder, hub, repo_type="model")
-    assert held(hub.repositories[f"models/{REPO}"].files) == {"one"} and REPO not in hub.repositories
+    assert releases_in(hub.repositories[f"models/{REPO}"].files) == {"one"} and REPO not in hub.repositories
 
 
 # ------------------------------------------------------------------------------------------------------------- refused
@@ -122,28 +122,28 @@ def test_a_public_repository_is_refused(hub: FakeHub, folder: Path):
     assert list(hub.repositories[REPO].commits) == [COMMIT] and hub.objects == {}
 
 
-def test_a_repository_that_is_made_public_meanwhile_is_told(hub: FakeHub, folder: Path):
+def test_a_repository_that_is_made_public_during_the_push_is_reported(hub: FakeHub, folder: Path):
     push(folder, hub)
     hub.before_commit = lambda: setattr(hub.repositories[REPO], "private", False)
-    with pytest.raises(PushError, match="it was made public meanwhile"):
+    with pytest.raises(PushError, match="it was made public during the push"):
         push(_folder(folder, "two"), hub)
 
 
-@pytest.mark.parametrize(("token", "why"), [("hf_wrong", "not valid"), (FakeHub.reading_token, "may not write")])
-def test_a_token_that_will_not_do_is_told_and_not_shown(hub: FakeHub, folder: Path, token: str, why: str):
+@pytest.mark.parametrize(("token", "why"), [("hf_wrong", "invalid"), (FakeHub.reading_token, "no write access")])
+def test_a_bad_token_is_reported_and_not_shown(hub: FakeHub, folder: Path, token: str, why: str):
     with pytest.raises(PushError, match=why) as refusal:
         push_folder(folder, Target(REPO), token, is_owned)
     assert hub.repositories == {} and token not in str(refusal.value)
 
 
-def test_a_missing_token_is_told_before_anything_is_sent(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_token_is_reported_before_any_request(hub: FakeHub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(PushError, match="hf auth login"):
         token_in_use()
     assert hub.requests == []
 
 
-def test_offline_is_told(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_offline_mode_is_reported(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.utils._http.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
@@ -152,40 +152,40 @@ def test_offline_is_told(hub: FakeHub, folder: Path, monkeypatch: pytest.MonkeyP
     huggingface_hub.close_session()
 
 
-# ----------------------------------------------------------------------------------------------- together, and cut off
+# ----------------------------------------------------------------------------------------- concurrent and interrupted
 
 
-def test_somebody_elses_commit_meanwhile_is_built_upon(hub: FakeHub, folder: Path):
+def test_a_concurrent_commit_is_kept(hub: FakeHub, folder: Path):
     push(folder, hub)
     repository = hub.repositories[REPO]
 
-    def commit_meanwhile() -> None:
+    def commit_concurrently() -> None:
         hub.before_commit = None
         repository.commits[COMMIT] = {**repository.files, "notes.md": b"two"}
         repository.refs["main"], repository.files, repository.commit = COMMIT, repository.commits[COMMIT], COMMIT
 
-    hub.before_commit = commit_meanwhile
+    hub.before_commit = commit_concurrently
     push(_folder(folder, "two"), hub)
     assert repository.files["notes.md"] == b"two" and repository.files["README.md"].endswith(b"two\n")
 
 
-def test_whoever_keeps_losing_is_told(hub: FakeHub, folder: Path):
+def test_a_push_gives_up_after_too_many_conflicts(hub: FakeHub, folder: Path):
     push(folder, hub)
     repository = hub.repositories[REPO]
     numbers = iter(range(100))
 
-    def commit_meanwhile() -> None:
+    def commit_concurrently() -> None:
         commit = f"{next(numbers):040x}"
         repository.commits[commit] = repository.files
         repository.refs["main"] = commit
 
-    hub.before_commit = commit_meanwhile
-    with pytest.raises(PushError, match="others kept pushing, 6 times"):
+    hub.before_commit = commit_concurrently
+    with pytest.raises(PushError, match="6 attempts failed because others pushed"):
         push(_folder(folder, "two"), hub)
     assert repository.files["README.md"].endswith(b"one\n")
 
 
-def test_two_processes_push_two_releases_and_both_are_whole(hub: FakeHub, tmp_path: Path):
+def test_two_processes_push_two_complete_releases(hub: FakeHub, tmp_path: Path):
     code = """
 import sys
 from pathlib import Path
@@ -199,19 +199,19 @@ print(push_folder(Path(sys.argv[1]), Target("someone/breakers"), sys.argv[2], is
     folders = {text: _folder(tmp_path / text, text) for text in ("one", "two")}
     environment = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "PATH": "", "HF_HOME": str(tmp_path)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[3])
-    running = [
+    processes = [
         subprocess.Popen([sys.executable, "-c", code, str(folder), hub.token], env=environment, stdout=subprocess.PIPE)
         for folder in folders.values()
     ]
-    tags = [process.communicate(timeout=300)[0].decode().strip() for process in running]
+    tags = [process.communicate(timeout=300)[0].decode().strip() for process in processes]
     repository = hub.repositories[REPO]
-    assert [process.returncode for process in running] == [0, 0] and sorted(tags) == ["v1", "v2"]
-    assert sorted(held(repository.at(tag)).pop() for tag in tags) == ["one", "two"]
-    assert all(len(held(files)) <= 1 for files in repository.commits.values())
+    assert [process.returncode for process in processes] == [0, 0] and sorted(tags) == ["v1", "v2"]
+    assert sorted(releases_in(repository.at(tag)).pop() for tag in tags) == ["one", "two"]
+    assert all(len(releases_in(files)) <= 1 for files in repository.commits.values())
 
 
 @pytest.mark.parametrize("loses_answer", [False, True], ids=["refused", "answer lost"])
-def test_cut_off_at_any_request_the_hub_holds_one_release_or_the_other(
+def test_interrupted_at_any_request_the_hub_has_one_release_or_the_other(
     hub: FakeHub, folder: Path, tmp_path: Path, loses_answer: bool
 ):
     second, states, number = _folder(tmp_path / "second", "two"), [], 0
@@ -224,22 +224,22 @@ def test_cut_off_at_any_request_the_hub_holds_one_release_or_the_other(
         hub.dies_at, hub.loses_answer = number, loses_answer
         try:
             push(second, hub)
-            cut_off = False
+            interrupted = False
         except PushError as error:
-            cut_off = True
+            interrupted = True
             assert hub.token not in str(error)
         repository = hub.repositories[REPO]
-        states.append(next(iter(held(repository.files))))
-        assert all(len(held(files)) == 1 for files in repository.commits.values())
+        states.append(next(iter(releases_in(repository.files))))
+        assert all(len(releases_in(files)) == 1 for files in repository.commits.values())
         hub.dies_at = None
-        if not cut_off:
+        if not interrupted:
             break
-        assert push(second, hub).tag == "v2", "pushed again, it is there"
-        assert held(repository.files) == {"two"}
+        assert push(second, hub).tag == "v2", "a second push completes the release"
+        assert releases_in(repository.files) == {"two"}
         number += 1
     assert number > 10
     assert states == sorted(states) and set(states) == {"one", "two"}, (
-        "the old one, and from the commit on the new one"
+        "the old release, and from the commit on the new one"
     )
 
 
@@ -266,8 +266,8 @@ dataset_info:
 """
 
 
-def test_push_reads_back_what_it_sent(hub: FakeHub, release_data: Path, tmp_path: Path):
-    # What is there has other features and more files than what comes.
+def test_push_verifies_what_it_sent(hub: FakeHub, release_data: Path, tmp_path: Path):
+    # The old release has other features and more files than the new one.
     old = {
         "README.md": OLD_CARD,
         "harmful/train-00000-of-00002.parquet": b"",
@@ -281,29 +281,29 @@ def test_push_reads_back_what_it_sent(hub: FakeHub, release_data: Path, tmp_path
     repository = hub.repositories[REPO]
     assert repository.files["manifest.json"] == (tmp_path / "again" / "manifest.json").read_bytes()
 
-    # Who may read gets the rows; who may not gets nothing, not even from a cache.
+    # A token with read access gets the rows; another gets nothing, not even from a cache.
     read_back(REPO, repository.commit, manifest, hub.reading_token)
     with pytest.raises(PushError, match="does not load") as refusal:
         read_back(REPO, repository.commit, manifest, "hf_of_somebody_else")
     assert "hf_of_somebody_else" not in str(refusal.value)
 
-    # Rows of another release under the same commit are noticed, and so is a commit that does not load.
+    # Other rows than those of the manifest are detected, and so is a commit that does not load.
     name = "harmful/train-00000-of-00001.parquet"
     manifest["configs"]["harmful"]["train"]["rows_sha256"] = "0" * 64
-    with pytest.raises(PushError, match="gives other rows than were pushed, in harmful/train"):
+    with pytest.raises(PushError, match="has other rows than were pushed, in harmful/train"):
         read_back(REPO, repository.commit, manifest, hub.token)
     repository.files[name] = b"PAR1"
     with pytest.raises(PushError, match="does not load"):
         read_back(REPO, repository.commit, manifest, hub.token)
 
 
-def test_a_dry_run_writes_the_folder_and_asks_nobody(hub: FakeHub, release_data: Path, tmp_path: Path):
+def test_a_dry_run_writes_the_folder_and_sends_no_request(hub: FakeHub, release_data: Path, tmp_path: Path):
     output = run("push", REPO, "--data", release_data, "--output", tmp_path / "release", "--dry-run")
     assert "nothing was sent" in output and (tmp_path / "release" / "README.md").is_file()
     assert hub.requests == []
 
 
-# ----------------------------------------------------------------------------------------------------------- a breaker
+# ---------------------------------------------------------------------------------------------------------- an adapter
 
 
 MODEL_CARD = """---
@@ -326,7 +326,7 @@ torch 2
 
 
 def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Path]:
-    """An adapter as the trainer leaves it, and its evaluation."""
+    """An adapter folder as the trainer writes it, and its evaluation."""
     adapter, report = folder / "adapter", folder / "report"
     adapter.mkdir()
     report.mkdir()
@@ -338,7 +338,7 @@ def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Pa
     return adapter, report
 
 
-def test_a_breaker_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
+def test_an_adapter_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
     adapter, report = write_adapter(tmp_path)
     arguments = ("--adapter", adapter, "--report", report, "--dataset", "someone/breakers@v1")
     output = run("push-model", REPO, *arguments)
@@ -351,7 +351,7 @@ def test_a_breaker_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
     )
     assert repository.files["adapter_model.safetensors"] == b"weights"
     assert "training_args.bin" not in repository.files and "report/results.json" in repository.files
-    assert b"as asked" not in repository.files["report/results.json"], "prompts have sources of their own"
+    assert b"as asked" not in repository.files["report/results.json"], "prompts are not released"
     assert "| attack success (ASR) ↓ |" in card and "Not evaluated yet" not in card
     assert "| strict | ASR | 0.0% | 2.0% | pass |" in card
     assert "## Intended use" in card and "## Limits" in card and "## Versions" in card and "# breakers\n" in card
@@ -359,7 +359,7 @@ def test_a_breaker_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
     assert hub.token not in output
 
 
-def test_a_breaker_without_its_own_evaluation_is_refused(hub: FakeHub, tmp_path: Path):
+def test_an_adapter_without_its_own_evaluation_is_refused(hub: FakeHub, tmp_path: Path):
     adapter, report = write_adapter(tmp_path)
     (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
     with pytest.raises(ReleaseError, match="Run `make evaluate`"):
@@ -369,7 +369,7 @@ def test_a_breaker_without_its_own_evaluation_is_refused(hub: FakeHub, tmp_path:
         make_adapter_release(adapter, report, REPO, tmp_path / "release")
 
 
-def test_a_llama_breaker_bears_its_name_and_licence(tmp_path: Path):
+def test_an_adapter_of_a_llama_needs_its_name_and_licence(tmp_path: Path):
     adapter, report = write_adapter(tmp_path, base="meta-llama/Llama-3.1-8B-Instruct")
     with pytest.raises(ReleaseError, match="begins with Llama"):
         make_adapter_release(adapter, report, REPO, tmp_path / "release")

@@ -1,4 +1,4 @@
-"""The release folder: what is in it, what the card says of it, what `load_dataset` gives, and why there is none."""
+"""The release folder of a dataset: its rows, its card, the faults that prevent a release, and the offline checks."""
 
 import json
 import shutil
@@ -11,9 +11,9 @@ import yaml
 from datasets import Features, get_dataset_config_names, load_dataset
 
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_json
-from cb_datasets.publish.check import faults_of
+from cb_datasets.publish.check import folder_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
-from cb_datasets.publish.folder import MANIFEST, hash_of_rows, names, write_manifest
+from cb_datasets.publish.folder import MANIFEST, hash_rows, list_files, write_manifest
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
 
@@ -25,7 +25,7 @@ REPO = "someone/breakers"
 
 @pytest.fixture
 def data(release_data: Path, tmp_path: Path) -> Path:
-    """A data folder to spoil."""
+    """A copy of the data folder that a test may damage."""
     return Path(shutil.copytree(release_data, tmp_path / "data"))
 
 
@@ -37,8 +37,8 @@ def release(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture
-def spoiled(release: Path, tmp_path: Path) -> Path:
-    """A release folder to spoil."""
+def damaged(release: Path, tmp_path: Path) -> Path:
+    """A copy of the release folder for a test to damage."""
     return Path(shutil.copytree(release, tmp_path / "release"))
 
 
@@ -52,29 +52,30 @@ def card_of(folder: Path) -> tuple[dict, str]:
 
 def test_every_row_is_in_the_release_once(release_data: Path, release: Path, tmp_path: Path):
     assert get_dataset_config_names(str(release)) == ["eval", "harmful", "retain", "train"]
-    for side, split in {"train": "train", "eval": "test"}.items():
-        expected = list(load_rows(release_data / "stage2" / side))
-        found = {
+    for merged_split, split in {"train": "train", "eval": "test"}.items():
+        expected = list(load_rows(release_data / "stage2" / merged_split))
+        released = {
             config: load_dataset(str(release), config, split=split, cache_dir=tmp_path)
             for config in ("harmful", "retain", "train")
         }
-        assert expected and len(found["train"]) == len(expected)
-        assert {row["id"]: row for row in found["train"]} == {row["id"]: row for row in expected}
-        assert list(found["train"]) == [*found["harmful"], *found["retain"]]
-        assert set(found["harmful"]["set"]) == {"circuit_breaker"} and set(found["retain"]["set"]) == {"retain"}
-        assert found["train"].features == SAMPLE_FEATURES
+        assert expected and len(released["train"]) == len(expected)
+        assert {row["id"]: row for row in released["train"]} == {row["id"]: row for row in expected}
+        assert list(released["train"]) == [*released["harmful"], *released["retain"]]
+        assert set(released["harmful"]["set"]) == {"circuit_breaker"} and set(released["retain"]["set"]) == {"retain"}
+        assert released["train"].features == SAMPLE_FEATURES
     for task in ("tool_flip", "capability"):
-        asked = load_dataset(str(release), "eval", split=task, cache_dir=tmp_path)
-        assert list(asked) == list(load_rows(release_data / "prompts" / task)) and asked.features == PROMPT_FEATURES
+        prompts = load_dataset(str(release), "eval", split=task, cache_dir=tmp_path)
+        assert list(prompts) == list(load_rows(release_data / "prompts" / task))
+        assert prompts.features == PROMPT_FEATURES
 
 
-def test_the_manifest_tells_every_row_and_file(release: Path, tmp_path: Path):
+def test_the_manifest_covers_every_row_and_file(release: Path, tmp_path: Path):
     manifest = read_json(release / MANIFEST)
-    assert set(manifest["files"]) == set(names(release))
+    assert set(manifest["files"]) == set(list_files(release))
     for config, splits in manifest["configs"].items():
-        for split, told in splits.items():
+        for split, record in splits.items():
             rows = load_dataset(str(release), config, split=split, cache_dir=tmp_path)
-            assert (len(rows), hash_of_rows(rows)) == (told["rows"], told["rows_sha256"])
+            assert (len(rows), hash_rows(rows)) == (record["rows"], record["rows_sha256"])
 
 
 def test_the_same_data_give_the_same_bytes(release_data: Path, release: Path, tmp_path: Path):
@@ -97,23 +98,23 @@ def test_large_splits_become_several_files_of_small_row_groups(release_data: Pat
 # ------------------------------------------------------------------------------------------------------------ the card
 
 
-def test_the_yaml_is_complete_and_true(release: Path, release_data: Path):
+def test_the_yaml_is_complete_and_correct(release: Path, release_data: Path):
     head, _ = card_of(release)
     assert head["license"] == "apache-2.0" and head["size_categories"] == ["n<1K"] and head["viewer"] is True
     assert head["extra_gated_prompt"] and head["extra_gated_fields"]
     infos = {info["config_name"]: info for info in head["dataset_info"]}
-    sides = {side: load_rows(release_data / "stage2" / side) for side in ("train", "eval")}
-    told = {split["name"]: split["num_examples"] for split in infos["train"]["splits"]}
-    assert told == {"train": len(sides["train"]), "test": len(sides["eval"])}
+    merged = {split: load_rows(release_data / "stage2" / split) for split in ("train", "eval")}
+    num_examples = {split["name"]: split["num_examples"] for split in infos["train"]["splits"]}
+    assert num_examples == {"train": len(merged["train"]), "test": len(merged["eval"])}
     assert all(Features._from_yaml_list(infos[name]["features"]) == SAMPLE_FEATURES for name in ("harmful", "retain"))
     [default] = [config["config_name"] for config in head["configs"] if config.get("default")]
     assert default == "train"
 
 
-def test_the_card_says_what_the_data_say(release: Path, release_data: Path):
+def test_the_card_agrees_with_the_data(release: Path, release_data: Path):
     _, text = card_of(release)
-    counted = [row["set"] for side in ("train", "eval") for row in load_rows(release_data / "stage2" / side)]
-    assert f"completions in which the attack succeeded | {counted.count('circuit_breaker')} |" in text
+    sets = [row["set"] for split in ("train", "eval") for row in load_rows(release_data / "stage2" / split)]
+    assert f"completions in which the attack succeeded | {sets.count('circuit_breaker')} |" in text
     for gate in read_json(release_data / "reports" / "quality_gates.json")["gates"]:
         assert f"| {gate['name']} | {gate['value']:.4g} | {gate['limit']:.4g} | {gate['rows']} |" in text
     assert "min_adversarial_safe 400 -> 1" in text
@@ -131,12 +132,12 @@ def test_the_example_is_a_real_row(release: Path, release_data: Path):
     assert example["assistant_raw"] == row["assistant_raw"] and example["set"] == "circuit_breaker"
 
 
-def test_outputs_of_llama_bring_its_licence(data: Path, tmp_path: Path):
-    for side in ("train", "eval"):
-        rows = list(load_rows(data / "stage2" / side))
+def test_outputs_of_llama_add_its_licence(data: Path, tmp_path: Path):
+    for split in ("train", "eval"):
+        rows = list(load_rows(data / "stage2" / split))
         model = {"generator_model": "meta-llama/Llama-3.1-8B-Instruct"}
         rows = [{**row, "provenance": row["provenance"] | model} for row in rows]
-        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / side, {})
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / split, {})
     sign(data)
     make_release(data, REPO, tmp_path / "release")
     head, text = card_of(tmp_path / "release")
@@ -144,7 +145,7 @@ def test_outputs_of_llama_bring_its_licence(data: Path, tmp_path: Path):
     assert 'name that begins with "Llama"' in text and "written by meta-llama/Llama-3.1-8B-Instruct" in text
 
 
-def test_signs_of_markdown_stay_in_their_cells(data: Path, tmp_path: Path):
+def test_markdown_characters_are_escaped_in_table_cells(data: Path, tmp_path: Path):
     report = data / "reports" / "sources.json"
     sheets = read_json(report)
     next(iter(sheets.values()))["drops"] = {"a|b": 3}
@@ -159,24 +160,24 @@ def test_the_template_is_shipped():
     assert '"cards": ["*.jinja"]' in setup
 
 
-# -------------------------------------------------------------------------------------------------------- no release
+# -------------------------------------------------------------------------------------------------- refused releases
 
 
 def refused(data: Path, tmp_path: Path, why: str, token: str | None = None) -> None:
     with pytest.raises((ReleaseError, FileNotFoundError), match=why):
         make_release(data, REPO, tmp_path / "release", token)
-    assert [path.name for path in tmp_path.iterdir()] == ["data"], "and nothing half-made is left"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"], "no partial release is left"
 
 
 @pytest.mark.parametrize("name", ["validation_report", "quality_gates", "stats", "preflight"])
-def test_a_check_that_failed_stops_the_release(data: Path, tmp_path: Path, name: str):
+def test_a_failed_check_stops_the_release(data: Path, tmp_path: Path, name: str):
     report = data / "reports" / f"{name}.json"
     write_json(report, {**read_json(report), "passed": False})
     refused(data, tmp_path, f"{name}.json: this check did not pass")
 
 
 @pytest.mark.parametrize("name", ["validation_report", "quality_gates", "preflight"])
-def test_an_older_pass_does_not_hide_a_failure(data: Path, tmp_path: Path, name: str):
+def test_an_earlier_pass_does_not_hide_a_later_failure(data: Path, tmp_path: Path, name: str):
     write_json(data / "reports" / f"{name}.failed.json", {"passed": False})
     refused(data, tmp_path, f"{name}.failed.json: the last run of this check failed")
 
@@ -188,23 +189,23 @@ def test_a_check_that_was_not_run_stops_the_release(data: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("folder", ["stage2/train", "stage2/eval", "prompts/tool_flip"])
 def test_reports_of_other_rows_stop_the_release(data: Path, tmp_path: Path, folder: str):
-    """As many rows, and one of them is another."""
+    """The same number of rows, one of which is different."""
     first, *others = load_rows(data / folder)
     changed = [{**first, "family": "another"}, *others]
     save_rows(to_dataset(changed, SAMPLE_FEATURES if "stage2" in folder else PROMPT_FEATURES), data / folder, {})
-    refused(data, tmp_path, f"stats.json: does not tell of the rows that are in {folder} now")
+    refused(data, tmp_path, f"stats.json: was made from other rows than those in {folder}")
 
 
 def test_a_preflight_of_other_rows_stops_the_release(data: Path, tmp_path: Path):
     report = data / "reports" / "preflight.json"
     write_json(report, {**read_json(report), "inputs": {"stage2/train": "0" * 64}})
-    refused(data, tmp_path, "preflight.json: does not tell of the rows that are in stage2/train now")
+    refused(data, tmp_path, "preflight.json: was made from other rows than those in stage2/train")
 
 
 def test_preflight_refuses_rows_that_were_changed_after_the_merge(data: Path):
     rows = load_rows(data / "stage2" / "train")
     save_rows(rows.select(range(len(rows) - 1)), data / "stage2" / "train", {})
-    with pytest.raises(ValueError, match="stage2/train is not what .*stats.json tells of"):
+    with pytest.raises(ValueError, match="stage2/train differs from the hash in .*stats.json"):
         run("preflight", "--train-data", data / "stage2", "--no-check-tokenization")
 
 
@@ -213,18 +214,20 @@ def _change_sheet(data: Path, **changes) -> None:
     write_json(data / "reports" / "sources.json", {name: sheet | changes for name, sheet in sheets.items()})
 
 
-def test_a_source_that_may_not_be_passed_on_stops_the_release(data: Path, tmp_path: Path):
+def test_a_source_that_is_not_redistributable_stops_the_release(data: Path, tmp_path: Path):
     _change_sheet(data, redistributable=False, licence="other")
-    refused(data, tmp_path, r"rows of lookalike: its licence \(other\) does not let us pass it on")
+    refused(data, tmp_path, r"rows of lookalike: its licence \(other\) does not allow redistribution")
 
 
-def test_a_source_whose_licence_nobody_said_stops_the_release(data: Path, tmp_path: Path):
+def test_a_source_of_unknown_licence_stops_the_release(data: Path, tmp_path: Path):
     _change_sheet(data, redistributable=False, licence="unknown")
-    refused(data, tmp_path, "rows of lookalike: nobody said what its licence is; `ingest jsonl --licence NAME` does")
+    refused(
+        data, tmp_path, "rows of lookalike: its licence was not stated; state it with `ingest jsonl --licence NAME`"
+    )
 
 
-def test_sources_are_known_by_what_their_rows_say(data: Path, tmp_path: Path):
-    """One's own traces name a source of their own, in whatever folder they are; of two sheets the stricter counts."""
+def test_sources_are_looked_up_by_the_name_in_their_rows(data: Path, tmp_path: Path):
+    """The source that traces name may differ from their folder; of two sheets for a source the stricter applies."""
     [sheet] = read_json(data / "reports" / "sources.json").values()
     write_json(data / "reports" / "sources.json", {"jsonl": sheet})
     make_release(data, REPO, tmp_path / "release")
@@ -238,7 +241,7 @@ def test_sources_are_known_by_what_their_rows_say(data: Path, tmp_path: Path):
 
 def test_a_source_without_a_data_sheet_stops_the_release(data: Path, tmp_path: Path):
     write_json(data / "reports" / "sources.json", {})
-    refused(data, tmp_path, "nobody knows its licence")
+    refused(data, tmp_path, "its licence is not known")
 
 
 @pytest.mark.parametrize("folder", ["stage2/train", "prompts/tool_flip"])
@@ -253,13 +256,13 @@ def test_agentharm_stops_the_release_whatever_its_sheet_says(data: Path, tmp_pat
     refused(data, tmp_path, "1 rows of agentharm: AgentHarm is never published")
 
 
-def test_an_unknown_licence_stops_the_release(data: Path, tmp_path: Path):
+def test_a_licence_unknown_to_the_hub_stops_the_release(data: Path, tmp_path: Path):
     _change_sheet(data, licence="apache2")
     refused(data, tmp_path, 'unknown licence "apache2"')
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "secret"),
     [
         ("hf_" + "aB3" * 11 + "x", "a Hugging Face token"),
         ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
@@ -267,20 +270,20 @@ def test_an_unknown_licence_stops_the_release(data: Path, tmp_path: Path):
         ("mysecret", "the token in use"),
     ],
 )
-def test_a_secret_in_a_row_stops_the_release_and_is_not_repeated(data: Path, tmp_path: Path, text: str, what: str):
+def test_a_secret_in_a_row_stops_the_release_and_is_not_printed(data: Path, tmp_path: Path, text: str, secret: str):
     first, *others = load_rows(data / "stage2" / "train")
     first["messages"][1]["content"] += text
     save_rows(to_dataset([first, *others], SAMPLE_FEATURES), data / "stage2" / "train", {})
     sign(data)
-    with pytest.raises(ReleaseError, match=f"train-00000-of-00001.parquet: holds {what}") as refusal:
+    with pytest.raises(ReleaseError, match=f"train-00000-of-00001.parquet: holds {secret}") as refusal:
         make_release(data, REPO, tmp_path / "release", token="mysecret")
     assert text not in str(refusal.value)
 
 
-def test_what_is_no_release_is_not_overwritten(release_data: Path, tmp_path: Path):
+def test_a_folder_that_is_not_a_release_is_not_overwritten(release_data: Path, tmp_path: Path):
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no release"):
+    with pytest.raises(FileExistsError, match="is not a release"):
         make_release(release_data, REPO, tmp_path / "release")
     assert (tmp_path / "release" / "thesis.txt").read_text() == "mine"
 
@@ -289,7 +292,7 @@ def test_what_is_no_release_is_not_overwritten(release_data: Path, tmp_path: Pat
 
 
 def test_a_good_folder_has_no_faults(release: Path):
-    assert faults_of(release) == []
+    assert folder_faults(release) == []
 
 
 def _edit(folder: Path, old: str, new: str) -> None:
@@ -301,56 +304,60 @@ def _edit(folder: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "fault"),
     [
-        ("viewer: true", "viewer: true\nviewer: false", "viewer stands twice"),
+        ("viewer: true", "viewer: true\nviewer: false", "duplicate key viewer"),
         ("license: apache-2.0", "license: apache", 'unknown licence "apache"'),
         ("license: apache-2.0\n", "", "license is missing"),
         ("- n<1K", "- n<2K", 'unknown size category "n<2K"'),
-        ("- split: test", "- split: te-st", "'te-st' is no split name"),
+        ("- split: test", "- split: te-st", "'te-st' is not a valid split name"),
         ("- config_name: eval\n  data_files", "- data_files", "config_name"),
-        ("num_examples: ", "num_examples: 1", "the card says otherwise"),
-        ("  - name: group\n    dtype: string", "  - name: group\n    dtype: int64", "not the features of the card"),
+        ("num_examples: ", "num_examples: 1", "the card says 1"),
+        (
+            "  - name: group\n    dtype: string",
+            "  - name: group\n    dtype: int64",
+            "its features differ from those of the card",
+        ),
         ("harmful/train-00000-of-00001.parquet", "harmful/no.parquet", "harmful/no.parquet does not exist"),
         ("---\n", "", "no YAML"),
         ("pretty_name:", "\tpretty_name:", "README.md"),
         ("## Known limits", "[More Information Needed]", "More Information Needed"),
     ],
 )
-def test_a_card_the_hub_would_not_take_is_told(spoiled: Path, old: str, new: str, fault: str):
-    _edit(spoiled, old, new)
-    _sign_again(spoiled)
-    assert any(fault in told for told in faults_of(spoiled)), faults_of(spoiled)
+def test_faults_of_the_card_are_reported(damaged: Path, old: str, new: str, fault: str):
+    _edit(damaged, old, new)
+    _update_hashes(damaged)
+    assert any(fault in reported for reported in folder_faults(damaged)), folder_faults(damaged)
 
 
-def _sign_again(folder: Path) -> None:
-    """Let the manifest agree with the files."""
-    told = read_json(folder / MANIFEST)["configs"]
+def _update_hashes(folder: Path) -> None:
+    """Make the manifest agree with the files."""
+    configs = read_json(folder / MANIFEST)["configs"]
     write_manifest(folder, {})
-    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "configs": told})
+    write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "configs": configs})
 
 
-def test_files_that_changed_or_are_too_many_or_too_few_are_told(spoiled: Path):
-    (spoiled / "breakers.py").write_text("")
-    (spoiled / "reports" / "stats.json").write_text("{}")
-    (spoiled / "reports" / "sources.md").unlink()
-    assert faults_of(spoiled) == [
+def test_changed_additional_and_missing_files_are_reported(damaged: Path):
+    (damaged / "breakers.py").write_text("")
+    (damaged / "reports" / "stats.json").write_text("{}")
+    (damaged / "reports" / "sources.md").unlink()
+    assert folder_faults(damaged) == [
         "breakers.py: not in manifest.json",
         "reports/sources.md: missing, though in manifest.json",
-        "breakers.py: a script in the root would be run by old clients",
+        "breakers.py: old clients would run a script in the root",
         "reports/stats.json: changed since it was written",
     ]
 
 
-def test_parquet_the_viewer_cannot_page_through_is_told(spoiled: Path, monkeypatch):
-    path = spoiled / "harmful" / "train-00000-of-00001.parquet"
+def test_parquet_that_the_viewer_cannot_page_through_is_reported(damaged: Path, monkeypatch):
+    path = damaged / "harmful" / "train-00000-of-00001.parquet"
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(path), path, write_page_index=False)
-    _sign_again(spoiled)
+    _update_hashes(damaged)
     monkeypatch.setattr("cb_datasets.publish.check.MAX_ROW_GROUP_BYTES", 1000)
     monkeypatch.setattr("cb_datasets.publish.check.MAX_ROW_BYTES", 1000)
-    faults = faults_of(spoiled)
+    faults = folder_faults(damaged)
     assert "harmful/train-00000-of-00001.parquet: no page index" in faults
     assert any("a row group is larger than 100 MB" in fault for fault in faults)
     assert "eval/tool_flip: a row is longer than 2 MB; the viewer cannot show it" in faults
 
 
-def test_progress_bars_stay_as_they_were(release: Path):
+def test_progress_bars_stay_enabled(release: Path):
     assert not datasets.are_progress_bars_disabled()
