@@ -304,7 +304,7 @@ def _tag(request: Request) -> Answer:
 
 
 def _preupload(request: Request) -> Answer:
-    """How each file is to be uploaded: large files by LFS. Existing files have their hash."""
+    """The upload mode of each file, LFS for large ones, and the hash of the files that exist."""
     files = []
     for file in request.json()["files"]:
         large = file["path"].endswith((".parquet", ".safetensors", ".png"))

@@ -78,7 +78,7 @@ def decide(index: MergeIndex, marked_bad: np.ndarray, options: MergeOptions) -> 
     drop("duplicate", exact >= 0)
     near = _near_duplicates(index, kept(), options.repeat_similarity)
     drop("near_duplicate", near >= 0)
-    # A pair with a leaking row is dropped whole: siblings differ in the attack, and barely in the request.
+    # A pair with a leaking row is dropped whole, so that siblings stay together.
     drop("near_duplicate_of_eval", np.isin(index.pair, index.pair[index.leaks & kept()]) & kept(train_only=True))
     # Quotas and the ratio come last, so that no row which is dropped anyway counts towards them.
     for name, quota in options.quotas.items():

@@ -64,7 +64,7 @@ def make_adapter_release(
     with replacing_folder(output) as folder:
         _copy(adapter, FILES, folder)
         _copy(report, REPORT_FILES, folder / "report")
-        # Metrics only. The prompts come from sources that may not be redistributable, with answers to attacks.
+        # Metrics only: some sources of the prompts may not be redistributable, and some completions obey attacks.
         metrics = {key: value for key, value in results.items() if key != "prompts"}
         write_json(folder / "report" / "results.json", metrics)
         card = _card(adapter / "README.md", results, (report / "report.png").is_file(), repo_id, dataset)
@@ -117,7 +117,7 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         sections = (
             f"Published as [`{dataset}`](https://huggingface.co/datasets/{dataset.partition('@')[0]}).\n\n{sections}"
         )
-    # The card has an empty section "Evaluation", which the rendered sections replace.
+    # The trainer's card has a placeholder section "Evaluation", which the rendered sections replace.
     text, replaced = re.subn(
         r"## Evaluation\n.*?(?=^## )", lambda _: sections + "\n", card.text, flags=re.DOTALL | re.MULTILINE
     )

@@ -208,7 +208,7 @@ def _source(name: str, sheet: dict, samples: int, prompts: int) -> dict[str, Any
 
 
 def output_licence(model: str) -> str | None:
-    """The licence that covers the outputs and adapters of a model, or `None` if its licence does not."""
+    """The licence that covers the outputs and adapters of a model, or `None` if it has no such licence."""
     version = _LLAMA.search(model)
     return f"llama{version[1]}" if version else None
 

@@ -168,7 +168,7 @@ def _tag(api: HfApi, target: Target, commit: str) -> str:
         tags = _tags(api, target)
         numbers = [int(name[1:]) for name in tags if name[:1] == "v" and name[1:].isdecimal()]
         of_commit = [name for name, tagged in tags.items() if tagged == commit]
-        # Pushing the same files again gives the same commit, which needs no second tag.
+        # Pushing unchanged files creates no new commit, and the existing one needs no second tag.
         if target.tag is None and of_commit:
             return of_commit[0]
         tag = target.tag or f"v{max(numbers, default=0) + 1}"
