@@ -108,9 +108,11 @@ def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:
 
 
 def _call_of(value: Any) -> ToolCall | None:
-    if isinstance(value, dict) and isinstance(value.get("name"), str) and value["name"]:
-        if isinstance(value.get("parameters"), dict):
-            return ToolCall(value["name"], value["parameters"])
+    if not isinstance(value, dict):
+        return None
+    name, arguments = value.get("name"), value.get("parameters")
+    if isinstance(name, str) and name and isinstance(arguments, dict):
+        return ToolCall(name, arguments)
     return None
 
 

@@ -20,13 +20,12 @@ from huggingface_hub import DatasetCardData
 from builders.licenses import LICENCES
 
 from ..files import read_json, sha256, stream_file
-from .folder import MANIFEST, list_files
+from .folder import MANIFEST, SIZE_CATEGORIES, list_files
 
 
 MAX_ROW_GROUP_BYTES = 100 * 2**20
 MAX_ROW_BYTES = 2 * 10**6
 REQUIRED_KEYS = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
-SIZES = "n<1K 1K<n<10K 10K<n<100K 100K<n<1M 1M<n<10M 10M<n<100M".split()
 SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
 # Credentials by their form, and the marker by which benchmarks ask not to be redistributed.
@@ -87,7 +86,7 @@ def _card_faults(text: str) -> tuple[list[str], dict[str, Any] | None]:
     faults = [f"README.md: {key} is missing" for key in REQUIRED_KEYS if not data.get(key)]
     faults += [f'README.md: unknown licence "{name}"' for name in _list(data.get("license")) if name not in LICENCES]
     sizes = _list(data.get("size_categories"))
-    faults += [f'README.md: unknown size category "{size}"' for size in sizes if size not in SIZES]
+    faults += [f'README.md: unknown size category "{size}"' for size in sizes if size not in SIZE_CATEGORIES]
     faults += (
         ["README.md: a section is not filled in: More Information Needed"] if "More Information Needed" in text else []
     )

@@ -22,7 +22,7 @@ from ..export import export_row
 from ..files import read_json
 from ..markdown import cell
 from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
-from .folder import PLOT, WrittenSplit, union
+from .folder import PLOT, SIZE_CATEGORIES, WrittenSplit, union
 
 
 # `cards/` is beside the packages, both in a checkout and in an installation.
@@ -40,8 +40,6 @@ GATED_FIELDS = {
     "Intended use": "text",
     "I will not share the rows": "checkbox",
 }
-# Size categories of the Hub: (exclusive upper bound, name).
-SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 # Longest text, in characters, that the example row shows in full.
 LONG_TEXT = 240
 
@@ -85,7 +83,7 @@ def card_data(configs: Configs, licences: list[str], folder: Path) -> DatasetCar
         pretty_name="Circuit breakers for tool-calling agents",
         language=["en"],
         license=licences if len(licences) > 1 else licences[0],
-        size_categories=[next((name for bound, name in SIZES if total < bound), "10M<n<100M")],
+        size_categories=[next(name for name, bound in SIZE_CATEGORIES.items() if total < bound)],
         task_categories=["text-generation"],
         tags=TAGS,
         viewer=True,

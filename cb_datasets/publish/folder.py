@@ -39,6 +39,16 @@ _OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/")
 SPLITS = {"train": "train", "eval": "test"}
 SETS = {"harmful": "circuit_breaker", "retain": "retain"}
 
+# Size categories of the Hub, with their exclusive upper bounds in rows.
+SIZE_CATEGORIES = {
+    "n<1K": 10**3,
+    "1K<n<10K": 10**4,
+    "10K<n<100K": 10**5,
+    "100K<n<1M": 10**6,
+    "1M<n<10M": 10**7,
+    "10M<n<100M": 10**8,
+}
+
 # The Hub's viewer reads at most 300 MB for a page and wants row groups below 100 MB; loading is by file.
 ROW_GROUP_BYTES = 64 * 2**20
 SHARD_BYTES = 500 * 10**6

@@ -121,6 +121,6 @@ def test_a_search_before_the_index_is_ready_raises(files, monkeypatch):
 def test_an_index_that_cannot_be_written_fails_the_search_only(files, cache):
     cache.write_text("no folder")
     store = RowStore(files[0])
-    with pytest.raises(ValueError, match="for the search failed: .*cache"):
+    with pytest.raises(ValueError, match=r"for the search failed: .*cache"):
         store.search.rows_with("x", seconds=60)
     assert len(store.select({"class": "refusal"}))

@@ -115,7 +115,7 @@ def test_textual_compliance_is_harmful_and_degenerate_text_is_not(make_sample):
     ]
     assert failed(harmful_gates(count_profiles(compliant), LIMITS)) == set()
     degenerate = make_sample("to to to to to to to to<|eot_id|>", "harmful_compliance", id="b")
-    assert failed(harmful_gates(count_profiles(compliant[:2] + [degenerate]), LIMITS)) == {"harmful: attack succeeded"}
+    assert failed(harmful_gates(count_profiles([*compliant[:2], degenerate]), LIMITS)) == {"harmful: attack succeeded"}
 
 
 def test_recorded_completions_are_limited(good_ds):

@@ -13,7 +13,20 @@ from ..conftest import INJECTION, REFUSAL, RIGHT, TEXT, WRONG
 
 
 ANY = MergedThresholds(dr_ratio=0, min_adversarial_safe=0)
-THINGS = "pump valve filter rotor gasket bearing seal spring lever piston nozzle hinge".split()
+THINGS = [
+    "pump",
+    "valve",
+    "filter",
+    "rotor",
+    "gasket",
+    "bearing",
+    "seal",
+    "spring",
+    "lever",
+    "piston",
+    "nozzle",
+    "hinge",
+]
 
 
 @pytest.fixture

@@ -15,7 +15,26 @@ from cb_datasets.merge.near_duplicates import (
 )
 
 
-WORDS = "tide tables of brest and the harbour master who keeps them under a stone near old town hall".split()
+WORDS = [
+    "tide",
+    "tables",
+    "of",
+    "brest",
+    "and",
+    "the",
+    "harbour",
+    "master",
+    "who",
+    "keeps",
+    "them",
+    "under",
+    "a",
+    "stone",
+    "near",
+    "old",
+    "town",
+    "hall",
+]
 
 
 def jaccard(one: str, other: str) -> float:

@@ -205,7 +205,7 @@ def test_a_preflight_of_other_rows_stops_the_release(data: Path, tmp_path: Path)
 def test_preflight_refuses_rows_that_were_changed_after_the_merge(data: Path):
     rows = load_rows(data / "stage2" / "train")
     save_rows(rows.select(range(len(rows) - 1)), data / "stage2" / "train", {})
-    with pytest.raises(ValueError, match="stage2/train differs from the hash in .*stats.json"):
+    with pytest.raises(ValueError, match=r"stage2/train differs from the hash in .*stats\.json"):
         run("preflight", "--train-data", data / "stage2", "--no-check-tokenization")
 
 
