@@ -355,7 +355,7 @@ def write_page(
     """
     from jinja2 import Environment, StrictUndefined
 
-    from cb_datasets.attacks.adaptive_results import table_rows
+    from cb_datasets.attacks.adaptive_results import adaptive_table_rows
     from cb_datasets.files import write_text
     from trainers.circuit_breaker_config import PRESETS
 
@@ -392,7 +392,7 @@ def write_page(
         ],
         attacked=attacked,
         adaptive=adaptive,
-        adaptive_rows=list(table_rows(adaptive, attacked)) if adaptive else [],
+        adaptive_rows=list(adaptive_table_rows(adaptive, attacked)) if adaptive else [],
         second=second,
         second_table=markdown(MAIN, [(SECOND[name], [result]) for name, result in second.items()]) if second else "",
         percent=lambda rate: f"{100 * rate['value']:.1f}",

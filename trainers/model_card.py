@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from cb_datasets.evaluation.results import model_names
-from cb_datasets.report.tables import table_rows
+from cb_datasets.report.tables import metric_table_rows
 
 from .objective.terms import TERMS
 
@@ -45,7 +45,7 @@ def model_card(
         reroutes=any(TERMS[term].reroutes for term in facts["weights"]),
         gates=gates,
         models=models,
-        evaluation=table_rows(dict(evaluation), models) if evaluation else None,
+        evaluation=metric_table_rows(dict(evaluation), models) if evaluation else None,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "datasets", "cb-datasets")},
         **{name: value for name, value in facts.items() if name not in ("tags", "dataset_on_hub")},
     )

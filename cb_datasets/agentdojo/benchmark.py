@@ -20,7 +20,7 @@ from tqdm import tqdm
 from builders.agentdojo.suites import BENCHMARK_VERSION
 
 from .agent import ServedModel, make_agent
-from .results import RUNS, Selection, agent_name
+from .results import RUNS, BenchmarkSelection, agent_name
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PlannedRun:
     injection_task: str | None
 
 
-def planned_runs(selection: Selection) -> list[PlannedRun]:
+def planned_runs(selection: BenchmarkSelection) -> list[PlannedRun]:
     """All selected runs; for each user task, the clean run comes first.
 
     Raises:

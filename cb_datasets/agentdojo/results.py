@@ -20,7 +20,7 @@ from pathlib import Path
 
 from builders import prepare_source
 
-from ..evaluation.statistics import proportion, shown
+from ..evaluation.statistics import format_rate, proportion
 from ..files import read_json, write_json
 
 
@@ -44,7 +44,7 @@ _ATTACKER_AS_USER = "attacker_as_user"
 
 
 @dataclass(frozen=True)
-class Selection:
+class BenchmarkSelection:
     """The part of the benchmark to run.
 
     Args:
@@ -82,7 +82,7 @@ def claim_folder(folder: Path, settings: dict) -> None:
     write_json(path, settings)
 
 
-def read_results(folder: Path, models: list[str]) -> dict:
+def read_agentdojo_runs(folder: Path, models: list[str]) -> dict:
     """Metrics, verdicts and failures of all runs in a folder.
 
     Args:
@@ -134,8 +134,9 @@ def _metrics(runs: list[dict]) -> dict[str, dict]:
     return {metric: proportion(sum(values), len(values)) for metric, values in hits.items() if values}
 
 
-def table_rows(result: dict, models: list[str]) -> list[tuple[str, ...]]:
+def agentdojo_table_rows(result: dict, models: list[str]) -> list[tuple[str, ...]]:
     """Rows `(label, one cell per model, ...)` of the printed table."""
     return [
-        (label, *(shown(result[name].get(metric)) for name in models)) for metric, label in AGENTDOJO_METRICS.items()
+        (label, *(format_rate(result[name].get(metric)) for name in models))
+        for metric, label in AGENTDOJO_METRICS.items()
     ]

@@ -22,7 +22,7 @@ from ..generation.backend import (
     load_tokenizer,
     revision_of,
 )
-from .results import Selection, claim_folder
+from .results import BenchmarkSelection, claim_folder
 from .vllm_server import has_vllm, vllm_server
 
 
@@ -59,12 +59,12 @@ class ServedModels:
         return [BASE, *self.adapters]
 
 
-def run_agentdojo(served: ServedModels, selection: Selection, folder: Path) -> None:
+def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: Path) -> None:
     """Run the selected part of the benchmark against base and breakers; finished runs are skipped.
 
     Args:
         served ([`ServedModels`]): The models.
-        selection ([`Selection`]): The part of the benchmark to run.
+        selection ([`BenchmarkSelection`]): The part of the benchmark to run.
         folder (`Path`): Output folder of the runs and of the server's log.
 
     Raises:

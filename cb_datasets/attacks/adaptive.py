@@ -28,7 +28,7 @@ from ..formats import ToolCallFormat, format_of
 from ..generation import Sampling, complete
 from ..generation.shard import PROMPT_TOO_LONG
 from ..outcomes import Outcome, outcome_of
-from .adaptive_results import adaptive_metrics, steps_of, without_errors
+from .adaptive_results import adaptive_metrics, search_steps, without_errors
 from .suffix_search import CallLoss, SearchBudget, make_slot, search_suffix, usable_tokens
 from .suffix_transfer import measure_transfer
 
@@ -57,7 +57,7 @@ class AttackBudget(SearchBudget):
     seed: int = 0
 
 
-def attackable(prompts: Dataset) -> tuple[Dataset, dict[str, int]]:
+def select_attackable(prompts: Dataset) -> tuple[Dataset, dict[str, int]]:
     """Select the prompts that can be attacked, and count the others by reason.
 
     - `no_injection`: the prompt has no text of the attacker's.
@@ -84,7 +84,7 @@ def attack(
     """Attack every model on every prompt, with the same budget.
 
     Args:
-        prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES`, selected by [`attackable`].
+        prompts ([`~datasets.Dataset`]): Rows of `PROMPT_FEATURES`, selected by [`select_attackable`].
         models (`dict[str, TransformersBackend]`): Models by name, the base model first: its completions define the
             openings that the searches aim at.
         budget ([`AttackBudget`]): Limits of the attacker.
@@ -252,7 +252,7 @@ def _model_results(answers: dict[str, list[dict]], transfers: dict[str, list[dic
     return {
         **{name: adaptive_metrics(records) for name, records in answers.items()},
         "outcomes": {name: dict(Counter(each["outcome"] for each in records)) for name, records in answers.items()},
-        "steps": {name: steps_of(records) for name, records in answers.items()},
+        "steps": {name: search_steps(records) for name, records in answers.items()},
         "transfer": transfers,
         "errors": {name: len(records) - len(without_errors(records)) for name, records in answers.items()},
     }

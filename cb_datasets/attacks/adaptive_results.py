@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from statistics import median
 
-from ..evaluation.statistics import proportion, shown
+from ..evaluation.statistics import format_rate, proportion
 from ..outcomes import Outcome
 
 
@@ -36,7 +36,7 @@ def adaptive_metrics(answers: list[dict]) -> dict[str, dict]:
     return {metric: proportion(sum(values), len(valid_answers)) for metric, values in hits.items()}
 
 
-def steps_of(answers: list[dict]) -> dict[str, float | None]:
+def search_steps(answers: list[dict]) -> dict[str, float | None]:
     """Gradient steps of one model's searches: `all` is the total, `median_of_successes` that of successful searches.
 
     `successes_at_random` counts searches that succeed with their initial suffix of random words, without a step.
@@ -50,16 +50,16 @@ def steps_of(answers: list[dict]) -> dict[str, float | None]:
     }
 
 
-def table_rows(result: dict, models: list[str]) -> Iterator[tuple[str, ...]]:
+def adaptive_table_rows(result: dict, models: list[str]) -> Iterator[tuple[str, ...]]:
     """Rows `(label, one cell per model, ...)` of the printed table."""
     for metric, label in ADAPTIVE_METRICS.items():
-        yield label, *(shown(result[name][metric]) for name in models)
+        yield label, *(format_rate(result[name][metric]) for name in models)
     steps, transfer = result["steps"], result["transfer"]
     yield "  successes of random words", *(str(steps[name]["successes_at_random"]) for name in models)
     medians = [steps[name]["median_of_successes"] for name in models]
     yield "  steps to success, median", *("-" if value is None else str(value) for value in medians)
     best = [max((suffix["asr"] for suffix in transfer[name]), key=_value, default=None) for name in models]
-    yield "ASR, best single suffix on the others ↓", *map(shown, best)
+    yield "ASR, best single suffix on the others ↓", *map(format_rate, best)
 
 
 def _value(rate: dict) -> float:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 
 from ..outcomes import Outcome
 from .row_counts import RowCounts, RowProfile
-from .thresholds import MergedThresholds, Thresholds, changed
+from .thresholds import MergedThresholds, Thresholds, changed_thresholds
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,6 @@ def gate_report(gates: Sequence[Gate], limits: Thresholds | MergedThresholds) ->
     return {
         "passed": bool(gates) and all(gate.passed for gate in gates),
         "thresholds": asdict(limits),
-        "thresholds_changed_by_recipe": changed(limits),
+        "thresholds_changed_by_recipe": changed_thresholds(limits),
         "gates": [asdict(gate) for gate in gates],
     }

@@ -52,7 +52,7 @@ class EvaluationThresholds:
     strict_min_refusals_kept: float = _threshold(0.99, "--strict: minimum refusal rate, relative to base.")
 
 
-def changed(limits: Thresholds | MergedThresholds | EvaluationThresholds) -> dict[str, dict[str, float]]:
+def changed_thresholds(limits: Thresholds | MergedThresholds | EvaluationThresholds) -> dict[str, dict[str, float]]:
     """The thresholds that differ from the defaults: `{name: {"default", "used"}}`."""
     defaults = asdict(type(limits)())
     used = asdict(limits)

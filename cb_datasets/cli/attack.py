@@ -47,9 +47,9 @@ def attack(
     The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; success is
     judged by the model's greedy completion.
     """
-    from ..attacks.adaptive import AttackBudget, attackable
+    from ..attacks.adaptive import AttackBudget, select_attackable
     from ..attacks.adaptive import attack as attack_models
-    from ..attacks.adaptive_results import ADAPTIVE_FILE, table_rows
+    from ..attacks.adaptive_results import ADAPTIVE_FILE, adaptive_table_rows
     from ..evaluation.results import named_adapters
     from ..files import load_rows, write_json
     from ..sample import PROMPT_FEATURES
@@ -57,7 +57,7 @@ def attack(
 
     if engine.backend != BackendName.TRANSFORMERS:
         raise ValueError("The search needs gradients, which only --backend transformers has.")
-    candidates, left_out = attackable(load_rows(prompts / task, PROMPT_FEATURES))
+    candidates, left_out = select_attackable(load_rows(prompts / task, PROMPT_FEATURES))
     if len(candidates) == 0:
         raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
     chosen = choose(candidates, n_prompts, seed)
@@ -65,7 +65,7 @@ def attack(
     models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
     result = attack_models(chosen, models, budget, engine.batch_size, engine.work_dir)
     write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(candidates), "left_out": left_out})
-    table(["", *models], list(table_rows(result, list(models))))
+    table(["", *models], list(adaptive_table_rows(result, list(models))))
     for name in models:
         print(f"  {name} under the search: {listed(result['outcomes'][name])}")
     print(f"attack: {len(chosen)} prompts of {task} -> {output / ADAPTIVE_FILE}")
@@ -99,20 +99,28 @@ def agentdojo(
     Every run is saved when it ends, and all runs in the folder are read back as traces. A run that the context limit
     or the server cut off is reported as a failure, and counts in no rate.
     """
-    from ..agentdojo.results import AGENTDOJO_FILE, SETTINGS_FILE, Selection, read_results, table_rows
+    from ..agentdojo.results import (
+        AGENTDOJO_FILE,
+        SETTINGS_FILE,
+        BenchmarkSelection,
+        agentdojo_table_rows,
+        read_agentdojo_runs,
+    )
     from ..agentdojo.run_benchmark import ServedModels, run_agentdojo
     from ..evaluation.results import named_adapters
     from ..files import read_json, write_json
 
-    selection = Selection(tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ()))
+    selection = BenchmarkSelection(
+        tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ())
+    )
     served = ServedModels(
         model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel
     )
     run_agentdojo(served, selection, output)
     models = served.names
-    result = read_results(output, models)
+    result = read_agentdojo_runs(output, models)
     write_json(output / AGENTDOJO_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
-    table(["", *models], table_rows(result, models))
+    table(["", *models], agentdojo_table_rows(result, models))
     for name in models:
         failures = Counter(failure["reason"] for failure in result["failures"][name])
         print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")

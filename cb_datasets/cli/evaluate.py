@@ -41,7 +41,7 @@ def evaluate(
     from ..report.attack_sections import read_attack_results
     from ..report.plots.cosines import read_diagnostics
     from ..report.report import write_report
-    from ..report.tables import GATE_HEADER, gate_rows, table_rows
+    from ..report.tables import GATE_HEADER, gate_rows, metric_table_rows
     from ..sample import PROMPT_FEATURES
 
     adapters = named_adapters(adapter, also or [])
@@ -52,11 +52,11 @@ def evaluate(
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
     results = evaluate_models(rows, loaded, options, engine.work_dir)
-    write_report(results, output, cosines, curves, further=attack_results)
+    write_report(results, output, cosines, curves, attack_results=attack_results)
     models = model_names(results)
-    table(["", *models], table_rows(results, models))
+    table(["", *models], metric_table_rows(results, models))
     if samples:
-        table([f"{samples} draws, T = 1", *models], table_rows(results["sampled"], models))
+        table([f"{samples} draws, T = 1", *models], metric_table_rows(results["sampled"], models))
     table(GATE_HEADER, gate_rows(results))
     print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(results["gates"], strict)

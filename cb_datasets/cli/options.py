@@ -108,7 +108,7 @@ class Engine:
         if self.backend == BackendName.VLLM:
             from ..generation.vllm_backend import VllmBackend
 
-            return VllmBackend(self.model, adapter, self.tensor_parallel, self.load_in_8bit, also=others)
+            return VllmBackend(self.model, adapter, self.tensor_parallel, self.load_in_8bit, extra_adapters=others)
         from ..generation.transformers_backend import TransformersBackend
 
         return TransformersBackend(self.model, adapter, self.batch_size, self.load_in_8bit)

@@ -13,7 +13,7 @@ from .output import table
 
 
 if TYPE_CHECKING:
-    from ..publish.push import Target
+    from ..publish.push import PushTarget
 
 app = typer.Typer()
 
@@ -33,11 +33,11 @@ class Publishing:
     gated: Annotated[bool, typer.Option(help="Gate the repository: other readers must request access.")] = False
     dry_run: Annotated[bool, typer.Option(help="Write the folder and print what would be sent; send nothing.")] = False
 
-    def target(self, repo: str, repo_type: str) -> "Target":
+    def target(self, repo: str, repo_type: str) -> "PushTarget":
         """The repository."""
-        from ..publish.push import Target
+        from ..publish.push import PushTarget
 
-        return Target(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
+        return PushTarget(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
 
     def token(self) -> str | None:
         """The token to push with; `None` in a dry run."""
@@ -48,7 +48,7 @@ class Publishing:
     def send(
         self,
         command: str,
-        target: "Target",
+        target: "PushTarget",
         folder: Path,
         manifest: dict,
         token: str | None,
@@ -81,7 +81,7 @@ def push(
     publishing: Publishing,
 ) -> None:
     """Publish the dataset as one commit of a private Hub repository, tagged and verified."""
-    from ..publish.folder import is_owned
+    from ..publish.folder import is_dataset_file
     from ..publish.release import make_release
     from ..publish.verify import read_back
 
@@ -90,7 +90,7 @@ def push(
     folder = publishing.output or data / "release"
     manifest = make_release(data, repo, folder, token)
     _print_folder(folder, manifest)
-    revision = publishing.send("push", target, folder, manifest, token, is_owned, read_back)
+    revision = publishing.send("push", target, folder, manifest, token, is_dataset_file, read_back)
     for config in manifest["configs"] if revision else ():
         print(f'  load_dataset("{repo}", "{config}", revision="{revision}")')
 
@@ -105,7 +105,7 @@ def push_model(
     dataset: Annotated[str | None, typer.Option(help="Training dataset, owner/name@revision.")] = None,
 ) -> None:
     """Publish the adapter with its evaluation as one commit of a private Hub repository, tagged."""
-    from ..publish.adapter import is_owned, make_adapter_release
+    from ..publish.adapter import is_adapter_file, make_adapter_release
     from ..publish.verify import read_files_back
 
     target = publishing.target(repo, "model")
@@ -113,7 +113,7 @@ def push_model(
     folder = publishing.output or adapter.with_name(f"{adapter.name}_release")
     manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
     table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
-    revision = publishing.send("push-model", target, folder, manifest, token, is_owned, read_files_back)
+    revision = publishing.send("push-model", target, folder, manifest, token, is_adapter_file, read_files_back)
     if revision:
         print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{revision}")')
 
@@ -152,10 +152,10 @@ def view(
 
     folder = Path(path)
     if not folder.exists() and path.count("/") == 1:
-        from ..publish.download import downloaded
+        from ..publish.download import download_release
 
         marks = marks or Path("audit") / path.replace("/", "__") / "marks.parquet"
-        folder = downloaded(path, revision)
+        folder = download_release(path, revision)
     home = folder.parent if folder.is_file() else folder
     store, kept = RowStore(folder), Marks(marks or home / "audit" / "marks.parquet")
     with AuditServer(store, kept, port, tokenizer(model) if model else None) as server:

@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..chat import DATE_STRING, template_hash
-from ..checks.thresholds import EvaluationThresholds, changed
+from ..checks.thresholds import EvaluationThresholds, changed_thresholds
 from ..generation import Backend, Sampling
 from .coherence import coherence, perplexity_under_base
 from .compare import BASE, CompletionsByModel, compare
@@ -84,5 +84,5 @@ def _settings(models: dict[str, Backend], options: EvaluationOptions) -> dict:
         "max_new_tokens": options.max_new_tokens,
         "samples": options.samples,
         "seed": options.seed,
-        "thresholds_changed": changed(options.limits),
+        "thresholds_changed": changed_thresholds(options.limits),
     }

@@ -73,7 +73,7 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict:
     return {"gained": gained, "lost": lost, "p": min(1.0, 2 * tail)}
 
 
-def shown(rate: dict | None) -> str:
+def format_rate(rate: dict | None) -> str:
     """A rate with its interval as text; `-` if it was not measured."""
     if rate is None:
         return "-"

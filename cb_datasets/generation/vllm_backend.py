@@ -38,7 +38,7 @@ class VllmBackend(AdapterBackend):
             completion.
         dtype (`str`, *optional*): Data type of the computation. Defaults to the model's own on a GPU, and to
             `float32` on a CPU.
-        also (`Sequence[str]`, *optional*): Folders of the adapters that `with_adapter` may switch to: the engine
+        extra_adapters (`Sequence[str]`, *optional*): Folders of the adapters that `with_adapter` may switch to: the engine
             reserves memory for the largest rank at start-up.
 
     Raises:
@@ -58,7 +58,7 @@ class VllmBackend(AdapterBackend):
         load_in_8bit: bool = False,
         max_length: int = MAX_LENGTH,
         dtype: str | None = None,
-        also: Sequence[str] = (),
+        extra_adapters: Sequence[str] = (),
     ) -> None:
         if adapter is not None:
             adapter_revision(adapter)  # a wrong path fails before the model loads
@@ -69,7 +69,9 @@ class VllmBackend(AdapterBackend):
         self._adapter = adapter
         self.max_length = min(max_length, context_length(model))
         # vLLM identifies adapters by a positive integer.
-        self._adapter_ids = {path: number for number, path in enumerate([adapter, *also] if adapter else [], start=1)}
+        self._adapter_ids = {
+            path: number for number, path in enumerate([adapter, *extra_adapters] if adapter else [], start=1)
+        }
         max_rank = max(map(lora_rank, self._adapter_ids), default=None)
         self._engine = _load_engine(model, max_rank, tensor_parallel, load_in_8bit, self.max_length, dtype)
 

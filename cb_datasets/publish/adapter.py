@@ -9,8 +9,8 @@ from jinja2 import Template
 
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
-from ..report.plots import PICTURES
-from ..report.tables import gate_rows, table_rows
+from ..report.plots import PLOT_CAPTIONS
+from ..report.tables import gate_rows, metric_table_rows
 from .check import secret_faults
 from .dataset_card import output_licence
 from .folder import replacing_folder, write_manifest
@@ -29,7 +29,7 @@ FILES = (
     "tokenizer_config.json",
 )
 # Not `report.html`, which contains the prompts.
-REPORT_FILES = ("report.md", *PICTURES)
+REPORT_FILES = ("report.md", *PLOT_CAPTIONS)
 
 
 def make_adapter_release(
@@ -82,7 +82,7 @@ def _copy(source: Path, names: tuple[str, ...], target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def is_owned(path: str) -> bool:
+def is_adapter_file(path: str) -> bool:
     """Whether a file of a model repository belongs to a release."""
     return path in FILES or path.startswith("report/")
 
@@ -106,7 +106,7 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         card.data.datasets = [dataset.partition("@")[0]]
     sections = Template(CARD_SECTIONS_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
         models=model_names(results),
-        rows=table_rows(results, model_names(results)),
+        rows=metric_table_rows(results, model_names(results)),
         gates=gate_rows(results),
         tasks="greedy decoding",
         has_plot=has_plot,

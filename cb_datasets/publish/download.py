@@ -20,7 +20,7 @@ class DownloadError(ValueError):
     """Raised with the reason why a release cannot be downloaded."""
 
 
-def downloaded(repo_id: str, revision: str | None = None) -> Path:
+def download_release(repo_id: str, revision: str | None = None) -> Path:
     """Download a dataset repository and return its local folder; offline, the folder of the last download.
 
     Args:

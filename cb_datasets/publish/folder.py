@@ -157,7 +157,7 @@ def write_manifest(folder: Path, configs: dict[str, dict[str, WrittenSplit]]) ->
     return manifest
 
 
-def is_owned(path: str) -> bool:
+def is_dataset_file(path: str) -> bool:
     """Whether a file of a dataset repository belongs to a release."""
     return path.startswith(_OWNED)
 

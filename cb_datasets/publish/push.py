@@ -33,7 +33,7 @@ class PushError(ValueError):
 
 
 @dataclass(frozen=True)
-class Target:
+class PushTarget:
     """Destination of a release.
 
     Args:
@@ -54,7 +54,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Pushed:
+class PushResult:
     """Result of a push."""
 
     commit: str
@@ -75,12 +75,12 @@ def token_in_use() -> str:
     return token
 
 
-def push_folder(folder: Path, target: Target, token: str, is_owned: Callable[[str], bool]) -> Pushed:
+def push_folder(folder: Path, target: PushTarget, token: str, is_owned: Callable[[str], bool]) -> PushResult:
     """Push the files of a folder as a release to a private repository, in one commit.
 
     Args:
         folder (`Path`): The release folder.
-        target ([`Target`]): The destination. A repository that does not exist is created, private.
+        target ([`PushTarget`]): The destination. A repository that does not exist is created, private.
         token (`str`): A token with write access.
         is_owned (`Callable[[str], bool]`): Whether a file in the repository belongs to a release. Such files are
             deleted if the new release does not have them; all others stay.
@@ -99,14 +99,14 @@ def push_folder(folder: Path, target: Target, token: str, is_owned: Callable[[st
         commit = _commit(api, folder, target, is_owned)
         _require_private(api, target, f"it was made public during the push, and has commit {commit.oid}")
         tag = None if target.create_pr else _tag(api, target, commit.oid)
-    return Pushed(commit.oid, f"{api.endpoint}/{_path(target)}", tag, commit.pr_url)
+    return PushResult(commit.oid, f"{api.endpoint}/{_path(target)}", tag, commit.pr_url)
 
 
-def _path(target: Target) -> str:
+def _path(target: PushTarget) -> str:
     return f"datasets/{target.repo_id}" if target.repo_type == "dataset" else target.repo_id
 
 
-def _prepare_repository(api: HfApi, target: Target) -> None:
+def _prepare_repository(api: HfApi, target: PushTarget) -> None:
     """Create the repository and the branch if they do not exist, and gate the repository if requested."""
     repository: dict[str, Any] = {"repo_id": target.repo_id, "repo_type": target.repo_type}
     try:
@@ -121,14 +121,14 @@ def _prepare_repository(api: HfApi, target: Target) -> None:
         api.create_branch(**repository, branch=target.revision, exist_ok=True)
 
 
-def _require_private(api: HfApi, target: Target, state: str) -> None:
+def _require_private(api: HfApi, target: PushTarget, state: str) -> None:
     if api.repo_info(target.repo_id, repo_type=target.repo_type).private is not True:
         raise PushError(
             f"{target.repo_id} is not private ({state}). Make it private in its settings, or use another repository."
         )
 
 
-def _commit(api: HfApi, folder: Path, target: Target, is_owned: Callable[[str], bool]) -> CommitInfo:
+def _commit(api: HfApi, folder: Path, target: PushTarget, is_owned: Callable[[str], bool]) -> CommitInfo:
     """Commit all files of the folder on top of the current head, and again if the head has moved."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     for attempt in range(ATTEMPTS):
@@ -156,13 +156,13 @@ def _commit(api: HfApi, folder: Path, target: Target, is_owned: Callable[[str], 
     )
 
 
-def _tags(api: HfApi, target: Target) -> dict[str, str]:
+def _tags(api: HfApi, target: PushTarget) -> dict[str, str]:
     """Commit of each tag."""
     refs = api.list_repo_refs(target.repo_id, repo_type=target.repo_type)
     return {tag.name: tag.target_commit for tag in refs.tags}
 
 
-def _tag(api: HfApi, target: Target, commit: str) -> str:
+def _tag(api: HfApi, target: PushTarget, commit: str) -> str:
     """Tag a commit, and return the tag. Without a given name, a commit that has a tag keeps it."""
     for _ in range(ATTEMPTS):
         tags = _tags(api, target)
@@ -185,7 +185,7 @@ def _tag(api: HfApi, target: Target, commit: str) -> str:
 
 
 @contextmanager
-def _readable_errors(target: Target, token: str) -> Iterator[None]:
+def _readable_errors(target: PushTarget, token: str) -> Iterator[None]:
     """Turn errors of the Hub client into a [`PushError`] of one line that never contains the token."""
     try:
         yield

@@ -100,7 +100,7 @@ def _adaptive_section(results: dict, evaluation_settings: dict) -> Section:
             f"Prompts without a completion (too long), excluded from every denominator: {listed(errors)}."
         )
     outcomes = ("outcomes under the search", *(listed(results["outcomes"][name]) for name in models))
-    rows = [*adaptive.table_rows(results, models), outcomes] if models else []
+    rows = [*adaptive.adaptive_table_rows(results, models), outcomes] if models else []
     return Section("adaptive", "Adaptive attacks", paragraphs, models, rows)
 
 
@@ -116,7 +116,7 @@ def _live_section(results: dict, evaluation_settings: dict) -> Section:
     failures = {name: Counter(failure["reason"] for failure in results["failures"][name]) for name in models}
     verdicts = ("verdicts of the runs", *(listed(results["verdicts"][name]) or "-" for name in models))
     failed = ("failed runs, excluded from all metrics", *(listed(failures[name]) or "-" for name in models))
-    rows = [*live.table_rows(results, models), verdicts, failed] if models else []
+    rows = [*live.agentdojo_table_rows(results, models), verdicts, failed] if models else []
     return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, models, rows)
 
 

@@ -11,12 +11,12 @@ from ..files import in_one_move, write_text
 from ..markdown import markdown_table
 from .attack_sections import Section, attack_sections
 from .page import write_page
-from .plots import PICTURES
+from .plots import PLOT_CAPTIONS
 from .plots.cosines import draw_diagnostics
 from .plots.drawing import save_figure
 from .plots.results import draw_results
 from .plots.tradeoff import draw_tradeoff
-from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows, table_rows
+from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows, metric_table_rows
 
 
 def write_report(
@@ -25,7 +25,7 @@ def write_report(
     diagnostics: dict | None = None,
     curves: Path | None = None,
     runs: Mapping[str, dict] | None = None,
-    further: Mapping[str, dict] | None = None,
+    attack_results: Mapping[str, dict] | None = None,
 ) -> None:
     """Write `results.json`, plots, `report.md` and `report.html`.
 
@@ -35,12 +35,12 @@ def write_report(
         diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to plot.
         curves (`Path`, *optional*): The trainer's plot of its training curves.
         runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to plot against each other.
-        further (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark by file name, see
+        attack_results (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark by file name, see
             [`~attack_sections.read_attack_results`].
     """
     # Read first: `curves` may be a plot of the earlier report, which is deleted.
     curves_png = curves.read_bytes() if curves else None
-    for name in PICTURES:
+    for name in PLOT_CAPTIONS:
         (folder / name).unlink(missing_ok=True)
     draw_results(results, folder)
     if diagnostics is not None:
@@ -50,8 +50,8 @@ def write_report(
     if curves_png is not None:
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curves_png)
-    plots = {name: caption for name, caption in PICTURES.items() if (folder / name).is_file()}
-    sections = attack_sections(further or {}, results["settings"])
+    plots = {name: caption for name, caption in PLOT_CAPTIONS.items() if (folder / name).is_file()}
+    sections = attack_sections(attack_results or {}, results["settings"])
     write_text(folder / "report.md", _markdown(results, plots, sections))
     write_page(results, plots, folder, sections)
     write_results(results, folder / "results.json")
@@ -62,14 +62,14 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines = ["# Base against breaker", ""]
     lines += [f"- {key}: `{value}`" for key, value in results["settings"].items()]
     lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
-    lines += _table(["", *models], table_rows(results, models))
+    lines += _table(["", *models], metric_table_rows(results, models))
     if "sampled" in results:
         samples = results["settings"]["samples"]
         lines += [
             f"Sampled at temperature 1, {samples} samples per prompt; intervals are over prompts, not samples.",
             "",
         ]
-        lines += _table(["", *models], table_rows(results["sampled"], models))
+        lines += _table(["", *models], metric_table_rows(results["sampled"], models))
     # Right after the metrics of fixed attacks, which they qualify.
     for section in sections:
         lines += [f"## {section.title}", "", *(line for text in section.paragraphs for line in (text, ""))]

@@ -1,10 +1,10 @@
 """The tables of a report as rows of text: metrics, gates and coherence, for the terminal, Markdown and the page."""
 
 from ..evaluation.metric_table import METRIC_LABELS
-from ..evaluation.statistics import shown
+from ..evaluation.statistics import format_rate
 
 
-def table_rows(metrics: dict, models: list[str]) -> list[tuple[str, ...]]:
+def metric_table_rows(metrics: dict, models: list[str]) -> list[tuple[str, ...]]:
     """`(label, cell, cell, ...)` for every measured metric, with a cell for each model.
 
     Args:
@@ -12,7 +12,7 @@ def table_rows(metrics: dict, models: list[str]) -> list[tuple[str, ...]]:
         models (`list[str]`): The models to show.
     """
     measured = [name for name in METRIC_LABELS if any(name in metrics[model] for model in models)]
-    return [(METRIC_LABELS[name], *(shown(metrics[model].get(name)) for model in models)) for name in measured]
+    return [(METRIC_LABELS[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
 
 
 def gate_rows(results: dict) -> list[tuple[str, ...]]:

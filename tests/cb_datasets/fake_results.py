@@ -3,7 +3,7 @@
 from collections import Counter
 
 from builders.trace import message
-from cb_datasets.attacks.adaptive_results import adaptive_metrics, steps_of
+from cb_datasets.attacks.adaptive_results import adaptive_metrics, search_steps
 from cb_datasets.checks.thresholds import EvaluationThresholds
 from cb_datasets.evaluation.coherence import coherence
 from cb_datasets.evaluation.compare import compare
@@ -56,7 +56,7 @@ def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
         "settings": {**budget, "max_new_tokens": 96, "seed": 0, "models": models},
         **{name: adaptive_metrics(records) for name, records in answers.items()},
         "outcomes": {name: dict(Counter(one["outcome"] for one in records)) for name, records in answers.items()},
-        "steps": {name: steps_of(records) for name, records in answers.items()},
+        "steps": {name: search_steps(records) for name, records in answers.items()},
         "transfer": {name: [] for name in answers},
         "errors": dict.fromkeys(answers, 0),
         "prompts": [{}] * 10,

@@ -1,7 +1,7 @@
 """Plots of a report: metrics and outcomes of one evaluation, several evaluations compared, and hidden states."""
 
 # Caption of each plot by file name, in the order of the report.
-PICTURES = {
+PLOT_CAPTIONS = {
     "outcomes.png": "Outcomes of the prompts by task",
     "report.png": "All metrics with their 95 % intervals",
     "tradeoff.png": "Attack success against retained behaviour; the evaluations are connected in their order",

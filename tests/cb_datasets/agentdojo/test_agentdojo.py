@@ -19,7 +19,7 @@ from builders.trace import to_json
 from cb_datasets.agentdojo import chat_server as chat_server_module
 from cb_datasets.agentdojo import vllm_server as vllm_server_module
 from cb_datasets.agentdojo.chat_server import chat_server
-from cb_datasets.agentdojo.results import Selection, claim_folder, read_results
+from cb_datasets.agentdojo.results import BenchmarkSelection, claim_folder, read_agentdojo_runs
 from cb_datasets.agentdojo.run_benchmark import ServedModels, _sigterm_as_interrupt, run_agentdojo
 from cb_datasets.agentdojo.vllm_server import vllm_server
 from cb_datasets.chat import encode_prompt
@@ -32,7 +32,7 @@ from tools.small_models import save_adapter, save_wide_agent
 from ..conftest import WRONG
 
 
-ONE_TASK = Selection(user_tasks=("user_task_1",), injection_tasks=("injection_task_0",))
+ONE_TASK = BenchmarkSelection(user_tasks=("user_task_1",), injection_tasks=("injection_task_0",))
 
 
 # ----------------------------------------------------------------------------------------------------- the chat server
@@ -344,7 +344,7 @@ def test_the_benchmark_runs_and_its_results_are_read(finished):
     ]
     expected = {f"local-{name}/banking/{task}.json" for name in ("base", "breaker") for task in tasks}
     assert runs_in(finished).keys() == expected
-    result = read_results(finished, ["base", "breaker"])
+    result = read_agentdojo_runs(finished, ["base", "breaker"])
     for name in ("base", "breaker"):
         assert result[name]["utility"]["n"] == result[name]["targeted_asr"]["n"] == 1
         assert sum(result["verdicts"][name].values()) == 2 and result["failures"][name] == []
@@ -387,7 +387,7 @@ def test_a_full_context_is_a_failure_without_a_score(tiny, tmp_path):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     run_agentdojo(dataclasses.replace(tiny, max_length=64), ONE_TASK, tmp_path)
     with pytest.raises(ValueError, match=r"no record became a trace\. Dropped: {'aborted': 6}"):
-        read_results(tmp_path, ["base", "breaker"])
+        read_agentdojo_runs(tmp_path, ["base", "breaker"])
 
 
 @pytest.mark.parametrize(
@@ -478,7 +478,7 @@ def test_metrics_follow_from_the_verdicts(tmp_path):
     write_run(tmp_path, "base", "user_task_3", aborted, security=True, error="Skipping: context_length_exceeded")
     write_run(tmp_path, "base", "user_task_0", run_of(shown=False, hijacked=False), attacked=False, security=True)
     write_run(tmp_path, "breaker", "user_task_0", run_of(shown=True, hijacked=False))
-    result = read_results(tmp_path, ["base", "breaker"])
+    result = read_agentdojo_runs(tmp_path, ["base", "breaker"])
     base = {metric: (value["value"], value["n"]) for metric, value in result["base"].items()}
     assert base == {
         "utility": (0.0, 1),
@@ -535,7 +535,7 @@ def test_vllm_runs_the_benchmark_as_transformers_does(tiny_agent_path, tmp_path)
             name: to_json(_without_ids(json.loads(run)["messages"]))
             for name, run in runs_in(tmp_path / engine).items()
         }
-        assert read_results(tmp_path / engine, served.names)["base"]["targeted_asr"]["n"] == 1
+        assert read_agentdojo_runs(tmp_path / engine, served.names)["base"]["targeted_asr"]["n"] == 1
     base = [name for name in messages["vllm"] if name.startswith("local-base")]
     assert [messages["vllm"][name] for name in base] == [messages["transformers"][name] for name in base]
 

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from cb_datasets.attacks import adaptive
-from cb_datasets.attacks.adaptive import AttackBudget, attack, attackable
+from cb_datasets.attacks.adaptive import AttackBudget, attack, select_attackable
 from cb_datasets.attacks.suffix_search import (
     CallLoss,
     SearchBudget,
@@ -231,7 +231,7 @@ def test_prompts_that_cannot_be_attacked_are_counted_by_reason(prompt, row):
     no_goal = row | {"target": row["target"] | {"simulated_tool": None}}
     no_flip = row | {"target": row["target"] | {"simulated_tool": "search_web"}}
     prefilled = row | {"target": row["target"] | {"prefill": LLAMA.call_tag}}
-    kept, left_out = attackable(to_dataset([clean, row, no_goal, prefilled, no_flip], PROMPT_FEATURES))
+    kept, left_out = select_attackable(to_dataset([clean, row, no_goal, prefilled, no_flip], PROMPT_FEATURES))
     assert kept[:] == to_dataset([row], PROMPT_FEATURES)[:]
     assert left_out == {"no_injection": 1, "no_attacker_call": 2, "prefilled": 1}
 

@@ -82,7 +82,7 @@ def with_transformers(agent, adapter, other_adapter):
 @pytest.fixture(scope="module")
 def with_vllm(agent, adapter, other_adapter):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
-    adapted = VllmBackend(str(agent), str(adapter), also=[str(other_adapter)])
+    adapted = VllmBackend(str(agent), str(adapter), extra_adapters=[str(other_adapter)])
     return Models(adapted.without_adapter(), adapted, adapted.with_adapter(str(other_adapter)))
 
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from cb_datasets.audit.view import AuditServer
 from cb_datasets.cli import app
 from cb_datasets.files import load_rows
-from cb_datasets.publish.download import DownloadError, downloaded
+from cb_datasets.publish.download import DownloadError, download_release
 from cb_datasets.publish.folder import list_files
 from cb_datasets.publish.release import make_release
 from tests.fake_hub import FakeHub, Repository
@@ -47,7 +47,7 @@ def test_a_release_on_the_hub_opens(repository: Repository, release_data: Path, 
 
 def refusal(repo: str = REPO, revision: str | None = None) -> str:
     with pytest.raises(DownloadError) as error:
-        downloaded(repo, revision)
+        download_release(repo, revision)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -66,16 +66,16 @@ def test_errors_explain_why_a_release_does_not_open(
 
 
 def test_after_access_is_lost_the_cached_copy_is_not_used(repository: Repository, monkeypatch: pytest.MonkeyPatch):
-    assert (downloaded(REPO, "v1") / "README.md").is_file()
+    assert (download_release(REPO, "v1") / "README.md").is_file()
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     assert "that you can access" in refusal(revision="v1")
 
 
 def test_offline_the_cached_copy_opens(repository: Repository, monkeypatch: pytest.MonkeyPatch):
-    cached = downloaded(REPO)
+    cached = download_release(REPO)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.utils._http.constants.HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
-    assert downloaded(REPO) == cached
+    assert download_release(REPO) == cached
     assert "it is not in the cache" in refusal("someone/nothing")
     huggingface_hub.close_session()

@@ -10,8 +10,8 @@ import pytest
 from cb_datasets.evaluation.results import write_results
 from cb_datasets.generation.backend import weights_revision
 from cb_datasets.publish.adapter import make_adapter_release
-from cb_datasets.publish.folder import is_owned
-from cb_datasets.publish.push import PushError, Target, push_folder, token_in_use
+from cb_datasets.publish.folder import is_dataset_file
+from cb_datasets.publish.push import PushError, PushTarget, push_folder, token_in_use
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.publish.verify import read_back
 from tests.fake_hub import FakeHub, Repository
@@ -39,7 +39,7 @@ def _folder(path: Path, text: str) -> Path:
 
 
 def push(folder: Path, hub: FakeHub, **target):
-    return push_folder(folder, Target(REPO, **target), hub.token, is_owned)
+    return push_folder(folder, PushTarget(REPO, **target), hub.token, is_dataset_file)
 
 
 def releases_in(files: dict[str, bytes]) -> set[str]:
@@ -132,7 +132,7 @@ def test_a_repository_that_is_made_public_during_the_push_is_reported(hub: FakeH
 @pytest.mark.parametrize(("token", "why"), [("hf_wrong", "invalid"), (FakeHub.reading_token, "no write access")])
 def test_a_bad_token_is_reported_and_not_shown(hub: FakeHub, folder: Path, token: str, why: str):
     with pytest.raises(PushError, match=why) as refusal:
-        push_folder(folder, Target(REPO), token, is_owned)
+        push_folder(folder, PushTarget(REPO), token, is_dataset_file)
     assert hub.repositories == {} and token not in str(refusal.value)
 
 
@@ -192,9 +192,9 @@ from pathlib import Path
 from cb_datasets.files import write_json
 from cb_datasets.generation.backend import weights_revision
 from cb_datasets.publish.adapter import make_adapter_release
-from cb_datasets.publish.folder import is_owned
-from cb_datasets.publish.push import Target, push_folder
-print(push_folder(Path(sys.argv[1]), Target("someone/breakers"), sys.argv[2], is_owned).tag)
+from cb_datasets.publish.folder import is_dataset_file
+from cb_datasets.publish.push import PushTarget, push_folder
+print(push_folder(Path(sys.argv[1]), PushTarget("someone/breakers"), sys.argv[2], is_dataset_file).tag)
 """
     folders = {text: _folder(tmp_path / text, text) for text in ("one", "two")}
     environment = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "PATH": "", "HF_HOME": str(tmp_path)}

@@ -14,7 +14,7 @@ from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_pro
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
 from cb_datasets.report.page import compare_with_base, page_data
-from cb_datasets.report.plots import PICTURES
+from cb_datasets.report.plots import PLOT_CAPTIONS
 from cb_datasets.report.plots.cosines import CLASS_LOOKS, draw_layers, draw_tokens, read_diagnostics
 from cb_datasets.report.plots.drawing import MODEL_LOOKS
 from cb_datasets.report.plots.results import OUTCOME_LOOKS, draw_metrics, draw_outcomes
@@ -215,10 +215,10 @@ def test_a_report_can_be_rewritten_with_more_plots(results, diagnostics, tmp_pat
     output = tmp_path / "again"
     again = ("--output", output, "--diagnostics", tmp_path / "diagnostics.json")
     run("report", *both, *again, "--curves", curves)
-    assert {path.name for path in output.iterdir()} == {*PICTURES, "report.md", "report.html", "results.json"}
+    assert {path.name for path in output.iterdir()} == {*PLOT_CAPTIONS, "report.md", "report.html", "results.json"}
     assert read_json(output / "results.json") == read_json(both[0])
     text = (output / "report.md").read_text(encoding="utf-8")
-    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(PICTURES)
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(PLOT_CAPTIONS)
     # In place, from its own curves.png; plots that are not requested are deleted.
     run("report", output / "results.json", "--output", output, "--curves", output / "curves.png")
     remaining = {"report.png", "outcomes.png", "curves.png"}
