@@ -110,9 +110,8 @@ def agentdojo(
     from ..evaluation.results import named_adapters
     from ..files import read_json, write_json
 
-    selection = BenchmarkSelection(
-        tuple(suite or ["banking"]), attack, tuple(user_task or ()), tuple(injection_task or ())
-    )
+    tasks = tuple(user_task or ()), tuple(injection_task or ())
+    selection = BenchmarkSelection(tuple(suite or ["banking"]), attack, *tasks)
     served = ServedModels(
         model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel
     )

@@ -38,8 +38,8 @@ class VllmBackend(AdapterBackend):
             completion.
         dtype (`str`, *optional*): Data type of the computation. Defaults to the model's own on a GPU, and to
             `float32` on a CPU.
-        extra_adapters (`Sequence[str]`, *optional*): Folders of the adapters that `with_adapter` may switch to: the engine
-            reserves memory for the largest rank at start-up.
+        extra_adapters (`Sequence[str]`, *optional*): Folders of the adapters that `with_adapter` may switch to: the
+            engine reserves memory for the largest rank at start-up.
 
     Raises:
         FileNotFoundError: If there is no such model or adapter.

@@ -35,8 +35,8 @@ def write_report(
         diagnostics (`dict`, *optional*): Cosines that `trainers.diagnostics` wrote, to plot.
         curves (`Path`, *optional*): The trainer's plot of its training curves.
         runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to plot against each other.
-        attack_results (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark by file name, see
-            [`~attack_sections.read_attack_results`].
+        attack_results (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark by file name,
+            see [`~attack_sections.read_attack_results`].
     """
     # Read first: `curves` may be a plot of the earlier report, which is deleted.
     curves_png = curves.read_bytes() if curves else None
