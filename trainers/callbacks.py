@@ -36,6 +36,8 @@ class LiveLine(ProgressCallback):
         num_tokens (`Callable[[], int]`): Number of tokens trained on so far, for the tokens per second.
     """
 
+    training_bar: Any  # a `tqdm` bar, which the base class makes when training begins
+
     def __init__(self, num_tokens: Callable[[], int]):
         super().__init__()
         self.num_tokens = num_tokens
@@ -117,7 +119,7 @@ class Watchdog(TrainerCallback):
                 "`retain_l2_weight`, or lower `learning_rate` or `rr_weight`.",
             )
         adapted, frozen = logs.get("entropy/dr_adapted"), logs.get("entropy/dr_frozen")
-        if adapted is not None and adapted > frozen + COLLAPSED_ENTROPY:
+        if adapted is not None and frozen is not None and adapted > frozen + COLLAPSED_ENTROPY:
             self._warn(
                 "entropy",
                 f"The entropy on the retain set is {adapted:.2f} nats {at}, against {frozen:.2f} of the frozen model: "

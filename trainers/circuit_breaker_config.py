@@ -540,7 +540,7 @@ class CircuitBreakerConfig(_BaseConfig):
             raise ValueError("`shared_prefix` needs packed rows. Set `padding_free: true`, or both to false.")
         if not self.weights:
             raise ValueError("Every term of the loss has weight 0. Give one a weight, e.g. `rr_weight: 10`.")
-        for term, classes in (self.term_classes or {}).items():
+        for term, classes in as_dict(self.term_classes).items():
             _check_choice("a term of `term_classes`", term, tuple(TERMS))
             unknown = set(classes) - set(PRIORITY_WEIGHTS)
             if unknown:
@@ -557,8 +557,13 @@ class CircuitBreakerConfig(_BaseConfig):
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """For each term in use the classes it applies to."""
-        chosen = self.term_classes or {}
+        chosen = as_dict(self.term_classes)
         return {term: tuple(chosen.get(term, TERMS[term].classes)) for term in self.weights}
+
+
+def as_dict(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """A dictionary of the config, which its `__post_init__` has parsed where it was a string; empty for `None`."""
+    return value if isinstance(value, dict) else {}
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

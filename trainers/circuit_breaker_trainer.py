@@ -4,15 +4,15 @@ import inspect
 import textwrap
 from collections import Counter, defaultdict
 from copy import copy, deepcopy
+from dataclasses import fields
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.data import DataLoader
@@ -27,6 +27,7 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer_pt_utils import AcceleratorConfig
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
@@ -36,11 +37,11 @@ from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_
 from . import augment, tokenize_rows
 from .batch_sampler import CircuitBreakerBatchSampler
 from .callbacks import LiveLine, Watchdog
-from .circuit_breaker_config import CircuitBreakerConfig
+from .circuit_breaker_config import CircuitBreakerConfig, as_dict
 from .collator import DataCollatorForCircuitBreaker
 from .model_card import model_card
 from .objective import losses
-from .objective.hidden_states import get_decoder
+from .objective.hidden_states import get_base_model, get_decoder
 from .objective.masks import MaskSettings
 from .objective.objective import Objective
 from .objective.terms import NORM, TERMS, Plan
@@ -118,8 +119,14 @@ class CircuitBreakerTrainer(_BaseTrainer):
             string in `target_modules` is a pattern of whole names, and chooses the blocks as well.
     """
 
+    args: CircuitBreakerConfig
+    model: PeftModel
+    processing_class: PreTrainedTokenizerBase
+    train_dataset: Dataset
+    objective: Objective
+
     # `compute_loss` returns the mean over a micro-batch; `Trainer` divides it by the accumulation steps.
-    loss_is_scaled_for_ga = False
+    loss_is_scaled_for_ga = False  # type: ignore[assignment]  # TRL's `None` stands for a boolean not yet known
 
     _tag_names = ["trl", "circuit-breaker"]
     _name = "Circuit Breaker"
@@ -150,7 +157,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
         quantization_config: BitsAndBytesConfig | None = None,
-        peft_config: LoraConfig | None = None,
+        peft_config: PeftConfig | None = None,
     ):
         # Args
         if args is None:
@@ -158,12 +165,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             args = CircuitBreakerConfig(f"{model_name.split('/')[-1]}-CircuitBreaker")
         if train_dataset is None:
             raise ValueError("`train_dataset` is required")
-        if args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        if args.gradient_checkpointing and as_dict(args.gradient_checkpointing_kwargs).get("use_reentrant"):
             raise ValueError(
                 "Checkpointing with `use_reentrant=True` is not supported: it runs the blocks without gradient, so "
                 "the hidden states recorded in them have none. Use `use_reentrant=False`."
             )
-        if args.accelerator_config.split_batches:
+        if isinstance(args.accelerator_config, AcceleratorConfig) and args.accelerator_config.split_batches:
             raise ValueError(
                 "`split_batches=True` is not supported: a batch is rows of the circuit breaker set followed by rows "
                 "of the retain set, and a part of it is neither. Use `split_batches=False`."
@@ -179,7 +186,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # reproducibility.
         set_seed(args.seed)
         if isinstance(model, str):
-            model_init_kwargs = dict(args.model_init_kwargs or {})  # copy to avoid mutating model_init_kwargs
+            model_init_kwargs = dict(as_dict(args.model_init_kwargs))  # copy to avoid mutating model_init_kwargs
             # Distributed training requires device_map=None ("auto" fails)
             if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
                 model_init_kwargs["device_map"] = None
@@ -222,14 +229,14 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         # PEFT
         if peft_config is not None:
-            if is_peft_model(model):
+            if isinstance(model, PeftModel):
                 raise ValueError(
                     "You passed a `PeftModel` instance together with a `peft_config` to the trainer. Please first "
                     "merge and unload the existing adapter, save the resulting base model, and then pass that base "
                     "model along with the new `peft_config` to the trainer."
                 )
             model = self._add_adapter(model, peft_config, args)
-        elif not is_peft_model(model):
+        elif not isinstance(model, PeftModel):
             raise ValueError(
                 "A circuit breaker is an adapter, and the model without it is what its hidden states are compared "
                 "with. Pass a `peft_config`, e.g. `LoraConfig(r=16, lora_alpha=16)`, or `use_peft: true` in a recipe."
@@ -284,14 +291,18 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         self._refuse_with_fsdp(args)
 
-        if self.is_fsdp_enabled:  # whose processes must make the same forwards, whatever their rows
+        # With FSDP2 processes must make the same forwards, whatever their rows
+        if self.is_fsdp_enabled and isinstance(self.data_collator, DataCollatorForCircuitBreaker):
             self.data_collator.join_forwards = False
 
         # Loss
         self.objective = Objective(self.model, self.plan, args, cache)
 
         # Initialize the metrics: lists of (sum over items, number of items), since batches differ in their tokens
-        self._metrics = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._metrics: dict[str, defaultdict[str, list[tuple[float, float]]]] = {
+            "train": defaultdict(list),
+            "eval": defaultdict(list),
+        }
         self.num_tokens = 0  # of the rows trained on, on all processes, whatever was computed for them
 
         # Replace the printed dictionaries by one live line
@@ -301,7 +312,13 @@ class CircuitBreakerTrainer(_BaseTrainer):
         self.add_callback(Watchdog(self.plan.classes))
 
         # Add tags to the model
-        self.model.add_model_tags(self._tag_names)
+        get_base_model(self.model).add_model_tags(self._tag_names)
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder that the adapter is saved in."""
+        assert self.args.output_dir is not None  # `TrainingArguments` has a default
+        return Path(self.args.output_dir)
 
     # TRL reports model type, hardware and world size of every run to the Hub. Runs on unpublished attack data contact
     # no one, with or without `HF_HUB_DISABLE_TELEMETRY`.
@@ -329,19 +346,15 @@ class CircuitBreakerTrainer(_BaseTrainer):
         elif args.retain_l2_layers == ["target"]:
             retain_layers = target_layers
         else:
-            retain_layers = _layers("retain_l2_layers", [float(layer) for layer in args.retain_l2_layers], num_layers)
+            retain_layers = _layers(
+                "retain_l2_layers", [float(layer) for layer in args.retain_l2_layers or ()], num_layers
+            )
         return Plan(
             classes=args.classes,
             target_layers=target_layers,
             retain_layers=retain_layers,
             num_layers=num_layers,
-            masks=MaskSettings(
-                rr_tokens=args.rr_tokens,
-                rr_from=args.rr_from,
-                retain_tokens=args.retain_tokens,
-                injection_weight=args.injection_weight,
-                decision_weight=args.decision_weight,
-            ),
+            masks=MaskSettings(**{field.name: getattr(args, field.name) for field in fields(MaskSettings)}),
             over_padding=tuple(
                 name
                 for name in args.classes
@@ -350,7 +363,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             skip_layers=args.skip_layers,
         )
 
-    def _add_adapter(self, model: PreTrainedModel, peft_config: LoraConfig, args: CircuitBreakerConfig) -> PeftModel:
+    def _add_adapter(self, model: PreTrainedModel, peft_config: PeftConfig, args: CircuitBreakerConfig) -> PeftModel:
         if not isinstance(peft_config, LoraConfig):
             raise TypeError(f"`peft_config` must be a `peft.LoraConfig`, got {type(peft_config).__name__}.")
         peft_config = copy(peft_config)
@@ -358,11 +371,11 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if peft_config.target_modules in (None, "all-linear"):
             # By name, because PEFT combines `layers_to_transform` with a list only
             linear = (name for name, module in blocks.named_modules() if isinstance(module, nn.Linear))
-            peft_config.target_modules = {name.rsplit(".", 1)[-1] for name in linear}
+            peft_config.target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear})
         num_reached = self.plan.layers_reached
         if peft_config.layers_to_transform is None and not isinstance(peft_config.target_modules, str):
             peft_config.layers_to_transform = list(range(num_reached))
-        model = get_peft_model(model, peft_config)
+        adapted = get_peft_model(model, peft_config)
         for number, block in enumerate(blocks[num_reached:], start=num_reached):
             if any(isinstance(module, BaseTunerLayer) for module in block.modules()):
                 raise ValueError(
@@ -372,11 +385,11 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 )
 
         generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same noise on every device
-        for name, parameter in model.named_parameters():
+        for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
-                noise = torch.randn(parameter.shape, generator=generator) * args.lora_b_init_std
+                noise = torch.randn(parameter.shape, generator=generator) * (args.lora_b_init_std or 0.0)
                 parameter.data.copy_(noise)
-        return model
+        return adapted
 
     def _prepare_dataset(
         self,
@@ -405,10 +418,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
                         "variation": augment.Augmentation(
                             seed=args.seed,
                             max_length=args.max_length,
-                            wrap_probability=args.span_wrap_probability,
-                            noise_probability=args.span_noise_probability,
-                            bare_head_probability=args.bare_head_probability,
-                            retain_noise_probability=args.retain_noise_probability,
+                            wrap_probability=args.span_wrap_probability or 0.0,
+                            noise_probability=args.span_noise_probability or 0.0,
+                            bare_head_probability=args.bare_head_probability or 0.0,
+                            retain_noise_probability=args.retain_noise_probability or 0.0,
                             words=augment.words_of(dataset) if args.retain_noise_probability else (),
                         ),
                         "sources": tuple(map(inspect.getsource, (chat, augment, tokenize_rows))),
@@ -484,15 +497,15 @@ class CircuitBreakerTrainer(_BaseTrainer):
         return self._build_dataloader(self.train_dataset, self._make_batch_sampler(), "Training")
 
     def _make_batch_sampler(self) -> CircuitBreakerBatchSampler:
-        circuit_breaker, retain = self._rows_by_class(self.train_dataset, "train")
-        circuit_breaker = list(chain.from_iterable(circuit_breaker.values()))
+        breaker, retain = self._rows_by_class(self.train_dataset, "train")
+        breaker_rows = list(chain.from_iterable(breaker.values()))
         by_pair = defaultdict(list)
         pairs = self.train_dataset["pair"][:]
         for row in chain.from_iterable(retain.values()):
             if pairs[row] is not None:
                 by_pair[pairs[row]].append(row)
         return CircuitBreakerBatchSampler(
-            circuit_breaker,
+            breaker_rows,
             retain,
             RETAIN_CLASSES,
             batch_size=self._train_batch_size,
@@ -500,7 +513,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             num_steps=self.args.max_steps,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             batches_per_step=self.args.gradient_accumulation_steps * self.args.world_size,
-            siblings={row: by_pair[pairs[row]] for row in circuit_breaker if pairs[row] in by_pair},
+            siblings={row: by_pair[pairs[row]] for row in breaker_rows if pairs[row] in by_pair},
         )
 
     # Every row once. The larger set may have batches of its own at the end.
@@ -535,6 +548,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def _coefficients(self, step: int) -> dict[str, float]:
         """Weight of each term at an optimizer step."""
+        assert self.args.schedule is not None  # the preset has set it
         breaker, retain = losses.schedule(self.args.schedule, step, self.args.max_steps)
         factors = {"breaker": breaker, "retain": retain}
         return {term: weight * factors[TERMS[term].role] for term, weight in self.args.weights.items()}
@@ -555,7 +569,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             term: losses.weighted_mean(values, inputs["weights"][term], number_of[term])
             for term, values in self.objective.values(model, inputs)
         }
-        loss = sum(coefficients[term] * value for term, value in terms.items())
+        zero = torch.zeros((), device=self.accelerator.device)
+        loss = sum((coefficients[term] * value for term, value in terms.items()), start=zero)
         if not torch.isfinite(loss):
             self._stop_at_nan(step, loss, terms, inputs)
 
@@ -696,9 +711,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
             "seed": args.seed,
         }
         return {
-            "model_name": model_name or Path(args.output_dir).resolve().name,
+            "model_name": model_name or self.output_folder.resolve().name,
             "hub_model_id": self.hub_model_id,
-            "base_model": get_config_model_id(self.model.config),
+            "base_model": get_config_model_id(get_base_model(self.model).config),
             "dataset_name": dataset_name,
             "dataset_on_hub": dataset_name is not None and not Path(dataset_name).exists(),
             "dataset_revision": args.dataset_revision,
@@ -707,12 +722,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             "schedule": args.schedule,
             "weights": args.weights,
             "settings": settings,
-            "curves": Path(args.output_dir, "curves.png").exists(),
+            "curves": (self.output_folder / "curves.png").exists(),
             "paper": self._paper,
             "tags": self._tag_names,
         }
 
-    def create_model_card(
+    def create_model_card(  # type: ignore[override]  # TRL's own differs from `Trainer`'s as well
         self,
         model_name: str | None = None,
         dataset_name: str | None = None,
@@ -738,13 +753,13 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if self.is_world_process_zero():
             facts = self.card_facts(model_name, dataset_name)
             facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
-            model_card(facts, gates, evaluation).save(Path(self.args.output_dir, "README.md"))
+            model_card(facts, gates, evaluation).save(self.output_folder / "README.md")
 
     # PEFT writes a model card of blanks to fill in beside every adapter it saves
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir, "README.md").unlink(missing_ok=True)
+            Path(output_dir or self.output_folder, "README.md").unlink(missing_ok=True)
 
     def save_merged(self, folder: str | Path) -> None:
         """

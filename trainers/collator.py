@@ -47,7 +47,7 @@ class _Forward:
 
     def batch(self, num_layers: int, layout: Layout) -> dict[str, Any]:
         gather = {
-            name: torch.from_numpy(np.concatenate([layout.index[row][positions] for row, positions in parts]))
+            name: torch.from_numpy(np.concatenate([layout.positions[row][positions] for row, positions in parts]))
             for name, parts in self.gather.items()
         }
         return {"inputs": layout.inputs, "num_layers": num_layers, "gather": gather}
@@ -101,11 +101,10 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
             for term in self.plan.terms_of(row):
                 gather = self.plan.gather(term, row)
                 parts[term].append((gather, row["set"] == CIRCUIT_BREAKER))
-                student = self.plan.sequence(term, "adapted")
+                student = TERMS[term].student
                 forward = adapted[self.plan.layers_run(term, "adapted")]
                 forward.add_sequence((number, student), row[COLUMNS[student]], term, gather.positions)
-                if TERMS[term].teacher is not None:
-                    self._add_teacher(frozen, known, number, row, term, gather)
+                self._add_teacher(frozen, known, number, row, term, gather)
         layouts: dict[tuple[_Key, ...], Layout] = {}  # forwards often have the same sequences
         batch: dict[str, Any] = {
             "adapted": self._forwards(adapted, layouts),
@@ -136,8 +135,10 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         term: str,
         gather: Gather,
     ) -> None:
-        """Add a row to the frozen network's forwards, unless its states are in the cache."""
-        teacher, num_layers = self.plan.sequence(term, "frozen"), self.plan.layers_run(term, "frozen")
+        """Add a row to the frozen network's forwards if the term needs them and they are not in the cache."""
+        teacher, num_layers = TERMS[term].teacher, self.plan.layers_run(term, "frozen")
+        if teacher is None:
+            return
         sequence = row[COLUMNS[teacher]]
         if self.cache is not None:
             key = self.cache.key(sequence, self.plan.layers(term), num_layers, gather.teacher_positions)

@@ -49,6 +49,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
 
     from cb_datasets.generation.backend import check_model
 
+    from .circuit_breaker_config import as_dict
     from .circuit_breaker_trainer import CircuitBreakerTrainer
     from .curves import plot_curves
 
@@ -58,7 +59,8 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
         "dtype": model_args.dtype,
-    } | (training_args.model_init_kwargs or {})
+        **as_dict(training_args.model_init_kwargs),
+    }
 
     try:
         check_model(model_args.model_name_or_path)
@@ -76,7 +78,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
         raise SystemExit(str(error)) from error
 
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    folder = Path(training_args.output_dir)
+    folder = trainer.output_folder
     trainer.save_model(str(folder))
     trainer.save_state()
     if training_args.merge:
@@ -123,7 +125,7 @@ def gates_of(folder: Path) -> dict | None:
     return read_json(report) if report.is_file() else None
 
 
-def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str) -> str:
+def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str | None) -> str:
     """One line of what a run did, from the first and the last of its logs."""
     logs = [entry for entry in log_history if "cosine/ds" in entry or "cosine/dr" in entry]
     parts = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
@@ -141,7 +143,9 @@ def make_parser() -> "TrlParser":
 
     from .circuit_breaker_config import CircuitBreakerConfig
 
-    return TrlParser((ScriptArguments, CircuitBreakerConfig, ModelConfig), description=__doc__.strip().split("\n")[0])
+    description = __doc__.strip().split("\n")[0]
+    # The annotation is a type that no dataclass is of
+    return TrlParser((ScriptArguments, CircuitBreakerConfig, ModelConfig), description=description)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

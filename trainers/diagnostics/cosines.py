@@ -110,8 +110,8 @@ def _states(
         return []
     longest = max(len(tokens) for tokens in sequences)
     # What is padded is masked, so any token serves.
-    inputs, index = padded(sequences, tokenizer.pad_token_id or 0, longest)
-    reads = {str(at): (layers, torch.from_numpy(own).to(model.device)) for at, own in enumerate(index)}
+    inputs, positions = padded(sequences, tokenizer.pad_token_id or 0, longest)
+    reads = {str(at): (layers, torch.from_numpy(own).to(model.device)) for at, own in enumerate(positions)}
     if adapter is not None:
         model.set_adapter(adapter)
     put_aside: AbstractContextManager = model.disable_adapter() if adapter is None else nullcontext()

@@ -13,7 +13,7 @@ comes out of the norm, whichever block runs last.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +26,25 @@ from transformers import PreTrainedModel
 from .terms import NORM
 
 
-def get_decoder(model: PreTrainedModel | PeftModel) -> nn.Module:
-    """The stack of decoder blocks of a causal language model, inside its adapter if it has one."""
-    return (model.get_base_model() if isinstance(model, PeftModel) else model).get_decoder()
+class Decoder(nn.Module):
+    """Type of a decoder stack. The library types its attributes as those of any module."""
+
+    layers: nn.ModuleList
+    norm: nn.Module
+
+
+def get_base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """A causal language model without the adapter around it, if it has one."""
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
+
+
+def get_decoder(model: PreTrainedModel | PeftModel) -> Decoder:
+    """The decoder stack of a causal language model, inside its adapter if it has one."""
+    return cast(Decoder, get_base_model(model).get_decoder())
 
 
 @contextmanager
-def first_layers(decoder: nn.Module, num_layers: int) -> Iterator[None]:
+def first_layers(decoder: Decoder, num_layers: int) -> Iterator[None]:
     """Truncates the decoder to its first `num_layers` layers within the context."""
     layers = decoder.layers
     decoder.layers = layers[:num_layers]
@@ -43,7 +55,7 @@ def first_layers(decoder: nn.Module, num_layers: int) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(decoder: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, torch.Tensor]]:
+def recorded(decoder: Decoder, layers: Iterable[int]) -> Iterator[dict[int, torch.Tensor]]:
     """Records the decoder's states at `layers` in the dictionary, for forwards within the context."""
     states: dict[int, torch.Tensor] = {}
     handles = []
@@ -72,7 +84,7 @@ def recorded(decoder: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, to
 
 def hidden_states_at(
     model: nn.Module,
-    decoder: nn.Module,
+    decoder: Decoder,
     inputs: Mapping[str, Any],
     num_layers: int,
     gather: Mapping[str, tuple[Sequence[int], torch.Tensor]],

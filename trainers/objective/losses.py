@@ -25,6 +25,7 @@ float32: in bfloat16 `cos(x, x)` comes out as 0.992.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +56,7 @@ def token_cosine(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def _mean_over_layers(values: Sequence[torch.Tensor]) -> torch.Tensor:
-    return sum(values) / len(values)
+    return reduce(torch.add, values) / len(values)
 
 
 def rr(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -7,10 +7,11 @@ The frozen network is the same one with its adapter disabled. The forwards to ma
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -19,7 +20,7 @@ from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN
 from ..circuit_breaker_config import CircuitBreakerConfig
 from ..speed.reference_cache import ReferenceCache
 from . import losses
-from .hidden_states import LogitsHead, get_decoder, hidden_states_at
+from .hidden_states import LogitsHead, get_base_model, get_decoder, hidden_states_at
 from .terms import NORM, TERMS, Plan
 
 
@@ -45,7 +46,7 @@ class Objective:
         self.plan = plan
         self.args = args
         self.cache = cache
-        self.head = LogitsHead(network.get_base_model(), args.logits_chunk_size) if args.masked_logits else None
+        self.head = LogitsHead(get_base_model(network), args.logits_chunk_size) if args.masked_logits else None
 
     def values(self, model: nn.Module, inputs: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
         """
@@ -60,7 +61,7 @@ class Objective:
         with self.frozen():
             frozen = self.states(self.network, inputs["frozen"])
         if self.cache is not None:
-            frozen = self._with_known(frozen, inputs["known"])
+            frozen = self._with_known(self.cache, frozen, inputs["known"])
         adapted = self.states(model, inputs["adapted"])
         for term in self.plan.classes:
             if term in adapted:
@@ -69,7 +70,7 @@ class Objective:
 
     def states(self, model: nn.Module, forwards: list[dict[str, Any]]) -> dict[str, list[torch.Tensor]]:
         """States or logits of each term, from some forwards; each of shape `(tokens, hidden_size or vocabulary)`."""
-        states = {}
+        states: dict[str, list[torch.Tensor]] = {}
         for forward in forwards:
             gather = {term: (self.plan.layers(term), positions) for term, positions in forward["gather"].items()}
             states |= hidden_states_at(
@@ -86,7 +87,7 @@ class Objective:
     def frozen(self) -> Iterator[None]:
         """Disables the adapter within the context."""
         # Not `PeftModel.disable_adapter`: it queries the state of every module first, which takes three times as long
-        adapters = self.network.base_model
+        adapters = cast(BaseTuner, self.network.base_model)
         with torch.no_grad(), self._without_checkpointing():
             adapters.disable_adapter_layers()
             try:
@@ -98,10 +99,14 @@ class Objective:
         """Disables activation checkpointing within the context, in which nothing has a backward."""
         if not self.args.gradient_checkpointing:
             return nullcontext()  # without a walk over all modules
-        return disable_gradient_checkpointing(self.network, self.args.gradient_checkpointing_kwargs)
+        kwargs = self.args.gradient_checkpointing_kwargs
+        return disable_gradient_checkpointing(self.network, kwargs)  # type: ignore[arg-type]  # as TRL's trainers do
 
     def _with_known(
-        self, computed: dict[str, list[torch.Tensor]], known: dict[str, list[dict[str, Any]]]
+        self,
+        cache: ReferenceCache,
+        computed: dict[str, list[torch.Tensor]],
+        known: dict[str, list[dict[str, Any]]],
     ) -> dict[str, list[torch.Tensor]]:
         """States of the frozen network in the order of the rows, from the cache or just computed."""
         states = {}
@@ -112,7 +117,7 @@ class Objective:
                 if part is None:
                     part = [state[start : start + row["number"]] for state in computed[term]]
                     start += row["number"]
-                    self.cache.put(row["key"], part)
+                    cache.put(row["key"], part)
                 parts.append(part)
             states[term] = [torch.cat(layer) for layer in zip(*parts, strict=True)]
         return states

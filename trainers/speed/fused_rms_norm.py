@@ -37,7 +37,7 @@ class RMSNormProduct(torch.autograd.Function):
         return grad_x.addcmul_(x, along, value=-1).mul_(scale), grad_weight, None
 
 
-def _forward(norm: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
     weight, eps = norm.weight, norm.variance_epsilon
     if x.is_cuda:
         with torch.autocast("cuda", enabled=False):

@@ -16,7 +16,7 @@ takes segments of any length in a single call, and what stands before them is co
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -51,11 +51,11 @@ class Layout(NamedTuple):
 
     Args:
         inputs (`dict[str, Any]`): Keyword arguments of the model's forward.
-        index (`list[np.ndarray]`): For each sequence, where its tokens stand among the flattened tokens.
+        positions (`list[np.ndarray]`): For each sequence, positions of its tokens among the flattened tokens.
     """
 
     inputs: dict[str, Any]
-    index: list[np.ndarray]
+    positions: list[np.ndarray]
 
 
 def padded(sequences: Sequence[Sequence[int]], pad_token_id: int, length: int) -> Layout:
@@ -65,8 +65,8 @@ def padded(sequences: Sequence[Sequence[int]], pad_token_id: int, length: int) -
     for row, tokens in enumerate(sequences):
         input_ids[row, : len(tokens)] = torch.tensor(tokens)
         attention_mask[row, : len(tokens)] = 1
-    index = [row * length + np.arange(len(tokens)) for row, tokens in enumerate(sequences)]
-    return Layout({"input_ids": input_ids, "attention_mask": attention_mask}, index)
+    positions = [row * length + np.arange(len(tokens)) for row, tokens in enumerate(sequences)]
+    return Layout({"input_ids": input_ids, "attention_mask": attention_mask}, positions)
 
 
 def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
@@ -242,7 +242,8 @@ def _attend_at_once(
         key, value = (state.index_select(0, segments["keys"]) for state in (key, value))
     ends = (segments[name] for name in ("cu_seq_q", "cu_seq_k", "max_q", "max_k"))
     # A segment's last token sees all its keys, the one before all but one, and so on
-    return varlen_attn(query, key, value, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    output = varlen_attn(query, key, value, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
+    return cast(torch.Tensor, output)  # a tuple only with `return_aux`
 
 
 def _attend_by_group(

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
-from transformers.activations import ACT2CLS
+from transformers.activations import ACT2FN
 
 from .same_forward import computes_the_same
 
@@ -33,14 +33,14 @@ class GatedProduct(torch.autograd.Function):
         return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
-def _forward(mlp: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
     return mlp.down_proj(GatedProduct.apply(mlp.gate_proj(x), mlp.up_proj(x)))
 
 
 def recompute_gates(decoder: nn.Module) -> None:
     """Let the MLPs of a decoder compute as above. Those that compute something else stay as they are."""
     for module in decoder.modules():
-        if isinstance(getattr(module, "act_fn", None), (nn.SiLU, ACT2CLS["silu"])) and _is_plain(type(module)):
+        if isinstance(getattr(module, "act_fn", None), (nn.SiLU, type(ACT2FN["silu"]))) and _is_plain(type(module)):
             module.forward = partial(_forward, module)
 
 

@@ -24,7 +24,7 @@ SEQUENCES = [
 
 def tokens_of(layout, sequences=SEQUENCES):
     flat = layout.inputs["input_ids"].flatten().numpy()
-    return [flat[index].tolist() for index in layout.index] == sequences
+    return [flat[own].tolist() for own in layout.positions] == sequences
 
 
 @pytest.mark.parametrize("share_prefixes", [False, True])
@@ -32,7 +32,7 @@ def test_every_sequence_is_found_again(share_prefixes):
     layout = packed(SEQUENCES, share_prefixes)
     assert tokens_of(layout)
     positions = layout.inputs["position_ids"].flatten().numpy()
-    assert all(positions[index].tolist() == list(range(len(index))) for index in layout.index)
+    assert all(positions[own].tolist() == list(range(len(own))) for own in layout.positions)
 
 
 def test_shared_beginning_stands_once():
@@ -48,7 +48,7 @@ def test_short_beginnings_are_not_shared():
 
 def logits_and_gradients(model, layout):
     parameters = [model.model.layers[0].self_attn.k_proj.weight, model.model.layers[1].mlp.up_proj.weight]
-    logits = model(**layout.inputs).logits.flatten(0, 1)[torch.from_numpy(np.concatenate(layout.index))]
+    logits = model(**layout.inputs).logits.flatten(0, 1)[torch.from_numpy(np.concatenate(layout.positions))]
     return logits, torch.autograd.grad(logits.square().sum(), parameters)
 
 
