@@ -8,6 +8,7 @@ from trl.trainer.base_config import _BaseConfig
 from cb_datasets.chat import MAX_LENGTH
 from cb_datasets.sample import PRIORITY_WEIGHTS
 
+from .docstring_help import docstring_help
 from .objective.losses import SCHEDULES
 from .objective.masks import MASKS, STARTS
 from .objective.terms import TERMS
@@ -56,6 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
+@docstring_help
 class CircuitBreakerConfig(_BaseConfig):
     r"""
     Configuration class for the [`CircuitBreakerTrainer`].
@@ -217,298 +219,54 @@ class CircuitBreakerConfig(_BaseConfig):
             Whether the model with the adapter merged into it is saved as well, in `merged/` beside the adapter.
     """
 
-    model_init_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Keyword arguments for `AutoModelForCausalLM.from_pretrained`, used when the `model` argument "
-            "of the `CircuitBreakerTrainer` is provided as a string."
-        },
-    )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Whether to allow loading models and tokenizers that ship custom Python code from the Hub."},
-    )
-    lora_b_init_std: float | None = field(
-        default=None,
-        metadata={
-            "help": "Standard deviation of the noise that a new adapter's B matrices start from. With B = 0 the "
-            "adapter starts on the maximum of the rerouting loss, where the gradient is zero, and leaves it by "
-            "rounding noise alone. If `None`, the preset decides."
-        },
-    )
-    dataset_num_proc: int | None = field(
-        default=None,
-        metadata={"help": "Number of processes to use for processing the dataset."},
-    )
-    max_length: int = field(
-        default=MAX_LENGTH,
-        metadata={
-            "help": "Longest row, in tokens. A longer one is an error: rows are fitted or dropped by name when the "
-            "data are made, and never truncated."
-        },
-    )
-    pad_to_multiple_of: int | None = field(
-        default=None,
-        metadata={"help": "If set, the sequences will be padded to a multiple of this value, where they are padded."},
-    )
-    span_wrap_probability: float | None = field(
-        default=None,
-        metadata={
-            "help": "Probability that the injected span of a row is put between one to three random punctuation "
-            "marks or numbers when it is tokenized. If `None`, the preset decides."
-        },
-    )
-    span_noise_probability: float | None = field(
-        default=None,
-        metadata={
-            "help": "Probability that, if it is not, each word of the span is dropped or replaced with probability "
-            "0.15. If `None`, the preset decides."
-        },
-    )
-    bare_head_probability: float | None = field(
-        default=None,
-        metadata={
-            "help": "Probability that a harmful completion goes without what it says before its call. If `None`, "
-            "the preset decides."
-        },
-    )
-    retain_noise_probability: float | None = field(
-        default=None,
-        metadata={
-            "help": "Probability that in a retain row without an attack random words of the dataset replace some of "
-            "those that the user says last, or one to six are put before them, after them, or on both sides, when it "
-            "is tokenized. If `None`, the preset decides."
-        },
-    )
-    preset: str = field(
-        default="selective",
-        metadata={
-            "help": 'What the settings that are `None` default to: `"selective"`, which keeps the call that the '
-            'user asked for, or `"reference"`, the published computation of Representation Rerouting.'
-        },
-    )
-    rr_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the term `rr`, rerouting of the states of harmful completions: `alpha` of the paper. "
-            "A term of weight 0 is not computed. If `None`, the preset decides, as for all weights."
-        },
-    )
-    unlikelihood_weight: float | None = field(
-        default=None,
-        metadata={"help": "Weight of the term `unlikelihood`, on the tokens that make a call the attacker's."},
-    )
-    triplet_weight: float | None = field(
-        default=None,
-        metadata={"help": "Weight of the term `triplet`, which drives harmful and harmless states apart."},
-    )
-    retain_l2_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the term `retain_l2`, distance of the retain set's states to the frozen ones: "
-            "`alpha` of the paper. Too large, and the cosine of `rr` never falls, or climbs back."
-        },
-    )
-    retain_kl_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the term `retain_kl`, divergence of the retain set's distributions from the frozen "
-            "ones."
-        },
-    )
-    distill_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the term `distill`, in which the frozen model on the clean prompt teaches the "
-            "adapter on the attacked one."
-        },
-    )
-    twin_weight: float | None = field(
-        default=None,
-        metadata={"help": "Weight of the term `twin`, the same in hidden states."},
-    )
-    splice_weight: float | None = field(
-        default=None,
-        metadata={"help": "Weight of the term `splice`, cross-entropy of the right call after a wrong opening."},
-    )
-    ce_weight: float | None = field(
-        default=None,
-        metadata={"help": "Weight of the term `ce`, cross-entropy of the right call under attack."},
-    )
-    term_classes: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": 'For a term, the classes of rows it applies to, e.g. `{"retain_l2": ["benign_twin", '
-            '"refusal"]}`. Terms that are not named keep their own, see `terms.py`. A class that no term names is '
-            "not drawn."
-        },
-    )
-    schedule: str | None = field(
-        default=None,
-        metadata={
-            "help": 'How the terms that break fade while those that keep grow, by optimizer step: `"linear"` is the '
-            'published one, `"cosine"` runs between the same ends, `"constant"` leaves the weights alone. If `None`, '
-            "the preset decides."
-        },
-    )
-    target_layers: list[float] = field(
-        default_factory=lambda: [0.3125, 0.625],
-        metadata={
-            "help": "Layers whose hidden states are rerouted, numbered as `output_hidden_states` numbers them: "
-            "layer l is the output of block l - 1. Numbers below 1 are fractions of the depth. The default is layers "
-            "10 and 20 of 32."
-        },
-    )
-    rr_tokens: str | None = field(
-        default=None,
-        metadata={
-            "help": 'Tokens of the circuit breaker set that are rerouted: `"completion"`, `"tool_call"`, '
-            '`"tool_name"`, `"after_injection"`, or `"all"` for the published computation. If `None`, the preset '
-            "decides."
-        },
-    )
-    rr_from: str | None = field(
-        default=None,
-        metadata={
-            "help": 'Where rerouting begins within them: at the `"start"`, at the `"divergence"` from the sibling\'s '
-            'right call, or at the `"tool_name"`. If `None`, the preset decides.'
-        },
-    )
-    injection_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Weight, in rerouting, of the injected span's tokens where `rr_tokens` does not cover them."
-        },
-    )
-    decision_weight: float | None = field(
-        default=None,
-        metadata={
-            "help": "Weight of the tokens that decide what a completion does, its first and those of its tool's name, "
-            "in the terms that hold or teach what is said: `retain_kl`, `distill`, `splice` and `ce`. All others "
-            "weigh 1. If `None`, the preset decides."
-        },
-    )
-    retain_tokens: str | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the retain set that are held, of the same kinds as `rr_tokens`. If `None`, the "
-            "preset decides."
-        },
-    )
-    retain_l2_layers: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": 'Layers at which `retain_l2` holds them: `"target"` for the target layers, numbers as in '
-            '`target_layers`, or `"all"` for the published computation: the embeddings, every layer up to the '
-            "deepest target, and the final norm of one block more. If `None`, the preset decides."
-        },
-    )
-    retain_l2_norm: str | None = field(
-        default=None,
-        metadata={
-            "help": 'What `retain_l2` is a mean over: `"token"` for the tokens held, or `"reference"` for all '
-            "positions of the padded batch, those not held counting as zero, which is the published computation. If "
-            "`None`, the preset decides."
-        },
-    )
-    kl_temperature: float = field(
-        default=1.0,
-        metadata={"help": "Temperature of the terms `retain_kl` and `distill`."},
-    )
-    triplet_margins: list[float] = field(
-        default_factory=lambda: [500.0, 1500.0],
-        metadata={
-            "help": "Margins of the term `triplet` on the retain set and on the circuit breaker set. They are "
-            "distances, so they belong to a model."
-        },
-    )
-    learning_rate: float = field(
-        default=1e-4,
-        metadata={"help": "The initial learning rate."},
-    )
-    lr_scheduler_type: str = field(
-        default="constant",
-        metadata={"help": "The learning rate scheduler."},
-    )
-    max_steps: int = field(
-        default=150,
-        metadata={"help": "Number of optimizer steps."},
-    )
-    per_device_train_batch_size: int = field(
-        default=16,
-        metadata={"help": "Rows of the circuit breaker set in a micro-batch."},
-    )
-    retain_batch_size: int = field(
-        default=16,
-        metadata={
-            "help": "Rows of the retain set in a micro-batch. Each class is drawn as often as its weight times its "
-            "size says."
-        },
-    )
-    padding_free: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether rows are packed one after another instead of padded to the longest. The loss is the same."
-        },
-    )
-    shared_prefix: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether tokens that packed rows begin with together, such as a system prompt with its tool "
-            "schemas, are computed once. The loss is the same."
-        },
-    )
-    skip_layers: bool = field(
-        default=True,
-        metadata={"help": "Whether a forward ends at the deepest layer that its terms read. The loss is the same."},
-    )
-    masked_logits: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether the LM head works on the tokens that a term reads, in chunks, and not on all. The loss "
-            "is the same."
-        },
-    )
-    logits_chunk_size: int = field(
-        default=1024,
-        metadata={"help": "Tokens whose logits exist at a time with `masked_logits`."},
-    )
-    fused_lora: bool = field(
-        default=True,
-        metadata={"help": "Whether LoRA's update is added to a layer's output in place. The loss is the same."},
-    )
-    fused_norms: bool = field(
-        default=True,
-        metadata={"help": "Whether RMSNorm is computed in few passes over memory. The loss is the same."},
-    )
-    recompute_gates: bool = field(
-        default=True,
-        metadata={
-            "help": "Whether a gated MLP computes `silu(gate)` again in its backward instead of keeping it. The loss "
-            "is the same."
-        },
-    )
-    reference_cache: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder that keeps what the frozen model computes, to be read again by later epochs and runs. "
-            "If `None`, nothing is kept."
-        },
-    )
-    dataset_revision: str | None = field(
-        default=None,
-        metadata={
-            "help": "Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training "
-            "script fills it in."
-        },
-    )
-    merge: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether the model with the adapter merged into it is saved as well, in `merged/` beside the "
-            "adapter."
-        },
-    )
+    model_init_kwargs: dict[str, Any] | str | None = None
+    trust_remote_code: bool = False
+    lora_b_init_std: float | None = None
+    dataset_num_proc: int | None = None
+    max_length: int = MAX_LENGTH
+    pad_to_multiple_of: int | None = None
+    span_wrap_probability: float | None = None
+    span_noise_probability: float | None = None
+    bare_head_probability: float | None = None
+    retain_noise_probability: float | None = None
+    preset: str = "selective"
+    rr_weight: float | None = None
+    unlikelihood_weight: float | None = None
+    triplet_weight: float | None = None
+    retain_l2_weight: float | None = None
+    retain_kl_weight: float | None = None
+    distill_weight: float | None = None
+    twin_weight: float | None = None
+    splice_weight: float | None = None
+    ce_weight: float | None = None
+    term_classes: dict[str, Any] | str | None = None
+    schedule: str | None = None
+    target_layers: list[float] = field(default_factory=lambda: [0.3125, 0.625])
+    rr_tokens: str | None = None
+    rr_from: str | None = None
+    injection_weight: float = 0.0
+    decision_weight: float | None = None
+    retain_tokens: str | None = None
+    retain_l2_layers: list[str] | None = None
+    retain_l2_norm: str | None = None
+    kl_temperature: float = 1.0
+    triplet_margins: list[float] = field(default_factory=lambda: [500.0, 1500.0])
+    learning_rate: float = 1e-4
+    lr_scheduler_type: str = "constant"
+    max_steps: int = 150
+    per_device_train_batch_size: int = 16
+    retain_batch_size: int = 16
+    padding_free: bool = True
+    shared_prefix: bool = True
+    skip_layers: bool = True
+    masked_logits: bool = True
+    logits_chunk_size: int = 1024
+    fused_lora: bool = True
+    fused_norms: bool = True
+    recompute_gates: bool = True
+    reference_cache: str | None = None
+    dataset_revision: str | None = None
+    merge: bool = False
 
     _VALID_DICT_FIELDS = [*_BaseConfig._VALID_DICT_FIELDS, "model_init_kwargs", "term_classes"]
 

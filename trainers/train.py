@@ -6,9 +6,11 @@ Train a circuit breaker from a recipe. Every option of the recipe is also a flag
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .docstring_help import docstring_help
 
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
+@docstring_help
 class ScriptArguments:
     """
     Arguments of the script, beside those of the model and of the training.
@@ -32,16 +35,8 @@ class ScriptArguments:
             Name of the dataset's configuration on the Hub.
     """
 
-    dataset_name: str = field(
-        metadata={
-            "help": "Folder of merged samples, with `train/` and `eval/` in it, or the id of a dataset on the Hub, "
-            "with splits of these names. `train` is trained on, and `eval` is what the losses are evaluated on where "
-            "`eval_strategy` asks for it."
-        }
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Name of the dataset's configuration on the Hub."}
-    )
+    dataset_name: str
+    dataset_config: str | None = None
 
 
 def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig") -> None:

@@ -15,7 +15,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
-from trainers import CircuitBreakerConfig
 from trainers.objective.hidden_states import get_decoder, hidden_states_at
 from trainers.speed.packing import ATTENTION
 
@@ -381,15 +380,3 @@ def test_card_of_a_breaker_that_does_not_reroute_says_so(make_trainer, attacked_
     trainer = make_trainer(preset="selective", train_dataset=attacked_rows(), output_dir=str(tmp_path))
     trainer.create_model_card()
     assert "does not reroute hidden states" in (tmp_path / "README.md").read_text()
-
-
-def test_help_of_each_option_is_its_docstring():
-    def plain(text):
-        return " ".join(text.split()).replace("[`", "`").replace("`]", "`").replace("`~transformers.", "`")
-
-    entry = re.compile(r"^        (\w+) \([^\n]*\):\n((?:            .*\n?)+)", re.MULTILINE)
-    documented = dict(entry.findall(CircuitBreakerConfig.__doc__))
-    own = [name for name in CircuitBreakerConfig.__annotations__ if not name.startswith("_")]
-    assert list(documented) == own
-    for name in own:
-        assert plain(documented[name]) == plain(CircuitBreakerConfig.__dataclass_fields__[name].metadata["help"]), name

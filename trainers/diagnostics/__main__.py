@@ -32,6 +32,7 @@ from cb_datasets.files import stream_rows, stream_tables, write_json
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.splits import choose
 
+from ..docstring_help import docstring_help
 from ..objective.hidden_states import get_decoder
 from .cosine_stats import COMPLETION_HEAD, PROMPT_TAIL
 from .cosines import measure
@@ -44,6 +45,7 @@ BATCH_TOKENS = 8192
 
 
 @dataclass
+@docstring_help
 class DiagnosticsArguments:
     """
     Arguments of the script.
@@ -65,15 +67,13 @@ class DiagnosticsArguments:
             Which rows, where there are more.
     """
 
-    model: str = field(metadata={"help": "Folder of the base model, or its Hub id."})
-    adapter: str = field(metadata={"help": "Folder of the breaker's adapter."})
-    data: str = field(metadata={"help": "Folder of samples, e.g. `stage2/eval`."})
-    output: str = field(metadata={"help": "JSON file to write."})
-    also: list[str] = field(
-        default_factory=list, metadata={"help": "Further adapters, as `NAME=PATH`.", "action": "extend"}
-    )
-    max_rows: int = field(default=200, metadata={"help": "Most rows of each class."})
-    seed: int = field(default=0, metadata={"help": "Which rows, where there are more."})
+    model: str
+    adapter: str
+    data: str
+    output: str
+    also: list[str] = field(default_factory=list, metadata={"action": "extend"})
+    max_rows: int = 200
+    seed: int = 0
 
 
 def choose_rows(folder: Path, max_rows: int, seed: int) -> set[int]:
@@ -149,7 +149,11 @@ def main(args: DiagnosticsArguments) -> None:
 def make_parser() -> HfArgumentParser:
     description = __doc__.strip().split("\n")[0]
     # The annotation is a type that no dataclass is of
-    return HfArgumentParser(DiagnosticsArguments, description=description)  # type: ignore[arg-type]
+    return HfArgumentParser(
+        DiagnosticsArguments,  # type: ignore[arg-type]
+        prog="python -m trainers.diagnostics",
+        description=description,
+    )
 
 
 if __name__ == "__main__":
