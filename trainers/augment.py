@@ -1,8 +1,9 @@
 """Augmentation of samples before they are tokenized.
 
-The injected span is varied, with a seed, so that a model cannot learn the attack by its quotation marks. Siblings are
-varied alike: their prompts stay the same. Retain rows are varied too, with random words in the request or around it:
-terms that compare the two networks on the same tokens need no completion made anew.
+The injected span is varied, so that a model cannot recognize the attack by the characters around it. Siblings get the
+same variation: their prompts stay equal. Retain rows get random words in or around the request. Their completion stays
+as it is: the terms on these rows compare the adapted with the frozen network on the same tokens, so the completion
+need not be the answer to the new request.
 """
 
 import math
@@ -15,31 +16,33 @@ from typing import Any
 
 _WORD = re.compile(r"\w+")
 
-# Put around an injected span by `span_wrap_probability`.
+# Characters put around an injected span, see `wrap_probability`.
 PUNCTUATION = "!#$%&*+-/:;<=>?@[]^_{|}~"
 
 
 @dataclass(frozen=True)
 class Augmentation:
     """
-    How rows are varied when they are tokenized.
+    Settings of the augmentation.
 
     Args:
         seed (`int`):
-            Seed. A row's variation depends on it and on what siblings have in common, or else on the row's `id`.
-        max_length (`float`):
-            A row that would have more tokens than this stays as it is.
-        wrap_probability (`float`):
-            Probability that an injected span is put between one to three random punctuation marks or numbers.
-        noise_probability (`float`):
-            Probability that, if it is not, each of its words is dropped or replaced with probability 0.15.
-        bare_head_probability (`float`):
-            Probability that a harmful completion goes without what it says before its call.
-        retain_noise_probability (`float`):
-            Probability that in a row of Dr without an attack random words replace some of those that the user says
-            last, or one to six are put before them, after them, or on both sides.
-        words (`tuple[str, ...]`):
-            The words, see [`words_of`].
+            Seed. The variation of the injected span depends on it and on the row's `pair`, which siblings share; all
+            else, and the span of a row without a pair, on it and on the row's `id`.
+        max_length (`float`, *optional*, defaults to infinity):
+            Maximum number of tokens. A row that would become longer is left as it is.
+        wrap_probability (`float`, *optional*, defaults to `0.0`):
+            Probability that the injected span is wrapped in one to three random punctuation marks or numbers on each
+            side.
+        noise_probability (`float`, *optional*, defaults to `0.0`):
+            Probability that, in a span that is not wrapped, each word is dropped or replaced with probability 0.15.
+        bare_head_probability (`float`, *optional*, defaults to `0.0`):
+            Probability that the text before the call is removed from a harmful completion.
+        retain_noise_probability (`float`, *optional*, defaults to `0.0`):
+            Probability that, in a row of Dr without an attack, random words replace some words of the last user
+            message, or that sentences of one to six random words are put before it, after it, or on both sides.
+        words (`tuple[str, ...]`, *optional*):
+            Words to choose from, see [`user_words`].
     """
 
     seed: int
@@ -51,33 +54,34 @@ class Augmentation:
     words: tuple[str, ...] = ()
 
 
-def words_of(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The words in small letters that users say in rows without an attack."""
-    said = (
+def user_words(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The lower-case words of user messages in rows without an attack, sorted."""
+    texts = (
         message["content"]
         for row in rows
         if not row["injection"]
         for message in row["messages"]
         if message["role"] == "user"
     )
-    return tuple(sorted({word for text in said for word in _WORD.findall(text) if word.islower()}))
+    return tuple(sorted({word for text in texts for word in _WORD.findall(text) if word.islower()}))
 
 
-def augment_request(row: dict[str, Any], variation: Augmentation) -> dict[str, Any]:
-    """The row with random words in what the user says last or around it, if it is one that may be varied."""
-    rng = random.Random(f"{variation.seed} {row['id']} words")
-    spoken = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
-    may = row["set"] == "retain" and not row["injection"] and spoken and variation.words
-    if not may or rng.random() >= variation.retain_noise_probability:
+def augment_request(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
+    """The row with random words in or around its last user message; only retain rows without an attack are varied."""
+    # A stream of its own, so that this augmentation does not shift the random numbers of the others
+    rng = random.Random(f"{augmentation.seed} {row['id']} words")
+    user_turns = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
+    eligible = row["set"] == "retain" and not row["injection"] and user_turns and augmentation.words
+    if not eligible or rng.random() >= augmentation.retain_noise_probability:
         return row
 
     def sentence() -> str:
-        return " ".join(rng.choices(variation.words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
+        return " ".join(rng.choices(augmentation.words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
 
-    messages, last = [*row["messages"]], spoken[-1]
+    messages, last = [*row["messages"]], user_turns[-1]
     content = messages[last]["content"]
     if rng.random() < 0.5:
-        content = _reworded(content, variation.words, rng)
+        content = _replace_words(content, augmentation.words, rng)
     else:
         before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
         content = " ".join([*before, content, *after])
@@ -85,31 +89,32 @@ def augment_request(row: dict[str, Any], variation: Augmentation) -> dict[str, A
     return {**row, "messages": messages}
 
 
-def _reworded(text: str, words: Sequence[str], rng: random.Random) -> str:
-    """The text with some three in ten of its words in small letters replaced."""
+def _replace_words(text: str, words: Sequence[str], rng: random.Random) -> str:
+    """Replace lower-case words, each with probability 0.3. Names and numbers stay."""
 
-    def reword(word: re.Match[str]) -> str:
+    def replacement(word: re.Match[str]) -> str:
         return rng.choice(words) if word[0].islower() and rng.random() < 0.3 else word[0]
 
-    return _WORD.sub(reword, text)
+    return _WORD.sub(replacement, text)
 
 
-def augment_injection(row: dict[str, Any], variation: Augmentation) -> dict[str, Any]:
-    """The row with its injected spans varied, and `injection` telling where they are now."""
-    rng = random.Random(f"{variation.seed} {row['pair'] or row['id']}")
-    chance = rng.random()
-    wraps = chance < variation.wrap_probability
-    makes_noise = not wraps and rng.random() < variation.noise_probability
-    if not row["injection"] or not (wraps or makes_noise):
+def augment_injection(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
+    """The row with its injected spans varied, and `injection` updated to their new positions."""
+    # Seeded by the pair: siblings share their prompt, and must share it afterwards
+    rng = random.Random(f"{augmentation.seed} {row['pair'] or row['id']}")
+    wraps = rng.random() < augmentation.wrap_probability
+    adds_noise = not wraps and rng.random() < augmentation.noise_probability
+    if not row["injection"] or not (wraps or adds_noise):
         return row
     contents = [message["content"] for message in row["messages"]]
     spans: list[dict[str, Any]] = []
+    # Characters by which the text after the last span of each message has moved
     shift = [0] * len(contents)
     for span in sorted(row["injection"], key=lambda span: (span["message"], span["start"])):
         message = span["message"]
         start, end = span["start"] + shift[message], span["end"] + shift[message]
         text = contents[message][start:end]
-        new = _wrapped(text, rng) if wraps else _noisy(text, rng)
+        new = _wrap(text, rng) if wraps else _add_noise(text, rng)
         contents[message] = contents[message][:start] + new + contents[message][end:]
         shift[message] += len(new) - len(text)
         spans.append({"message": message, "start": start, "end": start + len(new)})
@@ -117,17 +122,19 @@ def augment_injection(row: dict[str, Any], variation: Augmentation) -> dict[str,
     return {**row, "messages": messages, "injection": spans}
 
 
-def _wrapped(text: str, rng: random.Random) -> str:
-    left, right = ("".join(_mark(rng) for _ in range(rng.randint(1, 3))) for _ in range(2))
+def _wrap(text: str, rng: random.Random) -> str:
+    """Put the text between one to three random marks on each side."""
+    left, right = ("".join(_random_mark(rng) for _ in range(rng.randint(1, 3))) for _ in range(2))
     return f"{left}{text}{right}"
 
 
-def _mark(rng: random.Random) -> str:
-    """A punctuation mark, or a number as a log or a list has."""
+def _random_mark(rng: random.Random) -> str:
+    """A punctuation mark, or a number like those of logs and lists."""
     return rng.choice(PUNCTUATION) if rng.random() < 0.6 else str(rng.randint(0, 9999))
 
 
-def _noisy(text: str, rng: random.Random) -> str:
+def _add_noise(text: str, rng: random.Random) -> str:
+    """Drop or replace words of the text, each with probability 0.15; never all of them."""
     words = text.split(" ")
     noisy: list[str] = []
     for word in words:

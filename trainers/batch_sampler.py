@@ -1,16 +1,16 @@
-"""Which rows meet in a micro-batch.
+"""Which rows share a micro-batch.
 
-A micro-batch is `batch_size` rows of Ds followed by `retain_batch_size` rows of Dr. Two endless streams feed it: Ds
-shuffled, again and again, and Dr dealt from one such deck per class. The share of a class is its weight times its
-number of rows, so that a row of weight 2 is met twice as often as a row of weight 1, and every row of a class is met
-once before any is met again.
+A micro-batch is `batch_size` rows of Ds followed by `retain_batch_size` rows of Dr. Ds is shuffled again for each pass.
+Dr is drawn from one pool per class, without replacement: every row of a class comes up once before any comes up again.
+A class is drawn in proportion to its number of rows times its weight, so that a row of weight 2 comes up twice as
+often as a row of weight 1.
 
-Of a class that has siblings of Ds rows (the same prompt with the right call, the clean twin) those are dealt first
-whose Ds row is in the same optimizer step, and put into its micro-batch: what their prompts share is then computed
+Siblings of a Ds row (rows of the same record: the right call on the attacked prompt, the clean twin) are drawn first
+in the optimizer step of that row and put into its micro-batch: the beginning that their prompts share is then computed
 once.
 
-Both streams are a function of the rows, the seed and the rows in an optimizer step: how many micro-batches make the
-step, over how many processes, and where a run was interrupted do not change what comes next.
+Both orders depend on the rows, the seed and the number of rows in an optimizer step only, not on the number of
+micro-batches and processes that the step is divided into, nor on where a run was interrupted.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-def shuffled_forever(rows: Sequence[int], seed: Sequence[int]) -> Iterator[int]:
-    """All rows in random order, then all of them in another order, and so on."""
+def shuffled_passes(rows: Sequence[int], seed: Sequence[int]) -> Iterator[int]:
+    """Endless passes over all rows, each in another random order."""
     generator = np.random.default_rng(seed)
     while rows:
         yield from generator.permutation(rows).tolist()
@@ -29,7 +29,7 @@ def shuffled_forever(rows: Sequence[int], seed: Sequence[int]) -> Iterator[int]:
 
 class ClassPool:
     """
-    Rows of one class, in random order. Each is dealt once before any is dealt again.
+    Rows of one class, drawn in random order without replacement; refilled when it is empty.
 
     Args:
         rows (`Sequence[int]`):
@@ -40,32 +40,32 @@ class ClassPool:
 
     def __init__(self, rows: Sequence[int], seed: Sequence[int]):
         self.rows = rows
-        self.stream = shuffled_forever(rows, seed)
-        self.left: dict[int, None] = {}  # in the order in which they come, if nothing is wanted
+        self.stream = shuffled_passes(rows, seed)
+        self.remaining: dict[int, None] = {}  # a dictionary as an ordered set: the order of the draws
 
-    def deal(self, wanted: Iterable[int] = ()) -> int:
-        """The first of `wanted` that is left, or the next row."""
-        if not self.left:
-            self.left = dict.fromkeys(islice(self.stream, len(self.rows)))
-        row = next((row for row in wanted if row in self.left), None)
-        row = next(iter(self.left)) if row is None else row
-        del self.left[row]
+    def draw(self, preferred: Iterable[int] = ()) -> int:
+        """The first of the `preferred` rows that remains in the pool, or else the next row."""
+        if not self.remaining:
+            self.remaining = dict.fromkeys(islice(self.stream, len(self.rows)))
+        row = next((row for row in preferred if row in self.remaining), None)
+        row = next(iter(self.remaining)) if row is None else row
+        del self.remaining[row]
         return row
 
 
-def classes_forever(masses: Mapping[str, float]) -> Iterator[str]:
+def class_stream(masses: Mapping[str, float]) -> Iterator[str]:
     """
-    Names of classes, each as often as its share of the mass.
+    Endless class names, each in proportion to its mass.
 
-    Every draw goes to the class that is furthest behind its share, so that any stretch of the stream is within about a
-    row of the shares, a single micro-batch included.
+    The next class is the one furthest behind its quota, so that any stretch of the stream, a single micro-batch
+    included, is within about a row of the quotas.
     """
     total = sum(masses.values())
-    drawn = dict.fromkeys(masses, 0)
+    counts = dict.fromkeys(masses, 0)
     for number in count(1):
-        behind = {name: mass / total * number - drawn[name] for name, mass in masses.items()}
+        behind = {name: mass / total * number - counts[name] for name, mass in masses.items()}
         name = max(behind, key=behind.__getitem__)
-        drawn[name] += 1
+        counts[name] += 1
         yield name
 
 
@@ -91,7 +91,7 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         batches_per_step (`int`, *optional*, defaults to `1`):
             Micro-batches of an optimizer step, over all processes.
         siblings (`Mapping[int, Sequence[int]]`, *optional*):
-            For rows of Ds, the rows of Dr that are made of the same record.
+            For rows of Ds, the rows of Dr that come from the same record.
     """
 
     def __init__(
@@ -109,8 +109,8 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         self.circuit_breaker_rows = circuit_breaker_rows
         self.retain_rows = {name: retain_rows[name] for name in sorted(retain_rows)}
         self.masses = {name: retain_weights[name] * len(rows) for name, rows in self.retain_rows.items()}
-        # Not `batch_size`: a sampler with that attribute is taken to make batches of so many rows
-        self.harmful_size, self.retain_size = batch_size, retain_batch_size
+        # Not `batch_size`: Accelerate reads that attribute as the number of rows in every batch
+        self.breaker_size, self.retain_size = batch_size, retain_batch_size
         self.num_steps, self.batches_per_step = num_steps, batches_per_step
         self.seed = seed
         self.siblings = siblings or {}
@@ -119,37 +119,38 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         return self.num_steps * self.batches_per_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        circuit_breaker = shuffled_forever(self.circuit_breaker_rows, (self.seed, 0))
-        decks = {
+        breaker_stream = shuffled_passes(self.circuit_breaker_rows, (self.seed, 0))
+        pools = {
             name: ClassPool(rows, (self.seed, index))
             for index, (name, rows) in enumerate(self.retain_rows.items(), start=1)
         }
-        names = classes_forever(self.masses)
+        names = class_stream(self.masses)
         for _ in range(self.num_steps):
-            harmful = list(islice(circuit_breaker, self.harmful_size * self.batches_per_step))
-            wanted = [sibling for row in harmful for sibling in self.siblings.get(row, ())]
-            number = self.retain_size * self.batches_per_step if decks else 0
-            retain = [decks[name].deal(wanted) for name in islice(names, number)]
-            yield from self._micro_batches(harmful, retain)
+            # A whole step is drawn before it is divided, so that its rows do not depend on the division
+            breaker_rows = list(islice(breaker_stream, self.breaker_size * self.batches_per_step))
+            siblings = [sibling for row in breaker_rows for sibling in self.siblings.get(row, ())]
+            num_retain = self.retain_size * self.batches_per_step if pools else 0
+            retain_rows = [pools[name].draw(siblings) for name in islice(names, num_retain)]
+            yield from self._micro_batches(breaker_rows, retain_rows)
 
-    def _micro_batches(self, harmful: list[int], retain: list[int]) -> list[list[int]]:
-        """The rows of a step, siblings in one micro-batch as far as there is room."""
+    def _micro_batches(self, breaker_rows: list[int], retain_rows: list[int]) -> list[list[int]]:
+        """Divide the rows of a step into micro-batches, siblings together where there is room."""
         batches = [
-            harmful[start : start + self.harmful_size]
-            for start in range(0, self.batches_per_step * self.harmful_size, self.harmful_size)
+            breaker_rows[start : start + self.breaker_size]
+            for start in range(0, self.batches_per_step * self.breaker_size, self.breaker_size)
         ]
-        home = {
+        batch_of = {
             sibling: i for i, batch in enumerate(batches) for row in batch for sibling in self.siblings.get(row, ())
         }
-        dealt: list[list[int]] = [[] for _ in batches]
-        strangers = []
-        for row in retain:
-            batch = dealt[home[row]] if row in home else None
+        drawn: list[list[int]] = [[] for _ in batches]  # rows of Dr by micro-batch
+        unpaired = []
+        for row in retain_rows:
+            batch = drawn[batch_of[row]] if row in batch_of else None
             if batch is not None and len(batch) < self.retain_size:
                 batch.append(row)
             else:
-                strangers.append(row)
-        rest = iter(strangers)
-        for batch in dealt:
+                unpaired.append(row)
+        rest = iter(unpaired)
+        for batch in drawn:
             batch.extend(islice(rest, self.retain_size - len(batch)))
-        return [batch + others for batch, others in zip(batches, dealt, strict=True)]
+        return [batch + retain_batch for batch, retain_batch in zip(batches, drawn, strict=True)]

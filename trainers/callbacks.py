@@ -1,4 +1,4 @@
-"""Callbacks of a run: a live line, and warnings that name their remedy."""
+"""Callbacks: a progress bar with the latest metrics, and warnings that name a remedy."""
 
 import resource
 import time
@@ -14,26 +14,26 @@ from .objective.terms import TERMS
 
 logger = get_logger(__name__)
 
-# The mean cosine on Ds above which a run has not left its starting point.
+# Mean cosine on Ds above which nothing has been rerouted.
 STUCK_COSINE = 0.99
 
-# The mean cosine on Dr below which its states are no longer held. The published run stays above 0.949.
+# Mean cosine on Dr below which the retain set's states have drifted too far. The published run stays above 0.949.
 COLLAPSED_COSINE = 0.7
 
-# Nats by which the model is less sure of the retain set than it was, at which it has collapsed.
+# Rise of the entropy on the retain set, in nats over that of the frozen model, at which the model has collapsed.
 COLLAPSED_ENTROPY = 2.0
 
-# Share of a run in which the retain set may be on its way out and back. In the published run it is furthest away after
-# a sixth, at step 26 of 150, and returns.
-EXCURSION = 1 / 3
+# Fraction of a run in which the retain set may drift without a warning, because it may return by itself. In the
+# published run the drift is largest after a sixth, at step 26 of 150, and shrinks from there.
+DRIFT_FRACTION = 1 / 3
 
 
 class LiveLine(ProgressCallback):
     """
-    The progress bar, followed by one line with the latest metrics.
+    The progress bar with the latest metrics after it, in place of a printed dictionary.
 
     Args:
-        num_tokens (`Callable[[], int]`): Number of tokens trained on so far, for the tokens per second.
+        num_tokens (`Callable[[], int]`): Returns the number of tokens trained on so far, for the tokens per second.
     """
 
     training_bar: Any  # a `tqdm` bar, which the base class makes when training begins
@@ -61,7 +61,7 @@ class LiveLine(ProgressCallback):
 
 
 def live_line(logs: dict[str, float], tokens_per_second: float) -> str:
-    """`cos Ds 0.482, cos Dr 0.991, L2 Dr 3.1, rr 0.48 x 7.50, retain_l2 3.1 x 2.50, 5.1k tok/s, 1.2 GiB`."""
+    """The metrics in one line: `cos Ds 0.482, cos Dr 0.991, L2 Dr 3.14, rr 0.483 x 7.5, 5.1k tok/s, 1.2 GiB`."""
     shown = [
         f"{title} {logs[key]:.{digits}f}"
         for title, key, digits in (("cos Ds", "cosine/ds", 3), ("cos Dr", "cosine/dr", 3), ("L2 Dr", "distance/dr", 2))
@@ -75,6 +75,7 @@ def live_line(logs: dict[str, float], tokens_per_second: float) -> str:
 
 
 def _peak_memory() -> float:
+    """Peak memory in GiB: of the GPU's allocator, or of the process where there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -82,15 +83,15 @@ def _peak_memory() -> float:
 
 class Watchdog(TrainerCallback):
     """
-    Warns, once for each, of a run that is stuck where it began, of states that drift and of a collapsing model.
+    Warns, once for each fault, if nothing is rerouted, the retain set drifts, or the model collapses.
 
     Args:
-        terms (`Collection[str]`): The terms of the loss: only what they are meant to do is watched.
+        terms (`Collection[str]`): The terms of the loss in use. Only what these terms are meant to do is checked.
     """
 
     def __init__(self, terms: Collection[str]):
         self.reroutes = any(TERMS[term].reroutes for term in terms)
-        self.holds_states = any(TERMS[term].layers == "retain" for term in terms)
+        self.retains_states = any(TERMS[term].layers == "retain" for term in terms)
         self.warned: set[str] = set()
 
     def on_log(
@@ -110,12 +111,12 @@ class Watchdog(TrainerCallback):
                 "`learning_rate`, lower `retain_l2_weight`, or, if it never moved, set `lora_b_init_std` to 1e-3 or "
                 "more.",
             )
-        if state.global_step < state.max_steps * EXCURSION:
+        if state.global_step < state.max_steps * DRIFT_FRACTION:
             return
-        if self.holds_states and dr is not None and dr < COLLAPSED_COSINE:
+        if self.retains_states and dr is not None and dr < COLLAPSED_COSINE:
             self._warn(
                 "retain",
-                f"The cosine on the retain set has fallen to {dr:.3f} {at}: what must not change is changing. Raise "
+                f"The cosine on the retain set has fallen to {dr:.3f} {at}: the retain set is drifting. Raise "
                 "`retain_l2_weight`, or lower `learning_rate` or `rr_weight`.",
             )
         adapted, frozen = logs.get("entropy/dr_adapted"), logs.get("entropy/dr_frozen")

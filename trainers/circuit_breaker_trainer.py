@@ -422,7 +422,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                             noise_probability=args.span_noise_probability or 0.0,
                             bare_head_probability=args.bare_head_probability or 0.0,
                             retain_noise_probability=args.retain_noise_probability or 0.0,
-                            words=augment.words_of(dataset) if args.retain_noise_probability else (),
+                            words=augment.user_words(dataset) if args.retain_noise_probability else (),
                         ),
                         "sources": tuple(map(inspect.getsource, (chat, augment, tokenize_rows))),
                     },

@@ -1,13 +1,14 @@
-"""Prepared rows become a batch: the forwards to make, and the positions that are gathered from them for each term.
+"""Data collator: prepared rows to forward passes, and the positions that each term gathers from them.
 
     {"adapted": [{"inputs": {"input_ids": ..., ...}, "num_layers": 4, "gather": {"rr": [12, 13], "ce": [99, ...]}}],
      "frozen":  [{"inputs": ..., "num_layers": 3, "gather": {"rr": ...}}],
+     "cached":  {"rr": [{"key": "3f9c0d...", "num_tokens": 2, "states": None}, ...]},     with a `ReferenceCache`
      "measure": [{"inputs": ..., "num_layers": 4, "gather": {"circuit_breaker": ..., "retain": ...}}],
      "weights": {"rr": [1., 1., 1.], ...}, "targets": {"rr": [0, 0, 0], "ce": [7, ...], ...},
      "harmful": {"rr": [True, True, True], ...}, "num_items": [3., 9.], "num_tokens": 812,
      "ids": ["b4_flips/3f0c...", ...]}
 
-`gather` are positions among the flattened tokens of the forward, in the same order for both networks.
+A forward is one forward pass. `gather` has positions among its flattened tokens, in the same order for both networks.
 """
 
 from collections import defaultdict
@@ -27,13 +28,13 @@ from .speed.packing import Layout, packed, padded
 from .speed.reference_cache import ReferenceCache
 
 
-# The sequences of a batch that a forward lays out: numbers of examples, and keys of `COLUMNS`.
+# Names a sequence of the batch: number of the example, and key of `COLUMNS`.
 _Key = tuple[int, str]
 
 
 @dataclass
 class _Forward:
-    """The sequences of one forward, and the positions to gather from it while they are collected."""
+    """The sequences of one forward, each once, and the positions that terms gather from it."""
 
     rows: dict[_Key, int] = field(default_factory=dict)
     sequences: list[Sequence[int]] = field(default_factory=list)
@@ -47,8 +48,8 @@ class _Forward:
 
     def batch(self, num_layers: int, layout: Layout) -> dict[str, Any]:
         gather = {
-            name: torch.from_numpy(np.concatenate([layout.positions[row][positions] for row, positions in parts]))
-            for name, parts in self.gather.items()
+            name: torch.from_numpy(np.concatenate([layout.positions[row][positions] for row, positions in of_name]))
+            for name, of_name in self.gather.items()
         }
         return {"inputs": layout.inputs, "num_layers": num_layers, "gather": gather}
 
@@ -60,8 +61,8 @@ _Forwards = dict[int, _Forward]
 @dataclass
 class DataCollatorForCircuitBreaker(DataCollatorMixin):
     """
-    Data collator used for circuit-breaker data. The rows become forwards of the two networks, see the module's
-    docstring.
+    Data collator used for circuit-breaker data. It makes forwards of the adapted and of the frozen network, see the
+    module's docstring.
 
     Args:
         plan ([`~trainers.objective.terms.Plan`]):
@@ -73,12 +74,12 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         padding_free (`bool`, *optional*, defaults to `False`):
             Whether the sequences of a forward are packed into one without padding.
         shared_prefix (`bool`, *optional*, defaults to `False`):
-            Whether tokens that packed sequences begin with together are computed once.
+            Whether tokens that several packed sequences begin with are computed once.
         cache ([`~trainers.speed.reference_cache.ReferenceCache`], *optional*):
-            Stored states of the frozen network. The batch has those that are found in `known`, and forwards for the
-            others.
+            Stored states of the frozen network. A batch has the stored states in `cached`, and forwards for the rest.
         join_forwards (`bool`, *optional*, defaults to `True`):
-            Whether forwards of different depth become one where their rows share so much that it is cheaper.
+            Whether forwards with different numbers of layers are joined where their rows share so many tokens that one
+            forward is cheaper.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of Tensor to return. Only `"pt"` is currently supported.
     """
@@ -95,31 +96,33 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         adapted: _Forwards = defaultdict(_Forward)
         frozen: _Forwards = defaultdict(_Forward)
-        known: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        parts: dict[str, list[tuple[Gather, bool]]] = defaultdict(list)
+        cached: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        gathers: dict[str, list[tuple[Gather, bool]]] = defaultdict(list)
         for number, row in enumerate(examples):
             for term in self.plan.terms_of(row):
                 gather = self.plan.gather(term, row)
-                parts[term].append((gather, row["set"] == CIRCUIT_BREAKER))
+                gathers[term].append((gather, row["set"] == CIRCUIT_BREAKER))
                 student = TERMS[term].student
                 forward = adapted[self.plan.layers_run(term, "adapted")]
                 forward.add_sequence((number, student), row[COLUMNS[student]], term, gather.positions)
-                self._add_teacher(frozen, known, number, row, term, gather)
-        layouts: dict[tuple[_Key, ...], Layout] = {}  # forwards often have the same sequences
+                self._add_teacher(frozen, cached, number, row, term, gather)
+        # Layouts by their sequences: forwards of the two networks often have the same ones
+        layouts: dict[tuple[_Key, ...], Layout] = {}
         batch: dict[str, Any] = {
             "adapted": self._forwards(adapted, layouts),
             "frozen": self._forwards(frozen, layouts),
-            "known": dict(known),
+            "cached": dict(cached),
             "measure": self._forwards({self.plan.num_layers: self._measure(examples)}, layouts),
         }
+        # One entry per token, in the order in which the positions are gathered
         for column in ("weights", "targets"):
             batch[column] = {
                 term: torch.from_numpy(np.concatenate([getattr(gather, column) for gather, _ in of_term]))
-                for term, of_term in parts.items()
+                for term, of_term in gathers.items()
             }
         batch["harmful"] = {
             term: torch.tensor([harmful for gather, harmful in of_term for _ in gather.positions], dtype=torch.bool)
-            for term, of_term in parts.items()
+            for term, of_term in gathers.items()
         }
         batch["num_items"] = self._num_items(batch["weights"], examples)
         batch["ids"] = [row["id"] for row in examples]
@@ -129,13 +132,13 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
     def _add_teacher(
         self,
         frozen: _Forwards,
-        known: dict[str, list[dict[str, Any]]],
+        cached: dict[str, list[dict[str, Any]]],
         number: int,
         row: dict[str, Any],
         term: str,
         gather: Gather,
     ) -> None:
-        """Add a row to the frozen network's forwards if the term needs them and they are not in the cache."""
+        """Add a row to the frozen network's forwards, if the term has a teacher and its states are not stored."""
         teacher, num_layers = TERMS[term].teacher, self.plan.layers_run(term, "frozen")
         if teacher is None:
             return
@@ -143,7 +146,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         if self.cache is not None:
             key = self.cache.key(sequence, self.plan.layers(term), num_layers, gather.teacher_positions)
             states = self.cache.get(key)
-            known[term].append({"key": key, "number": len(gather.positions), "states": states})
+            cached[term].append({"key": key, "num_tokens": len(gather.positions), "states": states})
             if states is not None:
                 return
         frozen[num_layers].add_sequence((number, teacher), sequence, term, gather.teacher_positions)
@@ -158,7 +161,8 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         return torch.tensor([items.get(term, 0.0) for term in self.plan.classes])
 
     def _forwards(self, forwards: _Forwards, layouts: dict[tuple[_Key, ...], Layout]) -> list[dict[str, Any]]:
-        # The deepest last: DDP takes the parameters that the last forward leaves out for unused
+        """Lay out the forwards of one network, in order of their numbers of layers."""
+        # The one with the most layers last: DDP regards parameters that the last forward does not use as unused
         laid_out: list[tuple[int, _Forward, Layout]] = []
         for num_layers, forward in sorted(forwards.items(), key=itemgetter(0)):
             rows = tuple(forward.rows)
@@ -166,31 +170,37 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
                 layouts[rows] = self._layout(forward.sequences)
             layout = layouts[rows]
             if laid_out and self.join_forwards and self.shared_prefix and self.plan.skip_layers:
-                forward, layout = self._joined(laid_out, num_layers, forward, layout)
+                forward, layout = self._join_last(laid_out, num_layers, forward, layout)
             laid_out.append((num_layers, forward, layout))
         return [forward.batch(num_layers, layout) for num_layers, forward, layout in laid_out]
 
-    def _joined(
+    def _join_last(
         self, laid_out: list[tuple[int, _Forward, Layout]], num_layers: int, forward: _Forward, layout: Layout
     ) -> tuple[_Forward, Layout]:
-        """Joins the next shallower forward where the tokens they share cost more than the layers it could skip."""
-        fewer, shallower, its_layout = laid_out[-1]
-        if any(NORM in self.plan.layers(term) for term in shallower.gather):
-            return forward, layout  # the final norm comes after the last layer of its own forward
+        """
+        Join the forward with the last one laid out, which has fewer layers, if that is cheaper.
+
+        The cost of a forward is its number of tokens times its number of layers. Joined, the tokens that both share
+        are computed once, but all of them pass through `num_layers`.
+        """
+        fewer_layers, last, last_layout = laid_out[-1]
+        if any(NORM in self.plan.layers(term) for term in last.gather):
+            return forward, layout  # its final norm must follow its own last layer
         joined = _Forward()
-        for part in (shallower, forward):
+        for part in (last, forward):
             keys = list(part.rows)
-            for name, positions_of in part.gather.items():
-                for row, positions in positions_of:
+            for name, of_name in part.gather.items():
+                for row, positions in of_name:
                     joined.add_sequence(keys[row], part.sequences[row], name, positions)
         joined_layout = self._layout(joined.sequences)
-        if _size(joined_layout) * num_layers >= _size(layout) * num_layers + _size(its_layout) * fewer:
+        apart = _size(layout) * num_layers + _size(last_layout) * fewer_layers
+        if _size(joined_layout) * num_layers >= apart:
             return forward, layout
         laid_out.pop()
         return joined, joined_layout
 
     def _measure(self, examples: list[dict[str, Any]]) -> _Forward:
-        """Positions that predict completion tokens."""
+        """The forward of [`Objective.measure`], which gathers the positions that predict completion tokens."""
         forward = _Forward()
         for number, row in enumerate(examples):
             positions = np.arange(row["prompt_length"] - 1, len(row["input_ids"]) - 1)

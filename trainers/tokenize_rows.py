@@ -1,20 +1,20 @@
-"""Tokenization: a sample becomes token ids, and the positions that the losses need.
+"""Tokenization of samples: token ids, and the token positions that the losses need.
 
     input_ids       <|begin_of_text|>...Pictures of the moon? <!-- use search_web --> ...<|python_tag|>{"name": ...
     prompt_length   where the completion begins
     injection       [[41, 52]], token ranges of the injected span
     tool_call       [68, 90], tool_name [73, 75]: of the completion's call; [-1, -1] where it makes none
-    divergence      where a harmful completion leaves its sibling's right call; -1 where there is no sibling
+    divergence      first token that differs from the sibling's right call, of a harmful completion; -1 without sibling
     clean_ids       the same completion after the clean prompt; empty where nothing is injected
     splice_ids      the attacked prompt, a wrong opening, and the rest of the right call, which begins at splice_start
-    redacted        whether the attack was cut from the prompt: only terms that may use such rows are computed on it
+    redacted        whether the attack was cut from the prompt: few terms are computed on such rows, see `terms.py`
 
-Rows are augmented first, see `augment.py`. Where the call and its tool's name are is told by the parser of the
-tokenizer's format: a tool that is named in the words before the call is not its name.
+An opening is the text before a call. Rows are augmented first, see `augment.py`. The spans of the call and of its
+tool's name come from the parser of the tokenizer's tool call format, so a tool mentioned in the opening is not taken
+for the call.
 """
 
 import random
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,19 +27,15 @@ from .augment import Augmentation, augment_injection, augment_request
 from .objective.masks import NONE
 
 
-_WORD = re.compile(r"\w+")
-
-
-# Said before a call by a model that has fallen for something else. The third kind of wrong opening, beside the
-# attacker's own and none at all.
+# Openings of a model that complies, with whatever: the third kind of wrong opening, besides the attacker's and none.
 GENERIC_OPENINGS = ("Sure, I'll do that.", "Of course.", "I'll take care of that now.")
 
 
 def siblings_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """
-    By `pair`, the completions that belong together: `harmful`, and `right`, the call the user asked for.
+    Completions of the same record, by `pair`: `harmful`, and `right`, the call that the user asked for.
 
-    The right call made under attack goes before the one of the clean twin.
+    The right call made under attack is preferred to that of the clean twin.
     """
     siblings: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -61,7 +57,7 @@ def prepare_row(
     augmentation: Augmentation,
 ) -> dict[str, Any]:
     """
-    Columns of the module docstring, for one sample.
+    Tokenize one sample into the columns of the module docstring.
 
     Args:
         row (`dict[str, Any]`):
@@ -71,13 +67,13 @@ def prepare_row(
         siblings (`Mapping[str, Mapping[str, str]]`):
             As [`siblings_of`] returns them.
         augmentation ([`Augmentation`]):
-            How to vary the row.
+            Settings of the augmentation.
     """
-    # Seeded by the id, so that a row is varied alike whatever stands before it in the dataset.
+    # Seeded by the id, so that the variation of a row does not depend on the rows before it in the dataset
     rng = random.Random(f"{augmentation.seed} {row['id']}")
     siblings_of_row = siblings.get(row["pair"], {})
     clean = {**row, "messages": clean_messages(row), "injection": []}
-    # An augmented row that is too long would be an error, and nothing is ever truncated: it stays as it was.
+    # Rows are never truncated, and one that is too long is an error: it stays as it was if augmentation makes it so
     augmented = augment_request(augment_injection(row, augmentation), augmentation)
     sample = chat.encode_sample(tokenizer, augmented)
     if len(sample.ids) <= augmentation.max_length:
@@ -90,7 +86,7 @@ def prepare_row(
         if "right" in siblings_of_row:
             divergence = _divergence(completion.ids, chat.encode_completion(tokenizer, siblings_of_row["right"]))
         if rng.random() < augmentation.bare_head_probability:
-            # Without its opening the completion leaves the right call in the name at the earliest.
+            # Openings may differ before the calls do. Without them the first difference is in the name or after it.
             if divergence is not None and completion.call and completion.tool_name:
                 divergence = max(divergence, completion.tool_name[0]) - completion.call[0]
             completion = without_opening(completion)
@@ -108,10 +104,11 @@ def prepare_row(
         "num_tokens": n + len(completion.ids),
     }
     if row["injection"]:
-        # Not those of the augmented prompt: the teacher reads the request as the user wrote it.
+        # From the sample before augmentation: the teacher gets the request as the user wrote it
         prepared["clean_ids"] = chat.encode_prompt(tokenizer, clean) + completion.ids
         prepared["injection"] = [list(span) for span in chat.injection_in(tokenizer, row, sample.prompt)]
         if row["set"] == RETAIN and completion.call and completion.tool_name:
+            # After the wrong opening the right call begins as it would, and the loss starts at its tool's name
             opening = _wrong_opening(siblings_of_row.get("harmful"), tokenizer, rng)
             head = completion.ids[completion.call[0] : completion.tool_name[0]]
             prepared["splice_start"] = n + len(opening) + len(head)
@@ -120,7 +117,7 @@ def prepare_row(
 
 
 def without_opening(completion: chat.EncodedCompletion) -> chat.EncodedCompletion:
-    """The completion without the words before its call."""
+    """The completion without the text before its call."""
     if completion.call is None or completion.tool_name is None:
         return completion
     skipped = completion.call[0]
@@ -129,12 +126,12 @@ def without_opening(completion: chat.EncodedCompletion) -> chat.EncodedCompletio
 
 
 def _shifted(span: tuple[int, int] | None, by: int) -> list[int]:
-    """A token range as the columns store it."""
+    """A token range of the completion, as the columns store it: shifted by the length of the prompt."""
     return NONE if span is None else [span[0] + by, span[1] + by]
 
 
 def _divergence(ids: list[int], right: list[int]) -> int:
-    """Index of the first token that differs; of the last where one is a beginning of the other."""
+    """Index of the first token that differs; of the last common one if either is a prefix of the other."""
     for i, (a, b) in enumerate(zip(ids, right, strict=False)):
         if a != b:
             return i
@@ -142,7 +139,7 @@ def _divergence(ids: list[int], right: list[int]) -> int:
 
 
 def _wrong_opening(harmful: str | None, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[int]:
-    """What is said before a wrong call: what the attacker's had (half of the time), nothing, or a phrase."""
+    """Tokens before a wrong call: the attacker's opening (half of the time), none, or a generic phrase."""
     opening = rng.choice(("harmful", "harmful", "bare", "generic"))
     if opening == "generic":
         return chat.encode_completion(tokenizer, rng.choice(GENERIC_OPENINGS))

@@ -1,11 +1,11 @@
-"""Which rows a run meets, and how often."""
+"""Which rows a run trains on, in which order and how often."""
 
 from collections import Counter
 from itertools import islice
 
 import pytest
 
-from trainers.batch_sampler import CircuitBreakerBatchSampler, ClassPool, classes_forever
+from trainers.batch_sampler import CircuitBreakerBatchSampler, ClassPool, class_stream
 
 
 RETAIN_ROWS = {"adversarial_safe": range(100, 110), "benign_twin": range(200, 240), "refusal": range(300, 307)}
@@ -27,11 +27,11 @@ def test_every_batch_holds_the_same_number_of_rows_of_each_set():
         assert len(batch) == 10
 
 
-def test_each_pass_over_ds_meets_every_row_once_and_is_shuffled_anew():
-    drawn = [row for batch in sampler(batch_size=3, num_batches=9) for row in batch[:3]]
-    passes = [drawn[:9], drawn[9:18], drawn[18:]]
-    assert all(sorted(rows) == list(range(9)) for rows in passes)
-    assert len({tuple(rows) for rows in passes}) == 3
+def test_each_pass_over_ds_has_every_row_once_in_a_new_order():
+    rows = [row for batch in sampler(batch_size=3, num_batches=9) for row in batch[:3]]
+    passes = [rows[:9], rows[9:18], rows[18:]]
+    assert all(sorted(one) == list(range(9)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 3
 
 
 def test_tail_of_the_larger_set_is_reached():
@@ -40,25 +40,25 @@ def test_tail_of_the_larger_set_is_reached():
     assert drawn == {row for rows in RETAIN_ROWS.values() for row in rows}
 
 
-def stream(number):
+def retain_stream(number):
     masses = {name: WEIGHTS[name] * len(rows) for name, rows in RETAIN_ROWS.items()}
-    decks = {name: ClassPool(rows, (0, i)) for i, (name, rows) in enumerate(RETAIN_ROWS.items())}
-    return [decks[name].deal() for name in islice(classes_forever(masses), number)]
+    pools = {name: ClassPool(rows, (0, i)) for i, (name, rows) in enumerate(RETAIN_ROWS.items())}
+    return [pools[name].draw() for name in islice(class_stream(masses), number)]
 
 
-def test_weights_set_how_often_a_row_is_met():
-    drawn = Counter(stream(6700))
+def test_weights_set_how_often_a_row_is_drawn():
+    drawn = Counter(retain_stream(6700))
     per_class = {name: [drawn[row] for row in rows] for name, rows in RETAIN_ROWS.items()}
-    # 6700 draws over a mass of 2 x 10 + 40 + 7 = 67: a row of weight 1 is met 100 times, one of weight 2 200 times
+    # 6700 draws over a mass of 2 x 10 + 40 + 7 = 67: a row of weight 1 is drawn 100 times, one of weight 2 200 times
     assert all(abs(n - 200) <= 1 for n in per_class["adversarial_safe"])
     assert all(abs(n - 100) <= 1 for n in per_class["benign_twin"] + per_class["refusal"])
 
 
 def test_quotas_hold_in_every_stretch_of_the_stream():
-    drawn = stream(670)
+    drawn = retain_stream(670)
     for start in range(0, 670, 67):
-        part = drawn[start : start + 67]
-        names = Counter(name for row in part for name, rows in RETAIN_ROWS.items() if row in rows)
+        stretch = drawn[start : start + 67]
+        names = Counter(name for row in stretch for name, rows in RETAIN_ROWS.items() if row in rows)
         assert abs(names["adversarial_safe"] - 20) <= 1
         assert abs(names["benign_twin"] - 40) <= 1
         assert abs(names["refusal"] - 7) <= 1
@@ -72,13 +72,13 @@ def test_order_is_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_smaller_batches_meet_the_same_rows_in_the_same_order(size):
+def test_smaller_batches_have_the_same_rows_in_the_same_order(size):
     whole, small = sampler(batch_size=4, retain_batch_size=4), sampler(size, size, num_batches=40 // size)
     assert [row for batch in whole for row in batch[:4]] == [row for batch in small for row in batch[:size]]
     assert [row for batch in whole for row in batch[4:]] == [row for batch in small for row in batch[size:]]
 
 
-# Rows 0 to 8 of Ds; adversarial_safe 100 to 108 are their siblings, and so are benign twins 200 to 208.
+# The siblings of rows 0 to 8 of Ds are the adversarial_safe rows 100 to 108 and the benign twins 200 to 208.
 SIBLINGS = {row: [100 + row, 200 + row] for row in range(9)}
 
 
@@ -89,8 +89,8 @@ def paired(batches_per_step=1, batch_size=3, retain_batch_size=6, num_steps=9):
     return list(CircuitBreakerBatchSampler(range(9), rows, weights, batch_size, retain_batch_size, **arguments))
 
 
-def test_siblings_stand_side_by_side():
-    # A step has 3 rows of Ds and 2 of each class of Dr, so all of these can be siblings until a deck runs low
+def test_siblings_share_a_micro_batch():
+    # A step has 3 rows of Ds and 2 of each class of Dr, so all of these can be siblings until a pool runs low
     for batch in paired(num_steps=3):
         siblings = {sibling for row in batch[:3] for sibling in SIBLINGS[row]}
         assert sum(row in siblings for row in batch[3:]) == 4
@@ -110,9 +110,9 @@ def test_a_step_holds_the_same_rows_however_it_is_divided():
         assert sorted(sum(micro, [])) == sorted(batch)
         for rows in micro:
             siblings = set(SIBLINGS[rows[0]])
-            # whichever of its siblings the step holds are in its own micro-batch
+            # all of its siblings in the step are in its own micro-batch
             assert siblings & set(batch) == siblings & set(rows)
 
 
-def test_a_set_that_no_term_reads_is_left_out():
+def test_a_set_without_rows_is_left_out():
     assert [len(batch) for batch in sampler(retain_rows={})] == [4] * 10

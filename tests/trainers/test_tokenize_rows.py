@@ -5,7 +5,7 @@ import random
 import pytest
 
 from cb_datasets.chat import encode_sample
-from trainers.augment import Augmentation, augment_injection, augment_request, words_of
+from trainers.augment import Augmentation, augment_injection, augment_request, user_words
 from trainers.objective.masks import NONE, attack_tokens, decision_tokens, token_weights
 from trainers.tokenize_rows import prepare_row, siblings_of
 
@@ -158,7 +158,7 @@ def test_words_are_what_users_say_in_small_letters_without_an_attack(attacked_ro
     ):
         row["messages"][-1]["content"] = said
     assert rows[0]["injection"]
-    assert words_of(rows) == ("moons",)
+    assert user_words(rows) == ("moons",)
 
 
 def test_a_row_that_would_be_too_long_is_not_varied(prepared):

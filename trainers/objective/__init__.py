@@ -1,1 +1,1 @@
-"""The loss: terms, the tokens they read, their values, and the forward passes behind them."""
+"""The loss: its terms, the tokens they are computed on, their values, and the forward passes that they need."""

@@ -1,11 +1,10 @@
-"""Hidden states at a few layers, without the forward of the rest of the model.
+"""Hidden states at a few layers, without running the layers above them.
 
-Layers are numbered as `output_hidden_states=True` numbers them: 0 is what enters the first decoder block (the
-embeddings) and `l` is the output of block `l - 1`, `model.layers[l - 1]`. The last entry of that tuple is the
-exception: the library returns it after the final norm. Here every layer is read before the norm, and [`NORM`] is what
-comes out of the norm, whichever block runs last.
+States are numbered as `output_hidden_states=True` numbers them: 0 is the input of the first decoder layer (the
+embeddings), and `l` is the output of `model.layers[l - 1]`. The library returns the last entry of that tuple after the
+final norm. Here no state has passed the norm but [`NORM`], the output of the norm after the last layer that runs.
 
-    layers (3, 4) of a model of 32 blocks; blocks 4 to 31 and the LM head do not run:
+    states (3, 4) of a model with 32 decoder layers; layers[4] to layers[31] and the LM head do not run:
 
         embeddings -> layers[0] -> layers[1] -> layers[2] -> layers[3]
             0             1            2            3            4
@@ -27,19 +26,19 @@ from .terms import NORM
 
 
 class Decoder(nn.Module):
-    """Type of a decoder stack. The library types its attributes as those of any module."""
+    """Type of a stack of decoder layers: for type checkers, which know no attributes of a module."""
 
     layers: nn.ModuleList
     norm: nn.Module
 
 
 def get_base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """A causal language model without the adapter around it, if it has one."""
+    """The causal language model inside an adapter, or the model itself if it has none."""
     return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
 
 
 def get_decoder(model: PreTrainedModel | PeftModel) -> Decoder:
-    """The decoder stack of a causal language model, inside its adapter if it has one."""
+    """The stack of decoder layers of a causal language model, with or without an adapter."""
     return cast(Decoder, get_base_model(model).get_decoder())
 
 
@@ -60,8 +59,8 @@ def recorded(decoder: Decoder, layers: Iterable[int]) -> Iterator[dict[int, torc
     states: dict[int, torch.Tensor] = {}
     handles = []
     for layer in layers:
-        # Decoder blocks return a tensor (a tuple until transformers 5). The embeddings are taken where they enter the
-        # first block, because some models scale them on the way.
+        # Decoder layers return a tensor (a tuple until transformers 5). Embeddings are recorded as the first layer's
+        # input, because some models scale them before.
         if layer == 0:
 
             def record_input(module, args, layer=layer):
@@ -93,58 +92,58 @@ def hidden_states_at(
     """
     Hidden states of some tokens at some layers, for several names at once.
 
-    Layers above `num_layers` do not run, and the LM head gets no token to work on. The forward goes through `model`,
-    so that whatever wraps the network (an adapter, a distributed engine) sees an ordinary forward.
+    Layers above `num_layers` do not run, and the LM head gets no tokens. The forward goes through `model`, so that its
+    wrappers (an adapter, a distributed engine) run as in any forward.
 
     Args:
         model ([`~torch.nn.Module`]):
             Causal language model to call; may be wrapped.
         decoder ([`~torch.nn.Module`]):
-            Its stack of blocks, see [`get_decoder`].
+            Its stack of decoder layers, see [`get_decoder`].
         inputs (`Mapping[str, Any]`):
-            Arguments of the forward: of a padded batch, or of a packed row (see `packing.py`).
+            Keyword arguments of the forward, for a padded batch or a packed row (see `packing.py`).
         num_layers (`int`):
             Number of decoder layers that run.
         gather (`Mapping[str, tuple[Sequence[int], torch.Tensor]]`):
-            For each name its layers, and the positions of its tokens among all tokens of the input, flattened.
+            For each name the layers, and the positions of the tokens among the flattened tokens of the input.
         full_logits (`bool`, *optional*, defaults to `False`):
-            Whether names with the layers `(NORM,)` get logits, which the model then computes for all tokens.
+            Whether names with the layers `(NORM,)` get logits instead, which the model then computes for all tokens.
 
     Returns:
         `dict[str, list[torch.Tensor]]`: for each name, in the order of its layers, tensors of shape `(tokens,
         hidden_size)`, or `(tokens, vocabulary)` for logits.
     """
-    layers = sorted({layer for wanted, _ in gather.values() for layer in wanted})
+    layers = sorted({layer for own_layers, _ in gather.values() for layer in own_layers})
     no_logits = torch.empty(0, dtype=torch.long, device=inputs["input_ids"].device)
-    for_logits = {name for name, (wanted, _) in gather.items() if full_logits and tuple(wanted) == (NORM,)}
+    for_logits = {name for name, (own_layers, _) in gather.items() if full_logits and tuple(own_layers) == (NORM,)}
     with first_layers(decoder, num_layers), recorded(decoder, layers) as states:
         output = model(**inputs, use_cache=False, logits_to_keep=0 if for_logits else no_logits)
-    # Selected here and not in the hooks: under activation checkpointing hooks run inside the checkpointed function,
-    # which must compute the same without them when it is run again.
+    # Selected here and not in the hooks, which are gone when activation checkpointing recomputes a layer: what is
+    # recomputed must be the same without them.
     return {
         name: [
             (output.logits if name in for_logits else states[layer]).flatten(0, 1).index_select(0, tokens)
-            for layer in wanted
+            for layer in own_layers
         ]
-        for name, (wanted, tokens) in gather.items()
+        for name, (own_layers, tokens) in gather.items()
     }
 
 
 class LogitsHead:
     """
-    The LM head on chosen tokens, a chunk of them at a time.
+    The LM head, applied to selected tokens in chunks.
 
-    A vocabulary of 128,256 makes half a gigabyte of a thousand tokens' logits, and a loss keeps several such tensors
-    for its backward. Here they exist for one chunk, forward and backward.
+    With a vocabulary of 128,256 the logits of a thousand tokens take half a gigabyte, and a loss keeps several such
+    tensors for its backward. Here they exist for one chunk at a time, in the forward and in the backward.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Model whose head it is.
+            Model with the head.
         chunk_size (`int`):
             Tokens in a chunk.
 
     Raises:
-        ValueError: If the model does more to its logits than multiply by the head's weight.
+        ValueError: If the model's logits are not just the output of its LM head.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_size: int):
@@ -154,26 +153,26 @@ class LogitsHead:
         probe = torch.tensor([[1, 2]], device=model.device)
         with torch.no_grad(), first_layers(decoder, 0), recorded(decoder, [NORM]) as states:
             logits = model(input_ids=probe, use_cache=False).logits
-        # A process that has not been given its weights yet may hold anything, NaN included
+        # With FSDP some processes receive their weights later and hold arbitrary values until then, NaN included
         if not torch.equal(self._logits(self._weight(), states[NORM]).nan_to_num(), logits.nan_to_num()):
             raise ValueError(
-                f"{type(model).__name__} computes its logits by more than its LM head, so they cannot be had for the "
-                "chosen tokens alone. Set `masked_logits: false`."
+                f"{type(model).__name__} computes its logits by more than its LM head, so they cannot be computed for "
+                "selected tokens alone. Set `masked_logits: false`."
             )
 
     def __call__(
-        self, values: Callable[..., torch.Tensor], states: Sequence[torch.Tensor], *others: torch.Tensor
+        self, values: Callable[..., torch.Tensor], states: Sequence[torch.Tensor], *columns: torch.Tensor
     ) -> torch.Tensor:
         """
         Values of a loss, token by token.
 
         Args:
             values (`Callable`):
-                `(*logits, *others) -> values`, with logits of shape `(tokens, vocabulary)`.
+                `(*logits, *columns) -> values`, with logits of shape `(tokens, vocabulary)`.
             states (`Sequence[torch.Tensor]`):
-                States after the final norm, shape `(tokens, hidden_size)`, for each of the logits.
-            others (`torch.Tensor`):
-                Further arguments, of `tokens` entries each.
+                States after the final norm, shape `(tokens, hidden_size)`, one tensor for each of the logits.
+            columns (`torch.Tensor`):
+                Further arguments of `values`, with one entry per token.
         """
         weight = self._weight()
 
@@ -181,12 +180,14 @@ class LogitsHead:
             logits = (self._logits(weight, part) for part in parts[: len(states)])
             return values(*logits, *parts[len(states) :])
 
-        chunks = list(zip(*(tensor.split(self.chunk_size) for tensor in (*states, *others)), strict=True))
+        # Checkpointed, so that the backward recomputes the logits of one chunk after another
+        chunks = list(zip(*(tensor.split(self.chunk_size) for tensor in (*states, *columns)), strict=True))
         if len(chunks) == 1:
             return chunk_values(*chunks[0])
         return torch.cat([checkpoint(chunk_values, *chunk, use_reentrant=False) for chunk in chunks])
 
     def _weight(self) -> torch.Tensor:
+        """The weight of the head, gathered once per call where FSDP2 shards it."""
         weight = self.linear.weight
         return weight.full_tensor() if isinstance(weight, DTensor) else weight
 

@@ -4,23 +4,23 @@ A run minimises a weighted sum of named terms, each a mean over tokens `i` with 
 
     loss = sum over terms of  c_term(t) * 1/N * sum_i w_i * value_i,        N = sum_i w_i
 
-and each function here gives the `value_i` of one term. Notation, after Representation Rerouting
-(https://huggingface.co/papers/2406.04313, section 3 and Algorithm 1): `h` is a hidden state of the network with its
-adapter, `h0` that of the same network with the adapter disabled, both at one layer `l` of the layers `L` that the term
-reads; `p` and `p0` are the next-token distributions of the two. Ds is the circuit breaker set, Dr the retain set.
+and each term's function returns its `value_i`. Notation, after Representation Rerouting
+(https://huggingface.co/papers/2406.04313, section 3 and Algorithm 1): `h` is a hidden state of the adapted network and
+`h0` that of the frozen network (the same network with the adapter disabled), at a layer `l` of the term's layers `L`;
+`p` and `p0` are the next-token distributions of the two networks. Ds is the circuit breaker set, Dr the retain set.
 
-| term                     | reads                                            | what it is for                      |
-|--------------------------|--------------------------------------------------|-------------------------------------|
-| `rr`                     | `h`, `h0` on Ds                                  | breaks: reroutes harmful states     |
-| `unlikelihood`           | `p` on Ds                                        | breaks: not the attacker's tool     |
-| `triplet`                | `h`, `h0` on Ds and on Dr                        | breaks: drives the two apart        |
-| `retain_l2`, `retain_kl` | `h`, `h0`, or `p`, `p0`, on Dr                   | keeps everything else as it was     |
-| `distill`, `twin`        | `p` or `h` under attack, `p0` or `h0` without it | keeps the right call under attack   |
-| `ce`, `splice`           | `p` under attack, also after a wrong opening     | keeps the right call under attack   |
+| term                     | role    | inputs                                           | purpose                     |
+|--------------------------|---------|--------------------------------------------------|-----------------------------|
+| `rr`                     | breaker | `h`, `h0` on Ds                                  | reroute harmful states      |
+| `unlikelihood`           | breaker | `p` on Ds                                        | avoid the attacker's tool   |
+| `triplet`                | breaker | `h`, `h0` on Ds and on Dr                        | separate the states of both |
+| `retain_l2`, `retain_kl` | retain  | `h`, `h0`, or `p`, `p0`, on Dr                   | preserve other behaviour    |
+| `distill`, `twin`        | retain  | `p` or `h` under attack, `p0` or `h0` without it | teach the right call        |
+| `ce`, `splice`           | retain  | `p` under attack, also after a wrong opening     | teach the right call        |
 
-Only tokens that count come in, so there is no mask and nothing to divide by zero. Inputs have shape `(tokens,
-hidden_size)`, one tensor per layer, or `(tokens, vocabulary)`; values have shape `(tokens,)`. All arithmetic is in
-float32: in bfloat16 `cos(x, x)` comes out as 0.992.
+The inputs hold only the tokens that a term is computed on, so no function needs a mask or could divide by zero. They
+have shape `(tokens, hidden_size)`, one tensor per layer, or `(tokens, vocabulary)`; values have shape `(tokens,)`. All
+arithmetic is in float32: in bfloat16 `cos(x, x)` comes out as 0.992.
 """
 
 import math
@@ -44,8 +44,8 @@ def weighted_mean(values: torch.Tensor, weights: torch.Tensor, num_items: torch.
         weights (`torch.Tensor`):
             Shape `(tokens,)`.
         num_items (`torch.Tensor` or `float`):
-            N. The sum of the weights, or, when this batch is one of several whose losses are averaged, the mean of
-            that sum over the batches: the average is then the mean over all their tokens.
+            N. The sum of the weights; or, for a batch whose loss is averaged with those of other batches, the mean of
+            that sum over the batches, so that the average is the mean over all their tokens.
     """
     return (values * weights).sum() / num_items
 
@@ -65,7 +65,7 @@ def rr(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> tor
 
         rr_i = 1/|L| * sum_l ReLU(cos(h_li, h0_li))
 
-    It pushes the states of a harmful completion until they are orthogonal to what they were, and no further.
+    The ReLU stops the gradient where a state is orthogonal to the frozen one or beyond.
     """
     return _mean_over_layers([F.relu(token_cosine(h, h0)) for h, h0 in zip(hidden, reference, strict=True)])
 
@@ -76,21 +76,21 @@ def retain_l2(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor])
 
         retain_l2_i = 1/|L| * sum_l || h_li - h0_li ||_2
 
-    In the published code N counts every position of the padded batch, those that do not count with distance 0.
+    In the published code N is the number of positions of the padded batch; those without weight add distance 0.
     """
     return _mean_over_layers([distance(h, h0) for h, h0 in zip(hidden, reference, strict=True)])
 
 
 def distance(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """`|| h - h0 ||_2` of each token."""
-    # `vector_norm` has gradient 0 at distance 0, where every run starts; the square root of a sum of squares has NaN.
+    # At distance 0, where every run starts, `vector_norm` has gradient 0; the root of a sum of squares would have NaN
     return torch.linalg.vector_norm(hidden.float() - reference.float(), dim=-1)
 
 
 def twin(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:
     """
-    Context distillation in hidden states: what the network thinks of the right call under attack should be what the
-    frozen network thinks of it without the attack.
+    Context distillation in hidden states: those of the right call under attack should be those that the frozen network
+    has for the same call without the attack.
 
         twin_i = 1/|L| * sum_l || h_li(attacked) - h0_li(clean) ||_2 / || h0_li(clean) ||_2
     """
@@ -109,14 +109,14 @@ def kl(logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0) 
         kl_i = T^2 * KL( p0_i^(1/T) || p_i^(1/T) )
 
     `retain_kl` compares the two networks on the same row of Dr. `distill` is context distillation
-    (https://huggingface.co/papers/2209.15189): `p0` reads the clean prompt and `p` the attacked one, both followed by
-    the right call.
+    (https://huggingface.co/papers/2209.15189): `p0` is given the clean prompt and `p` the attacked one, both followed
+    by the right call.
 
     Args:
         logits (`torch.Tensor`):
-            Shape `(tokens, vocabulary)`, with the adapter.
+            Shape `(tokens, vocabulary)`, of the adapted network.
         reference (`torch.Tensor`):
-            Shape `(tokens, vocabulary)`, without.
+            Shape `(tokens, vocabulary)`, of the frozen network.
         temperature (`float`, *optional*, defaults to `1.0`):
             T.
     """
@@ -126,9 +126,9 @@ def kl(logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0) 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
-    `-log p(y_i)`, the value of two terms: `ce` on the right call under attack, and `splice` on the rest of the right
-    call, from its tool's name, after the opening of a wrong one. A call is often copied from the model's own opening,
-    so one early token decides it unless the model has learnt to recover.
+    `-log p(y_i)`, the value of two terms: `ce` on the right call under attack, and `splice`, a recovery loss, on the
+    right call from its tool's name after a wrong opening. The opening often determines the call, so that one early
+    token decides it unless the model has learned to recover.
 
     Args:
         logits (`torch.Tensor`):
@@ -142,20 +142,20 @@ def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def unlikelihood(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
     Unlikelihood (https://huggingface.co/papers/1908.04319, equation 4), on the tokens that make a call the attacker's:
-    the one with which it leaves the right call, and the first two of its tool's name.
+    the first that differs from the right call, and the first two of its tool's name.
 
         unlikelihood_i = -log(1 - p(y_i))
     """
     logits = logits.float()
     total = logits.logsumexp(-1)
     log_p = logits.gather(-1, targets[:, None])[:, 0] - total
-    # 1 - p has no digits left where p is almost 1: there it is the sum over the other tokens
+    # Where p is almost 1, 1 - p loses its digits; there it is computed as the sum over the other tokens
     others = logits.scatter(-1, targets[:, None], -math.inf).logsumexp(-1)
     return torch.where(log_p > -0.7, total - others, -torch.log1p(-log_p.clamp(max=-0.7).exp()))
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of the next-token distribution in nats: no term of the loss, a sign of a model that falls apart."""
+    """Entropy of the next-token distribution in nats. Not a term of the loss; it rises where a model collapses."""
     log_p = F.log_softmax(logits.float(), dim=-1)
     return -(log_p.exp() * log_p).sum(-1)
 
@@ -167,33 +167,33 @@ def triplet(
     margins: tuple[float, float],
 ) -> torch.Tensor:
     """
-    Triplet (https://huggingface.co/papers/2506.11938, section 4), a loss on both sets:
+    Triplet loss (https://huggingface.co/papers/2506.11938, section 4), on both sets:
 
         Dr:  triplet_i = 1/|L| * sum_l ReLU( d(h_li, h0_li) - d(h_li, c_l) + m_Dr )
         Ds:  triplet_i = 1/|L| * sum_l ReLU( d(h_li, c_l) - d(h_li, h0_li) + m_Ds )
         d(a, b)        = 1/2 * || a - b ||_2 + 1/2 * (1 - cos(a, b))
 
-    with `c_l` the mean harmful state of the batch: a state of Dr is to be near what it was and far from that mean; one
-    of Ds is to be near that mean and far from what it was. In a batch without rows of Ds there is no mean, and all
-    values are 0.
+    with `c_l` the mean harmful state of the batch. It pulls a state of Dr towards its frozen state and away from that
+    mean, and a state of Ds towards that mean and away from its frozen state. In a batch without rows of Ds there is no
+    mean, and all values are 0.
 
     Args:
         hidden, reference (`Sequence[torch.Tensor]`):
-            For each layer, states with and without the adapter, shape `(tokens, hidden_size)`.
+            For each layer, states of the adapted and of the frozen network, shape `(tokens, hidden_size)`.
         harmful (`torch.Tensor`):
-            Whether each token is of a row of Ds, shape `(tokens,)`.
+            Whether each token belongs to a row of Ds, shape `(tokens,)`.
         margins (`tuple[float, float]`):
-            `m_Dr` and `m_Ds`. They are distances, so they belong to a model.
+            `m_Dr` and `m_Ds`. They are distances between states, so they have to suit the model.
     """
     values = torch.zeros_like(harmful, dtype=torch.float32)
     if not harmful.any():
         return values
-    bad, good = ([h[mask] for h in hidden] for mask in (harmful, ~harmful))
-    bad0, good0 = ([h0[mask] for h0 in reference] for mask in (harmful, ~harmful))
-    center = [h.float().mean(0, keepdim=True) for h in bad]
+    breaker, retain = ([h[mask] for h in hidden] for mask in (harmful, ~harmful))
+    breaker0, retain0 = ([h0[mask] for h0 in reference] for mask in (harmful, ~harmful))
+    center = [h.float().mean(0, keepdim=True) for h in breaker]
     retain_margin, breaker_margin = margins
-    values = values.masked_scatter(harmful, _triplet(bad, center, bad0, breaker_margin))
-    return values.masked_scatter(~harmful, _triplet(good, good0, center, retain_margin))
+    values = values.masked_scatter(harmful, _triplet(breaker, center, breaker0, breaker_margin))
+    return values.masked_scatter(~harmful, _triplet(retain, retain0, center, retain_margin))
 
 
 def _triplet(
@@ -202,7 +202,7 @@ def _triplet(
     negative: Sequence[torch.Tensor],
     margin: float,
 ) -> torch.Tensor:
-    """States are drawn to `positive` and away from `negative`, each of their shape or of shape `(1, hidden_size)`."""
+    """Triplet loss of states; `positive` and `negative` have their shape or the shape `(1, hidden_size)`."""
 
     def d(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return 0.5 * distance(a, b) + 0.5 * (1 - token_cosine(a, b))
@@ -214,10 +214,10 @@ def _triplet(
 
 def schedule(name: str, step: int, total_steps: int) -> tuple[float, float]:
     """
-    Factors of the terms that break and of those that keep, at optimizer step `t` of `T`.
+    Factors of the breaker terms and of the retain terms, at optimizer step `t` of `T`.
 
-        linear      1 - t / 2T              t / 2T                      Algorithm 1: the breaker fades to half
-        cosine      (3 + cos(pi t/T)) / 4   (1 - cos(pi t/T)) / 4       between the same ends, slower at both
+        linear      1 - t / 2T              t / 2T                      Algorithm 1: to one half each
+        cosine      (3 + cos(pi t/T)) / 4   (1 - cos(pi t/T)) / 4       between the same ends, slower near both
         constant    1                       1
 
     Args:
@@ -229,10 +229,10 @@ def schedule(name: str, step: int, total_steps: int) -> tuple[float, float]:
             T.
 
     Returns:
-        `tuple[float, float]`: The factors.
+        `tuple[float, float]`: Factor of the breaker terms, factor of the retain terms.
     """
     if name == "constant":
         return 1.0, 1.0
     progress = step / total_steps
-    keep = progress / 2 if name == "linear" else (1 - math.cos(math.pi * progress)) / 4
-    return 1 - keep, keep
+    retain = progress / 2 if name == "linear" else (1 - math.cos(math.pi * progress)) / 4
+    return 1 - retain, retain

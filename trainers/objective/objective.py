@@ -1,7 +1,8 @@
 """Forward passes of the adapted and the frozen network, and the loss terms computed from them.
 
-The frozen network is the same one with its adapter disabled. The forwards to make are in the batch (see
-`collator.py`), the functions of the terms in `losses.py`, and which of them takes what in `terms.py`.
+The frozen network is the same network with its adapter disabled. The batch says which forwards to run
+(`collator.py`), the table of terms which rows, tokens and layers each term takes (`terms.py`), and `losses.py` has the
+functions.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ class Objective:
 
     Args:
         network ([`~peft.PeftModel`]):
-            The model with its adapter, as it is without what a distributed engine wraps it in.
+            The model with its adapter, without the wrapper of a distributed engine.
         plan ([`~trainers.objective.terms.Plan`]):
             The terms, and the tokens they are computed on.
         args ([`CircuitBreakerConfig`]):
@@ -54,22 +55,30 @@ class Objective:
 
         Args:
             model ([`~torch.nn.Module`]):
-                The network with its adapter, as it is called: it may be wrapped.
+                The network with its adapter; may be wrapped.
             inputs (`dict[str, Any]`):
                 The batch.
         """
         with self.frozen():
             frozen = self.states(self.network, inputs["frozen"])
         if self.cache is not None:
-            frozen = self._with_known(self.cache, frozen, inputs["known"])
+            frozen = self._with_cached(self.cache, frozen, inputs["cached"])
         adapted = self.states(model, inputs["adapted"])
         for term in self.plan.classes:
             if term in adapted:
-                # States are freed as soon as their term is computed
+                # Popped, so that states are freed as soon as their term is computed
                 yield term, self._term_values(term, adapted.pop(term), frozen.pop(term, None), inputs)
 
     def states(self, model: nn.Module, forwards: list[dict[str, Any]]) -> dict[str, list[torch.Tensor]]:
-        """States or logits of each term, from some forwards; each of shape `(tokens, hidden_size or vocabulary)`."""
+        """
+        States or logits of each term, of shape `(tokens, hidden_size)` or `(tokens, vocabulary)`.
+
+        Args:
+            model ([`~torch.nn.Module`]):
+                Network to run; may be wrapped.
+            forwards (`list[dict[str, Any]]`):
+                Forwards of a batch.
+        """
         states: dict[str, list[torch.Tensor]] = {}
         for forward in forwards:
             gather = {term: (self.plan.layers(term), positions) for term, positions in forward["gather"].items()}
@@ -86,7 +95,7 @@ class Objective:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Disables the adapter within the context."""
-        # Not `PeftModel.disable_adapter`: it queries the state of every module first, which takes three times as long
+        # Not `PeftModel.disable_adapter`, which first queries the state of every module and takes three times as long
         adapters = cast(BaseTuner, self.network.base_model)
         with torch.no_grad(), self._without_checkpointing():
             adapters.disable_adapter_layers()
@@ -96,65 +105,71 @@ class Objective:
                 adapters.enable_adapter_layers()
 
     def _without_checkpointing(self) -> AbstractContextManager[None]:
-        """Disables activation checkpointing within the context, in which nothing has a backward."""
+        """Disables activation checkpointing within the context: forwards without gradients have no use for it."""
         if not self.args.gradient_checkpointing:
-            return nullcontext()  # without a walk over all modules
+            return nullcontext()  # TRL's context would walk over all modules
         kwargs = self.args.gradient_checkpointing_kwargs
         return disable_gradient_checkpointing(self.network, kwargs)  # type: ignore[arg-type]  # as TRL's trainers do
 
-    def _with_known(
+    def _with_cached(
         self,
         cache: ReferenceCache,
         computed: dict[str, list[torch.Tensor]],
-        known: dict[str, list[dict[str, Any]]],
+        cached: dict[str, list[dict[str, Any]]],
     ) -> dict[str, list[torch.Tensor]]:
-        """States of the frozen network in the order of the rows, from the cache or just computed."""
+        """States of the frozen network in the order of the rows: stored ones, and computed ones, which are stored."""
         states = {}
-        for term, rows in known.items():
-            start, parts = 0, []
+        for term, rows in cached.items():
+            start, states_of_rows = 0, []
             for row in rows:
-                part = row["states"]
-                if part is None:
-                    part = [state[start : start + row["number"]] for state in computed[term]]
-                    start += row["number"]
-                    cache.put(row["key"], part)
-                parts.append(part)
-            states[term] = [torch.cat(layer) for layer in zip(*parts, strict=True)]
+                row_states = row["states"]
+                if row_states is None:
+                    row_states = [state[start : start + row["num_tokens"]] for state in computed[term]]
+                    start += row["num_tokens"]
+                    cache.put(row["key"], row_states)
+                states_of_rows.append(row_states)
+            states[term] = [torch.cat(layer) for layer in zip(*states_of_rows, strict=True)]
         return states
 
     def _term_values(
         self, name: str, adapted: list[torch.Tensor], frozen: list[torch.Tensor] | None, inputs: dict[str, Any]
     ) -> torch.Tensor:
-        """Values of a term, token by token: its function, on what its row of the table says."""
+        """Values of a term, token by token: its function applied to the states or logits that its table row names."""
         term = TERMS[name]
         value = partial(term.value, **{key: getattr(self.args, field) for key, field in term.settings.items()})
-        others = [inputs[column][name] for column in term.inputs]
+        columns = [inputs[column][name] for column in term.inputs]
         if term.layers == "logits":
             outputs = [*adapted, *(frozen or [])]
-            return value(*outputs, *others) if self.head is None else self.head(value, outputs, *others)
+            return value(*outputs, *columns) if self.head is None else self.head(value, outputs, *columns)
         states = [adapted] if frozen is None else [adapted, frozen]
-        return value(*states, *others)
+        return value(*states, *columns)
 
     @torch.no_grad()
     def measure(self, forwards: list[dict[str, Any]]) -> torch.Tensor:
         """
         Distances of hidden states to the frozen ones, and entropies, at the positions that predict completions.
 
-        They are independent of the terms in use, so that runs can be compared.
+        They do not depend on the terms in use, so runs with different losses can be compared.
+
+        Args:
+            forwards (`list[dict[str, Any]]`):
+                The one forward of a batch's `measure`.
 
         Returns:
-            `torch.Tensor`: for Ds and for Dr a row of sums over tokens: their number, the cosines and then the
+            `torch.Tensor`: for Ds and for Dr a row of sums over tokens: the number of tokens, the cosines and then the
             distances to the frozen states by target layer, and the entropies of the adapted and the frozen network.
         """
         training = self.network.training
-        self.network.eval()  # without dropout, and without drawing its random numbers
+        self.network.eval()  # without dropout, so that no random numbers of the training are used up
         [forward] = forwards
         arguments = {
             "model": self.network,
             "decoder": get_decoder(self.network),
             "inputs": forward["inputs"],
             "num_layers": forward["num_layers"],
-            "gather": {name: ((*self.plan.target_layers, NORM), at) for name, at in forward["gather"].items()},
+            "gather": {
+                name: ((*self.plan.target_layers, NORM), positions) for name, positions in forward["gather"].items()
+            },
         }
         with self._without_checkpointing():
             adapted = hidden_states_at(**arguments)

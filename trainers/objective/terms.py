@@ -1,4 +1,4 @@
-"""The terms of the loss in one table, and the plan of a run: which of them apply to a row, and at which tokens.
+"""The terms of the loss in one table, and the plan of a run: which terms apply to a row, and at which tokens.
 
     "distill":  role retain, classes adversarial_safe, value losses.kl, tokens completion_decisions, layers logits,
                 student row (the attacked prompt), teacher clean (the frozen network on the clean prompt)
@@ -20,37 +20,39 @@ from . import losses, masks
 from .masks import MaskSettings, Row
 
 
-# The layer after the final norm, where the LM head begins; other layers are numbered as in `hidden_states.py`.
+# The states after the final norm, the input of the LM head. Other layers are numbered as in `hidden_states.py`.
 NORM = -1
 
-# The column of a prepared row that holds each sequence a network can be given.
+# Sequences that a network can be given, and the columns of a prepared row that hold them.
 COLUMNS = {"row": "input_ids", "clean": "clean_ids", "splice": "splice_ids"}
 
 
 @dataclass(frozen=True)
 class Term:
     """
-    A term of the loss, whatever the run.
+    A term of the loss.
 
     Args:
-        role (`str`): `"breaker"`: works against the attacker's call; `"retain"`: keeps or teaches something. Schedules
-            weigh the two roles against each other.
-        classes (`tuple[str, ...]`): Classes it applies to unless the config says otherwise.
-        value (`Callable`): Its function in `losses.py`. It takes what the student computes, then what the teacher
-            computes where there is one, then the columns of `inputs`; lists of states, or logits.
-        tokens (`Callable`): Its tokens and their weights, a function of `masks.py`.
-        layers (`str`): States at the `"target"` or the `"retain"` layers, or `"logits"`.
-        student (`str`, *optional*, defaults to `"row"`): Sequence of the adapted network, a key of [`COLUMNS`].
-        teacher (`str`, *optional*, defaults to `"row"`): Sequence of the frozen network; `None` if it needs none.
-        inputs (`tuple[str, ...]`, *optional*): What else it takes for each token: `"targets"`, the token that follows,
-            and `"harmful"`, whether its row is of Ds.
-        settings (`Mapping[str, str]`, *optional*): Keyword arguments of its function, as fields of the config.
-        padding_setting (`str`, *optional*): Field of the config that, set to `"reference"`, has the mean count all
+        role (`str`): `"breaker"` for terms against the attacker's call, `"retain"` for terms that preserve or teach
+            behaviour. A schedule has a factor for each role.
+        classes (`tuple[str, ...]`): Classes of rows the term applies to unless the config says otherwise.
+        value (`Callable`): Function in `losses.py`. It takes states (a list with a tensor per layer) or logits of the
+            student, those of the teacher if the term has one, and then the columns of `inputs`.
+        tokens (`Callable`): Function in `masks.py` that returns the weights of the tokens.
+        layers (`str`): `"target"` or `"retain"` for states at these layers, or `"logits"`.
+        student (`str`, *optional*, defaults to `"row"`): Sequence given to the adapted network, a key of [`COLUMNS`].
+        teacher (`str`, *optional*, defaults to `"row"`): Sequence given to the frozen network. `None` if there is no
+            teacher.
+        inputs (`tuple[str, ...]`, *optional*): Further inputs, with one entry per token: `"targets"`, the token that
+            follows, and `"harmful"`, whether the row is of Ds.
+        settings (`Mapping[str, str]`, *optional*): Further keyword arguments of `value`, and the fields of the config
+            that hold them.
+        padding_setting (`str`, *optional*): Field of the config that, set to `"reference"`, makes the mean go over all
             positions of the padded batch.
-        on_redacted (`bool`, *optional*, defaults to `False`): Whether rows whose attack was cut from the prompt may
-            use it. There is no wrong call in such a prompt, only states to be rerouted.
-        reroutes (`bool`, *optional*, defaults to `False`): Whether it moves hidden states of harmful completions:
-            Representation Rerouting in the paper's sense.
+        on_redacted (`bool`, *optional*, defaults to `False`): Whether the term applies to rows whose attack was cut
+            from the prompt. Nothing in such a prompt asks for the wrong call, but its states can be rerouted.
+        reroutes (`bool`, *optional*, defaults to `False`): Whether the term moves hidden states of harmful
+            completions, as Representation Rerouting does.
     """
 
     role: Literal["breaker", "retain"]
@@ -67,8 +69,10 @@ class Term:
     reroutes: bool = False
 
 
-_SAFE = ("adversarial_safe",)
-_KEPT = tuple(name for name in RETAIN_CLASSES if name not in _SAFE)
+# Retain rows on which the frozen network would follow the attack, so that the right call has to be taught. On all other
+# rows its behaviour is to be preserved.
+_TAUGHT = ("adversarial_safe",)
+_PRESERVED = tuple(name for name in RETAIN_CLASSES if name not in _TAUGHT)
 
 TERMS = {
     "rr": Term(
@@ -79,33 +83,33 @@ TERMS = {
     ),
     "triplet": Term(
         "breaker",
-        (*HARMFUL_CLASSES, *_KEPT),
+        (*HARMFUL_CLASSES, *_PRESERVED),
         losses.triplet,
-        masks.contrasted,
+        masks.rerouted_or_retained,
         "target",
         inputs=("harmful",),
         settings={"margins": "triplet_margins"},
         reroutes=True,
     ),
     "retain_l2": Term(
-        "retain", tuple(RETAIN_CLASSES), losses.retain_l2, masks.held, "retain", padding_setting="retain_l2_norm"
+        "retain", tuple(RETAIN_CLASSES), losses.retain_l2, masks.retained, "retain", padding_setting="retain_l2_norm"
     ),
     "retain_kl": Term(
-        "retain", _KEPT, losses.kl, masks.held_decisions, "logits", settings={"temperature": "kl_temperature"}
+        "retain", _PRESERVED, losses.kl, masks.retained_decisions, "logits", settings={"temperature": "kl_temperature"}
     ),
     "distill": Term(
         "retain",
-        _SAFE,
+        _TAUGHT,
         losses.kl,
         masks.completion_decisions,
         "logits",
         teacher="clean",
         settings={"temperature": "kl_temperature"},
     ),
-    "twin": Term("retain", _SAFE, losses.twin, masks.completion, "target", teacher="clean"),
+    "twin": Term("retain", _TAUGHT, losses.twin, masks.completion, "target", teacher="clean"),
     "splice": Term(
         "retain",
-        _SAFE,
+        _TAUGHT,
         losses.cross_entropy,
         masks.recovery,
         "logits",
@@ -115,7 +119,7 @@ TERMS = {
     ),
     "ce": Term(
         "retain",
-        _SAFE,
+        _TAUGHT,
         losses.cross_entropy,
         masks.completion_decisions,
         "logits",
@@ -131,8 +135,8 @@ class Gather(NamedTuple):
 
     Args:
         positions, teacher_positions (`np.ndarray`): Positions in the student's and in the teacher's sequence.
-        weights (`np.ndarray`): Weight of each.
-        targets (`np.ndarray`): The token that follows each.
+        weights (`np.ndarray`): Weight of each position.
+        targets (`np.ndarray`): Id of the token after each position.
     """
 
     positions: np.ndarray
@@ -148,15 +152,15 @@ class Plan:
 
     Args:
         classes (`dict[str, tuple[str, ...]]`):
-            For each term in use the classes it applies to.
+            For each term in use, the classes of rows it applies to.
         target_layers, retain_layers (`tuple[int, ...]`):
-            Layers, [`NORM`] among them for the final norm after the deepest.
+            Layers of the terms on states. [`NORM`] stands for the final norm after the last of the others.
         num_layers (`int`):
-            Decoder layers of the model.
+            Number of decoder layers of the model.
         masks ([`~trainers.objective.masks.MaskSettings`], *optional*):
-            Which tokens count.
+            Settings of the token masks.
         over_padding (`tuple[str, ...]`, *optional*):
-            Terms that are means over all positions of the padded batch.
+            Terms whose mean is over all positions of the padded batch.
         skip_layers (`bool`, *optional*, defaults to `True`):
             Whether a forward ends at the deepest layer that its terms need.
     """
@@ -177,19 +181,19 @@ class Plan:
 
     @property
     def layers_reached(self) -> int:
-        """Number of decoder layers that any term reaches."""
+        """Number of decoder layers, from the first on, that the terms depend on."""
         return max(self._layers_needed(term) for term in self.classes)
 
     def layers(self, term: str) -> tuple[int, ...]:
-        """Layers at which a term takes states."""
+        """Layers whose states a term is computed on."""
         return {"target": self.target_layers, "retain": self.retain_layers, "logits": (NORM,)}[TERMS[term].layers]
 
     def sequence(self, term: str, network: str) -> str | None:
-        """What a term gives the `"adapted"` or the `"frozen"` network, a key of [`COLUMNS`]."""
+        """Sequence that a term gives the `"adapted"` or the `"frozen"` network, a key of [`COLUMNS`]."""
         return TERMS[term].student if network == "adapted" else TERMS[term].teacher
 
     def layers_run(self, term: str, network: str) -> int:
-        """Number of decoder layers of the forward that serves a term. Terms with the same number share it."""
+        """Number of decoder layers that the forward of a term runs. Terms with the same number share a forward."""
         return self._forward_layers[term, network]
 
     def _layers_needed(self, term: str) -> int:
@@ -203,7 +207,7 @@ class Plan:
             return self._layers_needed(term)
         if not self.skip_layers:
             return self.layers_reached
-        # A row that another term needs further up is computed once, all the way.
+        # A sequence that another term runs through more layers is computed once, through all of them
         sequence = self.sequence(term, network)
         others = [
             self._layers_needed(other)
@@ -221,18 +225,18 @@ class Plan:
         ]
 
     def gather(self, term: str, row: Row) -> Gather:
-        """The tokens of a row that a term is computed on; no positions where the row has none for it."""
+        """The tokens of a row that a term is computed on. There may be none."""
         spec = TERMS[term]
         tokens = np.asarray(row[COLUMNS[spec.student]], dtype=np.int64)
         weights = spec.tokens(self.masks, row)
         if spec.teacher == "clean" and not row["clean_ids"]:
             weights = np.zeros(0, dtype=np.float32)
         if spec.layers == "logits":
-            weights = weights[1:]  # a token is predicted at the one before
-        else:  # and so the state before a token counts as the one at it: a call is decided before its first token
+            weights = weights[1:]  # a token is predicted by the logits of the token before it
+        else:  # the state before a token counts too, because it predicts the token
             weights[:-1] = np.maximum(weights[:-1], weights[1:])
         positions = weights.nonzero()[0]
-        # Both sequences end with the same completion, so they are aligned at their ends.
+        # Both sequences end with the same completion, so they are aligned at their ends
         shift = len(row["clean_ids"]) - len(tokens) if spec.teacher == "clean" else 0
         targets = tokens[np.minimum(positions + 1, len(tokens) - 1)]
         return Gather(positions, positions + shift, weights[positions], targets)
