@@ -1,9 +1,9 @@
 """Which rows share a micro-batch.
 
-A micro-batch is `batch_size` rows of Ds followed by `retain_batch_size` rows of Dr. Ds is shuffled again for each pass.
-Dr is drawn from one pool per class, without replacement: every row of a class comes up once before any comes up again.
-A class is drawn in proportion to its number of rows times its weight, so that a row of weight 2 comes up twice as
-often as a row of weight 1.
+A micro-batch is `batch_size` rows of Ds followed by `retain_batch_size` rows of Dr. Ds is shuffled for each pass. Dr
+is drawn from one pool per class, without replacement: every row of a class comes up once before any comes up again. A
+class is drawn in proportion to its number of rows times its weight, so that a row of weight 2 comes up twice as often
+as a row of weight 1.
 
 Siblings of a Ds row (rows of the same record: the right call on the attacked prompt, the clean twin) are drawn first
 in the optimizer step of that row and put into its micro-batch: the beginning that their prompts share is then computed

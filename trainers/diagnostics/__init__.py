@@ -1,1 +1,1 @@
-"""Cosines of hidden states between breaker and base, by layer and by token."""
+"""Cosines of hidden states between breakers and the base model, by layer and by token."""

@@ -1,5 +1,5 @@
 """
-What a breaker did to the hidden states: cosines to those of the base model, by layer and by token, as JSON.
+Cosines of a breaker's hidden states to those of the base model, by layer and by token, as JSON.
 
     python -m trainers.diagnostics --model demo/tiny_agent --adapter data/demo/adapter --data data/demo/stage2/eval \
         --output data/demo/adapter/diagnostics.json
@@ -7,13 +7,13 @@ What a breaker did to the hidden states: cosines to those of the base model, by 
 For each class of rows (`harmful_flip` is the attacker's call under attack, `adversarial_safe` the right call under
 attack, `benign_twin` the right call on the clean prompt, `general_conversation` chat) and each adapter:
 
-    cosine      cos(h, h0): the network with the adapter against itself without, token by token on the same row
-    to_clean    cos(h, c0), where c0 are the base model's states of the same completion after the clean prompt; for the
-                base too, which makes it a picture of before and after. Rows with an injection only, completions only.
+    cosine      cos(h, h0): the model with the adapter against the base model, token by token on the same row
+    to_clean    cos(h, c0), where c0 are the base model's states of the same completion after the clean prompt; also
+                for the base model itself, for comparison. Completions of rows with an injection only.
 
-Each holds `by_layer`, for the parts of a row the mean over rows and their 10th and 90th percentile at each layer; and
+Each has `by_layer`, for each part of a row the mean over rows and their 10th and 90th percentiles at each layer, and
 `by_token`, the mean at each layer for each of `positions`, where 0 is the first token of the completion. A mean over
-no rows is `null`. `cb-datasets report --diagnostics FILE` draws it.
+no rows is `null`. `cb-datasets report --diagnostics FILE` plots the cosines.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,12 +35,12 @@ from cb_datasets.splits import choose
 from ..docstring_help import docstring_help
 from ..objective.hidden_states import get_decoder
 from .cosine_stats import COMPLETION_HEAD, PROMPT_TAIL
-from .cosines import measure
+from .cosines import measure_cosines
 
 
 SCHEMA_VERSION = 1
 
-# Most tokens of one forward pass, padding included.
+# Maximum number of tokens of a forward pass, padding included.
 BATCH_TOKENS = 8192
 
 
@@ -60,11 +60,11 @@ class DiagnosticsArguments:
         output (`str`):
             JSON file to write.
         also (`list[str]`, *optional*):
-            Further adapters, as `NAME=PATH`.
+            Additional adapters, as `NAME=PATH`; repeatable.
         max_rows (`int`, *optional*, defaults to `200`):
-            Most rows of each class.
+            Maximum number of rows of each class.
         seed (`int`, *optional*, defaults to `0`):
-            Which rows, where there are more.
+            Seed that selects the rows of a class with more of them.
     """
 
     model: str
@@ -78,25 +78,25 @@ class DiagnosticsArguments:
 
 def choose_rows(folder: Path, max_rows: int, seed: int) -> set[int]:
     """
-    The numbers of at most `max_rows` samples of each class; siblings are chosen together.
+    Choose at most `max_rows` samples of each class, siblings together, and return their numbers.
 
     Raises:
         FileNotFoundError, ValueError: If there are no samples in the folder.
     """
     tables = list(stream_tables(folder, SAMPLE_FEATURES, columns=["pair", "priority_class"]))
     if not tables:
-        raise ValueError(f"{folder}: there is no sample, and cosines over zero rows are no numbers.")
+        raise ValueError(f"{folder}: there are zero rows, so there are no cosines to average.")
     index = Dataset(pyarrow.concat_tables(tables))
     index = index.add_column("number", list(range(len(index))))
     numbers: set[int] = set()
     for name in index.unique("priority_class"):
-        own = [number for number, of in enumerate(index["priority_class"]) if of == name]
-        numbers.update(choose(index.select(own), max_rows, seed)["number"])
+        of_class = [number for number, row_class in enumerate(index["priority_class"]) if row_class == name]
+        numbers.update(choose(index.select(of_class), max_rows, seed)["number"])
     return numbers
 
 
-def rows_of(folder: Path, numbers: set[int]) -> Iterator[dict[str, Any]]:
-    """Samples by number, a few in memory at a time, with a progress bar."""
+def stream_chosen(folder: Path, numbers: set[int]) -> Iterator[dict[str, Any]]:
+    """Samples with these numbers, a few in memory at a time, with a progress bar."""
     with tqdm(total=len(numbers), desc="diagnostics", unit="row") as bar:
         for number, row in enumerate(stream_rows([folder])):
             if number in numbers:
@@ -105,14 +105,14 @@ def rows_of(folder: Path, numbers: set[int]) -> Iterator[dict[str, Any]]:
 
 
 def load_adapted(model: str, adapters: Mapping[str, str]) -> PeftModel:
-    """The base model with all adapters on it, in memory once."""
+    """Load the base model once, with all adapters on it."""
     from cb_datasets.generation.transformers_backend import load_network
 
     network = load_network(model)
     (first, path), *others = adapters.items()
     adapted = PeftModel.from_pretrained(network, path, adapter_name=first)
-    for name, other in others:
-        adapted.load_adapter(other, adapter_name=name)
+    for name, path in others:
+        adapted.load_adapter(path, adapter_name=name)
     return adapted.eval()
 
 
@@ -122,10 +122,12 @@ def main(args: DiagnosticsArguments) -> None:
     try:
         adapters = named_adapters(args.adapter, args.also)
         revisions = {name: adapter_revision(path) for name, path in adapters.items()}
-        numbers = choose_rows(Path(args.data), args.max_rows, args.seed)  # a wrong path is told before a model loads
+        numbers = choose_rows(
+            Path(args.data), args.max_rows, args.seed
+        )  # first: a wrong path fails before a model loads
         tokenizer = load_tokenizer(args.model)
         model = load_adapted(args.model, adapters)
-        classes = measure(model, tokenizer, rows_of(Path(args.data), numbers), BATCH_TOKENS)
+        classes = measure_cosines(model, tokenizer, stream_chosen(Path(args.data), numbers), BATCH_TOKENS)
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     settings = {
@@ -136,19 +138,19 @@ def main(args: DiagnosticsArguments) -> None:
         "max_rows": args.max_rows,
         "seed": args.seed,
     }
-    told = {
+    diagnostics = {
         "schema_version": SCHEMA_VERSION,
         "settings": settings,
         "layers": list(range(1, len(get_decoder(model).layers) + 1)),
         "positions": list(range(-PROMPT_TAIL, COMPLETION_HEAD)),
         "classes": classes,
     }
-    write_json(Path(args.output), told)
+    write_json(Path(args.output), diagnostics)
 
 
 def make_parser() -> HfArgumentParser:
     description = __doc__.strip().split("\n")[0]
-    # The annotation is a type that no dataclass is of
+    # HfArgumentParser's own annotation fits no dataclass
     return HfArgumentParser(
         DiagnosticsArguments,  # type: ignore[arg-type]
         prog="python -m trainers.diagnostics",

@@ -69,8 +69,8 @@ class Term:
     reroutes: bool = False
 
 
-# Retain rows on which the frozen network would follow the attack, so that the right call has to be taught. On all other
-# rows its behaviour is to be preserved.
+# Retain rows on which the frozen network would follow the attack, so that the right call has to be taught. On all
+# others its behaviour is to be preserved.
 _TAUGHT = ("adversarial_safe",)
 _PRESERVED = tuple(name for name in RETAIN_CLASSES if name not in _TAUGHT)
 

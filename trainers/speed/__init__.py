@@ -1,1 +1,1 @@
-"""The same loss at a fraction of the time and memory."""
+"""Faster, smaller computation of the same loss."""

@@ -1,10 +1,10 @@
 """LoRA with fewer passes over memory.
 
     PEFT       result + lora_B(lora_A(x)) * scaling        four tensors as large as the output, one after another
-    here       result += (lora_A(x) * scaling) @ B.T       one: scaled while it is narrow, added by the product itself
+    here       result += (lora_A(x) * scaling) @ B.T       one: scaled at rank r, added by the matrix product itself
 
-The gradient of `x` is likewise added by the product that makes LoRA's part of it. No arithmetic hides such passes, and
-of those that a block makes a third are LoRA's.
+LoRA's part of the gradient of `x` is added by a matrix product, too. Elementwise passes cost memory bandwidth, and a
+third of those in a decoder layer are LoRA's.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 
 class LoraProduct(torch.autograd.Function):
-    """`x @ W.T + bias + (dropped @ A.T * scaling) @ B.T`; where `dropped` is nothing, there is no dropout."""
+    """`x @ W.T + bias + (dropped @ A.T * scaling) @ B.T`. Without dropout, `dropped` is `None` and stands for `x`."""
 
     @staticmethod
     def forward(
@@ -52,11 +52,11 @@ class LoraProduct(torch.autograd.Function):
 
 
 class LoraLinear(lora.Linear):
-    """PEFT's linear layer with LoRA, computed as above. What is not plain LoRA goes PEFT's own way."""
+    """PEFT's linear layer with LoRA, computed as above. Anything but plain LoRA falls back to PEFT's forward."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         if args or kwargs or not self._is_plain(dtype):
             return super().forward(x, *args, **kwargs)
         [name] = self.active_adapters
@@ -71,6 +71,7 @@ class LoraLinear(lora.Linear):
         return result.unflatten(0, x.shape[:-1])
 
     def _is_plain(self, dtype: torch.dtype) -> bool:
+        """Whether one adapter of plain LoRA is active over a frozen `nn.Linear`, computing in `dtype`."""
         if self.disable_adapters or self.merged or len(self.active_adapters) != 1:
             return False
         [name] = self.active_adapters
@@ -80,7 +81,7 @@ class LoraLinear(lora.Linear):
             and self.lora_B[name].bias is None
             and type(self.base_layer) is nn.Linear
             and not any(parameter.requires_grad for parameter in self.base_layer.parameters())
-            # Outside of autocast PEFT computes in the adapter's digits
+            # Outside of autocast PEFT computes the adapter in the dtype of its weights
             and (
                 torch.is_autocast_enabled(self.base_layer.weight.device.type)
                 or self.lora_A[name].weight.dtype == dtype
@@ -89,7 +90,7 @@ class LoraLinear(lora.Linear):
 
 
 def fuse_lora(model: PeftModel) -> None:
-    """Let the model's LoRA layers be [`LoraLinear`]. Layers over quantized weights stay as they are."""
+    """Turn the model's LoRA layers into [`LoraLinear`] in place, except those over quantized weights."""
     for module in model.modules():
         if type(module) is lora.Linear:
             module.__class__ = LoraLinear

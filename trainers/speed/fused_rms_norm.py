@@ -1,9 +1,9 @@
 """RMSNorm in few passes over memory.
 
-    the library     weight * (x * rsqrt(mean(x ** 2) + eps))      eight tensors as large as `x`, its backward's too
+    Transformers    weight * (x * rsqrt(mean(x ** 2) + eps))      eight tensors as large as `x`, backward included
     here            the same numbers                              four
 
-On a GPU PyTorch has a kernel for it. In half precision that multiplies by the weight before it rounds, not after.
+On a GPU PyTorch's own kernel is used. In half precision it multiplies by the weight before rounding, not after.
 """
 
 from functools import partial
@@ -22,7 +22,7 @@ class RMSNormProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()  # in the library's order, to the last bit
+        scale = x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()  # in the order of Transformers, for equal bits
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -32,12 +32,15 @@ class RMSNormProduct(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         grad_weight = (grad * x).mul_(scale).sum(0) if ctx.needs_input_grad[1] else None
         grad_x = grad * weight
-        along = torch.bmm(grad_x.unsqueeze(1), x.unsqueeze(2)).squeeze(2)  # without a tensor as large as `x`
+        along = torch.bmm(grad_x.unsqueeze(1), x.unsqueeze(2)).squeeze(
+            2
+        )  # row-wise dot products without a temporary of the size of `x`
         along.mul_(scale.square()).div_(x.shape[-1])
         return grad_x.addcmul_(x, along, value=-1).mul_(scale), grad_weight, None
 
 
 def _forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
+    """Forward of a norm, whichever class it is of."""
     weight, eps = norm.weight, norm.variance_epsilon
     if x.is_cuda:
         with torch.autocast("cuda", enabled=False):
@@ -48,15 +51,15 @@ def _forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def fuse_norms(decoder: nn.Module) -> None:
-    """Let the RMSNorms of a decoder compute as above. Norms that compute something else stay as they are."""
+    """Replace the forward of a decoder's RMSNorms by the one above. Norms that compute something else keep theirs."""
     for module in decoder.modules():
         if hasattr(module, "variance_epsilon") and _is_plain(type(module)):
             module.forward = partial(_forward, module)
 
 
-def _is_plain(kind: type[nn.Module]) -> bool:
-    """Whether a norm's forward is the one above, tried on a few numbers."""
+def _is_plain(module_type: type[nn.Module]) -> bool:
+    """Whether the forward of a class of norms is the one above, tested on a few numbers."""
     x, weight, eps = torch.linspace(-2, 3, 8)[None], torch.linspace(1, 2, 8), 0.1
     return computes_the_same(
-        kind, {"weight": weight, "variance_epsilon": eps}, x, RMSNormProduct.apply(x, weight, eps)
+        module_type, {"weight": weight, "variance_epsilon": eps}, x, RMSNormProduct.apply(x, weight, eps)
     )

@@ -1,17 +1,18 @@
-"""Sequences of different length in one forward, without padding, each shared beginning computed once.
+"""Packed rows: sequences of different lengths in one forward, without padding, shared prefixes computed once.
 
-    sequences            segments: tokens, and the segments before them      packed
-    a b c d e            0: a b c, none     2: d e, after 0                  a b c  x y  d e  f
-    a b c f              1: x y, none       3: f, after 0                    0 1 2  0 1  3 4  3  (position)
+    sequences            segments: tokens, and the prefix segments           packed
+    a b c d e            0: a b c, none     2: d e, prefix 0                 a b c  x y  d e  f
+    a b c f              1: x y, none       3: f, prefix 0                   0 1 2  0 1  3 4  3  (position)
     x y
 
-Everything in a decoder but attention works on tokens one by one, so it does not care where they stand. Attention lets
-the tokens of a segment see what stands before it and, causally, the segment itself, which is exactly what they see in
-sequences of their own. States of a shared beginning, and gradients through them, are those of any of the sequences.
+Everything in a decoder but attention works on each token alone, so the order of tokens does not matter to it. In
+attention the tokens of a segment attend to its prefix segments and, causally, to the segment itself: exactly the
+tokens they attend to in their own sequences. So the states of a shared prefix are those that it has in each of its
+sequences, and their gradients are summed over these.
 
-Segments after the same tokens and of about the same length are attended in one call. They stand side by side, so that
-a call takes its tokens, and gives their gradients back, as one piece. On a GPU and in half precision, Flash Attention
-takes segments of any length in a single call, and what stands before them is copied there.
+Segments with the same prefix and of similar length are attended in one call. They are adjacent in the packed row, so
+that the tokens of a call, and the gradients of these tokens, are one slice. On a GPU and in half precision Flash
+Attention takes segments of any length in a single call, for which the prefixes are copied.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,24 +31,25 @@ from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "circuit_breaker_packed"
 
-# A shared beginning shorter than this is computed for each sequence: a segment costs a call of its own.
+# A shared prefix with fewer tokens is computed for each sequence: every further segment can cost an attention call.
 MIN_SHARED = 16
 
-# Segments are attended together, padded to the longest, up to this factor of the shortest, or so many tokens more.
+# Segments are attended in one call, padded to the longest, if that has at most this factor of the tokens of the
+# shortest, or so many tokens more.
 MAX_STRETCH = 1.25
 MAX_PADDING = 16
 
 
 class Segment(NamedTuple):
-    """Tokens, their positions in their sequences, and the numbers of the segments before them, outermost first."""
+    """Tokens, their positions in their sequences, and the numbers of their prefix segments, outermost first."""
 
     tokens: np.ndarray
     positions: np.ndarray
-    before: tuple[int, ...]
+    prefix: tuple[int, ...]
 
 
 class Layout(NamedTuple):
-    """Sequences as inputs of a model.
+    """Sequences laid out as the inputs of a model.
 
     Args:
         inputs (`dict[str, Any]`): Keyword arguments of the model's forward.
@@ -59,7 +61,7 @@ class Layout(NamedTuple):
 
 
 def padded(sequences: Sequence[Sequence[int]], pad_token_id: int, length: int) -> Layout:
-    """A row for each sequence, padded on the right to `length` tokens."""
+    """One row per sequence, padded on the right to `length` tokens."""
     input_ids = torch.full((len(sequences), length), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
     for row, tokens in enumerate(sequences):
@@ -70,16 +72,17 @@ def padded(sequences: Sequence[Sequence[int]], pad_token_id: int, length: int) -
 
 
 def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
-    """One row of all sequences, for a model whose attention implementation is [`ATTENTION`]."""
+    """All sequences in one row, for a model whose attention implementation is [`ATTENTION`]."""
     segments, paths = _segments([np.asarray(tokens) for tokens in sequences], share_prefixes)
     batches = _batches(segments)
     order = [number for batch in batches for number in batch]
     lengths = np.array([len(segments[number].tokens) for number in order])
     starts = dict(zip(order, (np.cumsum(lengths) - lengths).tolist(), strict=True))
     own = {number: start + np.arange(len(segments[number].tokens)) for number, start in starts.items()}
-    groups, places = [], {}
+    # Number of the group of each segment, and range of the segment's tokens among those of the group
+    places: dict[int, tuple[int, int, int]] = {}
+    groups = []
     for number, batch in enumerate(batches):
-        # Where the call that attends to a segment holds its tokens
         for member in batch:
             start = starts[member] - starts[batch[0]]
             places[member] = (number, start, start + len(segments[member].tokens))
@@ -87,7 +90,7 @@ def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
     inputs = {
         "input_ids": torch.from_numpy(np.concatenate([segments[number].tokens for number in order]))[None],
         "position_ids": torch.from_numpy(np.concatenate([segments[number].positions for number in order]))[None],
-        # A mask of four dimensions is handed on as it is: none is made for the packed row.
+        # Transformers passes on a mask of four dimensions, instead of making a causal one for the whole row
         "attention_mask": torch.empty(1, 1, 0, 0),
         "segments": {"groups": groups, **_flash_arguments(order, segments, own)},
     }
@@ -95,33 +98,44 @@ def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
 
 
 def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segment], list[tuple[int, ...]]]:
-    """The segments that sequences are made of, and for each sequence the numbers of its own."""
+    """
+    The segments that sequences consist of: the edges of their prefix tree.
+
+    Returns:
+        `tuple[list[Segment], list[tuple[int, ...]]]`: the segments, each after those of its prefix, and for each
+        sequence the numbers of its segments.
+    """
     segments: list[Segment] = []
     paths: list[tuple[int, ...]] = [()] * len(arrays)
 
-    def add(row: int, start: int, end: int, before: tuple[int, ...]) -> tuple[int, ...]:
-        """Add tokens `start` to `end` of a sequence, if there are any."""
+    def add_segment(row: int, start: int, end: int, prefix: tuple[int, ...]) -> tuple[int, ...]:
+        """Add tokens `start` to `end` of a sequence, if there are any, and return the prefix of what follows."""
         if start == end:
-            return before
-        segments.append(Segment(arrays[row][start:end], np.arange(start, end), before))
-        return (*before, len(segments) - 1)
+            return prefix
+        segments.append(Segment(arrays[row][start:end], np.arange(start, end), prefix))
+        return (*prefix, len(segments) - 1)
 
-    stack: list[tuple[list[int], int, tuple[int, ...]]]  # sequences that agree in what is placed of them
+    # Subtrees to do: their sequences, the number of their common tokens that are in segments, and these segments
+    stack: list[tuple[list[int], int, tuple[int, ...]]]
     if share_prefixes:
         stack = [(list(range(len(arrays))), 0, ())]
     else:
         stack = [([row], 0, ()) for row in range(len(arrays))]
     while stack:
-        members, placed, before = stack.pop()
-        agree = _common_length([arrays[row] for row in members])
-        if len(members) == 1 or agree - placed >= MIN_SHARED:
-            before, placed = add(members[0], placed, agree, before), agree
+        members, done, prefix = stack.pop()
+        common = _common_length([arrays[row] for row in members])
+        # A short common part is left to the children, each of which then has its own copy
+        if len(members) == 1 or common - done >= MIN_SHARED:
+            prefix, done = add_segment(members[0], done, common, prefix), common
         for row in members:
-            if len(arrays[row]) == agree:
-                paths[row] = add(row, placed, agree, before)
-        rest = sorted((row for row in members if len(arrays[row]) > agree), key=lambda row: (arrays[row][agree], row))
-        children = [list(group) for _, group in groupby(rest, key=lambda row: arrays[row][agree])]
-        stack.extend((child, placed, before) for child in children)
+            if len(arrays[row]) == common:
+                paths[row] = add_segment(row, done, common, prefix)
+        # One child for each token that comes next
+        rest = sorted(
+            (row for row in members if len(arrays[row]) > common), key=lambda row: (arrays[row][common], row)
+        )
+        children = [list(group) for _, group in groupby(rest, key=lambda row: arrays[row][common])]
+        stack.extend((child, done, prefix) for child in children)
     return segments, paths
 
 
@@ -135,35 +149,39 @@ def _common_length(arrays: Sequence[np.ndarray]) -> int:
 
 
 def _batches(segments: Sequence[Segment]) -> list[list[int]]:
-    """Numbers of segments that are attended in one call, the shortest first."""
+    """Numbers of the segments of each attention call, the shortest first."""
     batches: list[list[int]] = []
-    for number in sorted(range(len(segments)), key=lambda n: (segments[n].before, len(segments[n].tokens), n)):
+    for number in sorted(range(len(segments)), key=lambda n: (segments[n].prefix, len(segments[n].tokens), n)):
         segment, first = segments[number], segments[batches[-1][0]] if batches else None
-        if first is None or first.before != segment.before or not _fit(len(first.tokens), len(segment.tokens)):
+        if (
+            first is None
+            or first.prefix != segment.prefix
+            or not _fit_together(len(first.tokens), len(segment.tokens))
+        ):
             batches.append([])
         batches[-1].append(number)
     return batches
 
 
-def _fit(shortest: int, length: int) -> bool:
+def _fit_together(shortest: int, length: int) -> bool:
     return length <= max(MAX_STRETCH * shortest, shortest + MAX_PADDING)
 
 
 def _attention_group(batch: Sequence[Segment], places: Mapping[int, tuple[int, int, int]]) -> dict[str, Any]:
     """
-    How to attend segments in one call.
+    Arguments of the attention call of a group of segments.
 
     Returns:
-        `dict[str, Any]`: `shape`, rows and columns of the call; `size`, its number of tokens; `before`, what stands
-        before them, as numbers of other groups and ranges of their tokens; and, where lengths differ, `pad` and
-        `unpad`, which make rows of the tokens and tokens of the rows.
+        `dict[str, Any]`: `shape`, rows and columns of the call; `size`, its number of tokens; `prefix`, the tokens
+        before all of its segments, as numbers of other groups and ranges of their tokens; and, where lengths differ,
+        `pad` and `unpad`, indices that turn the tokens into padded rows and back.
     """
     lengths = np.array([len(segment.tokens) for segment in batch])
     rows, longest, size = len(batch), int(lengths.max()), int(lengths.sum())
-    before = [places[number] for number in batch[0].before]
-    group: dict[str, Any] = {"shape": (rows, longest), "size": size, "before": before}
+    prefix = [places[number] for number in batch[0].prefix]
+    group: dict[str, Any] = {"shape": (rows, longest), "size": size, "prefix": prefix}
     if size < rows * longest:
-        # Columns past a segment's end repeat its last token. They stand after it, so causality hides them.
+        # Columns past a segment's end repeat its last token: the causal mask hides them from its tokens
         columns = np.minimum(np.arange(longest), lengths[:, None] - 1)
         group["pad"] = torch.from_numpy((np.cumsum(lengths) - lengths)[:, None] + columns).flatten()
         group["unpad"] = torch.from_numpy(np.flatnonzero(np.arange(longest) < lengths[:, None]))
@@ -174,19 +192,19 @@ def _flash_arguments(
     order: Sequence[int], segments: Sequence[Segment], own: Mapping[int, np.ndarray]
 ) -> dict[str, Any]:
     """
-    How to attend all segments in one call.
+    Arguments of the one call of Flash Attention for all segments.
 
     Returns:
-        `dict[str, Any]`: `cu_seq_q` and `cu_seq_k`, where segments begin and end among the tokens and among the keys;
-        `max_q` and `max_k`, the most of both that a segment has; and, where keys are not just the tokens, `keys`, the
-        tokens they are of.
+        `dict[str, Any]`: `cu_seq_q` and `cu_seq_k`, the boundaries of the segments among the queries and among the
+        keys; `max_q` and `max_k`, the largest numbers of queries and keys of a segment; and, where some segment has a
+        prefix, `keys`, the indices of the keys' tokens.
     """
-    keys = [np.concatenate([own[other] for other in (*segments[number].before, number)]) for number in order]
+    keys = [np.concatenate([own[other] for other in (*segments[number].prefix, number)]) for number in order]
     lengths = {"q": [len(own[number]) for number in order], "k": [len(tokens) for tokens in keys]}
-    arguments: dict[str, Any] = {f"max_{side}": max(values) for side, values in lengths.items()}
-    for side, values in lengths.items():
-        arguments[f"cu_seq_{side}"] = torch.tensor([0, *values], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-    if any(segment.before for segment in segments):
+    arguments: dict[str, Any] = {f"max_{name}": max(values) for name, values in lengths.items()}
+    for name, values in lengths.items():
+        arguments[f"cu_seq_{name}"] = torch.tensor([0, *values], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    if any(segment.prefix for segment in segments):
         arguments["keys"] = torch.from_numpy(np.concatenate(keys))
     return arguments
 
@@ -204,13 +222,13 @@ def packed_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """
-    Attention of a packed row; of an ordinary batch, where a forward has no `segments`, the library's own.
+    Attention of a packed row. A forward without `segments` has an ordinary batch, for which this is SDPA.
 
     Args:
         module, query, key, value, attention_mask, dropout, scaling, sliding_window:
-            As the library's attention functions take them, `query` of shape `(batch, heads, tokens, head_size)`.
+            Arguments of an attention function of Transformers; `query` has shape `(batch, heads, tokens, head_size)`.
         segments (`dict[str, Any]`, *optional*):
-            What [`packed`] made.
+            `segments` of the inputs that [`packed`] returns.
     """
     if segments is None:
         kwargs["sliding_window"] = sliding_window
@@ -218,30 +236,31 @@ def packed_attention(
     if sliding_window is not None and segments["max_k"] > sliding_window:
         raise ValueError(
             f"A row of {segments['max_k']} tokens is longer than this model's sliding window of {sliding_window}, "
-            "which packed rows do not follow. Set `padding_free: false`."
+            "which packed rows do not support. Set `padding_free: false`."
         )
-    # Token-major, so that a token's numbers lie together when tokens are gathered
+    # Token-major, so that selecting or splitting tokens moves contiguous memory
     states = [state[0].transpose(0, 1) for state in (query, key, value)]
     if _has_flash(query) and not dropout:
-        return _attend_at_once(states, segments, scaling)[None], None
+        return _attend_in_one_call(states, segments, scaling)[None], None
     return _attend_by_group(states, segments, dropout, scaling)[None], None
 
 
 def _has_flash(query: torch.Tensor) -> bool:
+    """Whether Flash Attention supports this device, dtype and head size."""
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
         return False
     return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
-def _attend_at_once(
+def _attend_in_one_call(
     states: Sequence[torch.Tensor], segments: Mapping[str, Any], scaling: float | None
 ) -> torch.Tensor:
-    """Attention of all segments. States are query, key and value, of shape `(tokens, heads, head_size)`."""
+    """Flash Attention of all segments. States are query, key and value, of shape `(tokens, heads, head_size)`."""
     query, key, value = states
     if "keys" in segments:
         key, value = (state.index_select(0, segments["keys"]) for state in (key, value))
     ends = (segments[name] for name in ("cu_seq_q", "cu_seq_k", "max_q", "max_k"))
-    # A segment's last token sees all its keys, the one before all but one, and so on
+    # The window is causal from the end: a segment's last query attends to all its keys, the one before to all but one
     output = varlen_attn(query, key, value, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
     return cast(torch.Tensor, output)  # a tuple only with `return_aux`
 
@@ -249,44 +268,47 @@ def _attend_at_once(
 def _attend_by_group(
     states: Sequence[torch.Tensor], segments: Mapping[str, Any], dropout: float, scaling: float | None
 ) -> torch.Tensor:
-    """The same for one group of segments after another."""
+    """Attention of one group of segments after another. States as in [`_attend_in_one_call`]."""
     outputs, groups = [], segments["groups"]
-    pieces = [state.split([group["size"] for group in groups]) for state in states]
+    by_group = [state.split([group["size"] for group in groups]) for state in states]
     for number, group in enumerate(groups):
         rows, length = group["shape"]
-        own = [states[number] for states in pieces]
+        own = [state[number] for state in by_group]
         if "pad" in group:
-            own = [states.index_select(0, group["pad"]) for states in own]
-        q, k, v = (states.unflatten(0, (rows, length)) for states in own)
-        num_before = sum(end - start for _, start, end in group["before"])
+            own = [state.index_select(0, group["pad"]) for state in own]
+        q, k, v = (state.unflatten(0, (rows, length)) for state in own)
+        num_prefix = sum(end - start for _, start, end in group["prefix"])
         mask = None
-        if num_before:
-            shared = (
-                torch.cat([states[other][start:end] for other, start, end in group["before"]]).expand(rows, -1, -1, -1)
-                for states in pieces[1:]
+        if num_prefix:
+            # Keys and values of the prefix come before those of each segment: expanded, not copied, until `cat`
+            prefixes = (
+                torch.cat([state[other][start:end] for other, start, end in group["prefix"]]).expand(rows, -1, -1, -1)
+                for state in by_group[1:]
             )
-            k, v = (torch.cat(parts, dim=1) for parts in zip(shared, (k, v), strict=True))
-            if "mask" not in group:  # for all layers, as numbers to be added: truth values would be turned into them
-                group["mask"] = q.new_full((length, num_before + length), -torch.inf).triu(num_before + 1)
+            k, v = (torch.cat(pair, dim=1) for pair in zip(prefixes, (k, v), strict=True))
+            # Made once for all layers, and additive: SDPA would convert a boolean mask into this one in every call
+            if "mask" not in group:
+                group["mask"] = q.new_full((length, num_prefix + length), -torch.inf).triu(num_prefix + 1)
             mask = group["mask"]
-        q, k, v = (states.transpose(1, 2) for states in (q, k, v))
-        grouped = k.shape[1] < q.shape[1]
-        if grouped and not use_gqa_in_sdpa(mask, k, v):
-            k, v = (repeat_kv(states, q.shape[1] // states.shape[1]) for states in (k, v))
-            grouped = False
-        output = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
-        output = output.transpose(1, 2).flatten(0, 1)
+        output = _sdpa(q, k, v, mask, dropout, scaling)
         outputs.append(output.index_select(0, group["unpad"]) if "unpad" in group else output)
     return torch.cat(outputs)
+
+
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, dropout: float, scaling: float | None
+) -> torch.Tensor:
+    """SDPA of one group: `(rows, tokens, heads, head_size)` to `(rows * tokens, heads, head_size)`."""
+    q, k, v = (state.transpose(1, 2) for state in (q, k, v))
+    grouped = k.shape[1] < q.shape[1]
+    # Not every kernel supports fewer heads for keys and values than for queries
+    if grouped and not use_gqa_in_sdpa(mask, k, v):
+        k, v = (repeat_kv(state, q.shape[1] // state.shape[1]) for state in (k, v))
+        grouped = False
+    output = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
+    )
+    return output.transpose(1, 2).flatten(0, 1)
 
 
 AttentionInterface.register(ATTENTION, packed_attention)

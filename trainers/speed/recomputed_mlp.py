@@ -1,9 +1,9 @@
-"""A gated MLP that keeps one tensor less for its backward.
+"""A gated MLP that saves one tensor less for its backward.
 
-    the library     down_proj(silu(gate) * up)      keeps gate, up, silu(gate), and the product for LoRA of down_proj
-    here            the same numbers                keeps gate, up and the product; silu(gate) is computed again
+    Transformers    down_proj(silu(gate) * up)      saves gate, up, silu(gate), and the product for LoRA of down_proj
+    here            the same numbers                saves gate, up and the product; silu(gate) is recomputed
 
-These are the widest tensors of a block, and one in four of them goes.
+These four are the widest tensors of a decoder layer.
 """
 
 from functools import partial
@@ -34,18 +34,19 @@ class GatedProduct(torch.autograd.Function):
 
 
 def _forward(mlp: Any, x: torch.Tensor) -> torch.Tensor:
+    """Forward of a gated MLP, whichever class it is of."""
     return mlp.down_proj(GatedProduct.apply(mlp.gate_proj(x), mlp.up_proj(x)))
 
 
 def recompute_gates(decoder: nn.Module) -> None:
-    """Let the MLPs of a decoder compute as above. Those that compute something else stay as they are."""
+    """Replace the forward of a decoder's gated MLPs by the one above. MLPs that compute something else keep theirs."""
     for module in decoder.modules():
         if isinstance(getattr(module, "act_fn", None), (nn.SiLU, type(ACT2FN["silu"]))) and _is_plain(type(module)):
             module.forward = partial(_forward, module)
 
 
-def _is_plain(kind: type[nn.Module]) -> bool:
-    """Whether an MLP's forward is `down_proj(silu(gate_proj(x)) * up_proj(x))`, tried on layers that do little."""
+def _is_plain(module_type: type[nn.Module]) -> bool:
+    """Whether the forward of a class is `down_proj(silu(gate_proj(x)) * up_proj(x))`, tested with simple functions."""
     x = torch.linspace(-2, 2, 8)
     layers = {
         "gate_proj": lambda x: x + 1,
@@ -53,4 +54,4 @@ def _is_plain(kind: type[nn.Module]) -> bool:
         "down_proj": lambda x: x - 3,
         "act_fn": F.silu,
     }
-    return computes_the_same(kind, layers, x, F.silu(x + 1) * (2 * x) - 3)
+    return computes_the_same(module_type, layers, x, F.silu(x + 1) * (2 * x) - 3)

@@ -1,9 +1,9 @@
-"""What the frozen model computes, kept on disk for later epochs and runs.
+"""Outputs of the frozen model on disk, for later epochs and runs.
 
     <folder>/3f/3f9c0d...safetensors    states of one row for one term: {"0": (tokens, hidden_size), "1": ...} by layer
 
 The name is a hash of everything the states depend on: the model's weights, the row's token ids, the layers and the
-tokens read. Nothing is ever stale, and nothing is deleted.
+positions. So no file is ever out of date; none is deleted.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from cb_datasets.files import in_one_move
 
 
 def fingerprint(model: PeftModel) -> str:
-    """Hash of the configuration and the weights of the model without its adapter; sums stand for the weights."""
+    """Hash of the model's configuration and weights without its adapter. Weights enter as sums, to be quick."""
     config = {key: value for key, value in model.config.to_diff_dict().items() if key != "transformers_version"}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, parameter in model.named_parameters():
@@ -39,9 +39,9 @@ class ReferenceCache:
 
     Args:
         folder (`Path`):
-            Where they are kept.
+            Folder of the files.
         model (`str`):
-            Hash of the model, see [`fingerprint`], and of whatever else all states depend on.
+            Hash of the model, see [`fingerprint`], and whatever else all states depend on.
     """
 
     def __init__(self, folder: Path, model: str):
@@ -49,12 +49,12 @@ class ReferenceCache:
         self.model = model
 
     def key(self, tokens: Sequence[int], layers: Sequence[int], num_layers: int, positions: np.ndarray) -> str:
-        """Name of the states at `positions` of `tokens`, at `layers` with the first `num_layers` layers run."""
+        """Name of the states at `positions` of `tokens` and at `layers`, in a forward of `num_layers` layers."""
         content = json.dumps([self.model, list(tokens), list(layers), num_layers, positions.tolist()])
         return hashlib.sha256(content.encode()).hexdigest()
 
     def get(self, key: str) -> list[torch.Tensor] | None:
-        """The states, by layer, or nothing."""
+        """The states, by layer, or `None` if they are not stored."""
         path = self._path(key)
         if not path.is_file():
             return None
@@ -62,7 +62,7 @@ class ReferenceCache:
         return [states[str(i)] for i in range(len(states))]
 
     def put(self, key: str, states: Sequence[torch.Tensor]) -> None:
-        """Keep states, by layer."""
+        """Store states, by layer."""
         path = self._path(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with in_one_move(path) as temporary:

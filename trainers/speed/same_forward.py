@@ -1,4 +1,4 @@
-"""What a kind of layer computes, told by trying it: classes of many models share a computation, and not a name."""
+"""Behavioural test of a layer class: the classes of many models share a computation, but neither a name nor a base."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -7,19 +7,21 @@ import torch
 from torch import nn
 
 
-def computes_the_same(kind: type[nn.Module], members: dict[str, Any], x: torch.Tensor, expected: torch.Tensor) -> bool:
+def computes_the_same(
+    module_type: type[nn.Module], members: dict[str, Any], x: torch.Tensor, expected: torch.Tensor
+) -> bool:
     """
-    Whether the forward of a kind of layer makes of `x` what is expected, to the last bit.
+    Whether the forward of a class of layers returns the expected output, bit for bit.
 
     Args:
-        kind (`type[torch.nn.Module]`):
+        module_type (`type[torch.nn.Module]`):
             Class of the layer.
         members (`dict[str, Any]`):
-            All that the forward may use of its layer.
+            Attributes of the layer. A forward that needs others does not compute the same.
         x, expected (`torch.Tensor`):
             Input and output.
     """
     try:
-        return torch.equal(kind.forward(SimpleNamespace(**members), x), expected)
-    except (AttributeError, TypeError):  # it wants more than these
+        return torch.equal(module_type.forward(SimpleNamespace(**members), x), expected)
+    except (AttributeError, TypeError):  # it needs other attributes or arguments
         return False

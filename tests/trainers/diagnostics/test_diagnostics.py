@@ -1,4 +1,4 @@
-"""Diagnostics against states that the library itself returns, row by row."""
+"""Diagnostics against the states that the model itself returns, row by row."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from cb_datasets.files import load_rows, read_json, save_rows
 from cb_datasets.sample import clean_messages
 from trainers.diagnostics.__main__ import DiagnosticsArguments, choose_rows, main, make_parser
 from trainers.diagnostics.cosine_stats import COMPLETION_HEAD, PROMPT_TAIL
-from trainers.diagnostics.cosines import measure
+from trainers.diagnostics.cosines import measure_cosines
 
 
 @pytest.fixture
 def adapted(model):
-    """The model with two adapters that do something, and different things."""
+    """The model with two different adapters, both with an effect."""
     torch.manual_seed(1)
     config = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, target_modules="all-linear")
     adapted = get_peft_model(model, config, adapter_name="breaker")
@@ -27,11 +27,11 @@ def adapted(model):
 
 
 def states(adapted, ids, adapter):
-    """States before the final norm at all layers, from the library: `(layers, tokens, hidden_size)`."""
-    seen = []
+    """States of all layers before the final norm, by hooks on the layers: `(layers, tokens, hidden_size)`."""
+    outputs = []
     hooks = [
-        block.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-        for block in adapted.get_base_model().get_decoder().layers
+        layer.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
+        for layer in adapted.get_base_model().get_decoder().layers
     ]
     if adapter is not None:
         adapted.set_adapter(adapter)
@@ -43,7 +43,7 @@ def states(adapted, ids, adapter):
             adapted(input_ids=torch.tensor([ids]))
     for hook in hooks:
         hook.remove()
-    return torch.stack(seen)
+    return torch.stack(outputs)
 
 
 def expected(adapted, tokenizer, row, adapter, to_clean=False):
@@ -58,28 +58,28 @@ def expected(adapted, tokenizer, row, adapter, to_clean=False):
 @pytest.mark.parametrize("batch_tokens", [1, 10_000], ids=["row by row", "padded"])
 def test_cosines_are_those_of_single_rows(adapted, tokenizer, attacked_rows, batch_tokens):
     rows = list(attacked_rows(records=3, refusals=2))
-    told = measure(adapted, tokenizer, rows, batch_tokens)
-    assert {name: of["rows"] for name, of in told.items()} == {
+    classes = measure_cosines(adapted, tokenizer, rows, batch_tokens)
+    assert {name: summary["rows"] for name, summary in classes.items()} == {
         "adversarial_safe": 3,
         "benign_twin": 3,
         "harmful_flip": 3,
         "refusal": 2,
     }
-    for name, of in told.items():
+    for name, summary in classes.items():
         own = [row for row in rows if row["priority_class"] == name]
         measures = [("cosine", ("breaker", "plain_rr"))]
         if own[0]["injection"]:
             measures.append(("to_clean", ("base", "breaker", "plain_rr")))
-        assert [measure for measure, _ in measures] == [key for key in of if key in ("cosine", "to_clean")]
+        assert [measure for measure, _ in measures] == [key for key in summary if key in ("cosine", "to_clean")]
         for key, models in measures:
-            assert tuple(of[key]) == models
+            assert tuple(summary[key]) == models
             for adapter in models:
                 by_row = [
                     expected(adapted, tokenizer, row, None if adapter == "base" else adapter, key == "to_clean")
                     for row in own
                 ]
                 mean = np.mean([values.mean(axis=1) for values in by_row], axis=0)
-                curves = of[key][adapter]
+                curves = summary[key][adapter]
                 assert curves["by_layer"]["completion"]["mean"] == pytest.approx(mean, abs=1e-3)
                 first = np.mean([values[:, 0] for values in by_row], axis=0)
                 assert [layer[PROMPT_TAIL] for layer in curves["by_token"]] == pytest.approx(first, abs=1e-3)
@@ -87,49 +87,49 @@ def test_cosines_are_those_of_single_rows(adapted, tokenizer, attacked_rows, bat
 
 def test_positions_without_a_row_are_null_and_counted(adapted, tokenizer, attacked_rows):
     rows = list(attacked_rows(records=0, refusals=2))
-    of = measure(adapted, tokenizer, rows, 10_000)["refusal"]
+    summary = measure_cosines(adapted, tokenizer, rows, 10_000)["refusal"]
     length = len(chat.encode_completion(tokenizer, rows[0]["assistant_raw"]))
     assert length < COMPLETION_HEAD
-    assert of["rows_at"] == [2] * (PROMPT_TAIL + length) + [0] * (COMPLETION_HEAD - length)
-    by_token = of["cosine"]["breaker"]["by_token"][0]
-    assert [value is None for value in by_token] == [number == 0 for number in of["rows_at"]]
-    assert of["tool_name_at"] is None
+    assert summary["rows_at"] == [2] * (PROMPT_TAIL + length) + [0] * (COMPLETION_HEAD - length)
+    by_token = summary["cosine"]["breaker"]["by_token"][0]
+    assert [value is None for value in by_token] == [number == 0 for number in summary["rows_at"]]
+    assert summary["tool_name_at"] is None
 
 
-def test_the_name_of_the_tool_is_found_in_the_completion(adapted, tokenizer, attacked_rows):
+def test_tool_name_at_is_its_position_in_the_completion(adapted, tokenizer, attacked_rows):
     [row] = [row for row in attacked_rows(records=1, refusals=0) if row["priority_class"] == "harmful_flip"]
-    told = measure(adapted, tokenizer, [row], 10_000)
-    # One token per byte, but for the tag
-    assert told["harmful_flip"]["tool_name_at"] == len('T{"name": "')
+    classes = measure_cosines(adapted, tokenizer, [row], 10_000)
+    # One token per byte, but one for the tag
+    assert classes["harmful_flip"]["tool_name_at"] == len('T{"name": "')
 
 
-def test_parts_of_a_row_are_told_apart(adapted, tokenizer, attacked_rows):
-    told = measure(adapted, tokenizer, list(attacked_rows(records=2, refusals=1)), 10_000)
-    parts = {name: set(of["cosine"]["breaker"]["by_layer"]) for name, of in told.items()}
+def test_prompt_injection_and_completion_are_measured_apart(adapted, tokenizer, attacked_rows):
+    classes = measure_cosines(adapted, tokenizer, list(attacked_rows(records=2, refusals=1)), 10_000)
+    parts = {name: set(summary["cosine"]["breaker"]["by_layer"]) for name, summary in classes.items()}
     assert parts["harmful_flip"] == {"prompt", "injection", "completion"}
     assert parts["benign_twin"] == parts["refusal"] == {"prompt", "completion"}
 
 
 def test_an_adapter_that_does_nothing_has_cosine_one(model, tokenizer, attacked_rows):
     idle = get_peft_model(model, LoraConfig(r=2), adapter_name="breaker").eval()
-    of = measure(idle, tokenizer, list(attacked_rows(records=2, refusals=0)), 10_000)["harmful_flip"]
-    for curve in of["cosine"]["breaker"]["by_layer"].values():
+    summary = measure_cosines(idle, tokenizer, list(attacked_rows(records=2, refusals=0)), 10_000)["harmful_flip"]
+    for curve in summary["cosine"]["breaker"]["by_layer"].values():
         assert curve["mean"] == curve["low"] == curve["high"] == pytest.approx([1.0] * 4, abs=1e-4)
-    assert of["to_clean"]["breaker"] == of["to_clean"]["base"]
+    assert summary["to_clean"]["breaker"] == summary["to_clean"]["base"]
 
 
-def test_nothing_is_measured_over_zero_rows(adapted, tokenizer, attacked_rows, tmp_path):
+def test_zero_rows_are_an_error(adapted, tokenizer, attacked_rows, tmp_path):
     with pytest.raises(ValueError, match="zero rows"):
-        measure(adapted, tokenizer, [], 10_000)
+        measure_cosines(adapted, tokenizer, [], 10_000)
     save_rows(attacked_rows().select([]), tmp_path, {})
     with pytest.raises(ValueError, match="zero rows"):
         choose_rows(tmp_path, 5, 0)
 
 
-def test_states_that_are_no_numbers_stop_it(adapted, tokenizer, attacked_rows):
+def test_nan_states_are_an_error(adapted, tokenizer, attacked_rows):
     adapted.get_base_model().get_decoder().layers[1].mlp.down_proj.base_layer.weight.data[0] = torch.nan
     with pytest.raises(ValueError, match="not a number"):
-        measure(adapted, tokenizer, list(attacked_rows(records=1)), 10_000)
+        measure_cosines(adapted, tokenizer, list(attacked_rows(records=1)), 10_000)
 
 
 def test_rows_are_chosen_by_class_and_siblings_together(attacked_rows, tmp_path):
@@ -158,15 +158,15 @@ def arguments(adapted, model_path: Path, attacked_rows, tmp_path) -> Diagnostics
     )
 
 
-def test_the_file_tells_what_was_measured_and_is_the_same_again(arguments, adapted, tokenizer, attacked_rows):
+def test_file_has_the_cosines_and_is_the_same_in_a_second_run(arguments, adapted, tokenizer, attacked_rows):
     main(arguments)
-    told = read_json(Path(arguments.output))
-    assert told["layers"] == [1, 2, 3, 4]
-    assert told["positions"] == list(range(-PROMPT_TAIL, COMPLETION_HEAD))
-    assert set(told["settings"]["adapters"]) == {"breaker", "plain_rr"}
-    assert told["classes"] == measure(adapted, tokenizer, list(attacked_rows()), 10_000)
+    diagnostics = read_json(Path(arguments.output))
+    assert diagnostics["layers"] == [1, 2, 3, 4]
+    assert diagnostics["positions"] == list(range(-PROMPT_TAIL, COMPLETION_HEAD))
+    assert set(diagnostics["settings"]["adapters"]) == {"breaker", "plain_rr"}
+    assert diagnostics["classes"] == measure_cosines(adapted, tokenizer, list(attacked_rows()), 10_000)
     main(arguments)
-    assert read_json(Path(arguments.output)) == told
+    assert read_json(Path(arguments.output)) == diagnostics
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_wrong_arguments_are_one_line(arguments, change, message):
     assert not Path(arguments.output).exists()
 
 
-def test_further_adapters_are_named_one_by_one_or_together():
+def test_additional_adapters_are_given_one_by_one_or_together():
     flags = ["--model", "m", "--adapter", "a", "--data", "d", "--output", "o"]
     [one_by_one] = make_parser().parse_args_into_dataclasses([*flags, "--also", "x=1", "--also", "y=2"])
     [together] = make_parser().parse_args_into_dataclasses([*flags, "--also", "x=1", "y=2"])
