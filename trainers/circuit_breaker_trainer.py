@@ -57,15 +57,15 @@ logger = get_logger(__name__)
 
 class CircuitBreakerTrainer(_BaseTrainer):
     """
-    Trainer for circuit breakers. Representation Rerouting (RR), the first of them, was proposed in the paper
+    Trainer for circuit breakers. The first method, Representation Rerouting (RR), was proposed in the paper
     [Improving Alignment and Robustness with Circuit Breakers](https://huggingface.co/papers/2406.04313). This class is
     a wrapper around the [`~transformers.Trainer`] class and inherits all of its attributes and methods.
 
-    An adapter is trained so that the circuit breaker set's completions do not come about, while everything else stays
-    as it is. The loss is a weighted sum of named terms (see `losses.py`), chosen by `preset`: `"reference"` makes the
-    hidden states of harmful completions orthogonal to what they were, which is RR; `"selective"` teaches the call that
-    the user asked for. What the model did before is read from the same network with the adapter disabled; there is no
-    second model.
+    An adapter is trained so that the model no longer produces the completions in the circuit breaker set, while its
+    behaviour on the retain set stays as it is. The loss is a weighted sum of named terms (see `losses.py`), chosen by
+    `preset`: `"reference"` is RR, which makes the hidden states of harmful completions orthogonal to those of the
+    frozen model; `"selective"` teaches the call that the user asked for. The frozen model is the same network with the
+    adapter disabled; there is no second model.
 
     Example:
 
@@ -95,7 +95,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             - A [`~transformers.PreTrainedModel`] object. Only causal language models are supported.
             - A [`~peft.PeftModel`] object, whose adapter is trained further. `peft_config` must be `None`.
 
-            With `padding_free` the attention of a model that is passed is set to one that reads packed rows too.
+            With `padding_free` the attention implementation of the model is set to one that supports packed rows.
         args ([`CircuitBreakerConfig`], *optional*):
             Configuration for this trainer. If `None`, a default configuration is used.
         data_collator ([`~transformers.DataCollator`], *optional*):
@@ -112,11 +112,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
         optimizers (`tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]`, *optional*):
             Optimizer and scheduler to use. Will default to those that `args` describes.
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
-            How to quantize the model, where `model` is a string: QLoRA.
+            Quantization configuration for a `model` that is a string: QLoRA.
         peft_config ([`~peft.LoraConfig`], *optional*):
-            The adapter to make. `target_modules` defaults to all linear layers of the blocks, and
-            `layers_to_transform` to the blocks that a loss reaches: one above them would keep its initial noise. A
-            string in `target_modules` is a pattern of whole names, and chooses the blocks as well.
+            Configuration of the adapter. `target_modules` defaults to all linear modules of the decoder layers, and
+            `layers_to_transform` to the decoder layers that the loss depends on: the others would keep their initial
+            noise. If `target_modules` is a string, it is a regular expression for whole module names, which selects
+            the decoder layers, too.
     """
 
     args: CircuitBreakerConfig
@@ -167,18 +168,18 @@ class CircuitBreakerTrainer(_BaseTrainer):
             raise ValueError("`train_dataset` is required")
         if args.gradient_checkpointing and as_dict(args.gradient_checkpointing_kwargs).get("use_reentrant"):
             raise ValueError(
-                "Checkpointing with `use_reentrant=True` is not supported: it runs the blocks without gradient, so "
-                "the hidden states recorded in them have none. Use `use_reentrant=False`."
+                "Checkpointing with `use_reentrant=True` is not supported: it runs the decoder layers without "
+                "gradient, so their recorded hidden states have none. Use `use_reentrant=False`."
             )
         if isinstance(args.accelerator_config, AcceleratorConfig) and args.accelerator_config.split_batches:
             raise ValueError(
                 "`split_batches=True` is not supported: a batch is rows of the circuit breaker set followed by rows "
-                "of the retain set, and a part of it is neither. Use `split_batches=False`."
+                "of the retain set, and parts of it would lack one of the two. Use `split_batches=False`."
             )
 
         if args.ddp_broadcast_buffers is None:
-            # The only buffers are constants, and with a broadcast in every forward, processes whose rows need another
-            # number of forwards would wait for each other forever.
+            # The only buffers are constants. DDP would broadcast them in every forward, and processes whose rows need
+            # different numbers of forwards would deadlock.
             args.ddp_broadcast_buffers = False
 
         # Model
@@ -207,8 +208,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         if args.merge and "quantization_config" in model.config.to_dict():
             raise ValueError(
-                "`merge` is not supported with a quantized model: with rounded weights it would be another one. Merge "
-                "into the original: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
+                "`merge` is not supported with a quantized model: merging would round the adapter's weights, too. "
+                "Merge into the original: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
             )
 
         # Processing class
@@ -223,7 +224,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         model.config.get_text_config().pad_token_id = processing_class.pad_token_id
         model.generation_config.pad_token_id = processing_class.pad_token_id
 
-        # Terms of the loss
+        # Terms of the loss, before the adapter, which is only put on the layers that they depend on
         self.plan = self._make_plan(model, args)
         self._terms = list(self.plan.classes)
 
@@ -238,8 +239,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             model = self._add_adapter(model, peft_config, args)
         elif not isinstance(model, PeftModel):
             raise ValueError(
-                "A circuit breaker is an adapter, and the model without it is what its hidden states are compared "
-                "with. Pass a `peft_config`, e.g. `LoraConfig(r=16, lora_alpha=16)`, or `use_peft: true` in a recipe."
+                "A circuit breaker is an adapter, and the model without the adapter is its reference. Pass a "
+                "`peft_config`, e.g. `LoraConfig(r=16, lora_alpha=16)`, or `use_peft: true` in a recipe."
             )
 
         # Speed
@@ -253,8 +254,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
             model.set_attn_implementation(ATTENTION)
         cache = None
         if args.reference_cache is not None:
-            kind = "states" if args.masked_logits else "logits"
-            cache = ReferenceCache(Path(args.reference_cache), f"{kind} {fingerprint(model)}")
+            # With `masked_logits` terms on logits store the states from which the LM head computes them
+            outputs = "states" if args.masked_logits else "logits"
+            cache = ReferenceCache(Path(args.reference_cache), f"{outputs} {fingerprint(model)}")
 
         # Data collator
         if data_collator is None:
@@ -291,21 +293,21 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         self._refuse_with_fsdp(args)
 
-        # With FSDP2 processes must make the same forwards, whatever their rows
+        # With FSDP2 all processes must run the same forwards, and joining them depends on the rows
         if self.is_fsdp_enabled and isinstance(self.data_collator, DataCollatorForCircuitBreaker):
             self.data_collator.join_forwards = False
 
         # Loss
         self.objective = Objective(self.model, self.plan, args, cache)
 
-        # Initialize the metrics: lists of (sum over items, number of items), since batches differ in their tokens
+        # Initialize the metrics: lists of (sum over items, number of items), because batches differ in their tokens
         self._metrics: dict[str, defaultdict[str, list[tuple[float, float]]]] = {
             "train": defaultdict(list),
             "eval": defaultdict(list),
         }
-        self.num_tokens = 0  # of the rows trained on, on all processes, whatever was computed for them
+        self.num_tokens = 0  # of the rows trained on, on all processes, however many were computed
 
-        # Replace the printed dictionaries by one live line
+        # Show the metrics in the progress bar instead of printed dictionaries
         if not args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(LiveLine(lambda: self.num_tokens))
@@ -320,33 +322,34 @@ class CircuitBreakerTrainer(_BaseTrainer):
         assert self.args.output_dir is not None  # `TrainingArguments` has a default
         return Path(self.args.output_dir)
 
-    # TRL reports model type, hardware and world size of every run to the Hub. Runs on unpublished attack data contact
-    # no one, with or without `HF_HUB_DISABLE_TELEMETRY`.
+    # TRL reports model type, hardware and world size of every run to the Hub. Runs on unpublished attack data report
+    # nothing, with or without `HF_HUB_DISABLE_TELEMETRY`.
     def _send_telemetry(self):
         pass
 
     def _refuse_with_fsdp(self, args: CircuitBreakerConfig) -> None:
-        """Name what processes that hold parts of the model cannot do."""
+        """Raise an error for settings that do not work when each process holds a part of the model."""
         if not self.is_fsdp_enabled:
             return
         for name, value, reason in (
-            ("reference_cache", args.reference_cache, "a process that finds its rows there would leave the others"),
+            ("reference_cache", args.reference_cache, "processes with stored rows would skip forwards of the others"),
             ("merge", args.merge, "no process has the whole model"),
         ):
             if value:
                 raise ValueError(f"`{name}` is not supported with FSDP2: {reason}. Leave it out, or use DDP.")
 
     def _make_plan(self, model: PreTrainedModel | PeftModel, args: CircuitBreakerConfig) -> Plan:
+        """The terms of the run, with layers as numbers of this model."""
         num_layers = len(get_decoder(model).layers)
-        target_layers = _layers("target_layers", args.target_layers, num_layers)
+        target_layers = _layer_numbers("target_layers", args.target_layers, num_layers)
         if args.retain_l2_layers == ["all"]:
-            # The published code cuts the model one block above the deepest target and keeps every hidden state of
-            # what is left, the last one after the final norm.
+            # The published code truncates the model one decoder layer above the last target layer and takes all hidden
+            # states of the truncated model, the last one after the final norm.
             retain_layers = (*range(min(target_layers[-1] + 1, num_layers)), NORM)
         elif args.retain_l2_layers == ["target"]:
             retain_layers = target_layers
         else:
-            retain_layers = _layers(
+            retain_layers = _layer_numbers(
                 "retain_l2_layers", [float(layer) for layer in args.retain_l2_layers or ()], num_layers
             )
         return Plan(
@@ -364,26 +367,28 @@ class CircuitBreakerTrainer(_BaseTrainer):
         )
 
     def _add_adapter(self, model: PreTrainedModel, peft_config: PeftConfig, args: CircuitBreakerConfig) -> PeftModel:
+        """The model with a new adapter on the layers that the loss depends on."""
         if not isinstance(peft_config, LoraConfig):
             raise TypeError(f"`peft_config` must be a `peft.LoraConfig`, got {type(peft_config).__name__}.")
         peft_config = copy(peft_config)
-        blocks = get_decoder(model).layers
+        layers = get_decoder(model).layers
         if peft_config.target_modules in (None, "all-linear"):
-            # By name, because PEFT combines `layers_to_transform` with a list only
-            linear = (name for name, module in blocks.named_modules() if isinstance(module, nn.Linear))
+            # As a list of names: PEFT combines `layers_to_transform` with nothing else
+            linear = (name for name, module in layers.named_modules() if isinstance(module, nn.Linear))
             peft_config.target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear})
-        num_reached = self.plan.layers_reached
+        num_layers = self.plan.layers_reached
         if peft_config.layers_to_transform is None and not isinstance(peft_config.target_modules, str):
-            peft_config.layers_to_transform = list(range(num_reached))
+            peft_config.layers_to_transform = list(range(num_layers))
         adapted = get_peft_model(model, peft_config)
-        for number, block in enumerate(blocks[num_reached:], start=num_reached):
-            if any(isinstance(module, BaseTunerLayer) for module in block.modules()):
+        for number, layer in enumerate(layers[num_layers:], start=num_layers):
+            if any(isinstance(module, BaseTunerLayer) for module in layer.modules()):
                 raise ValueError(
-                    f"The adapter has a part in block {number}, but no loss reaches a block above {num_reached - 1} "
-                    "with these terms and layers: it would never be trained. Leave the block out of "
-                    "`layers_to_transform`, or of the pattern in `target_modules`."
+                    f"The adapter has weights in decoder layer {number} (counted from 0), but with these terms and "
+                    f"layers the loss depends on none above {num_layers - 1}: they would never be trained. Leave the "
+                    "layer out of `layers_to_transform`, or of the pattern in `target_modules`."
                 )
 
+        # Noise in place of B = 0, where the cosine of `rr` is at its maximum and has no gradient
         generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same noise on every device
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
@@ -404,18 +409,18 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Tokenize the dataset, unless it has been already
         if "input_ids" not in dataset.column_names:
 
-            def prepare_fn(example, tokenizer, siblings, variation, sources):
-                return tokenize_rows.prepare_row(example, tokenizer, siblings, variation)
+            def prepare_fn(example, tokenizer, siblings, augmentation, sources):
+                return tokenize_rows.prepare_row(example, tokenizer, siblings, augmentation)
 
             with global_then_local_main_first():
                 dataset = dataset.map(
                     prepare_fn,
-                    # `map` knows a cached result by what it calls only by name: with the sources among the arguments
-                    # an edited renderer is never served old tokens.
+                    # `map` hashes this function, but not the modules it calls. With their sources among the arguments
+                    # a result that was cached before they were edited is not reused.
                     fn_kwargs={
                         "tokenizer": processing_class,
                         "siblings": tokenize_rows.siblings_of(dataset),
-                        "variation": augment.Augmentation(
+                        "augmentation": augment.Augmentation(
                             seed=args.seed,
                             max_length=args.max_length,
                             wrap_probability=args.span_wrap_probability or 0.0,
@@ -438,22 +443,22 @@ class CircuitBreakerTrainer(_BaseTrainer):
         return dataset
 
     def _check_rows(self, dataset: Dataset, args: CircuitBreakerConfig, dataset_name: str) -> None:
-        """Refuse rows that are too long, and rows that have no token for a term that applies to them."""
-        faults = defaultdict(list)
+        """Raise an error if rows are too long, or have no token for a term that applies to them."""
+        faults = defaultdict(list)  # ids of rows by fault and remedy
         for row in dataset:
             if row["num_tokens"] > args.max_length:
                 faults[
                     f"more than `max_length={args.max_length}` tokens",
-                    "Rows are fitted or dropped by name when the data are made; nothing is truncated here.",
+                    "Shorten or drop them when building the dataset; nothing is truncated here.",
                 ].append(row["id"])
             if row["num_tokens"] == row["prompt_length"]:
-                faults["no completion", "Drop them when the data are made."].append(row["id"])
+                faults["no completion", "Drop them when building the dataset."].append(row["id"])
                 continue
             for term in self.plan.terms_of(row):
                 if not len(self.plan.gather(term, row).positions):
                     faults[
                         f"no token for the term {term!r}",
-                        f"Leave their class out of it: {row['priority_class']!r} in `term_classes`.",
+                        f"Leave the class {row['priority_class']!r} out of the term in `term_classes`.",
                     ].append(row["id"])
         for (fault, remedy), ids in faults.items():
             raise ValueError(
@@ -462,7 +467,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             )
 
     def _rows_by_class(self, dataset: Dataset, dataset_name: str) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-        """Rows of Ds and rows of Dr by class, of the classes that a term uses."""
+        """Rows of Ds and rows of Dr, by class. Rows to which no term applies are left out."""
         used = {name for classes in self.plan.classes.values() for name in classes}
         rows: dict[str, dict[str, list[int]]] = {CIRCUIT_BREAKER: defaultdict(list), RETAIN: defaultdict(list)}
         columns = (dataset[column][:] for column in ("set", "priority_class", "redacted"))
@@ -470,8 +475,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
             known = {CIRCUIT_BREAKER: HARMFUL_CLASSES, RETAIN: RETAIN_CLASSES}.get(name, {})
             if priority_class not in known:
                 raise ValueError(
-                    f"Row {dataset[row]['id']} of the {dataset_name} dataset is of no class that batches are drawn "
-                    f"by: set {name!r}, priority_class {priority_class!r}."
+                    f"Row {dataset[row]['id']} of the {dataset_name} dataset has an unknown class: set {name!r}, "
+                    f"priority_class {priority_class!r}."
                 )
             if self.plan.terms_of({"priority_class": priority_class, "redacted": redacted}):
                 rows[name][priority_class].append(row)
@@ -491,8 +496,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 *("divergence", "clean_ids", "splice_ids", "splice_start", "redacted"),
             ]
 
-    # The whole run is one pass over one batch sampler, so that nothing but the number of batches already taken is
-    # needed to go on where a checkpoint left off.
+    # The whole run is one pass over one batch sampler, so that a run resumes from a checkpoint by skipping the batches
+    # already trained on.
     def get_train_dataloader(self) -> DataLoader:
         return self._build_dataloader(self.train_dataset, self._make_batch_sampler(), "Training")
 
@@ -516,7 +521,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             siblings={row: by_pair[pairs[row]] for row in breaker_rows if pairs[row] in by_pair},
         )
 
-    # Every row once. The larger set may have batches of its own at the end.
+    # Every row once. The last batches may have rows of the larger set only.
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         size = self.args.eval_batch_size
@@ -539,9 +544,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
         )
         return self.accelerator.prepare(dataloader)
 
-    # Items per micro-batch, averaged over the micro-batches of an optimizer step and over the processes. With this
-    # denominator the mean of the micro-batches' losses is the mean over all their tokens, so that 8 batches of 1 row
-    # give the step of 1 batch of 8 rows.
+    # Items of each term per micro-batch, averaged over the micro-batches of an optimizer step and over the processes.
+    # With this denominator the mean of the micro-batches' losses is the mean over all their tokens, so that 8 batches
+    # of 1 row give the same step as 1 batch of 8 rows.
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor:
         items = torch.stack([inputs["num_items"] for inputs in batch_samples]).mean(0).to(self.accelerator.device)
         return self.accelerator.reduce(items, reduction="mean")
@@ -557,16 +562,17 @@ class CircuitBreakerTrainer(_BaseTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None
     ) -> torch.Tensor:
         mode = "train" if self.model.training else "eval"
-        # Algorithm 1 counts from 1: the first step is step 1 of T. Evaluation is at the step last made.
+        # `global_step` counts completed steps. Algorithm 1 counts from 1, so that training is at the next step, and
+        # evaluation at the last one.
         step = self.state.global_step + (1 if mode == "train" else 0)
         coefficients = self._coefficients(step)
         items = inputs["num_items"] if num_items_in_batch is None else num_items_in_batch
 
         if self.is_fsdp_enabled:
             self._check_same_forwards(inputs)
-        number_of = dict(zip(self._terms, items, strict=True))
-        terms = {  # an evaluation batch may have rows of one set only, and so not all of them
-            term: losses.weighted_mean(values, inputs["weights"][term], number_of[term])
+        items_of = dict(zip(self._terms, items, strict=True))
+        terms = {  # of this batch: an evaluation batch may have rows of one set only
+            term: losses.weighted_mean(values, inputs["weights"][term], items_of[term])
             for term, values in self.objective.values(model, inputs)
         }
         zero = torch.zeros((), device=self.accelerator.device)
@@ -580,26 +586,28 @@ class CircuitBreakerTrainer(_BaseTrainer):
         return loss
 
     def _check_same_forwards(self, inputs: dict[str, Any]) -> None:
-        """Refuse what would have the processes wait for each other forever."""
-        run = [[forward["num_layers"] for forward in inputs[network]] for network in ("frozen", "adapted")]
-        counted = [[layers.count(number) for number in range(self.plan.num_layers + 1)] for layers in run]
-        everyone = self.accelerator.gather(torch.tensor([counted], device=self.accelerator.device))
-        if (everyone != everyone[0]).any():
+        """Raise an error if the processes would run different forwards: with FSDP2 they would deadlock."""
+        layers_run = [[forward["num_layers"] for forward in inputs[network]] for network in ("frozen", "adapted")]
+        # Number of forwards of each network by their number of layers: a tensor of the same shape on all processes
+        counts = [[layers.count(number) for number in range(self.plan.num_layers + 1)] for layers in layers_run]
+        all_counts = self.accelerator.gather(torch.tensor([counts], device=self.accelerator.device))
+        if (all_counts != all_counts[0]).any():
             raise ValueError(
-                "The processes have rows of different terms, so they would make different forwards, which FSDP2 does "
+                "The processes have rows of different terms, so they would run different forwards, which FSDP2 does "
                 "not allow. Raise `retain_batch_size` until every micro-batch has rows of every class, or use DDP."
             )
 
     def _stop_at_nan(
         self, step: int, loss: torch.Tensor, terms: dict[str, torch.Tensor], inputs: dict[str, Any]
     ) -> NoReturn:
-        parts = ", ".join(f"{term} {value.item()}" for term, value in terms.items())
+        values = ", ".join(f"{term} {value.item()}" for term, value in terms.items())
         raise FloatingPointError(
-            f"The loss is {loss.item()} at step {step} ({parts}), in a batch of the rows {', '.join(inputs['ids'])}. "
+            f"The loss is {loss.item()} at step {step} ({values}), in a batch of the rows {', '.join(inputs['ids'])}. "
             "Lower the learning rate, or train in bfloat16 or float32 where float16 overflows."
         )
 
     def _is_logged(self, step: int) -> bool:
+        """Whether `Trainer` logs at this step, so that the extra forwards of the measurement are worth it."""
         return step % self.state.logging_steps == 0 or (step == 1 and self.args.logging_first_step)
 
     def _log_terms(
@@ -610,23 +618,24 @@ class CircuitBreakerTrainer(_BaseTrainer):
         items: torch.Tensor,
         inputs: dict[str, Any],
     ) -> None:
-        """Note what this batch adds to the mean of each term."""
-        # One gather for all, of the same size whatever the batch holds: processes may hold rows of different sets
+        """Record the terms of a batch, summed over the processes."""
+        # One gather for everything, of the same size on all processes, which may have rows of different sets
         zero = torch.zeros((), device=self.accelerator.device)
         sums = [
-            (terms[term].detach() * number) if term in terms else zero
-            for term, number in zip(self._terms, items, strict=True)
+            (terms[term].detach() * term_items) if term in terms else zero
+            for term, term_items in zip(self._terms, items, strict=True)
         ]
-        numbers = torch.cat([torch.stack(sums), inputs["num_items"], zero[None] + inputs["num_tokens"]])
-        *totals, num_tokens = self.accelerator.gather(numbers[None]).sum(0).tolist()
+        local = torch.cat([torch.stack(sums), inputs["num_items"], zero[None] + inputs["num_tokens"]])
+        *totals, num_tokens = self.accelerator.gather(local[None]).sum(0).tolist()
         self.num_tokens += num_tokens if mode == "train" else 0
-        for i, term in enumerate(self._terms):
-            if totals[len(self._terms) + i]:
-                self._metrics[mode][f"loss/{term}"].append((totals[i], totals[len(self._terms) + i]))
+        num_terms = len(self._terms)
+        for term, total, num_items in zip(self._terms, totals[:num_terms], totals[num_terms:], strict=True):
+            if num_items:
+                self._metrics[mode][f"loss/{term}"].append((total, num_items))
             self._metrics[mode][f"coefficient/{term}"].append((coefficients[term], 1))
 
     def _log_measured(self, mode: str, sums: torch.Tensor) -> None:
-        """Note what [`Objective.measure`] found."""
+        """Record the sums of [`Objective.measure`], added up over the processes."""
         metrics, layers = self._metrics[mode], self.plan.target_layers
         totals = self.accelerator.gather(sums[None]).sum(0).tolist()
         for name, (items, *values) in zip(("ds", "dr"), totals, strict=True):
@@ -651,7 +660,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        # A dataset passed directly is preprocessed as `__init__` does. `_prepare_dataset` is idempotent.
+        # A dataset passed directly is prepared as in `__init__`. `_prepare_dataset` is idempotent.
         if eval_dataset is not None:
             eval_dataset = self._prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -666,7 +675,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # This method can be called both in training and evaluation. When called in evaluation, the keys in `logs`
         # start with "eval_". We need to add the prefix "eval_" to the keys in `metrics` to match the format.
         if mode == "eval" and metrics:
-            # `Trainer` averages over batches, of which some hold one set only; the loss is that of all rows together
+            # `Trainer` averages the losses of batches, some of which have rows of one set only. Here the loss is that
+            # of all rows together.
             metrics["loss"] = sum(
                 metrics[f"coefficient/{term}"] * metrics[f"loss/{term}"]
                 for term in self._terms
@@ -687,7 +697,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def card_facts(self, model_name: str | None = None, dataset_name: str | None = None) -> dict[str, Any]:
         """
-        What the card of this breaker tells, but for gates and evaluation.
+        The facts in the model card that come from the training: all but gates and evaluation.
 
         Args:
             model_name (`str`, *optional*):
@@ -695,6 +705,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             dataset_name (`str`, *optional*):
                 Hub id or folder of the dataset.
         """
+        # The keys of `settings` are row titles of the card's table
         args = self.args
         settings = {
             "optimizer steps": args.max_steps,
@@ -755,7 +766,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
             model_card(facts, gates, evaluation).save(self.output_folder / "README.md")
 
-    # PEFT writes a model card of blanks to fill in beside every adapter it saves
+    # PEFT saves a model card with unfilled placeholders beside every adapter. `create_model_card` writes ours.
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -763,7 +774,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def save_merged(self, folder: str | Path) -> None:
         """
-        Save the model with the adapter merged into it, beside its tokenizer.
+        Save the model with the adapter merged into it, and its tokenizer.
 
         Args:
             folder (`str` or `Path`):
@@ -774,12 +785,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             self.processing_class.save_pretrained(folder)
 
 
-def _layers(name: str, layers: list[float], num_layers: int) -> tuple[int, ...]:
-    """Layers by number, from numbers and fractions of the depth."""
+def _layer_numbers(name: str, layers: list[float], num_layers: int) -> tuple[int, ...]:
+    """Layers as numbers, from numbers and fractions of `num_layers`."""
     numbers = {round(layer * num_layers) if layer < 1 else int(layer) for layer in layers}
     if max(numbers) > num_layers or min(numbers) < 1:
         raise ValueError(
             f"`{name}` asks for the layers {sorted(numbers)}, but the model has the layers 1 to {num_layers}. Set it "
-            "to layers from about a third and two thirds of its depth."
+            "to layers at about one third and two thirds of that number."
         )
     return tuple(sorted(numbers))
