@@ -14,9 +14,9 @@ from .objective.masks import MASKS, STARTS
 from .objective.terms import TERMS
 
 
-# What the settings that are `None` default to. Weights that are not here are 0.
+# Defaults of the settings that are `None`, by preset. Weights that are missing here are 0.
 PRESETS: dict[str, dict[str, Any]] = {
-    # Zou et al. 2024, up to rounding: every token, every layer, every position of the padded batch.
+    # The published computation (Zou et al. 2024), up to rounding: all tokens, all layers, all padded positions
     "reference": {
         "lora_b_init_std": 0.0,
         "rr_weight": 10.0,
@@ -33,8 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bare_head_probability": 0.0,
         "retain_noise_probability": 0.0,
     },
-    # The right call under attack is taught, the attacker's made unlikely. The terms are means over tokens, of which
-    # only the few of the tool's name are in doubt: they count for more.
+    # Teaches the right call under attack and makes the attacker's unlikely. The terms are means over tokens, and most
+    # tokens of a call follow from its tool's name, so that decision tokens get more weight.
     "selective": {
         "lora_b_init_std": 1e-3,
         "distill_weight": 1.0,
@@ -66,8 +66,8 @@ class CircuitBreakerConfig(_BaseConfig):
     arguments, please refer to the [`~transformers.TrainingArguments`] documentation. Note that default values in this
     class may differ from those in [`~transformers.TrainingArguments`].
 
-    A run is measured in optimizer steps, `max_steps`: the schedule of the coefficients needs their number, and a pass
-    over two sets of different size is no unit. To `Trainer`, the whole run is one epoch.
+    The length of a run is a number of optimizer steps, `max_steps`, which the schedule of the coefficients depends on.
+    There is no number of epochs, because the two sets differ in size. To `Trainer` the whole run is one epoch.
 
     Using [`~transformers.HfArgumentParser`] we can turn this class into
     [argparse](https://docs.python.org/3/library/argparse#module-argparse) arguments that can be specified on the
@@ -82,8 +82,8 @@ class CircuitBreakerConfig(_BaseConfig):
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether to allow loading models and tokenizers that ship custom Python code from the Hub.
         lora_b_init_std (`float`, *optional*):
-            Standard deviation of the noise that a new adapter's B matrices start from. With B = 0 the adapter starts
-            on the maximum of the rerouting loss, where the gradient is zero, and leaves it by rounding noise alone. If
+            Standard deviation of the noise that a new adapter's B matrices are initialized with. With B = 0 the
+            rerouting loss starts at its maximum, where the gradient is zero, and only rounding errors move it away. If
             `None`, the preset decides.
 
         > Parameters that control the data
@@ -91,87 +91,89 @@ class CircuitBreakerConfig(_BaseConfig):
         dataset_num_proc (`int`, *optional*):
             Number of processes to use for processing the dataset.
         max_length (`int`, *optional*, defaults to `8192`):
-            Longest row, in tokens. A longer one is an error: rows are fitted or dropped by name when the data are
-            made, and never truncated.
+            Maximum length of a row, in tokens. A longer row is an error: rows are shortened or dropped when the
+            dataset is built, and never truncated.
         pad_to_multiple_of (`int`, *optional*):
-            If set, the sequences will be padded to a multiple of this value, where they are padded.
+            If set, padded sequences are padded to a multiple of this value.
         span_wrap_probability (`float`, *optional*):
-            Probability that the injected span of a row is put between one to three random punctuation marks or numbers
-            when it is tokenized. If `None`, the preset decides.
+            Augmentation: probability that the injected span of a row is wrapped in one to three random punctuation
+            marks or numbers on each side. If `None`, the preset decides.
         span_noise_probability (`float`, *optional*):
-            Probability that, if it is not, each word of the span is dropped or replaced with probability 0.15. If
-            `None`, the preset decides.
+            Augmentation: probability that, in a span that is not wrapped, each word is dropped or replaced with
+            probability 0.15. If `None`, the preset decides.
         bare_head_probability (`float`, *optional*):
-            Probability that a harmful completion goes without what it says before its call. If `None`, the preset
-            decides.
+            Augmentation: probability that the text before the call is removed from a harmful completion. If `None`,
+            the preset decides.
         retain_noise_probability (`float`, *optional*):
-            Probability that in a retain row without an attack random words of the dataset replace some of those that
-            the user says last, or one to six are put before them, after them, or on both sides, when it is tokenized.
-            If `None`, the preset decides.
+            Augmentation: probability that, in a retain row without an attack, random words of the dataset replace some
+            words of the last user message, or that sentences of one to six random words are put before it, after it,
+            or on both sides. If `None`, the preset decides.
 
         > Parameters that control the loss
 
         preset (`str`, *optional*, defaults to `"selective"`):
-            What the settings that are `None` default to: `"selective"`, which keeps the call that the user asked for,
-            or `"reference"`, the published computation of Representation Rerouting.
+            Preset that decides the settings that are `None`: `"selective"`, which preserves the call that the user
+            asked for, or `"reference"`, the published computation of Representation Rerouting.
         rr_weight (`float`, *optional*):
-            Weight of the term `rr`, rerouting of the states of harmful completions: `alpha` of the paper. A term of
-            weight 0 is not computed. If `None`, the preset decides, as for all weights.
+            Weight of the term `rr`, which reroutes the states of harmful completions: `alpha` of the paper. A term
+            with weight 0 is not computed. If `None`, the preset decides, as for all weights.
         unlikelihood_weight (`float`, *optional*):
             Weight of the term `unlikelihood`, on the tokens that make a call the attacker's.
         triplet_weight (`float`, *optional*):
-            Weight of the term `triplet`, which drives harmful and harmless states apart.
+            Weight of the term `triplet`, which separates harmful and harmless states.
         retain_l2_weight (`float`, *optional*):
-            Weight of the term `retain_l2`, distance of the retain set's states to the frozen ones: `alpha` of the
-            paper. Too large, and the cosine of `rr` never falls, or climbs back.
+            Weight of the term `retain_l2`, the distance between states of the retain set and the frozen ones: `alpha`
+            of the paper. If it is too large, the cosine of `rr` never falls, or rises again.
         retain_kl_weight (`float`, *optional*):
-            Weight of the term `retain_kl`, divergence of the retain set's distributions from the frozen ones.
+            Weight of the term `retain_kl`, the KL divergence of next-token distributions on the retain set from the
+            frozen ones.
         distill_weight (`float`, *optional*):
             Weight of the term `distill`, in which the frozen model on the clean prompt teaches the adapter on the
             attacked one.
         twin_weight (`float`, *optional*):
-            Weight of the term `twin`, the same in hidden states.
+            Weight of the term `twin`, which is `distill` on hidden states.
         splice_weight (`float`, *optional*):
-            Weight of the term `splice`, cross-entropy of the right call after a wrong opening.
+            Weight of the term `splice`, the cross-entropy of the right call after a wrong opening.
         ce_weight (`float`, *optional*):
-            Weight of the term `ce`, cross-entropy of the right call under attack.
+            Weight of the term `ce`, the cross-entropy of the right call under attack.
         term_classes (`dict[str, list[str]]`, *optional*):
-            For a term, the classes of rows it applies to, e.g. `{"retain_l2": ["benign_twin", "refusal"]}`. Terms that
-            are not named keep their own, see `terms.py`. A class that no term names is not drawn.
+            Classes of rows that a term applies to, e.g. `{"retain_l2": ["benign_twin", "refusal"]}`. Other terms have
+            the classes in `terms.py`. Rows of classes that no term applies to are not used.
         schedule (`str`, *optional*):
-            How the terms that break fade while those that keep grow, by optimizer step: `"linear"` is the published
-            one, `"cosine"` runs between the same ends, `"constant"` leaves the weights alone. If `None`, the preset
-            decides.
+            Schedule of the coefficients, by optimizer step: with `"linear"`, the published one, breaker terms fall
+            from 1 to 1/2 of their weight while retain terms rise from 0 to 1/2; `"cosine"` has the same ends;
+            `"constant"` leaves all weights as they are. If `None`, the preset decides.
         target_layers (`list[float]`, *optional*, defaults to `[0.3125, 0.625]`):
-            Layers whose hidden states are rerouted, numbered as `output_hidden_states` numbers them: layer l is the
-            output of block l - 1. Numbers below 1 are fractions of the depth. The default is layers 10 and 20 of 32.
+            Layers whose hidden states are rerouted, numbered as in `output_hidden_states`: layer l is the output of
+            `model.layers[l - 1]`. Numbers below 1 are fractions of the number of layers. The default is layers 10 and
+            20 of 32.
         rr_tokens (`str`, *optional*):
             Tokens of the circuit breaker set that are rerouted: `"completion"`, `"tool_call"`, `"tool_name"`,
             `"after_injection"`, or `"all"` for the published computation. If `None`, the preset decides.
         rr_from (`str`, *optional*):
-            Where rerouting begins within them: at the `"start"`, at the `"divergence"` from the sibling's right call,
-            or at the `"tool_name"`. If `None`, the preset decides.
+            Token of `rr_tokens` at which rerouting begins: the `"start"`, the `"divergence"` from the sibling's right
+            call, or the `"tool_name"`. If `None`, the preset decides.
         injection_weight (`float`, *optional*, defaults to `0.0`):
-            Weight, in rerouting, of the injected span's tokens where `rr_tokens` does not cover them.
+            Weight, in rerouting, of those tokens of the injected span that are not among `rr_tokens`.
         decision_weight (`float`, *optional*):
             Weight of the tokens that decide what a completion does, its first and those of its tool's name, in the
-            terms that hold or teach what is said: `retain_kl`, `distill`, `splice` and `ce`. All others weigh 1. If
-            `None`, the preset decides.
-        retain_tokens (`str`, *optional*):
-            Tokens of the retain set that are held, of the same kinds as `rr_tokens`. If `None`, the preset decides.
-        retain_l2_layers (`list[str]`, *optional*):
-            Layers at which `retain_l2` holds them: `"target"` for the target layers, numbers as in `target_layers`, or
-            `"all"` for the published computation: the embeddings, every layer up to the deepest target, and the final
-            norm of one block more. If `None`, the preset decides.
-        retain_l2_norm (`str`, *optional*):
-            What `retain_l2` is a mean over: `"token"` for the tokens held, or `"reference"` for all positions of the
-            padded batch, those not held counting as zero, which is the published computation. If `None`, the preset
+            terms `retain_kl`, `distill`, `splice` and `ce`. All other tokens have weight 1. If `None`, the preset
             decides.
+        retain_tokens (`str`, *optional*):
+            Tokens of the retain set that the terms `retain_l2`, `retain_kl` and `triplet` are computed on, with the
+            choices of `rr_tokens`. If `None`, the preset decides.
+        retain_l2_layers (`list[str]`, *optional*):
+            Layers of the term `retain_l2`: `"target"` for the target layers, numbers as in `target_layers`, or `"all"`
+            for the published computation: the embeddings, every layer up to the last target, and the final norm after
+            one layer more. If `None`, the preset decides.
+        retain_l2_norm (`str`, *optional*):
+            Denominator of the term `retain_l2`: `"token"` for the number of `retain_tokens`, or `"reference"` for the
+            number of positions of the padded batch, which is the published computation. If `None`, the preset decides.
         kl_temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of the terms `retain_kl` and `distill`.
         triplet_margins (`list[float]`, *optional*, defaults to `[500.0, 1500.0]`):
-            Margins of the term `triplet` on the retain set and on the circuit breaker set. They are distances, so they
-            belong to a model.
+            Margins of the term `triplet` on the retain set and on the circuit breaker set. They are distances between
+            states, so they have to suit the model.
 
         > Parameters that control the training
 
@@ -184,44 +186,47 @@ class CircuitBreakerConfig(_BaseConfig):
         per_device_train_batch_size (`int`, *optional*, defaults to `16`):
             Rows of the circuit breaker set in a micro-batch.
         retain_batch_size (`int`, *optional*, defaults to `16`):
-            Rows of the retain set in a micro-batch. Each class is drawn as often as its weight times its size says.
+            Rows of the retain set in a micro-batch. Classes are drawn in proportion to their weights times their
+            numbers of rows.
 
         > Parameters that control the speed
 
         padding_free (`bool`, *optional*, defaults to `True`):
             Whether rows are packed one after another instead of padded to the longest. The loss is the same.
         shared_prefix (`bool`, *optional*, defaults to `True`):
-            Whether tokens that packed rows begin with together, such as a system prompt with its tool schemas, are
-            computed once. The loss is the same.
+            Whether a prefix that packed rows share, such as a system prompt with its tool schemas, is computed once.
+            The loss is the same.
         skip_layers (`bool`, *optional*, defaults to `True`):
-            Whether a forward ends at the deepest layer that its terms read. The loss is the same.
+            Whether a forward ends at the last layer that its terms need. The loss is the same.
         masked_logits (`bool`, *optional*, defaults to `True`):
-            Whether the LM head works on the tokens that a term reads, in chunks, and not on all. The loss is the same.
+            Whether the LM head is only applied to the tokens that a term is computed on, in chunks. The loss is the
+            same.
         logits_chunk_size (`int`, *optional*, defaults to `1024`):
-            Tokens whose logits exist at a time with `masked_logits`.
+            Number of tokens in a chunk of `masked_logits`.
         fused_lora (`bool`, *optional*, defaults to `True`):
             Whether LoRA's update is added to a layer's output in place. The loss is the same.
         fused_norms (`bool`, *optional*, defaults to `True`):
-            Whether RMSNorm is computed in few passes over memory. The loss is the same.
+            Whether RMSNorm is computed in fewer passes over memory. The loss is the same.
         recompute_gates (`bool`, *optional*, defaults to `True`):
-            Whether a gated MLP computes `silu(gate)` again in its backward instead of keeping it. The loss is the
-            same.
+            Whether a gated MLP recomputes `silu(gate)` in its backward instead of saving it. The loss is the same.
         reference_cache (`str`, *optional*):
-            Folder that keeps what the frozen model computes, to be read again by later epochs and runs. If `None`,
-            nothing is kept.
+            Folder in which the frozen model's states are stored, to be reused by later epochs and runs. If `None`,
+            they are not stored.
 
         > Parameters that control what is saved
 
         dataset_revision (`str`, *optional*):
-            Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training script fills it
-            in.
+            Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training script sets it.
         merge (`bool`, *optional*, defaults to `False`):
-            Whether the model with the adapter merged into it is saved as well, in `merged/` beside the adapter.
+            Whether the model with the adapter merged into it is also saved, in `merged/` beside the adapter.
     """
 
+    # Parameters that control the model
     model_init_kwargs: dict[str, Any] | str | None = None
     trust_remote_code: bool = False
     lora_b_init_std: float | None = None
+
+    # Parameters that control the data
     dataset_num_proc: int | None = None
     max_length: int = MAX_LENGTH
     pad_to_multiple_of: int | None = None
@@ -229,6 +234,8 @@ class CircuitBreakerConfig(_BaseConfig):
     span_noise_probability: float | None = None
     bare_head_probability: float | None = None
     retain_noise_probability: float | None = None
+
+    # Parameters that control the loss
     preset: str = "selective"
     rr_weight: float | None = None
     unlikelihood_weight: float | None = None
@@ -251,11 +258,15 @@ class CircuitBreakerConfig(_BaseConfig):
     retain_l2_norm: str | None = None
     kl_temperature: float = 1.0
     triplet_margins: list[float] = field(default_factory=lambda: [500.0, 1500.0])
+
+    # Parameters that control the training
     learning_rate: float = 1e-4
     lr_scheduler_type: str = "constant"
     max_steps: int = 150
     per_device_train_batch_size: int = 16
     retain_batch_size: int = 16
+
+    # Parameters that control the speed
     padding_free: bool = True
     shared_prefix: bool = True
     skip_layers: bool = True
@@ -265,6 +276,8 @@ class CircuitBreakerConfig(_BaseConfig):
     fused_norms: bool = True
     recompute_gates: bool = True
     reference_cache: str | None = None
+
+    # Parameters that control what is saved
     dataset_revision: str | None = None
     merge: bool = False
 
@@ -274,7 +287,7 @@ class CircuitBreakerConfig(_BaseConfig):
         super().__post_init__()
 
         _check_choice("preset", self.preset, tuple(PRESETS))
-        if isinstance(self.retain_l2_layers, str):  # a recipe may name the one
+        if isinstance(self.retain_l2_layers, str):  # `retain_l2_layers: target` in a recipe
             self.retain_l2_layers = [self.retain_l2_layers]
         for name, value in ({f"{term}_weight": 0.0 for term in TERMS} | PRESETS[self.preset]).items():
             if getattr(self, name) is None:
@@ -314,13 +327,13 @@ class CircuitBreakerConfig(_BaseConfig):
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """For each term in use the classes it applies to."""
-        chosen = as_dict(self.term_classes)
-        return {term: tuple(chosen.get(term, TERMS[term].classes)) for term in self.weights}
+        """For each term in use, the classes of rows it applies to."""
+        overrides = as_dict(self.term_classes)
+        return {term: tuple(overrides.get(term, TERMS[term].classes)) for term in self.weights}
 
 
 def as_dict(value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A dictionary of the config, which its `__post_init__` has parsed where it was a string; empty for `None`."""
+    """Value of a dictionary field, which `TrainingArguments` has parsed if it was a string; empty for `None`."""
     return value if isinstance(value, dict) else {}
 
 

@@ -757,9 +757,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
             tags (`str` or `list[str]`, *optional*):
                 Tags to be associated with the model card.
             gates (`dict[str, Any]`, *optional*):
-                The report of the data's gates, `quality_gates.json`.
+                Report of the quality gates of the data, `quality_gates.json`.
             evaluation (`dict[str, Any]`, *optional*):
-                The results of an evaluation, `results.json`.
+                Results of an evaluation, `results.json`.
         """
         if self.is_world_process_zero():
             facts = self.card_facts(model_name, dataset_name)

@@ -1,4 +1,4 @@
-"""The curves of a run as a picture."""
+"""Plot of the training curves of a run."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -8,33 +8,33 @@ from typing import Any
 from cb_datasets.report.plots.drawing import BLUE, MODEL_LOOKS, VERMILLION, Look, new_figure, save_figure, style
 
 
-# A panel for each of these beginnings of a logged name.
+# One panel for each prefix of logged names.
 PANELS = {"cosine/": "cosine to the frozen states", "loss/": "terms of the loss", "coefficient/": "their coefficients"}
 
-# The means over the target layers stand out; single layers are drawn thin, in the colour of their set.
+# The mean over the target layers is drawn bold, single layers thin, both in the colour of their set.
 SETS = {"ds": Look(VERMILLION, "o", "Ds"), "dr": Look(BLUE, "s", "Dr")}
 
 
 def plot_curves(log_history: Sequence[dict[str, Any]], path: Path) -> None:
     """
-    Draw what a run logged, over its optimizer steps.
+    Plot the logged metrics of a run over its optimizer steps.
 
     Args:
         log_history (`Sequence[dict[str, Any]]`):
             `trainer.state.log_history`.
         path (`Path`):
-            File to write, a PNG.
+            PNG file to write.
     """
     with style():
         figure = new_figure(3.7 * len(PANELS), 3)
         for axes, (prefix, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-            others = cycle(MODEL_LOOKS[1:])
+            other_looks = cycle(MODEL_LOOKS[1:])
             for name in sorted({key for entry in log_history for key in entry if key.startswith(prefix)}):
                 points = [(entry["step"], entry[name]) for entry in log_history if name in entry]
-                what, _, layer = name.removeprefix(prefix).partition("_layer_")
-                look = SETS.get(what) or next(others)._replace(label=what)
-                kind = {"linewidth": 0.7, "alpha": 0.6} if layer else {"marker": look.sign, "label": look.label}
-                axes.plot(*zip(*points, strict=True), color=look.colour, markersize=3, **kind)
+                label, _, layer = name.removeprefix(prefix).partition("_layer_")
+                look = SETS.get(label) or next(other_looks)._replace(label=label)
+                line_style = {"linewidth": 0.7, "alpha": 0.6} if layer else {"marker": look.sign, "label": look.label}
+                axes.plot(*zip(*points, strict=True), color=look.colour, markersize=3, **line_style)
             axes.set(title=title, xlabel="optimizer step")
             if axes.lines:
                 axes.legend(fontsize="small")

@@ -1,4 +1,4 @@
-"""The card of a breaker: method, paper, data and their gates, and what the evaluation found."""
+"""Model card of a breaker: method, paper, data with their quality gates, and evaluation results."""
 
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -20,15 +20,15 @@ def model_card(
     facts: Mapping[str, Any], gates: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None
 ) -> ModelCard:
     """
-    Make the card of a breaker.
+    Make the model card of a breaker.
 
     Args:
         facts (`Mapping[str, Any]`):
-            What the trainer knows, see [`CircuitBreakerTrainer.card_facts`].
+            Facts from the training, see [`CircuitBreakerTrainer.card_facts`].
         gates (`Mapping[str, Any]`, *optional*):
-            The report of the data's gates, `quality_gates.json`.
+            Report of the quality gates of the data, `quality_gates.json`.
         evaluation (`Mapping[str, Any]`, *optional*):
-            The results of an evaluation, `results.json`.
+            Results of an evaluation, `results.json`.
     """
     models = model_names(dict(evaluation)) if evaluation else []
     data = ModelCardData(

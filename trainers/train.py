@@ -8,7 +8,7 @@ Train a circuit breaker from a recipe. Every option of the recipe is also a flag
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .docstring_help import docstring_help
 
@@ -24,13 +24,12 @@ if TYPE_CHECKING:
 @docstring_help
 class ScriptArguments:
     """
-    Arguments of the script, beside those of the model and of the training.
+    Arguments of the script, in addition to those of the model and of the training.
 
     Args:
         dataset_name (`str`):
-            Folder of merged samples, with `train/` and `eval/` in it, or the id of a dataset on the Hub, with splits
-            of these names. `train` is trained on, and `eval` is what the losses are evaluated on where
-            `eval_strategy` asks for it.
+            Folder of merged samples, with subfolders `train/` and `eval/`, or id of a published dataset on the Hub,
+            with splits `train` and `test`. The losses are evaluated on the second if `eval_strategy` asks for it.
         dataset_config (`str`, *optional*):
             Name of the dataset's configuration on the Hub.
     """
@@ -80,17 +79,19 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
         trainer.save_merged(folder / "merged")
     if trainer.is_world_process_zero():
         plot_curves(trainer.state.log_history, folder / "curves.png")
-    trainer.create_model_card(dataset_name=script_args.dataset_name, gates=gates_of(Path(script_args.dataset_name)))
+    trainer.create_model_card(
+        dataset_name=script_args.dataset_name, gates=read_gates_report(Path(script_args.dataset_name))
+    )
     trainer.accelerator.print(summary(trainer.state.log_history, result.metrics, training_args.output_dir))
     trainer.end()
 
 
 def load_split(script_args: ScriptArguments, split: str, revision: str | None) -> tuple["Dataset", str | None]:
     """
-    Rows of one split, and the revision of the dataset: a commit of the Hub, or a hash of the folder's rows.
+    Load the rows of one split, and the revision of the dataset: a commit on the Hub, or a hash of the folder's rows.
 
     Raises:
-        FileNotFoundError, ValueError: If there is no such dataset, or its rows are no samples.
+        FileNotFoundError, ValueError: If there is no such dataset, or its rows are not samples.
     """
     from datasets import load_dataset
     from huggingface_hub import HfApi
@@ -106,14 +107,14 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
         return rows, revision or f"sha256:{digest[:16]}"
     if revision is None:
         revision = HfApi().dataset_info(script_args.dataset_name).sha
-    # A release calls the held-out split as datasets of the Hub do.
-    published = {"train": "train", "eval": "test"}[split]
-    rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=published, revision=revision)
+    # Published datasets have the usual split names of the Hub
+    hub_split = {"train": "train", "eval": "test"}[split]
+    rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=hub_split, revision=revision)
     return rows.cast(SAMPLE_FEATURES), revision
 
 
-def gates_of(folder: Path) -> dict | None:
-    """The report of the gates that a folder of samples has passed, which `make data` leaves beside it."""
+def read_gates_report(folder: Path) -> dict | None:
+    """Read the quality gates' report on a folder of samples, which `make data` writes beside it, if there is one."""
     from cb_datasets.files import read_json
 
     report = folder.parent / "reports" / "quality_gates.json"
@@ -121,16 +122,16 @@ def gates_of(folder: Path) -> dict | None:
 
 
 def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str | None) -> str:
-    """One line of what a run did, from the first and the last of its logs."""
+    """One line on a finished run: its metrics in the first and in the last log entry."""
     logs = [entry for entry in log_history if "cosine/ds" in entry or "cosine/dr" in entry]
-    parts = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
+    results = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
     for title, key in (("cosine on Ds", "cosine/ds"), ("cosine on Dr", "cosine/dr")):
         if key in logs[-1]:
-            parts.append(f"{title} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+            results.append(f"{title} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
     for key in logs[-1]:
         if key.startswith("loss/"):
-            parts.append(f"{key.removeprefix('loss/')} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
-    return f"{', '.join(parts)}; adapter in {output_dir}"
+            results.append(f"{key.removeprefix('loss/')} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+    return f"{', '.join(results)}; adapter in {output_dir}"
 
 
 def make_parser() -> "TrlParser":
@@ -138,9 +139,9 @@ def make_parser() -> "TrlParser":
 
     from .circuit_breaker_config import CircuitBreakerConfig
 
-    description = __doc__.strip().split("\n")[0]
-    # The annotation is a type that no dataclass is of
-    return TrlParser((ScriptArguments, CircuitBreakerConfig, ModelConfig), description=description)  # type: ignore[arg-type]
+    # The annotation of TRL's parser fits no dataclass
+    types: Any = (ScriptArguments, CircuitBreakerConfig, ModelConfig)
+    return TrlParser(types, description=__doc__.strip().split("\n")[0])
 
 
 if __name__ == "__main__":

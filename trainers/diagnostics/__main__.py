@@ -149,13 +149,10 @@ def main(args: DiagnosticsArguments) -> None:
 
 
 def make_parser() -> HfArgumentParser:
+    # The annotation of the parser fits no dataclass
+    types: Any = DiagnosticsArguments
     description = __doc__.strip().split("\n")[0]
-    # HfArgumentParser's own annotation fits no dataclass
-    return HfArgumentParser(
-        DiagnosticsArguments,  # type: ignore[arg-type]
-        prog="python -m trainers.diagnostics",
-        description=description,
-    )
+    return HfArgumentParser(types, prog="python -m trainers.diagnostics", description=description)
 
 
 if __name__ == "__main__":
