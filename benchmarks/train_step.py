@@ -1,16 +1,18 @@
-"""What a training step costs: the published computation, plainly written, against ours, at the same loss.
+"""Cost of a training step: a plain implementation of the published computation against ours, at the same loss.
 
     python benchmarks/train_step.py --json train_step.json                 two CPU cores, random models
     python benchmarks/train_step.py --preset llama-3.1-8b                  one GPU, random weights in bf16
 
-The plain step is the published code's: a model cut one block above its deepest target, every row padded to 1,024
-tokens, LM head and all, hidden states of every layer stacked, both sets and both networks one after another. Ours is
-`CircuitBreakerTrainer.compute_loss` on the same rows and weights; nothing is cached between steps. The losses are
-compared. Each step runs in a process of its own, all of them in turn; of the turns the quickest counts. Time is that
-of all processors, memory the peak of the process, the resting model included; on a GPU the wall's and the allocator's.
+The plain step follows the published code: a model truncated one layer above its last target layer, every row padded
+to 1,024 tokens, the LM head on all tokens, hidden states of all layers stacked, both sets and both networks one after
+another. Ours is `CircuitBreakerTrainer.compute_loss` on the same rows and weights; nothing is cached between steps.
+The losses are compared. Each step runs in its own process, all steps in turn, and the fastest of the turns is
+reported. Time is processor time and memory the peak of the process, with the model; on a GPU they are wall time and
+the allocator's peak.
 
-The ablation adds one switch after another. For the selective preset the plain form pads to 1,024, runs every block and
-computes all logits, and multiplies by masks; it has half as many rows of a set, and as many again under attack.
+The ablation adds one switch after another. For the selective preset the plain step pads to 1,024 tokens, runs all
+layers, computes all logits and multiplies by masks; it has half as many rows of each set, and as many again under
+attack.
 """
 
 import argparse
@@ -43,8 +45,8 @@ from trainers.objective.hidden_states import get_decoder  # noqa: E402
 from trainers.objective.terms import Plan  # noqa: E402
 
 
-LENGTH = 1024  # every row of the published code has so many positions
-STEP, STEPS = 75, 150  # where both coefficients are in play
+LENGTH = 1024  # positions of every row in the published code
+STEP, STEPS = 75, 150  # a step at which neither coefficient is small
 
 
 class Shape(NamedTuple):
@@ -65,7 +67,7 @@ SHAPES = {
     "llama-3.1-8b": Shape(4096, 14_336, 32, 32, 8, 128_256, rows=16),
 }
 
-# Our switches, one more in each row of the ablation.
+# Switches of the trainer, one more in each row of the ablation.
 OFF = dict.fromkeys(
     ["padding_free", "shared_prefix", "skip_layers", "masked_logits", "fused_lora", "fused_norms", "recompute_gates"],
     False,
@@ -78,14 +80,14 @@ ABLATION: dict[str, dict[str, Any]] = {
     "+ LoRA and norms in few passes, gates recomputed, chosen logits (ours)": {},
 }
 
-# What a GPU with memory to spare, and Triton, can do besides.
+# Further switches on a GPU, for memory to spare and for Triton.
 GPU_ABLATION: dict[str, dict[str, Any]] = {
     **ABLATION,
     "+ activations kept, not computed again": {"gradient_checkpointing": False},
     "+ Liger kernels": {"gradient_checkpointing": False, "use_liger_kernel": True},
 }
 
-# Threads sleep while they wait, and what is freed goes back to the system: time and memory are what the step needs.
+# Waiting threads sleep and freed memory is returned to the system, so that the time and memory are those of the step.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
     "OMP_WAIT_POLICY": "passive",
@@ -118,7 +120,7 @@ def make_model(shape: Shape, device: str) -> PreTrainedModel:
 
 
 def lengths_of(mix: str, number: int) -> list[int]:
-    """Lengths of rows: all full, all sharing 640 tokens, or as conversations have them (mean / longest about 0.35)."""
+    """Lengths of rows: all full, all sharing 640 tokens, or as in real conversations (mean / longest about 0.35)."""
     if mix == "full":
         return [LENGTH] * number
     rng = np.random.default_rng(0)
@@ -173,7 +175,7 @@ def make_rows(mix: str, shape: Shape, selective: bool) -> Dataset:
 
 
 def make_trainer(shape: Shape, mix: str, selective: bool, device: str, switches: dict[str, Any]):
-    """The trainer whose step is ours; the plain step takes its model and its rows."""
+    """The trainer of our step. The plain step uses its model and rows."""
     gpu = device == "cuda"
     args = CircuitBreakerConfig(
         output_dir="unused",
@@ -198,7 +200,7 @@ def make_trainer(shape: Shape, mix: str, selective: bool, device: str, switches:
         peft_config=LoraConfig(r=16, lora_alpha=16),
     )
     trainer.model.train()
-    # What `train` does before its first step
+    # As `train` does before its first step
     if args.gradient_checkpointing:
         trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
     if args.use_liger_kernel:
@@ -226,8 +228,8 @@ def plain_reference(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
     """Algorithm 1 as the published code computes it."""
     model, decoder = trainer.model, get_decoder(trainer.model)
     targets, alpha = list(trainer.plan.target_layers), trainer.args.rr_weight
-    blocks = decoder.layers
-    decoder.layers = blocks[: max(targets) + 1]
+    layers = decoder.layers
+    decoder.layers = layers[: max(targets) + 1]
     states = {}
     for name in ("retain", "circuit_breaker"):
         inputs = padded([row["input_ids"] for row in rows if row["set"] == name], device)
@@ -235,7 +237,7 @@ def plain_reference(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
             frozen = torch.stack(model(**inputs, output_hidden_states=True).hidden_states).float()
         adapted = torch.stack(model(**inputs, output_hidden_states=True).hidden_states).float()
         states[name] = adapted, frozen, inputs["attention_mask"]
-    decoder.layers = blocks
+    decoder.layers = layers
     adapted, frozen, mask = states["retain"]
     mask = mask[None, ..., None]
     retain = torch.norm(adapted * mask - frozen * mask, dim=-1, p=2).nanmean()
@@ -246,11 +248,11 @@ def plain_reference(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
 
 
 def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], device: str) -> torch.Tensor:
-    """The selective preset without any thought of cost: whole padded rows, all logits, masks by multiplication."""
+    """The selective preset without optimizations: padded rows, all logits, masks by multiplication."""
     model = trainer.model
     harmful = [row for row in rows if row["set"] == "circuit_breaker"]
     safe = [row for row in rows if row["priority_class"] == "adversarial_safe"]
-    kept = [row for row in rows if row["priority_class"] == "general_conversation"]
+    chat = [row for row in rows if row["priority_class"] == "general_conversation"]
 
     def logits(sequences: list[list[int]], adapted: bool = True) -> torch.Tensor:
         inputs = padded(sequences, device)
@@ -280,11 +282,11 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
         return (values * weights).sum() / weights.sum()
 
     args = trainer.args
-    ids = [row["input_ids"] for row in kept]
-    held = mean(divergence(logits(ids), logits(ids, adapted=False)), completion(kept))
-    loss = args.retain_kl_weight * held
+    ids = [row["input_ids"] for row in chat]
+    retain = mean(divergence(logits(ids), logits(ids, adapted=False)), completion(chat))
+    loss = args.retain_kl_weight * retain
 
-    # The teacher's rows are shorter by the injection: moved to where the student's completion stands
+    # The teacher's rows lack the injection: shift them until the completions are aligned
     teacher = logits([row["clean_ids"] for row in safe], adapted=False)
     shift = len(safe[0]["input_ids"]) - len(safe[0]["clean_ids"])
     student = logits([row["input_ids"] for row in safe])
@@ -313,11 +315,11 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# In a process of its own
+# Measurements, each in its own process
 
 
-class Measured(NamedTuple):
-    """One step: its loss, seconds (of all processors on a CPU), peak memory in MiB, and what it had to compute."""
+class Measurement(NamedTuple):
+    """One step: loss, seconds (processor time on a CPU), peak memory in MiB, tokens, and floating-point operations."""
 
     loss: float
     seconds: float
@@ -326,15 +328,15 @@ class Measured(NamedTuple):
     flops: float
 
 
-def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
-    """Measure one step in this process. `kind` is "plain" or a row of the ablation."""
+def run_job(shape: str, mix: str, preset: str, variant: str) -> Measurement:
+    """Measure one step in this process. `variant` is "plain" or a row of the ablation."""
     device = "cuda" if shape == "llama-3.1-8b" else "cpu"
     selective, gpu = preset == "selective", device == "cuda"
     sizes = SHAPES[shape]._replace(rows=SHAPES[shape].rows // (1 + selective))
-    # The plain steps take their model from a trainer that has changed nothing in it
-    trainer = make_trainer(sizes, mix, selective, device, GPU_ABLATION.get(kind, OFF))
+    # The plain steps use the model of a trainer with all switches off, which has replaced none of its layers
+    trainer = make_trainer(sizes, mix, selective, device, GPU_ABLATION.get(variant, OFF))
     rows = list(trainer.train_dataset)
-    if kind == "plain":
+    if variant == "plain":
         trainer.model.set_attn_implementation("sdpa")
         plain = plain_selective if selective else plain_reference
 
@@ -363,13 +365,13 @@ def run_job(shape: str, mix: str, preset: str, kind: str) -> Measured:
     memory = (
         torch.cuda.max_memory_allocated() / 2**20 if gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     )
-    return Measured(
+    return Measurement(
         loss.item(), min(seconds), memory, sum(row["num_tokens"] for row in rows), flops(sizes, trainer.plan, rows)
     )
 
 
-def in_process(job: tuple[str, str, str, str]) -> Measured:
-    """One step in a process of its own."""
+def measure_in_subprocess(job: tuple[str, str, str, str]) -> Measurement:
+    """Measure one step in a new process."""
     output = subprocess.run(
         [sys.executable, __file__, "--job", json.dumps(job)],
         env={**os.environ, **ENVIRONMENT},
@@ -379,23 +381,23 @@ def in_process(job: tuple[str, str, str, str]) -> Measured:
     )
     if output.returncode:
         raise SystemExit(f"{job} failed:\n{output.stderr}")
-    return Measured(**json.loads(output.stdout.strip().splitlines()[-1]))
+    return Measurement(**json.loads(output.stdout.strip().splitlines()[-1]))
 
 
-def in_fork(job: tuple[str, str, str, str]) -> Measured:
-    """One step in a process of its own that has its imports done. A GPU tells what is allocated, whoever asks."""
+def measure_in_fork(job: tuple[str, str, str, str]) -> Measurement:
+    """Measure one step in a forked process, which saves the imports. They do not count in the GPU's memory anyway."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as pool:
         return pool.submit(run_job, *job).result()
 
 
-def in_turn(jobs: list[tuple[str, str, str, str]], turns: int) -> dict[tuple[str, ...], Measured]:
-    """Every job, all of them in turn; of the turns the quickest."""
-    best: dict[tuple[str, ...], Measured] = {}
+def measure_all(jobs: list[tuple[str, str, str, str]], turns: int) -> dict[tuple[str, ...], Measurement]:
+    """Measure all jobs in turn, several times, and return the fastest measurement of each."""
+    best: dict[tuple[str, ...], Measurement] = {}
     for turn in range(turns):
         for job in jobs:
             print(f"turn {turn + 1}: {', '.join(job)}", file=sys.stderr, flush=True)
             try:
-                measured = in_fork(job) if job[0] == "llama-3.1-8b" else in_process(job)
+                measured = measure_in_fork(job) if job[0] == "llama-3.1-8b" else measure_in_subprocess(job)
             except torch.OutOfMemoryError:
                 print("does not fit in the GPU's memory", file=sys.stderr)
                 continue
@@ -409,17 +411,19 @@ def in_turn(jobs: list[tuple[str, str, str, str]], turns: int) -> dict[tuple[str
 # The comparison
 
 
-def compare(best: dict[tuple[str, ...], Measured]) -> dict[str, dict[str, float]]:
-    """A row for the time and one for the memory of each job that is not plain, against the plain one."""
+def compare(best: dict[tuple[str, ...], Measurement]) -> dict[str, dict[str, float]]:
+    """Time and memory of each job against those of the plain step on the same model and rows, one row for each."""
     table: dict[str, dict[str, float]] = {}
-    for (shape, mix, preset, kind), ours in best.items():
-        if kind == "plain" or (shape, mix, preset, "plain") not in best:
+    for (shape, mix, preset, variant), ours in best.items():
+        if variant == "plain" or (shape, mix, preset, "plain") not in best:
             continue
         plain = best[shape, mix, preset, "plain"]
         tolerance = 2e-2 if shape == "llama-3.1-8b" else 1e-5
         if abs(ours.loss - plain.loss) > tolerance * abs(plain.loss):
-            raise SystemExit(f"{shape}, {mix}, {preset}, {kind}: the loss is {ours.loss}, plainly it is {plain.loss}.")
-        name = f"{shape}, {preset}, {mix}: {kind}"
+            raise SystemExit(
+                f"{shape}, {mix}, {preset}, {variant}: the loss is {ours.loss}, but {plain.loss} in the plain step."
+            )
+        name = f"{shape}, {preset}, {mix}: {variant}"
         table[f"{name}, seconds"] = {
             "ours": ours.seconds,
             "theirs": plain.seconds,
@@ -434,15 +438,16 @@ def compare(best: dict[tuple[str, ...], Measured]) -> dict[str, dict[str, float]
 
 
 def flops(shape: Shape, plan: Plan, rows: list[dict[str, Any]]) -> float:
-    """What a step has to compute on real tokens: a forward, and a forward with its backward, as deep as a row is read.
+    """Floating-point operations of a step on real tokens, with the reference preset.
 
-    Of the reference preset. Attention and the adapter's own weights are left out, so the utilisation is a lower bound.
+    A forward of the frozen network, and a forward and backward of the adapted one, through the layers that the terms
+    of each row need. Attention and the adapter's weights are left out, so that the utilization is a lower bound.
     """
     head_size = shape.hidden_size // shape.num_heads
     attention = 2 * shape.hidden_size**2 + 2 * shape.hidden_size * head_size * shape.num_kv_heads
-    block = attention + 3 * shape.hidden_size * shape.intermediate_size
-    depths = (max(plan.layers_run(term, "adapted") for term in plan.terms_of(row)) for row in rows)
-    return sum(6.0 * row["num_tokens"] * block * depth for row, depth in zip(rows, depths, strict=True))
+    layer = attention + 3 * shape.hidden_size * shape.intermediate_size
+    layers_run = (max(plan.layers_run(term, "adapted") for term in plan.terms_of(row)) for row in rows)
+    return sum(6.0 * row["num_tokens"] * layer * number for row, number in zip(rows, layers_run, strict=True))
 
 
 def print_table(table: dict[str, dict[str, float]]) -> None:
@@ -451,12 +456,13 @@ def print_table(table: dict[str, dict[str, float]]) -> None:
         print(f"{name:82}{row['ours']:>10.2f}{row['theirs']:>10.2f}{row['ratio']:>8.2f}")
 
 
-def print_gpu(best: dict[tuple[str, ...], Measured]) -> None:
+def print_gpu(best: dict[tuple[str, ...], Measurement]) -> None:
+    """Print device, seconds, tokens per second, memory and, where the peak is known, MFU of each job."""
     device = torch.cuda.get_device_name(0)
     peak = next((value for name, value in PEAKS.items() if name in device), None)
     print(f"\n{device}")
-    for (_, mix, preset, kind), measured in best.items():
-        line = f"{preset}, {mix}, {kind}: {measured.seconds:.2f} s/step, "
+    for (_, mix, preset, variant), measured in best.items():
+        line = f"{preset}, {mix}, {variant}: {measured.seconds:.2f} s/step, "
         line += f"{measured.tokens / measured.seconds:.0f} tokens/s, {measured.memory / 1024:.1f} GiB"
         if peak and preset == "reference":
             line += f", MFU {measured.flops / measured.seconds / peak:.1%}"
@@ -475,13 +481,15 @@ def main() -> None:
         print(json.dumps(run_job(*json.loads(args.job))._asdict()))
         return
     gpu = args.preset == "llama-3.1-8b"
-    kinds = list(GPU_ABLATION if gpu else ABLATION)
+    variants = list(GPU_ABLATION if gpu else ABLATION)
     jobs = []
     for shape in [args.preset] if gpu else args.shapes:
-        jobs += [(shape, "real", "reference", kind) for kind in ("plain", *kinds)]
-        jobs += [(shape, mix, "reference", kind) for mix in ("prefix", "full") for kind in ("plain", kinds[-1])]
-        jobs += [(shape, "real", "selective", kind) for kind in ("plain", kinds[-1])]
-    best = in_turn(jobs, args.turns)
+        jobs += [(shape, "real", "reference", variant) for variant in ("plain", *variants)]
+        jobs += [
+            (shape, mix, "reference", variant) for mix in ("prefix", "full") for variant in ("plain", variants[-1])
+        ]
+        jobs += [(shape, "real", "selective", variant) for variant in ("plain", variants[-1])]
+    best = measure_all(jobs, args.turns)
     table = compare(best)
     print_table(table)
     if gpu:

@@ -3,7 +3,7 @@
     python tools/llama31_tokenizer.py .tokenizers/llama-3.1
 
 `llama-models` ships `tokenizer.model`, TRL ships the chat template. The tokenizer is under the Llama 3.1 community
-licence: it serves tests and the local recipe, and is never committed.
+licence: it is used in tests and in local runs, and never committed.
 """
 
 import sys
@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 
 
-# How Llama 3 cuts text into words before byte-pair encoding.
+# Pre-tokenization of Llama 3: splits text into words before byte-pair encoding.
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# Positions of the named ones among the 256 special tokens that follow the 128,000 ordinary ones.
+# Special tokens that are not reserved, by their index among the 256 that follow the 128,000 ordinary tokens.
 NAMED = {
     0: "<|begin_of_text|>",
     1: "<|end_of_text|>",

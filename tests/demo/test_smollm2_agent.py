@@ -1,4 +1,4 @@
-"""How SmolLM2 is taught, on the tiny agent's network: `make smollm2` is what runs it on the model itself."""
+"""The training script of the SmolLM2 agent, on the tiny agent's network; `make smollm2` runs it on the real model."""
 
 import random
 
@@ -22,50 +22,50 @@ def tokenizer(tiny_agent_path):
 
 
 def test_the_compact_template_names_tools_and_changes_nothing_else(tokenizer):
-    row, shown = row_of("Pictures of the moon?"), {}
+    row, prompts = row_of("Pictures of the moon?"), {}
     for name, template in (("whole", TEMPLATE), ("compact", COMPACT_TEMPLATE)):
         tokenizer.chat_template = template
-        shown[name] = render_prompt(tokenizer, row).split("Functions you can call:\n")
+        prompts[name] = render_prompt(tokenizer, row).split("Functions you can call:\n")
         assert format_of(template).name == "llama3_json"
-    (head, rest), (compact_head, compact_rest) = shown["whole"], shown["compact"]
+    (head, rest), (compact_head, compact_rest) = prompts["whole"], prompts["compact"]
     assert head == compact_head
     tools, turns = compact_rest.split("<|eot_id|>", 1)
     assert tools.split("\n")[:2] == ["search_web", "retrieve_multimodal_docs"] and len(tools.split("\n")) == 8
     assert rest.endswith(turns) and rest.startswith('{"name": "search_web"')
 
 
-def test_it_is_taught_on_one_part_and_watched_on_another():
-    taught, watched = ({text for text, _ in training_rows(0, 400, part)} for part in ("train", "dev"))
-    assert len(taught) > 350 and len(watched) > 350
-    assert not taught & watched
+def test_training_and_dev_rows_are_disjoint():
+    train_texts, dev_texts = ({text for text, _ in training_rows(0, 400, split)} for split in ("train", "dev"))
+    assert len(train_texts) > 350 and len(dev_texts) > 350
+    assert not train_texts & dev_texts
 
 
-def taught(path, kept, tokenizer):
+def trained(path, checkpoint, tokenizer):
     """The weights after training from the weights at `path`."""
     random.seed(0)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    script.train(model, tokenizer, 0, STEPS, kept)
+    script.train(model, tokenizer, 0, STEPS, checkpoint)
     return model.state_dict()
 
 
-def test_a_killed_run_goes_on_where_it_was(tiny_agent_path, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "KEEP_EVERY", 2)
+def test_interrupted_run_resumes_from_its_checkpoint(tiny_agent_path, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "CHECKPOINT_STEPS", 2)
     monkeypatch.setattr(script, "DEV_ROWS", 16)
-    whole = taught(tiny_agent_path, tmp_path / "whole.pt", tokenizer)
+    whole = trained(tiny_agent_path, tmp_path / "whole.pt", tokenizer)
 
     update, steps = script.update, []
 
-    def dies_after_three(*arguments):
+    def interrupted_after_three(*arguments):
         steps.append(arguments[-1])
         if len(steps) == 4:
             raise KeyboardInterrupt
         update(*arguments)
 
-    monkeypatch.setattr(script, "update", dies_after_three)
+    monkeypatch.setattr(script, "update", interrupted_after_three)
     with pytest.raises(KeyboardInterrupt):
-        taught(tiny_agent_path, tmp_path / "killed.pt", tokenizer)
-    resumed = taught(tiny_agent_path, tmp_path / "killed.pt", tokenizer)
-    assert len(steps) == 4 + 2  # the third step was not kept, and is made again
+        trained(tiny_agent_path, tmp_path / "killed.pt", tokenizer)
+    resumed = trained(tiny_agent_path, tmp_path / "killed.pt", tokenizer)
+    assert len(steps) == 4 + 2  # the third step was not saved, and is repeated
     assert steps[4] == steps[2]
     for name, weights in whole.items():
         torch.testing.assert_close(resumed[name], weights)
