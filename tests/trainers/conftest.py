@@ -1,4 +1,4 @@
-"""A random model of four small blocks, a tokenizer of single bytes, and rows for them to train on."""
+"""A random model with four small layers, a byte tokenizer, and rows to train on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -111,7 +111,7 @@ def make_sample(
 
 @pytest.fixture(scope="session")
 def sample() -> Callable[..., dict[str, Any]]:
-    """Makes one row of the samples' type."""
+    """Makes one sample."""
     return make_sample
 
 
@@ -196,10 +196,10 @@ def build_trainer(**options: Any) -> CircuitBreakerTrainer:
         "bf16": False,
         "gradient_checkpointing": False,
     }
-    if "preset" in options:  # as it is
+    if "preset" in options:  # which then decides these settings
         config = {key: value for key, value in config.items() if key not in PRESETS["reference"]}
-    own = {"model": make_model(), "peft_config": LoraConfig(r=4, lora_alpha=8)}
+    arguments = {"model": make_model(), "peft_config": LoraConfig(r=4, lora_alpha=8)}
     for name, value in options.items():
-        parts = {*own, "train_dataset", "processing_class", "eval_dataset", "callbacks"}
-        (own if name in parts else config)[name] = value
-    return CircuitBreakerTrainer(args=CircuitBreakerConfig(**config), **own)
+        names = {*arguments, "train_dataset", "processing_class", "eval_dataset", "callbacks"}
+        (arguments if name in names else config)[name] = value
+    return CircuitBreakerTrainer(args=CircuitBreakerConfig(**config), **arguments)

@@ -1,4 +1,4 @@
-"""The trainer: what it computes, on which tokens, and that neither accumulation nor an interruption changes it."""
+"""The trainer: its loss and its adapter, which neither accumulation nor an interruption changes, and its errors."""
 
 import json
 import logging
@@ -69,13 +69,13 @@ def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
         assert all(torch.equal(state, other) for state, other in zip(states, expected[term], strict=True))
 
 
-def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
-    def blocks(trainer):
+def test_adapter_is_on_the_layers_that_the_loss_depends_on(make_trainer):
+    def adapted_layers(trainer):
         return {int(re.search(r"layers\.(\d+)\.", name)[1]) for name in adapter(trainer)}
 
-    assert blocks(make_trainer(target_layers=[1, 2])) == {0, 1}
-    assert blocks(make_trainer(target_layers=[1, 2], retain_l2_layers=["all"])) == {0, 1, 2}
-    assert blocks(make_trainer(target_layers=[4], retain_l2_layers=["all"])) == {0, 1, 2, 3}
+    assert adapted_layers(make_trainer(target_layers=[1, 2])) == {0, 1}
+    assert adapted_layers(make_trainer(target_layers=[1, 2], retain_l2_layers=["all"])) == {0, 1, 2}
+    assert adapted_layers(make_trainer(target_layers=[4], retain_l2_layers=["all"])) == {0, 1, 2, 3}
     trainer = make_trainer(target_layers=[2])
     trainer.train()
     start = adapter(make_trainer(target_layers=[2]))
@@ -84,7 +84,7 @@ def test_adapter_reaches_the_blocks_that_a_loss_reaches(make_trainer):
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     }
     pattern = LoraConfig(target_modules=r".*\.layers\.[12]\..*_proj")
-    assert blocks(make_trainer(target_layers=[3], peft_config=pattern)) == {1, 2}
+    assert adapted_layers(make_trainer(target_layers=[3], peft_config=pattern)) == {1, 2}
     for config in (pattern, LoraConfig(target_modules=["q_proj"], layers_to_transform=[1, 2])):
         with pytest.raises(ValueError, match="weights in decoder layer 2 .* never be trained"):
             make_trainer(target_layers=[2], peft_config=config)
@@ -96,12 +96,12 @@ def test_initial_noise_is_set_by_its_deviation_and_the_seed(make_trainer, model)
     assert not any(b[0.0][name].any() for name in matrices)
     values = torch.cat([b[1e-2][name].flatten() for name in matrices])
     assert values.std().item() == pytest.approx(1e-2, rel=0.1)
-    torch.manual_seed(1)  # whatever was drawn before, the run's own seed decides
+    torch.manual_seed(1)  # the noise depends on the run's own seed only
     again = adapter(make_trainer(model=model, lora_b_init_std=1e-2))
     assert all(torch.equal(again[name], value) for name, value in b[1e-2].items())
 
 
-def test_preparing_twice_is_preparing_once(make_trainer, tokenizer):
+def test_preparing_a_prepared_dataset_changes_nothing(make_trainer, tokenizer):
     trainer = make_trainer()
     again = trainer._prepare_dataset(trainer.train_dataset, tokenizer, trainer.args, "train")
     assert again.to_list() == trainer.train_dataset.to_list()
@@ -156,13 +156,18 @@ def test_sets_without_rows_are_refused(make_trainer, rows):
 
 
 def test_excluded_class_is_never_drawn_and_the_others_all_are(make_trainer):
-    def drawn(trainer):
+    def drawn_classes(trainer):
         batches = trainer.get_train_dataloader().batch_sampler
         return Counter(trainer.train_dataset[row]["priority_class"] for batch in batches for row in batch)
 
     options = {"max_steps": 12, "per_device_train_batch_size": 1}
-    assert set(drawn(make_trainer(**options))) == {"harmful_flip", "benign_twin", "refusal", "adversarial_safe"}
-    without = drawn(make_trainer(**options, term_classes={"retain_l2": ["benign_twin", "refusal"]}))
+    assert set(drawn_classes(make_trainer(**options))) == {
+        "harmful_flip",
+        "benign_twin",
+        "refusal",
+        "adversarial_safe",
+    }
+    without = drawn_classes(make_trainer(**options, term_classes={"retain_l2": ["benign_twin", "refusal"]}))
     # masses 5 x 1.2 and 3 x 1.0 share 36 rows of Dr
     assert without == {"harmful_flip": 12, "benign_twin": 24, "refusal": 12}
 
@@ -194,7 +199,7 @@ def test_schedule_counts_optimizer_steps(make_trainer, accumulation):
         assert loss == pytest.approx(c_rr * rr + c_retain * retain, rel=1e-5)
 
 
-def test_interrupted_run_goes_on_as_if_it_had_not_been(make_trainer, tmp_path):
+def test_interrupted_run_resumes_with_the_same_results(make_trainer, tmp_path):
     class Interrupt(TrainerCallback):
         def on_save(self, args, state, control, **kwargs):
             control.should_training_stop = True
@@ -226,7 +231,7 @@ def test_cosine_falls_and_the_retain_set_stays(make_trainer, caplog):
     assert "nothing is being rerouted" not in caplog.text
 
 
-def test_run_that_does_not_leave_its_start_is_told_of(make_trainer, caplog):
+def test_run_without_rerouting_gets_a_warning(make_trainer, caplog):
     trainer = make_trainer(max_steps=20, learning_rate=1e-7, lora_b_init_std=0.0)
     with caplog.at_level(logging.WARNING):
         trainer.train()
@@ -235,7 +240,7 @@ def test_run_that_does_not_leave_its_start_is_told_of(make_trainer, caplog):
     assert "at step 3 of 20" in warnings[0]
 
 
-def test_loss_that_is_no_number_stops_the_run(make_trainer):
+def test_nan_loss_stops_the_run(make_trainer):
     trainer = make_trainer()
     next(value for name, value in trainer.model.named_parameters() if "lora_B" in name).data.fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"The loss is nan at step 1 \(rr nan.* of the rows ds/\d, .*/\d"):
@@ -249,15 +254,15 @@ def test_evaluation_is_the_mean_over_all_rows(make_trainer, rows):
         make_trainer(eval_dataset=dataset, lora_b_init_std=0.1, per_device_eval_batch_size=size).evaluate()
         for size in (16, 2)
     ]
-    whole, parts = evaluations
+    whole, divided = evaluations
     for key in ("eval_loss", "eval_loss/rr", "eval_loss/retain_l2", "eval_cosine/ds_layer_2", "eval_cosine/ds"):
-        assert parts[key] == pytest.approx(whole[key], rel=1e-5), key
+        assert divided[key] == pytest.approx(whole[key], rel=1e-5), key
     assert whole["eval_coefficient/rr"] == 10.0
     assert whole["eval_loss"] == pytest.approx(10.0 * whole["eval_loss/rr"], rel=1e-6)
     assert 0 < whole["eval_loss/retain_l2"]
 
 
-def test_evaluation_during_training_leaves_its_metrics_apart(make_trainer, rows):
+def test_evaluation_during_training_has_its_own_metrics(make_trainer, rows):
     trainer = make_trainer(eval_dataset=rows(split="eval"), eval_strategy="steps", eval_steps=2)
     trainer.train()
     assert len(logged(trainer, "eval_loss/rr")) == 2
@@ -295,7 +300,7 @@ def test_adapter_of_an_earlier_run_is_trained_further(make_trainer, model):
         make_trainer(model=earlier)
 
 
-def test_model_with_the_adapter_merged_is_the_model_with_the_adapter(make_trainer, tmp_path):
+def test_merged_model_computes_what_the_adapted_model_computes(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.train()
     trainer.save_merged(tmp_path / "merged")
@@ -306,14 +311,14 @@ def test_model_with_the_adapter_merged_is_the_model_with_the_adapter(make_traine
     with trainer.model.disable_adapter():
         assert not torch.allclose(merged(inputs).logits, trainer.model(inputs).logits, atol=1e-2)
     AutoTokenizer.from_pretrained(tmp_path / "merged")
-    assert any("lora_" in name for name, _ in trainer.model.named_parameters())  # it can go on training
+    assert any("lora_" in name for name, _ in trainer.model.named_parameters())  # the trainer's model is not merged
 
 
 def test_adapter_has_the_shape_that_vllm_loads(make_trainer, tmp_path):
     trainer = make_trainer(target_layers=[1, 2])
     trainer.save_model(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
-    # What vLLM's PEFTHelper refuses or does not know
+    # Settings that vLLM's PEFTHelper rejects or ignores
     assert (config["peft_type"], config["bias"], config["use_dora"]) == ("LORA", "none", False)
     assert config["modules_to_save"] is None
     weights = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -322,10 +327,10 @@ def test_adapter_has_the_shape_that_vllm_loads(make_trainer, tmp_path):
     assert all(config["r"] in value.shape for value in weights.values())
 
 
-def test_what_fsdp2_cannot_carry_is_refused_by_name(make_trainer):
+def test_settings_that_fsdp2_does_not_support_are_errors(make_trainer):
     trainer = make_trainer()
     trainer.is_fsdp_enabled = True
-    trainer._refuse_with_fsdp(trainer.args)  # every other switch may stay
+    trainer._refuse_with_fsdp(trainer.args)  # all other settings are supported
     for name, value in (("reference_cache", "folder"), ("merge", True)):
         args = copy(trainer.args)
         setattr(args, name, value)
@@ -333,31 +338,31 @@ def test_what_fsdp2_cannot_carry_is_refused_by_name(make_trainer):
             trainer._refuse_with_fsdp(args)
 
 
-def test_processes_with_different_forwards_are_stopped_and_do_not_wait(make_trainer, monkeypatch):
+def test_processes_with_different_forwards_are_an_error_not_a_deadlock(make_trainer, monkeypatch):
     trainer = make_trainer(preset="reference", target_layers=[1, 2])
     batch = first_batch(trainer)
     trainer._check_same_forwards(batch)
     other = torch.tensor([[[0] * 5, [0] * 5]])
-    monkeypatch.setattr(trainer.accelerator, "gather", lambda own: torch.cat([own, other]))
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda counts: torch.cat([counts, other]))
     with pytest.raises(ValueError, match="different forwards.*Raise `retain_batch_size`"):
         trainer._check_same_forwards(batch)
 
 
-def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
+def test_card_has_method_data_gates_and_evaluation(make_trainer, tmp_path):
     trainer = make_trainer(output_dir=str(tmp_path / "breaker"), dataset_revision="sha256:12ab")
     gates = {"passed": True, "gates": [{"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 17}]}
-    figure = {"value": 0.025, "low": 0.014, "high": 0.045, "n": 400}
+    metric = {"value": 0.025, "low": 0.014, "high": 0.045, "n": 400}
     evaluation = {
         "settings": {"adapters": {"breaker": "12ab", "plain_rr": "34cd"}},
-        "base": {"asr": {**figure, "value": 0.96}},
-        "breaker": {"asr": figure},
+        "base": {"asr": {**metric, "value": 0.96}},
+        "breaker": {"asr": metric},
         "plain_rr": {},
     }
     trainer.create_model_card(dataset_name="someone/samples", gates=gates, evaluation=evaluation)
     card = ModelCard.load(tmp_path / "breaker" / "README.md")
     assert card.data.datasets == "someone/samples"
     assert card.data.library_name == "peft"
-    for part in (
+    for text in (
         *("# breaker", "arxiv", "2406.04313", "`rr` x 10.0", "`retain_l2` x 10.0", "revision `sha256:12ab`"),
         *(
             "6 harmful_flip",
@@ -370,7 +375,7 @@ def test_card_tells_method_data_gates_and_evaluation(make_trainer, tmp_path):
             "n=400 | - |",
         ),
     ):
-        assert part.lower() in card.content.lower(), part
+        assert text.lower() in card.content.lower(), text
     trainer.create_model_card()
     card = (tmp_path / "breaker" / "README.md").read_text()
     assert "Not evaluated yet" in card and "No report of gates" in card

@@ -1,4 +1,4 @@
-"""Two processes on the CPU give the curve of one."""
+"""Two processes on the CPU give the same curve as one."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_fsdp2_gives_the_curve_of_one_process(results, loss, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
-def test_launch_configs_are_ones_that_accelerate_reads(name):
+def test_launch_configs_are_read_by_accelerate(name):
     from accelerate.commands.config.config_args import load_config_from_file
 
     path = REPOSITORY / "recipes" / "accelerate" / f"{name}.yaml"

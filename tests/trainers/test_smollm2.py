@@ -18,8 +18,8 @@ def smollm2(tmp_path_factory):
     return build_smollm2(tmp_path_factory.mktemp("smollm2"))
 
 
-# The L2 distance of this model's states is so large that with the published weight of 10 the cosine never leaves 1, as
-# the trainer warns. What has to fall is the cosine: the retain set's coefficient grows.
+# L2 distances between states of this model are so large that with the published weight of 10 the cosine stays at 1, as
+# the trainer warns. The test is on `loss/rr`: the total loss grows with the coefficient of the retain set.
 REFERENCE = {"retain_l2_weight": 0.1, "retain_l2_layers": ["target"], "retain_l2_norm": "token"}
 REFERENCE |= {"lora_b_init_std": 0.03, "rr_tokens": "completion", "retain_tokens": "completion"}
 
@@ -50,7 +50,7 @@ def test_twenty_steps_end_to_end(preset, settings, falls, smollm2, attacked_rows
         train_dataset=attacked_rows(records=12, refusals=8),
         peft_config=LoraConfig(r=8, lora_alpha=16),
     )
-    assert trainer.plan.target_layers == (9, 19)  # of 30 blocks
+    assert trainer.plan.target_layers == (9, 19)  # of 30
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "grad_norm" in entry]
     assert [entry["step"] for entry in logs] == list(range(1, 21))

@@ -1,4 +1,4 @@
-"""What a sample becomes, and which of its tokens each mask names."""
+"""Tokenized rows, their augmentation, and the tokens of each mask."""
 
 import random
 
@@ -14,9 +14,9 @@ from trainers.tokenize_rows import prepare_row, siblings_of
 def prepared(attacked_rows, tokenizer):
     """The siblings of two records, by id: an even record has no opening before its call, an odd one has."""
 
-    def prepare(**variation):
+    def prepare(**options):
         rows = attacked_rows(records=2, refusals=1).to_list()
-        settings = Augmentation(**{"seed": 0, **variation})
+        settings = Augmentation(**{"seed": 0, **options})
         return {row["id"]: prepare_row(row, tokenizer, siblings_of(rows), settings) for row in rows}
 
     return prepare
@@ -26,7 +26,7 @@ def text(tokenizer, ids, span):
     return tokenizer.decode(ids[slice(*span)])
 
 
-def test_ids_are_those_of_the_one_renderer(prepared, attacked_rows, tokenizer):
+def test_ids_are_those_of_encode_sample(prepared, attacked_rows, tokenizer):
     rows = prepared()
     for source in attacked_rows(records=2, refusals=1):
         encoded, row = encode_sample(tokenizer, source), rows[source["id"]]
@@ -45,8 +45,8 @@ def test_call_name_and_injection_are_found(prepared, tokenizer):
     assert (refusal["clean_ids"], refusal["splice_ids"], refusal["divergence"]) == ([], [], -1)
 
 
-def test_a_tool_named_in_the_words_before_is_not_the_call(attacked_rows, tokenizer):
-    """The terms on the tool's name (decision weight, unlikelihood, recovery, rr) would be computed on prose."""
+def test_tool_named_in_the_opening_is_not_taken_for_the_call(attacked_rows, tokenizer):
+    """Otherwise terms on the tool's name (unlikelihood, splice, rr, decision weights) would be computed on prose."""
     rows = attacked_rows(records=1, refusals=0).to_list()
     for row in rows:
         row["assistant_raw"] = f'I will use "{row["tool_calls_structured"][0]["name"]}" as told.{row["assistant_raw"]}'
@@ -59,9 +59,9 @@ def test_a_tool_named_in_the_words_before_is_not_the_call(attacked_rows, tokeniz
             assert tokenizer.decode(prepared["splice_ids"][prepared["splice_start"] :]).startswith('see_docs", "para')
 
 
-def test_divergence_is_where_the_call_leaves_the_right_one(prepared, tokenizer):
+def test_divergence_is_the_first_token_unlike_the_right_call(prepared, tokenizer):
     rows = prepared()
-    # "search_web" and "see_docs" part after "se", "send_it" and "see_docs" too
+    # "search_web" and "send_it" share "se" with "see_docs"
     for name, rest in (("harmful_flip/0", "arch_web"), ("harmful_flip/1", "nd_it")):
         row = rows[name]
         assert tokenizer.decode(row["input_ids"][row["divergence"] :]).startswith(rest)
@@ -71,7 +71,7 @@ def test_divergence_is_where_the_call_leaves_the_right_one(prepared, tokenizer):
     assert attack_tokens(rows["refusal/0"]) == []
 
 
-def test_clean_twin_is_the_same_completion_after_the_clean_prompt(prepared):
+def test_clean_ids_are_those_of_the_clean_twin(prepared):
     rows = prepared(wrap_probability=1.0)
     for i in range(2):
         assert rows[f"adversarial_safe/{i}"]["clean_ids"] == rows[f"benign_twin/{i}"]["input_ids"]
@@ -90,7 +90,7 @@ def test_splice_is_a_wrong_opening_and_the_rest_of_the_right_call(prepared, toke
     assert {"", "I'll do it. "} < openings  # the attacker's, none, and phrases
 
 
-def test_bare_head_drops_what_is_said_before_the_call(prepared, tokenizer):
+def test_bare_head_drops_the_text_before_the_call(prepared, tokenizer):
     full, bare = (prepared(bare_head_probability=p)["harmful_flip/1"] for p in (0.0, 1.0))
     assert full["input_ids"][: full["prompt_length"]] == bare["input_ids"][: bare["prompt_length"]]
     assert full["input_ids"][full["tool_call"][0] :] == bare["input_ids"][bare["prompt_length"] :]
@@ -100,12 +100,12 @@ def test_bare_head_drops_what_is_said_before_the_call(prepared, tokenizer):
     assert "I'll do it." in tokenizer.decode(safe["input_ids"])
 
 
-@pytest.mark.parametrize("kind", ["wrap_probability", "noise_probability"])
-def test_span_is_varied_and_nothing_else(attacked_rows, kind):
+@pytest.mark.parametrize("setting", ["wrap_probability", "noise_probability"])
+def test_only_the_injected_span_is_varied(attacked_rows, setting):
     original = attacked_rows(records=40, refusals=0).to_list()
     changed = 0
     for row in original:
-        varied = augment_injection(row, Augmentation(seed=1, **{kind: 1.0}))
+        varied = augment_injection(row, Augmentation(seed=1, **{setting: 1.0}))
         if not row["injection"]:
             assert varied == row
             continue
@@ -114,31 +114,31 @@ def test_span_is_varied_and_nothing_else(attacked_rows, kind):
         assert content[: span["start"]] == before[: old["start"]]
         assert content[span["end"] :] == before[old["end"] :]
         inside = before[old["start"] : old["end"]]
-        if kind == "wrap_probability":
+        if setting == "wrap_probability":
             assert inside in content[span["start"] : span["end"]]
         changed += content != before
     assert changed > 20
 
 
-def test_words_come_into_or_around_requests_that_are_to_be_kept(attacked_rows):
+def test_random_words_are_put_into_or_around_requests_of_retain_rows(attacked_rows):
     rows = attacked_rows(records=40, refusals=40).to_list()
     words = ("very", "long")
-    variation = Augmentation(seed=1, retain_noise_probability=0.5, words=words)
+    augmentation = Augmentation(seed=1, retain_noise_probability=0.5, words=words)
     changed, reworded, sides = 0, 0, set()
     for row in rows:
         row["messages"][-1]["content"] += " Please find three pictures of the moon for Kalo."
-        varied = augment_request(row, variation)
+        varied = augment_request(row, augmentation)
         if varied == row:
             continue
         changed += 1
         assert row["set"] == "retain"
         assert not row["injection"]
-        said, was = varied["messages"][-1].pop("content"), row["messages"][-1].pop("content")
+        new_text, old_text = varied["messages"][-1].pop("content"), row["messages"][-1].pop("content")
         assert varied == row
-        before, found, after = said.partition(was)
+        before, found, after = new_text.partition(old_text)
         if not found:
             reworded += 1
-            pairs = list(zip(said.split(), was.split(), strict=True))
+            pairs = list(zip(new_text.split(), old_text.split(), strict=True))
             assert {new for new, old in pairs if new != old} <= set(words)
             assert all(old.islower() for new, old in pairs if new != old)
             continue
@@ -151,24 +151,24 @@ def test_words_come_into_or_around_requests_that_are_to_be_kept(attacked_rows):
     assert sides == {(True, False), (False, True), (True, True)}
 
 
-def test_words_are_what_users_say_in_small_letters_without_an_attack(attacked_rows):
+def test_user_words_are_lower_case_words_of_rows_without_an_attack(attacked_rows):
     rows = attacked_rows(records=2, refusals=1).to_list()
-    for row, said in zip(
+    for row, content in zip(
         rows, ("Do send_it, Kalo.", "", "See 12 moons, Kalo.", "", "", "", "The moons."), strict=True
     ):
-        row["messages"][-1]["content"] = said
+        row["messages"][-1]["content"] = content
     assert rows[0]["injection"]
     assert user_words(rows) == ("moons",)
 
 
-def test_a_row_that_would_be_too_long_is_not_varied(prepared):
+def test_row_that_would_be_too_long_is_not_varied(prepared):
     settings = {"retain_noise_probability": 1.0, "words": ("very", "long")}
     plain, varied = prepared()["refusal/0"], prepared(**settings)["refusal/0"]
     assert len(varied["input_ids"]) > len(plain["input_ids"])
     assert prepared(**settings, max_length=plain["num_tokens"])["refusal/0"] == plain
 
 
-def test_siblings_are_varied_alike_and_by_the_seed(prepared):
+def test_siblings_get_the_same_variation_which_depends_on_the_seed(prepared):
     first, again, other = (prepared(seed=seed, wrap_probability=1.0) for seed in (3, 3, 4))
     assert first == again
     for i in range(2):
@@ -184,9 +184,9 @@ def test_several_spans_of_a_message_are_varied():
     row = {"id": "x", "pair": None, "messages": [message], "injection": spans}
     varied = augment_injection(row, Augmentation(seed=random.Random(0).randint(0, 9), wrap_probability=1.0))
     content = varied["messages"][0]["content"]
-    parts = [content[span["start"] : span["end"]] for span in varied["injection"]]
-    assert ["BAD" in parts[0], "WORSE" in parts[1]] == [True, True]
-    assert content == f"a {parts[0]} b {parts[1]} c"
+    new_spans = [content[span["start"] : span["end"]] for span in varied["injection"]]
+    assert ["BAD" in new_spans[0], "WORSE" in new_spans[1]] == [True, True]
+    assert content == f"a {new_spans[0]} b {new_spans[1]} c"
 
 
 ROW = {
@@ -217,18 +217,18 @@ def test_masks(tokens, start, expected):
     assert token_weights(ROW, tokens, start).nonzero()[0].tolist() == list(expected)
 
 
-def test_injected_span_has_a_weight_of_its_own():
+def test_injected_span_has_its_own_weight():
     weights = token_weights(ROW, "completion", injection_weight=0.5).tolist()
     assert weights == [0, 0.5, 0, 0.5, 0.5, 0, 1, 1, 1, 1, 1, 1]
     assert token_weights(ROW, "all", injection_weight=0.5).tolist() == [1] * 12
 
 
-def test_what_a_completion_does_is_decided_at_its_first_token_and_in_its_tools_name():
+def test_decision_tokens_are_the_first_one_and_the_tools_name():
     assert decision_tokens(ROW) == [6, 8, 9]
     assert decision_tokens({**ROW, "tool_name": NONE}) == [6]
 
 
-def test_row_without_what_a_mask_names_has_no_token():
+def test_row_without_the_span_of_a_mask_has_no_tokens():
     row = {**ROW, "injection": [], "tool_call": NONE, "tool_name": NONE, "divergence": -1}
     for tokens, start in (("tool_call", "start"), ("after_injection", "start"), ("completion", "tool_name")):
         assert not token_weights(row, tokens, start).any()

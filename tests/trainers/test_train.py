@@ -28,7 +28,7 @@ def run(*flags: str, recipe: Path = PLAIN_RECIPE) -> None:
 
 @pytest.fixture
 def flags(tmp_path, rows, model_path):
-    """What a test puts in place of the model and data of a recipe."""
+    """Flags that replace the model and data of a recipe."""
     for split in ("train", "eval"):
         save_rows(rows(split=split), tmp_path / "stage2" / split, report={})
     values = {
@@ -38,10 +38,10 @@ def flags(tmp_path, rows, model_path):
         "max_steps": 4,
         "logging_steps": 1,
     }
-    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
-def test_launch_line_of_the_recipe_trains_and_saves_an_adapter(flags, tmp_path, model_path):
+def test_launch_command_of_a_recipe_trains_and_saves_an_adapter(flags, tmp_path, model_path):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m"]
     result = subprocess.run(
         [*command, "trainers.train", "--config", "recipes/demo-plain_rr.yaml", *flags],
@@ -75,7 +75,7 @@ def test_evaluation_reads_the_eval_folder(flags, capsys):
         (None, "No dataset in .*/train: data.parquet is missing"),
         ({"harmful": 0}, "no row of the circuit breaker set"),
         ({"retain": {}}, "no row of the retain set"),
-        ({"retain": {"adversarial_safe": 3}}, "no row of the retain set"),  # which the demo leaves out
+        ({"retain": {"adversarial_safe": 3}}, "no row of the retain set"),  # a class that this recipe leaves out
     ],
 )
 def test_bad_data_end_the_run_with_one_line(tmp_path, rows, flags, rows_options, message):
@@ -97,7 +97,7 @@ def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
         make_parser().parse_args_and_config(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
 
 
-def test_plain_recipe_of_the_demo_holds_every_class_but_adversarial_safe():
+def test_plain_recipe_of_the_demo_retains_every_class_but_adversarial_safe():
     recipe = yaml.safe_load(PLAIN_RECIPE.read_text())
     assert recipe["preset"] == "reference"
     assert set(recipe["term_classes"]["retain_l2"]) == set(RETAIN_CLASSES) - {"adversarial_safe"}
@@ -106,11 +106,11 @@ def test_plain_recipe_of_the_demo_holds_every_class_but_adversarial_safe():
 def test_recipe_of_the_demo_is_the_selective_preset(flags, tmp_path, attacked_rows, capsys):
     save_rows(attacked_rows(), tmp_path / "attacked" / "train", report={})
     run(*flags, "--dataset_name", str(tmp_path / "attacked"), recipe=SELECTIVE_RECIPE)
-    shown = capsys.readouterr().out
-    assert all(f"{term} " in shown for term in ("distill", "splice", "retain_kl", "unlikelihood"))
+    output = capsys.readouterr().out
+    assert all(f"{term} " in output for term in ("distill", "splice", "retain_kl", "unlikelihood"))
 
 
-def test_run_leaves_card_curves_and_merged_model(flags, tmp_path, rows, capsys):
+def test_run_writes_card_curves_and_merged_model(flags, tmp_path, rows, capsys):
     reports = tmp_path / "reports"
     reports.mkdir()
     gate = {"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 6}
@@ -127,14 +127,14 @@ def test_run_leaves_card_curves_and_merged_model(flags, tmp_path, rows, capsys):
     assert "cosine on Ds" in capsys.readouterr().out
 
 
-def test_dataset_of_the_hub_is_taken_at_its_commit(monkeypatch, rows):
-    asked = []
+def test_dataset_of_the_hub_is_loaded_at_its_commit(monkeypatch, rows):
+    requests = []
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda self, name: SimpleNamespace(sha="c0ffee"))
-    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or rows())
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: requests.append((args, kwargs)) or rows())
     script_args = ScriptArguments("someone/samples", dataset_config="default")
     loaded, revision = load_split(script_args, "train", None)
     assert (loaded.num_rows, revision) == (16, "c0ffee")
-    assert asked == [(("someone/samples", "default"), {"split": "train", "revision": "c0ffee"})]
+    assert requests == [(("someone/samples", "default"), {"split": "train", "revision": "c0ffee"})]
     assert load_split(script_args, "train", "0ld")[1] == "0ld"
 
 

@@ -1,4 +1,4 @@
-"""vLLM serves what the trainer saves: the contract between training and generation."""
+"""vLLM loads the adapters that the trainer saves."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
 
 
 @pytest.mark.vllm
-def test_vllm_writes_with_a_trained_adapter_what_transformers_writes(attacked_rows, tiny_agent_path, tmp_path):
+def test_vllm_and_transformers_generate_the_same_with_a_trained_adapter(attacked_rows, tiny_agent_path, tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     from cb_datasets.generation.vllm_backend import VllmBackend
 
@@ -35,11 +35,11 @@ def test_vllm_writes_with_a_trained_adapter_what_transformers_writes(attacked_ro
         for backend in (in_vllm, in_transformers, in_transformers.without_adapter())
     )
     assert sum(a == b for a, b in zip(vllm, transformers, strict=True)) >= 30
-    assert sum(a != b for a, b in zip(transformers, base, strict=True)) >= 16  # or the adapter would not matter
+    assert sum(a != b for a, b in zip(transformers, base, strict=True)) >= 16  # the adapter has an effect
 
 
 def train(model: str, rows: Dataset, adapter: Path) -> None:
-    """A few steps that are too long to go unnoticed."""
+    """A few steps with a learning rate high enough to have an effect."""
     args = CircuitBreakerConfig(
         output_dir=str(adapter),
         preset="selective",

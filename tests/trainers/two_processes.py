@@ -1,4 +1,4 @@
-"""What each of two processes runs for `test_distributed.py`.
+"""Program that each of the two processes of `test_distributed.py` runs.
 
 torchrun --nproc_per_node 2 two_processes.py FOLDER     writes ddp.json and fsdp2.json, the curves of rank 0
 """
@@ -38,7 +38,7 @@ def trainer_of(folder: Path, loss: str, **options: Any) -> CircuitBreakerTrainer
 
 
 def trained(trainer: CircuitBreakerTrainer) -> list[dict[str, float]]:
-    """The curve of `train`."""
+    """Log entries of `train`."""
     trainer.train()
     return [entry for entry in trainer.state.log_history if "grad_norm" in entry]
 
@@ -47,7 +47,7 @@ def curve(trainer: CircuitBreakerTrainer, processes: int, rank: int | None) -> l
     """
     Losses of a training loop written out: the mean over the micro-batches of a step, of which each process has one.
 
-    Without a rank this process computes all of them.
+    Without a rank, this process computes all micro-batches.
     """
     batches = list(trainer._make_batch_sampler())[: STEPS * processes]
     parameters = [value for value in trainer.model.parameters() if value.requires_grad]
@@ -64,7 +64,7 @@ def curve(trainer: CircuitBreakerTrainer, processes: int, rank: int | None) -> l
         total = torch.zeros(())
         for inputs in micro if rank is None else [micro[rank]]:
             loss = trainer.compute_loss(trainer.model, inputs, num_items_in_batch=items)
-            # Sharded gradients are averaged over the processes on their way back
+            # FSDP2 averages gradients over the processes
             (loss / (processes if rank is None else 1)).backward()
             total += loss.detach() / processes
         if rank is not None:
@@ -76,12 +76,12 @@ def curve(trainer: CircuitBreakerTrainer, processes: int, rank: int | None) -> l
 
 
 def shard(model: nn.Module) -> None:
-    """FSDP2 with the groups that Accelerate makes: blocks, embeddings, norm with LM head, and the rest."""
+    """FSDP2 with the groups that Accelerate makes: decoder layers, embeddings, norm with LM head, and the rest."""
     from torch.distributed.fsdp import fully_shard
 
     decoder = get_decoder(model)
-    for block in decoder.layers:
-        fully_shard(block)
+    for layer in decoder.layers:
+        fully_shard(layer)
     fully_shard(decoder.embed_tokens)
     fully_shard([decoder.norm, model.get_output_embeddings()], reshard_after_forward=False)
     fully_shard(model)

@@ -1,4 +1,4 @@
-"""Recorded states against `output_hidden_states=True`, which runs everything."""
+"""Recorded states against those of `output_hidden_states=True`."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ SMALL = {
 def test_layer_l_is_entry_l_of_the_tuple(model, architecture):
     if architecture == "qwen3":
         model = other_model(Qwen3Config(**SMALL))
-    if architecture == "granite":  # scales its embeddings before the first block
+    if architecture == "granite":  # scales its embeddings before the first layer
         model = other_model(GraniteConfig(**{**SMALL, "embedding_multiplier": 3.0}))
     model.eval()
     plain = plain_states(model)
@@ -53,14 +53,14 @@ def test_layer_l_is_entry_l_of_the_tuple(model, architecture):
         torch.testing.assert_close(state, plain[layer], rtol=0, atol=1e-6)
 
 
-def test_layer_l_is_the_output_of_block_l_minus_1(model):
-    seen = {}
-    model.model.layers[2].register_forward_hook(lambda module, args, output: seen.update(output=output))
+def test_state_l_is_the_output_of_layer_l_minus_1(model):
+    recorded = {}
+    model.model.layers[2].register_forward_hook(lambda module, args, output: recorded.update(output=output))
     [state] = recorded_states(model, (3,))
-    assert torch.equal(state, seen["output"][ATTENTION_MASK.bool()])
+    assert torch.equal(state, recorded["output"][ATTENTION_MASK.bool()])
 
 
-def test_deepest_layer_is_read_before_the_norm_unless_asked_for(model):
+def test_last_state_is_taken_before_the_norm_unless_norm_is_given(model):
     plain = plain_states(model)
     [before] = recorded_states(model, (4,))
     [after] = recorded_states(model, (NORM,), num_layers=4)
@@ -69,14 +69,14 @@ def test_deepest_layer_is_read_before_the_norm_unless_asked_for(model):
     assert not torch.allclose(before, plain[4], atol=1e-2)
 
 
-def test_final_norm_gives_the_tuple_of_a_truncated_model(model):
+def test_states_with_norm_are_those_of_a_truncated_model(model):
     recorded = recorded_states(model, (0, 1, 2, NORM), num_layers=3)
     model.model.layers = model.model.layers[:3]
     for state, plain in zip(recorded, plain_states(model), strict=True):
         torch.testing.assert_close(state, plain, rtol=0, atol=1e-6)
 
 
-def test_nothing_above_the_deepest_layer_runs(model):
+def test_nothing_above_the_last_layer_runs(model):
     def forbid(module, args):
         raise AssertionError("must not run")
 
@@ -87,14 +87,14 @@ def test_nothing_above_the_deepest_layer_runs(model):
     assert shapes == [(2, 0, 263)]  # no token reaches the LM head
 
 
-def test_model_is_whole_again_after_an_error(model):
+def test_model_is_restored_after_an_error(model):
     decoder = get_decoder(model)
     with pytest.raises(RuntimeError, match="stop"), first_layers(decoder, 2):
         assert len(decoder.layers) == 2
         raise RuntimeError("stop")
     assert len(decoder.layers) == 4
     recorded_states(model, (1, 2))
-    assert not any(block._forward_hooks for block in decoder.layers)
+    assert not any(layer._forward_hooks for layer in decoder.layers)
 
 
 def test_gradients_equal_those_of_the_plain_forward(model):
@@ -106,21 +106,21 @@ def test_gradients_equal_those_of_the_plain_forward(model):
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-6)
 
 
-def test_each_reader_gets_its_layers_and_tokens(model):
+def test_each_name_gets_its_layers_and_tokens(model):
     plain = plain_states(model)
     gather = {"a": ((2, 1), torch.tensor([0, 7])), "b": ((NORM,), torch.tensor([4]))}
     inputs = {"input_ids": INPUT_IDS, "attention_mask": ATTENTION_MASK}
     states = hidden_states_at(model, get_decoder(model), inputs, 4, gather)
-    kept = [0, 7]  # flattened positions of all 10, of which the mask keeps the first 8
-    assert torch.equal(states["a"][0], plain[2][kept])
-    assert torch.equal(states["a"][1], plain[1][kept])
+    positions = [0, 7]  # among the 10 flattened positions, of which the mask covers the first 8
+    assert torch.equal(states["a"][0], plain[2][positions])
+    assert torch.equal(states["a"][1], plain[1][positions])
     assert torch.equal(states["b"][0], plain[4][[4]])
     logits = hidden_states_at(model, get_decoder(model), inputs, 4, gather, full_logits=True)["b"][0]
     torch.testing.assert_close(logits, model.lm_head(plain[4][[4]]))
 
 
 @pytest.mark.parametrize("chunk_size", [3, 100])
-def test_logits_by_chunks_are_the_logits(model, chunk_size):
+def test_logits_in_chunks_are_the_logits(model, chunk_size):
     head, targets = LogitsHead(model, chunk_size), torch.arange(7)
     states = torch.randn(7, 32, generator=torch.Generator().manual_seed(0)).requires_grad_()
     plain = losses.cross_entropy(model.lm_head(states), targets)
@@ -130,6 +130,6 @@ def test_logits_by_chunks_are_the_logits(model, chunk_size):
     torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_model_with_logits_of_its_own_is_refused():
+def test_model_that_scales_its_logits_is_refused():
     with pytest.raises(ValueError, match="Granite.* `masked_logits: false`"):
         LogitsHead(other_model(GraniteConfig(**{**SMALL, "logits_scaling": 3.0})), chunk_size=10)

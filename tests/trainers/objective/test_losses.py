@@ -1,4 +1,4 @@
-"""Every loss against its formula, written out in loops."""
+"""Each loss against its formula, written out in loops."""
 
 import math
 
@@ -27,9 +27,9 @@ def test_rr_is_the_published_mean_over_layers_and_masked_tokens():
                 total += max(cosine, 0.0) * int(mask[row, i])
                 count += int(mask[row, i])
 
-    kept = [[h[mask.bool()] for h in side] for side in (hidden, reference)]
-    assert losses.rr(*kept).mean().item() == pytest.approx(total / count, abs=1e-6)
-    assert min(losses.token_cosine(h, h0).min() for h, h0 in zip(*kept, strict=True)) < 0  # the ReLU had work to do
+    selected = [[h[mask.bool()] for h in network] for network in (hidden, reference)]
+    assert losses.rr(*selected).mean().item() == pytest.approx(total / count, abs=1e-6)
+    assert min(losses.token_cosine(h, h0).min() for h, h0 in zip(*selected, strict=True)) < 0  # the ReLU has an effect
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -46,9 +46,9 @@ def test_retain_l2_is_a_mean_over_tokens_or_over_padded_positions(published):
                 if published or m:
                     norms.append(math.sqrt(sum(float(d) ** 2 for d in difference)))
 
-    kept = [[h[mask.bool()] for h in side] for side in (hidden, reference)]
+    selected = [[h[mask.bool()] for h in network] for network in (hidden, reference)]
     items = mask.numel() if published else mask.sum()
-    ours = losses.weighted_mean(losses.retain_l2(*kept), torch.ones(int(mask.sum())), items)
+    ours = losses.weighted_mean(losses.retain_l2(*selected), torch.ones(int(mask.sum())), items)
     assert ours.item() == pytest.approx(sum(norms) / len(norms), abs=1e-6)
 
 
@@ -77,7 +77,7 @@ def test_losses_of_bfloat16_states_are_float32():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_kl_is_written_from_teacher_to_student(temperature):
+def test_kl_is_that_of_the_teacher_from_the_student(temperature):
     [logits], [reference] = states(layers=1, rows=1, length=5)
     ours = losses.kl(logits[0], reference[0], temperature)
     for i in range(5):
@@ -112,8 +112,8 @@ def test_twin_is_relative_to_the_frozen_state():
         ("constant", [(1.0, 1.0)] * 3),
     ],
 )
-def test_schedules_hand_over_half(name, ends):
+def test_schedules_end_at_half(name, ends):
     assert [losses.schedule(name, step, 150) for step in (0, 75, 150)] == [pytest.approx(end) for end in ends]
-    breaks, keeps = zip(*(losses.schedule(name, step, 150) for step in range(151)), strict=True)
-    assert list(breaks) == sorted(breaks, reverse=True)
-    assert list(keeps) == sorted(keeps)
+    breaker, retain = zip(*(losses.schedule(name, step, 150) for step in range(151)), strict=True)
+    assert list(breaker) == sorted(breaker, reverse=True)
+    assert list(retain) == sorted(retain)

@@ -1,4 +1,4 @@
-"""The loss and its gradients against plain implementations, written from the formulas for this file alone."""
+"""The loss and its gradients against plain implementations, written for these tests from the formulas."""
 
 import numpy as np
 import pytest
@@ -38,9 +38,9 @@ def published_loss(trainer, rows, step, multiple):
     """Algorithm 1 as the published code computes it: a truncated model, padded batches, all hidden states stacked."""
     model, decoder = trainer.model, get_decoder(trainer.model)
     targets, alpha, total = trainer.args.target_layers, trainer.args.rr_weight, trainer.args.max_steps
-    blocks = decoder.layers
-    decoder.layers = blocks[: int(max(targets)) + 1]
-    parts = {}
+    layers = decoder.layers
+    decoder.layers = layers[: int(max(targets)) + 1]
+    states = {}
     for name in ("circuit_breaker", "retain"):
         ids = [torch.tensor(row["input_ids"]) for row in rows if row["set"] == name]
         padded = pad_sequence(ids, batch_first=True, padding_value=262)
@@ -51,15 +51,15 @@ def published_loss(trainer, rows, step, multiple):
         inputs = {"input_ids": padded, "attention_mask": mask}
         with torch.no_grad(), model.disable_adapter():
             reference = torch.stack(model(**inputs, output_hidden_states=True).hidden_states)
-        parts[name] = torch.stack(model(**inputs, output_hidden_states=True).hidden_states), reference, mask.float()
-    decoder.layers = blocks
+        states[name] = torch.stack(model(**inputs, output_hidden_states=True).hidden_states), reference, mask.float()
+    decoder.layers = layers
 
-    hidden, reference, mask = parts["retain"]
+    hidden, reference, mask = states["retain"]
     distances = torch.norm(hidden * mask[None, ..., None] - reference * mask[None, ..., None], dim=-1, p=2)
     retain = distances.nanmean()
-    hidden, reference, mask = parts["circuit_breaker"]
+    hidden, reference, mask = states["circuit_breaker"]
     hidden, reference = hidden[[int(layer) for layer in targets]], reference[[int(layer) for layer in targets]]
-    unit, unit0 = (states / torch.norm(states, dim=-1, keepdim=True) for states in (hidden, reference))
+    unit, unit0 = (h / torch.norm(h, dim=-1, keepdim=True) for h in (hidden, reference))
     inner = F.relu((unit * unit0).sum(-1)) * mask[None]
     breaker = inner.sum() / (mask.sum() * len(targets))
     return alpha * (1 - step / (2 * total)) * breaker + alpha * step / (2 * total) * retain
@@ -68,13 +68,13 @@ def published_loss(trainer, rows, step, multiple):
 @pytest.mark.parametrize("seed", range(6))
 def test_reference_preset_is_the_published_computation(make_trainer, rows, seed):
     rng = np.random.default_rng(seed)
-    blocks = int(rng.integers(3, 7))
-    targets = sorted(rng.choice(np.arange(1, blocks), size=2, replace=False).tolist())
+    num_layers = int(rng.integers(3, 7))
+    targets = sorted(rng.choice(np.arange(1, num_layers), size=2, replace=False).tolist())
     total = int(rng.integers(5, 50))
     step, multiple = int(rng.integers(1, total + 1)), int(rng.choice([1, 16, 64]))
     trainer = make_trainer(
         preset="reference",
-        model=make_model(num_hidden_layers=blocks, seed=seed),
+        model=make_model(num_hidden_layers=num_layers, seed=seed),
         train_dataset=rows(harmful=7, retain={"benign_twin": 5, "refusal": 4}),
         target_layers=targets,
         lora_b_init_std=0.1,
@@ -104,8 +104,8 @@ def outputs(trainer, ids, adapted):
     return [state[0] for state in output.hidden_states], output.logits[0]
 
 
-def times(row, token):
-    """How often a token of a completion counts: five times if it decides what the completion does."""
+def repeats(row, token):
+    """Weight of a token of a completion: 5 if it decides what the completion does, otherwise 1."""
     return 5 if token == row["prompt_length"] or row["tool_name"][0] <= token < row["tool_name"][1] else 1
 
 
@@ -114,16 +114,18 @@ def plain_term(trainer, rows, term):
     values, layers = [], [int(layer) for layer in trainer.args.target_layers]
     harmful = [row for row in rows if row["set"] == "circuit_breaker"]
     safe = [row for row in rows if row["priority_class"] == "adversarial_safe"]
-    kept = [row for row in rows if row["set"] == "retain" and row["priority_class"] != "adversarial_safe"]
+    others = [row for row in rows if row["set"] == "retain" and row["priority_class"] != "adversarial_safe"]
     if term in ("rr", "retain_l2"):
-        for row in harmful if term == "rr" else kept + safe:
+        for row in harmful if term == "rr" else others + safe:
             h, h0 = outputs(trainer, row["input_ids"], True)[0], outputs(trainer, row["input_ids"], False)[0]
-            for i in range(row["prompt_length"] - 1, len(row["input_ids"])):  # from where the call is decided
+            for i in range(
+                row["prompt_length"] - 1, len(row["input_ids"])
+            ):  # from the token that predicts the first one
                 cosines = [F.cosine_similarity(h[layer][i], h0[layer][i], dim=0) for layer in layers]
                 distances = [torch.norm(h[layer][i] - h0[layer][i]) for layer in layers]
                 values.append(sum(map(F.relu, cosines)) / 2 if term == "rr" else sum(distances) / 2)
     if term in ("retain_kl", "distill", "twin"):
-        for row in kept if term == "retain_kl" else safe:
+        for row in others if term == "retain_kl" else safe:
             other = row["input_ids"] if term == "retain_kl" else row["clean_ids"]
             (h, logits), (h0, logits0) = outputs(trainer, row["input_ids"], True), outputs(trainer, other, False)
             for back in range(1, len(row["input_ids"]) - row["prompt_length"] + 1 + (term == "twin")):
@@ -134,7 +136,7 @@ def plain_term(trainer, rows, term):
                     )
                 else:
                     p, p0 = logits[i].softmax(0), logits0[j].softmax(0)
-                    values += [(p0 * (p0 / p).log()).sum()] * times(row, i + 1)
+                    values += [(p0 * (p0 / p).log()).sum()] * repeats(row, i + 1)
     if term in ("ce", "splice"):
         for row in safe:
             ids, start = (
@@ -142,16 +144,16 @@ def plain_term(trainer, rows, term):
             )
             logits = outputs(trainer, ids, True)[1]
             for i in range(start, len(ids)):
-                # What follows the name's beginning is the same in both sequences
-                values += [-logits[i - 1].log_softmax(0)[ids[i]]] * times(row, i - len(ids) + len(row["input_ids"]))
+                # From the tool's name on both sequences are the same
+                values += [-logits[i - 1].log_softmax(0)[ids[i]]] * repeats(row, i - len(ids) + len(row["input_ids"]))
     if term == "unlikelihood":
         for row in harmful:
             logits, name = outputs(trainer, row["input_ids"], True)[1], row["tool_name"][0]
             for i in {row["divergence"], name, name + 1}:
                 values.append(-torch.log1p(-logits[i - 1].softmax(0)[row["input_ids"][i]]))
     if term == "triplet":
-        keep, drive = trainer.args.triplet_margins
-        spans = [(row, range(row["prompt_length"] - 1, len(row["input_ids"]))) for row in harmful + kept]
+        retain_margin, breaker_margin = trainer.args.triplet_margins
+        spans = [(row, range(row["prompt_length"] - 1, len(row["input_ids"]))) for row in harmful + others]
         states = [
             (
                 row["set"],
@@ -166,7 +168,7 @@ def plain_term(trainer, rows, term):
 
         for name, h, h0 in states:
             own, far = d(h, h0)[layers], d(h, center)[layers]
-            value = far - own + drive if name == "circuit_breaker" else own - far + keep
+            value = far - own + breaker_margin if name == "circuit_breaker" else own - far + retain_margin
             values += F.relu(value).mean(0)
     return sum(values) / len(values)
 
@@ -177,7 +179,7 @@ WEIGHTS = {
 }
 
 
-def of_terms(make_trainer, attacked_rows, terms, **options):
+def trainer_with_terms(make_trainer, attacked_rows, terms, **options):
     weights = {f"{term}_weight": WEIGHTS[term] if term in terms else 0.0 for term in WEIGHTS}
     return make_trainer(
         preset="selective",
@@ -194,13 +196,13 @@ def of_terms(make_trainer, attacked_rows, terms, **options):
 
 @pytest.mark.parametrize("term", WEIGHTS)
 def test_each_term_is_its_formula_on_rows_of_their_own(make_trainer, attacked_rows, term):
-    trainer = of_terms(make_trainer, attacked_rows, [term])
+    trainer = trainer_with_terms(make_trainer, attacked_rows, [term])
     rows, ours = one_batch(trainer, step=1)
     assert_same(trainer, ours, WEIGHTS[term] * plain_term(trainer, rows, term), tolerance=1e-5)
 
 
 def test_terms_are_summed_by_their_weights(make_trainer, attacked_rows):
-    trainer = of_terms(make_trainer, attacked_rows, WEIGHTS)
+    trainer = trainer_with_terms(make_trainer, attacked_rows, WEIGHTS)
     rows, ours = one_batch(trainer, step=1)
     plain = sum(weight * plain_term(trainer, rows, term) for term, weight in WEIGHTS.items())
     assert_same(trainer, ours, plain, tolerance=1e-5)

@@ -14,34 +14,34 @@ SEQUENCES = [
     [*SYSTEM, 1, 2, 3],
     [*SYSTEM, 1, 2, 4, *range(20)],
     [*SYSTEM, 9],
-    SYSTEM,  # ends where the others go on
+    SYSTEM,  # a prefix of others
     [*SYSTEM, 1, 2, 4, *range(20), 7, 7],
-    [*SYSTEM, 1, 2, 4, *range(20)],  # one of them again
+    [*SYSTEM, 1, 2, 4, *range(20)],  # a duplicate
     [5],
     [5, 6, 7, 8, 9, 10, 11],
 ]
 
 
-def tokens_of(layout, sequences=SEQUENCES):
+def has_sequences(layout, sequences=SEQUENCES):
     flat = layout.inputs["input_ids"].flatten().numpy()
     return [flat[own].tolist() for own in layout.positions] == sequences
 
 
 @pytest.mark.parametrize("share_prefixes", [False, True])
-def test_every_sequence_is_found_again(share_prefixes):
+def test_layout_has_every_sequence(share_prefixes):
     layout = packed(SEQUENCES, share_prefixes)
-    assert tokens_of(layout)
+    assert has_sequences(layout)
     positions = layout.inputs["position_ids"].flatten().numpy()
     assert all(positions[own].tolist() == list(range(len(own))) for own in layout.positions)
 
 
-def test_shared_beginning_stands_once():
+def test_shared_prefix_is_packed_once():
     assert packed(SEQUENCES, share_prefixes=False).inputs["input_ids"].shape[1] == sum(map(len, SEQUENCES))
-    # SYSTEM once; 3 tokens; 1 token; 23 tokens once for the three rows that have them, and 2; the short ones
+    # SYSTEM once; 3 tokens; 1 token; 23 tokens once for the three rows that share them, and 2; the short rows
     assert packed(SEQUENCES, share_prefixes=True).inputs["input_ids"].shape[1] == 40 + 3 + 1 + 23 + 2 + 1 + 7
 
 
-def test_short_beginnings_are_not_shared():
+def test_short_prefixes_are_not_shared():
     layout = packed([[1, 2, 3, *range(10, 40)], [1, 2, 3, *range(50, 80)]], share_prefixes=True)
     assert layout.inputs["input_ids"].shape[1] == 66
 
@@ -70,7 +70,7 @@ def test_logits_and_gradients_equal_those_of_padded_rows(model, architecture, sh
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("share_prefixes", [False, True])
-def test_flash_attention_sees_what_one_group_after_another_sees(share_prefixes):
+def test_flash_attention_computes_what_the_groups_compute(share_prefixes):
     def attend(dtype):
         inputs = send_to_device(packed(SEQUENCES, share_prefixes).inputs, "cuda")
         generator = torch.Generator("cuda").manual_seed(0)

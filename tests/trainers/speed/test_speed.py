@@ -1,4 +1,4 @@
-"""Every way to be faster computes the same loss and the same gradients as the plain way."""
+"""Every speed setting leaves the loss and its gradients as they are."""
 
 from copy import deepcopy
 
@@ -54,7 +54,7 @@ def test_switches_change_neither_loss_nor_gradients(make_trainer, attacked_rows,
     rows, plain = one_batch(plain_trainer, step=2)
     for name, switches in SWITCHES.items():
         trainer = make_trainer(**options, **PLAIN | switches)
-        if "gradient_checkpointing" in switches:  # which `train` turns on
+        if "gradient_checkpointing" in switches:  # as `train` does
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
         batch, ours = one_batch(trainer, step=2)
         assert [row["id"] for row in batch] == [row["id"] for row in rows], name
@@ -63,7 +63,7 @@ def test_switches_change_neither_loss_nor_gradients(make_trainer, attacked_rows,
 
 
 def plain_of(trainer, plain_trainer, plain):
-    """The plain loss as a function of the trainer's own parameters, which are equal to the plain one's."""
+    """The plain loss as a function of the parameters of `trainer`, which equal those of `plain_trainer`."""
     parameters = [value for value in trainer.model.parameters() if value.requires_grad]
     others = [value for value in plain_trainer.model.parameters() if value.requires_grad]
     assert all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))
@@ -76,21 +76,21 @@ def plain_of(trainer, plain_trainer, plain):
     return plain.detach() + sum(products)
 
 
-def test_forwards_of_different_depth_become_one_where_rows_share_much(make_trainer, attacked_rows):
-    """The rows of a record share their prompts; without sharing the deeper forward would be made for nothing."""
+def test_forwards_with_different_numbers_of_layers_are_joined_where_rows_share_tokens(make_trainer, attacked_rows):
+    """Rows of the same record share their prompts, so that one forward through more layers is cheaper than two."""
     options = {"preset": "reference", "target_layers": [1, 2], "train_dataset": attacked_rows(refusals=0)}
     options |= {"lora_b_init_std": 0.1, "per_device_train_batch_size": 4, "retain_batch_size": 8}
     trainer, apart = make_trainer(**options), make_trainer(**options)
     apart.data_collator.join_forwards = False
     rows, ours = one_batch(trainer, step=2)
     _, plain = one_batch(apart, step=2)
-    depths = [[part["num_layers"] for part in t.data_collator(rows)["adapted"]] for t in (trainer, apart)]
-    assert depths == [[3], [2, 3]]
+    layers_run = [[forward["num_layers"] for forward in t.data_collator(rows)["adapted"]] for t in (trainer, apart)]
+    assert layers_run == [[3], [2, 3]]
     assert_same(trainer, ours, plain_of(trainer, apart, plain))
 
 
 @pytest.mark.parametrize("masked_logits", [True, False])
-def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_rows, tmp_path, masked_logits):
+def test_cached_states_change_neither_loss_nor_gradients(make_trainer, attacked_rows, tmp_path, masked_logits):
     options = {
         **LOSSES["everything"],
         "train_dataset": attacked_rows(),
@@ -108,7 +108,7 @@ def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_ro
     gathered = sum(TERMS[term].teacher is not None for row in rows for term in trainer.plan.terms_of(row))
     assert 0 < len(files) <= gathered  # terms with the same positions share it
 
-    # Half of it gone: the rows that are there and those that are not end up in the right order
+    # With half of the cache: stored and computed rows are put together in the right order
     for path in sorted(files)[::2]:
         path.unlink()
     again = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
@@ -116,12 +116,12 @@ def test_kept_states_change_neither_loss_nor_gradients(make_trainer, attacked_ro
     assert_same(again, ours, plain_of(again, plain_trainer, plain))
     assert set((tmp_path / "cache").rglob("*.safetensors")) == files
 
-    # All of it there: the frozen network does not run
+    # With the whole cache the frozen network does not run
     third = make_trainer(**options, reference_cache=str(tmp_path / "cache"))
     assert third.data_collator(rows)["frozen"] == []
 
 
-def test_kept_states_belong_to_a_model(make_trainer, tmp_path):
+def test_cached_states_are_those_of_one_model(make_trainer, tmp_path):
     options = {"reference_cache": str(tmp_path / "cache"), "preset": "reference", "target_layers": [1, 2]}
     one_batch(make_trainer(**options), step=1)
     number = len(list((tmp_path / "cache").rglob("*.safetensors")))
@@ -131,7 +131,7 @@ def test_kept_states_belong_to_a_model(make_trainer, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * number
 
 
-def test_bfloat16_is_the_same_loss_up_to_its_digits(make_trainer, attacked_rows):
+def test_bfloat16_is_the_same_loss_up_to_rounding(make_trainer, attacked_rows):
     options = {
         **LOSSES["everything"],
         "train_dataset": attacked_rows(),
@@ -144,7 +144,7 @@ def test_bfloat16_is_the_same_loss_up_to_its_digits(make_trainer, attacked_rows)
     assert ours.item() == pytest.approx(plain.item(), rel=3e-2)
 
 
-def test_only_mlps_that_are_known_recompute_their_gates():
+def test_only_mlps_with_the_same_forward_recompute_their_gates():
     class Halved(LlamaMLP):
         def forward(self, x):
             return self.down_proj(self.act_fn(self.gate_proj(x) / 2) * self.up_proj(x))
@@ -187,9 +187,9 @@ def test_gradients_of_a_norm_are_those_of_its_formula():
     assert torch.autograd.gradcheck(RMSNormProduct.apply, (x, weight, 0.1))
 
 
-def test_only_norms_that_are_known_are_fused():
+def test_only_norms_with_the_same_forward_are_fused():
     plain, other = LlamaRMSNorm(8), Gemma2RMSNorm(8)
-    other.variance_epsilon = other.eps  # the same name does not make it the same norm
+    other.variance_epsilon = other.eps  # the same attribute, but another norm
     fuse_norms(nn.ModuleList([plain, other, nn.LayerNorm(8)]))
     assert "forward" in vars(plain)
     assert "forward" not in vars(other)
