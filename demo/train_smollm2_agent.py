@@ -82,7 +82,7 @@ def train(
         done, on_dev = state["done"], state["on_dev"]
     bar = tqdm(batches(tokenizer, rows, BATCH), total=steps, desc="training", mininterval=5)
     for index, (ids, labels) in enumerate(bar):
-        if index < done:  # batches before the checkpoint are made again, for the same random numbers after them
+        if index < done:  # batches up to the checkpoint are made only to advance the random numbers
             continue
         if on_dev < TARGET_DEV_LOSS:
             break

@@ -98,6 +98,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         frozen: _Forwards = defaultdict(_Forward)
         cached: dict[str, list[dict[str, Any]]] = defaultdict(list)
         gathers: dict[str, list[tuple[Gather, bool]]] = defaultdict(list)
+        # The tokens of a term come in the order of the rows, in the forwards of both networks and in all columns
         for number, row in enumerate(examples):
             for term in self.plan.terms_of(row):
                 gather = self.plan.gather(term, row)
@@ -187,11 +188,11 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
         if any(NORM in self.plan.layers(term) for term in last.gather):
             return forward, layout  # its final norm must follow its own last layer
         joined = _Forward()
-        for part in (last, forward):
-            keys = list(part.rows)
-            for name, of_name in part.gather.items():
+        for one in (last, forward):
+            keys = list(one.rows)
+            for name, of_name in one.gather.items():
                 for row, positions in of_name:
-                    joined.add_sequence(keys[row], part.sequences[row], name, positions)
+                    joined.add_sequence(keys[row], one.sequences[row], name, positions)
         joined_layout = self._layout(joined.sequences)
         apart = _size(layout) * num_layers + _size(last_layout) * fewer_layers
         if _size(joined_layout) * num_layers >= apart:

@@ -176,9 +176,9 @@ class LogitsHead:
         """
         weight = self._weight()
 
-        def chunk_values(*parts: torch.Tensor) -> torch.Tensor:
-            logits = (self._logits(weight, part) for part in parts[: len(states)])
-            return values(*logits, *parts[len(states) :])
+        def chunk_values(*chunk: torch.Tensor) -> torch.Tensor:
+            logits = (self._logits(weight, state) for state in chunk[: len(states)])
+            return values(*logits, *chunk[len(states) :])
 
         # Checkpointed, so that the backward recomputes the logits of one chunk after another
         chunks = list(zip(*(tensor.split(self.chunk_size) for tensor in (*states, *columns)), strict=True))

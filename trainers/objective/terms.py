@@ -162,7 +162,7 @@ class Plan:
         over_padding (`tuple[str, ...]`, *optional*):
             Terms whose mean is over all positions of the padded batch.
         skip_layers (`bool`, *optional*, defaults to `True`):
-            Whether a forward ends at the deepest layer that its terms need.
+            Whether a forward ends at the last layer that its terms need.
     """
 
     classes: dict[str, tuple[str, ...]]
