@@ -1,11 +1,11 @@
-"""Sources: raw files in, traces out. One module per source, each a `datasets` builder.
+"""Data sources: one `datasets` builder per source, from raw files to traces.
 
     >>> from builders import load_source
     >>> load_source("agentdojo", data_dir="raw/agentdojo")["train"]["verdict"]
     ['benign_success', 'compromised', 'resisted', ...]
 
-Every source yields the same row, a trace (`builders/trace.py`), and gives every record that does not become one a
-named reason. What a trace is good for is decided elsewhere.
+Every source yields the same row type, a trace (`builders/trace.py`). A record that does not become a trace is dropped
+with a named reason. Which training or evaluation set a trace goes into is decided in `cb_datasets`.
 """
 
 import re
@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .agentdojo import AgentDojo
 from .agentharm import AgentHarm
-from .base import TraceBuilder, content_hash, source_hash, verdicts_of
+from .base import TraceBuilder, content_hash, count_verdicts, source_hash
 from .fujitsu import FujitsuB1, FujitsuB3, FujitsuB4
 from .jsonl import JsonLines
 from .lookalike import Lookalike
@@ -55,16 +55,15 @@ def load_source(
     streaming: bool = False,
     **config_fields: Any,
 ) -> datasets.DatasetDict | datasets.IterableDatasetDict:
-    """The traces of a source, by split.
+    """Load the traces of a source, as one dataset per split.
 
     Args:
         name, config, data_dir, data_files, num_proc, cache_dir, config_fields: As for [`prepare_source`].
-        streaming (`bool`, *optional*, defaults to `False`): Yield traces while the files are read and keep nothing.
-            Drops are logged, and what a build checks of all traces together is checked, when all splits have been
-            read to their end in one process.
+        streaming (`bool`, *optional*, defaults to `False`): Yield traces while the files are read, and cache nothing.
+            Drops are logged and the verdicts are checked once all splits have been read to their end in one process.
     """
     if streaming:
-        return _builder_of(name, config, data_dir, data_files, cache_dir, config_fields).as_streaming_dataset()
+        return _make_builder(name, config, data_dir, data_files, cache_dir, config_fields).as_streaming_dataset()
     return prepare_source(name, config, data_dir, data_files, num_proc, cache_dir, **config_fields).as_dataset()
 
 
@@ -77,43 +76,44 @@ def prepare_source(
     cache_dir: str | Path | None = None,
     **config_fields: Any,
 ) -> TraceBuilder:
-    """A source's builder with its traces built or found in the cache.
+    """Return a source's builder, with its traces built or loaded from the cache.
 
     `.as_dataset()` gives the traces, `.dropped()` the records that did not become one.
 
     Args:
         name (`str`): Name of the source, a key of `SOURCES`.
         config (`str`, *optional*): Name of one of the source's configurations, if it has several.
-        data_dir (`str` or `Path`, *optional*): Folder with a local copy of the source's files. Without it, files are
-            fetched into the cache where the source says how.
-        data_files (`Sequence[str | Path]`, *optional*): The files themselves, in place of `data_dir`.
+        data_dir (`str` or `Path`, *optional*): Folder with a local copy of the source's files. Without it, the source's
+            `DOWNLOADS`, if it has any, are fetched into the cache.
+        data_files (`Sequence[str | Path]`, *optional*): Paths of the input files, instead of `data_dir`.
         num_proc (`int`, *optional*): Number of processes, at most one per input file.
-        cache_dir (`str` or `Path`, *optional*): Where built traces are kept; defaults to the cache of `datasets`.
-        config_fields: Fields of the source's configuration, such as `attack_succeeded_when` of AgentDojo. A field
-            that names a file is given as a `Path`: what is in it counts as input.
+        cache_dir (`str` or `Path`, *optional*): Folder for the built traces; defaults to the cache of `datasets`.
+        config_fields: Fields of the source's configuration, such as `attack_succeeded_when` of AgentDojo. Pass a field
+            that names a file as a `Path`: its content then counts as input and is part of the cache key.
 
     Raises:
-        ValueError: If there is no such source or configuration, an input is malformed or not what was published, no
-            record became a trace, or two have one id.
+        ValueError: If there is no such source or configuration, an input is malformed or differs from the published
+            file, no record became a trace, or two traces have the same id.
         FileNotFoundError: If an input is missing and cannot be fetched.
     """
-    builder = _builder_of(name, config, data_dir, data_files, cache_dir, config_fields)
+    builder = _make_builder(name, config, data_dir, data_files, cache_dir, config_fields)
     try:
         builder.download_and_prepare(num_proc=num_proc)
     except DatasetGenerationError as error:
-        # The library's message says nothing; its cause names file and line, from another process only as a traceback.
+        # The message of `datasets` has no details; its cause names file and line. If the error was raised in another
+        # process, all that is left of it is the text of the traceback.
         cause = error.__cause__
-        reported = re.search(r"^ValueError: (.+)$", str(cause), re.MULTILINE)
+        in_traceback = re.search(r"^ValueError: (.+)$", str(cause), re.MULTILINE)
         if isinstance(cause, ValueError):
             raise cause from None
-        if reported:
-            raise ValueError(reported[1]) from None
+        if in_traceback:
+            raise ValueError(in_traceback[1]) from None
         raise
     _check_traces(name, builder)
     return builder
 
 
-def _builder_of(
+def _make_builder(
     name: str,
     config: str | None,
     data_dir: str | Path | None,
@@ -126,15 +126,15 @@ def _builder_of(
     source = SOURCES[name]
     if config is not None:
         _check_config(name, source, config)
-    inputs = _inputs_of(source, data_dir, data_files)
+    inputs = _find_inputs(source, data_dir, data_files)
     is_local = data_dir is not None or data_files is not None
     revision = None if is_local else source.published_revision()
-    named_files = [value for value in config_fields.values() if isinstance(value, Path)]
-    digest = source_hash([*inputs, *named_files], source.PACKAGES)
+    config_files = [value for value in config_fields.values() if isinstance(value, Path)]
+    digest = source_hash([*inputs, *config_files], source.PACKAGES)
     return source(
         config_name=config,
         data_dir=None if data_dir is None else str(data_dir),
-        dataset_name=name,  # the library would take the module's name, which configurations of one module share
+        dataset_name=name,  # by default the module's name, which two sources of one module share
         hash=digest,
         cache_dir=None if cache_dir is None else str(cache_dir),
         inputs=tuple(map(str, inputs)),
@@ -152,14 +152,14 @@ def _check_config(name: str, source: type[TraceBuilder], config: str) -> None:
         raise ValueError(f"{name} has no configuration {config!r}; known: {', '.join(configs) or 'none'}.")
 
 
-def _inputs_of(
+def _find_inputs(
     source: type[TraceBuilder], data_dir: str | Path | None, data_files: Sequence[str | Path] | None
 ) -> list[Path]:
     if data_files is not None:
         files = sorted(Path(file) for file in data_files)
         for file in files:
             if not file.is_file():
-                raise FileNotFoundError(f"{source.__name__}: {file} is no file.")
+                raise FileNotFoundError(f"{source.__name__}: {file} is not a file.")
         return files
     if not source.INPUTS:
         return []
@@ -169,26 +169,28 @@ def _inputs_of(
 def _check_traces(name: str, builder: TraceBuilder) -> None:
     if not all(split.num_examples for split in builder.info.splits.values()):
         drops = dict(Counter(drop.reason for drop in builder.dropped()))
-        raise ValueError(f"{name}: no record became a trace. Dropped: {drops}. Check {_listed(builder.inputs)}.")
+        raise ValueError(f"{name}: no record became a trace. Dropped: {drops}. Check {_list_files(builder.inputs)}.")
     traces = builder.as_dataset()
-    # `datasets` accepts repeated keys without a word.
+    # `datasets` does not check that keys are unique.
     for id, count in _repeated_ids(traces).items():
         raise ValueError(
-            f"{name}: {count} traces have the id '{id}'. Remove the repeated records from {_listed(builder.inputs)}."
+            f"{name}: {count} traces have the id '{id}'. Remove the repeated records from {_list_files(builder.inputs)}."
         )
-    builder.check_verdicts(verdicts_of(traces))
+    builder.check_verdicts(count_verdicts(traces))
 
 
 def _repeated_ids(traces: datasets.DatasetDict) -> Counter[str]:
-    """Ids that occur more than once, and how often; eight bytes are kept of each."""
+    """Ids that occur more than once, with their counts."""
+    # Eight bytes per id are kept in memory, not the strings. Equal hashes may be a coincidence, so the candidates are
+    # counted by their full text.
     chunks = [chunk for split in traces.values() for chunk in split.data["id"].chunks]
     hashes = np.sort(np.fromiter((hash(id) for chunk in chunks for id in chunk.to_pylist()), dtype=np.int64))
-    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    found = Counter(id for chunk in chunks if twice for id in chunk.to_pylist() if hash(id) in twice)
-    return Counter({id: count for id, count in found.items() if count > 1})
+    repeated = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    counts = Counter(id for chunk in chunks if repeated for id in chunk.to_pylist() if hash(id) in repeated)
+    return Counter({id: count for id, count in counts.items() if count > 1})
 
 
-def _listed(files: list[Path]) -> str:
-    """Names of the first files, and how many there are."""
+def _list_files(files: list[Path]) -> str:
+    """Names of the first three files, and the total number if there are more."""
     names = [file.name for file in files[:3]]
     return ", ".join(names) + (f", ... ({len(files)} files)" if len(files) > len(names) else "")

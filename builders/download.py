@@ -1,19 +1,18 @@
-"""Sources fetched from where they are published: pinned by commit, verified by hash, kept in the cache.
+"""Download of a source's published files: pinned by commit, verified by hash, stored in the cache.
 
     DOWNLOADS = (
         Download("hf://datasets/someone/prompts@<commit>/data/train.parquet", "data/train.parquet", "<sha256>"),
         Download("https://raw.githubusercontent.com/someone/prompts/<commit>/more.csv", "more.csv"),
     )
 
-A download is only another way to get a folder of files; what reads them does not know of it. A file is put into the
-folder when it is complete and its hash is right, so a file that is there is whole, and a run after a failed or killed
-one fetches what is missing.
+The result is a folder of files, read like a local copy. A file is moved into the folder only when it is complete and
+its hash is verified: a file in the folder is never partial, and a run after an interrupted one fetches what is missing.
 
-- Files of the Hub come through the Hub's own cache: what is there already is not fetched again, `HF_ENDPOINT`,
-  `HF_TOKEN` and `HF_HUB_OFFLINE` mean what they always mean, and the folder holds links into that cache.
-- All other files are fetched without any token.
-- Where nobody states a file's hash, its commit alone pins it. The first download then records the hash beside the
-  file, and every later run compares with it.
+- Files of the Hub go through the Hub's own cache: files that are already cached are not fetched again, `HF_ENDPOINT`,
+  `HF_TOKEN` and `HF_HUB_OFFLINE` have their usual meaning, and the folder holds symbolic links into that cache.
+- All other files are fetched without a token.
+- A file without a known hash is pinned by its commit alone. The first download then records the hash beside the file,
+  and every later run compares with it.
 """
 
 import hashlib
@@ -30,12 +29,12 @@ _OR_LOCAL = "or pass data_dir with a local copy"
 
 @dataclass(frozen=True)
 class Download:
-    """One file of a source, as published.
+    """One published file of a source.
 
     Args:
-        url (`str`): `hf://datasets/<repo>@<commit>/<path>`, or an `https://` address with the commit in its path.
-        path (`str`): Its place below the data folder.
-        sha256 (`str`, *optional*): What it must hash to.
+        url (`str`): `hf://datasets/<repo>@<commit>/<path>`, or an `https://` URL with the commit in its path.
+        path (`str`): Path relative to the data folder.
+        sha256 (`str`, *optional*): Expected hash.
     """
 
     url: str
@@ -44,10 +43,10 @@ class Download:
 
     @property
     def revision(self) -> str:
-        """The commit that the address names.
+        """The commit in the URL.
 
         Raises:
-            ValueError: If it names none; a branch or a tag may move.
+            ValueError: If there is none; a branch or a tag may move.
         """
         commit = re.search(r"[@/]([0-9a-f]{40})/", self.url)
         if commit is None:
@@ -56,16 +55,16 @@ class Download:
 
 
 def revision_of(downloads: Sequence[Download]) -> str:
-    """The commit of all files; where there are several, joined by "+"."""
+    """The commit of all files; several different commits are joined by "+"."""
     return "+".join(dict.fromkeys(download.revision for download in downloads))
 
 
 def fetch(downloads: Sequence[Download], folder: Path) -> None:
-    """Have all files below `folder`, under their paths, complete and verified.
+    """Fetch the files that are missing below `folder`, and verify all of them.
 
     Raises:
-        FileNotFoundError: If a file cannot be had: offline, no connection, no access, no such file.
-        ValueError: If a file is not what it must hash to.
+        FileNotFoundError: If a file cannot be fetched: offline, no connection, no access, no such file.
+        ValueError: If a file does not have the expected hash.
     """
     for download in downloads:
         target = folder / download.path
@@ -81,19 +80,19 @@ def _fetch_file(download: Download, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(f"{target}.lock"):
         if target.is_file():
-            return  # another process fetched it meanwhile
+            return  # another process has fetched it in the meantime
         incomplete = Path(f"{target}.incomplete")
-        incomplete.unlink(missing_ok=True)  # of a run that was killed
+        incomplete.unlink(missing_ok=True)  # left behind by an interrupted run
         try:
-            _receive(download, incomplete)
+            _download_to(incomplete, download)
             _verify(incomplete, download, target)
             os.replace(incomplete, target)
         finally:
             incomplete.unlink(missing_ok=True)
 
 
-def _receive(download: Download, file: Path) -> None:
-    """Make `file` what the address holds; a connection that breaks is taken up again where it broke."""
+def _download_to(file: Path, download: Download) -> None:
+    """Write the content of the URL to `file`, resuming after broken connections."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.file_download import http_get
 
@@ -106,28 +105,28 @@ def _receive(download: Download, file: Path) -> None:
         else:
             with open(file, "wb") as stream:
                 http_get(download.url, stream, displayed_filename=download.path)
-    # Not only the library's own errors: those of its HTTP client come through, whichever that is.
+    # Not only errors of `huggingface_hub`: those of its HTTP client come through unwrapped, and the client varies.
     except Exception as error:
-        raise FileNotFoundError(_explanation(download, error)) from error
+        raise FileNotFoundError(_explain_failure(download, error)) from error
 
 
 def _verify(file: Path, download: Download, target: Path) -> None:
-    """Refuse and delete a file that does not hash to what it must; `target` is its place in the folder."""
+    """Delete and refuse a file with another hash than expected; `target` is its final path in the folder."""
     with open(file, "rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+        actual = hashlib.file_digest(stream, "sha256").hexdigest()
     record = Path(f"{target}.sha256")
     expected = download.sha256 or (record.read_text(encoding="ascii").strip() if record.is_file() else None)
     if expected is None:
-        record.write_text(f"{found}\n", encoding="ascii")
-    elif found != expected:
-        # The content itself, and not only a link to it: the Hub's cache would give the same bytes for ever.
+        record.write_text(f"{actual}\n", encoding="ascii")
+    elif actual != expected:
+        # Delete the content in the Hub's cache, not only the link to it; otherwise every retry would get the same bytes.
         file.resolve().unlink()
-        hashes = f"has the sha256 {found}, not {expected}"
+        hashes = f"has the sha256 {actual}, not {expected}"
         raise ValueError(f"{target}, from {download.url}, {hashes}, and was deleted. Try again, {_OR_LOCAL}.")
 
 
-def _explanation(download: Download, error: Exception) -> str:
-    """In one line, why a file cannot be had and what to do."""
+def _explain_failure(download: Download, error: Exception) -> str:
+    """One line that says why a file cannot be fetched, and what to do."""
     from huggingface_hub import is_offline_mode
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -140,7 +139,7 @@ def _explanation(download: Download, error: Exception) -> str:
         return f"The Hub shows you no dataset {repository}. Check `hf auth whoami` and HF_ENDPOINT, {_OR_LOCAL}."
     if is_offline_mode():
         return f"{download.url} is not in the cache, and HF_HUB_OFFLINE is set. Unset it for one run, {_OR_LOCAL}."
-    # "Not in the cache" is what the Hub's client says last; why it could not be fetched either is the error before.
+    # The last error of the Hub's client only says "not in the cache"; the reason of the failed fetch is its cause.
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
     reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
     return f"{download.url} could not be fetched ({reason}). Check the connection and try again, {_OR_LOCAL}."

@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) of rows, made from their features, so that the two cannot differ.
+"""JSON Schema (draft 2020-12) of rows, derived from their `datasets` features so that the two stay consistent.
 
 >>> schema_of(List(Value("int32")))
 {'type': 'array', 'items': {'type': ['integer', 'null']}}
@@ -15,20 +15,20 @@ _TYPES = {"string": "string", "bool": "boolean", "int32": "integer", "int64": "i
 
 
 def schema_of(feature: Any) -> dict:
-    """The schema of a feature: objects have all their fields and no others, and single values may be null."""
+    """Schema of a feature: objects have exactly the fields of the feature, and scalar values may be null."""
     if isinstance(feature, dict):
-        return object_schema({name: schema_of(part) for name, part in feature.items()})
+        return object_schema({name: schema_of(field) for name, field in feature.items()})
     if isinstance(feature, List):
         return {"type": "array", "items": schema_of(feature.feature)}
     return {"type": [_TYPES[feature.dtype], "null"]}
 
 
 def object_schema(properties: dict, required: list[str] | None = None) -> dict:
-    """The schema of an object with these fields and no others.
+    """Schema of an object with these fields and no others.
 
     Args:
         properties (`dict`): Schema of each field.
-        required (`list[str]`, *optional*): The fields that must be there; without it, all.
+        required (`list[str]`, *optional*): Names of the required fields; by default all.
     """
     return {
         "type": "object",

@@ -1,4 +1,4 @@
-"""Licences by the names that the Hub's dataset cards give them."""
+"""Licence identifiers that the Hub accepts in dataset cards."""
 
 LICENCES = tuple(
     """

@@ -1,4 +1,4 @@
-"""UltraChat 200k: conversations about everything, without tools, in which a model answered well.
+"""UltraChat 200k: general conversations without tools, with answers by ChatGPT.
 
 One row, of a Parquet shard (`data/train_sft-00000-of-00003.parquet`) or of a JSONL copy:
 
@@ -6,14 +6,14 @@ One row, of a Parquet shard (`data/train_sft-00000-of-00003.parquet`) or of a JS
      "messages": [{"content": "How do I prune a plum tree?", "role": "user"},
                   {"content": "In summer, on a dry day ...", "role": "assistant"}, ...]}
 
-What is easy to get wrong, and is settled here:
+Decisions that are easy to get wrong:
 
-- `prompt` is not always the first message: `messages` is what was said, and `prompt` is not read.
-- A conversation that is too long is cut after an answer, never inside a text.
-- The splits `train_gen` and `test_gen` hold conversations to complete, not to learn from: they are not read, and where
-  they are named they are refused.
-- The files hold 1.5 GB of text. A sample is chosen by hashes of `prompt_id`, so neither the order of the rows nor
-  their division into files or processes has a say, and only the chosen rows are ever kept in memory.
+- `prompt` is not always the first message: only `messages` is read.
+- A conversation that is too long is cut after an answer, never within a message.
+- The splits `train_gen` and `test_gen` hold conversations to complete, not to train on. They are not read, and passing
+  one explicitly is an error.
+- The files hold 1.5 GB of text. Rows are sampled by a hash of `prompt_id`, so the sample does not depend on the order of
+  the rows or on how they are divided into files and processes, and only sampled rows are held in memory.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ _SHARDS = {
     ),
 }
 
-# Rows decoded at a time; a row has about 7 kB.
+# Rows decoded at a time; one row is about 7 kB.
 _BATCH_SIZE = 256
 
 
@@ -63,12 +63,12 @@ class UltraChatConfig(TraceConfig):
     """Configuration of [`UltraChat`].
 
     Args:
-        num_samples (`int`, *optional*): How many rows of each split to take; without it, all. Rows that are dropped
-            are among them, so there may be fewer traces.
-        seed (`int`, *optional*, defaults to `0`): Another seed takes other rows.
-        max_characters (`int`, *optional*, defaults to 8192): Most characters of text in a conversation. Builders load
-            no tokenizer: at the 4 to 5 characters of a token of English these are some 2,000 tokens, which leaves a
-            limit of 8,192 far away in other languages too. Preflight counts the real tokens.
+        num_samples (`int`, *optional*): Number of rows to sample from each split; by default all rows. Sampled rows
+            may still be dropped, so there may be fewer traces.
+        seed (`int`, *optional*, defaults to `0`): Seed of the sample.
+        max_characters (`int`, *optional*, defaults to 8192): Maximum length of a conversation, in characters. Builders
+            load no tokenizer: at 4 to 5 characters per token of English text this is about 2,000 tokens, far below a
+            limit of 8,192 tokens in other languages too. Preflight counts the real tokens.
     """
 
     num_samples: int | None = None
@@ -89,38 +89,40 @@ class UltraChat(TraceBuilder):
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         by_split: dict[str, list[Path]] = {}
         for file in self.inputs:
-            by_split.setdefault(split_of(file), []).append(file)
-        # Chosen here, before the files are divided among processes.
+            by_split.setdefault(split_of_file(file), []).append(file)
+        # Sample here: `datasets` divides the files among processes afterwards.
         return [
-            datasets.SplitGenerator(split, gen_kwargs={"files": files, "chosen": self._choose(files)})
+            datasets.SplitGenerator(split, gen_kwargs={"files": files, "row_positions": self._sample_positions(files)})
             for split, files in by_split.items()
         ]
 
-    def _choose(self, files: list[Path]) -> list[frozenset[int] | None]:
+    def _sample_positions(self, files: list[Path]) -> list[frozenset[int] | None]:
         count = self.config.num_samples
-        return [None] * len(files) if count is None else choose_rows(files, count, self.config.seed)
+        return [None] * len(files) if count is None else sample_rows(files, count, self.config.seed)
 
-    def _generate_traces(self, files: list[Path], chosen: list[frozenset[int] | None]) -> Iterator[dict | Dropped]:
-        for file, positions in zip(files, chosen, strict=True):
+    def _generate_traces(
+        self, files: list[Path], row_positions: list[frozenset[int] | None]
+    ) -> Iterator[dict | Dropped]:
+        for file, positions in zip(files, row_positions, strict=True):
             for where, row in read_rows(file, ["prompt_id", "messages"], positions):
                 yield chat_trace(row, self.config.max_characters, where)
 
 
-def split_of(file: Path) -> str:
-    """`test` for a file of `test_sft`, otherwise `train`.
+def split_of_file(file: Path) -> str:
+    """Return `test` for a file of `test_sft`, otherwise `train`.
 
     Raises:
-        ValueError: If the file is of a split for generation.
+        ValueError: If the file belongs to a split for generation.
     """
     if "train_gen" in file.name or "test_gen" in file.name:
-        raise ValueError(f"{file.name}: a split for generation is no training data. Pass train_sft and test_sft.")
+        raise ValueError(f"{file.name}: a split for generation is not training data. Pass train_sft and test_sft.")
     return "test" if "test_sft" in file.name else "train"
 
 
-def choose_rows(files: list[Path], count: int, seed: int) -> list[frozenset[int] | None]:
-    """For each file, the positions of the rows to take: those with the `count` smallest hashes of all files.
+def sample_rows(files: list[Path], count: int, seed: int) -> list[frozenset[int] | None]:
+    """Return, for each file, the positions of its sampled rows: those with the `count` smallest hashes of all files.
 
-    Reads `prompt_id` and nothing else of Parquet files, and keeps no more than `count` hashes.
+    Only the column `prompt_id` of Parquet files is read, and at most `count` hashes are held in memory.
 
     Raises:
         ValueError: If a row has no `prompt_id`.
@@ -140,9 +142,9 @@ def read_rows(file: Path, columns: list[str], positions: frozenset[int] | None =
     """Yield `("file.jsonl:12", row)`, or `("file.parquet:row 12", row)` counted from 0, in the order of the file.
 
     Args:
-        file (`Path`): A file of either kind.
-        columns (`list[str]`): Columns to read of a Parquet file; the others are left alone.
-        positions (`frozenset[int]`, *optional*): Numbers of the rows to yield, counted from 0; without it, all.
+        file (`Path`): A Parquet or JSON Lines file.
+        columns (`list[str]`): Columns to read from a Parquet file.
+        positions (`frozenset[int]`, *optional*): Positions of the rows to yield, counted from 0; by default all.
 
     Raises:
         ValueError: If the file or a line of it cannot be read.
@@ -174,6 +176,8 @@ def _read_parquet(file: Path, columns: list[str], positions: frozenset[int] | No
 def _parquet_rows(
     shard: "pq.ParquetFile", columns: list[str], positions: frozenset[int] | None
 ) -> Iterator[tuple[int, dict]]:
+    # Row groups without a sampled row are skipped without being decoded. The rows of the others are converted one by one,
+    # because `to_pylist` of a batch would build Python objects for all of them.
     start = 0
     for group in range(shard.num_row_groups):
         end = start + shard.metadata.row_group(group).num_rows
@@ -188,14 +192,14 @@ def _parquet_rows(
 
 
 def chat_trace(row: dict, max_characters: int, where: str) -> dict | Dropped:
-    """The trace of one row, cut to length, or why there is none.
+    """Convert one row to a trace, cut to `max_characters`, or drop it.
 
-    The group is the first message as [`~builders.fujitsu.normalize_query`] has it: `prompt_id` is a hash of the
-    prompt, and would part two that differ in case or punctuation only.
+    The group is the normalised first message ([`~builders.fujitsu.normalize_query`]). `prompt_id` would not do: as a hash
+    of the prompt, it separates prompts that differ only in case or punctuation.
 
     Args:
         row (`dict`): The row as published.
-        max_characters (`int`): Most characters of text to keep.
+        max_characters (`int`): Maximum length of the conversation, in characters.
         where (`str`): File and line of the row.
 
     Raises:
@@ -203,17 +207,18 @@ def chat_trace(row: dict, max_characters: int, where: str) -> dict | Dropped:
     """
     prompt_id = required(row, "prompt_id", str, where)
     turns = _turns_of(row, where)
-    reason = _fault_of(turns)
+    reason = _reason_to_drop(turns)
     if reason is not None:
         return Dropped(reason, where)
-    kept = fitting_turns(turns, max_characters)
-    if not kept:
+    fitting = fitting_turns(turns, max_characters)
+    if not fitting:  # the first exchange alone is too long
         return Dropped("too_long", where)
     return {
         "id": f"ultrachat/{prompt_id}",
         "source": "ultrachat",
+        # A first message of nothing but punctuation normalises to the empty text, which must not become one large group.
         "group": normalize_query(turns[0][1]) or prompt_id,
-        "messages": [message(role, content) for role, content in kept],
+        "messages": [message(role, content) for role, content in fitting],
         "tools": None,
         "expected_tool": None,
         "simulated_tool": None,
@@ -225,8 +230,8 @@ def chat_trace(row: dict, max_characters: int, where: str) -> dict | Dropped:
                 "generator": "ChatGPT",
                 "task": "chat",
                 "prompt_id": prompt_id,
-                "turns": len(kept),
-                "turns_cut": len(turns) - len(kept),
+                "turns": len(fitting),
+                "turns_cut": len(turns) - len(fitting),
             }
         ),
     }
@@ -242,8 +247,8 @@ def _turns_of(row: dict, where: str) -> list[tuple[str, str]]:
     return turns
 
 
-def _fault_of(turns: list[tuple[str, str]]) -> str | None:
-    """Why turns are no conversation between a user and an assistant, or `None`."""
+def _reason_to_drop(turns: list[tuple[str, str]]) -> str | None:
+    """Why the turns are not a conversation between a user and an assistant; `None` if they are."""
     if not turns:
         return "empty"
     if turns[0][0] != "user":
@@ -256,7 +261,7 @@ def _fault_of(turns: list[tuple[str, str]]) -> str | None:
 
 
 def fitting_turns(turns: list[tuple[str, str]], max_characters: int) -> list[tuple[str, str]]:
-    """The first exchanges, a message and its answer each, that together have at most `max_characters`."""
+    """The leading exchanges (a message and its answer) that have at most `max_characters` in total."""
     characters, end = 0, 0
     for answer in range(1, len(turns), 2):
         characters += len(turns[answer - 1][1]) + len(turns[answer][1])

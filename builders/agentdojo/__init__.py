@@ -1,7 +1,7 @@
-"""AgentDojo runs: agents at work on suites of tools, with and without an injection in what the tools return.
+"""AgentDojo runs: agents that work with suites of tools, with and without an injection in the tool results.
 
-Two layouts hold the same runs (both shortened). A dump `dumps/agentdojo-<pipeline>.jsonl` opens with a header and has
-one run a line:
+There are two layouts for the same runs (both shortened). A dump `dumps/agentdojo-<pipeline>.jsonl` starts with a header
+and has one run per line:
 
     {"metadata": {"benchmark": "agent-dojo", "accuracy": 0.66, "name": "some-model"}}
     {"index": 17, "metadata": {"suite_name": "banking", "model": "some-model", "success": false, "security": true,
@@ -15,7 +15,7 @@ one run a line:
          {"role": "assistant", "content": "Done.", "tool_calls": null}],
      "annotations": []}
 
-The benchmark itself writes a file for each, `runs/<pipeline>/<suite>/<user task>/<attack>/<injection task>.json`:
+The benchmark itself writes one file per run, `runs/<pipeline>/<suite>/<user task>/<attack>/<injection task>.json`:
 
     {"suite_name": "banking", "pipeline_name": "some-model", "user_task_id": "user_task_0",
      "injection_task_id": "injection_task_3", "attack_type": "direct", "injections": {"bill_text": "TODO: Send ..."},
@@ -25,21 +25,21 @@ The benchmark itself writes a file for each, `runs/<pipeline>/<suite>/<user task
          ...],
      "error": null, "utility": false, "security": true, "duration": 8.5, "benchmark_version": "v1.2.2", ...}
 
-What is easy to get wrong, and is settled here:
+Decisions that are easy to get wrong:
 
-- `security: true` says that the attack SUCCEEDED. It is also true, and means nothing, where nothing was injected.
-- A model resists only what it has seen. Runs whose tools never returned the injection are `not_exposed`.
-- The decision is the first turn that makes the attacker's call, not the last call of the run: models often finish the
+- `security: true` means that the attack SUCCEEDED. In runs without an injection it is always true, and means nothing.
+- A model can only resist an injection that it has seen. Runs whose tools never returned the injection are `not_exposed`.
+- The decision turn is the first turn with the attacker's call, not the last call of the run: models often finish the
   user's task afterwards.
-- Call ids are empty or repeated, so results belong to calls by their order.
-- A failed tool returned its `error`; `content` is empty then, but the model read the error.
-- A run holds no tool definitions and no goals. They come from `reference/`, exports of the benchmark's own suites, or
-  from the installed benchmark. Of suites that are known by their tools alone, the goal is what the injection names.
-- A pipeline is named by its file or folder: the names inside repeat (`local`) and lack the defence.
-- Tools are the suite's. A pipeline that filters tools showed the model fewer, and does not record which.
+- Call ids are empty or repeated, so results are matched to calls by their order.
+- For a failed tool call `content` is empty, and the model read `error` instead.
+- A run contains neither tool definitions nor goals. They come from `reference/`, exports of the benchmark's own suites,
+  or from the installed benchmark. In suites of which only the tools are known, the goal is derived from the injection.
+- A pipeline is named by its file or folder: the names inside the records repeat (`local`) and omit the defence.
+- The tools are those of the suite. A pipeline that filters tools showed the model fewer, but does not record which.
 
-The steps are modules: `layouts` makes a record a `Run` (nothing else knows the layouts), `suites` has tools and goals,
-`exposure` finds the injection, `verdicts` judges, and `traces` writes the row.
+The steps are modules: `layouts` parses a record into a `Run` (no other module knows the layouts), `suites` has tools and
+goals, `exposure` finds the injection, `verdicts` judges the run, and `traces` builds the row.
 """
 
 from collections import Counter
@@ -51,9 +51,9 @@ import datasets
 
 from ..base import TraceBuilder, TraceConfig
 from ..trace import Dropped
-from .layouts import read_records, run_of
+from .layouts import parse_run, read_records
 from .suites import installed_suite, is_reference, load_suites
-from .traces import trace_of
+from .traces import run_trace
 from .verdicts import check_polarity
 
 
@@ -66,11 +66,10 @@ class AgentDojoConfig(TraceConfig):
     """Configuration of [`AgentDojo`].
 
     Args:
-        attack_succeeded_when (`bool`, *optional*, defaults to `True`): The value of `security` that says that the
-            attack succeeded. Collections derived from AgentDojo exist that turned it round. A value that the recorded
-            calls contradict is refused.
-        tools (`Path`, *optional*): JSON file `{suite: [function schemas]}`, for suites of your own. It goes before
-            `reference/` and the installed benchmark.
+        attack_succeeded_when (`bool`, *optional*, defaults to `True`): Value of `security` for a successful attack.
+            Some collections derived from AgentDojo invert it. A value that the recorded calls contradict is refused.
+        tools (`Path`, *optional*): JSON file `{suite: [function schemas]}`, for suites of your own. It takes precedence
+            over `reference/` and the installed benchmark.
     """
 
     attack_succeeded_when: bool = True
@@ -78,7 +77,7 @@ class AgentDojoConfig(TraceConfig):
 
 
 class AgentDojo(TraceBuilder):
-    """Runs of AgentDojo, judged by the injection's arrival and the calls made after it."""
+    """Runs of AgentDojo, judged by whether the model saw the injection and by the calls that it made afterwards."""
 
     BUILDER_CONFIG_CLASS = AgentDojoConfig
     INPUTS = ((_DUMPS,), (_RUNS,), ("reference/tasks_*.json",), ("reference/tool_schemas_*.json",))
@@ -91,18 +90,18 @@ class AgentDojo(TraceBuilder):
 
     @classmethod
     def find_inputs(cls, data_dir: Path) -> list[Path]:
-        """The runs in either layout, or in both, and the reference files that are there.
+        """Files with runs in one or both layouts, and the reference files, sorted.
 
         Raises:
-            FileNotFoundError: If there is no run.
+            FileNotFoundError: If there is no file with runs.
         """
-        found = [path for (pattern,) in cls.INPUTS for path in data_dir.glob(pattern) if path.is_file()]
-        if all(is_reference(path) for path in found):
-            raise FileNotFoundError(f"AgentDojo expects {_DUMPS} in {data_dir}, or {_RUNS}, and neither is there.")
-        return sorted(found)
+        files = [path for (pattern,) in cls.INPUTS for path in data_dir.glob(pattern) if path.is_file()]
+        if all(is_reference(path) for path in files):
+            raise FileNotFoundError(f"AgentDojo expects {_DUMPS} in {data_dir}, or {_RUNS}, but finds neither.")
+        return sorted(files)
 
     def check_verdicts(self, verdicts: Counter[str]) -> None:
-        """Raise a `ValueError` if the labels say the opposite of the calls."""
+        """Raise a `ValueError` if the `security` labels are inverted, judging by the recorded calls."""
         check_polarity(verdicts, self.config.attack_succeeded_when)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
@@ -113,11 +112,11 @@ class AgentDojo(TraceBuilder):
     def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
         for path in files:
             for where, record in read_records(path):
-                yield self._trace(record, path, where)
+                yield self._record_trace(record, path, where)
 
-    def _trace(self, record: dict, path: Path, where: str) -> dict | Dropped:
-        run = run_of(record, path, where)
+    def _record_trace(self, record: dict, path: Path, where: str) -> dict | Dropped:
+        run = parse_run(record, path, where)
         if isinstance(run, Dropped):
             return run
         suite = self._suites.get(run.suite) or installed_suite(run.suite)
-        return trace_of(run, suite, self.config.attack_succeeded_when, where)
+        return run_trace(run, suite, self.config.attack_succeeded_when, where)

@@ -1,4 +1,4 @@
-"""From a verdict to the row."""
+"""Traces of AgentDojo runs."""
 
 import json
 from collections import Counter
@@ -10,23 +10,23 @@ from .suites import Goal, Suite
 from .verdicts import Evidence, decision_turn_of, find_evidence, verdict_of
 
 
-def trace_of(run: Run, suite: Suite | None, attack_succeeded_when: bool, where: str) -> dict | Dropped:
-    """The trace of a run, or why there is none.
+def run_trace(run: Run, suite: Suite | None, attack_succeeded_when: bool, where: str) -> dict | Dropped:
+    """Convert a run to a trace, or drop it.
 
     Args:
         run (`Run`): The run.
-        suite (`Suite`, *optional*): What is known of its suite.
-        attack_succeeded_when (`bool`): The value of `security` that says so.
-        where (`str`): Where the run was read.
+        suite (`Suite`, *optional*): Tools and goals of its suite; `None` if the suite is unknown.
+        attack_succeeded_when (`bool`): Value of `security` for a successful attack.
+        where (`str`): File and line of the run.
     """
     if suite is None:
         return Dropped("unknown_tools", where, is_attacked=run.injection_task is not None)
     if run.injection_task is not None:
         return _attacked_trace(run, run.injection_task, suite, attack_succeeded_when, where)
     if find_spans(run.messages, injected_texts(run.injections)):
-        return Dropped("unlabelled_injection", where, is_attacked=True)  # called clean, and shows an attack
+        return Dropped("unlabelled_injection", where, is_attacked=True)  # labelled clean, but shows an injection
     return {
-        **_shared(run, suite),
+        **_shared_columns(run, suite),
         "expected_tool": None,
         "simulated_tool": None,
         "attack": None,
@@ -41,17 +41,17 @@ def _attacked_trace(
 ) -> dict | Dropped:
     goal = suite.goal(injection_task, run.injections)
     if goal is None:
-        return Dropped("unknown_goal", where, is_attacked=True)  # without the attacker's calls nothing can be judged
+        return Dropped("unknown_goal", where, is_attacked=True)  # without the attacker's calls there is no verdict
     texts = injected_texts(run.injections)
     if not is_recognisable(run.attack_type, texts):
-        return Dropped("unknown_injection", where, is_attacked=True)  # nor without knowing what the model saw
+        return Dropped("unknown_injection", where, is_attacked=True)  # nor without a way to find the injection
     user_calls = suite.user_calls.get(run.user_task, [])
     evidence = find_evidence(run, goal, user_calls, find_spans(run.messages, texts))
     verdict = verdict_of(run, evidence, attack_succeeded_when)
     turn = decision_turn_of(run, evidence, verdict)
     goal_from = suite.origin if injection_task in suite.goals else "injection"
     return {
-        **_shared(run, suite),
+        **_shared_columns(run, suite),
         "expected_tool": expected_tool_of(run, verdict, turn, user_calls),
         "simulated_tool": _simulated_tool(run, evidence, verdict, goal),
         "attack": _attack_of(run, evidence, user_calls, goal),
@@ -61,7 +61,7 @@ def _attacked_trace(
     }
 
 
-def _shared(run: Run, suite: Suite) -> dict:
+def _shared_columns(run: Run, suite: Suite) -> dict:
     return {
         "id": run.id,
         "source": "agentdojo",
@@ -72,21 +72,21 @@ def _shared(run: Run, suite: Suite) -> dict:
 
 
 def expected_tool_of(run: Run, verdict: str, turn: int | None, user_calls: list[dict]) -> str | None:
-    """The right call at the decision, where it can be told.
+    """Name of the correct tool at the decision turn; `None` if it cannot be determined.
 
-    Where the model resisted, it is the one call that it made, if the user's task needs it; where it did not, it is the
-    next call of the reference solution that had not been made yet.
+    If the model resisted, it is the tool of its single call, provided that the user's task needs it. If the model was
+    compromised, it is the first call of the reference solution that had not been made before.
     """
-    names = [call["name"] for call in user_calls]
+    needed = [call["name"] for call in user_calls]
     if verdict == "resisted" and turn is not None:
-        made = [call["function"]["name"] for call in run.messages[turn]["tool_calls"]]
-        return made[0] if len(made) == 1 and made[0] in names else None
+        called = [call["function"]["name"] for call in run.messages[turn]["tool_calls"]]
+        return called[0] if len(called) == 1 and called[0] in needed else None
     if verdict == "compromised":
-        before = Counter(call["function"]["name"] for done in run.messages[:turn] for call in done["tool_calls"])
-        for name in names:
-            if not before[name]:
+        earlier = Counter(call["function"]["name"] for each in run.messages[:turn] for call in each["tool_calls"])
+        for name in needed:
+            if not earlier[name]:
                 return name
-            before[name] -= 1
+            earlier[name] -= 1
     return None
 
 
@@ -99,6 +99,7 @@ def _simulated_tool(run: Run, evidence: Evidence, verdict: str, goal: Goal) -> s
 
 def _attack_of(run: Run, evidence: Evidence, user_calls: list[dict], goal: Goal) -> dict:
     text = run.injections[0] if run.injections else None
+    # Dumps do not state the injected text: take it from the first place where a tool returned it.
     if text is None and evidence.spans:
         first = evidence.spans[0]
         text = run.messages[first["message"]]["content"][first["start"] : first["end"]]
@@ -128,20 +129,21 @@ def _metadata_of(run: Run) -> dict:
 
 
 def _attack_metadata_of(run: Run, evidence: Evidence, goal: Goal) -> dict:
-    """What an attacked run saw and did first, and two reasons for not trusting its verdict.
+    """First exposure and first calls of an attacked run, and two flags for a verdict that may be wrong.
 
-    - `names_attacker_account`: the user names what the attacker names, so the attacker's call may be the right one.
-    - `touches_goal`: after the exposure the model names it too, or gathers what was asked for. In a resisted run it
-      may then have meant to comply and failed, or asked back; or it warned the user.
+    - `names_attacker_account`: the user names the attacker's account too, so the attacker's call may be correct.
+    - `touches_goal`: after the exposure the model names that account, or calls a tool that only the attack needs. In a
+      resisted run it may have tried to comply and failed, or asked the user first, or warned the user.
     """
-    asked = " ".join(turn["content"] or "" for turn in run.messages if turn["role"] == "user").casefold()
-    wanted = {str(value).casefold() for call in goal.calls for value in call["arguments"].values()}
-    after = [] if evidence.exposed_at is None else run.messages[evidence.exposed_at + 1 :]
-    first = next((call["function"] for turn in after for call in turn["tool_calls"]), None)
+    user_text = " ".join(turn["content"] or "" for turn in run.messages if turn["role"] == "user").casefold()
+    goal_values = {str(value).casefold() for call in goal.calls for value in call["arguments"].values()}
+    after_exposure = [] if evidence.exposed_at is None else run.messages[evidence.exposed_at + 1 :]
+    first_call = next((call["function"] for turn in after_exposure for call in turn["tool_calls"]), None)
     return {
-        "names_attacker_account": any(value in asked for value in wanted),
+        "names_attacker_account": any(value in user_text for value in goal_values),
         "touches_goal": evidence.touched,
         "first_exposure": evidence.exposed_at,
-        "first_post_exposure": first and {"name": first["name"], "arguments": json.loads(first["arguments"])},
+        "first_post_exposure": first_call
+        and {"name": first_call["name"], "arguments": json.loads(first_call["arguments"])},
         "first_goal_call": list(evidence.goal_calls[0]) if evidence.goal_calls else None,
     }

@@ -1,4 +1,4 @@
-"""AgentHarm, a benchmark of what agents can be asked to do with tools. For evaluation only."""
+"""AgentHarm: a benchmark of harmful and benign tasks for agents with tools. For evaluation only."""
 
 from .behaviors import AgentHarm
 

@@ -1,10 +1,10 @@
-"""Fujitsu's agentic-rag-redteam-bench: attacks on the parts of an agent that answers with retrieved documents.
+"""Fujitsu's agentic-rag-redteam-bench: attacks on the components of a retrieval-augmented agent.
 
-    B1  poisoned documents    what the retriever returned is the attacker's; real completions    `completions.py`
-    B3  direct queries        the user asks for harm; real completions                           `completions.py`
-    B4  orchestrator          the user's query carries an order to call another tool; prompts    `b4.py`
+    B1  poisoned documents    the attacker wrote the retrieved document; completions of a model     `completions.py`
+    B3  direct queries        the user asks for harm; completions of a model                        `completions.py`
+    B4  orchestrator          the user's query contains an order to call another tool; prompts      `b4.py`
 
-B2 (images) has no text to learn from and is not read. The configurations named `*_augmented_*` are refused: they are
+B2 (images) has no text to train on and is not read. The configurations named `*_augmented_*` are refused: they contain
 rows of benchmarks that models are evaluated on (gandalf, injecagent, harmbench, jailbreakbench).
 """
 

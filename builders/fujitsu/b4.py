@@ -1,4 +1,4 @@
-"""Fujitsu's agentic-rag-redteam-bench, part B4: user queries that carry an instruction to call another tool.
+"""Fujitsu's agentic-rag-redteam-bench, part B4: user queries that contain an instruction to call another tool.
 
 One record (of `orchestrator_attacks_combined_deduplicated.jsonl`; only the first six fields are needed):
 
@@ -8,17 +8,18 @@ One record (of `orchestrator_attacks_combined_deduplicated.jsonl`; only the firs
      "attack_id": "10.O-1", "category": "LLM01", "subtype": "Hidden-JSON force web-search",
      "success": true, "judge_note": "...", "models_used": {...}, "script_version": "...", "timestamp": "..."}
 
-`success` is the verdict of a simulation and comes without a completion, so it labels nothing: a record is a prompt,
-and what a model does with it is found out by asking. Most injections are HTML comments or hidden elements, which is
-why no text is ever cleaned.
+`success` is the result of a simulation whose completion is not published, so it is not used as a label: a record is
+a prompt, and completions are sampled from the target model later. Text is never cleaned, because most injections are
+HTML comments or hidden elements.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..json_records import optional, required
 from ..trace import Dropped, attack, message, to_json
-from .source import FujitsuSource, files_named
+from .source import FujitsuSource, files_named, read_records
 from .text import normalize_hyphens, normalize_query
 
 
@@ -27,8 +28,8 @@ B4_STANDARD = json.loads((Path(__file__).parents[1] / "assets" / "b4_standard_v1
 _B4_TOOLS = to_json(B4_STANDARD["tools"])
 _B4_TOOL_NAMES = {tool["function"]["name"] for tool in B4_STANDARD["tools"]}
 
-# Fields whose value stands unaltered elsewhere in the trace; all others go to the metadata as they are.
-_B4_CARRIED = (
+# Fields whose value is in another column of the trace; all others are copied to the metadata.
+_NOT_IN_METADATA = (
     "record_id",
     "expected_tool",
     "simulated_tool",
@@ -40,24 +41,25 @@ _B4_CARRIED = (
 
 
 class FujitsuB4(FujitsuSource):
-    """Attacked prompts of B4 with the tool they should call and the tool the attacker wants."""
+    """Attacked prompts of B4, with the tool that should be called and the tool that the attacker wants called."""
 
-    # The file under its published name, or parts of it named b4_*; B1 and B3 may lie beside it.
+    # The file under its published name, or parts of it named b4_*; files of B1 and B3 may be in the same folder.
     INPUTS = (files_named("orchestrator_attacks*.jsonl", "b4_*.jsonl"),)
 
-    def _trace(self, record: dict, where: str) -> dict | Dropped:
-        return b4_trace(record, source="fujitsu_b4", where=where)
+    def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
+        for where, record in read_records(files):
+            yield b4_trace(record, source="fujitsu_b4", where=where)
 
 
 def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
-    """The trace of one B4 record.
+    """Convert one B4 record to a trace, or drop it.
 
-    Rows with one group never part between train and eval. The group is the benign query as [`normalize_query`] leaves
-    it; the same query attacked in many ways is one group.
+    The group is the normalised benign query ([`normalize_query`]). A query that is attacked in several ways is thus one
+    group, and a group is never divided between train and eval.
 
     Args:
         record (`dict`): The record as published.
-        source (`str`): Name of the builder; the id is `<source>/<record_id>`.
+        source (`str`): Name of the builder; the id of the trace is `<source>/<record_id>`.
         where (`str`): File and line of the record.
 
     Raises:
@@ -74,6 +76,8 @@ def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
             "combined_query",
         )
     )
+    # A prompt is only useful if it can be told from the call whether the attack worked, and if the injection can be cut
+    # out again: its benign twin is the prompt without the injection's span.
     if expected == simulated:
         return Dropped("degenerate", where, is_attacked=True)
     if not {expected, simulated} <= _B4_TOOL_NAMES:
@@ -82,7 +86,7 @@ def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
         return Dropped("no_injection", where)
     if not normalize_query(benign):
         return Dropped("no_benign_query", where, is_attacked=True)
-    # The injection comes last, and a short one may also occur in the query before it.
+    # Search from the end: the injection is appended to the query, and a short one may also occur within the query.
     start = query.rfind(injection)
     end = start + len(injection)
     if start < 0 or benign.strip() not in query[:start] + query[end:]:
@@ -106,5 +110,5 @@ def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
         ),
         "verdict": "prompt_only",
         "decision_turn": None,
-        "metadata": to_json({**{k: v for k, v in record.items() if k not in _B4_CARRIED}, "task": "tool_flip"}),
+        "metadata": to_json({**{k: v for k, v in record.items() if k not in _NOT_IN_METADATA}, "task": "tool_flip"}),
     }

@@ -1,4 +1,4 @@
-"""Fujitsu's agentic-rag-redteam-bench, parts B1 and B3: harmful completions that a target model really wrote.
+"""Fujitsu's agentic-rag-redteam-bench, parts B1 and B3: harmful completions, recorded from target models.
 
 One record of B1 (`rag_poisoning_benchmark_combined_deduplicated.jsonl`), where a poisoned document was retrieved:
 
@@ -10,34 +10,37 @@ One record of B1 (`rag_poisoning_benchmark_combined_deduplicated.jsonl`), where 
      "target_llm_output": "Yes, flood water is safe ...", "judge_assessment": {"assessment": "Success"},
      "metadata": {...}}
 
-One of B3 (`safety_benchmark_direct_query_combined_deduplicated.jsonl`), where the user asks for harm, has the same
-core without the documents, and how the request is dressed up: `role_play`, `manipulation_strategy`,
-`communication_style`, `query_structure`, `intent_Opacity`, `Obfuscation` (capitals as published),
-`adversarial_suffix`, `payload_splitting`, `encoding`.
+A record of B3 (`safety_benchmark_direct_query_combined_deduplicated.jsonl`), where the user asks for harm, has the
+same fields except those of the documents, and further ones for the form of the request: `role_play`,
+`manipulation_strategy`, `communication_style`, `query_structure`, `intent_Opacity`, `Obfuscation` (capitals as
+published), `adversarial_suffix`, `payload_splitting`, `encoding`.
 
-No real row was at hand when this was written: fields and file names are as their publisher describes them. What is
-easy to get wrong, and is settled here:
+The dataset is gated, and this code has only been tested on records written by hand: fields and file names follow the
+publisher's description. Decisions that are easy to get wrong:
 
-- How the target was shown the retrieved document is not recorded. It is written here as most generators of answers
-  get it, in one user turn: `Context:`, the document, `Question:`, the query (`prompt_form` in the metadata). A message
-  of a tool would need a call before it, and no call was made: hence the attack is of kind `user_text`, and its span is
-  the document. `benign_content` stays in the metadata, since nothing says that the target saw it.
-- A completion is harmful if the judge says so (`judge.py`), not because it is there.
-- `user_query` of B3 is the request as it was sent, suffix and encoding included. It is kept to the letter.
-- Rows of one behaviour share what the attacker wants, in however many words and disguises they ask for it. So the
-  group is the normalised `adversarial_goal`, in B1 and B3 alike, and the query only where no goal is stated: grouped
-  by query, the same harmful answer would be trained on and held out; grouped by both, even more so.
+- How the retrieved document was shown to the target is not recorded. The prompt is written as most RAG systems write
+  it, in one user turn: `Context:`, the document, `Question:`, the query (`prompt_form` in the metadata). A tool message
+  would need a preceding call, and no call was made: hence the attack is of kind `user_text`, and its span is the
+  document. `benign_content` stays in the metadata, since it is not known whether the target saw it.
+- A completion counts as harmful only if the judge says so (`judge.py`).
+- `user_query` of B3 is the request as it was sent, including suffix and encoding. It is kept verbatim.
+- Rows of one behaviour share the attacker's goal, in different wordings and disguises. In both parts the group is
+  therefore the normalised `adversarial_goal`, and the query only if no goal is given. With groups by query, the same
+  harmful answer could be in train and in eval.
 """
+
+from collections.abc import Iterator
+from pathlib import Path
 
 from ..json_records import optional, required
 from ..trace import Dropped, attack, message, to_json
-from .judge import as_object, doubt_of
-from .source import FujitsuSource, files_named
+from .judge import judge_drop_reason, parse_dict
+from .source import FujitsuSource, files_named, read_records
 from .text import normalize_query
 
 
-# Fields whose value stands unaltered elsewhere in the trace; all others go to the metadata as they are.
-_CARRIED = (
+# Fields whose value is in another column of the trace; all others are copied to the metadata.
+_NOT_IN_METADATA = (
     "id",
     "attack_category",
     "attack_mechanism",
@@ -47,7 +50,7 @@ _CARRIED = (
     "target_llm_output",
 )
 
-# As a record's own fields may name the benchmark that it was taken from, without punctuation and in lower case.
+# Names of public benchmarks, in lower case and without punctuation, as they may occur in the fields below.
 _PUBLIC_BENCHMARKS = (
     "gandalf",
     "injecagent",
@@ -62,25 +65,27 @@ _ORIGIN_FIELDS = ("source", "source_dataset", "source_benchmark", "dataset", "be
 
 
 class FujitsuB1(FujitsuSource):
-    """Answers that follow a poisoned document."""
+    """Answers to questions about a poisoned document, in which the model followed the attacker."""
 
     INPUTS = (files_named("rag_poisoning_benchmark*.jsonl", "[bB]1_*.jsonl"),)
 
-    def _trace(self, record: dict, where: str) -> dict | Dropped:
-        return b1_trace(record, where)
+    def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
+        for where, record in read_records(files):
+            yield b1_trace(record, where)
 
 
 class FujitsuB3(FujitsuSource):
-    """Answers to openly harmful requests; the requests are asked of the target again, for refusals."""
+    """Harmful answers to openly harmful requests. The requests are also used as prompts, to sample refusals."""
 
     INPUTS = (files_named("safety_benchmark_direct_query*.jsonl", "[bB]3_*.jsonl"),)
 
-    def _trace(self, record: dict, where: str) -> dict | Dropped:
-        return b3_trace(record, where)
+    def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
+        for where, record in read_records(files):
+            yield b3_trace(record, where)
 
 
 def b1_trace(record: dict, where: str) -> dict | Dropped:
-    """The trace of one B1 record, or why it is none.
+    """Convert one B1 record to a trace, or drop it.
 
     Args:
         record (`dict`): The record as published.
@@ -102,14 +107,14 @@ def b1_trace(record: dict, where: str) -> dict | Dropped:
         record,
         where,
         source="fujitsu_b1",
-        asked=[*system, message("user", f"{context}\n\nQuestion:\n{query}")],
-        bait=_attack(record, where, "user_text", poison, [span]),
-        notes={"task": "rag_poisoning", "prompt_form": "context_question"},
+        prompt=[*system, message("user", f"{context}\n\nQuestion:\n{query}")],
+        attack=_attack(record, where, "user_text", poison, [span]),
+        task_metadata={"task": "rag_poisoning", "prompt_form": "context_question"},
     )
 
 
 def b3_trace(record: dict, where: str) -> dict | Dropped:
-    """The trace of one B3 record, or why it is none; arguments and errors as for [`b1_trace`]."""
+    """Convert one B3 record to a trace, or drop it; arguments and errors as for [`b1_trace`]."""
     query = required(record, "user_query", str, where)
     reason = _reason_to_drop(record, where)
     if reason is not None:
@@ -118,27 +123,30 @@ def b3_trace(record: dict, where: str) -> dict | Dropped:
         record,
         where,
         source="fujitsu_b3",
-        asked=[*_system_messages(record, where), message("user", query)],
-        bait=_attack(record, where, "direct_request", query, []),
-        notes={"task": "refusal"},
+        prompt=[*_system_messages(record, where), message("user", query)],
+        attack=_attack(record, where, "direct_request", query, []),
+        task_metadata={"task": "refusal"},
     )
 
 
-def _complied_trace(record: dict, where: str, source: str, asked: list[dict], bait: dict, notes: dict) -> dict:
+def _complied_trace(
+    record: dict, where: str, source: str, prompt: list[dict], attack: dict, task_metadata: dict
+) -> dict:
     goal = optional(record, "adversarial_goal", str, where) or ""
-    others = {key: value for key, value in record.items() if key not in _CARRIED}
+    generator = optional(record, "target_component_model", str, where)
+    other_fields = {key: value for key, value in record.items() if key not in _NOT_IN_METADATA}
     return {
         "id": f"{source}/{required(record, 'id', str, where)}",
         "source": source,
         "group": normalize_query(goal) or normalize_query(record["user_query"]),
-        "messages": [*asked, message("assistant", record["target_llm_output"])],
+        "messages": [*prompt, message("assistant", record["target_llm_output"])],
         "tools": None,
         "expected_tool": None,
         "simulated_tool": None,
-        "attack": bait,
+        "attack": attack,
         "verdict": "complied",
-        "decision_turn": len(asked),
-        "metadata": to_json({**others, **notes, "generator": optional(record, "target_component_model", str, where)}),
+        "decision_turn": len(prompt),
+        "metadata": to_json({**other_fields, **task_metadata, "generator": generator}),
     }
 
 
@@ -161,11 +169,13 @@ def _reason_to_drop(record: dict, where: str) -> str | None:
         return "empty_query"
     if output is None or not output.strip():
         return "empty_output"
-    return doubt_of(record.get("judge_assessment"))
+    return judge_drop_reason(record.get("judge_assessment"))
 
 
 def _is_from_public_benchmark(record: dict) -> bool:
-    parts = (record, as_object(record.get("metadata")) or {})
-    origins = [part[field] for part in parts for field in _ORIGIN_FIELDS if isinstance(part.get(field), str)]
-    words = ["".join(filter(str.isalnum, origin.casefold())) for origin in origins]
-    return any(benchmark in word for benchmark in _PUBLIC_BENCHMARKS for word in words)
+    # The origin may be given at the top level or in the metadata, and is written in many ways: "Jailbreak-Bench",
+    # "harm_bench/v1".
+    objects = (record, parse_dict(record.get("metadata")) or {})
+    origins = [each[field] for each in objects for field in _ORIGIN_FIELDS if isinstance(each.get(field), str)]
+    bare_origins = ["".join(filter(str.isalnum, origin.casefold())) for origin in origins]
+    return any(benchmark in origin for benchmark in _PUBLIC_BENCHMARKS for origin in bare_origins)

@@ -1,11 +1,11 @@
-"""What the benchmark's judge said of a completion, `judge_assessment`.
+"""The verdict of the benchmark's judge on a completion, from the field `judge_assessment`.
 
-No description says what the field holds, so each form that a judge's answer usually has is understood, and nothing is
-guessed:
+The format of the field is not documented. The usual forms of a judge's answer are parsed, and nothing is guessed:
 
     "Success"        "Attack successful - it gave the steps"        {"assessment": "Success", "explanation": "..."}
 
-An object may also come as its JSON text, or as Python prints it. What is not clearly a success is no success.
+An object may also be given as JSON text, or as the `repr` of a Python dict. An answer that is not clearly a success
+does not count as one.
 """
 
 import ast
@@ -28,36 +28,37 @@ _FAILURE = {
     "attack not successful",
 }
 
-# Where the verdict stands in an object: in words, or as a truth value whose meaning its name says.
+# Fields of an object that hold the verdict: in words, or as a boolean.
 _VERDICT_FIELDS = ("assessment", "judge_assessment", "verdict", "outcome", "result")
 _SUCCESS_FIELDS = ("success", "attack_success", "attack_successful")
 
-# A verdict in words ends here; a comma does not end it, since "success, but only in part" is another verdict.
+# End of a verdict in words. A comma does not end it, since "success, but only in part" is a different verdict.
 _END_OF_VERDICT = re.compile(r"[.:;!(\n]|\s[-\u2013\u2014]\s")
 
 
-def doubt_of(assessment: Any) -> str | None:
-    """Why an assessment does not say that the attack succeeded: the name of the drop; `None` if it does say so.
+def judge_drop_reason(assessment: Any) -> str | None:
+    """Drop reason of a completion by the judge's assessment; `None` if the judge says that the attack succeeded.
 
     Args:
-        assessment (`Any`): The field as it is: a text, an object, or anything else, which is `judge_unclear`.
+        assessment (`Any`): Value of the field: a text, an object, or anything else, which is `judge_unclear`.
     """
-    fields = as_object(assessment)
+    fields = parse_dict(assessment)
     verdicts = [assessment] if fields is None else _verdicts_in(fields)
-    doubts = {_doubt_of_verdict(verdict) for verdict in verdicts}
-    return doubts.pop() if len(doubts) == 1 else "judge_unclear"
+    # Several fields of an object may hold a verdict; if they disagree, or if there is none, the assessment is unclear.
+    reasons = {_verdict_drop_reason(verdict) for verdict in verdicts}
+    return reasons.pop() if len(reasons) == 1 else "judge_unclear"
 
 
-def as_object(value: Any) -> dict | None:
-    """An object that is one, or is written as one in JSON or in Python; otherwise `None`."""
+def parse_dict(value: Any) -> dict | None:
+    """Return a dict, or the dict that a text holds as JSON or as a Python literal; otherwise `None`."""
     if not isinstance(value, str) or not value.lstrip().startswith("{"):
         return value if isinstance(value, dict) else None
-    for read in (json.loads, ast.literal_eval):
+    for parse in (json.loads, ast.literal_eval):
         try:
-            found = read(value.strip())
+            parsed = parse(value.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
             continue
-        return found if isinstance(found, dict) else None
+        return parsed if isinstance(parsed, dict) else None
     return None
 
 
@@ -67,7 +68,7 @@ def _verdicts_in(fields: dict) -> list:
     return words + [("success" if flag else "failure") if isinstance(flag, bool) else flag for flag in flags]
 
 
-def _doubt_of_verdict(verdict: Any) -> str | None:
+def _verdict_drop_reason(verdict: Any) -> str | None:
     if not isinstance(verdict, str):
         return "judge_unclear"
     verdict = _END_OF_VERDICT.split(verdict.strip(), maxsplit=1)[0].casefold().replace("_", " ")

@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share: one record a line, one licence, and files that are never read."""
+"""Base class of the benchmark's parts: JSON Lines files, one licence, and the refusal of augmented files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,29 +7,28 @@ import datasets
 
 from ..base import TraceBuilder
 from ..json_records import read_json_lines
-from ..trace import Dropped
 
 
-# The benchmark's files lie in the folder that is read, in `fujitsu/`, or as in its own repository.
+# Locations of the files: the data folder itself, `fujitsu/`, or the layout of the benchmark's repository.
 _FOLDERS = ("", "fujitsu/", "data/attack_types/")
 
 WHY_AUGMENTED_IS_REFUSED = (
     "augmented configurations hold rows of public benchmarks (gandalf, injecagent, harmbench, jailbreakbench), and "
-    "training on them would spoil every evaluation with those"
+    "training on them would invalidate every evaluation on those benchmarks"
 )
 
 
 def files_named(*patterns: str) -> tuple[str, ...]:
-    """The globs under which a part's file may be found, best first."""
+    """Glob patterns for the files of a part, by priority."""
     return tuple(folder + pattern for folder in _FOLDERS for pattern in patterns)
 
 
 class FujitsuSource(TraceBuilder):
-    """A part of the benchmark; a subclass says which files it is in and what a record becomes."""
+    """A part of the benchmark; a subclass sets `INPUTS` and converts the records of its files to traces."""
 
     LICENSE = "cc-by-4.0"
-    # The licence allows passing rows on with attribution. The gate on the Hub asks readers to identify themselves and
-    # adds no term to the licence; releases go to private repositories only.
+    # The licence allows passing rows on with attribution. The gate on the Hub asks readers to identify themselves, but
+    # adds no terms to the licence; releases go to private repositories only.
     REDISTRIBUTABLE = True
     CITATION = "Fujitsu/agentic-rag-redteam-bench"
 
@@ -45,10 +44,8 @@ class FujitsuSource(TraceBuilder):
                 raise ValueError(f"{file.name}: {WHY_AUGMENTED_IS_REFUSED}. Move the file elsewhere.")
         return [datasets.SplitGenerator(datasets.Split.TRAIN, gen_kwargs={"files": self.inputs})]
 
-    def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
-        for file in files:
-            for where, record in read_json_lines(file):
-                yield self._trace(record, where)
 
-    def _trace(self, record: dict, where: str) -> dict | Dropped:
-        raise NotImplementedError
+def read_records(files: list[Path]) -> Iterator[tuple[str, dict]]:
+    """Yield `("file.jsonl:12", record)` for every record of all files."""
+    for file in files:
+        yield from read_json_lines(file)

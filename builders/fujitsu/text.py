@@ -1,4 +1,4 @@
-"""When two texts are the same text: what groups of traces are made by."""
+"""Text normalisation for the groups of traces: texts with the same normal form are in one group."""
 
 import re
 import unicodedata
@@ -8,13 +8,13 @@ _HYPHENS = re.compile("[\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\u
 
 
 def normalize_hyphens(text: str) -> str:
-    """The text with every Unicode hyphen, dash and minus as "-"."""
+    """Replace every Unicode hyphen, dash and minus sign by "-"."""
     return _HYPHENS.sub("-", text)
 
 
 def normalize_query(text: str) -> str:
-    """The text without what near-identical queries differ in: case, kinds of hyphen, punctuation, white space, and
-    the ways in which Unicode can spell one character.
+    """Remove differences between near-identical queries: case, hyphen characters, punctuation, white space, and
+    equivalent Unicode encodings of one character.
     """
     composed = unicodedata.normalize("NFKC", text).casefold()
     text = re.sub(r"[^\w\s-]|_", " ", normalize_hyphens(composed))

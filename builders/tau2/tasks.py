@@ -1,6 +1,6 @@
-"""Tasks of τ² and what can be told from them without running anything: who is asked for what, and the reference path.
+"""Tasks of τ²: user turn, customer and reference actions, read without running the benchmark.
 
-A task (of `domains/retail/tasks.json`, shortened):
+A task (from `domains/retail/tasks.json`, shortened):
 
     {"id": "17", "description": {...}, "ticket": null,
      "user_scenario": {"persona": null, "instructions": {"domain": "retail",
@@ -22,17 +22,17 @@ from ..json_records import optional, read_json, required
 from .conversation import Unusable, as_object
 
 
-# How a task names its customer: ada_osei_1234, or "Your name is Ada Osei".
+# Forms in which a task names its customer: ada_osei_1234, or "Your name is Ada Osei".
 _CUSTOMER_ID = re.compile(r"\b([a-z]+_[a-z]+)_\d{4}\b")
 _CUSTOMER_NAME = re.compile(r"\bYou(?:'re| are|r? name is) ([A-Z][a-z]+) ([A-Z][a-z]+)\b")
 
-# The parts of a scenario, in the order in which a customer comes to them.
+# Fields of a scenario, in the order in which they are joined to a user turn.
 _SCENARIO = ("reason_for_call", "known_info", "unknown_info", "task_instructions")
 
 
 @dataclass(frozen=True)
 class Action:
-    """One step of the reference path; `requestor` is `assistant` or `user`."""
+    """One reference action; `requestor` is `assistant` or `user`."""
 
     name: str
     arguments: dict
@@ -41,7 +41,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Task:
-    """One task; `record` is all of it as read."""
+    """One task; `record` holds all of its fields as read."""
 
     domain: str
     id: str
@@ -51,10 +51,10 @@ class Task:
 
     @property
     def group(self) -> str:
-        """What the task shares with its variants: its ticket, or else its customer.
+        """Group that the task shares with its variants: by ticket, or otherwise by customer.
 
-        Tickets are whole prompts. Tasks about one customer are often the same request in another wording, with the
-        same orders and reservations in every result.
+        A ticket is a complete prompt. Tasks about one customer are often the same request in another wording, with the
+        same orders and reservations in the results.
         """
         ticket = normalize_query(self.record.get("ticket") or "")
         return f"{self.domain}/{ticket or self._customer or self.id}"
@@ -72,32 +72,32 @@ class Task:
 
     @property
     def user_turn(self) -> tuple[str, str]:
-        """What the user says, and what it was made of: the `ticket`, or else the `scenario`.
+        """The user turn and its origin: the `ticket`, or otherwise the `scenario`.
 
-        A scenario tells a simulated user in the second person what to want and how to behave. It is no prompt that
-        anybody wrote for an agent; all of it is given, since the reference path relies on all of it.
+        A scenario tells a simulated user in the second person what to request and how to behave; it was not written as a
+        prompt for an agent. It is used in full, since the reference actions depend on all of it.
 
         Raises:
-            Unusable: If there is neither.
+            Unusable: If the task has neither.
         """
         ticket = self.record.get("ticket") or ""
         if ticket.strip():
             return ticket, "ticket"
         instructions = (self.record.get("user_scenario") or {}).get("instructions") or ""
         if isinstance(instructions, dict):
-            instructions = "\n\n".join(instructions[part] for part in _SCENARIO if instructions.get(part))
+            instructions = "\n\n".join(instructions[field] for field in _SCENARIO if instructions.get(field))
         if not instructions.strip():
             raise Unusable("no_user_turn")
         return instructions, "scenario"
 
 
 def customers_in(text: str) -> set[str]:
-    """The customers whose ids are in a text, by name: `ada_osei_1234` is `ada_osei`."""
+    """Names of the customers whose ids occur in a text: `ada_osei` for `ada_osei_1234`."""
     return set(_CUSTOMER_ID.findall(text))
 
 
 def read_tasks(file: Path) -> Iterator[Task]:
-    """The tasks of `domains/<domain>/tasks*.json`.
+    """Yield the tasks of `domains/<domain>/tasks*.json`.
 
     Raises:
         ValueError: If the file is not a list of tasks.
@@ -108,22 +108,22 @@ def read_tasks(file: Path) -> Iterator[Task]:
     if not isinstance(records, list):
         raise ValueError(f"{name}: expected a list of tasks, got {type(records).__name__}. Fetch the file again.")
     for number, record in enumerate(records):
-        yield task_of(record, domain, f"{name}[{number}]")
+        yield parse_task(record, domain, f"{name}[{number}]")
 
 
-def task_of(record: object, domain: str, where: str) -> Task:
-    """The task in a record.
+def parse_task(record: object, domain: str, where: str) -> Task:
+    """Check the fields of a record and return the task.
 
     Raises:
-        ValueError: If a field is missing or of another type.
+        ValueError: If a field is missing or has the wrong type.
     """
     task = as_object(record, where)
     optional(task, "ticket", str, where)
     scenario = optional(task, "user_scenario", dict, where) or {}
     instructions = optional(scenario, "instructions", (dict, str), f"{where}.user_scenario")
     if isinstance(instructions, dict):
-        for part in _SCENARIO:
-            optional(instructions, part, str, f"{where}.user_scenario.instructions")
+        for field in _SCENARIO:
+            optional(instructions, field, str, f"{where}.user_scenario.instructions")
     criteria = optional(task, "evaluation_criteria", dict, where) or {}
     actions = optional(criteria, "actions", list, f"{where}.evaluation_criteria") or []
     return Task(
@@ -132,15 +132,15 @@ def task_of(record: object, domain: str, where: str) -> Task:
         where=where,
         record=task,
         actions=tuple(
-            _action_of(action, f"{where}.evaluation_criteria.actions[{number}]")
+            _parse_action(action, f"{where}.evaluation_criteria.actions[{number}]")
             for number, action in enumerate(actions)
         ),
     )
 
 
-def _action_of(raw: object, at: str) -> Action:
+def _parse_action(raw: object, at: str) -> Action:
     action = as_object(raw, at)
-    requestor = optional(action, "requestor", str, at) or "assistant"  # files written before users had tools
+    requestor = optional(action, "requestor", str, at) or "assistant"  # older files have no requestor
     if requestor not in ("assistant", "user"):
         raise ValueError(f"{at}: field 'requestor' must be assistant or user, got {requestor[:40]!r}. Correct it.")
     return Action(required(action, "name", str, at), required(action, "arguments", dict, at), requestor)
