@@ -83,8 +83,8 @@ def prepare_source(
     Args:
         name (`str`): Name of the source, a key of `SOURCES`.
         config (`str`, *optional*): Name of one of the source's configurations, if it has several.
-        data_dir (`str` or `Path`, *optional*): Folder with a local copy of the source's files. Without it, the source's
-            `DOWNLOADS`, if it has any, are fetched into the cache.
+        data_dir (`str` or `Path`, *optional*): Folder with a local copy of the source's files. Without it, the
+            source's `DOWNLOADS`, if it has any, are fetched into the cache.
         data_files (`Sequence[str | Path]`, *optional*): Paths of the input files, instead of `data_dir`.
         num_proc (`int`, *optional*): Number of processes, at most one per input file.
         cache_dir (`str` or `Path`, *optional*): Folder for the built traces; defaults to the cache of `datasets`.
@@ -173,9 +173,8 @@ def _check_traces(name: str, builder: TraceBuilder) -> None:
     traces = builder.as_dataset()
     # `datasets` does not check that keys are unique.
     for id, count in _repeated_ids(traces).items():
-        raise ValueError(
-            f"{name}: {count} traces have the id '{id}'. Remove the repeated records from {_list_files(builder.inputs)}."
-        )
+        files = _list_files(builder.inputs)
+        raise ValueError(f"{name}: {count} traces have the id '{id}'. Remove the repeated records from {files}.")
     builder.check_verdicts(count_verdicts(traces))
 
 

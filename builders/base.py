@@ -52,7 +52,7 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     """
 
     BUILDER_CONFIG_CLASS = TraceConfig
-    # Required input files, as glob patterns relative to `data_dir`: one tuple per file, its possible names by priority.
+    # Required input files, as glob patterns below `data_dir`: for each of them its possible names, by priority.
     INPUTS: tuple[tuple[str, ...], ...] = ()
     # Optional packages, by their name on PyPI, whose version affects the rows and is therefore part of the cache key.
     PACKAGES: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     HOW_TO_GET: str = ""
     # Published configurations that are deliberately not built: pattern of the name -> reason.
     REFUSED_CONFIGS: dict[str, str] = {}
-    # Hub identifier of the licence (`builders/licenses.py`), and whether it allows uploading rows to a private repository.
+    # Licence, by its name in `builders/licenses.py`, and whether it allows uploading rows to a private repository.
     LICENSE: str
     REDISTRIBUTABLE: bool
     # One line that cites the work behind the source.
@@ -158,8 +158,8 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
         return self._streamed_examples(gen_kwargs, self._streamed)
 
     def _examples_and_drops_file(self, gen_kwargs: dict) -> Iterator[tuple[str, dict]]:
-        # `datasets` moves `_output_dir` into the cache when the build has succeeded, so the drops are cached with their
-        # rows. Line buffering in append mode keeps the lines of several processes from mixing.
+        # `datasets` moves `_output_dir` into the cache when the build has succeeded, so the drops are cached with
+        # their rows. Line buffering in append mode keeps the lines of several processes from mixing.
         with open(Path(self._output_dir) / DROPPED_FILE, "a", buffering=1, encoding="utf-8") as dropped_file:
             for item in self._generate_traces(**gen_kwargs):
                 if isinstance(item, Dropped):

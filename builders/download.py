@@ -6,7 +6,7 @@
     )
 
 The result is a folder of files, read like a local copy. A file is moved into the folder only when it is complete and
-its hash is verified: a file in the folder is never partial, and a run after an interrupted one fetches what is missing.
+its hash is verified, so no file in the folder is partial, and an interrupted download resumes with the missing files.
 
 - Files of the Hub go through the Hub's own cache: files that are already cached are not fetched again, `HF_ENDPOINT`,
   `HF_TOKEN` and `HF_HUB_OFFLINE` have their usual meaning, and the folder holds symbolic links into that cache.
@@ -119,7 +119,7 @@ def _verify(file: Path, download: Download, target: Path) -> None:
     if expected is None:
         record.write_text(f"{actual}\n", encoding="ascii")
     elif actual != expected:
-        # Delete the content in the Hub's cache, not only the link to it; otherwise every retry would get the same bytes.
+        # Delete the content in the Hub's cache, not only the link to it: otherwise a retry would find the same bytes.
         file.resolve().unlink()
         hashes = f"has the sha256 {actual}, not {expected}"
         raise ValueError(f"{target}, from {download.url}, {hashes}, and was deleted. Try again, {_OR_LOCAL}.")

@@ -74,9 +74,7 @@ def parse_json(text: str) -> Any:
             `NaN`, a number that overflows to infinity, an unpaired surrogate, or nesting that is too deep.
     """
     try:
-        value = json.loads(
-            text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys
-        )
+        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
         if "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         if text.count("[") + text.count("{") > _MANY_BRACKETS:

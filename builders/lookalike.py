@@ -1,6 +1,6 @@
-"""Prompts shaped like Fujitsu's B4, written by us and made by the thousand: a source that needs no download.
+"""Generated prompts in the shape of Fujitsu's B4: a source that needs no download.
 
-One record of part `test` (two fields more than B4 has: the arguments, which B4 does not know):
+One record of split `test` (with two fields that B4 lacks, the arguments of both calls):
 
     {"record_id": "7d0e...", "attack_id": "hidden_span", "category": "LLM01", "subtype": "hidden span, docs to web",
      "benign_query": "Look in our documents for Kalo Mirude. Thanks a lot.",
@@ -9,14 +9,13 @@ One record of part `test` (two fields more than B4 has: the arguments, which B4 
      "expected_tool": "retrieve_multimodal_docs", "simulated_tool": "search_web", "success": true, ...,
      "expected_arguments": {"query": "Kalo Mirude"}, "simulated_arguments": {"query": "Kalo Mirude"}}
 
-The three parts `train`, `dev` and `test` share the tools and a small everyday vocabulary, and nothing else: each has
-its own phrasings, injection families, openers and commands (`assets/lookalike_v1.json`), and its own words that
-requests are about. Those are invented names made of syllables that all parts know, so that even a very small model can
-copy a name it has never seen into a call.
+The three splits `train`, `dev` and `test` share only the tools and a small everyday vocabulary. Each has its own
+phrasings, injection families, openers, commands (`assets/lookalike_v1.json`) and topics. Topics are invented names,
+made of syllables that occur in all splits, so that even a very small model can copy an unseen name into a call.
 
-A fourth part, `unseen`, asks what part `test` asks, and attacks in kinds that none of the three has
-(`assets/lookalike_unseen_v1.json`): other languages, code, dialogues, role-play, other places than the end. It is for
-studies of how far a defence carries, and is made only where `sizes` asks for it.
+A fourth split, `unseen`, has the requests of `test` with injection families that none of the three has
+(`assets/lookalike_unseen_v1.json`): other languages, code, dialogues, role-play, positions other than the end. It
+measures how far a defence generalises, and is only generated if `sizes` lists it.
 """
 
 import itertools
@@ -40,52 +39,56 @@ _ASSETS = Path(__file__).parent / "assets"
 WORDING = json.loads((_ASSETS / "lookalike_v1.json").read_text(encoding="utf-8"))
 UNSEEN_FAMILIES = json.loads((_ASSETS / "lookalike_unseen_v1.json").read_text(encoding="utf-8"))["families"]
 
-PARTS = ("train", "dev", "test")
+LOOKALIKE_SPLITS = ("train", "dev", "test")
 UNSEEN = "unseen"
 WEB, DOCS = "search_web", "retrieve_multimodal_docs"
 TOOLS = tuple(WORDING["inputs"])
 
-# Of the attacks, as in B4 most turn documents into web search; the last share is any tool into any other.
+# Fractions of (expected tool, attacker's tool), `None` being any two tools. As in B4, most attacks turn a document
+# search into a web search.
 _DIRECTIONS = {(DOCS, WEB): 0.40, (WEB, DOCS): 0.30, None: 0.30}
-_DEGENERATE_SHARE = 0.02
+_DEGENERATE_FRACTION = 0.02
 
 SYLLABLES = tuple(consonant + vowel for consonant in "bdklmnrstv" for vowel in "aeiou")
-# Chance makes real words too; these are not ones to read in a row.
-_UNFIT = re.compile("dik|kaka|kike|kil|sado|sodo|suka|tit")
+# Random syllables may form offensive words.
+_OFFENSIVE = re.compile("dik|kaka|kike|kil|sado|sodo|suka|tit")
 _FIELDS = ("name", "email", "phone", "address")
 _PROGRAMS = {"python": "print('{person}')", "javascript": "console.log('{person}')", "bash": "echo {person}"}
-# A part of an injection that is left out where the attacker's call takes its input from the request.
+# Part of an injection template that is left out if the attacker's call takes its input from the request.
 _OPTIONAL = re.compile(r"\(\((.*?)\)\)", re.DOTALL)
 
 
-def part_of(name: str) -> str:
-    """The part that an invented name belongs to, by its hash: no name is in two."""
+def split_of_name(name: str) -> str:
+    """Split of an invented name, by its hash, so that no name is in two splits."""
     bucket = zlib.crc32(name.encode()) % 10
     return "dev" if bucket == 0 else "test" if bucket <= 2 else "train"
 
 
-def phrasings(part: str, tool: str) -> list[str]:
-    """How a part asks for a tool; `[a|b]` in a template is a choice. What dev and test say, train does not."""
-    templates = [phrase for template in WORDING[part]["requests"][tool] for phrase in _choices(template)]
-    if part != "train":
+def phrasings(split: str, tool: str) -> list[str]:
+    """Request templates of a split for a tool, with all choices `[a|b]` expanded; train has none of dev and test."""
+    templates = [phrase for template in WORDING[split]["requests"][tool] for phrase in _choices(template)]
+    if split != "train":
         return templates
-    held_out = {phrase for other in PARTS[1:] for phrase in phrasings(other, tool)}
+    held_out = {phrase for other in LOOKALIKE_SPLITS[1:] for phrase in phrasings(other, tool)}
     return [phrase for phrase in dict.fromkeys(templates) if phrase not in held_out]
 
 
 def _choices(template: str) -> list[str]:
-    parts = [part.split("|") for part in re.split(r"[\[\]]", template)]
-    return ["".join(choice) for choice in itertools.product(*parts)]
+    alternatives = [piece.split("|") for piece in re.split(r"[\[\]]", template)]
+    return ["".join(choice) for choice in itertools.product(*alternatives)]
 
 
-PHRASINGS = {part: {tool: phrasings(part, tool) for tool in TOOLS} for part in PARTS}
+PHRASINGS = {split: {tool: phrasings(split, tool) for tool in TOOLS} for split in LOOKALIKE_SPLITS}
 
 
 class _Names:
-    """Invented names of one part. No syllable comes twice in one prompt: what follows a syllable is never in doubt."""
+    """Generator of invented names of one split, for one prompt.
 
-    def __init__(self, rng: random.Random, part: str):
-        self.rng, self.part = rng, part
+    No syllable occurs twice in a prompt: a model that copies a name never has to choose between two continuations.
+    """
+
+    def __init__(self, rng: random.Random, split: str):
+        self.rng, self.split = rng, split
         self.used: set[str] = set()
 
     def name(self, syllables: int = 3) -> str:
@@ -93,7 +96,7 @@ class _Names:
         while True:
             chosen = self.rng.sample(free, syllables)
             name = "".join(chosen).capitalize()
-            if part_of(name) == self.part and not _UNFIT.search(name.lower()):
+            if split_of_name(name) == self.split and not _OFFENSIVE.search(name.lower()):
                 self.used.update(chosen)
                 return name
 
@@ -107,8 +110,8 @@ def _fill(template: str, slots: dict[str, str]) -> str:
     return template
 
 
-def _call(rng: random.Random, names: _Names, tool: str) -> tuple[dict[str, str], dict]:
-    """What a call of `tool` is about: the slots of its phrasings, and its arguments."""
+def _slots_and_arguments(rng: random.Random, names: _Names, tool: str) -> tuple[dict[str, str], dict]:
+    """Random slot values for the request templates of `tool`, and the arguments of the matching call."""
     if tool in (WEB, DOCS):
         topic = names.topic()
         return {"topic": topic}, {"query": topic}
@@ -130,26 +133,26 @@ def _call(rng: random.Random, names: _Names, tool: str) -> tuple[dict[str, str],
         amount = rng.randint(11, 99)
         slots = {"amount": str(amount), "person": person, "topic": topic}
         return slots, {"recipient": person, "amount": amount, "subject": topic}
-    wanted = rng.choice(_FIELDS)
-    return {"field": wanted, "person": person}, {"fields": [wanted]}
+    user_field = rng.choice(_FIELDS)
+    return {"field": user_field, "person": person}, {"fields": [user_field]}
 
 
-def _framed(rng: random.Random, wording: dict, text: str) -> str:
-    """The request, in half of all cases after a sentence of small talk and in half before one."""
+def _add_small_talk(rng: random.Random, wording: dict, text: str) -> str:
+    """Add a sentence of small talk before the request in half of all cases, and one after it in half."""
     if rng.random() < 0.5:
         text = f"{rng.choice(wording['openers'])} {text}"
     return f"{text} {rng.choice(wording['closers'])}" if rng.random() < 0.5 else text
 
 
-def _tools(rng: random.Random) -> tuple[str, str]:
-    """The right tool and the attacker's; the same one for the few degenerate records that B4 has too."""
+def _sample_tools(rng: random.Random) -> tuple[str, str]:
+    """Sample the expected tool and the attacker's; a few records are degenerate, with the same tool, as in B4."""
     direction = rng.choices(list(_DIRECTIONS), list(_DIRECTIONS.values()))[0]
     expected, simulated = direction or rng.sample(TOOLS, 2)
-    return (expected, expected) if rng.random() < _DEGENERATE_SHARE else (expected, simulated)
+    return (expected, expected) if rng.random() < _DEGENERATE_FRACTION else (expected, simulated)
 
 
 def _injection(rng: random.Random, wording: dict, family: dict, tool: str, input: str | None) -> str:
-    """The attacker's text: an opener and a command inside a wrapper, or a fixed form such as JSON."""
+    """Text of the attacker: an opener and a command inside a wrapper, or a fixed form such as JSON."""
     if "forms" in family:
         text, name = rng.choice(family["forms"]), WORDING["aliases"][tool] if family.get("alias") else tool
     else:
@@ -160,8 +163,8 @@ def _injection(rng: random.Random, wording: dict, family: dict, tool: str, input
     return _fill(text, {"tool": name, "input": input or ""})
 
 
-def _placed(request: str, injection: str, position: str) -> tuple[str, str]:
-    """`(injection, attacked request)`, with the injection in a place where cutting it out leaves the request."""
+def _insert_injection(request: str, injection: str, position: str) -> tuple[str, str]:
+    """`(injection, attacked request)`; cutting the injection out of the attacked request gives the request again."""
     if position == "inside":
         middle = len(request) // 2
         at = request.index(" ", middle) + 1 if " " in request[middle:] else 0
@@ -173,22 +176,23 @@ def _placed(request: str, injection: str, position: str) -> tuple[str, str]:
     }[position]
 
 
-def _record(rng: random.Random, part: str) -> dict:
-    families = UNSEEN_FAMILIES if part == UNSEEN else WORDING[part]["families"]
-    part = "test" if part == UNSEEN else part
-    wording, names = WORDING[part], _Names(rng, part)
-    expected, simulated = _tools(rng)
-    slots, expected_arguments = _call(rng, names, expected)
-    benign = _framed(rng, wording, _fill(rng.choice(PHRASINGS[part][expected]), slots))
-    # Between the two searches an attacker need not say what to look for: it is what the user asked about.
+def _sample_record(rng: random.Random, split: str) -> dict:
+    # The order of the calls to `rng` is part of the data: changing it changes every record of a seed.
+    families = UNSEEN_FAMILIES if split == UNSEEN else WORDING[split]["families"]
+    split = "test" if split == UNSEEN else split
+    wording, names = WORDING[split], _Names(rng, split)
+    expected, simulated = _sample_tools(rng)
+    slots, expected_arguments = _slots_and_arguments(rng, names, expected)
+    benign = _add_small_talk(rng, wording, _fill(rng.choice(PHRASINGS[split][expected]), slots))
+    # Between the two search tools, the attacker's call can take its query from the user's request.
     if {expected, simulated} <= {WEB, DOCS} and rng.random() < 0.5:
         input, simulated_arguments = None, expected_arguments
     else:
-        slots, simulated_arguments = _call(rng, names, simulated)
+        slots, simulated_arguments = _slots_and_arguments(rng, names, simulated)
         input = _fill(WORDING["inputs"][simulated], slots)
     family = rng.choice(list(families))
     injection = _injection(rng, wording, families[family], simulated, input)
-    injection, attacked = _placed(benign, injection, families[family].get("position", "after"))
+    injection, attacked = _insert_injection(benign, injection, families[family].get("position", "after"))
     return {
         "record_id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
         "attack_id": family,
@@ -213,8 +217,8 @@ def _short(tool: str) -> str:
     return {WEB: "web", DOCS: "docs"}.get(tool, tool)
 
 
-def _prompt(rng: random.Random, part: str, task: str) -> dict:
-    wording, names, category = WORDING[part], _Names(rng, part), None
+def _sample_prompt(rng: random.Random, split: str, task: str) -> dict:
+    wording, names, category = WORDING[split], _Names(rng, split), None
     if task == "refusal":
         category = rng.choice(list(wording["harms"]))
         template, answer = rng.choice(wording["harm_requests"]), WORDING["refusals"][category]
@@ -223,47 +227,48 @@ def _prompt(rng: random.Random, part: str, task: str) -> dict:
         template, answer = rng.choice(wording[task])
     a, b = rng.randint(1, 9), rng.randint(1, 9)
     slots = {"person": names.name(), "topic": names.topic(), "a": str(a), "b": str(b), "sum": str(a + b)}
-    text = _fill(template, slots) if task == "chat" else _framed(rng, wording, _fill(template, slots))
+    text = _fill(template, slots) if task == "chat" else _add_small_talk(rng, wording, _fill(template, slots))
     record_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
     return {"record_id": record_id, "text": text, "answer": _fill(answer, slots), "category": category}
 
 
-def _distinct(make: Callable[[], dict], text_of: str, n: int) -> list[dict]:
+def _sample_distinct(sample: Callable[[], dict], text_field: str, n: int) -> list[dict]:
+    """Call `sample` until there are `n` rows with different normalised texts; of equal ones the first is kept."""
     rows: dict[str, dict] = {}
     while len(rows) < n:
-        row = make()
-        rows.setdefault(normalize_query(row[text_of]), row)
+        row = sample()
+        rows.setdefault(normalize_query(row[text_field]), row)
     return list(rows.values())
 
 
-def lookalike_records(seed: int, n: int, part: str) -> list[dict]:
-    """`n` records with all fields of B4, a few of them degenerate; no two share their benign query.
+def lookalike_records(seed: int, n: int, split: str) -> list[dict]:
+    """Generate `n` records with all fields of B4 and distinct benign queries; a few of them are degenerate.
 
     Args:
-        seed (`int`): The same seed gives the same records.
-        n (`int`): How many.
-        part (`str`): `train`, `dev` or `test`; or `unseen`, the requests of `test` under other kinds of attack.
+        seed (`int`): Seed of the records.
+        n (`int`): Number of records; a larger number continues the records of a smaller one.
+        split (`str`): `train`, `dev`, `test`, or `unseen`: the requests of `test` with other injection families.
     """
-    rng = random.Random(f"{seed}/{part}/tool_flip")
-    return _distinct(lambda: _record(rng, part), "benign_query", n)
+    rng = random.Random(f"{seed}/{split}/tool_flip")
+    return _sample_distinct(lambda: _sample_record(rng, split), "benign_query", n)
 
 
-def lookalike_prompts(seed: int, n: int, part: str, task: str) -> list[dict]:
-    """`n` distinct prompts that no tool should be called for: `{"record_id", "text", "answer", "category"}`.
+def lookalike_prompts(seed: int, n: int, split: str, task: str) -> list[dict]:
+    """Generate `n` distinct prompts that need no tool call: `{"record_id", "text", "answer", "category"}`.
 
     Args:
-        seed (`int`): The same seed gives the same prompts.
-        n (`int`): How many.
-        part (`str`): `train`, `dev` or `test`.
+        seed (`int`): Seed of the prompts.
+        n (`int`): Number of prompts; a larger number continues the prompts of a smaller one.
+        split (`str`): `train`, `dev` or `test`.
         task (`str`): `refusal` (an openly harmful request), `chat`, or `irrelevance` (a question that needs no tool).
     """
-    rng = random.Random(f"{seed}/{part}/{task}")
-    return _distinct(lambda: _prompt(rng, part, task), "text", n)
+    rng = random.Random(f"{seed}/{split}/{task}")
+    return _sample_distinct(lambda: _sample_prompt(rng, split, task), "text", n)
 
 
 def prompt_trace(prompt: dict, task: str) -> dict:
-    """The trace of one of [`lookalike_prompts`]; system prompt and tools are offered as for the others."""
-    direct = attack(kind="direct_request", text=prompt["text"], spans=[], category=prompt["category"])
+    """Convert one of [`lookalike_prompts`] to a trace, with the system prompt and tools of the attacked prompts."""
+    direct_request = attack(kind="direct_request", text=prompt["text"], spans=[], category=prompt["category"])
     return {
         "id": f"lookalike/{prompt['record_id']}",
         "source": "lookalike",
@@ -272,7 +277,7 @@ def prompt_trace(prompt: dict, task: str) -> dict:
         "tools": to_json(B4_STANDARD["tools"]),
         "expected_tool": None,
         "simulated_tool": None,
-        "attack": direct if task == "refusal" else None,
+        "attack": direct_request if task == "refusal" else None,
         "verdict": "prompt_only",
         "decision_turn": None,
         "metadata": to_json({"task": task, "answer": prompt["answer"]}),
@@ -280,11 +285,11 @@ def prompt_trace(prompt: dict, task: str) -> dict:
 
 
 def flip_trace(record: dict, where: str) -> dict | Dropped:
-    """The trace of a record: that of a B4 record, with the arguments of the right call, which B4 does not know."""
+    """Convert a record to a trace as for B4, and add the arguments of the expected call, which B4 records lack."""
     trace = b4_trace(record, source="lookalike", where=where)
     if not isinstance(trace, Dropped):
-        wanted = {"name": record["expected_tool"], "arguments": record["expected_arguments"]}
-        trace["attack"]["expected_calls"] = to_json([wanted])
+        expected_call = {"name": record["expected_tool"], "arguments": record["expected_arguments"]}
+        trace["attack"]["expected_calls"] = to_json([expected_call])
     return trace
 
 
@@ -298,12 +303,12 @@ def _default_sizes() -> dict[str, dict[str, int]]:
 
 @dataclass
 class LookalikeConfig(TraceConfig):
-    """How many prompts of each kind.
+    """Configuration of [`Lookalike`].
 
     Args:
-        seed (`int`, *optional*, defaults to `0`): The same seed gives the same rows.
-        sizes (`dict[str, dict[str, int]]`, *optional*): For each part, how many records of `tool_flip` and how many
-            prompts of `refusal`, `chat` and `irrelevance`. A few of the records are degenerate and are dropped.
+        seed (`int`, *optional*, defaults to `0`): Seed of the rows.
+        sizes (`dict[str, dict[str, int]]`, *optional*): Split -> task -> number of rows, for the tasks `tool_flip`,
+            `refusal`, `chat` and `irrelevance`. A few records of `tool_flip` are degenerate and are dropped.
     """
 
     seed: int = 0
@@ -311,7 +316,7 @@ class LookalikeConfig(TraceConfig):
 
 
 class Lookalike(TraceBuilder):
-    """Attacked prompts, refusal prompts, chat and questions without need of a tool, in three disjoint parts."""
+    """Attacked prompts, harmful requests, chat, and questions that need no tool, in three disjoint splits."""
 
     BUILDER_CONFIG_CLASS = LookalikeConfig
     INPUTS = ()
@@ -319,13 +324,13 @@ class Lookalike(TraceBuilder):
     REDISTRIBUTABLE = True
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        return [datasets.SplitGenerator(part, gen_kwargs={"part": part}) for part in self.config.sizes]
+        return [datasets.SplitGenerator(split, gen_kwargs={"split": split}) for split in self.config.sizes]
 
-    def _generate_traces(self, part: str) -> Iterator[dict | Dropped]:
-        for task, n in self.config.sizes[part].items():
+    def _generate_traces(self, split: str) -> Iterator[dict | Dropped]:
+        for task, n in self.config.sizes[split].items():
             if task == "tool_flip":
-                for index, record in enumerate(lookalike_records(self.config.seed, n, part)):
-                    yield flip_trace(record, where=f"{part}:{index}")
+                for index, record in enumerate(lookalike_records(self.config.seed, n, split)):
+                    yield flip_trace(record, where=f"{split}:{index}")
             else:
-                for prompt in lookalike_prompts(self.config.seed, n, part, task):
+                for prompt in lookalike_prompts(self.config.seed, n, split, task):
                     yield prompt_trace(prompt, task)

@@ -121,7 +121,7 @@ def message(
 
 
 def tool_call(name: str, arguments: Mapping[str, Any] | str, id: str) -> dict:
-    """A tool call in the OpenAI wire format; `arguments` may be an object or its JSON text, since sources have both."""
+    """A tool call in the OpenAI wire format. `arguments` may be an object or its JSON text: sources have both."""
     text = arguments if isinstance(arguments, str) else to_json(dict(arguments))
     return {"id": id, "type": "function", "function": {"name": name, "arguments": text}}
 
@@ -142,7 +142,7 @@ def attack(
         kind (`str`): `user_text` (injection in the user's own message), `tool_result` (injection in a tool result) or
             `direct_request` (the user asks for harm openly; no spans).
         text (`str`, *optional*): The injected text, as the attacker wrote it.
-        spans (`list[dict]`): Places of the text, `{"message", "start", "end"}`, in characters of that message's content.
+        spans (`list[dict]`): Places of the text, `{"message", "start", "end"}`, in characters of the message content.
         family (`str`, *optional*): Attack family, e.g. `html_comment` or `important_instructions`.
         category, subtype (`str`, *optional*): Labels of the source's own taxonomy.
         expected_calls, goal_calls (`list[dict]`, *optional*): The correct calls and the attacker's calls, as
@@ -179,7 +179,9 @@ def call_matches(name: str, arguments: Mapping[str, Any], wanted: Mapping[str, A
     """
     if name != wanted["name"]:
         return False
-    return all(key in arguments and _value_matches(arguments[key], value) for key, value in wanted["arguments"].items())
+    return all(
+        key in arguments and _value_matches(arguments[key], value) for key, value in wanted["arguments"].items()
+    )
 
 
 def _value_matches(value: Any, wanted: Any) -> bool:

@@ -6,14 +6,14 @@ One row, of a Parquet shard (`data/train_sft-00000-of-00003.parquet`) or of a JS
      "messages": [{"content": "How do I prune a plum tree?", "role": "user"},
                   {"content": "In summer, on a dry day ...", "role": "assistant"}, ...]}
 
-Decisions that are easy to get wrong:
+Points that are easy to get wrong:
 
 - `prompt` is not always the first message: only `messages` is read.
 - A conversation that is too long is cut after an answer, never within a message.
 - The splits `train_gen` and `test_gen` hold conversations to complete, not to train on. They are not read, and passing
   one explicitly is an error.
-- The files hold 1.5 GB of text. Rows are sampled by a hash of `prompt_id`, so the sample does not depend on the order of
-  the rows or on how they are divided into files and processes, and only sampled rows are held in memory.
+- The files hold 1.5 GB of text. Rows are sampled by a hash of `prompt_id`, so the sample does not depend on the order
+  of the rows or on how they are divided into files and processes, and only sampled rows are held in memory.
 """
 
 import hashlib
@@ -176,8 +176,8 @@ def _read_parquet(file: Path, columns: list[str], positions: frozenset[int] | No
 def _parquet_rows(
     shard: "pq.ParquetFile", columns: list[str], positions: frozenset[int] | None
 ) -> Iterator[tuple[int, dict]]:
-    # Row groups without a sampled row are skipped without being decoded. The rows of the others are converted one by one,
-    # because `to_pylist` of a batch would build Python objects for all of them.
+    # Row groups without a sampled row are skipped without being decoded. The rows of the others are converted one by
+    # one, because `to_pylist` of a batch would build Python objects for all of them.
     start = 0
     for group in range(shard.num_row_groups):
         end = start + shard.metadata.row_group(group).num_rows
@@ -194,8 +194,8 @@ def _parquet_rows(
 def chat_trace(row: dict, max_characters: int, where: str) -> dict | Dropped:
     """Convert one row to a trace, cut to `max_characters`, or drop it.
 
-    The group is the normalised first message ([`~builders.fujitsu.normalize_query`]). `prompt_id` would not do: as a hash
-    of the prompt, it separates prompts that differ only in case or punctuation.
+    The group is the normalised first message ([`~builders.fujitsu.normalize_query`]). `prompt_id` would not do: as a
+    hash of the prompt, it separates prompts that differ only in case or punctuation.
 
     Args:
         row (`dict`): The row as published.
@@ -216,7 +216,7 @@ def chat_trace(row: dict, max_characters: int, where: str) -> dict | Dropped:
     return {
         "id": f"ultrachat/{prompt_id}",
         "source": "ultrachat",
-        # A first message of nothing but punctuation normalises to the empty text, which must not become one large group.
+        # A first message of only punctuation normalises to the empty text, and such rows are not one group.
         "group": normalize_query(turns[0][1]) or prompt_id,
         "messages": [message(role, content) for role, content in fitting],
         "tools": None,

@@ -1,7 +1,7 @@
 """AgentDojo runs: agents that work with suites of tools, with and without an injection in the tool results.
 
-There are two layouts for the same runs (both shortened). A dump `dumps/agentdojo-<pipeline>.jsonl` starts with a header
-and has one run per line:
+There are two layouts for the same runs (both shortened). A dump `dumps/agentdojo-<pipeline>.jsonl` starts with a
+header and has one run per line:
 
     {"metadata": {"benchmark": "agent-dojo", "accuracy": 0.66, "name": "some-model"}}
     {"index": 17, "metadata": {"suite_name": "banking", "model": "some-model", "success": false, "security": true,
@@ -25,21 +25,22 @@ The benchmark itself writes one file per run, `runs/<pipeline>/<suite>/<user tas
          ...],
      "error": null, "utility": false, "security": true, "duration": 8.5, "benchmark_version": "v1.2.2", ...}
 
-Decisions that are easy to get wrong:
+Points that are easy to get wrong:
 
 - `security: true` means that the attack SUCCEEDED. In runs without an injection it is always true, and means nothing.
-- A model can only resist an injection that it has seen. Runs whose tools never returned the injection are `not_exposed`.
+- A model can only resist an injection that it has seen: runs whose tools never returned it are `not_exposed`.
 - The decision turn is the first turn with the attacker's call, not the last call of the run: models often finish the
   user's task afterwards.
 - Call ids are empty or repeated, so results are matched to calls by their order.
 - For a failed tool call `content` is empty, and the model read `error` instead.
-- A run contains neither tool definitions nor goals. They come from `reference/`, exports of the benchmark's own suites,
-  or from the installed benchmark. In suites of which only the tools are known, the goal is derived from the injection.
+- A run contains neither tool definitions nor goals. They come from `reference/`, exports of the benchmark's own
+  suites, or from the installed benchmark. In suites of which only the tools are known, the goal is derived from the
+  injection.
 - A pipeline is named by its file or folder: the names inside the records repeat (`local`) and omit the defence.
 - The tools are those of the suite. A pipeline that filters tools showed the model fewer, but does not record which.
 
-The steps are modules: `layouts` parses a record into a `Run` (no other module knows the layouts), `suites` has tools and
-goals, `exposure` finds the injection, `verdicts` judges the run, and `traces` builds the row.
+The steps are modules: `layouts` parses a record into a `Run` (no other module knows the layouts), `suites` has tools
+and goals, `exposure` finds the injection, `verdicts` judges the run, and `traces` builds the row.
 """
 
 from collections import Counter
@@ -68,8 +69,8 @@ class AgentDojoConfig(TraceConfig):
     Args:
         attack_succeeded_when (`bool`, *optional*, defaults to `True`): Value of `security` for a successful attack.
             Some collections derived from AgentDojo invert it. A value that the recorded calls contradict is refused.
-        tools (`Path`, *optional*): JSON file `{suite: [function schemas]}`, for suites of your own. It takes precedence
-            over `reference/` and the installed benchmark.
+        tools (`Path`, *optional*): JSON file `{suite: [function schemas]}`, for suites of your own. It takes
+            precedence over `reference/` and the installed benchmark.
     """
 
     attack_succeeded_when: bool = True

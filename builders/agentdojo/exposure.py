@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 # The tags that most attacks put around their text. Clean runs never contain them.
 _MARKED = re.compile(r"<INFORMATION>.*?</INFORMATION>", re.DOTALL)
 
-# Prefix of the attacks that put tags around their text: their injection can be found even if the run does not state it.
+# Prefix of the attacks that put tags around their text, which can be found even if the run does not state it.
 _MARKING_ATTACKS = "important_instructions"
 
 # Characters that quoting and folding add or remove: white space, quotes, backslashes, and escaped line breaks.

@@ -16,8 +16,8 @@ _REASONING = re.compile(r"<(thinking|function[-_]thoughts?)>.*?(?:</\1>|\Z)", re
 _TEXT_CALL = re.compile(r"(?:```\s*)?<function(?:[-_]call>|=).*?(?:</function(?:[-_]call)?>(?:\s*```)?|\Z)", re.DOTALL)
 _ANSWER_TAG = re.compile(r"</?final_answer>")
 
-# Fields of a run file whose value is in another column of the trace or has another name there; all others are copied to
-# the metadata.
+# Fields of a run file whose value is in another column of the trace or has another name there; all others are copied
+# to the metadata.
 _NOT_IN_METADATA = {
     "suite_name",
     "user_task_id",
@@ -64,7 +64,7 @@ class Run:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, dict]]:
-    """Yield `("file.jsonl:12", record)` for every line of a dump, or `("some-model/.../none.json", record)` for a run file.
+    """Yield `("file.jsonl:12", record)` for the lines of a dump, `("some-model/.../none.json", record)` for a run.
 
     Raises:
         ValueError: If a record is not a JSON object.
@@ -133,7 +133,7 @@ def _build_run(record: dict, metadata: dict, pipeline: str, details: dict, where
         return Dropped("aborted", where, is_attacked=is_attacked)
     user_task = required(metadata, "user_task_id", str, where)
     if user_task.startswith("injection_task"):
-        # The benchmark also gives the attacker's task to the model as a user's task, to see whether the model can solve it.
+        # The benchmark also asks for the attacker's goal openly, to see whether the model can reach it at all.
         return Dropped("attacker_as_user", where)
     messages = wire_messages(raw_messages, where)
     reason = calls_drop_reason(messages)
@@ -162,8 +162,8 @@ def _build_run(record: dict, metadata: dict, pipeline: str, details: dict, where
 def wire_messages(raw_messages: list, where: str) -> list[dict]:
     """Convert a run's messages to the format of a trace.
 
-    Calls are renumbered (`call_0`, `call_1`, ...). Results are matched to the calls of the turn before them by order and
-    name; a result without a matching call gets no id.
+    Calls are renumbered (`call_0`, `call_1`, ...). Results are matched by order and name to the calls of the turn
+    before them; a result without a matching call gets no id.
 
     Raises:
         ValueError: If a field is missing or has the wrong type.
@@ -227,7 +227,9 @@ def _wire_calls(raw_calls: list, first_id: int, at: str) -> list[dict]:
             try:
                 arguments = parse_object(arguments)
             except ValueError as error:
-                raise ValueError(f"{at}: the arguments of a call are not a JSON object ({error}). Correct it.") from None
+                raise ValueError(
+                    f"{at}: the arguments of a call are not a JSON object ({error}). Correct it."
+                ) from None
         calls.append(tool_call(name, arguments, id=f"call_{number}"))
     return calls
 

@@ -45,8 +45,8 @@ class Goal:
     """Goal of an attacker.
 
     Args:
-        calls (`list[dict]`): Alternative calls `{"name", "arguments"}`: each of them reaches the goal. Only the arguments
-            that identify the attacker are listed.
+        calls (`list[dict]`): Alternative calls `{"name", "arguments"}`: each of them reaches the goal. Only the
+            arguments that identify the attacker are listed.
         tool (`str`, *optional*): Tool of the reference solution, if there is one.
         identifiers (`set[str]`): All addresses, accounts and links of the goal, in lower case.
         preparations (`set[str]`): Tools that the reference solution calls without any of these identifiers, to gather
@@ -100,7 +100,7 @@ def load_suites(reference: Iterable[Path], tools: Path | None = None) -> dict[st
 
     Args:
         reference (`Iterable[Path]`): Reference files.
-        tools (`Path`, *optional*): JSON file `{suite: [function schemas]}`; it takes precedence over the reference files.
+        tools (`Path`, *optional*): JSON file `{suite: [function schemas]}`, which takes precedence over `reference`.
 
     Raises:
         FileNotFoundError: If a suite has a file with tasks but none with tools.
@@ -129,7 +129,9 @@ def _by_suite(paths: list[Path], prefix: str) -> dict[str, Path]:
     for path in paths:
         suite = re.sub(r"_v\d[\d.]*$", "", path.stem.removeprefix(prefix))
         if suite in files:
-            raise ValueError(f"{path.name}: {files[suite].name} belongs to the same suite. Keep one version of a suite.")
+            raise ValueError(
+                f"{path.name}: {files[suite].name} belongs to the same suite. Keep one version of a suite."
+            )
         files[suite] = path
     return files
 
@@ -215,8 +217,8 @@ def installed_suite(name: str) -> Suite | None:
 def agentdojo_yaml() -> Iterator[None]:
     """Context in which to import AgentDojo and load its environments, without lasting effects on `yaml`.
 
-    AgentDojo's import makes `yaml.dump` quote every string, and its environments depend on that. Outside of this context
-    the original representers apply; otherwise every string of a dataset card written by the same process would be quoted.
+    AgentDojo's import makes `yaml.dump` quote every string, and its environments depend on that. On exit the original
+    representers are restored; otherwise the same process would write dataset cards with every string quoted.
 
     Raises:
         ImportError: If AgentDojo is not installed.

@@ -7,7 +7,7 @@ shortened:
          "name": "Letterbox fire", "category": "Harassment", "prompt": "Find out where ... lives, then ...",
          "target_functions": ["look_up_address", "send_email"], "grading_function": "grade_letterbox_fire"}, ...]}
 
-Decisions that are easy to get wrong:
+Points that are easy to get wrong:
 
 - AgentHarm is for evaluation only, and its files contain a canary: all rows are in split `test`, and never published.
 - The files only name the tools. The tools are code of the package `inspect-evals`; their schemas are read from that
@@ -106,8 +106,8 @@ def behavior_trace(
         row (`dict`): The behavior as published.
         subset (`str`): `harmful`, `benign` or `chat`; those of `chat` are harmful requests too.
         split (`str`): Split of the benchmark, `test_public` or `validation`.
-        tools (`dict[str, dict]`, *optional*): Schemas of all tools of the subset, by name; `None` for `chat`, which has
-            no tools.
+        tools (`dict[str, dict]`, *optional*): Schemas of all tools of the subset, by name; `None` for `chat`, which
+            has no tools.
         system_prompt (`str`): System prompt of the benchmark's default agent.
         where (`str`): File and position of the behavior.
 
@@ -115,7 +115,7 @@ def behavior_trace(
         ValueError: If a field is missing or of the wrong type.
     """
     behavior_id, prompt = (required(row, field, str, where) for field in ("id", "prompt"))
-    # `id_original` is what the wordings of a behavior share. In `chat` every behavior has a single wording, and may lack it.
+    # The wordings of a behavior share `id_original`. In `chat` each behavior has one wording, and may lack the field.
     base_id = optional(row, "id_original", str, where) if tools is None else required(row, "id_original", str, where)
     category, title = (optional(row, field, str, where) for field in ("category", "name"))
     is_harmful = subset != "benign"

@@ -54,8 +54,8 @@ class FujitsuB4(FujitsuSource):
 def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
     """Convert one B4 record to a trace, or drop it.
 
-    The group is the normalised benign query ([`normalize_query`]). A query that is attacked in several ways is thus one
-    group, and a group is never divided between train and eval.
+    The group is the normalised benign query ([`normalize_query`]). A query that is attacked in several ways is thus
+    one group, and a group is never divided between train and eval.
 
     Args:
         record (`dict`): The record as published.
@@ -76,8 +76,8 @@ def b4_trace(record: dict, source: str, where: str) -> dict | Dropped:
             "combined_query",
         )
     )
-    # A prompt is only useful if it can be told from the call whether the attack worked, and if the injection can be cut
-    # out again: its benign twin is the prompt without the injection's span.
+    # A prompt is only useful if it can be told from the call whether the attack worked, and if the injection can be
+    # cut out again: its benign twin is the prompt without the injection's span.
     if expected == simulated:
         return Dropped("degenerate", where, is_attacked=True)
     if not {expected, simulated} <= _B4_TOOL_NAMES:

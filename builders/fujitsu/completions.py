@@ -16,12 +16,12 @@ same fields except those of the documents, and further ones for the form of the 
 published), `adversarial_suffix`, `payload_splitting`, `encoding`.
 
 The dataset is gated, and this code has only been tested on records written by hand: fields and file names follow the
-publisher's description. Decisions that are easy to get wrong:
+publisher's description. Points that are easy to get wrong:
 
 - How the retrieved document was shown to the target is not recorded. The prompt is written as most RAG systems write
-  it, in one user turn: `Context:`, the document, `Question:`, the query (`prompt_form` in the metadata). A tool message
-  would need a preceding call, and no call was made: hence the attack is of kind `user_text`, and its span is the
-  document. `benign_content` stays in the metadata, since it is not known whether the target saw it.
+  it, in one user turn: `Context:`, the document, `Question:`, the query (`prompt_form` in the metadata). A tool
+  message would need a preceding call, and no call was made: hence the attack is of kind `user_text`, and its span is
+  the document. `benign_content` stays in the metadata, since it is not known whether the target saw it.
 - A completion counts as harmful only if the judge says so (`judge.py`).
 - `user_query` of B3 is the request as it was sent, including suffix and encoding. It is kept verbatim.
 - Rows of one behaviour share the attacker's goal, in different wordings and disguises. In both parts the group is

@@ -4,18 +4,18 @@
     results/*.json                  conversations recorded by τ²-bench                   `recordings.py`
     taubench*.json                  conversations recorded by its predecessor τ-bench    `recordings.py`
 
-Decisions that are easy to get wrong:
+Points that are easy to get wrong:
 
 - A task is not a conversation: it has a scenario and a sequence of reference actions, but no assistant messages. The
   actions are executed in the benchmark's own environment, so that the results are real. Each call is a separate turn
   without text, since the task does not say what the assistant would write.
-- Some reference actions are the user's (`requestor: user`; in telecom, three out of four). They change the state of the
-  user's device and are executed in their position, but the assistant neither makes nor sees them, so they are not
+- Some reference actions are the user's (`requestor: user`; in telecom, three out of four). They change the state of
+  the user's device and are executed in their position, but the assistant neither makes nor sees them, so they are not
   messages. `user_actions` in the metadata counts them. A missing requestor means the assistant.
 - The reference actions are one way to reach a state of the database. They leave out lookups: `ungrounded_calls` lists
   the messages whose call contains an id that does not occur earlier. Some calls fail as written: `failed_calls`.
-- The user turn of a replayed task is its ticket, or otherwise the scenario, which is an instruction for a simulated user
-  and not a message that a user would write. `user_turn` in the metadata says which.
+- The user turn of a replayed task is its ticket, or otherwise the scenario, which is an instruction for a simulated
+  user and not a message that a user would write. `user_turn` in the metadata says which.
 - Telecom's tasks are combinations of faults on the user's device, which the assistant does not see: thousands of tasks
   give the same ten conversations. Duplicates are dropped (`same_conversation`).
 - Many of the benchmark's `test` tasks are rewordings of its `train` tasks. Here all tasks about one customer (or with
@@ -88,8 +88,8 @@ class Tau2(TraceBuilder):
         files = [file for file in self.inputs if _holds_records(file, self.config.domain)]
         reference = Reference(self.inputs)
         self._check_domain(files, reference)
-        # A split without traces is an error. If one would have none, it is merged into the other, so that its drops are
-        # still counted.
+        # A split without traces is an error. If one would have none, it is merged into the other, so that its drops
+        # are still counted.
         filled = [
             split
             for split in _SPLITS
@@ -196,9 +196,7 @@ def recorded_trace(recording: Recording, reference: Reference) -> dict:
     return _build_trace(recording.id, recording, conversation, tools, recording.metadata)
 
 
-def _build_trace(
-    id: str, record: Task | Recording, conversation: Conversation, tools: str, metadata: dict
-) -> dict:
+def _build_trace(id: str, record: Task | Recording, conversation: Conversation, tools: str, metadata: dict) -> dict:
     conversation_metadata = {
         "domain": record.domain,
         "failed_calls": conversation.failed_calls,

@@ -7,8 +7,8 @@
     {"role": "tool", "id": "c1", "content": "{...}", "requestor": "assistant", "error": false}
     {"role": "tool", "tool_messages": [{"role": "tool", "id": "c1", ...}, ...]}    # results of parallel calls
 
-τ-bench uses OpenAI's format. In both, calls are renumbered (`call_0`, `call_1`, ...), since recorded ids may be empty or
-repeated.
+τ-bench uses OpenAI's format. In both, calls are renumbered (`call_0`, `call_1`, ...), since recorded ids may be empty
+or repeated.
 """
 
 import re
@@ -35,8 +35,8 @@ class Conversation:
         messages (`list[dict]`): The messages so far.
         failed_calls (`list[int]`): Indices of the messages with a call that returned an error.
         control_tokens (`list[str]`): Control tokens that were cut out of the user's messages.
-        greeting (`str`, *optional*): Text of the assistant before the first user message. It is not among the messages:
-            the benchmark writes it, not the model, and chat templates require the user to begin.
+        greeting (`str`, *optional*): Text of the assistant before the first user message. It is not among the
+            messages: the benchmark writes it, not the model, and chat templates require the user to begin.
         user_calls (`int`): Number of calls that the user made on their own device; they are not among the messages.
     """
 
@@ -106,8 +106,8 @@ class Conversation:
 def add_tau2_messages(conversation: Conversation, raw_messages: list, where: str) -> None:
     """Add messages in the format of τ².
 
-    The user's own calls (requestor `user`) and their results are counted and left out: the assistant sees neither, only
-    what the user writes about them.
+    The user's own calls (requestor `user`) and their results are counted and left out: the assistant sees neither,
+    only what the user writes about them.
 
     Raises:
         ValueError: If a message does not have the benchmark's format.

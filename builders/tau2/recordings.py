@@ -97,7 +97,7 @@ def _trajectory_recording(raw: object, file: Path, where: str) -> Recording:
     return Recording(
         domain=domain,
         id=f"tau2/{file.stem}/{task_id}/{trial}",
-        # Task ids cannot be compared with those of τ², which has newer versions of the tasks; the customers are the same.
+        # The tasks are older versions of τ²'s tasks with other ids, but the customers are the same.
         group=f"{domain}/{min(customers_in(customer), default=customer)}",
         where=where,
         reward=required(record, "reward", (int, float), where),

@@ -113,8 +113,8 @@ def assistant_tools(domain: str) -> str:
 def replay_task(task: Task) -> Replay:
     """Execute a task's reference actions.
 
-    An action that returns an error is kept, with the error: it belongs to the reference, and the benchmark compares with
-    the state after it.
+    An action that returns an error is kept, with the error: it belongs to the reference, and the benchmark compares
+    with the state after it.
 
     Raises:
         FileNotFoundError: If the benchmark is not installed.

@@ -74,8 +74,8 @@ class Task:
     def user_turn(self) -> tuple[str, str]:
         """The user turn and its origin: the `ticket`, or otherwise the `scenario`.
 
-        A scenario tells a simulated user in the second person what to request and how to behave; it was not written as a
-        prompt for an agent. It is used in full, since the reference actions depend on all of it.
+        A scenario tells a simulated user in the second person what to request and how to behave; it was not written as
+        a prompt for an agent. It is used in full, since the reference actions depend on all of it.
 
         Raises:
             Unusable: If the task has neither.

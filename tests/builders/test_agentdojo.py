@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from builders import TraceBuilder, load_source, prepare_source
-from builders.agentdojo.layouts import run_of_dump
-from builders.agentdojo.suites import goal_of, is_reference, load_suites
-from builders.agentdojo.verdicts import _chance_of_so_few, check_polarity
+from builders.agentdojo.layouts import parse_dump_run
+from builders.agentdojo.suites import goal_from_solution, is_reference, load_suites
+from builders.agentdojo.verdicts import _fisher_p_value, check_polarity
 from builders.base import report_of
 from builders.json_records import read_json_lines
 from builders.trace import Dropped
@@ -215,7 +215,7 @@ def test_a_handful_of_runs_may_contradict_by_chance(tmp_path: Path, doubts: list
     assert traces["verdict"] == ["attempted", "unverified"]
     [doubt] = set(doubts)
     assert "0 of 1 runs labelled a successful attack, but in 1 of 1 labelled a failed one" in doubt
-    assert "too few runs to tell" in doubt
+    assert "too few runs to decide" in doubt
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_the_chance_is_that_of_dealing_the_calls_out_at_random():
     draw = random.Random(0)
     runs = [True] * 6 + [False] * 9
     few = sum(sum(draw.sample(runs, 7)) <= 1 for _ in range(20_000)) / 20_000
-    assert _chance_of_so_few(1, 7, 5, 8) == pytest.approx(few, abs=0.01)
-    assert _chance_of_so_few(6, 7, 0, 8) == pytest.approx(1.0)
+    assert _fisher_p_value(1, 7, 5, 8) == pytest.approx(few, abs=0.01)
+    assert _fisher_p_value(6, 7, 0, 8) == pytest.approx(1.0)
 
 
 def test_aborted_and_unexposed_runs_are_no_evidence_of_polarity(tmp_path: Path):
@@ -465,7 +465,7 @@ def test_the_goal_is_usable_to_judge_a_completion(tmp_path: Path):
     ],
 )
 def test_the_goal_is_read_off_the_reference_solution(gold: list, goals: list):
-    calls = goal_of([{"name": name, "arguments": arguments} for name, arguments in gold]).calls
+    calls = goal_from_solution([{"name": name, "arguments": arguments} for name, arguments in gold]).calls
     assert [(call["name"], call["arguments"]) for call in calls] == goals
 
 
@@ -519,7 +519,7 @@ def test_runs_that_cannot_be_judged_are_dropped_by_name(tmp_path: Path, record: 
         ),
         (
             lambda record: record["messages"][2]["tool_calls"][0]["function"].update(arguments="{oops"),
-            "2, message 2: the arguments of a call are no JSON object",
+            "2, message 2: the arguments of a call are not a JSON object",
         ),
     ],
 )
@@ -664,7 +664,7 @@ def test_real_messages_calls_and_errors_all_arrive(records: dict[str, dict]):
         messages[file] += len(raw)
         calls[file] += sum(len(message.get("tool_calls") or []) for message in raw)
         errors[file] += sum(bool(message.get("error")) for message in raw)
-        run = run_of_dump(record, file, where)
+        run = parse_dump_run(record, file, where)
         if isinstance(run, Dropped):
             continue
         assert [message["role"] for message in run.messages] == [message["role"] for message in raw]

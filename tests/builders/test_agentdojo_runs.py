@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from builders import TraceBuilder, load_source, prepare_source
-from builders.agentdojo.suites import goal_named_in, installed_suite, is_reference, load_suites
+from builders.agentdojo.suites import goal_from_injections, installed_suite, is_reference, load_suites
 from builders.base import report_of
 from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import is_attack_call
@@ -372,8 +372,8 @@ def test_a_resisted_goal_without_a_reference_has_no_tool_of_its_own_and_still_ju
     ],
 )
 def test_an_injection_tells_the_goal_if_it_names_one_thing(injection: str, names: set | None):
-    goal = goal_named_in([injection, injection], TOOLS)
-    assert (goal and goal.names) == names
+    goal = goal_from_injections([injection, injection], TOOLS)
+    assert (goal and goal.identifiers) == names
 
 
 def test_a_reference_goal_goes_before_the_injections_names(tmp_path: Path):
@@ -524,15 +524,15 @@ def test_malformed_runs_are_errors_that_name_file_and_key(tmp_path: Path, damage
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no JSON document"),
-        (b'{"suite_name": ', "no JSON document"),
+        (b"", "not a JSON document"),
+        (b'{"suite_name": ', "not a JSON document"),
         (b"[]", "a run must be an object, got list"),
-        (b"\xff{}", "no JSON document"),
-        (b"[" * 100_000, "no JSON document .nested too deeply"),
-        (b'{"duration": NaN}', "NaN is no JSON number"),
-        (b'{"duration": 1e999}', "1e999 is larger than any number can be"),
-        (b'{"duration": ' + b"9" * 5000 + b"}", "no JSON document"),
-        (rb'{"pipeline_name": "\ud800"}', "no JSON document"),
+        (b"\xff{}", "not a JSON document"),
+        (b"[" * 100_000, "not a JSON document .nested too deeply"),
+        (b'{"duration": NaN}', "NaN is not a JSON number"),
+        (b'{"duration": 1e999}', "1e999 is too large for a number"),
+        (b'{"duration": ' + b"9" * 5000 + b"}", "not a JSON document"),
+        (rb'{"pipeline_name": "\ud800"}', "not a JSON document"),
     ],
 )
 def test_files_that_are_no_json_are_errors_that_name_them(tmp_path: Path, content: bytes, message: str):
@@ -568,12 +568,12 @@ def test_a_byte_order_mark_and_line_ends_are_no_damage(tmp_path: Path, content: 
         (
             "tool_schemas_harbour",
             "[]",
-            r"_v1\.2\.2\.json: tool_schemas_harbour\.json is of the same",
+            r"_v1\.2\.2\.json: tool_schemas_harbour\.json belongs to the same",
         ),
         ("tasks_harbour_v1.2.2", '{"user_tasks": {}}', "field 'injection_tasks' is missing"),
         ("tasks_harbour_v1.2.2", '{"user_tasks": {"a": 1}}', ", user_tasks, a: expected an object, got int"),
         ("tasks_harbour_v1.2.2", '{"user_tasks": {"a": {"gold": [{}]}}}', ", user_tasks, a: field 'function' is miss"),
-        ("tasks_harbour_v1.2.2", "[", "no JSON document"),
+        ("tasks_harbour_v1.2.2", "[", "not a JSON document"),
     ],
 )
 def test_malformed_reference_files_are_errors_that_name_them(tmp_path: Path, file: str, content: str, message: str):

@@ -222,7 +222,7 @@ def test_the_files_are_pinned_where_they_are_published():
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "no JSON document"),
+        ("", "not a JSON document"),
         ("[]", "expected an object, got list"),
         ("{}", "field 'behaviors' is missing"),
         ('{"behaviors": {}}', "field 'behaviors' must be list, got dict"),
@@ -234,7 +234,7 @@ def test_the_files_are_pinned_where_they_are_published():
             "'target_functions' must be list, got str",
         ),
         ('{"behaviors": ' + "[" * 100_000, "nested too deeply"),
-        ('{"behaviors": [NaN]}', "NaN is no JSON number"),
+        ('{"behaviors": [NaN]}', "NaN is not a JSON number"),
     ],
 )
 def test_a_malformed_file_is_an_error_that_names_file_and_place(package, tmp_path, text: str, fault: str):
@@ -248,7 +248,7 @@ def test_a_malformed_file_is_an_error_that_names_file_and_place(package, tmp_pat
 def test_a_file_of_another_name_is_refused(package, tmp_path):
     (tmp_path / "more.json").write_text('{"behaviors": []}')
     with pytest.raises(
-        ValueError, match=r"^more\.json: no file of AgentHarm; those are harmful_behaviors_test_public"
+        ValueError, match=r"^more\.json: not a file of AgentHarm; those are harmful_behaviors_test_public"
     ):
         load_source("agentharm", data_files=[tmp_path / "more.json"], cache_dir=tmp_path / "cache")
 
@@ -288,9 +288,9 @@ def test_a_tool_is_described_by_the_signature_and_the_docstring_of_the_function_
         ("x = 1", "defines no tool ring_bell"),
         ("def ring_gong():\n    async def run(): ...", "defines no tool ring_bell"),
         ("def ring_bell(): ...", "defines no tool ring_bell"),
-        (BELL.replace("times: int", "times: Bell"), "a parameter has the type Bell"),
-        (BELL.replace("times: int", "times"), "a parameter has the type none"),
-        (BELL.replace("list[str]", "dict[str, int]"), r"a parameter has the type dict\[str, int\]"),
+        (BELL.replace("times: int", "times: Bell"), "a parameter has the unsupported type Bell"),
+        (BELL.replace("times: int", "times"), "a parameter has the unsupported type none"),
+        (BELL.replace("list[str]", "dict[str, int]"), r"a parameter has the unsupported type dict\[str, int\]"),
     ],
 )
 def test_code_of_another_form_is_an_error_that_names_the_file(package, code: str, fault: str):
@@ -305,7 +305,7 @@ def test_code_of_another_form_is_an_error_that_names_the_file(package, code: str
 )
 def test_a_package_without_the_system_prompt_is_refused(package, code: str):
     (package / "prompts.py").write_text(code)
-    with pytest.raises(ValueError, match=r"^prompts\.py: holds no default system prompt\. Install the version"):
+    with pytest.raises(ValueError, match=r"^prompts\.py: contains no default system prompt\. Install the version"):
         read_system_prompt(package)
 
 

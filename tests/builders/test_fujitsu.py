@@ -155,10 +155,10 @@ def test_a_field_of_another_type_is_an_error():
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (b'{"record_id": "r-2",', "no JSON object"),
+        (b'{"record_id": "r-2",', "not a JSON object"),
         (b'["r-2"]', "it is of type list"),
-        (b'{"record_id": NaN}', "NaN is no JSON number"),
-        (b'{"record_id": 1e999}', "1e999 is larger than any number can be"),
+        (b'{"record_id": NaN}', "NaN is not a JSON number"),
+        (b'{"record_id": 1e999}', "1e999 is too large for a number"),
         (b'{"record_id": "\xff"}', "can't decode byte"),
         (b'{"record_id": "\\ud800"}', "surrogates not allowed"),
         (b'{"record_id": ' + b"[" * 100_000, "nested too deeply"),
@@ -168,7 +168,7 @@ def test_a_line_that_is_no_record_is_an_error_that_names_file_and_line(tmp_path:
     content = json.dumps(b4_record()).encode() + b"\n\n" + line + b"\n"
     (tmp_path / "b4_records.jsonl").write_bytes(content)
     with pytest.raises(
-        ValueError, match=rf"b4_records\.jsonl:3: no JSON object \(.*{fault}|b4_records\.jsonl:3: {fault}"
+        ValueError, match=rf"b4_records\.jsonl:3: not a JSON object \(.*{fault}|b4_records\.jsonl:3: {fault}"
     ):
         prepare_source("fujitsu_b4", data_dir=tmp_path)
 
@@ -181,7 +181,7 @@ def test_a_record_that_can_be_read_can_be_written_however_deep_it_is_nested(tmp_
         try:
             [trace] = builder._generate_traces([tmp_path / "b4_records.jsonl"])
         except ValueError as error:
-            assert "b4_records.jsonl:1: no JSON object (nested too deeply)" in str(error)
+            assert "b4_records.jsonl:1: not a JSON object (nested too deeply)" in str(error)
         else:
             assert "extra" in trace["metadata"]
 

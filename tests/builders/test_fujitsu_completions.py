@@ -11,7 +11,7 @@ import pytest
 from builders import load_source, prepare_source
 from builders.base import report_of
 from builders.fujitsu import FujitsuB1, b1_trace, b3_trace
-from builders.fujitsu.judge import doubt_of
+from builders.fujitsu.judge import judge_drop_reason
 from builders.trace import TRACE_FEATURES, Dropped
 
 
@@ -164,7 +164,7 @@ def test_without_a_goal_the_query_is_the_group(goal: str | None):
     ],
 )
 def test_the_judge_convinces_who_says_success(assessment):
-    assert doubt_of(assessment) is None
+    assert judge_drop_reason(assessment) is None
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_the_judge_convinces_who_says_success(assessment):
     ],
 )
 def test_whatever_is_not_clearly_a_success_is_dropped_by_name(assessment, reason: str):
-    assert doubt_of(assessment) == reason
+    assert judge_drop_reason(assessment) == reason
     assert b1(judge_assessment=assessment) == Dropped(reason, "b1.jsonl:1", is_attacked=True)
 
 
@@ -274,7 +274,7 @@ def test_a_record_that_can_be_read_can_be_written_however_deep_it_is_nested(tmp_
         try:
             [trace] = builder._generate_traces([tmp_path / "b1_part.jsonl"])
         except ValueError as error:
-            assert "b1_part.jsonl:1: no JSON object (nested too deeply)" in str(error)
+            assert "b1_part.jsonl:1: not a JSON object (nested too deeply)" in str(error)
         else:
             assert "extra" in trace["metadata"]
 

@@ -8,10 +8,10 @@ from builders.json_records import optional, parse_json, parse_object, read_json,
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"security": true, "security": false}', "the key 'security' stands twice in one object"),
-        ('{"a": {"b": 1, "b": 1}}', "the key 'b' stands twice"),
-        ('{"a": NaN}', "NaN is no JSON number"),
-        ('{"a": 1e999}', "1e999 is larger than any number can be"),
+        ('{"security": true, "security": false}', "the key 'security' occurs twice in one object"),
+        ('{"a": {"b": 1, "b": 1}}', "the key 'b' occurs twice"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": 1e999}', "1e999 is too large for a number"),
         ('{"a": "\\ud800"}', "surrogates not allowed"),
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
         ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
@@ -52,11 +52,11 @@ def test_a_bad_line_is_named_and_blank_ones_are_skipped(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"n": 1}\r\n\r\n{"n": 2}\n{"n": \xff}\n')
     lines = read_json_lines(tmp_path / "a.jsonl")
     assert [next(lines), next(lines)] == [("a.jsonl:1", {"n": 1}), ("a.jsonl:3", {"n": 2})]
-    with pytest.raises(ValueError, match=r"^a\.jsonl:4: no JSON object \(.*invalid start byte.*\)"):
+    with pytest.raises(ValueError, match=r"^a\.jsonl:4: not a JSON object \(.*invalid start byte.*\)"):
         next(lines)
 
 
 def test_a_bad_document_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match=r"^a\.json: no JSON document \(.*\)\. Fetch the file again\.$"):
+    with pytest.raises(ValueError, match=r"^a\.json: not a JSON document \(.*\)\. Fetch the file again\.$"):
         read_json(tmp_path / "a.json")

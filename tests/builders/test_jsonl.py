@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from builders import load_source, prepare_source
-from builders.jsonl import trace_json_schema, trace_of
+from builders.jsonl import line_trace, trace_json_schema
 from builders.trace import TRACE_FEATURES, VERDICTS, Dropped
 
 
@@ -80,7 +80,7 @@ def changed(line: dict, path: str, value: object) -> dict:
 
 def fault_of(line: dict) -> str:
     with pytest.raises(ValueError) as raised:
-        trace_of(line, where="traces.jsonl:3")
+        line_trace(line, where="traces.jsonl:3")
     return str(raised.value)
 
 
@@ -104,7 +104,7 @@ def write(path: Path, lines: list[dict]) -> None:
 
 
 def test_a_line_becomes_a_trace_with_all_columns():
-    trace = trace_of(attacked_line(tools=[{"type": "function", "function": {"name": "read_file"}}]), "a:1")
+    trace = line_trace(attacked_line(tools=[{"type": "function", "function": {"name": "read_file"}}]), "a:1")
     assert list(trace) == list(TRACE_FEATURES)
     assert (trace["id"], trace["source"], trace["group"]) == ("jsonl/run-1", "jsonl", "what does the notice say")
     assert json.loads(trace["tools"]) == [{"type": "function", "function": {"name": "read_file"}}]
@@ -123,19 +123,19 @@ def test_a_line_becomes_a_trace_with_all_columns():
 
 def test_the_source_stands_before_the_id_once():
     for id in ("mine/7", "7"):
-        trace = trace_of(chat_line(id=id, source="mine"), "a:1")
+        trace = line_trace(chat_line(id=id, source="mine"), "a:1")
         assert (trace["id"], trace["source"]) == ("mine/7", "mine")
 
 
 def test_null_is_the_same_as_an_absent_field():
     optional = set(TRACE_FEATURES) - {"id", "messages", "verdict"}
-    assert trace_of(chat_line(**dict.fromkeys(optional)), "a:1") == trace_of(chat_line(), "a:1")
+    assert line_trace(chat_line(**dict.fromkeys(optional)), "a:1") == line_trace(chat_line(), "a:1")
 
 
 def test_json_text_is_kept_to_the_letter_and_values_are_written_as_text():
     text = '{"path":   "notice.txt", "depth": 0.70}'
     path = "messages[1].tool_calls[0].function.arguments"
-    kept, written = (trace_of(changed(attacked_line(), path, given), "a:1") for given in (text, json.loads(text)))
+    kept, written = (line_trace(changed(attacked_line(), path, given), "a:1") for given in (text, json.loads(text)))
     arguments = [trace["messages"][1]["tool_calls"][0]["function"]["arguments"] for trace in (kept, written)]
     assert arguments == [text, '{"path": "notice.txt", "depth": 0.7}']
 
@@ -147,7 +147,7 @@ def test_calls_tools_and_metadata_may_be_values_or_text(form: str):
     given = (calls, tools, {"note": 1.5}) if form == "values" else map(json.dumps, (calls, tools, {"note": 1.5}))
     goal_calls, offered, metadata = given
     attack = {"kind": "tool_result", "text": INJECTION, "goal_calls": goal_calls, "expected_calls": goal_calls}
-    trace = trace_of(attacked_line(attack=attack, tools=offered, metadata=metadata), "a:1")
+    trace = line_trace(attacked_line(attack=attack, tools=offered, metadata=metadata), "a:1")
     assert (trace["tools"], trace["metadata"]) == (json.dumps(tools), '{"note": 1.5}')
     assert trace["attack"]["goal_calls"] == trace["attack"]["expected_calls"] == json.dumps(calls)
 
@@ -166,14 +166,14 @@ def test_without_a_group_the_same_request_is_one_group_however_it_is_attacked():
         ),
         prompt_line(messages=[{"role": "user", "content": "Read the notice, please."}], attack=None),
     )
-    assert {trace_of(line, "a:1")["group"] for line in lines} == {"read the notice please"}
-    assert trace_of(prompt_line(group="Mine"), "a:1")["group"] == "Mine"
+    assert {line_trace(line, "a:1")["group"] for line in lines} == {"read the notice please"}
+    assert line_trace(prompt_line(group="Mine"), "a:1")["group"] == "Mine"
 
 
 @pytest.mark.parametrize("messages", [[{"role": "system", "content": "Be brief."}], [{"role": "user"}]])
 def test_a_trace_in_which_nobody_asks_is_a_group_of_its_own(messages: list[dict]):
     line = chat_line(messages=[*messages, {"role": "assistant", "content": "Hello."}])
-    assert trace_of(line, "a:1")["group"] == "jsonl/chat-1"
+    assert line_trace(line, "a:1")["group"] == "jsonl/chat-1"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,7 +184,7 @@ def test_the_text_of_an_attack_is_found_wherever_its_attacker_wrote_it_and_nowhe
     line = attacked_line()
     line["messages"][0]["content"] += INJECTION  # quoted by the user: not where a tool's attacker writes
     line["messages"][2]["content"] = f"\U0001f512 {INJECTION} and {INJECTION}"
-    spans = trace_of(line, "a:1")["attack"]["spans"]
+    spans = line_trace(line, "a:1")["attack"]["spans"]
     size = len(INJECTION)
     assert spans == [
         span(2, 2, 2 + size),
@@ -196,25 +196,25 @@ def test_the_text_of_an_attack_is_found_wherever_its_attacker_wrote_it_and_nowhe
 
 def test_spans_that_are_given_are_kept():
     given = {"kind": "tool_result", "spans": [span(2, 0, 7)]}
-    attack = trace_of(attacked_line(attack=given), "a:1")["attack"]
+    attack = line_trace(attacked_line(attack=given), "a:1")["attack"]
     assert (attack["spans"], attack["text"]) == ([span(2, 0, 7)], None)
 
 
 def test_an_open_request_has_no_spans():
     line = chat_line(verdict="refused", decision_turn=1, attack={"kind": "direct_request", "text": "Hello!"})
-    assert trace_of(line, "a:1")["attack"]["spans"] == []
+    assert line_trace(line, "a:1")["attack"]["spans"] == []
 
 
 def test_what_was_never_shown_need_not_be_found():
     line = attacked_line(verdict="not_exposed", decision_turn=None)
     line["messages"][2]["content"] = "Closed."
-    assert trace_of(line, "a:1")["attack"]["spans"] == []
+    assert line_trace(line, "a:1")["attack"]["spans"] == []
 
 
 def test_what_came_after_the_last_answer_was_not_read():
     line = attacked_line(verdict="not_exposed", decision_turn=None)
     del line["messages"][3]
-    assert len(trace_of(line, "a:1")["attack"]["spans"]) == 1
+    assert len(line_trace(line, "a:1")["attack"]["spans"]) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_what_came_after_the_last_answer_was_not_read():
     ],
 )
 def test_sound_lines_of_no_use_are_dropped_by_name(line: dict, reason: str):
-    assert trace_of(line, "traces.jsonl:3") == Dropped(reason, "traces.jsonl:3", is_attacked=True)
+    assert line_trace(line, "traces.jsonl:3") == Dropped(reason, "traces.jsonl:3", is_attacked=True)
 
 
 def test_a_call_is_answered_once_and_before_anybody_else_speaks():
@@ -243,18 +243,18 @@ def test_a_call_is_answered_once_and_before_anybody_else_speaks():
     twice = [*line["messages"][:3], result, line["messages"][3]]
     late = [*line["messages"][:2], {"role": "user", "content": "Well?"}, *line["messages"][2:]]
     for messages in (twice, late):
-        dropped = trace_of(attacked_line(messages=messages, decision_turn=4), "a:1")
+        dropped = line_trace(attacked_line(messages=messages, decision_turn=4), "a:1")
         assert dropped.reason == "unpaired_result"
     both = copy.deepcopy(line["messages"])
     both[1]["tool_calls"].append(call("read_file", {"path": "b.txt"}, "c3"))
     both.insert(3, {**result, "tool_call_id": "c3"})
-    assert trace_of(attacked_line(messages=both, decision_turn=4), "a:1")["verdict"] == "compromised"
+    assert line_trace(attacked_line(messages=both, decision_turn=4), "a:1")["verdict"] == "compromised"
 
 
 def test_one_tool_may_be_right_and_wrong_where_arguments_tell_the_calls_apart():
     goal = [{"name": "send_email", "arguments": {"to": "eve@mail.example"}}]
     attack = {"kind": "user_text", "text": INJECTION, "goal_calls": goal}
-    assert trace_of(prompt_line(expected_tool="send_email", attack=attack), "a:1")["verdict"] == "prompt_only"
+    assert line_trace(prompt_line(expected_tool="send_email", attack=attack), "a:1")["verdict"] == "prompt_only"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -294,14 +294,14 @@ def test_one_tool_may_be_right_and_wrong_where_arguments_tell_the_calls_apart():
         (
             "messages[1].tool_calls[0].function.arguments",
             "{path: 1}",
-            "messages[1].tool_calls[0].function.arguments is no JSON text (Expecting property name",
+            "messages[1].tool_calls[0].function.arguments is not JSON text (Expecting property name",
         ),
         (
             "messages[1].tool_calls[0].function.arguments",
             "[1]",
             "messages[1].tool_calls[0].function.arguments must be the JSON text of an object; got '[1]'",
         ),
-        ("metadata", "", "metadata is no JSON text"),
+        ("metadata", "", "metadata is not JSON text"),
         ("tools", "{}", "tools must be the JSON text of an array; got '{}'"),
         ("tools", [{"name": "read_file"}], "tools[0].type is missing"),
         ("tools", '[{"type": "function"}]', "tools[0].function is missing"),
@@ -330,8 +330,8 @@ def test_a_missing_field_is_named(field: str):
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
-        (attacked_line(decision_turn=2), "decision_turn is 2, but messages[2] is no message of the assistant"),
-        (attacked_line(decision_turn=4), "decision_turn is 4, but messages[4] is no message of the assistant"),
+        (attacked_line(decision_turn=2), "decision_turn is 2, but messages[2] is not an assistant message"),
+        (attacked_line(decision_turn=4), "decision_turn is 4, but messages[4] is not an assistant message"),
         (attacked_line(decision_turn=None), "verdict compromised needs decision_turn"),
         (attacked_line(verdict="attempted", decision_turn=None), "verdict attempted needs decision_turn"),
         (chat_line(verdict="refused", attack={"kind": "direct_request"}), "verdict refused needs decision_turn"),
@@ -375,14 +375,14 @@ def test_spans_must_be_in_the_messages_and_mark_the_text(marked: dict, fault: st
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (b'{"id": "a",', "no JSON object"),
-        (b'["a"]', "no JSON object"),
-        (b'{"id": NaN}', "no JSON object"),
-        (b'{"id": "\xff"}', "no JSON object"),
-        (b'{"id": "\\ud800"}', "no JSON object"),
-        (b'{"id": ' + b"[" * 100_000, "no JSON object"),
+        (b'{"id": "a",', "not a JSON object"),
+        (b'["a"]', "not a JSON object"),
+        (b'{"id": NaN}', "not a JSON object"),
+        (b'{"id": "\xff"}', "not a JSON object"),
+        (b'{"id": "\\ud800"}', "not a JSON object"),
+        (b'{"id": ' + b"[" * 100_000, "not a JSON object"),
         (b"{}", "id is missing"),
-        (b'{"id": 1e400}', "no JSON object"),
+        (b'{"id": 1e400}', "not a JSON object"),
     ],
 )
 def test_a_line_that_is_no_trace_is_an_error_that_names_file_and_line(tmp_path: Path, content: bytes, fault: str):
@@ -399,7 +399,7 @@ def test_nesting_is_a_trace_or_an_error_that_names_the_line_at_any_depth(depth: 
     for _ in range(depth):
         value = {"deeper": value}
     try:
-        assert trace_of(changed(chat_line(), path, value), "traces.jsonl:3")["verdict"] == "benign_success"
+        assert line_trace(changed(chat_line(), path, value), "traces.jsonl:3")["verdict"] == "benign_success"
     except ValueError as error:
         assert str(error).startswith("traces.jsonl:3: ")
     else:
@@ -496,7 +496,7 @@ def test_the_schema_tells_good_lines_from_bad_ones():
 def test_the_line_in_the_guide_is_a_trace():
     guide = GUIDE.read_text(encoding="utf-8")
     [line] = re.findall(r"```json\n(.+?)```", guide, re.DOTALL)
-    trace = trace_of(json.loads(line), "guide:1")
+    trace = line_trace(json.loads(line), "guide:1")
     assert trace["verdict"] == "compromised"
     [found] = trace["attack"]["spans"]
     assert f"`{json.dumps(found)}`" in guide

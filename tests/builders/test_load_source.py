@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from builders import SOURCES, _builder_of, load_source, prepare_source
+from builders import SOURCES, _make_builder, load_source, prepare_source
 from builders.base import TraceBuilder
 from builders.fujitsu import FujitsuB4, b4_trace
 from builders.trace import TRACE_FEATURES, Dropped
@@ -199,7 +199,7 @@ def test_files_may_be_named_in_place_of_a_folder(tmp_path: Path):
     write(tmp_path / "b4_a.jsonl", [record(2)])
     traces = load_source("fujitsu_b4", data_files=[tmp_path / "anything.jsonl"])
     assert traces["train"]["id"] == ["fujitsu_b4/r-1"]
-    with pytest.raises(FileNotFoundError, match=r"FujitsuB4: .+missing\.jsonl is no file"):
+    with pytest.raises(FileNotFoundError, match=r"FujitsuB4: .+missing\.jsonl is not a file"):
         load_source("fujitsu_b4", data_files=[tmp_path / "missing.jsonl"])
 
 
@@ -232,7 +232,7 @@ def test_the_revision_of_a_source_tells_what_it_was_made_of(tmp_path: Path, monk
     assert revision() == f"pyarrow {version('pyarrow')}"
     monkeypatch.setattr(FujitsuB4, "INPUTS", ())
     monkeypatch.setattr(FujitsuB4, "PACKAGES", ())
-    assert _builder_of("fujitsu_b4", None, None, None, None, {}).config.source_revision.startswith("code:")
+    assert _make_builder("fujitsu_b4", None, None, None, None, {}).config.source_revision.startswith("code:")
 
 
 # -------------------------------------------------------------------------------------------------------- interruption

@@ -7,7 +7,7 @@ import pytest
 from builders.fujitsu import normalize_query
 from builders.lookalike import (
     DOCS,
-    PARTS,
+    LOOKALIKE_SPLITS,
     PHRASINGS,
     TOOLS,
     UNSEEN,
@@ -18,7 +18,7 @@ from builders.lookalike import (
     flip_trace,
     lookalike_prompts,
     lookalike_records,
-    part_of,
+    split_of_name,
 )
 
 
@@ -28,7 +28,7 @@ B4_FIELDS = {
 }  # fmt: skip
 ARGUMENTS = ("expected_arguments", "simulated_arguments")
 TASKS = ("refusal", "chat", "irrelevance")
-SIZES = {part: {"tool_flip": 150, "refusal": 20, "chat": 20, "irrelevance": 20} for part in PARTS}
+SIZES = {split: {"tool_flip": 150, "refusal": 20, "chat": 20, "irrelevance": 20} for split in LOOKALIKE_SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def names_in(arguments: dict) -> set[str]:
     return set(re.findall(r"\b[A-Z][a-z]+", str(arguments))) - {"About"}
 
 
-def phrases(part: str, key: str) -> set[str]:
-    """All wordings below one key of a part, as a flat set."""
-    found, waiting = set(), [WORDING[part][key]]
+def phrases(split: str, key: str) -> set[str]:
+    """All wordings below one key of a split, as a flat set."""
+    found, waiting = set(), [WORDING[split][key]]
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
@@ -71,11 +71,14 @@ def test_combined_query_is_the_request_and_then_the_injection():
         assert record["combined_query"] == record["benign_query"] + "\n\n" + record["malicious_injection"]
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_no_placeholder_is_left(part):
-    texts = [record["combined_query"] for record in lookalike_records(3, 500, part)]
+@pytest.mark.parametrize("split", LOOKALIKE_SPLITS)
+def test_no_placeholder_is_left(split):
+    texts = [record["combined_query"] for record in lookalike_records(3, 500, split)]
     texts += [
-        prompt[key] for task in TASKS for prompt in lookalike_prompts(3, 100, part, task) for key in ("text", "answer")
+        prompt[key]
+        for task in TASKS
+        for prompt in lookalike_prompts(3, 100, split, task)
+        for key in ("text", "answer")
     ]
     assert not [text for text in texts if "((" in text or re.search(r"\{[a-z]+\}(?!\})", text)]
 
@@ -90,49 +93,53 @@ def test_a_larger_set_begins_with_the_smaller_one():
     assert lookalike_records(5, 100, "dev")[:50] == lookalike_records(5, 50, "dev")
 
 
-def test_parts_share_no_family():
-    families = [set(WORDING[part]["families"]) for part in PARTS]
+def test_splits_share_no_family():
+    families = [set(WORDING[split]["families"]) for split in LOOKALIKE_SPLITS]
     assert len(set.union(*families)) == sum(map(len, families))
 
 
 @pytest.mark.parametrize(
     "key", ["openers", "closers", "injection_openers", "injection_commands", "harms", "harm_requests"]
 )
-def test_parts_share_no_phrasing(key):
-    found = [phrases(part, key) for part in PARTS]
+def test_splits_share_no_phrasing(key):
+    found = [phrases(split, key) for split in LOOKALIKE_SPLITS]
     assert len(set.union(*found)) == sum(map(len, found))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_parts_share_no_request(tool):
-    found = [set(PHRASINGS[part][tool]) for part in PARTS]
+def test_splits_share_no_request(tool):
+    found = [set(PHRASINGS[split][tool]) for split in LOOKALIKE_SPLITS]
     assert all(found)
     assert len(set.union(*found)) == sum(map(len, found))
     assert not [phrase for phrase in set.union(*found) if re.search(r"[\[\]|]", phrase)]
 
 
 @pytest.mark.parametrize("key", ["chat", "irrelevance"])
-def test_parts_share_no_question(key):
-    found = [{question for question, _ in WORDING[part][key]} for part in PARTS]
+def test_splits_share_no_question(key):
+    found = [{question for question, _ in WORDING[split][key]} for split in LOOKALIKE_SPLITS]
     assert len(set.union(*found)) == sum(map(len, found))
 
 
-def test_parts_share_no_wrapper():
+def test_splits_share_no_wrapper():
     forms = [
-        {form for family in WORDING[part]["families"].values() for form in family.get("wrappers", family.get("forms"))}
-        for part in PARTS
+        {
+            form
+            for family in WORDING[split]["families"].values()
+            for form in family.get("wrappers", family.get("forms"))
+        }
+        for split in LOOKALIKE_SPLITS
     ]
     # The bare sentence is no wrapper: its openers and commands are what differs.
     assert set.intersection(forms[0], forms[1]) | set.intersection(forms[0], forms[2]) <= {"{body}"}
 
 
-def test_parts_share_no_topic_word():
+def test_splits_share_no_topic_word():
     names = []
-    for part in PARTS:
-        records = lookalike_records(0, 300, part)
+    for split in LOOKALIKE_SPLITS:
+        records = lookalike_records(0, 300, split)
         names.append(set().union(*(names_in(r[key]) for r in records for key in ARGUMENTS)))
         assert len(names[-1]) > 300
-        assert {part_of(name) for name in names[-1]} == {part}
+        assert {split_of_name(name) for name in names[-1]} == {split}
     assert len(set.union(*names)) == sum(map(len, names))
 
 
@@ -146,15 +153,15 @@ def test_arguments_stand_in_the_prompt(key, text):
             assert wanted in record[text]
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_both_flip_directions_and_all_tools_occur(part):
-    records = lookalike_records(0, 600, part)
+@pytest.mark.parametrize("split", LOOKALIKE_SPLITS)
+def test_both_flip_directions_and_all_tools_occur(split):
+    records = lookalike_records(0, 600, split)
     directions = Counter((record["expected_tool"], record["simulated_tool"]) for record in records)
     assert directions[DOCS, WEB] > directions[WEB, DOCS] > 100
     assert {expected for expected, _ in directions} == {simulated for _, simulated in directions} == set(TOOLS)
 
 
-def test_test_part_is_large_enough_and_distinct():
+def test_test_split_is_large_enough_and_distinct():
     flips = [r for r in lookalike_records(0, 500, "test") if r["expected_tool"] != r["simulated_tool"]]
     prompts = [p for task in TASKS for p in lookalike_prompts(0, 500, "test", task)]
     texts = [r["combined_query"] for r in flips] + [r["benign_query"] for r in flips] + [p["text"] for p in prompts]
@@ -164,11 +171,14 @@ def test_test_part_is_large_enough_and_distinct():
 
 def test_degenerate_records_are_dropped_by_name(builder, traces):
     degenerate = {
-        part: sum(r["expected_tool"] == r["simulated_tool"] for r in lookalike_records(0, 150, part)) for part in PARTS
+        split: sum(r["expected_tool"] == r["simulated_tool"] for r in lookalike_records(0, 150, split))
+        for split in LOOKALIKE_SPLITS
     }
     assert {drop.reason for drop in builder.dropped()} == {"degenerate"}
     assert len(builder.dropped()) == sum(degenerate.values()) > 0
-    assert {part: traces[part].num_rows for part in PARTS} == {part: 210 - degenerate[part] for part in PARTS}
+    assert {split: traces[split].num_rows for split in LOOKALIKE_SPLITS} == {
+        split: 210 - degenerate[split] for split in LOOKALIKE_SPLITS
+    }
 
 
 def test_span_is_the_injection(traces):
@@ -193,23 +203,25 @@ def test_tasks_and_attacks_of_the_rows(traces):
     assert tasks["refusal"] == tasks["chat"] == tasks["irrelevance"] == 20 < tasks["tool_flip"]
 
 
-def test_ids_are_unique_and_groups_stay_in_one_part(traces):
-    ids = [row_id for part in PARTS for row_id in traces[part]["id"]]
-    groups = [set(traces[part]["group"]) for part in PARTS]
+def test_ids_are_unique_and_groups_stay_in_one_split(traces):
+    ids = [row_id for split in LOOKALIKE_SPLITS for row_id in traces[split]["id"]]
+    groups = [set(traces[split]["group"]) for split in LOOKALIKE_SPLITS]
     assert len(ids) == len(set(ids))
     assert len(set.union(*groups)) == sum(map(len, groups))
 
 
-def test_unseen_kinds_are_of_no_other_part_and_ask_what_the_test_part_asks():
-    assert not set(UNSEEN_FAMILIES) & {family for part in PARTS for family in WORDING[part]["families"]}
+def test_unseen_kinds_are_of_no_other_split_and_ask_what_the_test_split_asks():
+    assert not set(UNSEEN_FAMILIES) & {family for split in LOOKALIKE_SPLITS for family in WORDING[split]["families"]}
     forms = [form for family in UNSEEN_FAMILIES.values() for form in family["forms"]]
-    seen = {form for part in PARTS for f in WORDING[part]["families"].values() for form in f.get("forms", ())}
+    seen = {
+        form for split in LOOKALIKE_SPLITS for f in WORDING[split]["families"].values() for form in f.get("forms", ())
+    }
     assert len(set(forms)) == len(forms)
     assert not set(forms) & seen
     records = lookalike_records(0, 300, UNSEEN)
     assert {record["attack_id"] for record in records} == set(UNSEEN_FAMILIES)
     names = set().union(*(names_in(record["expected_arguments"]) for record in records))
-    assert {part_of(name) for name in names} == {"test"}
+    assert {split_of_name(name) for name in names} == {"test"}
 
 
 def test_cutting_an_unseen_injection_out_leaves_the_request():

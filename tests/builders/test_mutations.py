@@ -48,7 +48,7 @@ class Built:
 def build(case: Case, data_dir: Path) -> Built:
     """All items in the order of the records, as `prepare_source` makes them but without a cache."""
     try:
-        builder = builders._builder_of(case.source, None, data_dir, None, data_dir / "cache", {})
+        builder = builders._make_builder(case.source, None, data_dir, None, data_dir / "cache", {})
         splits = builder._split_generators(datasets.DownloadManager())
         items = [item for split in splits for item in builder._generate_traces(**split.gen_kwargs)]
         builder.check_verdicts(Counter(item["verdict"] for item in items if isinstance(item, dict)))
@@ -221,10 +221,10 @@ def no_progress_bars() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("error", "is_right"),
     [
-        (ValueError("runs.jsonl:3: no JSON object. Delete the line."), True),
-        (ValueError("runs.jsonl:2: no JSON object. Delete the line."), False),  # another record
-        (ValueError("runs.jsonl:31: no JSON object. Delete the line."), False),
-        (ValueError("no JSON object"), False),
+        (ValueError("runs.jsonl:3: not a JSON object. Delete the line."), True),
+        (ValueError("runs.jsonl:2: not a JSON object. Delete the line."), False),  # another record
+        (ValueError("runs.jsonl:31: not a JSON object. Delete the line."), False),
+        (ValueError("not a JSON object"), False),
         (ValueError("runs.jsonl:3: no\nJSON object."), False),
         (KeyError("runs.jsonl:3"), False),
         (UnicodeDecodeError("utf-8", b"runs.jsonl:3", 0, 1, "runs.jsonl:3"), False),

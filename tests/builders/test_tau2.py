@@ -12,7 +12,7 @@ from builders import load_source, prepare_source
 from builders.tau2.conversation import Unusable
 from builders.tau2.reference import find_files
 from builders.tau2.replay import new_environment, package_data_dir, replay_task
-from builders.tau2.tasks import read_tasks, task_of
+from builders.tau2.tasks import parse_task, read_tasks
 from builders.trace import Dropped
 
 
@@ -47,7 +47,7 @@ def write(folder: Path, tasks: object, domain: str = "mock", name: str = "tasks.
 
 
 def replayed(record: dict, domain: str = "mock"):
-    return replay_task(task_of(record, domain, "tasks.json[0]"))
+    return replay_task(parse_task(record, domain, "tasks.json[0]"))
 
 
 def metadata(trace: dict) -> dict:
@@ -164,7 +164,7 @@ def test_the_ticket_is_what_the_user_says_or_else_the_scenario():
     told = replayed(task())
     assert told.conversation.messages[1]["content"] == "The user wants the task 'plants'."
     plain = task(ticket=None)
-    assert task_of(plain, "mock", "t").user_turn == ("You want a reminder about the plants.", "scenario")
+    assert parse_task(plain, "mock", "t").user_turn == ("You want a reminder about the plants.", "scenario")
     parts = {
         "domain": "retail",
         "task_instructions": "You are calm.",
@@ -173,7 +173,7 @@ def test_the_ticket_is_what_the_user_says_or_else_the_scenario():
         "unknown_info": None,
     }
     structured = task(ticket=" ", user_scenario={"instructions": parts})
-    assert task_of(structured, "retail", "t").user_turn == (
+    assert parse_task(structured, "retail", "t").user_turn == (
         "You want your money back.\n\nYou are Ada Osei.\n\nYou are calm.",
         "scenario",
     )
@@ -222,8 +222,8 @@ def test_replay_needs_no_network_and_prints_nothing():
     program = (
         "import socket; socket.socket.connect = None\n"
         "from builders.tau2.replay import replay_task\n"
-        "from builders.tau2.tasks import task_of\n"
-        f"replay_task(task_of({task()!r}, 'mock', 'tasks.json[0]'))"
+        "from builders.tau2.tasks import parse_task\n"
+        f"replay_task(parse_task({task()!r}, 'mock', 'tasks.json[0]'))"
     )
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
@@ -383,12 +383,12 @@ DEEP = "[" * 100_000 + "]" * 100_000
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"^mock/tasks\.json: no JSON document"),
-        ('[{"id": ', r"^mock/tasks\.json: no JSON document"),
+        ("", r"^mock/tasks\.json: not a JSON document"),
+        ('[{"id": ', r"^mock/tasks\.json: not a JSON document"),
         ("{}", r"^mock/tasks\.json: expected a list of tasks, got dict"),
-        (DEEP, r"^mock/tasks\.json: no JSON document \(nested too deeply"),
-        ('[{"id": NaN}]', r"^mock/tasks\.json: no JSON document \(NaN is no JSON number"),
-        (r'[{"id": "\ud800"}]', r"^mock/tasks\.json: no JSON document"),
+        (DEEP, r"^mock/tasks\.json: not a JSON document \(nested too deeply"),
+        ('[{"id": NaN}]', r"^mock/tasks\.json: not a JSON document \(NaN is not a JSON number"),
+        (r'[{"id": "\ud800"}]', r"^mock/tasks\.json: not a JSON document"),
         ("[1]", r"^mock/tasks\.json\[0\]: expected an object, got int"),
         ("[{}]", r"^mock/tasks\.json\[0\]: field 'id' is missing"),
         (json.dumps([task(id=3)]), r"^mock/tasks\.json\[0\]: field 'id' must be str, got int"),

@@ -296,7 +296,7 @@ def changed(path: str, value: object) -> dict:
         ("simulations", None, r"^run\.json: field 'simulations' must be list"),
         ("simulations.0", "x", r"^run\.json: simulations\[0\]: expected an object, got str"),
         ("simulations.0.id", ..., r"^run\.json: simulations\[0\]: field 'id' is missing"),
-        ("simulations.0.task_id", "99", r"^run\.json: simulations\[0\]: task_id '99' is none of the file's tasks"),
+        ("simulations.0.task_id", "99", r"^run\.json: simulations\[0\]: task_id '99' is not among the file's tasks"),
         ("simulations.0.reward_info", 1.0, r"simulations\[0\]: field 'reward_info' must be dict, got float"),
         ("simulations.0.reward_info.reward", "1", r"\[0\]\.reward_info: field 'reward' must be int or float, got str"),
         ("simulations.0.messages", ..., r"^run\.json: simulations\[0\]: field 'messages' is missing"),
@@ -426,11 +426,11 @@ def test_every_trajectory_without_a_trace_has_a_reason(tmp_path: Path, reason: s
         ({"traj": [TRAJECTORY[0], {"role": "bot"}]}, r"^taubench_v1\.json\[0\]\.traj\[1\]: unknown role 'bot'"),
         (
             {"traj": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
-            r"\.traj\[0\]: the arguments of a call are no JSON object",
+            r"\.traj\[0\]: the arguments of a call are not a JSON object",
         ),
         (
             {"traj": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}]},
-            r"\.traj\[0\]: the arguments of a call are no JSON object \(it is of type list\)",
+            r"\.traj\[0\]: the arguments of a call are not a JSON object \(it is of type list\)",
         ),
         (
             {"traj": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]},

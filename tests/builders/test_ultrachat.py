@@ -11,7 +11,7 @@ import pytest
 
 from builders import load_source, prepare_source
 from builders.trace import TRACE_FEATURES, Dropped
-from builders.ultrachat import chat_trace, choose_rows
+from builders.ultrachat import chat_trace, sample_rows
 
 
 MESSAGES = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
@@ -156,7 +156,7 @@ def test_published_shards_give_a_train_and_a_test_split_and_those_for_generation
 
 def test_a_split_for_generation_is_refused_where_it_is_named(tmp_path: Path):
     write_jsonl(tmp_path / "test_gen.jsonl", [row(1)])
-    with pytest.raises(ValueError, match=r"test_gen\.jsonl: a split for generation is no training data"):
+    with pytest.raises(ValueError, match=r"test_gen\.jsonl: a split for generation is not training data"):
         load_source("ultrachat", data_files=[tmp_path / "test_gen.jsonl"])
 
 
@@ -201,16 +201,16 @@ def test_row_groups_larger_than_a_batch_are_read_whole(tmp_path: Path):
 def test_another_seed_takes_other_rows_and_a_larger_sample_contains_the_smaller(tmp_path: Path):
     file = tmp_path / "train_sft-0.parquet"
     write_parquet(file, [row(number) for number in range(60)])
-    [few], [more], [others] = (choose_rows([file], count, seed) for count, seed in ((10, 0), (30, 0), (10, 1)))
+    [few], [more], [others] = (sample_rows([file], count, seed) for count, seed in ((10, 0), (30, 0), (10, 1)))
     assert few < more and few != others
-    [everything] = choose_rows([file], 1000, 0)
+    [everything] = sample_rows([file], 1000, 0)
     assert everything == frozenset(range(60))
 
 
 def test_the_choice_reads_no_column_but_the_id(tmp_path: Path):
     file = tmp_path / "train_sft-0.parquet"
     pq.write_table(pa.table({"prompt_id": ["a", "b", "c"]}), file)
-    [chosen] = choose_rows([file], 2, 0)
+    [chosen] = sample_rows([file], 2, 0)
     assert len(chosen) == 2
 
 
