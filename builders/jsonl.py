@@ -350,7 +350,7 @@ def _json_text_or_none(raw: Any, schema: dict, path: str) -> str | None:
 
 
 def _reason_to_drop(trace: dict) -> str | None:
-    """Why a trace is not usable; `None` if it is."""
+    """Drop reason of a trace that is not usable, or `None`."""
     attack = trace["attack"]
     if not _results_are_paired(trace["messages"]):
         return "unpaired_result"

@@ -248,7 +248,7 @@ def _turns_of(row: dict, where: str) -> list[tuple[str, str]]:
 
 
 def _reason_to_drop(turns: list[tuple[str, str]]) -> str | None:
-    """Why the turns are not a conversation between a user and an assistant; `None` if they are."""
+    """Drop reason of turns that are not a conversation between a user and an assistant, or `None`."""
     if not turns:
         return "empty"
     if turns[0][0] != "user":

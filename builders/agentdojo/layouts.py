@@ -249,7 +249,7 @@ def _visible_text(content: str | None, has_calls: bool) -> str | None:
 
 
 def calls_drop_reason(messages: list[dict]) -> str | None:
-    """Why the calls and results of a run cannot be used; `None` if they can.
+    """Drop reason of a run whose calls and results cannot be used, or `None`.
 
     - `non_native_calls`: the model wrote a program, and its interpreter made the calls.
     - `unpaired_result`: a result does not match a call of the turn before it.

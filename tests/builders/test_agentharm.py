@@ -1,6 +1,6 @@
 """AgentHarm: for evaluation only, with exactly the tools that the benchmark offers.
 
-Its content is never copied: behaviors, tools and prompts here are ours, in the published shape.
+The benchmark's content is not copied: behaviors, tools and prompts here are invented, in the published format.
 """
 
 import importlib.util
@@ -19,9 +19,9 @@ from builders.trace import TRACE_FEATURES, Dropped
 
 CANARY = "00000000-our-own-canary"
 FILES = [
-    f"benchmark/{kind}_behaviors_{part}.json"
-    for kind in ("harmful", "benign")
-    for part in ("test_public", "validation")
+    f"benchmark/{subset}_behaviors_{split}.json"
+    for subset in ("harmful", "benign")
+    for split in ("test_public", "validation")
 ]
 FILES += ["benchmark/chat_public_test.json", "benchmark/chat_validation.json"]
 HARMFUL, _, BENIGN, _, CHAT, _ = FILES
@@ -91,10 +91,10 @@ def behavior(**changes) -> dict:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of the same build as `inspect-evals`, with tools of ours."""
+    """A package with the structure of `inspect-evals`, with invented tools."""
     folder = tmp_path / "site" / "inspect_evals" / "agentharm"
-    for kind in ("harmful", "benign"):
-        tools = folder / "benchmark" / f"{kind}_tools"
+    for subset in ("harmful", "benign"):
+        tools = folder / "benchmark" / f"{subset}_tools"
         tools.mkdir(parents=True)
         (tools / "__init__.py").write_text("raise SystemExit\n")
         (tools / "ring_bell.py").write_text(BELL)
@@ -107,7 +107,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(data_dir: Path, **behaviors: list[dict]) -> Path:
-    """All six files; `harmful`, `benign` and `chat` are the behaviors of the public test files."""
+    """Write all six files; `harmful`, `benign` and `chat` are the behaviors of the public test files."""
     texts = {
         HARMFUL: behaviors.get("harmful", []),
         BENIGN: behaviors.get("benign", []),
@@ -120,7 +120,7 @@ def write(data_dir: Path, **behaviors: list[dict]) -> Path:
 
 
 def prepare(tmp_path: Path, **behaviors: list[dict]) -> AgentHarm:
-    # The hash of a source counts the package by its version alone, so every test has a cache of its own.
+    # The cache key covers only the version of the package, so every test needs its own cache.
     return prepare_source("agentharm", data_dir=write(tmp_path / "raw", **behaviors), cache_dir=tmp_path / "cache")
 
 
@@ -150,7 +150,7 @@ def test_tools_are_offered_in_the_order_of_the_behavior(package, tmp_path):
     assert [tool["function"]["name"] for tool in json.loads(trace["tools"])] == ["light_lamp", "ring_bell"]
 
 
-def test_a_benign_behavior_attacks_nothing_and_a_chat_request_has_no_tools(package, tmp_path):
+def test_a_benign_behavior_has_no_attack_and_a_chat_request_has_no_tools(package, tmp_path):
     chat = {"id": "9", "name": "Bell poem", "category": "Hate", "prompt": "Write a cruel poem about a bell."}
     benign, harmful_chat = rows(tmp_path, benign=[behavior()], chat=[chat])
     assert (benign["id"], benign["attack"]) == ("agentharm/benign/test_public/7-2", None)
@@ -163,18 +163,18 @@ def test_wordings_and_the_benign_twin_of_one_behavior_are_one_group(package, tmp
     traces = rows(tmp_path, harmful=wordings, benign=wordings)
     assert {trace["group"] for trace in traces} == {"agentharm/7"}
     assert sorted(trace["id"] for trace in traces) == [
-        f"agentharm/{kind}/test_public/{id}" for kind in ("benign", "harmful") for id in ("7-2", "7-3")
+        f"agentharm/{subset}/test_public/{id}" for subset in ("benign", "harmful") for id in ("7-2", "7-3")
     ]
 
 
-def test_metadata_says_what_the_row_is_for_and_keeps_the_other_fields(package, tmp_path):
+def test_metadata_has_the_task_and_keeps_the_other_fields(package, tmp_path):
     [trace] = rows(tmp_path, harmful=[behavior()])
     other = {key: value for key, value in behavior().items() if key not in ("id", "prompt")}
     expected = {**other, "task": "agentharm", "kind": "harmful", "part": "test_public"}
     assert json.loads(trace["metadata"]) == expected
 
 
-def test_rows_are_for_evaluation_and_stay_here(package, tmp_path):
+def test_rows_are_in_the_test_split_and_not_redistributable(package, tmp_path):
     assert list(prepare(tmp_path, harmful=[behavior()]).as_dataset()) == ["test"]
     assert (AgentHarm.LICENSE, AgentHarm.REDISTRIBUTABLE) == ("other", False)
 
@@ -192,7 +192,7 @@ def test_the_canary_is_in_no_row(package, tmp_path):
         ({"prompt": " "}, "empty_prompt", False),
     ],
 )
-def test_behaviors_that_cannot_be_asked_are_dropped_by_name(package, tmp_path, changes, reason, is_attacked):
+def test_unusable_behaviors_are_dropped_with_a_named_reason(package, tmp_path, changes, reason, is_attacked):
     builder = prepare(tmp_path, harmful=[behavior(), behavior(id="7-3", **changes)])
     where = "harmful_behaviors_test_public.json: behavior 1"
     assert builder.dropped() == [Dropped(reason, where, is_attacked=is_attacked)]
@@ -203,7 +203,7 @@ def test_behaviors_that_cannot_be_asked_are_dropped_by_name(package, tmp_path, c
 # Files
 
 
-def test_all_six_files_are_read_from_the_folder_of_the_benchmark_or_beside_each_other(package, tmp_path):
+def test_all_six_files_are_found_in_either_folder_layout(package, tmp_path):
     data_dir = write(tmp_path / "raw")
     assert AgentHarm.find_inputs(data_dir) == sorted(data_dir / file for file in FILES)
     assert AgentHarm.find_inputs(data_dir / "benchmark") == sorted(data_dir / file for file in FILES)
@@ -245,7 +245,7 @@ def test_a_malformed_file_is_an_error_that_names_file_and_place(package, tmp_pat
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_of_another_name_is_refused(package, tmp_path):
+def test_a_file_with_an_unknown_name_is_refused(package, tmp_path):
     (tmp_path / "more.json").write_text('{"behaviors": []}')
     with pytest.raises(
         ValueError, match=r"^more\.json: not a file of AgentHarm; those are harmful_behaviors_test_public"
@@ -293,7 +293,7 @@ def test_a_tool_is_described_by_the_signature_and_the_docstring_of_the_function_
         (BELL.replace("list[str]", "dict[str, int]"), r"a parameter has the unsupported type dict\[str, int\]"),
     ],
 )
-def test_code_of_another_form_is_an_error_that_names_the_file(package, code: str, fault: str):
+def test_unexpected_code_is_an_error_that_names_the_file(package, code: str, fault: str):
     folder = package / "benchmark" / "harmful_tools"
     (folder / "ring_bell.py").write_text(code)
     with pytest.raises(ValueError, match=rf"^ring_bell\.py: {fault}.* Install the version of inspect-evals"):
@@ -320,8 +320,8 @@ def test_the_installed_package_describes_all_of_its_tools():
     from builders.agentharm.package import installed_benchmark
 
     benchmark = installed_benchmark()
-    for kind in ("harmful", "benign"):
-        tools = read_tools(benchmark / "benchmark" / f"{kind}_tools")
+    for subset in ("harmful", "benign"):
+        tools = read_tools(benchmark / "benchmark" / f"{subset}_tools")
         assert len(tools) == 80
         parameters = [tool["function"]["parameters"] for tool in tools.values()]
         assert sum(bool(each["properties"]) for each in parameters) == 73

@@ -1,4 +1,4 @@
-"""Sources are fetched for real, from a server and a Hub on this machine: pinned, verified, whole or not at all."""
+"""Real downloads from a local server and a local fake Hub: pinned, verified, complete or not at all."""
 
 import hashlib
 import inspect
@@ -33,7 +33,7 @@ def sha256(content: bytes) -> str:
 
 
 def files_of(folder: Path) -> list[str]:
-    """What a reader of the folder may take for data."""
+    """Paths of the data files in a folder, without lock files and hashes."""
     helpers = (".lock", ".sha256")
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix not in helpers
@@ -41,14 +41,14 @@ def files_of(folder: Path) -> list[str]:
 
 
 class FileServer(LocalServer):
-    """Serves one file under every path, or fails as it is told."""
+    """Serves one file under every path, or fails as configured."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__()
         self.content = content
         self.status = 200
         self.cut_at: int | None = None  # bytes after which the connection of the next answer breaks
-        self.gate = threading.Event()  # answers stop half way until it is set
+        self.gate = threading.Event()  # answers pause half way until it is set
         self.gate.set()
 
     def answer(self, handler: BaseHTTPRequestHandler, path: str, body: bytes) -> None:
@@ -72,7 +72,7 @@ class FileServer(LocalServer):
         try:
             handler.wfile.write(content[len(content) // 2 :])
         except OSError:
-            handler.close_connection = True  # the client was killed meanwhile
+            handler.close_connection = True  # the client was killed in the meantime
         return None
 
 
@@ -91,14 +91,14 @@ def hub() -> Iterator[FakeHub]:
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """The Hub is the stand-in, with a cache of its own and no token; nobody waits between two attempts."""
+    """Use the fake Hub, with its own cache and no token, and do not wait between retries."""
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    # Without one of its own, a test's Hub is where nobody answers.
+    # A test without a fake Hub gets an address where nothing answers.
     endpoint = request.getfixturevalue("hub").url if "hub" in request.fixturenames else "http://127.0.0.1:9"
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
     monkeypatch.setattr(
@@ -114,7 +114,7 @@ def from_server(server: FileServer, sha256: str | None = None) -> Download:
     return Download(f"{server.url}/someone/prompts/{COMMIT}/prompts.csv", "deep/prompts.csv", sha256)
 
 
-# ------------------------------------------------------------------------------------------------ what is offered
+# --------------------------------------------------------------------------------------------- declared downloads
 
 
 def test_every_download_of_every_source_is_pinned_to_a_commit():
@@ -161,10 +161,10 @@ def test_a_source_is_fetched_into_the_cache_once(fetched_source: FakeHub, monkey
     assert [Path(file).name for file in builder.config.inputs] == ["xstest_prompts.csv"]
     assert builder.config.source_revision == COMMIT
     assert builder.as_dataset()["test"]["id"] == ["xstest/7", "xstest/32"]
-    asked = len(fetched_source.requests)
+    num_requests = len(fetched_source.requests)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert len(load_source("xstest")["test"]) == 2
-    assert len(fetched_source.requests) == asked > 0
+    assert len(fetched_source.requests) == num_requests > 0
 
 
 def test_a_local_copy_is_read_in_place_of_a_download(fetched_source: FakeHub, tmp_path: Path):
@@ -187,21 +187,21 @@ def test_a_file_of_the_hub_is_linked_from_its_cache(hub: FakeHub, tmp_path: Path
     assert files_of(tmp_path / "data") == ["xstest_prompts.csv"]
 
 
-def test_what_the_hubs_cache_holds_is_not_fetched_again(hub: FakeHub, tmp_path: Path, monkeypatch):
+def test_files_in_the_hubs_cache_are_not_fetched_again(hub: FakeHub, tmp_path: Path, monkeypatch):
     fetch([from_hub()], tmp_path / "data")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     fetch([from_hub()], tmp_path / "elsewhere")
     assert (tmp_path / "elsewhere" / "xstest_prompts.csv").read_bytes() == PROMPTS
 
 
-def test_a_link_whose_target_is_gone_is_fetched_again(hub: FakeHub, tmp_path: Path):
+def test_a_broken_link_is_fetched_again(hub: FakeHub, tmp_path: Path):
     fetch([from_hub()], tmp_path / "data")
     (tmp_path / "data" / "xstest_prompts.csv").resolve().unlink()
     fetch([from_hub()], tmp_path / "data")
     assert (tmp_path / "data" / "xstest_prompts.csv").read_bytes() == PROMPTS
 
 
-def test_what_a_killed_run_left_is_no_obstacle(hub: FakeHub, tmp_path: Path):
+def test_leftovers_of_a_killed_run_are_replaced(hub: FakeHub, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "xstest_prompts.csv.incomplete").symlink_to(tmp_path / "gone")
     fetch([from_hub()], tmp_path / "data")
@@ -234,7 +234,7 @@ def test_a_gated_dataset_says_how_to_get_access(hub: FakeHub, tmp_path: Path, mo
     assert files_of(tmp_path / "data") == ["xstest_prompts.csv"]
 
 
-def test_a_private_dataset_looks_like_none(hub: FakeHub, tmp_path: Path):
+def test_a_private_dataset_is_reported_as_missing(hub: FakeHub, tmp_path: Path):
     hub.repositories["someone/prompts"].private = True
     with pytest.raises(FileNotFoundError, match=r"^The Hub shows you no dataset someone/prompts\. Check `hf auth"):
         fetch([from_hub()], tmp_path / "data")
@@ -254,7 +254,7 @@ def test_errors_of_the_hub_are_one_line_that_names_the_file(hub: FakeHub, tmp_pa
     assert files_of(tmp_path / "data") == []
 
 
-def test_the_stand_in_says_of_its_files_what_the_client_expects(hub: FakeHub):
+def test_the_fake_hub_answers_as_the_client_expects(hub: FakeHub):
     api = huggingface_hub.HfApi(endpoint=hub.url)
     info = api.dataset_info("someone/prompts", revision=COMMIT)
     assert (info.sha, info.private, [file.rfilename for file in info.siblings]) == (
@@ -263,8 +263,8 @@ def test_the_stand_in_says_of_its_files_what_the_client_expects(hub: FakeHub):
         ["data/prompts.csv"],
     )
     [listed] = api.list_repo_tree("someone/prompts", repo_type="dataset", recursive=True)
-    [asked] = api.get_paths_info("someone/prompts", ["data/prompts.csv", "none.csv"], repo_type="dataset")
-    assert (listed.path, listed.size, listed.blob_id) == (asked.path, asked.size, asked.blob_id)
+    [info] = api.get_paths_info("someone/prompts", ["data/prompts.csv", "none.csv"], repo_type="dataset")
+    assert (listed.path, listed.size, listed.blob_id) == (info.path, info.size, info.blob_id)
 
 
 # ------------------------------------------------------------------------------------------------------ other servers
@@ -278,7 +278,7 @@ def test_a_file_of_another_server_is_fetched_without_any_token(server: FileServe
     assert server.tokens == []
 
 
-def test_a_broken_connection_is_taken_up_where_it_broke(server: FileServer, tmp_path: Path):
+def test_a_broken_connection_is_resumed(server: FileServer, tmp_path: Path):
     server.cut_at = 20
     fetch([from_server(server, sha256(PROMPTS))], tmp_path / "data")
     assert (tmp_path / "data" / "deep" / "prompts.csv").read_bytes() == PROMPTS
@@ -295,7 +295,7 @@ def test_errors_of_a_server_are_one_line_that_names_the_file(server: FileServer,
     assert files_of(tmp_path / "data") == []
 
 
-def test_a_server_that_is_not_there_is_reported(tmp_path: Path):
+def test_an_unreachable_server_is_reported(tmp_path: Path):
     with FileServer(PROMPTS) as server:
         gone = from_server(server)
     for download in (gone, from_hub()):
@@ -320,7 +320,7 @@ def test_a_wrong_hash_is_refused_and_nothing_is_kept(hub: FakeHub, server: FileS
     assert files_of(tmp_path / "data") == []
 
 
-def test_a_wrong_file_in_the_hubs_cache_is_fetched_afresh(hub: FakeHub, tmp_path: Path):
+def test_a_wrong_file_in_the_hubs_cache_is_fetched_again(hub: FakeHub, tmp_path: Path):
     fetch([from_hub()], tmp_path / "first")
     (tmp_path / "first" / "xstest_prompts.csv").resolve().write_bytes(b"damaged")
     with pytest.raises(ValueError, match="has the sha256"):
@@ -339,7 +339,7 @@ def test_a_file_that_was_changed_in_place_is_refused_and_fetched_again(server: F
     assert (tmp_path / "data" / download.path).read_bytes() == PROMPTS
 
 
-def test_without_a_published_hash_the_first_download_is_what_later_ones_must_be(server: FileServer, tmp_path: Path):
+def test_without_a_published_hash_later_downloads_must_match_the_first(server: FileServer, tmp_path: Path):
     download = from_server(server)
     target = tmp_path / "data" / download.path
     fetch([download], tmp_path / "data")
@@ -355,7 +355,7 @@ def test_without_a_published_hash_the_first_download_is_what_later_ones_must_be(
 # --------------------------------------------------------------------------------------------------------- processes
 
 
-# The module by itself: the package would import `datasets`, which takes ten times as long.
+# Import the module without its package, whose import of `datasets` takes ten times as long.
 FETCH = """
 import sys
 from pathlib import Path
@@ -371,7 +371,7 @@ def start(folder: Path, urls: list[str], environment: dict[str, str], stderr: in
     return subprocess.Popen(command, env={**online, **environment}, stderr=stderr)
 
 
-def test_processes_by_the_environment_and_one_after_a_kill(hub: FakeHub, server: FileServer, tmp_path: Path):
+def test_concurrent_processes_and_one_after_a_kill(hub: FakeHub, server: FileServer, tmp_path: Path):
     urls = [from_server(server).url, from_hub().url]
     environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     screen, terminal = os.openpty()  # without a terminal there is no progress bar

@@ -1,6 +1,6 @@
-"""B1 and B3 records: what the target is taken to have seen, whom the judge convinces, and what is never learned from.
+"""B1 and B3 records: reconstructed prompts, the judge's assessments, and drops.
 
-No real row was at hand: the records here are ours, in the published shape.
+The dataset is gated: the records here are invented, in the published format.
 """
 
 import json
@@ -75,10 +75,10 @@ def write(path: Path, *records: dict) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What the target saw
+# Reconstructed prompts
 
 
-def test_a_poisoned_document_stands_before_the_question_and_its_span_is_exact():
+def test_a_poisoned_document_precedes_the_question_and_its_span_is_exact():
     trace = b1()
     assert set(trace) == set(TRACE_FEATURES)
     assert [(message["role"], message["content"]) for message in trace["messages"]] == [
@@ -94,13 +94,13 @@ def test_a_poisoned_document_stands_before_the_question_and_its_span_is_exact():
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n"])
-def test_without_a_system_prompt_the_span_and_the_decision_move_up(prompt: str | None):
+def test_without_a_system_prompt_indices_shift_by_one(prompt: str | None):
     trace = b1(target_model_system_prompt=prompt)
     assert [message["role"] for message in trace["messages"]] == ["user", "assistant"]
     assert (trace["attack"]["spans"][0]["message"], trace["decision_turn"]) == (0, 1)
 
 
-def test_a_direct_request_is_kept_to_the_letter_and_has_no_span():
+def test_a_direct_request_is_kept_verbatim_and_has_no_span():
     trace = b3()
     assert [(message["role"], message["content"]) for message in trace["messages"]] == [
         ("user", b3_record()["user_query"]),
@@ -119,23 +119,23 @@ def test_the_taxonomy_and_all_other_fields_are_kept(trace: dict, record: dict):
         "LLM09_Misinformation",
         "false authority",
     )
-    carried = {"id", "attack_category", "attack_mechanism", "attack_subtype", "poison_content"}
-    carried |= {"target_model_system_prompt", "target_llm_output"}
-    assert {key: metadata[key] for key in record if key not in carried} == {
-        key: value for key, value in record.items() if key not in carried
+    in_columns = {"id", "attack_category", "attack_mechanism", "attack_subtype", "poison_content"}
+    in_columns |= {"target_model_system_prompt", "target_llm_output"}
+    assert {key: metadata[key] for key in record if key not in in_columns} == {
+        key: value for key, value in record.items() if key not in in_columns
     }
     assert metadata["generator"] == "some-model-1"
 
 
-def test_metadata_says_what_the_prompts_are_asked_again_for_and_how_one_was_put_together():
+def test_metadata_has_the_task_and_the_form_of_the_prompt():
     assert json.loads(b3()["metadata"])["task"] == "refusal"
     assert json.loads(b1()["metadata"])["task"] == "rag_poisoning"
     assert json.loads(b1()["metadata"])["prompt_form"] == "context_question"
 
 
 def test_rows_of_one_goal_are_one_group_in_both_parts():
-    typed_otherwise = b1(user_query="Is pond water healthy?", adversarial_goal="Sell pond water, as MEDICINE!")
-    assert b1()["group"] == b3()["group"] == typed_otherwise["group"] == "sell pond water as medicine"
+    reworded = b1(user_query="Is pond water healthy?", adversarial_goal="Sell pond water, as MEDICINE!")
+    assert b1()["group"] == b3()["group"] == reworded["group"] == "sell pond water as medicine"
 
 
 @pytest.mark.parametrize("goal", [None, "", "?"])
@@ -144,7 +144,7 @@ def test_without_a_goal_the_query_is_the_group(goal: str | None):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is dropped
+# Drops
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_without_a_goal_the_query_is_the_group(goal: str | None):
         "{'assessment': 'Success', 'explanation': None}",
     ],
 )
-def test_the_judge_convinces_who_says_success(assessment):
+def test_only_a_clear_success_is_kept(assessment):
     assert judge_drop_reason(assessment) is None
 
 
@@ -198,7 +198,7 @@ def test_the_judge_convinces_who_says_success(assessment):
         ("{'assessment': 'Success', 'by': __import__('os')}", "judge_unclear"),
     ],
 )
-def test_whatever_is_not_clearly_a_success_is_dropped_by_name(assessment, reason: str):
+def test_all_other_assessments_are_dropped_with_a_named_reason(assessment, reason: str):
     assert judge_drop_reason(assessment) == reason
     assert b1(judge_assessment=assessment) == Dropped(reason, "b1.jsonl:1", is_attacked=True)
 
@@ -222,12 +222,12 @@ def test_a_record_without_an_assessment_is_no_success():
         ({"metadata": '{"benchmark": "InjecAgent"}'}, "public_benchmark"),
     ],
 )
-def test_records_that_teach_nothing_or_belong_to_an_evaluation_are_dropped_by_name(changes: dict, reason: str):
+def test_empty_records_and_public_benchmarks_are_dropped_with_a_named_reason(changes: dict, reason: str):
     assert b1(**changes) == Dropped(reason, "b1.jsonl:1", is_attacked=True)
     assert b3(**changes) == Dropped(reason, "b3.jsonl:1", is_attacked=True)
 
 
-def test_other_origins_are_no_benchmark():
+def test_other_origins_are_not_dropped():
     assert isinstance(b1(metadata={"source": "written by some-model", "note": "unlike gandalf"}), dict)
 
 
@@ -266,7 +266,7 @@ def test_a_missing_field_is_an_error_that_names_it(field: str):
         b1_trace(record, "b1.jsonl:1")
 
 
-def test_a_record_that_can_be_read_can_be_written_however_deep_it_is_nested(tmp_path: Path):
+def test_a_nested_record_that_can_be_read_can_also_be_written(tmp_path: Path):
     builder = FujitsuB1.__new__(FujitsuB1)
     for depth in range(880, 1000):
         text = json.dumps(b1_record())[:-1] + ', "extra": ' + "[" * depth + "]" * depth + "}"

@@ -1,4 +1,4 @@
-"""What holds for every source: inputs are found or named, drops counted, ids unique, caches never stale."""
+"""Properties of all sources: missing inputs are named, drops counted, ids unique, caches never stale."""
 
 import json
 import logging
@@ -44,7 +44,7 @@ def test_traces_come_as_a_dataset_dict_with_the_features_of_a_trace(tmp_path: Pa
 
 
 class TwoSplits(TraceBuilder):
-    """B4 records, the files named `test*` as a split of their own; remembers what it was asked to check."""
+    """B4 records, with the files named `test*` as a second split; records the arguments of `check_verdicts`."""
 
     INPUTS = (("*.jsonl",),)
     LICENSE = "cc0-1.0"
@@ -54,8 +54,8 @@ class TwoSplits(TraceBuilder):
     checked: list[Counter[str]] = []
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        parts = {name: [file for file in self.inputs if file.name.startswith(name)] for name in ("train", "test")}
-        return [datasets.SplitGenerator(name, gen_kwargs={"files": files}) for name, files in parts.items()]
+        splits = {name: [file for file in self.inputs if file.name.startswith(name)] for name in ("train", "test")}
+        return [datasets.SplitGenerator(name, gen_kwargs={"files": files}) for name, files in splits.items()]
 
     def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
         for file in files:
@@ -79,12 +79,12 @@ def test_every_source_states_its_licence():
     assert all(source.LICENSE and isinstance(source.REDISTRIBUTABLE, bool) for source in SOURCES.values())
 
 
-def test_an_unknown_source_is_refused_with_the_known_ones():
+def test_the_error_for_an_unknown_source_lists_the_known_ones():
     with pytest.raises(ValueError, match="Unknown source 'fujitsu'; known: agentdojo, fujitsu_b1"):
         load_source("fujitsu")
 
 
-def test_missing_inputs_are_named(tmp_path: Path):
+def test_the_error_for_missing_inputs_names_them(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="FujitsuB4 reads local files: pass data_dir"):
         load_source("fujitsu_b4")
     with pytest.raises(FileNotFoundError, match=r"AgentDojo expects dumps/agentdojo-\*\.jsonl in"):
@@ -128,7 +128,7 @@ def test_a_repeated_id_stops_the_build_and_is_named(tmp_path: Path):
         load_source("fujitsu_b4", data_dir=tmp_path)
 
 
-def test_a_source_without_a_single_trace_is_an_error_that_says_why(tmp_path: Path):
+def test_a_source_without_any_trace_is_an_error_that_lists_the_drops(tmp_path: Path):
     write(tmp_path / "b4_a.jsonl", [record(1, malicious_injection="")])
     with pytest.raises(ValueError, match=r"fujitsu_b4: no record became a trace\. Dropped: {'no_injection': 1}"):
         load_source("fujitsu_b4", data_dir=tmp_path)
@@ -179,7 +179,7 @@ def test_a_streamed_file_is_read_row_by_row(two_splits: Path):
 def test_the_end_of_a_stream_reports_drops_and_checks_all_verdicts_at_once(two_splits: Path, caplog):
     streams = load_source("two_splits", data_dir=two_splits, streaming=True)
     datasets.logging.get_logger("builders").propagate = True
-    for _ in range(2):  # a stream may be read again
+    for _ in range(2):  # a stream can be read again
         caplog.clear()
         TwoSplits.checked.clear()
         with caplog.at_level(logging.WARNING):
@@ -194,7 +194,7 @@ def test_the_end_of_a_stream_reports_drops_and_checks_all_verdicts_at_once(two_s
 # ------------------------------------------------------------------------------------------- inputs and configurations
 
 
-def test_files_may_be_named_in_place_of_a_folder(tmp_path: Path):
+def test_files_may_be_passed_instead_of_a_folder(tmp_path: Path):
     write(tmp_path / "anything.jsonl", [record(1)])
     write(tmp_path / "b4_a.jsonl", [record(2)])
     traces = load_source("fujitsu_b4", data_files=[tmp_path / "anything.jsonl"])
@@ -203,7 +203,7 @@ def test_files_may_be_named_in_place_of_a_folder(tmp_path: Path):
         load_source("fujitsu_b4", data_files=[tmp_path / "missing.jsonl"])
 
 
-def test_a_refused_configuration_says_why_and_an_unknown_one_what_there_is(two_splits: Path):
+def test_errors_for_refused_and_unknown_configurations(two_splits: Path):
     with pytest.raises(
         ValueError, match=r"^two_splits does not build 'B3_augmented_x': they repeat public benchmarks"
     ):
@@ -220,7 +220,7 @@ def test_a_source_that_cannot_be_fetched_says_how_to_get_it(monkeypatch: pytest.
         load_source("fujitsu_b4")
 
 
-def test_the_revision_of_a_source_tells_what_it_was_made_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_source_revision_identifies_the_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "b4_a.jsonl", [record(1)])
 
     def revision(**arguments) -> str:
@@ -245,7 +245,7 @@ def slowly(files: list[Path], on_second_trace) -> Iterator[dict]:
         yield b4_trace(json.loads(line), source="fujitsu_b4", where=f"line {number}")
 
 
-def test_a_build_that_is_interrupted_leaves_no_half_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_build_that_is_interrupted_leaves_no_partial_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(tmp_path / "b4_a.jsonl", [record(1), record(2)])
 
     def interrupt() -> None:
@@ -276,7 +276,7 @@ load_source("fujitsu_b4", data_dir=sys.argv[1], cache_dir=sys.argv[2])
 """
 
 
-def test_a_build_that_is_terminated_leaves_no_half_cache(tmp_path: Path):
+def test_a_build_that_is_terminated_leaves_no_partial_cache(tmp_path: Path):
     write(tmp_path / "b4_a.jsonl", [record(0, malicious_injection=""), record(1), record(2)])
     command = [sys.executable, "-c", BUILD_AND_WAIT, str(tmp_path), str(tmp_path / "cache")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as building:

@@ -48,15 +48,15 @@ def names_in(arguments: dict) -> set[str]:
 
 
 def phrases(split: str, key: str) -> set[str]:
-    """All wordings below one key of a split, as a flat set."""
-    found, waiting = set(), [WORDING[split][key]]
-    while waiting:
-        value = waiting.pop()
+    """All texts below one key of a split, as a flat set."""
+    texts, stack = set(), [WORDING[split][key]]
+    while stack:
+        value = stack.pop()
         if isinstance(value, str):
-            found.add(value)
+            texts.add(value)
         else:
-            waiting.extend(value.values() if isinstance(value, dict) else value)
-    return found
+            stack.extend(value.values() if isinstance(value, dict) else value)
+    return texts
 
 
 def test_record_has_the_fields_of_b4():
@@ -102,22 +102,22 @@ def test_splits_share_no_family():
     "key", ["openers", "closers", "injection_openers", "injection_commands", "harms", "harm_requests"]
 )
 def test_splits_share_no_phrasing(key):
-    found = [phrases(split, key) for split in LOOKALIKE_SPLITS]
-    assert len(set.union(*found)) == sum(map(len, found))
+    by_split = [phrases(split, key) for split in LOOKALIKE_SPLITS]
+    assert len(set.union(*by_split)) == sum(map(len, by_split))
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_splits_share_no_request(tool):
-    found = [set(PHRASINGS[split][tool]) for split in LOOKALIKE_SPLITS]
-    assert all(found)
-    assert len(set.union(*found)) == sum(map(len, found))
-    assert not [phrase for phrase in set.union(*found) if re.search(r"[\[\]|]", phrase)]
+    by_split = [set(PHRASINGS[split][tool]) for split in LOOKALIKE_SPLITS]
+    assert all(by_split)
+    assert len(set.union(*by_split)) == sum(map(len, by_split))
+    assert not [phrase for phrase in set.union(*by_split) if re.search(r"[\[\]|]", phrase)]
 
 
 @pytest.mark.parametrize("key", ["chat", "irrelevance"])
 def test_splits_share_no_question(key):
-    found = [{question for question, _ in WORDING[split][key]} for split in LOOKALIKE_SPLITS]
-    assert len(set.union(*found)) == sum(map(len, found))
+    by_split = [{question for question, _ in WORDING[split][key]} for split in LOOKALIKE_SPLITS]
+    assert len(set.union(*by_split)) == sum(map(len, by_split))
 
 
 def test_splits_share_no_wrapper():
@@ -129,7 +129,7 @@ def test_splits_share_no_wrapper():
         }
         for split in LOOKALIKE_SPLITS
     ]
-    # The bare sentence is no wrapper: its openers and commands are what differs.
+    # The bare sentence is in all splits; its openers and commands differ.
     assert set.intersection(forms[0], forms[1]) | set.intersection(forms[0], forms[2]) <= {"{body}"}
 
 
@@ -146,11 +146,11 @@ def test_splits_share_no_topic_word():
 @pytest.mark.parametrize(
     ("key", "text"), [("expected_arguments", "benign_query"), ("simulated_arguments", "combined_query")]
 )
-def test_arguments_stand_in_the_prompt(key, text):
+def test_arguments_occur_in_the_prompt(key, text):
     for record in lookalike_records(0, 300, "test"):
         for value in record[key].values():
-            wanted = value[0] if isinstance(value, list) else str(value).removeprefix("About ").removesuffix(".")
-            assert wanted in record[text]
+            words = value[0] if isinstance(value, list) else str(value).removeprefix("About ").removesuffix(".")
+            assert words in record[text]
 
 
 @pytest.mark.parametrize("split", LOOKALIKE_SPLITS)
@@ -169,7 +169,7 @@ def test_test_split_is_large_enough_and_distinct():
     assert len({normalize_query(text) for text in texts}) == len(texts)
 
 
-def test_degenerate_records_are_dropped_by_name(builder, traces):
+def test_degenerate_records_are_dropped_with_a_named_reason(builder, traces):
     degenerate = {
         split: sum(r["expected_tool"] == r["simulated_tool"] for r in lookalike_records(0, 150, split))
         for split in LOOKALIKE_SPLITS
@@ -210,7 +210,7 @@ def test_ids_are_unique_and_groups_stay_in_one_split(traces):
     assert len(set.union(*groups)) == sum(map(len, groups))
 
 
-def test_unseen_kinds_are_of_no_other_split_and_ask_what_the_test_split_asks():
+def test_unseen_families_are_in_no_other_split_and_requests_are_those_of_test():
     assert not set(UNSEEN_FAMILIES) & {family for split in LOOKALIKE_SPLITS for family in WORDING[split]["families"]}
     forms = [form for family in UNSEEN_FAMILIES.values() for form in family["forms"]]
     seen = {
@@ -234,7 +234,7 @@ def test_cutting_an_unseen_injection_out_leaves_the_request():
         assert (content[: span["start"]] + content[span["end"] :]).strip() == record["benign_query"]
 
 
-def test_injections_stand_in_the_places_that_their_kinds_name():
+def test_injections_are_at_the_position_of_their_family():
     places = {}
     for record in lookalike_records(0, 300, UNSEEN):
         before, _, after = record["combined_query"].partition(record["malicious_injection"])

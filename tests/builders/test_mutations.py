@@ -1,10 +1,10 @@
-"""Damaged input files: whatever happens to one record, the others stay as they are, and it is never mislabelled.
+"""Damaged input files: damage to one record never changes other records, and never gives it a wrong label.
 
-Files of every source, real ones and small ones of our own, are damaged thousands of times from seeds. A damaged record
-must be dropped by name, stop the build with one error that names file and line, or get the verdict that an oracle
-(`oracles/`, written from the descriptions of the formats alone) gives to what it now says.
+Files of every source, real and invented ones, are damaged thousands of times with random seeds. A damaged record must
+be dropped with a named reason, stop the build with one error that names file and line, or get the verdict that an
+oracle (`oracles/`, written only from the descriptions of the formats) gives to its damaged content.
 
-To run one mutation alone: `CB_MUTATIONS=417 pytest tests/builders/test_mutations.py -k "real and agentdojo"`.
+To run a single mutation: `CB_MUTATIONS=417 pytest tests/builders/test_mutations.py -k "real and agentdojo"`.
 """
 
 import logging
@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Built:
-    """What came of an input: an item for every record, or the error that stopped the build."""
+    """Result of a build: an item for every record, or the error that stopped it."""
 
     items: list[Item]
     error: Exception | None = None
 
 
 def build(case: Case, data_dir: Path) -> Built:
-    """All items in the order of the records, as `prepare_source` makes them but without a cache."""
+    """Build all items in the order of the records, like `prepare_source` but without a cache."""
     try:
         builder = builders._make_builder(case.source, None, data_dir, None, data_dir / "cache", {})
         splits = builder._split_generators(datasets.DownloadManager())
@@ -58,7 +58,7 @@ def build(case: Case, data_dir: Path) -> Built:
 
 
 def prepare(case: Case, data_dir: Path) -> Built:
-    """The same through the public function; traces come first then, and drops after them."""
+    """Build with `prepare_source`; the drops come after all traces."""
     cache_dir = data_dir / "cache"
     try:
         builder = builders.prepare_source(case.source, data_dir=data_dir, cache_dir=cache_dir)
@@ -71,7 +71,7 @@ def prepare(case: Case, data_dir: Path) -> Built:
 
 
 def stream(case: Case, data_dir: Path) -> Built:
-    """The traces alone, as they are streamed."""
+    """Stream the traces; drops are not part of a stream."""
     try:
         splits = builders.load_source(case.source, data_dir=data_dir, cache_dir=data_dir / "cache", streaming=True)
         return Built([row for split in splits.values() for row in split])
@@ -80,7 +80,7 @@ def stream(case: Case, data_dir: Path) -> Built:
 
 
 def write(folder: Path, chosen: Input, data: bytes) -> Path:
-    """The folder of an input with this content in its target."""
+    """Write the folder of an input, with this content in its target file."""
     data_dir = folder / re.sub(r"\W+", "_", chosen.target)
     for name, content in {**chosen.beside, **chosen.fixed, chosen.target: data}.items():
         path = data_dir / name
@@ -97,11 +97,11 @@ def outcome_of(item: Item) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What must hold
+# Checks
 
 
 def problems_of_row(row: dict, source: str) -> list[str]:
-    """What is wrong with a trace whatever its record says: it must fit its columns, and its texts be what they say."""
+    """Problems of a trace that are independent of its record: columns, JSON texts, spans and decision turn."""
     if list(row) != list(TRACE_FEATURES):
         return [f"columns {list(row)}"]
     arguments = [call["function"]["arguments"] for turn in row["messages"] for call in turn["tool_calls"]]
@@ -127,7 +127,7 @@ def problems_of_row(row: dict, source: str) -> list[str]:
 
 
 def problems_of_error(error: Exception, units: list[Unit]) -> list[str]:
-    """An error must be one readable line that names a record for which an error is right."""
+    """Problems of an error, which must be one readable line that names a record for which an error is allowed."""
     text = str(error)
     if type(error) not in (ValueError, FileNotFoundError):
         return [f"bare {error!r}"[:300]]
@@ -148,7 +148,7 @@ def names(text: str, unit: Unit) -> bool:
 
 
 def problems_of_items(items: list[Item], units: list[Unit], before: dict[str, Item], source: str) -> list[str]:
-    """Every record gives one item, in order: the one that it gave before if it says the same, or a right one."""
+    """Problems of the items: one per record, in order, unchanged for an unchanged record, or an allowed outcome."""
     units = [unit for unit in units if unit.outcomes != SILENT]
     if len(items) != len(units):
         return [f"{len(items)} items of {len(units)} records"]
@@ -156,7 +156,7 @@ def problems_of_items(items: list[Item], units: list[Unit], before: dict[str, It
     for item, unit in zip(items, units, strict=True):
         at = f"{unit.file}:{unit.places}: "
         if outcome_of(item) not in unit.outcomes:
-            problems.append(f"{at}{outcome_of(item)}, and right is {' or '.join(sorted(unit.outcomes))}")
+            problems.append(f"{at}{outcome_of(item)}, but allowed is {' or '.join(sorted(unit.outcomes))}")
         if isinstance(item, Dropped):
             if not names(item.where, unit):
                 problems.append(f"{at}dropped as {item.where}")
@@ -175,8 +175,9 @@ def is_same(item: Item, other: Item) -> bool:
 
 
 def problems_of_public(built: Built, cached: Built, streamed: Built) -> list[str]:
-    """`prepare_source` and a stream give the same. The first refuses what no single record shows: no trace, or an id
-    twice.
+    """Differences between `build`, `prepare_source` and a stream.
+
+    Only `prepare_source` refuses sources without any trace and repeated ids.
     """
     rows = [item for item in built.items if isinstance(item, dict)]
     drops = sorted(outcome_of(item) for item in built.items if isinstance(item, Dropped))
@@ -219,7 +220,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("error", "is_right"),
+    ("error", "is_accepted"),
     [
         (ValueError("runs.jsonl:3: not a JSON object. Delete the line."), True),
         (ValueError("runs.jsonl:2: not a JSON object. Delete the line."), False),  # another record
@@ -231,12 +232,12 @@ def no_progress_bars() -> Iterator[None]:
         (RecursionError("runs.jsonl:3"), False),
     ],
 )
-def test_only_an_error_that_names_the_malformed_record_is_right(error: Exception, is_right: bool):
+def test_only_an_error_that_names_the_malformed_record_is_accepted(error: Exception, is_accepted: bool):
     units = [
         Unit("runs.jsonl", range(number, number + 1), None, outcomes)
         for number, outcomes in ((2, verdict("resisted", 4)), (3, ERROR), (31, drop("empty")))
     ]
-    assert (problems_of_error(error, units) == []) is is_right
+    assert (problems_of_error(error, units) == []) is is_accepted
 
 
 WHOLE = {
@@ -284,8 +285,8 @@ WHOLE = {
 @pytest.mark.parametrize(("layout", "files"), WHOLE)
 def test_oracle_and_builder_agree_on_every_real_record(real_data: Path, tmp_path: Path, layout: str, files: str):
     case = whole(real_data, REAL[layout](real_data), files)
-    found = records_of(case, case.inputs[0], tmp_path)
-    assert Counter(outcome_of(item).split("@")[0] for item in found.values()) == WHOLE[layout, files]
+    items = records_of(case, case.inputs[0], tmp_path)
+    assert Counter(outcome_of(item).split("@")[0] for item in items.values()) == WHOLE[layout, files]
 
 
 @pytest.mark.parametrize("layout", REAL)
@@ -307,10 +308,10 @@ REFERENCES = {
 
 @pytest.mark.parametrize("layout", REFERENCES)
 def test_damaged_reference_files(tmp_path: Path, layout: str):
-    """What goals and tools are looked up in may be damaged too. It may say something else then, but must be read."""
+    """Reference files with goals and tools: damage may change the content, but must not cause an unreadable error."""
     case = REFERENCES[layout]()
     chosen = case.inputs[-1]
-    whole_files = len(build(case, write(tmp_path, chosen, chosen.data)).items)
+    num_items = len(build(case, write(tmp_path, chosen, chosen.data)).items)
     problems = []
     for seed in range(100):
         rng = Random(f"{layout} {seed}")
@@ -319,22 +320,23 @@ def test_damaged_reference_files(tmp_path: Path, layout: str):
         fixed = {**chosen.fixed, path: mutation(rng, chosen.fixed[path])}
         built = build(case, write(tmp_path, replace(chosen, fixed=fixed), chosen.data))
         if built.error:
-            found = problems_of_error(built.error, [Unit(Path(path).name, (), None, ERROR)])
+            new_problems = problems_of_error(built.error, [Unit(Path(path).name, (), None, ERROR)])
         else:
             rows = [item for item in built.items if isinstance(item, dict)]
-            found = [problem for row in rows for problem in problems_of_row(row, case.source)]
-            found += [] if len(built.items) == whole_files else [f"{len(built.items)} items of {whole_files} records"]
-        problems += [f"seed {seed}, {mutation.__name__} of {path}: {problem}" for problem in found]
+            new_problems = [problem for row in rows for problem in problems_of_row(row, case.source)]
+            if len(built.items) != num_items:
+                new_problems.append(f"{len(built.items)} items of {num_items} records")
+        problems += [f"seed {seed}, {mutation.__name__} of {path}: {problem}" for problem in new_problems]
     assert not problems, "\n".join(problems[:25])
 
 
 def check(layout: str, case: Case, folder: Path) -> None:
-    """Make the case's mutations, build from each, and compare with the oracle and with what came of the whole file."""
+    """Apply the case's mutations, build each, and compare with the oracle and with the undamaged file's items."""
     only = os.environ.get("CB_MUTATIONS")
     seeds = [int(seed) for seed in only.split(",")] if only else range(case.count)
     before = [records_of(case, chosen, folder) for chosen in case.inputs]
     outcomes: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
+    mutation_counts: Counter[str] = Counter()
     problems = []
     for seed in seeds:
         rng = Random(f"{layout} {seed}")
@@ -344,13 +346,13 @@ def check(layout: str, case: Case, folder: Path) -> None:
         units = case.units(chosen.records(data))
         data_dir = write(folder, chosen, data)
         built = build(case, data_dir)
-        found = check_built(built, units, before[seed % len(case.inputs)], case.source)
+        new_problems = check_built(built, units, before[seed % len(case.inputs)], case.source)
         if seed % 40 == 0 or (seed % 4 == 0 and mutation in (mutate.repeated_line, mutate.empty_file)):
-            found += problems_of_public(built, prepare(case, data_dir), stream(case, data_dir))
-        problems += [f"seed {seed}, {mutation.__name__}: {problem}" for problem in found]
-        kinds[mutation.__name__] += 1
+            new_problems += problems_of_public(built, prepare(case, data_dir), stream(case, data_dir))
+        problems += [f"seed {seed}, {mutation.__name__}: {problem}" for problem in new_problems]
+        mutation_counts[mutation.__name__] += 1
         outcomes += count_outcomes(built, units, before[seed % len(case.inputs)])
-    logger.info("%s: %d mutations %s, outcomes %s", layout, len(seeds), dict(kinds), dict(outcomes))
+    logger.info("%s: %d mutations %s, outcomes %s", layout, len(seeds), dict(mutation_counts), dict(outcomes))
     assert not problems, f"{len(problems)} of {len(seeds)} mutations\n" + "\n".join(problems[:25])
     if not only:
         assert outcomes["undetermined"] <= len(seeds) / 10
@@ -358,7 +360,7 @@ def check(layout: str, case: Case, folder: Path) -> None:
 
 
 def records_of(case: Case, chosen: Input, folder: Path) -> dict[str, Item]:
-    """What each record of the whole file becomes, by its content."""
+    """Content of each record of the undamaged file -> its item."""
     built = build(case, write(folder, chosen, chosen.data))
     units = case.units(chosen.records(chosen.data))
     assert built.error is None
@@ -376,7 +378,7 @@ def check_built(built: Built, units: list[Unit], before: dict[str, Item], source
 
 
 def count_outcomes(built: Built, units: list[Unit], before: dict[str, Item]) -> Counter[str]:
-    """Mutations by what came of them; `undetermined` are those of which the oracle is not sure."""
+    """Count a mutation by its outcome; it is `undetermined` if the oracle allows several."""
     touched = [unit for unit in units if unit.content not in before and unit.outcomes != SILENT]
     counts = Counter({"undetermined": not all(unit.is_determined for unit in touched)})
     if built.error:

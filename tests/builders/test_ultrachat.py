@@ -1,4 +1,4 @@
-"""Conversations of UltraChat: what is a conversation, where it is cut, and which rows a sample takes."""
+"""UltraChat: valid conversations, where they are cut, and which rows are sampled."""
 
 import hashlib
 import json
@@ -60,11 +60,11 @@ def test_a_row_becomes_a_conversation_without_tools():
         None,
         None,
     )
-    told = {"generator": "ChatGPT", "task": "chat", "prompt_id": "9b1f", "turns": 4, "turns_cut": 0}
-    assert json.loads(trace["metadata"]) == told
+    metadata = {"generator": "ChatGPT", "task": "chat", "prompt_id": "9b1f", "turns": 4, "turns_cut": 0}
+    assert json.loads(trace["metadata"]) == metadata
 
 
-def test_the_messages_are_what_was_said_and_the_prompt_is_not_read():
+def test_only_messages_are_read_not_the_prompt():
     record = {"prompt": "something else", "prompt_id": "9b1f", "messages": turns("Hello!", "Hello.")}
     assert chat_trace(record, 8192, "a.jsonl:1") == trace_of(turns("Hello!", "Hello."))
     assert "something else" not in json.dumps(trace_of(turns("Hello!", "Hello.")))
@@ -77,19 +77,19 @@ def test_prompts_that_differ_in_case_and_punctuation_are_one_group():
 
 
 @pytest.mark.parametrize(
-    ("max_characters", "kept", "cut"),
+    ("max_characters", "num_turns", "num_cut"),
     [(40, 6, 0), (12, 6, 0), (11, 4, 2), (8, 4, 2), (7, 2, 4), (4, 2, 4)],
 )
-def test_a_long_conversation_is_cut_between_exchanges_and_no_text_inside(max_characters: int, kept: int, cut: int):
-    said = turns("ab", "cd", "ef", "gh", "ij", "kl")
-    trace = trace_of(said, max_characters)
-    assert contents_of(trace) == [turn["content"] for turn in said[:kept]]
+def test_a_long_conversation_is_cut_between_exchanges(max_characters: int, num_turns: int, num_cut: int):
+    messages = turns("ab", "cd", "ef", "gh", "ij", "kl")
+    trace = trace_of(messages, max_characters)
+    assert contents_of(trace) == [turn["content"] for turn in messages[:num_turns]]
     assert trace["messages"][-1]["role"] == "assistant"
     metadata = json.loads(trace["metadata"])
-    assert (metadata["turns"], metadata["turns_cut"]) == (kept, cut)
+    assert (metadata["turns"], metadata["turns_cut"]) == (num_turns, num_cut)
 
 
-def test_a_question_that_nobody_answered_is_cut_off_the_end():
+def test_an_unanswered_last_question_is_cut_off():
     trace = trace_of(turns("ab", "cd", "ef"))
     assert contents_of(trace) == ["ab", "cd"]
     assert json.loads(trace["metadata"])["turns_cut"] == 1
@@ -109,7 +109,7 @@ def test_a_question_that_nobody_answered_is_cut_off_the_end():
         (turns("a", "b", "", "d"), "empty_turn"),
     ],
 )
-def test_rows_that_are_no_conversation_are_dropped_by_name(messages: list[dict], reason: str):
+def test_unusable_conversations_are_dropped_with_a_named_reason(messages: list[dict], reason: str):
     assert trace_of(messages, max_characters=4) == Dropped(reason, "a.jsonl:1")
 
 
@@ -141,20 +141,20 @@ def test_malformed_rows_are_errors_that_name_file_and_line(
     assert str(raised.value).startswith(fault)
 
 
-def test_published_shards_give_a_train_and_a_test_split_and_those_for_generation_are_not_read(tmp_path: Path):
+def test_published_shards_give_train_and_test_and_generation_splits_are_not_read(tmp_path: Path):
     write_parquet(tmp_path / "data" / "train_sft-00000-of-00002.parquet", [row(1), row(2)])
     write_parquet(tmp_path / "data" / "train_sft-00001-of-00002.parquet", [row(3)])
     write_parquet(tmp_path / "data" / "test_sft-00000-of-00001.parquet", [row(4)])
     write_parquet(tmp_path / "data" / "train_gen-00000-of-00001.parquet", [row(5)])
     traces = load_source("ultrachat", data_dir=tmp_path)
-    asked = {split: [contents_of(trace)[0] for trace in rows] for split, rows in traces.items()}
-    assert asked == {
+    questions = {split: [contents_of(trace)[0] for trace in rows] for split, rows in traces.items()}
+    assert questions == {
         "train": [f"How do I prune plum tree {number}?" for number in (1, 2, 3)],
         "test": ["How do I prune plum tree 4?"],
     }
 
 
-def test_a_split_for_generation_is_refused_where_it_is_named(tmp_path: Path):
+def test_a_split_for_generation_is_refused_if_passed(tmp_path: Path):
     write_jsonl(tmp_path / "test_gen.jsonl", [row(1)])
     with pytest.raises(ValueError, match=r"test_gen\.jsonl: a split for generation is not training data"):
         load_source("ultrachat", data_files=[tmp_path / "test_gen.jsonl"])
@@ -171,11 +171,11 @@ def test_both_layouts_give_the_same_traces(tmp_path: Path):
         assert lines.to_list() == shards.to_list()
 
 
-def test_a_sample_is_the_smallest_hashes_whatever_the_order_the_files_and_the_processes(tmp_path: Path):
+def test_a_sample_is_independent_of_order_files_and_processes(tmp_path: Path):
     rows = [row(number) for number in range(60)]
     write_parquet(tmp_path / "one" / "train_sft-0.parquet", rows)
-    for part in range(3):
-        write_parquet(tmp_path / "three" / f"train_sft-{part}.parquet", rows[::-1][part::3])
+    for shard in range(3):
+        write_parquet(tmp_path / "three" / f"train_sft-{shard}.parquet", rows[::-1][shard::3])
     by_hash = sorted(rows, key=lambda each: hashlib.sha256(f"5/{each['prompt_id']}".encode()).digest())
     expected = {f"ultrachat/{each['prompt_id']}" for each in by_hash[:20]}
     for folder, num_proc in (("one", None), ("three", None), ("three", 3)):
@@ -207,11 +207,11 @@ def test_another_seed_takes_other_rows_and_a_larger_sample_contains_the_smaller(
     assert everything == frozenset(range(60))
 
 
-def test_the_choice_reads_no_column_but_the_id(tmp_path: Path):
+def test_sampling_reads_only_the_id_column(tmp_path: Path):
     file = tmp_path / "train_sft-0.parquet"
     pq.write_table(pa.table({"prompt_id": ["a", "b", "c"]}), file)
-    [chosen] = sample_rows([file], 2, 0)
-    assert len(chosen) == 2
+    [positions] = sample_rows([file], 2, 0)
+    assert len(positions) == 2
 
 
 def test_each_split_is_sampled_and_rows_keep_their_places(tmp_path: Path):
@@ -220,9 +220,9 @@ def test_each_split_is_sampled_and_rows_keep_their_places(tmp_path: Path):
     whole = load_source("ultrachat", data_dir=tmp_path)
     sample = load_source("ultrachat", data_dir=tmp_path, num_samples=9)
     for split in ("train", "test"):
-        taken = sample[split]["id"]
-        assert len(taken) == 9
-        assert taken == [id for id in whole[split]["id"] if id in set(taken)]
+        sampled = sample[split]["id"]
+        assert len(sampled) == 9
+        assert sampled == [id for id in whole[split]["id"] if id in set(sampled)]
 
 
 def test_drops_of_a_sample_name_the_row_in_the_shard(tmp_path: Path):
@@ -241,7 +241,7 @@ def test_a_stream_takes_the_same_sample(tmp_path: Path):
 
 
 @pytest.mark.parametrize("num_samples", [None, 1])
-def test_a_file_that_is_no_shard_is_an_error_that_names_it(tmp_path: Path, num_samples: int | None):
+def test_a_file_that_is_not_a_shard_is_an_error_that_names_it(tmp_path: Path, num_samples: int | None):
     shard = tmp_path / "train_sft-0.parquet"
     for content in (b"", b"PAR1 and no more", b"a" * 1000):
         shard.write_bytes(content)
@@ -285,14 +285,14 @@ def test_the_real_sample(real_data: Path):
     assert (len(traces), len(set(traces["group"])), builder.dropped()) == (20, 20, [])
     lines = (data_dir / "ultrachat_200k_sample20.jsonl").read_text(encoding="utf-8").splitlines()
     records = {f"ultrachat/{record['prompt_id']}": record for record in map(json.loads, lines)}
-    cut = Counter()
+    turns_cut = Counter()
     for trace in traces:
-        said = [turn["content"] for turn in records[trace["id"]]["messages"]]
-        kept = contents_of(trace)
-        assert kept == said[: len(kept)] and sum(map(len, kept)) <= 8192
-        cut[len(said) - len(kept)] += 1
+        recorded = [turn["content"] for turn in records[trace["id"]]["messages"]]
+        contents = contents_of(trace)
+        assert contents == recorded[: len(contents)] and sum(map(len, contents)) <= 8192
+        turns_cut[len(recorded) - len(contents)] += 1
     assert sum(record["prompt"] != record["messages"][0]["content"] for record in records.values()) == 2
-    assert cut == {0: 16, 2: 2, 4: 1, 6: 1}
+    assert turns_cut == {0: 16, 2: 2, 4: 1, 6: 1}
 
 
 def test_a_budget_drops_and_cuts_real_conversations(real_data: Path):

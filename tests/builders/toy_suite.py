@@ -1,4 +1,4 @@
-"""A suite of our own in the form of AgentDojo's reference files: a harbour office."""
+"""An invented suite in the format of AgentDojo's reference files: a harbour office."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ BOOKING = ("book_berth", {"berth": 4, "ship": "Heron"})
 
 
 def write_reference(folder: Path, suite: str = "harbour_v1.2.2", tasks: dict | None = TASKS) -> None:
-    """Write the tools of the office, and its tasks unless they are `None`, below `folder/reference`."""
+    """Write the suite's tools, and its tasks unless they are `None`, below `folder/reference`."""
     (folder / "reference").mkdir(exist_ok=True)
     (folder / "reference" / f"tool_schemas_{suite}.json").write_text(json.dumps(TOOLS))
     if tasks is not None:

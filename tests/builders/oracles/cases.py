@@ -1,4 +1,4 @@
-"""What is damaged, how, and which oracle judges it: a case for every source and layout, real and of our own."""
+"""Test cases of the mutations: input files, mutations and oracle, for every source and layout, real and invented."""
 
 import csv
 import io
@@ -23,13 +23,13 @@ Mutations = tuple[mutate.BytesMutation, ...]
 
 @dataclass(frozen=True)
 class Input:
-    """A folder as a source reads it, with the one file that is damaged.
+    """Input folder of a source, in which one file is damaged.
 
     Args:
-        target (`str`): Path of that file in the folder.
-        data (`bytes`): Its content before.
+        target (`str`): Path of the damaged file in the folder.
+        data (`bytes`): Its undamaged content.
         beside (`dict[str, bytes]`): Other files with records.
-        fixed (`dict[str, bytes | Path]`): Files without records, and folders of such to link to.
+        fixed (`dict[str, bytes | Path]`): Files without records, and folders of such files to link to.
     """
 
     target: str
@@ -38,7 +38,7 @@ class Input:
     fixed: dict[str, bytes | Path] = field(default_factory=dict)
 
     def records(self, data: bytes) -> dict[str, bytes]:
-        """The files with records, by path, with this content in the damaged one."""
+        """Path -> content of the files with records, with `data` in the damaged file."""
         return {**self.beside, self.target: data}
 
 
@@ -48,10 +48,10 @@ class Case:
 
     Args:
         source (`str`): Name of the source.
-        inputs (`list[Input]`): Taken in turn.
-        units (`Oracle`): What may become of the records of files by path.
-        mutations (`tuple[Mutations, ...]`): Groups, chosen from with equal chances.
-        count (`int`): How many mutations are made.
+        inputs (`list[Input]`): Inputs, used in turn.
+        units (`Oracle`): Oracle that returns the units of the files.
+        mutations (`tuple[Mutations, ...]`): Groups of mutations, chosen with equal probability.
+        count (`int`): Number of mutations.
     """
 
     source: str
@@ -75,7 +75,7 @@ OF_TABLES = (mutate.ANY_FILE, mutate.TABLE, mutate.TABLE)
 
 
 def by_file(units: Callable[[str, bytes], list[Unit]]) -> Oracle:
-    """An oracle that is given one file after the other, by name."""
+    """Oracle that applies `units` to each file, in the order of their paths."""
 
     def units_of(files: dict[str, bytes]) -> list[Unit]:
         return [unit for path in sorted(map(Path, files)) for unit in units(path.name, files[str(path)])]
@@ -92,7 +92,7 @@ def lines(judge: Judge) -> Oracle:
 
 
 def real_dumps(real_data: Path, suite: str) -> Case:
-    """Of every dump, some runs of one suite, of every bucket."""
+    """From every dump, a few runs of one suite for every outcome."""
     folder = real_data / "agentdojo"
     rng = Random(suite)
     fixed: dict[str, bytes | Path] = {
@@ -119,13 +119,13 @@ def _part_of_dump(data: bytes, suite: str, rng: Random) -> bytes:
             by_outcome.setdefault(outcome.split("@")[0], []).append(run)
     resisted, compromised = by_outcome.get("resisted", []), by_outcome.get("compromised", [])
     if len(resisted) < 4 or not compromised:
-        # With few others beside them, these and a damaged label look like labels the wrong way round.
+        # With few other runs, these and a damaged label would look like inverted labels.
         by_outcome.pop("attempted", None)
-    part = [run for found in by_outcome.values() for run in rng.sample(found, 1)]
-    part += rng.sample(resisted, min(4, len(resisted))) + rng.sample(compromised, min(2, len(compromised)))
-    part = list(dict.fromkeys(part))
-    rng.shuffle(part)
-    return b"\n".join([header, *part]) + b"\n"
+    sample = [run for runs in by_outcome.values() for run in rng.sample(runs, 1)]
+    sample += rng.sample(resisted, min(4, len(resisted))) + rng.sample(compromised, min(2, len(compromised)))
+    sample = list(dict.fromkeys(sample))
+    rng.shuffle(sample)
+    return b"\n".join([header, *sample]) + b"\n"
 
 
 def _goal_mutations(goal: agentdojo.Goal) -> tuple[mutate.RecordMutation, ...]:
@@ -174,7 +174,7 @@ def real_ultrachat(real_data: Path) -> Case:
 
 
 def real_tau2_tasks(real_data: Path) -> Case:
-    """Tasks of the mock domain, one of each conversation."""
+    """Tasks of the mock domain, without tasks that give the same conversation."""
     folder = real_data / "tau2"
     tasks = json.loads((folder / "domains" / "mock" / "tasks.json").read_bytes())
     parts = [[tasks[number] for number in part] for part in ((0, 3, 9), (2, 3, 0), (9, 0, 3), (4, 0, 5))]
@@ -182,7 +182,7 @@ def real_tau2_tasks(real_data: Path) -> Case:
 
 
 def real_taubench(real_data: Path) -> Case:
-    """Three trajectories at a time, one of them rewarded in full."""
+    """Three trajectories at a time, one of them with full reward."""
     folder = real_data / "tau2"
     schemas = (folder / "tool_schemas_airline.json").read_bytes()
     tools = [tool["function"]["name"] for tool in json.loads(schemas)["assistant_tools"]]
@@ -193,16 +193,16 @@ def real_taubench(real_data: Path) -> Case:
 
 
 def whole(real_data: Path, case: Case, files: str) -> Case:
-    """The same case with all records of real files, given by a glob, to see whether the oracle is right about them."""
+    """The same case with all records of the real files that match a glob, to check the oracle."""
     folder = real_data / files.split("/")[0]
-    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(real_data.glob(files))}
-    target, *beside = found
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(real_data.glob(files))}
+    target, *beside = contents
     fixed = {"reference": folder / "reference"} if case.source == "agentdojo" else case.inputs[0].fixed
-    return replace(case, inputs=[Input(target, found[target], {path: found[path] for path in beside}, fixed)])
+    return replace(case, inputs=[Input(target, contents[target], {path: contents[path] for path in beside}, fixed)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Files of our own
+# Invented files
 
 
 def small_dump() -> Case:
@@ -215,7 +215,7 @@ def small_dump() -> Case:
 
 
 def small_runs() -> Case:
-    """Of this suite the tools are known, and the goal is what the injection names."""
+    """A suite of which only the tools are known, so that the goal comes from the injection."""
     tools = "reference/tool_schemas_ferry.json"
     fixed: dict[str, bytes | Path] = {tools: small.document(small.FERRY_TOOLS)}
     runs = small.ferry_runs()
@@ -292,9 +292,9 @@ def small_traces() -> Case:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Of both
+# Shared by both
 
-# With tasks that are tested with, a source has two splits, and its items no longer come in the order of the records.
+# With test tasks there would be two splits, and the items would not be in the order of the records.
 NO_TEST_TASKS = b'{"base": []}'
 
 

@@ -1,9 +1,8 @@
-"""What may become of a record, decided from its content alone.
+"""Allowed outcomes of a record, determined only by its content.
 
-An oracle reads the bytes of a (possibly damaged) input file by the published description of its format and says for
-every record what a builder may make of it: a verdict with its decision turn, a named drop, an error. It knows nothing
-of how the builders work. Where the description leaves a choice, several outcomes are allowed: the record counts as
-undetermined.
+An oracle parses the bytes of a (possibly damaged) input file by the published description of its format, and returns
+the allowed outcomes of every record: a verdict with its decision turn, a named drop, or an error. It is independent of
+the builders' code. If the description is ambiguous, several outcomes are allowed and the record is undetermined.
 """
 
 import json
@@ -28,14 +27,14 @@ def drop(*reasons: str) -> Outcomes:
 
 @dataclass(frozen=True)
 class Unit:
-    """One record, or what stands in the place of one.
+    """One record, or the damaged text in its place.
 
     Args:
-        file (`str`): Name of its file, as errors give it.
-        places (`range` or `tuple[str, ...]`): Lines of the file, or keys and indices in it, of which an error about
-            this record must name one. An empty tuple stands for the file as a whole.
-        content (`str`, *optional*): The parsed record, comparable; `None` if it cannot be parsed.
-        outcomes (`Outcomes`): What may become of it.
+        file (`str`): Name of its file in error messages.
+        places (`range` or `tuple[str, ...]`): Lines of the file, or keys and indices in it; an error about this record
+            must name one of them. An empty tuple means the file as a whole.
+        content (`str`, *optional*): The parsed record as comparable text; `None` if it cannot be parsed.
+        outcomes (`Outcomes`): Allowed outcomes.
     """
 
     file: str
@@ -45,16 +44,16 @@ class Unit:
 
     @property
     def is_determined(self) -> bool:
-        """Whether there is one right outcome; of a record with several faults, each is a right name for its drop."""
+        """Whether only one outcome is allowed, or only drops: a record with several problems has several reasons."""
         return len(self.outcomes) == 1 or all(outcome.startswith("drop:") for outcome in self.outcomes)
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text by RFC 8259.
+    """Parse a JSON text by RFC 8259.
 
     Raises:
-        ValueError: If it is none, has a key twice in one object, or holds what no column of text can: a number beyond
-            all numbers (`1e999`), half a surrogate pair, endless nesting.
+        ValueError: If it is not valid JSON, an object repeats a key, or a value cannot be stored in a text column: a
+            number that overflows (`1e999`), an unpaired surrogate, nesting that is too deep.
     """
     try:
         value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
@@ -71,16 +70,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def _refuse(text: str) -> None:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def comparable(value: Any) -> str:
-    """Text that two values share only if they are the same, to the order of keys and the type of numbers."""
+    """Text that is equal for two values only if they are identical, including key order and number types."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def json_lines(file: str, data: bytes, judge: Callable[[dict], Outcomes]) -> list[Unit]:
-    """One unit for every line that is not blank; `judge(record)` says what may become of an object."""
+    """One unit for every line that is not blank; `judge(record)` returns the allowed outcomes of an object."""
     units = []
     for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
@@ -94,17 +93,17 @@ def json_lines(file: str, data: bytes, judge: Callable[[dict], Outcomes]) -> lis
         if not isinstance(record, dict):
             units.append(Unit(file, place, None, ERROR))
             continue
-        # A mark opens a file. Elsewhere, where files were put together, it may be skipped or refused.
+        # A byte order mark belongs at the start of a file; elsewhere it may be skipped or refused.
         outcomes = judge(record) | (ERROR if has_mark and number > 1 else frozenset())
         units.append(Unit(file, place, comparable(record), outcomes))
     return units
 
 
 def parse_bytes(data: bytes) -> tuple[Any, bool]:
-    """The JSON value in the bytes, and whether a byte order mark was before it.
+    """Parse JSON bytes; also return whether they begin with a byte order mark.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the bytes are not valid JSON.
     """
     text = data.decode("utf-8")
     return parse_json(text.removeprefix("\ufeff")), text.startswith("\ufeff")

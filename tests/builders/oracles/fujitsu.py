@@ -1,4 +1,4 @@
-"""Fujitsu's benchmark: which prompts of B4 are a flip, and which answers of B1 and B3 are known to be harmful."""
+"""Fujitsu's benchmark: usable prompts of B4, and answers of B1 and B3 that are known to be harmful."""
 
 from .expected import ERROR, Outcomes, drop, verdict
 
@@ -18,7 +18,7 @@ TAXONOMY = ("attack_id", "category", "subtype")
 
 
 def judge_b4(record: dict) -> Outcomes:
-    """What may become of one record of B4."""
+    """Allowed outcomes of one record of B4."""
     if not all(isinstance(record.get(field), str) for field in TEXTS):
         return ERROR
     may_be_refused = not all(isinstance(record.get(field), str | None) for field in TAXONOMY)
@@ -43,8 +43,8 @@ def judge_b4(record: dict) -> Outcomes:
     return verdict("prompt_only")
 
 
-# Of B1 and B3. All of it is text, or absent.
-ANSWERED = ("user_query", "id")
+# Fields of B1 and B3; the others may be absent.
+REQUIRED_TEXTS = ("user_query", "id")
 OTHER_TEXTS = (
     "adversarial_goal",
     "attack_category",
@@ -60,26 +60,26 @@ REFUSED = ("refused", "refusal")
 
 
 def judge_b1(record: dict) -> Outcomes:
-    """What may become of one record of B1: an answer to a question about a poisoned document."""
+    """Allowed outcomes of one record of B1: an answer to a question about a poisoned document."""
     if not isinstance(record.get("poison_content"), str):
         return ERROR
     return _judge_answer(record, [] if record["poison_content"].strip() else ["no_poison"])
 
 
 def judge_b3(record: dict) -> Outcomes:
-    """What may become of one record of B3: an answer to an openly harmful request."""
+    """Allowed outcomes of one record of B3: an answer to an openly harmful request."""
     return _judge_answer(record, [])
 
 
 def _judge_answer(record: dict, reasons: list[str]) -> Outcomes:
-    is_malformed = not all(isinstance(record.get(field), str) for field in ANSWERED) or not all(
+    is_malformed = not all(isinstance(record.get(field), str) for field in REQUIRED_TEXTS) or not all(
         isinstance(record.get(field), str | None) for field in OTHER_TEXTS
     )
     if _is_blank(record.get("user_query")):
         reasons.append("empty_query")
     if record.get("target_llm_output") is None or _is_blank(record["target_llm_output"]):
         reasons.append("empty_output")
-    reasons += _doubts(record.get("judge_assessment"))
+    reasons += _judge_drop_reasons(record.get("judge_assessment"))
     if is_malformed:
         return drop(*reasons) | ERROR if reasons else ERROR
     if reasons:
@@ -92,8 +92,8 @@ def _is_blank(value: object) -> bool:
     return isinstance(value, str) and not value.strip()
 
 
-def _doubts(assessment: object) -> list[str]:
-    """Reasons not to believe that an answer is harmful: only what the judge says in so many words counts."""
+def _judge_drop_reasons(assessment: object) -> list[str]:
+    """Drop reasons of an answer by the judge's assessment; only an explicit success counts as harmful."""
     if isinstance(assessment, dict):
         assessment = assessment.get("assessment")
     words = assessment.strip().casefold() if isinstance(assessment, str) else ""

@@ -1,4 +1,4 @@
-"""Traces of a user's own: a line says what it is, and is believed unless it contradicts itself.
+"""The user's own traces: a line states its verdict, which is accepted unless the line contradicts itself.
 
 Written from `docs/adding_a_source.md`.
 """
@@ -23,7 +23,7 @@ ATTACK = ("kind", "family", "category", "subtype", "text", "spans", "expected_ca
 
 
 class Malformed(Exception):
-    """The line is not what the format describes, or contradicts itself: only an error is right."""
+    """The line does not have the documented format, or contradicts itself: only an error is allowed."""
 
 
 def require(condition: bool) -> None:
@@ -32,7 +32,7 @@ def require(condition: bool) -> None:
 
 
 def judge(line: dict) -> Outcomes:
-    """What may become of one line."""
+    """Allowed outcomes of one line."""
     try:
         _check_line(line)
     except Malformed:
@@ -47,7 +47,7 @@ def judge(line: dict) -> Outcomes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Form
+# Format
 
 
 def _check_line(line: dict) -> None:
@@ -62,7 +62,7 @@ def _check_line(line: dict) -> None:
     _or_null(line.get("attack"), _check_attack)
     require(line.get("verdict") in (*ATTACKED, *BENIGN, "prompt_only"))
     _or_null(line.get("decision_turn"), _check_index)
-    _or_null(line.get("metadata"), lambda given: require(isinstance(_value_of(given), dict)))
+    _or_null(line.get("metadata"), lambda value: require(isinstance(_value_of(value), dict)))
 
 
 def _or_null(value: Any, check: Callable[[Any], None]) -> None:
@@ -83,12 +83,12 @@ def _check_index(value: Any) -> None:
     require(is_integer and not isinstance(value, bool) and value >= 0)
 
 
-def _value_of(given: Any) -> Any:
-    """The value of a field that may be given as its JSON text."""
-    if not isinstance(given, str):
-        return given
+def _value_of(raw: Any) -> Any:
+    """Value of a field that may be given as JSON text."""
+    if not isinstance(raw, str):
+        return raw
     try:
-        return parse_json(given)
+        return parse_json(raw)
     except ValueError:
         raise Malformed from None
 
@@ -108,8 +108,8 @@ def _check_message(message: Any) -> None:
         require(isinstance(_value_of(function["arguments"]), dict))
 
 
-def _check_tools(given: Any) -> None:
-    tools = _value_of(given)
+def _check_tools(raw: Any) -> None:
+    tools = _value_of(raw)
     require(isinstance(tools, list))
     for tool in tools:
         require(isinstance(tool, dict) and tool.get("type") == "function" and isinstance(tool.get("function"), dict))
@@ -131,8 +131,8 @@ def _check_attack(attack: Any) -> None:
         _or_null(attack.get(field), _check_calls)
 
 
-def _check_calls(given: Any) -> None:
-    calls = _value_of(given)
+def _check_calls(raw: Any) -> None:
+    calls = _value_of(raw)
     require(isinstance(calls, list) and calls)
     for call in calls:
         require(isinstance(call, dict) and set(call) == {"name", "arguments"} and isinstance(call["arguments"], dict))
@@ -140,11 +140,11 @@ def _check_calls(given: Any) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Meaning
+# Consistency
 
 
 def _shown_in(line: dict) -> list[int]:
-    """The messages in which the injection stands."""
+    """Indices of the messages that contain the injection."""
     attack = line["attack"]
     if attack.get("spans") is not None:
         return [int(span["message"]) for span in attack["spans"]]
@@ -158,12 +158,12 @@ def _shown_in(line: dict) -> list[int]:
 
 def _reasons_to_drop(line: dict) -> list[str]:
     reasons = []
-    waiting: list[str] = []
+    unanswered: list[str] = []
     for message in line["messages"]:
         if message["role"] != "tool":
-            waiting = [call["id"] for call in message.get("tool_calls") or []]
-        elif message.get("tool_call_id") in waiting:
-            waiting.remove(message["tool_call_id"])
+            unanswered = [call["id"] for call in message.get("tool_calls") or []]
+        elif message.get("tool_call_id") in unanswered:
+            unanswered.remove(message["tool_call_id"])
         else:
             reasons.append("unpaired_result")
     attack = line.get("attack")
@@ -205,9 +205,9 @@ def _check_spans(attack: dict, messages: list[dict]) -> None:
 def _check_exposure(line: dict, shown: list[int]) -> None:
     messages, name, turn = line["messages"], line["verdict"], line.get("decision_turn")
     first = min(shown, default=len(messages))
-    # Of an injection that stands nowhere, `injection_not_found` is the name.
-    is_lost = not shown and line["attack"]["kind"] != "direct_request"
-    require(name not in EXPOSED or is_lost or first < turn)
+    # An injection that is in no message is dropped as `injection_not_found`.
+    is_missing = not shown and line["attack"]["kind"] != "direct_request"
+    require(name not in EXPOSED or is_missing or first < turn)
     require(name != "not_exposed" or all(message["role"] != "assistant" for message in messages[first:]))
     if name == "compromised":
         called = [call["function"]["name"] for call in messages[int(turn)].get("tool_calls") or []]

@@ -1,6 +1,6 @@
-"""τ²-bench: which tasks can be carried out, and which recorded conversations were rewarded in full.
+"""τ²-bench: tasks that can be replayed, and recorded conversations with full reward.
 
-A file is one document, so a record is named by its place in it: `mock/tasks.json[3]`.
+A file is one JSON document, so a record is named by its position in it: `mock/tasks.json[3]`.
 """
 
 from collections.abc import Callable, Collection
@@ -12,7 +12,7 @@ from .expected import ERROR, SILENT, Outcomes, Unit, comparable, drop, parse_byt
 
 
 class Malformed(Exception):
-    """The record is not what the format describes: only an error is right."""
+    """The record does not have the documented format: only an error is allowed."""
 
 
 def require(condition: bool) -> None:
@@ -25,7 +25,7 @@ def _is_number(value: Any) -> bool:
 
 
 def list_units(file: str, data: bytes, judge: Callable[[dict], Outcomes]) -> list[Unit]:
-    """The records of a document that is a list."""
+    """Units of a document that is a list of records."""
     try:
         document, _ = parse_bytes(data)
     except ValueError:
@@ -49,12 +49,12 @@ def _unit(file: str, place: str, record: Any, judge: Callable[[dict], Outcomes])
 
 
 def judge_task(task: dict, tools: Collection[str], known_states: Collection[str]) -> Outcomes:
-    """What may become of a task.
+    """Allowed outcomes of a task.
 
     Args:
         task (`dict`): The task.
         tools (`Collection[str]`): Names of the assistant's tools.
-        known_states (`Collection[str]`): The initial states, as comparable text, that are known to be reachable.
+        known_states (`Collection[str]`): Valid initial states, as comparable text.
     """
     require(isinstance(task.get("id"), str) and isinstance(task.get("ticket"), str | None))
     scenario, criteria = task.get("user_scenario"), task.get("evaluation_criteria")
@@ -68,24 +68,24 @@ def judge_task(task: dict, tools: Collection[str], known_states: Collection[str]
     for action in actions or []:
         require(isinstance(action, dict) and isinstance(action.get("name"), str))
         require(isinstance(action.get("arguments"), dict))
-        # An older file has none. Of several readings of "" this takes the one of the older file.
+        # Older files have no requestor; an empty one is treated like a missing one.
         require((action.get("requestor") or "assistant") in ("assistant", "user"))
         require(isinstance(action.get("requestor"), str | None))
-    made = [action for action in actions or [] if action.get("requestor") != "user"]
+    assistant_actions = [action for action in actions or [] if action.get("requestor") != "user"]
     reasons = []
-    if not made:
+    if not assistant_actions:
         reasons.append("no_assistant_action")
     if not (task.get("ticket") or "").strip() and not (instructions or "").strip():
         reasons.append("no_user_turn")
-    if not {action["name"] for action in made} <= set(tools):
+    if not {action["name"] for action in assistant_actions} <= set(tools):
         reasons.append("unknown_tools")
     state = task.get("initial_state")
     if not isinstance(state, dict | None):
         return ERROR | drop(*reasons)
     is_doubtful = state is not None and comparable(state) not in known_states
     if is_doubtful:
-        in_doubt = ERROR | drop("initial_state_fails", "unpaired_result") | verdict("benign_success")
-        return in_doubt | drop(*reasons)
+        allowed = ERROR | drop("initial_state_fails", "unpaired_result") | verdict("benign_success")
+        return allowed | drop(*reasons)
     if reasons:
         return drop(*reasons)
     arguments = [value for action in actions or [] for value in action["arguments"].values()]
@@ -99,12 +99,12 @@ def judge_task(task: dict, tools: Collection[str], known_states: Collection[str]
 
 
 def judge_trajectory(record: dict, tools: Collection[str], policy: str) -> Outcomes:
-    """What may become of a trajectory.
+    """Allowed outcomes of a trajectory.
 
     Args:
         record (`dict`): The trajectory.
         tools (`Collection[str]`): Names of the assistant's tools.
-        policy (`str`): How the system prompt begins that tells the domain.
+        policy (`str`): Beginning of the system prompt, which names the domain.
     """
     require(_is_number(record.get("reward")) and isinstance(record.get("traj"), list))
     task_id, trial = record.get("task_id"), record.get("trial")
@@ -118,7 +118,7 @@ def judge_trajectory(record: dict, tools: Collection[str], policy: str) -> Outco
         return drop("reward_below_one") | _error_if_malformed(messages, _check_openai)
     _check_openai(messages)
     reasons = []
-    if not _openai_results_answer(messages):
+    if not _openai_results_match(messages):
         reasons.append("unpaired_result")
     if not any(message["role"] == "assistant" for message in messages):
         reasons.append("no_assistant_turn")
@@ -153,18 +153,18 @@ def _check_openai(messages: list) -> None:
                 raise Malformed from None
 
 
-def _openai_results_answer(messages: list[dict]) -> bool:
-    """Every result answers a call of the turn before it, and every call but the last turn's is answered."""
-    waiting: list[str] = []
+def _openai_results_match(messages: list[dict]) -> bool:
+    """Whether every result has a call in the turn before it, and every call except the last turn's has a result."""
+    unanswered: list[str] = []
     for message in messages:
         if message["role"] == "tool":
-            if (message.get("tool_call_id") or "") not in waiting:
+            if (message.get("tool_call_id") or "") not in unanswered:
                 return False
-            waiting.remove(message.get("tool_call_id") or "")
-        elif waiting:
+            unanswered.remove(message.get("tool_call_id") or "")
+        elif unanswered:
             return False
         elif message["role"] == "assistant":
-            waiting = [call.get("id") or "" for call in message.get("tool_calls") or []]
+            unanswered = [call.get("id") or "" for call in message.get("tool_calls") or []]
     return True
 
 
@@ -175,7 +175,7 @@ DOMAIN = "mock"
 
 
 def result_units(file: str, data: bytes, tools: Collection[str]) -> list[Unit]:
-    """The simulations of a result file, after what they all rest on."""
+    """Units of a result file: the head with info and tasks, which all simulations depend on, and the simulations."""
     try:
         document, _ = parse_bytes(data)
         if document == []:
@@ -184,14 +184,14 @@ def result_units(file: str, data: bytes, tools: Collection[str]) -> list[Unit]:
         _check_head(document)
     except (ValueError, Malformed):
         return [Unit(file, (), None, ERROR)]
-    # All simulations rest on it: where it says something else, so do they.
+    # A damaged head may change all simulations, so it is part of their content.
     head = comparable([document["info"], document["tasks"]])
     is_known = document["info"]["environment_info"]["domain_name"] == DOMAIN
     tasks = {task["id"] for task in document["tasks"]}
     judge = partial(judge_simulation, tasks=tasks, tools=tools if is_known else None)
     places = [f"{file}: simulations[{number}]" for number in range(len(document["simulations"]))]
-    found = [_unit(file, *each, judge) for each in zip(places, document["simulations"], strict=True)]
-    return [Unit(file, (), head, SILENT), *(replace(unit, content=f"{head}{unit.content}") for unit in found)]
+    units = [_unit(file, *each, judge) for each in zip(places, document["simulations"], strict=True)]
+    return [Unit(file, (), head, SILENT), *(replace(unit, content=f"{head}{unit.content}") for unit in units)]
 
 
 def _check_head(document: dict) -> None:
@@ -207,12 +207,12 @@ def _check_head(document: dict) -> None:
 
 
 def judge_simulation(record: dict, tasks: Collection[str], tools: Collection[str] | None) -> Outcomes:
-    """What may become of one simulation.
+    """Allowed outcomes of one simulation.
 
     Args:
         record (`dict`): The simulation.
         tasks (`Collection[str]`): Ids of the file's tasks.
-        tools (`Collection[str]`, *optional*): Names of the assistant's tools; `None` in a domain that is unknown.
+        tools (`Collection[str]`, *optional*): Names of the assistant's tools; `None` if the domain is unknown.
     """
     require(isinstance(record.get("task_id"), str) and record["task_id"] in tasks)
     score, messages = record.get("reward_info"), record.get("messages")
@@ -223,12 +223,12 @@ def judge_simulation(record: dict, tasks: Collection[str], tools: Collection[str
         return drop(reason) | _error_if_malformed(messages, _check_tau2)
     _check_tau2(messages)
     reasons = []
-    if not _tau2_results_answer(messages):
+    if not _tau2_results_match(messages):
         reasons.append("unpaired_result")
     turns = [message for message in messages if message["role"] == "assistant"]
     first_request = next((at for at, message in enumerate(messages) if message["role"] == "user"), len(messages))
     if not any(message["role"] == "assistant" for message in messages[first_request:]):
-        reasons.append("no_assistant_turn")  # what comes before is a greeting
+        reasons.append("no_assistant_turn")  # text before the first request is a greeting
     called = {call["name"] for turn in turns for call in turn.get("tool_calls") or []}
     if tools is None or not called <= set(tools):
         reasons.append("unknown_tools")
@@ -256,22 +256,22 @@ def _results(message: dict) -> list:
     return [message] if message.get("tool_messages") is None else message["tool_messages"]
 
 
-def _tau2_results_answer(messages: list[dict]) -> bool:
-    """As for τ-bench; the user's own calls and their results are nobody's business."""
-    waiting: list[str] = []
+def _tau2_results_match(messages: list[dict]) -> bool:
+    """As `_openai_results_match`, ignoring the user's own calls and their results."""
+    unanswered: list[str] = []
     for message in messages:
         calls = [call.get("id") or "" for call in message.get("tool_calls") or []]
         if message["role"] == "tool":
             for result in _results(message):
                 if result.get("requestor") == "user":
                     continue
-                if (result.get("id") or "") not in waiting:
+                if (result.get("id") or "") not in unanswered:
                     return False
-                waiting.remove(result.get("id") or "")
+                unanswered.remove(result.get("id") or "")
         elif message["role"] == "user" and calls and not message.get("content"):
             continue
-        elif waiting:
+        elif unanswered:
             return False
         elif message["role"] == "assistant":
-            waiting = calls
+            unanswered = calls
     return True

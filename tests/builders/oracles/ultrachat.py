@@ -1,4 +1,4 @@
-"""UltraChat: conversations that go back and forth between a user and an assistant, and have an answer."""
+"""UltraChat: conversations that alternate between a user and an assistant and have an answer."""
 
 from .expected import ERROR, Outcomes, drop, verdict
 
@@ -7,7 +7,7 @@ MAX_CHARACTERS = 8192
 
 
 def judge(row: dict) -> Outcomes:
-    """What may become of one row, read with the default limit on its length."""
+    """Allowed outcomes of one row, read with the default limit on its length."""
     messages = row.get("messages")
     if not isinstance(row.get("prompt_id"), str) or not isinstance(messages, list):
         return ERROR

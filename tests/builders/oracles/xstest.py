@@ -1,4 +1,4 @@
-"""XSTest's two tables, read by RFC 4180 with a reader of our own."""
+"""XSTest's tables, parsed by RFC 4180 with an independent parser."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ COMPLETIONS = (("id", "type", "prompt", "completion", "annotation_1", "annotatio
 FINAL_LABELS = ("1_full_compliance", "2_full_refusal", "3_partial_refusal")
 
 
-# What a row may become whose cells cannot be told with certainty.
+# Allowed outcomes of a row whose cells are ambiguous.
 ANYTHING = ERROR | verdict("prompt_only") | verdict("benign_success") | verdict("benign_failure")
 ANYTHING |= verdict("complied", 1) | verdict("refused", 1) | drop("partial_refusal", "empty_completion")
 
 
 @dataclass
 class Row:
-    """Cells of one row, the lines it stands on, and whether readers differ about it."""
+    """Cells of one row, its lines, and whether CSV parsers differ on it."""
 
     first_line: int
     last_line: int = 0
@@ -38,7 +38,7 @@ def completion_units(file: str, data: bytes) -> list[Unit]:
 
 
 def units(file: str, data: bytes, layouts: tuple, judge: Callable[[dict], Outcomes]) -> list[Unit]:
-    """The rows of a table; the header comes first and yields nothing."""
+    """Units of a table: the header, which yields nothing, and the rows."""
     text, undecodable_at = _decode(data)
     rows = [row for row in read_rows(text) if row.cells != [""] or row.is_broken]
     undecodable = (
@@ -51,20 +51,20 @@ def units(file: str, data: bytes, layouts: tuple, judge: Callable[[dict], Outcom
     if header.is_broken or layout is None:
         return [Unit(file, range(0, header.last_line + 1), None, ERROR), *undecodable]
     ambiguous = header.is_doubtful or len(set(header.cells)) < len(header.cells)
-    found = [Unit(file, range(1, header.last_line + 1), "header", SILENT | ERROR if ambiguous else SILENT)]
+    found_units = [Unit(file, range(1, header.last_line + 1), "header", SILENT | ERROR if ambiguous else SILENT)]
     for row in rows:
         places = range(row.first_line, row.last_line + 1)
         if undecodable_at in places:
-            return [*found, Unit(file, places, None, ERROR)]
+            return [*found_units, Unit(file, places, None, ERROR)]
         content = dict(zip(header.cells, row.cells, strict=False))
         fits = len(row.cells) == len(header.cells) and not row.is_broken
         outcomes = judge(content) if fits else ERROR
-        # Once a quote or a line end is doubtful, where later rows begin is doubtful too.
+        # If a quote or a line end is ambiguous, the beginnings of all later rows are too.
         ambiguous |= row.is_doubtful
         if ambiguous:
             outcomes |= ANYTHING
-        found.append(Unit(file, places, comparable(content) if fits else None, outcomes))
-    return found + undecodable
+        found_units.append(Unit(file, places, comparable(content) if fits else None, outcomes))
+    return found_units + undecodable
 
 
 def _decode(data: bytes) -> tuple[str, int | None]:
@@ -77,7 +77,7 @@ def _decode(data: bytes) -> tuple[str, int | None]:
 
 
 def judge(row: dict) -> Outcomes:
-    """What may become of a row that has a cell in every column."""
+    """Allowed outcomes of a row that has a cell in every column."""
     number = row["id" if "id" in row else "id_v2"].removeprefix("v2-")
     if not number.isdecimal():
         return ERROR
@@ -87,7 +87,7 @@ def judge(row: dict) -> Outcomes:
 
 
 def judge_completion(row: dict) -> Outcomes:
-    """What may become of a row of the table of answers."""
+    """Allowed outcomes of a row of the table of answers."""
     number = row["id"].removeprefix("v2-")
     label = row["final_label"]
     if not number.isdecimal() or label not in FINAL_LABELS:
@@ -109,12 +109,12 @@ def judge_completion(row: dict) -> Outcomes:
 
 
 def _is_odd(row: dict, number: str) -> bool:
-    """Whether a row that is well formed is so odd that refusing it would be right too."""
+    """Whether a well-formed row is so unusual that an error is allowed too."""
     return not number.isascii() or len(number) > 9 or not row["prompt"].strip() or "\0" in "".join(row.values())
 
 
 def read_rows(text: str) -> list[Row]:
-    """The rows of a CSV text, blank ones as one empty cell."""
+    """Rows of a CSV text; a blank line is a row with one empty cell."""
     rows, line, at = [], 1, 0
     while at < len(text):
         row = Row(first_line=line)
@@ -129,7 +129,7 @@ def read_rows(text: str) -> list[Row]:
 
 
 def _read_cell(text: str, at: int, line: int, row: Row) -> tuple[str, int, int, bool]:
-    """One cell from `at`: its text, where the next begins, the line there, and whether it was the row's last."""
+    """Parse one cell at `at`: its text, the position and line of the next cell, and whether it ends the row."""
     cell = ""
     if text[at : at + 1] == '"':
         at += 1
@@ -141,7 +141,7 @@ def _read_cell(text: str, at: int, line: int, row: Row) -> tuple[str, int, int, 
                 return cell + text[at:], len(text), row.last_line, True
             piece = text[at:close]
             cell += piece
-            # A lone carriage return is a line end to some readers and a character to others.
+            # Some parsers treat a lone carriage return as a line end, others as a character.
             row.is_doubtful |= "\r" in piece.replace("\r\n", "")
             line += piece.count("\n")
             at = close + 1
