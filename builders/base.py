@@ -154,10 +154,10 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
 
     def _generate_examples(self, **gen_kwargs) -> Iterator[tuple[str, dict]]:
         if self._streamed is None:
-            return self._examples_and_drops_file(gen_kwargs)
+            return self._built_examples(gen_kwargs)
         return self._streamed_examples(gen_kwargs, self._streamed)
 
-    def _examples_and_drops_file(self, gen_kwargs: dict) -> Iterator[tuple[str, dict]]:
+    def _built_examples(self, gen_kwargs: dict) -> Iterator[tuple[str, dict]]:
         # `datasets` moves `_output_dir` into the cache when the build has succeeded, so the drops are cached with
         # their rows. Line buffering in append mode keeps the lines of several processes from mixing.
         with open(Path(self._output_dir) / DROPPED_FILE, "a", buffering=1, encoding="utf-8") as dropped_file:

@@ -1,7 +1,7 @@
 """Random damage to input files.
 
-A mutation takes a random generator and the bytes of a file, and returns damaged bytes. It is named by its function. Some
-work on any file, others on one parsed record of a JSON file, on the turns of a run, or on the cells of a table:
+A mutation takes a random generator and the bytes of a file, and returns damaged bytes. It is named by its function.
+Some work on any file, others on one parsed record of a JSON file, on the turns of a run, or on the cells of a table:
 
     flip_bits(rng, data)                    any file
     replace_value(rng, record)              JSON: the text of the record with one value replaced
