@@ -142,8 +142,8 @@ def training_rows(seed: int, n: int, split: str = "train") -> Rows:
             expected = completion_of(record["expected_tool"], record["expected_arguments"])
             rows.append((record["benign_query"], expected))
     for task, rows_in_20 in (("refusal", 2), ("chat", 1), ("irrelevance", 2)):
-        for prompt in lookalike_prompts(seed, n * rows_in_20 // 20 + 1, split, task):
-            rows.append((prompt["text"], prompt["answer"] + FORMAT.turn_end))
+        prompts = lookalike_prompts(seed, n * rows_in_20 // 20 + 1, split, task)
+        rows += [(prompt["text"], prompt["answer"] + FORMAT.turn_end) for prompt in prompts]
     rng.shuffle(rows)
     return [(_with_noise(rng, words, text), completion) for text, completion in rows[:n]]
 

@@ -51,7 +51,7 @@ class LiveLine(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        if logs is None or "cosine/ds" not in logs and "cosine/dr" not in logs:
+        if logs is None or not {"cosine/ds", "cosine/dr"} & logs.keys():
             super().on_log(args, state, control, logs=logs, **kwargs)
         elif state.is_world_process_zero:
             now = (time.monotonic(), self.num_tokens())

@@ -128,9 +128,8 @@ def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str 
     for title, key in (("cosine on Ds", "cosine/ds"), ("cosine on Dr", "cosine/dr")):
         if key in logs[-1]:
             results.append(f"{title} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
-    for key in logs[-1]:
-        if key.startswith("loss/"):
-            results.append(f"{key.removeprefix('loss/')} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
+    losses = [key for key in logs[-1] if key.startswith("loss/")]
+    results += [f"{key.removeprefix('loss/')} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}" for key in losses]
     return f"{', '.join(results)}; adapter in {output_dir}"
 
 

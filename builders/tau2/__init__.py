@@ -116,9 +116,9 @@ class Tau2(TraceBuilder):
             seen: set[str] = set()
             try:
                 for record in read_tasks(file) if holds_tasks(file) else read_recordings(file, reference):
-                    if self.config.domain in (None, record.domain):
-                        if reference.split_of_group(record.domain, record.group) in splits:
-                            yield _drop_repeated(tau2_trace(record, reference), record.where, seen)
+                    is_of_domain = self.config.domain in (None, record.domain)
+                    if is_of_domain and reference.split_of_group(record.domain, record.group) in splits:
+                        yield _drop_repeated(tau2_trace(record, reference), record.where, seen)
             except RecursionError:
                 raise ValueError(f"{file.name}: nested too deeply. Flatten it.") from None
 

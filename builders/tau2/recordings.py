@@ -128,11 +128,8 @@ def _simulation_recordings(document: dict, file: Path, reference: Reference) -> 
         # The group comes from the task, so a simulation without its task cannot be assigned to a split.
         if task_id not in tasks:
             raise ValueError(f"{where}: task_id {task_id[:40]!r} is not among the file's tasks. Add the task to them.")
-        reward_info = optional(record, "reward_info", dict, where)
-        if reward_info is None:
-            reward = None
-        else:
-            reward = required(reward_info, "reward", (int, float), f"{where}.reward_info")
+        info = optional(record, "reward_info", dict, where)
+        reward = None if info is None else required(info, "reward", (int, float), f"{where}.reward_info")
         yield Recording(
             domain=domain,
             id=f"tau2/{domain}/{task_id}/{required(record, 'id', str, where)}",

@@ -188,7 +188,7 @@ def labelled(security: bool, runs: int = 5) -> list[dict]:
 def test_labels_that_contradict_the_calls_are_refused(tmp_path: Path):
     prepare(tmp_path, *labelled(security=True))
     with pytest.raises(
-        ValueError, match="The labels contradict the calls.*0 of 5 .* but in 5 of 5 labelled a failed one"
+        ValueError, match=r"The labels contradict the calls.*0 of 5 .* but in 5 of 5 labelled a failed one"
     ):
         prepare(tmp_path, *labelled(security=True), attack_succeeded_when=False)
 
@@ -199,7 +199,7 @@ def test_the_labels_are_checked_on_every_build_and_stream(tmp_path: Path, how: d
     prepare(tmp_path, *records, attack_succeeded_when=False)
     (tmp_path / "dumps" / "agentdojo-other-model.jsonl").write_text(json.dumps(records[0]) + "\n")
     for _ in range(2):  # the second time, the traces come from the cache
-        with pytest.raises(ValueError, match="0 of 5 .* in 6 of 6 labelled a failed one"):
+        with pytest.raises(ValueError, match=r"0 of 5 .* in 6 of 6 labelled a failed one"):
             list(load_source("agentdojo", data_dir=tmp_path, cache_dir=tmp_path / "cache", **how)["train"])
 
 
@@ -767,5 +767,5 @@ def test_real_tools_are_the_suites_and_hold_every_tool_called(traces: list[dict]
 
 
 def test_inverted_real_labels_are_refused(dumps: list[Path]):
-    with pytest.raises(ValueError, match="40 of 466 runs .* but in 137 of 137 labelled a failed one"):
+    with pytest.raises(ValueError, match=r"40 of 466 runs .* but in 137 of 137 labelled a failed one"):
         load_source("agentdojo", data_files=dumps, attack_succeeded_when=False)

@@ -137,7 +137,7 @@ def test_downloads_are_where_the_source_looks_for_its_inputs(tmp_path: Path):
 
 @pytest.mark.parametrize("url", ["hf://datasets/someone/prompts@main/a.csv", "https://example.org/v1.0/a.csv"])
 def test_an_address_without_a_commit_is_refused(url: str):
-    with pytest.raises(ValueError, match="names no commit. Pin it"):
+    with pytest.raises(ValueError, match=r"names no commit. Pin it"):
         revision_of([Download(url, "a.csv")])
 
 

@@ -430,7 +430,7 @@ def test_the_licence_is_unknown_unless_the_user_gives_one(tmp_path: Path):
     licensed = prepare_source("jsonl", data_dir=tmp_path, licence="cc-by-4.0")
     assert (without.licence, without.redistributable) == ("unknown", False)
     assert (licensed.licence, licensed.redistributable, licensed.info.license) == ("cc-by-4.0", True, "cc-by-4.0")
-    with pytest.raises(ValueError, match="knows no licence 'CC BY 4.0'; it knows apache-2.0, mit"):
+    with pytest.raises(ValueError, match=r"knows no licence 'CC BY 4.0'; it knows apache-2.0, mit"):
         prepare_source("jsonl", data_dir=tmp_path, licence="CC BY 4.0")
 
 

@@ -133,7 +133,7 @@ def problems_of_error(error: Exception, units: list[Unit]) -> list[str]:
         return [f"bare {error!r}"[:300]]
     if "\n" in text or "Traceback" in text or len(text) > 500:
         return [f"not one readable line ({len(text)} characters): {text[:200]!r}"]
-    if not any(names(text, unit) and ERROR <= unit.outcomes for unit in units):
+    if not any(names(text, unit) and unit.outcomes >= ERROR for unit in units):
         return [f"names no record that is malformed: {text!r}"]
     return []
 
@@ -157,9 +157,8 @@ def problems_of_items(items: list[Item], units: list[Unit], before: dict[str, It
         at = f"{unit.file}:{unit.places}: "
         if outcome_of(item) not in unit.outcomes:
             problems.append(f"{at}{outcome_of(item)}, but allowed is {' or '.join(sorted(unit.outcomes))}")
-        if isinstance(item, Dropped):
-            if not names(item.where, unit):
-                problems.append(f"{at}dropped as {item.where}")
+        if isinstance(item, Dropped) and not names(item.where, unit):
+            problems.append(f"{at}dropped as {item.where}")
         if unit.content in before:
             if not is_same(item, before[unit.content]):
                 problems.append(f"{at}an untouched record came out different")

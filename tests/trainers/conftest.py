@@ -158,8 +158,9 @@ def make_attacked_rows(records: int = 4, refusals: int = 3, split: str = "train"
             if request != clean:
                 row["injection"] = [{"message": 0, "start": len(clean) + 1, "end": len(request)}]
             samples.append(row)
-    for i in range(refusals):
-        samples.append(make_sample(f"refusal/{i}", "retain", "refusal", f"Bomb {i}", "No.<|eot_id|>", split))
+    samples += [
+        make_sample(f"refusal/{i}", "retain", "refusal", f"Bomb {i}", "No.<|eot_id|>", split) for i in range(refusals)
+    ]
     return Dataset.from_list(samples, features=SAMPLE_FEATURES)
 
 

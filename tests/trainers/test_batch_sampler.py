@@ -1,7 +1,7 @@
 """Which rows a run trains on, in which order and how often."""
 
 from collections import Counter
-from itertools import islice
+from itertools import chain, islice
 
 import pytest
 
@@ -107,7 +107,7 @@ def test_a_step_holds_the_same_rows_however_it_is_divided():
     for step, batch in enumerate(whole):
         micro = divided[3 * step : 3 * step + 3]
         assert [len(rows) for rows in micro] == [3, 3, 3]
-        assert sorted(sum(micro, [])) == sorted(batch)
+        assert sorted(chain.from_iterable(micro)) == sorted(batch)
         for rows in micro:
             siblings = set(SIBLINGS[rows[0]])
             # all of its siblings in the step are in its own micro-batch

@@ -86,7 +86,7 @@ def test_adapter_is_on_the_layers_that_the_loss_depends_on(make_trainer):
     pattern = LoraConfig(target_modules=r".*\.layers\.[12]\..*_proj")
     assert adapted_layers(make_trainer(target_layers=[3], peft_config=pattern)) == {1, 2}
     for config in (pattern, LoraConfig(target_modules=["q_proj"], layers_to_transform=[1, 2])):
-        with pytest.raises(ValueError, match="weights in decoder layer 2 .* never be trained"):
+        with pytest.raises(ValueError, match=r"weights in decoder layer 2 .* never be trained"):
             make_trainer(target_layers=[2], peft_config=config)
 
 
@@ -113,7 +113,7 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
     )
     with pytest.raises(ValueError, match="1 of the 17 rows of the train dataset have no completion: ds/empty"):
         make_trainer(train_dataset=concatenate_datasets([rows(), empty]))
-    with pytest.raises(ValueError, match="more than `max_length=24` tokens: ds/0, ds/1, .* nothing is truncated"):
+    with pytest.raises(ValueError, match=r"more than `max_length=24` tokens: ds/0, ds/1, .* nothing is truncated"):
         make_trainer(max_length=24)
 
 
@@ -259,7 +259,7 @@ def test_evaluation_is_the_mean_over_all_rows(make_trainer, rows):
         assert divided[key] == pytest.approx(whole[key], rel=1e-5), key
     assert whole["eval_coefficient/rr"] == 10.0
     assert whole["eval_loss"] == pytest.approx(10.0 * whole["eval_loss/rr"], rel=1e-6)
-    assert 0 < whole["eval_loss/retain_l2"]
+    assert whole["eval_loss/retain_l2"] > 0
 
 
 def test_evaluation_during_training_has_its_own_metrics(make_trainer, rows):
@@ -344,7 +344,7 @@ def test_processes_with_different_forwards_are_an_error_not_a_deadlock(make_trai
     trainer._check_same_forwards(batch)
     other = torch.tensor([[[0] * 5, [0] * 5]])
     monkeypatch.setattr(trainer.accelerator, "gather", lambda counts: torch.cat([counts, other]))
-    with pytest.raises(ValueError, match="different forwards.*Raise `retain_batch_size`"):
+    with pytest.raises(ValueError, match=r"different forwards.*Raise `retain_batch_size`"):
         trainer._check_same_forwards(batch)
 
 

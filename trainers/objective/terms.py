@@ -169,7 +169,7 @@ class Plan:
     target_layers: tuple[int, ...]
     retain_layers: tuple[int, ...]
     num_layers: int
-    masks: MaskSettings = MaskSettings()
+    masks: MaskSettings = field(default_factory=MaskSettings)
     over_padding: tuple[str, ...] = ()
     skip_layers: bool = True
     _forward_layers: dict[tuple[str, str], int] = field(init=False, default_factory=dict, repr=False)

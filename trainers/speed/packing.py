@@ -116,11 +116,8 @@ def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segm
         return (*prefix, len(segments) - 1)
 
     # Subtrees to do: their sequences, the number of their common tokens that are in segments, and these segments
-    stack: list[tuple[list[int], int, tuple[int, ...]]]
-    if share_prefixes:
-        stack = [(list(range(len(arrays))), 0, ())]
-    else:
-        stack = [([row], 0, ()) for row in range(len(arrays))]
+    groups = [list(range(len(arrays)))] if share_prefixes else [[row] for row in range(len(arrays))]
+    stack = [(group, 0, ()) for group in groups]
     while stack:
         members, done, prefix = stack.pop()
         common = _common_length([arrays[row] for row in members])

@@ -82,7 +82,7 @@ def ferry_dump() -> bytes:
 
 
 def _run(turns: list[dict], security: bool = False, injection: str | None = "injection_task_3", **facts: Any) -> dict:
-    opening = [{"role": "system", "content": "You help."}, {"role": "user", "content": "When is the tide? – Ada"}]
+    opening = [{"role": "system", "content": "You help."}, {"role": "user", "content": "When is the tide? \u2013 Ada"}]
     metadata = {
         "suite_name": "ferry",
         "model": "some-model",

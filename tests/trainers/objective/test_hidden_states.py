@@ -131,5 +131,5 @@ def test_logits_in_chunks_are_the_logits(model, chunk_size):
 
 
 def test_model_that_scales_its_logits_is_refused():
-    with pytest.raises(ValueError, match="Granite.* `masked_logits: false`"):
+    with pytest.raises(ValueError, match=r"Granite.* `masked_logits: false`"):
         LogitsHead(other_model(GraniteConfig(**{**SMALL, "logits_scaling": 3.0})), chunk_size=10)

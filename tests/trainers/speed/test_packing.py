@@ -101,5 +101,5 @@ def test_rows_beyond_a_sliding_window_are_refused():
         Qwen3Config(**sizes, **window, num_attention_heads=4, num_key_value_heads=2)
     )
     model.set_attn_implementation(ATTENTION)
-    with pytest.raises(ValueError, match="sliding window of 16.*padding_free: false"):
+    with pytest.raises(ValueError, match=r"sliding window of 16.*padding_free: false"):
         model(**packed(SEQUENCES, share_prefixes=True).inputs)
