@@ -117,7 +117,7 @@ def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segm
 
     # Subtrees to do: their sequences, the number of their common tokens that are in segments, and these segments
     groups = [list(range(len(arrays)))] if share_prefixes else [[row] for row in range(len(arrays))]
-    stack = [(group, 0, ()) for group in groups]
+    stack: list[tuple[list[int], int, tuple[int, ...]]] = [(group, 0, ()) for group in groups]
     while stack:
         members, done, prefix = stack.pop()
         common = _common_length([arrays[row] for row in members])
