@@ -198,7 +198,7 @@ def validate(folder: Path, tokenizer: Path) -> Turns:
 
 
 def gates(folder: Path, tokenizer: Path) -> Turns:
-    """The census of all sets, and the gates over it."""
+    """The counts of all sets, and the gates over them."""
     from cb_datasets.checks.gates import format_gates, harmful_gates, retain_gates
     from cb_datasets.checks.row_counts import RowCounts, count_profiles
     from cb_datasets.checks.thresholds import Thresholds

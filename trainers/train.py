@@ -2,7 +2,7 @@
 Train a circuit breaker from a recipe. Every option of the recipe is also a flag, and flags win:
 
     accelerate launch -m trainers.train --config recipes/demo.yaml
-    accelerate launch -m trainers.train --config recipes/demo.yaml --alpha 5 --output_dir data/demo/adapter-alpha-5
+    accelerate launch -m trainers.train --config recipes/demo.yaml --rr_weight 5 --output_dir data/demo/adapter-5
 """
 
 import hashlib

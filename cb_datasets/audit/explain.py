@@ -41,7 +41,7 @@ def explain_row(id: str, data: Path) -> tuple[dict, dict[str, list[str]]]:
         raise ValueError(f"No sample has the id {id!r}: looked in {searched}.")
     row = next(iter(copies.values()))
     return row, {
-        id: [f"stands in {folder.relative_to(data)}" for folder in copies]
+        id: [f"found in {folder.relative_to(data)}" for folder in copies]
         + _drop_lines(row, data)
         + [f"{row['set']}, {row['split']}, {row['priority_class']}; pair {row['pair']}; group {row['group']!r}"],
         "outcome": _outcome(row),
@@ -58,7 +58,7 @@ def _drop_lines(row: dict, data: Path) -> list[str]:
     reasons = drop_reasons(row["id"], file) if file.is_file() else []
     notes = [f"marked {mark['verdict']}{': ' if mark['note'] else ''}{mark['note']}"] if mark else []
     leaks = _leaked_request(row, data) if any("of_eval" in reason for reason in reasons) else []
-    return [f"was left out by merge: {reason}" for reason in reasons] + leaks + notes
+    return [f"dropped by merge: {reason}" for reason in reasons] + leaks + notes
 
 
 def _leaked_request(row: dict, data: Path) -> list[str]:

@@ -734,6 +734,40 @@ def _has_goal_call(message: dict, trace: dict) -> bool:
     return any(is_attack_call(ToolCall(each["name"], json.loads(each["arguments"])), target) for each in functions)
 
 
+def test_real_expected_tools(traces: list[dict]):
+    known = Counter((trace["verdict"], trace["expected_tool"] is not None) for trace in traces if trace["attack"])
+    assert known == {
+        ("compromised", True): 106,
+        ("compromised", False): 31,
+        ("resisted", True): 203,
+        ("resisted", False): 223,
+        ("attempted", False): 40,
+        ("not_exposed", False): 132,
+    }
+    # The calls of a compromised decision are what the correct call replaces. Counting them as made would move on to
+    # the reference solution's next call, or past its end, in 21 of the traces.
+    moved = 0
+    for trace in traces:
+        turn = trace["decision_turn"]
+        if trace["verdict"] == "compromised":
+            assert trace["expected_tool"] == _next_call(trace, trace["messages"][:turn])
+            moved += trace["expected_tool"] != _next_call(trace, trace["messages"][: turn + 1])
+        elif trace["expected_tool"] is not None:
+            calls = trace["messages"][turn]["tool_calls"]
+            assert [call["function"]["name"] for call in calls] == [trace["expected_tool"]]
+    assert moved == 21
+
+
+def _next_call(trace: dict, messages: list[dict]) -> str | None:
+    """Tool of the first call of the reference solution that the messages do not make."""
+    made = [call["function"]["name"] for message in messages for call in message["tool_calls"]]
+    for call in json.loads(trace["attack"]["expected_calls"] or "[]"):
+        if call["name"] not in made:
+            return call["name"]
+        made.remove(call["name"])
+    return None
+
+
 def test_real_tasks_that_name_the_attackers_account(traces: list[dict]):
     named = [trace for trace in traces if json.loads(trace["metadata"]).get("names_attacker_account")]
     assert {trace["group"] for trace in named} == {"banking/user_task_15"}

@@ -6,6 +6,7 @@ import pytest
 
 from builders.trace import message
 from cb_datasets.checks.rules import RULES, check, schemas_of
+from cb_datasets.sample import HARMFUL_CLASSES, PRIORITY_WEIGHTS
 
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
 
@@ -200,6 +201,13 @@ def test_each_label_is_compared_with_the_completion(make_sample, name, wrong):
 @pytest.mark.parametrize("change", [{"split": "test"}, {"set": "circuit_breaker"}, {"outcome": "refusal"}])
 def test_split_set_and_outcome_are_checked(make_sample, change):
     assert broken({**make_sample(RIGHT, "adversarial_safe"), **change}) == {"label"}
+
+
+@pytest.mark.parametrize("priority_class", [name for name in PRIORITY_WEIGHTS if name not in HARMFUL_CLASSES])
+def test_no_retain_row_may_make_the_attackers_call(make_sample, priority_class):
+    # All labels agree with the completion, so that nothing but the requirement of the class can refuse the row.
+    [violation] = check(make_sample(WRONG, priority_class))
+    assert violation.rule == "label" and "the attacker's call stands in the retain set" in violation.message
 
 
 def test_each_class_has_its_requirements(make_sample):

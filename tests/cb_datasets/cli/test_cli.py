@@ -209,7 +209,7 @@ def test_what_is_in_quarantine_is_explained(sets, tmp_path):
     run("validate", "--data-dir", tmp_path)
     [bad] = load_rows(tmp_path / "quarantine" / "validate")
     told = run("explain", bad["id"], "--data-dir", tmp_path).stdout
-    assert "stands in quarantine/validate" in told and "left out by merge" not in told, "nothing was merged yet"
+    assert "found in quarantine/validate" in told and "dropped by merge" not in told, "nothing was merged yet"
     assert f"in quarantine for {bad['reasons'][0]}" in told and "not among the traces" in told
 
 
@@ -357,8 +357,8 @@ def test_a_sample_is_explained(pipeline, tiny_agent_path):
     result = run("explain", flip["id"], "--data-dir", pipeline, "--model", tiny_agent_path)
     assert result.returncode == 0, result.stderr
     for told in (
-        "stands in harmful/lookalike_flips",
-        "stands in stage2/train",
+        "found in harmful/lookalike_flips",
+        "found in stage2/train",
         f"attack_success: calls {flip['labels']['observed_tool']}",
         "R1         met",
         f"record_id: {flip['provenance']['record_id']}",

@@ -71,8 +71,8 @@ def test_a_duplicate_names_the_row_it_duplicates(merged: Path, reason: str, dupl
     chat = [row["id"] for row in load_rows(merged / "retain" / "chat") if row["split"] == "train"]
     assert {row["id"], row["of"]} == {duplicate, chat[number]}
     lines = explain_row(row["id"], merged)[1][row["id"]]
-    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
-    assert not any(f"was left out by merge: {reason}" in line for line in explain_row(row["of"], merged)[1][row["of"]])
+    assert f"dropped by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
+    assert not any(f"dropped by merge: {reason}" in line for line in explain_row(row["of"], merged)[1][row["of"]])
 
 
 def test_only_duplicates_name_another_row(merged: Path):
@@ -102,7 +102,7 @@ def test_row_numbers_run_across_folders_and_tables(tmp_path: Path, monkeypatch: 
 def test_every_reason_is_explained(merged: Path, reason: str):
     row = next(row for row in dropped_rows(merged) if row["reason"] == reason)
     lines = explain_row(row["id"], merged)[1][row["id"]]
-    assert f"was left out by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
+    assert f"dropped by merge: {reason}: {DROPS[reason].format(of=row['of'])}" in lines
     assert not any("stands in stage2" in line for line in lines)
     if reason == "marked_bad":
         assert "marked bad: about nothing" in lines
