@@ -72,6 +72,16 @@ def test_the_second_model_is_made_where_it_is_missing(tmp_path):
     assert "train_smollm2_agent" not in shown and "generate-ds" in shown
 
 
+def test_a_recipe_of_ones_own_files_needs_no_rule_of_its_own(tmp_path):
+    sources = ["SOURCES=jsonl", "INGEST_FLAGS_jsonl=--data-dir my_traces"]
+    sets = ["HARMFUL_SETS=jsonl_failures", "RETAIN_SETS=jsonl_resisted jsonl_benign", "RETAIN_SOURCES="]
+    shown = make("--dry-run", "data", "RECIPE=local", f"DATA={tmp_path}", *sources, *sets).stdout
+    assert f"ingest jsonl --output {tmp_path}/traces/jsonl" in shown and "--data-dir my_traces" in shown
+    for name in ("harmful/jsonl_failures", "retain/jsonl_resisted", "retain/jsonl_benign"):
+        assert f"collect {name} --traces {tmp_path}/traces " in shown
+    assert "generate-" not in shown.replace("generate-eval", "")
+
+
 @pytest.mark.vllm
 def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
