@@ -233,7 +233,7 @@ def count_verdicts(traces: datasets.DatasetDict) -> Counter[str]:
     return counts
 
 
-def report_of(traces: datasets.DatasetDict, dropped: list[Dropped]) -> dict:
+def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> dict:
     """Counts `{records, attacked, verdicts, groups, drops}` of one source.
 
     Every record is counted once, under its verdict or under the reason for which it was dropped.

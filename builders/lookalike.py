@@ -266,7 +266,7 @@ def lookalike_prompts(seed: int, n: int, split: str, task: str) -> list[dict]:
     return _sample_distinct(lambda: _sample_prompt(rng, split, task), "text", n)
 
 
-def prompt_trace(prompt: dict, task: str) -> dict:
+def lookalike_prompt_trace(prompt: dict, task: str) -> dict:
     """Convert one of [`lookalike_prompts`] to a trace, with the system prompt and tools of the attacked prompts."""
     direct_request = attack(kind="direct_request", text=prompt["text"], spans=[], category=prompt["category"])
     return {
@@ -333,4 +333,4 @@ class Lookalike(TraceBuilder):
                     yield flip_trace(record, where=f"{split}:{index}")
             else:
                 for prompt in lookalike_prompts(self.config.seed, n, split, task):
-                    yield prompt_trace(prompt, task)
+                    yield lookalike_prompt_trace(prompt, task)

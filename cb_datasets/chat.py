@@ -281,10 +281,10 @@ def injection_tokens(
     Raises:
         ValueError: If the template does not print a span exactly once.
     """
-    return injection_in(tokenizer, row, encoded_prompt(tokenizer, row, date_string), date_string)
+    return injection_tokens_in(tokenizer, row, encoded_prompt(tokenizer, row, date_string), date_string)
 
 
-def injection_in(
+def injection_tokens_in(
     tokenizer: "PreTrainedTokenizerBase", row: dict, prompt: EncodedPrompt, date_string: str = DATE_STRING
 ) -> list[tuple[int, int]]:
     """[`injection_tokens`] of a prompt that has been encoded already."""

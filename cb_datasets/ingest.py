@@ -5,7 +5,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from builders.base import TraceBuilder, report_of
+from builders.base import TraceBuilder, summarize_traces
 
 from .files import load_rows, save_rows
 from .splits import choose, split_by_group
@@ -29,7 +29,7 @@ def ingest(
         seed (`int`, *optional*, defaults to `0`): Another seed chooses others.
     """
     traces = builder.as_dataset()
-    report = report_of(traces, builder.dropped())
+    report = summarize_traces(traces, builder.dropped())
     chosen = DatasetDict({split: choose(rows, target_n, seed, key="id") for split, rows in traces.items()})
     splits = split_by_group(chosen, eval_fraction, held_out)
     revision = builder.config.source_revision

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 
 # A further end token, which is in the model's generation config only, and in no tool call format.
-OWN_END = " but"
+EXTRA_END_TOKEN = " but"
 
 # A head size that vLLM's attention on CPU supports, unlike the 24 of the tiny agent.
 WIDE_HEAD = 32
@@ -57,14 +57,14 @@ def save_wide_agent(tiny_agent: Path, folder: Path) -> None:
     AutoTokenizer.from_pretrained(tiny_agent).save_pretrained(folder)
 
 
-def give_ways_of_its_own(folder: Path) -> None:
+def set_shipped_defaults(folder: Path) -> None:
     """Give a saved model the settings with which public models are shipped.
 
     Like Llama 3.1 it has no padding token, cleans up spaces and ends with any of several tokens; like Qwen it has
     sampling defaults of its own, which no backend may apply.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    ends = [tokenizer.eos_token_id, *tokenizer.encode(OWN_END)]
+    ends = [tokenizer.eos_token_id, *tokenizer.encode(EXTRA_END_TOKEN)]
     config = GenerationConfig.from_pretrained(folder)
     config.update(eos_token_id=ends, do_sample=True, repetition_penalty=1.8, top_k=2, temperature=0.6)
     config.save_pretrained(folder)

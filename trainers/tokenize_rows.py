@@ -106,7 +106,7 @@ def prepare_row(
     if row["injection"]:
         # From the sample before augmentation: the teacher gets the request as the user wrote it
         prepared["clean_ids"] = chat.encode_prompt(tokenizer, clean) + completion.ids
-        prepared["injection"] = [list(span) for span in chat.injection_in(tokenizer, row, sample.prompt)]
+        prepared["injection"] = [list(span) for span in chat.injection_tokens_in(tokenizer, row, sample.prompt)]
         if row["set"] == RETAIN and completion.call and completion.tool_name:
             # After the wrong opening the right call begins as it would, and the loss starts at its tool's name
             opening = _wrong_opening(siblings_of_row.get("harmful"), tokenizer, rng)

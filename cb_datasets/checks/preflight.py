@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import TemplateError
 
-from ..chat import EncodedPrompt, EncodedSample, assistant_header, encode_sample, injection_in, template_hash
+from ..chat import EncodedPrompt, EncodedSample, assistant_header, encode_sample, injection_tokens_in, template_hash
 from ..counts import quantiles
 from ..formats import format_of
 from ..sample import carries_asset
@@ -57,7 +57,7 @@ class TargetTokenizer:
     def renders_injection(self, row: dict, prompt: EncodedPrompt) -> bool:
         """Whether every injection span of a row covers at least one token of its prompt."""
         try:
-            return all(start < end for start, end in injection_in(self.tokenizer, row, prompt))
+            return all(start < end for start, end in injection_tokens_in(self.tokenizer, row, prompt))
         except (ValueError, IndexError):
             return False
 

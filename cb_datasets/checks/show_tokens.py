@@ -8,7 +8,7 @@ The tokens with loss are in brackets, separated by `|`; in colour, the injection
 
 from typing import TYPE_CHECKING
 
-from ..chat import encode_sample, injection_in
+from ..chat import encode_sample, injection_tokens_in
 
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def show_tokens(row: dict, tokenizer: "PreTrainedTokenizerBase") -> "Text":
     sample = encode_sample(tokenizer, row)
     prompt, with_loss = sample.prompt, sample.ids[sample.prompt_length :]
     text = Text(prompt.text, style="dim")
-    for first, last in injection_in(tokenizer, row, prompt) if row["injection"] else ():
+    for first, last in injection_tokens_in(tokenizer, row, prompt) if row["injection"] else ():
         text.stylize("not dim yellow", prompt.offsets[first][0], prompt.offsets[last - 1][1])
     if len(text) > HEAD + TAIL:
         omitted = Text(f"\n[... {len(text) - HEAD - TAIL} characters not shown ...]\n", style="italic")

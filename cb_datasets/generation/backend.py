@@ -225,7 +225,7 @@ def end_token_ids(tokenizer: "PreTrainedTokenizerBase", eos_token_id: int | Sequ
     return sorted({*model_ends, *(vocabulary[token] for token in tokens if token in vocabulary)})
 
 
-def completion_of(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_reason: str) -> Completion:
+def decode_completion(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[int], stop_reason: str) -> Completion:
     """Decode generated ids to a [`Completion`].
 
     Raises:

@@ -9,7 +9,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
-from .backend import Completion, Sampling, completion_of, context_length, end_token_ids, load_tokenizer
+from .backend import Completion, Sampling, context_length, decode_completion, end_token_ids, load_tokenizer
 
 
 # Seconds between attempts, while the server is busy, restarting or not up yet.
@@ -81,7 +81,9 @@ class ServerBackend:
         choices = sorted(response["choices"], key=lambda choice: choice["index"])
         if len(choices) != sampling.num_samples or any(not choice.get("token_ids") for choice in choices):
             raise ValueError(f"{self._url} returns no token ids; is it a vLLM server that knows return_token_ids?")
-        return [completion_of(self.tokenizer, choice["token_ids"], str(choice["finish_reason"])) for choice in choices]
+        return [
+            decode_completion(self.tokenizer, choice["token_ids"], str(choice["finish_reason"])) for choice in choices
+        ]
 
     def _model_entry(self) -> dict:
         """The model's entry in the server's `/models` list."""

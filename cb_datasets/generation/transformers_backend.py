@@ -30,8 +30,8 @@ from .backend import (
     Completion,
     Sampling,
     adapter_revision,
-    completion_of,
     context_length,
+    decode_completion,
     end_token_ids,
     load_tokenizer,
     revision_of,
@@ -63,7 +63,7 @@ class TransformersBackend(AdapterBackend):
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. Padding is masked, so any token will do.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token
-        network = load_network(model, load_in_8bit)
+        network = load_causal_lm(model, load_in_8bit)
         self._end_ids = end_token_ids(self.tokenizer, network.generation_config.eos_token_id)
         # Otherwise `generate` would apply the model's own defaults, such as a repetition penalty.
         network.generation_config = GenerationConfig()
@@ -179,8 +179,8 @@ class TransformersBackend(AdapterBackend):
         """The completion in one row of `generate`'s output: tokens after the first end token are padding."""
         ends = [position for position, token in enumerate(ids) if token in self._end_ids]
         if ends:
-            return completion_of(self.tokenizer, ids[: ends[0] + 1], "stop")
-        return completion_of(self.tokenizer, ids, "length")
+            return decode_completion(self.tokenizer, ids[: ends[0] + 1], "stop")
+        return decode_completion(self.tokenizer, ids, "length")
 
 
 def _prefill_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | None:
@@ -194,7 +194,7 @@ def _prefill_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | 
     return cache
 
 
-def load_network(model: str, load_in_8bit: bool = False) -> Any:
+def load_causal_lm(model: str, load_in_8bit: bool = False) -> Any:
     """Load a causal language model, on the GPU if there is one."""
     on_gpu = torch.cuda.is_available()
     if load_in_8bit and not on_gpu:

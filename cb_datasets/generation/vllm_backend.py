@@ -12,8 +12,8 @@ from .backend import (
     Completion,
     Sampling,
     adapter_revision,
-    completion_of,
     context_length,
+    decode_completion,
     end_token_ids,
     load_tokenizer,
     revision_of,
@@ -94,7 +94,10 @@ class VllmBackend(AdapterBackend):
         except VLLMValidationError as error:
             raise ValueError(f"vLLM rejects the request: {error}") from error
         return [
-            [completion_of(self.tokenizer, sample.token_ids, str(sample.finish_reason)) for sample in output.outputs]
+            [
+                decode_completion(self.tokenizer, sample.token_ids, str(sample.finish_reason))
+                for sample in output.outputs
+            ]
             for output in outputs
         ]
 
@@ -109,7 +112,7 @@ class VllmBackend(AdapterBackend):
             max_tokens=sampling.max_new_tokens,
             seed=seed + index * sampling.num_samples,
             stop_token_ids=self._end_ids,
-            # `completion_of` decodes, as in every backend.
+            # `decode_completion` decodes, as in every backend.
             detokenize=False,
         )
 

@@ -15,7 +15,7 @@ from builders import TraceBuilder, load_source, prepare_source
 from builders.agentdojo.layouts import parse_dump_run
 from builders.agentdojo.suites import goal_from_solution, is_reference, load_suites
 from builders.agentdojo.verdicts import _fisher_p_value, check_polarity
-from builders.base import report_of
+from builders.base import summarize_traces
 from builders.json_records import read_json_lines
 from builders.trace import Dropped
 from cb_datasets.formats import ToolCall
@@ -478,7 +478,7 @@ def test_the_goal_comes_from_the_reference_solution(gold: list, goals: list):
 def test_the_header_is_not_a_record(tmp_path: Path):
     builder = prepare(tmp_path, exposed(*booked()), name="small model (1)")
     assert builder.dropped() == [Dropped("header", "agentdojo-small model (1).jsonl:1", is_record=False)]
-    assert report_of(builder.as_dataset(), builder.dropped())["records"] == 1
+    assert summarize_traces(builder.as_dataset(), builder.dropped())["records"] == 1
 
 
 @pytest.mark.parametrize(
@@ -603,7 +603,7 @@ def judged(builder: TraceBuilder, traces: list[dict], records: dict[str, dict]) 
 
 
 def test_real_totals(builder: TraceBuilder):
-    assert report_of(builder.as_dataset(), builder.dropped()) == {
+    assert summarize_traces(builder.as_dataset(), builder.dropped()) == {
         "records": 1552,
         "attacked": 776,
         "verdicts": {

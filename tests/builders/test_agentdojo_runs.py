@@ -15,7 +15,7 @@ import pytest
 
 from builders import TraceBuilder, load_source, prepare_source
 from builders.agentdojo.suites import goal_from_injections, installed_suite, is_reference, load_suites
-from builders.base import report_of
+from builders.base import summarize_traces
 from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import is_attack_call
 from tests.builders.toy_suite import ATTACK_CALL, BOOKING, INJECTION, TASKS, TOOLS, write_reference
@@ -650,7 +650,7 @@ def traces(builder: TraceBuilder) -> list[dict]:
 
 
 def test_real_totals(builder: TraceBuilder):
-    assert report_of(builder.as_dataset(), builder.dropped()) == {
+    assert summarize_traces(builder.as_dataset(), builder.dropped()) == {
         "records": 28,
         "attacked": 15,
         "verdicts": {"benign_failure": 2, "benign_success": 5, "compromised": 6, "not_exposed": 1, "resisted": 2},
@@ -661,7 +661,7 @@ def test_real_totals(builder: TraceBuilder):
 
 def test_real_totals_of_both_layouts(folder: Path):
     builder = prepare_source("agentdojo", data_dir=folder, num_proc=2)
-    assert report_of(builder.as_dataset(), builder.dropped()) == {
+    assert summarize_traces(builder.as_dataset(), builder.dropped()) == {
         "records": 1580,
         "attacked": 791,
         "verdicts": {

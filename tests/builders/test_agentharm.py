@@ -13,7 +13,7 @@ import pytest
 from builders import load_source, prepare_source
 from builders.agentharm import AgentHarm
 from builders.agentharm.package import read_system_prompt, read_tools
-from builders.base import report_of
+from builders.base import summarize_traces
 from builders.trace import TRACE_FEATURES, Dropped
 
 
@@ -196,7 +196,7 @@ def test_unusable_behaviors_are_dropped_with_a_named_reason(package, tmp_path, c
     builder = prepare(tmp_path, harmful=[behavior(), behavior(id="7-3", **changes)])
     where = "harmful_behaviors_test_public.json: behavior 1"
     assert builder.dropped() == [Dropped(reason, where, is_attacked=is_attacked)]
-    assert report_of(builder.as_dataset(), builder.dropped())["records"] == 2
+    assert summarize_traces(builder.as_dataset(), builder.dropped())["records"] == 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------

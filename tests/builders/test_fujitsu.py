@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builders import prepare_source
-from builders.base import report_of
+from builders.base import summarize_traces
 from builders.fujitsu import B4_STANDARD, FujitsuB4, b4_trace, normalize_query
 from builders.trace import TRACE_FEATURES, Dropped
 
@@ -213,7 +213,7 @@ def test_a_byte_order_mark_and_dos_line_ends_change_nothing(tmp_path: Path):
 def test_the_real_sample(real_data: Path):
     builder = prepare_source("fujitsu_b4", data_dir=real_data / "fujitsu")
     traces = builder.as_dataset()
-    assert report_of(traces, builder.dropped()) == {
+    assert summarize_traces(traces, builder.dropped()) == {
         "records": 25,
         "attacked": 25,
         "verdicts": {"prompt_only": 16},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import load_source, prepare_source
-from builders.base import report_of
+from builders.base import summarize_traces
 from builders.fujitsu import FujitsuB1, b1_trace, b3_trace
 from builders.fujitsu.judge import judge_drop_reason
 from builders.trace import TRACE_FEATURES, Dropped
@@ -294,7 +294,7 @@ def test_each_part_finds_its_own_files(tmp_path: Path, source: str, files: list[
         write(folder / file, record, {**record, "id": "second", "target_llm_output": ""})
         builder = prepare_source(source, data_dir=folder, cache_dir=tmp_path / "cache")
         assert builder.as_dataset()["train"]["id"] == [f"{source}/{record['id']}"]
-        assert report_of(builder.as_dataset(), builder.dropped()) == {
+        assert summarize_traces(builder.as_dataset(), builder.dropped()) == {
             "records": 2,
             "attacked": 2,
             "verdicts": {"complied": 1},

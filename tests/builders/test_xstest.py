@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from builders import load_source, prepare_source
-from builders.base import report_of
+from builders.base import summarize_traces
 from builders.trace import Dropped
 from builders.xstest import XSTestCompletions, xstest_completion_trace, xstest_prompt_trace
 
@@ -272,7 +272,7 @@ def test_the_real_files(real_data: Path, tmp_path: Path, file: str):
 def test_the_real_completions(real_data: Path, tmp_path: Path):
     builder = prepare_source("xstest_completions", data_dir=real_data / "xstest", cache_dir=tmp_path)
     answers = builder.as_dataset()["test"]
-    assert report_of(builder.as_dataset(), builder.dropped()) == {
+    assert summarize_traces(builder.as_dataset(), builder.dropped()) == {
         "records": 450,
         "attacked": 200,
         "verdicts": {"benign_failure": 2, "benign_success": 246, "complied": 128, "refused": 47},

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from builders.fujitsu import b4_trace
-from builders.lookalike import lookalike_prompts, lookalike_records, prompt_trace
+from builders.lookalike import lookalike_prompt_trace, lookalike_prompts, lookalike_records
 from builders.trace import message, tool_call
 from cb_datasets.chat import encode_completion, encode_prompt, injection_tokens, render_prompt
 from cb_datasets.formats import FORMATS, ToolCall, format_of
@@ -46,7 +46,7 @@ def records():
 
 
 def prompt_of(text: str) -> dict:
-    return prompt_trace({"record_id": "0", "text": text, "answer": "", "category": None}, "chat")
+    return lookalike_prompt_trace({"record_id": "0", "text": text, "answer": "", "category": None}, "chat")
 
 
 def complete(model, tokenizer, texts: list[str]) -> list[str]:

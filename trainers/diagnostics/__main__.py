@@ -106,9 +106,9 @@ def stream_chosen(folder: Path, numbers: set[int]) -> Iterator[dict[str, Any]]:
 
 def load_adapted(model: str, adapters: Mapping[str, str]) -> PeftModel:
     """Load the base model once, with all adapters on it."""
-    from cb_datasets.generation.transformers_backend import load_network
+    from cb_datasets.generation.transformers_backend import load_causal_lm
 
-    network = load_network(model)
+    network = load_causal_lm(model)
     (first, path), *others = adapters.items()
     adapted = PeftModel.from_pretrained(network, path, adapter_name=first)
     for name, path in others:

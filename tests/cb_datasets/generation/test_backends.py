@@ -18,12 +18,12 @@ from transformers import AutoModelForCausalLM
 from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, server_backend
-from cb_datasets.generation.backend import completion_of, load_tokenizer, revision_of
+from cb_datasets.generation.backend import decode_completion, load_tokenizer, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.generation.vllm_backend import VllmBackend
 from cb_datasets.sets.prompts import prompts_for_task
-from tools.small_models import OWN_END, give_ways_of_its_own, save_adapter, save_wide_agent
+from tools.small_models import EXTRA_END_TOKEN, save_adapter, save_wide_agent, set_shipped_defaults
 from tools.smollm2 import build_smollm2
 
 
@@ -46,7 +46,7 @@ class Models:
 def agent(tiny_agent_path, tmp_path_factory):
     folder = tmp_path_factory.mktemp("agent")
     save_wide_agent(tiny_agent_path, folder)
-    give_ways_of_its_own(folder)
+    set_shipped_defaults(folder)
     return folder
 
 
@@ -162,7 +162,7 @@ def test_wide_heads_compute_the_same(agent, tiny_agent_path):
 def test_greedy_completions_are_those_of_the_original_model(models, prompts, tiny_agent_path):
     """For every engine, and regardless of the sampling defaults that the model ships with."""
     original = TransformersBackend(str(tiny_agent_path))
-    [own_end] = original.tokenizer.encode(OWN_END)
+    [own_end] = original.tokenizer.encode(EXTRA_END_TOKEN)
     expected = [list(done.token_ids) for [done] in original.generate(prompts, GREEDY, 0)]
     expected = [ids[: ids.index(own_end) + 1] if own_end in ids else ids for ids in expected]
     done = [list(completion.token_ids) for [completion] in models.base.generate(prompts, GREEDY, 0)]
@@ -200,7 +200,7 @@ def test_a_completion_ends_with_its_end_token(models, prompts):
     """From the tool-call format, from the tokenizer, and from the model's generation config."""
     done = models.base.generate(prompts, GREEDY, 0)
     assert {completion.stop_reason for [completion] in done} == {"stop"}
-    ends = ("<|eom_id|>", "<|eot_id|>", OWN_END)
+    ends = ("<|eom_id|>", "<|eot_id|>", EXTRA_END_TOKEN)
     assert all(text.endswith(ends) for [text] in texts(done))
     assert all(any(text.endswith(end) for [text] in texts(done)) for end in ends)
     assert all(sum(text.count(end) for end in ends) == 1 for [text] in texts(done))
@@ -342,14 +342,14 @@ def test_smollm2_generates_the_same_tokens_in_every_backend(backend, in_transfor
 
 def test_an_aborted_completion_raises(with_transformers):
     with pytest.raises(RuntimeError, match="abort"):
-        completion_of(with_transformers.base.tokenizer, [], "abort")
+        decode_completion(with_transformers.base.tokenizer, [], "abort")
 
 
 def test_decoding_keeps_spaces(with_transformers):
     tokenizer = with_transformers.base.tokenizer
     assert tokenizer.clean_up_tokenization_spaces
     ids = encode_completion(tokenizer, "do n't , please .<|eot_id|>")
-    assert encode_completion(tokenizer, completion_of(tokenizer, ids, "stop").text) == ids
+    assert encode_completion(tokenizer, decode_completion(tokenizer, ids, "stop").text) == ids
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="8-bit weights work here")
