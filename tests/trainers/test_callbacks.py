@@ -56,6 +56,12 @@ def test_only_the_aims_of_the_terms_in_use_are_checked(make_trainer, attacked_ro
     assert warnings(make_trainer, caplog, HEALTHY | {"cosine/ds": 1.0, "cosine/dr": 0.5}, **options) == []
 
 
+def test_the_triplet_loss_reroutes_too(make_trainer, attacked_rows, caplog):
+    stuck = HEALTHY | {"cosine/ds": 1.0}
+    [warning] = warnings(make_trainer, caplog, stuck, train_dataset=attacked_rows(), rr_weight=0, triplet_weight=1)
+    assert "nothing is being rerouted" in warning
+
+
 def test_live_line_shows_the_metrics():
     logs = {"cosine/ds": 0.4821, "cosine/dr": 0.991, "distance/dr": 3.14, "loss": 5.0}
     line = live_line(logs | {"loss/rr": 0.4831, "coefficient/rr": 7.5}, tokens_per_second=5120)

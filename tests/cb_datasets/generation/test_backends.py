@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, server_backend
-from cb_datasets.generation.backend import decode_completion, load_tokenizer, revision_of
+from cb_datasets.generation.backend import BASE, decode_completion, load_models, load_tokenizer, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.generation.vllm_backend import VllmBackend
@@ -168,6 +168,16 @@ def test_greedy_completions_are_those_of_the_original_model(models, prompts, tin
     done = [list(completion.token_ids) for [completion] in models.base.generate(prompts, GREEDY, 0)]
     equal = [ours == theirs for ours, theirs in zip(done, expected, strict=True)]
     assert len(equal) >= 60 and sum(equal) >= 0.95 * len(equal)
+
+
+def test_models_of_one_load_answer_with_their_own_adapter(with_transformers, agent, adapter, other_adapter, prompts):
+    folders = {"breaker": str(adapter), "other": str(other_adapter)}
+    loaded = load_models(lambda first, _: TransformersBackend(str(agent), first, batch_size=16), folders)
+    assert list(loaded) == [BASE, "breaker", "other"]
+    expected = (with_transformers.base, with_transformers.adapted, with_transformers.other)
+    answers = [texts(model.generate(prompts[:16], SHORT, 0)) for model in loaded.values()]
+    assert answers == [texts(model.generate(prompts[:16], SHORT, 0)) for model in expected]
+    assert answers[0] != answers[1] != answers[2] != answers[0]
 
 
 def test_completions_come_back_in_the_order_of_the_prompts(models, prompts):
