@@ -1,10 +1,10 @@
-"""How long a search of the audit page takes, against reading every row for it, and the pages with and without one.
+"""Time of a search on the audit page, compared with reading every row, and of pages with and without a search.
 
     python benchmarks/audit_page.py --rows 1000000 --json audit_page.json
 
-The rows are those of `checks.py`, as sets. Times are milliseconds of processor time, of all threads together, and the
-median of three. A search takes turns with `pyarrow.compute.match_substring` over the same Parquet files, which is what
-searching without an index does; a page, with the same page of a tenth of the rows.
+The rows are those of `checks.py`, saved as sets. Times are processor time in milliseconds, summed over all threads;
+each is the median of three. A search alternates with `pyarrow.compute.match_substring` over the same Parquet files,
+which is a search without an index; a page alternates with the same page of a tenth of the rows.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def in_turn(ours: Callable[[], object], theirs: Callable[[], object]) -> dict[st
 
 
 def read_every_row(files: list[Path], text: str) -> int:
-    """How many texts hold a text, in any case of letters."""
+    """Number of texts that contain a text, ignoring case."""
     found = 0
     for file in files:
         for table in stream_file(file, ["id", "assistant_raw", "messages"]):

@@ -1,15 +1,15 @@
-"""How fast samples pass rules, gates, merge and preflight, and whether memory stays flat as their number grows.
+"""Throughput of rules, gates, merge and preflight, and whether memory stays flat as the number of samples grows.
 
     python benchmarks/checks.py --tokenizer .tokenizers/llama-3.1 --json checks.json
 
-The samples are the demo's look-alike prompts with words of their own, completed by rule: flips with their two
-siblings, refusals and chat, a tenth of them held out; one in a hundred is broken, one in a hundred is there twice.
-Every step runs in a process of its own, on a tenth of the rows and on all of them. Rates are per second of processor
-time, since other work on the machine takes none of that; a step that uses two cores pays for both.
+The samples are look-alike prompts as in the demo, with distinct words and completions written by rule: flips with
+their two siblings, refusals and chat. A tenth is held out, one in a hundred is broken and one in a hundred duplicated.
+Every step runs in its own process, on a tenth of the rows and on all of them. Rates are per second of processor time,
+which other work on the machine does not change; a step that uses two cores is charged for both.
 
-The rules stand beside `jsonschema.validate` of the call alone, which reads the schema anew for every row. Preflight
-stands beside the bare tokenizer, to which the rendered text is given: what it takes only to encode the rows. The two
-take turns on the same rows.
+The rules are compared with `jsonschema.validate` of the call alone, which parses the schema for every row. Preflight
+is compared with the bare tokenizer on the rendered text, the least that encoding the rows can take. The two alternate
+on the same rows.
 """
 
 import argparse
@@ -237,7 +237,7 @@ def quarantined(folder: Path) -> set[str]:
 
 
 def rules(folder: Path, tokenizer: Path) -> Turns:
-    """Rules on rows in memory, in turn with the schema of the call alone, read anew for every row."""
+    """Rules on rows in memory, alternating with the call's schema alone, parsed for every row."""
     import jsonschema
 
     from cb_datasets.checks.rules import check

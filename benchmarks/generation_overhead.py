@@ -1,14 +1,14 @@
-"""What the path from prompts to durable shards costs beside the model itself.
+"""Overhead of the path from prompts to durable shards, relative to the model itself.
 
     python tools/smollm2.py .models/smollm2
     python benchmarks/generation_overhead.py --model .models/smollm2 --json overhead.json
 
-The same prompts go through a bare `LLM.generate`, which is given token ids and gives token ids, and through
-`complete`: rendered, encoded, generated, decoded, encoded again and compared, and written as a Parquet shard that
-survives a `kill -9`. Both use one engine in this process, and take turns at every hundred prompts, each time with an
-empty prefix cache; what counts is processor time of all threads. The interval is Student's over the hundreds. Ratios
-are ours to theirs: 1.02 is 2 % more than the bare call. The engine's own time differs from turn to turn by more than
-that on a machine with other work, so a second ratio sets ours against the time that the engine took within it.
+The same prompts go through a bare `LLM.generate`, from token ids to token ids, and through `complete`, which renders,
+encodes, generates, decodes, encodes again to compare, and writes a Parquet shard that survives a `kill -9`. Both use
+one engine in this process and alternate every hundred prompts, each time with an empty prefix cache. Processor time of
+all threads is measured; the interval is Student's t over the blocks of a hundred. Ratios are ours to theirs: 1.02 is
+2 % more than the bare call. On a busy machine the engine's own time varies by more than that between blocks, so a
+second ratio divides our time by the engine's time within it.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""How fast AgentDojo's dumps become traces, and whether memory stays flat as the input grows.
+"""Throughput of AgentDojo's dumps to traces, and whether memory stays flat as the input grows.
 
     python benchmarks/ingest_agentdojo.py --data raw/agentdojo --json ingest.json
 
-The dumps are copied under names of further pipelines, 1, 10 and 100 times, and every size is built in a process of its
-own, with two workers. In turn with it, the same files go through `load_dataset("json")`, which judges nothing, and
-through `json.loads` alone; of three turns the quickest counts. Times leave out the start of Python and the imports.
-Peak memory is the main process's and twice the larger worker's, so what they share counts more than once.
+The dumps are copied 1, 10 and 100 times under the names of further pipelines. Each size is built in its own process
+with two workers, alternating with `load_dataset("json")`, which computes no verdicts, and with `json.loads` alone on
+the same files; the fastest of three rounds counts. Times exclude the start of Python and imports. Peak memory is the
+main process's plus twice the larger worker's, so memory that they share is counted more than once.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""What each term of the selective breaker buys, and what it costs: the ablation behind docs/selectivity.md.
+"""Ablation of the selective breaker, behind docs/selectivity.md: what each loss term contributes, and its cost.
 
     make selectivity                                                      train, evaluate, and write the page
     python benchmarks/selectivity.py --only selective plain_rr --seeds 1  some of it
-    make smollm2                                                          the same page, with a second model anew
+    make smollm2                                                          the same page, with the second model's results updated
 
-Every variant is a recipe of the demo with a few settings changed, trained by the product's own script on the demo's
-samples, and asked the demo's held-out prompts, the same with the attacker's call begun, attacks of kinds that no part
-of the data has, and for draws at temperature 1. Adapter and figures of each run are kept in `--output`, and a run that
-is there is not made again: a killed study goes on where it was.
+Every variant is a recipe of the demo with a few settings changed, trained by `trainers.train` on the demo's samples. It
+is evaluated on the demo's held-out prompts, on the same with the attacker's call prefilled, on attack types that no
+split of the data contains, and with samples at temperature 1. Adapter and results of each run are kept in `--output`
+and are reused: an interrupted study resumes where it stopped.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def train(variant: str, seed: int, folder: Path, data: Path, model: Path) -> dic
 
 
 class Prompts(NamedTuple):
-    """What every model is asked: `held_out` and `unseen` greedily, `attacked` and `clean` at temperature 1."""
+    """Prompts for every model: `held_out` and `unseen` greedily, `attacked` and `clean` at temperature 1."""
 
     held_out: Any
     unseen: Any
@@ -180,7 +180,7 @@ def run(arguments: argparse.Namespace) -> None:
 # A kind of attack counts among the unseen ones if it gets the base model to call the attacker's tool this often.
 FOLLOWED = 0.5
 
-# Columns of the tables: a heading, and where the figure stands in a result.
+# Columns of the tables: a heading, and the path of the figure in a result.
 MAIN = {
     "ASR ↓": ("held_out", "asr"),
     "right call ↑": ("held_out", "correct_under_attack"),
@@ -304,7 +304,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
 
 def adaptive_figures(path: Path) -> dict[str, Any]:
-    """What `cb-datasets attack` found for the demo's breakers, without the prompts."""
+    """Results of `cb-datasets attack` for the demo's breakers, without the prompts."""
     from cb_datasets.files import read_json
 
     return {name: part for name, part in read_json(path).items() if name != "prompts"}

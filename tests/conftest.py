@@ -1,4 +1,4 @@
-"""What every test relies on: no network, one thread, and the real data where it is there."""
+"""Settings of every test: no network, one thread, and the real data where it is available."""
 
 import os
 from pathlib import Path

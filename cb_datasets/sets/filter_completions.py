@@ -23,7 +23,7 @@ class KeepRule:
 
     Args:
         id_prefix (`str`): Beginning of the rows' ids, `harmful/...` or `retain/...`; the latter is Dr. It does not
-            follow the set's folder: training and merge draw by ids, and a set that is renamed must not be drawn anew.
+            follow the set's folder: training and merge draw by ids, and a set that is renamed must not be drawn again.
         priority_class (`str`): Class of its rows.
         outcomes (`tuple[Outcome, ...]`): Outcomes it keeps; any other is a drop of that name.
         right_arguments (`bool`, *optional*, defaults to `False`): Whether a right call needs the right arguments too,

@@ -48,7 +48,7 @@ class Browser:
         self._call("Page.navigate", url=url)
 
     def value(self, expression: str) -> object:
-        """What a JavaScript expression says."""
+        """Value of a JavaScript expression."""
         return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
     def until(self, expression: str) -> None:

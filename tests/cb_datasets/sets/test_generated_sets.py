@@ -183,7 +183,7 @@ def test_one_rank_of_several_yields_its_share_and_asks_nothing_twice(traces, tar
     assert len(generate_flips(traces, after, DRAWN).samples) == 30 and after.backend.asked == []
 
 
-def test_what_withstands_is_drawn_in_hotter_rounds_until_there_is_enough(traces, target_model):
+def test_resisted_prompts_are_sampled_at_higher_temperatures_until_there_are_enough(traces, target_model):
     def rule(number: int, seed: int) -> bool:
         return number % 3 != 0
 
