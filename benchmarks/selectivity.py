@@ -2,10 +2,10 @@
 
     make selectivity                                                      train, evaluate, and write the page
     python benchmarks/selectivity.py --only selective plain_rr --seeds 1  some of it
-    make smollm2                                                          the same page, with the second model's results updated
+    make smollm2                      new results of the second model, and the page
 
-Every variant is a recipe of the demo with a few settings changed, trained by `trainers.train` on the demo's samples. It
-is evaluated on the demo's held-out prompts, on the same with the attacker's call prefilled, on attack types that no
+Every variant is a recipe of the demo with a few settings changed, trained by `trainers.train` on the demo's samples.
+It is evaluated on the demo's held-out prompts, on the same with the attacker's call prefilled, on attack types that no
 split of the data contains, and with samples at temperature 1. Adapter and results of each run are kept in `--output`
 and are reused: an interrupted study resumes where it stopped.
 """

@@ -226,7 +226,7 @@ COMPLIED = {
 
 
 def test_harmful_completions_in_words_fill_ds(tiny_tokenizer):
-    """Completions of a real model, after its own prompts; one that declines is no compliance, whatever a judge said."""
+    """Completions of a real model; one that declines is not compliance, whatever a judge said."""
     traces = [b3_trace(COMPLIED, "b3.jsonl:1")]
     traces.append(b3_trace({**COMPLIED, "id": "r-2", "target_llm_output": "I can't help with that."}, "b3.jsonl:2"))
     made = collect_recorded_set("harmful/fujitsu_direct", sides(traces), tiny_tokenizer)
