@@ -2,7 +2,7 @@
 
     make selectivity                                                      train, evaluate, and write the page
     python benchmarks/selectivity.py --only selective plain_rr --seeds 1  some of it
-    make smollm2                      new results of the second model, and the page
+    make smollm2                                                          redo the second model, and write the page
 
 Every variant is a recipe of the demo with a few settings changed, trained by `trainers.train` on the demo's samples.
 It is evaluated on the demo's held-out prompts, on the same with the attacker's call prefilled, on attack types that no
