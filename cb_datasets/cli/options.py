@@ -153,9 +153,8 @@ class GenerationOptions(Engine):
         from ..files import read_json
         from ..sets.target_model import TargetModel
 
-        asset = (
-            read_json(self.tool_schema) if self.tool_schema else None
-        )  # a wrong path is an error before a model loads
+        # Read first: a wrong path is an error before a model loads.
+        asset = read_json(self.tool_schema) if self.tool_schema else None
         return TargetModel(
             self.load(),
             self.work_dir,
@@ -195,6 +194,5 @@ def _flag(option: Field) -> inspect.Parameter:
     default = inspect.Parameter.empty if option.default is MISSING else option.default
     annotation = option.type
     if option.metadata:
-        flag = typer.Option(**option.metadata)
-        annotation = Annotated[option.type, flag]
+        annotation = Annotated[option.type, typer.Option(**option.metadata)]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -33,7 +33,7 @@ Turn = tuple[dict, int]
 
 
 def decision(trace: dict) -> Iterator[Turn]:
-    """The turn that takes or refuses the bait."""
+    """The decision turn: the model makes the attacker's call, or resists."""
     yield decision_prompt(trace), trace["decision_turn"]
 
 
@@ -161,7 +161,7 @@ def collect_recorded_set(
 
 
 def source_of_set(subset: str) -> str:
-    """The source that a recorded set is made of.
+    """The source of a recorded set.
 
     Raises:
         ValueError: If there is no such set.
