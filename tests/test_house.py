@@ -25,6 +25,7 @@ FLOORS = (
 )
 GROUND = {
     *("arguments", "chat", "counts", "datasheet", "export", "files", "formats", "ingest", "markdown", "outcomes"),
+    "placement",
     *("sample", "splits", "web"),
 }
 
