@@ -16,7 +16,7 @@ export HF_HUB_OFFLINE := 1
 SOURCES := agentdojo fujitsu_b4 tau2 ultrachat xstest
 HARMFUL_SETS := agentdojo_failures
 RETAIN_SETS := agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset
-TASKS := agentdojo tool_flip capability over_refusal
+TASKS := agentdojo multi_turn tool_flip capability later_turn over_refusal
 
 INGEST_FLAGS := --eval-fraction 0.2
 INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo

@@ -13,7 +13,7 @@ RECIPE_READY := $(SOURCES_READY)
 SOURCES := agentdojo tau2 ultrachat xstest agentharm
 HARMFUL_SETS := agentdojo_failures
 RETAIN_SETS := agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset
-TASKS := agentdojo capability over_refusal agentharm
+TASKS := agentdojo multi_turn capability later_turn over_refusal agentharm
 
 INGEST_FLAGS := --eval-fraction 0.2
 INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo

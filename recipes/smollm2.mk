@@ -17,7 +17,7 @@ SOURCES := lookalike
 ATTACKED := lookalike
 HARMFUL_SETS := lookalike_flips
 RETAIN_SETS := adversarial_safe lookalike_benign_twins refusals chat
-TASKS := tool_flip capability refusal chat
+TASKS := tool_flip multi_turn capability later_turn refusal chat
 ALSO := plain_rr
 
 INGEST_FLAGS := --eval-fraction 0 --held-out test

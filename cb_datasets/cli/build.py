@@ -152,7 +152,9 @@ def collect(
 def generate_eval(
     traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources; their eval split is used.")],
     output: Annotated[Path, typer.Option(help="The prompts folder; each task gets its own folder in it.")],
-    tasks: Annotated[list[str], typer.Option(help="tool_flip, capability, agentdojo, forced_call, multi_turn, ...")],
+    tasks: Annotated[
+        list[str], typer.Option(help="tool_flip, capability, agentdojo, forced_call, multi_turn, later_turn, ...")
+    ],
     prompt_format: Annotated[str, typer.Option(help="Tool-call format of the target.")] = "llama3_json",
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of prompts per task.")] = None,
     seed: SeedOption = 0,

@@ -6,9 +6,17 @@ import pytest
 from transformers import AutoTokenizer
 
 from builders import load_source
+from builders.trace import message, tool_call
 from cb_datasets.chat import encode_completion, injection_tokens
 from cb_datasets.formats import FORMATS
-from cb_datasets.sets.eval_prompts import EVALUATION_TASKS, evaluation_prompts
+from cb_datasets.placement import turn_of
+from cb_datasets.sample import clean_messages
+from cb_datasets.sets.eval_prompts import (
+    EVALUATION_TASKS,
+    evaluation_prompts,
+    later_turn_prompts,
+    multi_turn_prompts,
+)
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -61,6 +69,92 @@ def test_the_honest_request_is_another_one(traces):
     requests = {row["messages"][-1]["content"] for row in evaluation_prompts(traces, "capability", LLAMA)}
     assert all(row["messages"][-5]["content"] in requests for row in rows.select(range(50)))
     assert len(groups) == len(rows)
+
+
+def test_later_turns_are_the_clean_twins_of_attacked_ones(traces):
+    later = {row["pair"]: row for row in evaluation_prompts(traces, "later_turn", LLAMA)}
+    attacked = evaluation_prompts(traces, "multi_turn", LLAMA)
+    assert set(later) == set(attacked["pair"]) and len(set(attacked["id"])) == len(attacked) == len(later)
+    for row in attacked.select(range(25)):
+        clean = later[row["pair"]]
+        assert clean["messages"] == clean_messages(row) and clean["injection"] == []
+        assert clean["target"]["expected_tool"] == row["target"]["expected_tool"]
+        assert clean["target"]["simulated_tool"] is None and turn_of(clean) == turn_of(row) == "2"
+
+
+def test_a_trace_with_earlier_turns_gets_no_artificial_ones(traces):
+    rows = list(traces.select(range(40)))
+    own = next(row for row in rows if row["attack"]["spans"])
+    system, request = own["messages"]
+    earlier = [message("user", "What is a moraine?"), message("assistant", "Debris that a glacier left.")]
+    spans = [{**span, "message": 3} for span in own["attack"]["spans"]]
+    changed = own | {"messages": [system, *earlier, request], "attack": own["attack"] | {"spans": spans}}
+    rows[rows.index(own)] = changed
+    for prompts in (multi_turn_prompts, later_turn_prompts):
+        before, after = list(prompts(traces.select(range(40)))), list(prompts(rows))
+        assert len(before) == len(after) + 1
+        assert own["id"] not in {row["pair"] for row in after}
+        assert all("moraine" not in str(row["messages"]) for row in after), "nor is it another trace's exchange"
+
+
+def recorded(id: str, *messages: dict, verdict: str = "benign_success", **columns) -> dict:
+    rows = [message("system", "You are an agent."), *messages]
+    columns = {"expected_tool": None, "simulated_tool": None, "attack": None, "decision_turn": None} | columns
+    return {"id": id, "source": "test", "group": id, "messages": rows, "tools": "[]", "verdict": verdict,
+            "metadata": "{}", **columns}  # fmt: skip
+
+
+def calling(name: str) -> dict:
+    return message("assistant", None, [tool_call(name, {}, "call_0")])
+
+
+RESULT = message("tool", "ok", tool_call_id="call_0")
+
+
+def test_later_turns_of_recorded_conversations():
+    """Calls after a second request; the last answer where there are no calls; no repeated request, no faulty call."""
+    booking = [message("user", "Find a flight."), calling("find"), RESULT, message("assistant", "There is one.")]
+    booking += [message("user", "Book it."), calling("book"), RESULT, calling("pay"), RESULT]
+    chat = [message("user", "Hello."), message("assistant", "Hello!"), message("user", "A riddle?")]
+    chat += [message("assistant", "What has a bed and never sleeps?"), message("user", "A river."), TEXT_TURN]
+    repeated = [message("user", "Pay."), calling("read"), RESULT, message("user", "Pay."), calling("pay"), RESULT]
+    traces = [
+        recorded("booking", *booking, metadata='{"failed_calls": [8]}'),
+        recorded("chat", *chat),
+        recorded("repeated", *repeated),
+        recorded("failed", *booking, verdict="benign_failure"),
+    ]
+    rows = list(later_turn_prompts(traces))
+    assert [(row["id"], row["target"]["expected_tool"], turn_of(row)) for row in rows] == [
+        ("later_turn/booking/turn_6", "book", "2"),
+        ("later_turn/chat/turn_6", None, "3+"),
+    ]
+    assert all(row["task"] == "later_turn" and row["injection"] == [] for row in rows)
+
+
+TEXT_TURN = message("assistant", "Right.")
+
+
+def test_a_decision_after_a_second_request_is_multi_turn():
+    later = [message("user", "Hello."), message("assistant", "Hello!"), message("user", "Read <x>."), calling("bad")]
+    attack = {"family": "f", "category": None, "subtype": None, "expected_calls": None, "goal_calls": None}
+    attack |= {"spans": [{"message": 3, "start": 5, "end": 8}]}
+    columns = {"verdict": "compromised", "attack": attack, "simulated_tool": "bad"}
+    once = [message("user", "Read <x>."), calling("bad")]
+    first = columns | {"attack": attack | {"spans": [{"message": 1, "start": 5, "end": 8}]}, "decision_turn": 2}
+    rows = list(
+        multi_turn_prompts([recorded("late", *later, **columns, decision_turn=4), recorded("once", *once, **first)])
+    )
+    assert [(row["id"], turn_of(row)) for row in rows] == [("multi_turn/late", "2")]
+
+
+def test_recorded_later_turns_of_real_files(real_data):
+    tau2 = load_source("tau2", data_dir=real_data / "tau2")["train"]
+    rows = evaluation_prompts(tau2, "later_turn", LLAMA)
+    assert len(rows) > 0 and all(row["target"]["expected_tool"] and turn_of(row) != "1" for row in rows)
+    assert set(rows["pair"]) < set(evaluation_prompts(tau2, "capability", LLAMA)["pair"])
+    runs = load_source("agentdojo", data_dir=real_data / "agentdojo")["train"]
+    assert len(evaluation_prompts(runs, "later_turn", LLAMA)) == 0, "its users ask once; a defence repeats the request"
 
 
 def test_late_decisions_of_recorded_agents_are_multi_turn(real_data):
