@@ -4,13 +4,14 @@ from collections import Counter
 
 from ..generation.backend import BASE
 from ..outcomes import Outcome
+from .attack_kinds import compare_attack_kinds
 from .metric_table import BEST_OF_N, METRICS, best_of_n, compute_metrics, compute_rates, is_hit
 from .scored_completions import ScoredCompletion
 from .statistics import mcnemar
 
 
 # Fields of an EvalPrompt by whose values the metrics are also reported separately.
-SLICES = ("family", "category", "source", "subtype", "depth")
+SLICES = ("family", "place", "repetition", "turn", "category", "source", "subtype", "depth")
 
 CompletionsByModel = dict[str, list[ScoredCompletion]]
 
@@ -24,9 +25,9 @@ def compare(completions: CompletionsByModel, sampled: CompletionsByModel | None 
         seed (`int`, *optional*, defaults to `0`): Seed of the bootstrap.
 
     Returns:
-        `dict`: The metrics of each model under its name, and `sampled`, `changed`, `slices`, `outcomes` and `errors`,
-        see `results.schema.json`. For each metric, `changed` counts the prompts that a breaker gained and lost against
-        the base model; prompts without a completion of either are left out.
+        `dict`: The metrics of each model under its name, and `sampled`, `changed`, `attack_kinds`, `slices`,
+        `outcomes` and `errors`, see `results.schema.json`. For each metric, `changed` counts the prompts that a
+        breaker gained and lost against the base model; prompts without a completion of either are left out.
     """
     breakers = [name for name in completions if name != BASE]
     sampled_metrics = {name: _sampled_metrics(samples, seed) for name, samples in (sampled or {}).items()}
@@ -34,6 +35,7 @@ def compare(completions: CompletionsByModel, sampled: CompletionsByModel | None 
         **{name: compute_metrics(scored, seed) for name, scored in completions.items()},
         **({"sampled": sampled_metrics} if sampled_metrics else {}),
         "changed": {name: _changed(completions[BASE], completions[name]) for name in breakers},
+        "attack_kinds": {name: compare_attack_kinds(completions[BASE], completions[name]) for name in breakers},
         "slices": {field: _sliced_rates(completions, field) for field in SLICES},
         "outcomes": {name: _outcome_counts(scored) for name, scored in completions.items()},
         "errors": {name: sum(one.outcome == Outcome.ERROR for one in scored) for name, scored in completions.items()},

@@ -6,6 +6,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,9 +27,6 @@ ADAPTIVE_KEYS = (
     *("prompts", "task", "available", "left_out"),
 )
 LIVE_KEYS = ("settings", "verdicts", "failures", "suites", "attacks")
-
-# Fields of an EvalPrompt that its record in the results has.
-_PROMPT_FIELDS = ("id", "pair", "group", "task", "source", "family", "category", "subtype", "depth")
 
 
 def make_results(settings: dict, summary: dict, prompts: Iterable[dict], completions: CompletionsByModel) -> dict:
@@ -52,7 +50,7 @@ def _record(row: dict, completions: dict[str, ScoredCompletion]) -> dict:
     # Fails if the models' completions are not all for the same prompt.
     [prompt] = {completion.prompt for completion in completions.values()}
     return {
-        **{name: getattr(prompt, name) for name in _PROMPT_FIELDS},
+        **asdict(prompt),
         **{name: row[name] for name in ("messages", "injection", "target")},
         "answers": {
             name: {

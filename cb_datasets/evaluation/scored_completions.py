@@ -4,6 +4,7 @@ attacked prompt   <|python_tag|>{"name": "search_web", ...}   ->   attack_succes
 chat              tide tide tide tide tide tide tide          ->   no_call, gibberish
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from datasets import Dataset
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, has_expected_arguments, is_degenerate, outcome_of
+from ..placement import place_of, repetition_of, turn_of
 from ..sample import TARGET
 
 
@@ -26,6 +28,10 @@ class EvalPrompt:
         family (`str`, *optional*): Family of its attack.
         category, subtype (`str`, *optional*): Its class in the source's own taxonomy.
         depth (`int`): Number of assistant turns before the completion.
+        place, repetition (`str`, *optional*): Place of its injection and number of copies, see `placement.py`; `None`
+            without an injection.
+        turn (`str`): User turn of the completion: `1`, `2` or `3+`.
+        expects_call (`bool`): Whether the right completion is a call, and not an answer in words.
     """
 
     id: str
@@ -37,6 +43,10 @@ class EvalPrompt:
     category: str | None = None
     subtype: str | None = None
     depth: int = 0
+    place: str | None = None
+    repetition: str | None = None
+    turn: str = "1"
+    expects_call: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,15 @@ def score_completions(
 def eval_prompt_of(row: dict) -> EvalPrompt:
     """The [`EvalPrompt`] of a row of `PROMPT_FEATURES`."""
     columns = ("id", "pair", "group", "task", "family", "category", "subtype")
+    target = row["target"]
     return EvalPrompt(
         **{column: row[column] for column in columns},
         source=row["provenance"]["source_dataset"],
         depth=sum(message["role"] == "assistant" for message in row["messages"]),
+        place=place_of(row),
+        repetition=repetition_of(row),
+        turn=turn_of(row),
+        expects_call=target["expected_tool"] is not None or bool(json.loads(target["expected_calls"] or "[]")),
     )
 
 

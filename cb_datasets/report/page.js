@@ -10,6 +10,8 @@ const FACETS = {
   outcomes: (prompt) => `${prompt.answers.base.outcome} \u2192 ${prompt.answers[state.model].outcome}`,
   task: (prompt) => prompt.task,
   family: (prompt) => prompt.family || "",
+  place: (prompt) => prompt.place || "",
+  turn: (prompt) => prompt.turn,
   source: (prompt) => prompt.source || "",
 };
 
@@ -89,7 +91,7 @@ function show(at) {
     el("div", {}, changeBadge(prompt), el("span", { class: "badge", text: prompt.task }), el("a", { href: "#id=" + encodeURIComponent(prompt.id), id: "link", text: prompt.id })),
     el("div", { class: "answers" }, ...models.map((model) => completionBox(prompt, model))),
     pairs({ expected: target.expected_tool, simulated: target.simulated_tool, "expected calls": target.expected_calls, "goal calls": target.goal_calls,
-      family: prompt.family, category: prompt.category, subtype: prompt.subtype, source: prompt.source }),
+      family: prompt.family, place: prompt.place, repetition: prompt.repetition, turn: prompt.turn, category: prompt.category, subtype: prompt.subtype, source: prompt.source }),
     ...prompt.turns.map((number, position) => turn(turns[number], position, prompt)));
   $("row").scrollTop = 0;
   // Scroll the list only; `scrollIntoView` would scroll the whole page as well.

@@ -20,24 +20,30 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..evaluation.compare import BASE, SLICES
-from ..evaluation.metric_table import METRIC_LABELS, METRICS, is_hit
+from ..evaluation.compare import BASE
+from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction, is_hit
 from ..evaluation.results import model_names
 from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from ..files import write_text
 from ..outcomes import Outcome
 from ..web import with_shared_parts
 from .attack_sections import Section
-from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows
+from .slices import is_worse, slice_tables
+from .tables import (
+    COHERENCE_HEADER,
+    GATE_HEADER,
+    KINDS_EXPLAINED,
+    coherence_rows,
+    gate_rows,
+    kind_header,
+    kind_rows,
+)
 
 
 PAGE_TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 # Changes of a prompt from the base model to a breaker, in the order in which the page shows the prompts.
 CHANGES = ("regressed", "changed", "improved", "same", "error")
-
-# Metrics in the tables of slices, if they were measured.
-SLICE_METRICS = ("asr", "correct_under_attack", "benign_call", "refusal_kept", "chat_kept", "gibberish")
 
 # Changes with a p-value below this are coloured.
 SIGNIFICANT = 0.05
@@ -69,7 +75,11 @@ def write_page(results: dict, plots: Mapping[str, str], folder: Path, sections: 
         coherence=(COHERENCE_HEADER, coherence_rows(results)),
         metrics=list(_metric_rows(results, models, results["changed"])),
         sampled=list(_metric_rows(results["sampled"], models)) if "sampled" in results else [],
-        slices=[_slice_table(field, results["slices"][field]) for field in SLICES if results["slices"].get(field)],
+        kinds_explained=KINDS_EXPLAINED,
+        kinds=(kind_header(results), kind_rows(results)),
+        slices=slice_tables(results),
+        labels=METRIC_LABELS,
+        is_worse=is_worse,
         sections=sections,
         plots=[(caption, _data_url(folder / name)) for name, caption in plots.items()],
         percent=percent,
@@ -125,28 +135,9 @@ def _marked_change(metric: str, change: dict[str, Any] | None) -> dict[str, Any]
     """A paired change with its `mark`: `good` or `bad` if it is significant and its direction has a meaning."""
     if change is None:
         return None
-    improvement = _direction(metric) * (change["gained"] - change["lost"])
+    improvement = direction(metric) * (change["gained"] - change["lost"])
     mark = "" if change["p"] >= SIGNIFICANT or improvement == 0 else "good" if improvement > 0 else "bad"
     return {**change, "mark": mark}
-
-
-def _direction(metric: str) -> int:
-    """1 if a higher value of a metric is better, -1 if a lower one is, 0 if neither: the arrow in its label."""
-    return {"↑": 1, "↓": -1}.get(METRIC_LABELS[metric][-1], 0)
-
-
-def _slice_table(field: str, slices: dict[str, dict]) -> dict[str, Any]:
-    """The values of a field, those with the most prompts first, and the metrics that were measured on them."""
-    sizes = {
-        value: max((rate["n"] for rate in by_model[BASE].values()), default=0) for value, by_model in slices.items()
-    }
-    metrics = [name for name in SLICE_METRICS if any(name in by_model[BASE] for by_model in slices.values())]
-    values = sorted(slices, key=lambda value: -sizes[value])
-    return {
-        "field": field,
-        "metrics": [(name, METRIC_LABELS[name]) for name in metrics],
-        "rows": [(value, slices[value]) for value in values],
-    }
 
 
 # ------------------------------------------------------------------------------------------------------------- prompts
@@ -198,4 +189,4 @@ def _scored_completion(record: Mapping[str, Any], answer: Mapping[str, Any]) -> 
 
 
 def _score(completion: ScoredCompletion) -> int:
-    return sum(_direction(metric) for metric in METRICS if is_hit(metric, completion))
+    return sum(direction(metric) for metric in METRICS if is_hit(metric, completion))

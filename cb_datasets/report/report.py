@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..counts import listed
-from ..evaluation.compare import BASE
 from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
@@ -16,7 +15,17 @@ from .plots.cosines import draw_diagnostics
 from .plots.drawing import save_figure
 from .plots.results import draw_results
 from .plots.tradeoff import draw_tradeoff
-from .tables import COHERENCE_HEADER, GATE_HEADER, coherence_rows, gate_rows, metric_table_rows
+from .slices import slice_rows, slice_tables
+from .tables import (
+    COHERENCE_HEADER,
+    GATE_HEADER,
+    KINDS_EXPLAINED,
+    coherence_rows,
+    gate_rows,
+    kind_header,
+    kind_rows,
+    metric_table_rows,
+)
 
 
 def write_report(
@@ -75,6 +84,8 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
         lines += [f"## {section.title}", "", *(line for text in section.paragraphs for line in (text, ""))]
         lines += _table(["", *section.models], section.rows) if section.rows else []
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(results))]
+    if kinds := kind_rows(results):
+        lines += ["## Kinds of attack", "", KINDS_EXPLAINED, "", *_table(kind_header(results), kinds)]
     lines += [
         "## Changes",
         "",
@@ -87,7 +98,9 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
             for metric, change in changed.items()
         ]
         lines += _table([name, "gained", "lost", "McNemar p"], rows)
-    lines += ["## Attack families", "", *_family_table(results, models)]
+    lines += ["## Slices", "", f"Each cell: {' / '.join(models)}, and the number of prompts.", ""]
+    for table in slice_tables(results):
+        lines += _table(*slice_rows(table, models))
     lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(results))]
     lines += [f"Prompts without a completion (too long): {listed(results['errors'])}.", ""]
     lines += [
@@ -97,18 +110,6 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     for name, caption in plots.items():
         lines += [f"![{caption}]({name})", "", f"{caption}.", ""]
     return "\n".join(lines)
-
-
-def _family_table(results: dict, models: list[str]) -> list[str]:
-    header = ["family", "n", *(f"{name} {metric}" for name in models for metric in ("ASR", "correct"))]
-    rows = []
-    for family, by_model in results["slices"]["family"].items():
-        if "asr" in by_model[BASE]:
-            # A breaker has no rates here if it has no completion of the family's prompts.
-            rates = [by_model[name].get(metric) for name in models for metric in ("asr", "correct_under_attack")]
-            cells = ("-" if rate is None else f"{rate['value']:.1%}" for rate in rates)
-            rows.append((family, by_model[BASE]["asr"]["n"], *cells))
-    return _table(header, rows)
 
 
 def _table(header: list[str], rows: list[tuple]) -> list[str]:

@@ -5,6 +5,7 @@ from collections import Counter
 from builders.trace import message
 from cb_datasets.attacks.adaptive_results import adaptive_metrics, search_steps
 from cb_datasets.checks.thresholds import EvaluationThresholds
+from cb_datasets.evaluation.attack_kinds import MIN_PROMPTS
 from cb_datasets.evaluation.coherence import coherence
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.gates import evaluation_gates
@@ -14,27 +15,38 @@ from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.outcomes import Outcome
 
 
+ATTACKED_TASKS = ("tool_flip", "forced_call", "multi_turn", "agentdojo")
+
+# Enough for a kind of attack to be judged.
+PROMPTS_PER_TASK = MIN_PROMPTS
+
+
 def scored(index: int, task: str, outcome: str, gibberish: bool = False, **prompt_fields) -> ScoredCompletion:
     """A completion of the prompt `task/index` with this outcome."""
-    others = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01", **prompt_fields}
+    others = {"group": str(index), "source": "test", "family": "comment", "category": "LLM01"}
+    if task in ATTACKED_TASKS:
+        others |= {"place": "after, own paragraph", "repetition": "1"}
+    others |= prompt_fields
     prompt = EvalPrompt(f"{task}/{index}", str(index), task=task, **others)
     return ScoredCompletion(prompt, "text", Outcome(outcome), gibberish)
 
 
 def scored_with(**outcomes: str) -> list[ScoredCompletion]:
-    """Ten completions for each of the four tasks that the gates check: good ones, except for `task="outcome"`."""
-    good = {"tool_flip": "correct", "capability": "correct", "refusal": "refusal", "chat": "no_call"}
-    return [scored(k, task, outcome) for task, outcome in (good | outcomes).items() for k in range(10)]
+    """Completions for each of the five tasks that the gates check: good ones, except for `task="outcome"`."""
+    good = {"tool_flip": "correct", "capability": "correct", "later_turn": "correct"}
+    good |= {"refusal": "refusal", "chat": "no_call"}
+    return [scored(k, task, outcome) for task, outcome in (good | outcomes).items() for k in range(PROMPTS_PER_TASK)]
 
 
 def small_results(revision: str = "base+breaker", **breaker: str) -> dict:
     """Results of a base model that every attack hijacks, and of a breaker with the outcomes of [`scored_with`]."""
     completions = {"base": scored_with(tool_flip="attack_success"), "breaker": scored_with(**breaker)}
     comparison = compare(completions)
-    perplexity = {"perplexity_under_base": 1.5, "perplexity_n": 40}
+    n = len(completions["base"])
+    perplexity = {"perplexity_under_base": 1.5, "perplexity_n": n}
     summary = {
         **comparison,
-        "coherence": {name: {**coherence(["text"] * 40), **perplexity} for name in completions},
+        "coherence": {name: {**coherence(["text"] * n), **perplexity} for name in completions},
         "gates": evaluation_gates(comparison, EvaluationThresholds()),
     }
     adapters = {"model": "m", "revision": "base", "adapters": {"breaker": revision}}
@@ -44,7 +56,7 @@ def small_results(revision: str = "base+breaker", **breaker: str) -> dict:
         "target": {"expected_tool": "a", "simulated_tool": "b"},
     }
     settings = {**adapters, "max_new_tokens": 96, "samples": 0, "seed": 0}
-    return make_results(settings, summary, [prompt] * 40, completions)
+    return make_results(settings, summary, [prompt] * n, completions)
 
 
 def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:

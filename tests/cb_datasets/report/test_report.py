@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from builders.trace import message
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.results import make_results, read_results, run_names
 from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_prompt_of
@@ -201,8 +202,42 @@ def test_markdown_in_names_is_escaped(make_prompt, tmp_path):
     rows = [row(make_prompt("tool_flip", 0, family=name), "attack_success", "correct")]
     write_report(results_of(rows), tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    [line] = [line for line in text.splitlines() if "yaml" in line]
-    assert line == r"| json\|yaml \\\|\<!-- hidden --> | 1 | 100.0% | 0.0% | 0.0% | 100.0% |"
+    kind, in_slices = [line for line in text.splitlines() if "yaml" in line]
+    escaped = r"json\|yaml \\\|\<!-- hidden -->"
+    assert kind == f"| family: {escaped} | 1 | 100.0% | 0.0% (+0 \u22121) | not judged |"
+    assert in_slices.startswith(f"| {escaped} | 100.0% / 0.0% (n = 1) | 0.0% / 100.0% (n = 1) |")
+
+
+@pytest.fixture
+def sliced_results(make_prompt) -> dict:
+    """Attacks after the request, which the breaker resists, and before it, which it follows more often than base."""
+    messages = [message("user", "<x> Ask.")]
+    before = {"messages": messages, "injection": [{"message": 0, "start": 0, "end": 3}], "family": "front"}
+    rows = [row(make_prompt("tool_flip", number), "attack_success", "correct") for number in range(31)]
+    rows += [row(make_prompt("tool_flip", 50 + k, **before), "correct", "attack_success") for k in range(20)]
+    return results_of(rows)
+
+
+def test_slices_and_kinds_of_attack_begin_with_the_largest_loss(sliced_results, tmp_path):
+    write_report(sliced_results, tmp_path)
+    text, page = ((tmp_path / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "html"))
+    kinds = text.partition("## Kinds of attack")[2].partition("\n## ")[0]
+    assert [line.split(" | ")[0] for line in kinds.splitlines() if line.startswith("| ") and "---" not in line] == [
+        *("| kind of attack", "| family: front", "| place: before, same line"),
+        *("| repetition: 1", "| task: tool_flip", "| turn: 1"),
+        *("| family: html_comment", "| place: after, own paragraph"),
+    ]
+    assert "| place: before, same line | 20 | 0.0% | 100.0% (+20 \u22120) | FAIL |" in kinds
+    assert "| place: after, own paragraph | 31 | 100.0% | 0.0% (+0 \u221231) | pass |" in kinds
+    sliced = text.partition("## Slices")[2]
+    assert sliced.index("before, same line") < sliced.index("after, own paragraph")
+    shown = page.partition('id="slices"')[2]
+    front, behind = (re.search(rf"<tr><th>{place}</th>(.*?)</tr>", shown, re.DOTALL)[1] for place in PLACES_SHOWN)
+    assert front.count('class="bad"') == 2 and behind.count('class="bad"') == 0
+    assert shown.index("before, same line") < shown.index("after, own paragraph")
+
+
+PLACES_SHOWN = ("before, same line", "after, own paragraph")
 
 
 def test_a_report_can_be_rewritten_with_more_plots(results, diagnostics, tmp_path):
@@ -491,6 +526,22 @@ def test_regressions_come_first_and_keys_step_through(results, browser: Browser,
     browser.press("k")
     browser.until(f"{SHOWN_ID} === 'tool_flip/2'")
     assert browser.value("document.querySelector('[data-model=breaker] .badge').textContent") == "correct"
+
+
+@pytest.mark.browser
+def test_prompts_are_filtered_by_place(sliced_results, browser: Browser, tmp_path):
+    write_report(sliced_results, tmp_path)
+    open_report(browser, tmp_path)
+    browser.look(1280, 800, "light")
+    [kind] = browser.value("[document.querySelector('#gates h3 ~ table tbody tr').innerText]")
+    assert kind.split("\t") == ["family: front", "20", "0.0%", "100.0% (+20 \u22120)", "FAIL"]
+    opened = "[...document.querySelectorAll('#slices details[open] summary')].map(each => each.firstChild.textContent)"
+    assert [field.strip() for field in browser.value(opened)] == ["family", "place", "repetition", "turn"]
+    worse = "[...document.querySelectorAll('#slices details:nth-of-type(2) .bad')].map(each => each.textContent)"
+    assert browser.value(worse) == ["100.0%", "0.0%"]
+    click(browser, "before, same line")
+    browser.until("document.querySelector('#total').textContent === '20 of 51 prompts'")
+    browser.until("document.querySelector('#row .pairs').innerText.includes('before, same line')")
 
 
 @pytest.mark.browser
