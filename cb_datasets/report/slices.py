@@ -49,10 +49,13 @@ def _largest_loss(by_model: dict[str, dict[str, dict]], metrics: list[str]) -> f
 
 
 def is_worse(metric: str, base: dict | None, rate: dict | None) -> bool:
-    """Whether a rate is worse than the base model's: its interval lies entirely on the worse side of it."""
+    """Whether a rate is worse than the base model's: its interval lies entirely on the worse side of the other.
+
+    Compared with the base model's rate alone, a single lost prompt would be worse where the base model loses none.
+    """
     if base is None or rate is None:
         return False
-    return rate["low"] > base["value"] if direction(metric) < 0 else rate["high"] < base["value"]
+    return rate["low"] > base["high"] if direction(metric) < 0 else rate["high"] < base["low"]
 
 
 def slice_rows(table: SliceTable, models: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:

@@ -12,6 +12,7 @@ from builders.trace import message
 from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.results import make_results, read_results, run_names
 from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_prompt_of
+from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
 from cb_datasets.report.page import compare_with_base, page_data
@@ -21,6 +22,7 @@ from cb_datasets.report.plots.drawing import MODEL_LOOKS
 from cb_datasets.report.plots.results import OUTCOME_LOOKS, draw_metrics, draw_outcomes
 from cb_datasets.report.plots.tradeoff import draw_tradeoff
 from cb_datasets.report.report import write_report
+from cb_datasets.report.slices import is_worse
 from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from ..browser import Browser
@@ -235,6 +237,13 @@ def test_slices_and_kinds_of_attack_begin_with_the_largest_loss(sliced_results, 
     front, behind = (re.search(rf"<tr><th>{place}</th>(.*?)</tr>", shown, re.DOTALL)[1] for place in PLACES_SHOWN)
     assert front.count('class="bad"') == 2 and behind.count('class="bad"') == 0
     assert shown.index("before, same line") < shown.index("after, own paragraph")
+
+
+def test_one_lost_prompt_is_not_marked_as_worse():
+    base, one_lost, half = proportion(50, 50), proportion(49, 50), proportion(25, 50)
+    assert not is_worse("benign_call", base, one_lost) and is_worse("benign_call", base, half)
+    assert is_worse("asr", half, base) and not is_worse("asr", base, half)
+    assert not is_worse("asr", None, base) and not is_worse("asr", base, None)
 
 
 PLACES_SHOWN = ("before, same line", "after, own paragraph")
