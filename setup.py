@@ -88,6 +88,7 @@ setup(
         "cards": ["*.jinja"],
         "builders": ["assets/*.json"],
         "cb_datasets": [
+            "attacks/assets/*.json",
             "evaluation/*.json",
             "evaluation/metrics/*/*",
             "audit/view.html",
