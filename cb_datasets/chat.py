@@ -8,6 +8,9 @@ prompted with:
 
 The two are encoded separately and joined: a template would render the call without its tag, and joint encoding could
 merge tokens across the boundary. The loss mask is "after the prompt's tokens", nothing else.
+
+In a prompt only the template writes control tokens: text of messages, calls and tools that spells one is encoded as
+plain text, see `control_tokens.py`. A completion is the model's own, and its special tokens are parsed.
 """
 
 import hashlib
@@ -17,9 +20,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary
 
+from .control_tokens import ControlTokens, control_tokens, private_use_characters
 from .formats import format_of
 
 
@@ -29,12 +34,13 @@ if TYPE_CHECKING:
 # Templates print today's date by default; data made on two days must not differ.
 DATE_STRING = "26 Jul 2024"
 
+# Hash of the source that encodes prompts: what another version encoded is not reused.
+RENDERER_HASH = hashlib.sha256(
+    b"".join(Path(__file__).with_name(name).read_bytes() for name in ("chat.py", "control_tokens.py"))
+).hexdigest()[:16]
+
 # Longer rows, in tokens, are dropped with a named reason; nothing is ever truncated.
 MAX_LENGTH = 8192
-
-# Private-use characters that mark an injection while its message is rendered.
-_SPAN_START, _SPAN_END = "\ue000", "\ue001"
-_MARKS = re.compile(f"({_SPAN_START}|{_SPAN_END})")
 
 
 def template_messages(messages: list[dict]) -> list[dict]:
@@ -81,19 +87,49 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
         row (`dict`): A prompt or a sample: `messages` and `tools` are read.
         date_string (`str`, *optional*, defaults to [`DATE_STRING`]): The date that the template prints.
     """
-    text = tokenizer.apply_chat_template(
-        template_messages(row["messages"]),
-        tools=_tools(row["tools"]) if row["tools"] else None,
-        add_generation_prompt=True,
-        date_string=date_string,
-        tokenize=False,
+    return _render(tokenizer, row, date_string)[0]
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str) -> tuple[str, str]:
+    """Text of a prompt, and the same with control tokens masked that are not the template's."""
+    turns, tools = _contents(row)
+    masks: dict[str, str] = {}
+    control = control_tokens(tokenizer)
+    if control.template_opens or control.concern(turns) or _tools_concern(control, row["tools"]):
+        (turns, tools), masks = control.mask((turns, tools))
+    rendered = tokenizer.apply_chat_template(
+        turns, tools=tools, add_generation_prompt=True, date_string=date_string, tokenize=False
     )
-    return cast(str, text)
+    masked = cast(str, rendered)
+    if not masks:
+        return masked, masked
+    for mask in masks:
+        masked = masked.replace(json.dumps(mask)[1:-1], mask)  # some templates escape all but ASCII
+    return masked.translate({ord(mask): character for mask, character in masks.items()}), masked
+
+
+def _contents(row: dict) -> tuple[list[dict], list[dict | Callable] | None]:
+    """What the template gets: messages and tools."""
+    return template_messages(row["messages"]), _tools(row["tools"]) if row["tools"] else None
 
 
 @lru_cache(maxsize=256)
 def _tools(text: str) -> list[dict | Callable]:
     return json.loads(text)
+
+
+@lru_cache(maxsize=256)
+def _tools_concern(control: ControlTokens, text: str | None) -> bool:
+    return text is not None and control.concern(_tools(text))
+
+
+def spells_control_token(tokenizer: "PreTrainedTokenizerBase", row: dict) -> bool:
+    """Whether text of a row's messages or tools spells a control token, which its prompt then has as plain text."""
+    turns, tools = _contents(row)
+    control = control_tokens(tokenizer)
+    if not (control.concern(turns) or _tools_concern(control, row["tools"])):
+        return False
+    return control.spelled_in((turns, tools))
 
 
 @dataclass(frozen=True)
@@ -118,7 +154,10 @@ def encode_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
 
 def encoded_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> EncodedPrompt:
     """A prompt with its tokens. The prefix that prompts share, system prompt and tools, is encoded once and cached."""
-    text = render_prompt(tokenizer, row, date_string)
+    text, masked = _render(tokenizer, row, date_string)
+    control = control_tokens(tokenizer)
+    if masked != text and not control.reads_alike(text, masked):
+        return EncodedPrompt(text, *control.encode(text, masked))
     return EncodedPrompt(text, *_encode(tokenizer, text, _shared_by(row)))
 
 
@@ -288,13 +327,16 @@ def injection_tokens_in(
     tokenizer: "PreTrainedTokenizerBase", row: dict, prompt: EncodedPrompt, date_string: str = DATE_STRING
 ) -> list[tuple[int, int]]:
     """[`injection_tokens`] of a prompt that has been encoded already."""
-    marked = {**row, "messages": _mark(row["messages"], row["injection"])}
-    pieces = _MARKS.split(render_prompt(tokenizer, marked, date_string))
+    # One prompt may have the text of another in its messages: the marks are characters that are not in this one.
+    unused = private_use_characters(prompt.text)
+    start_mark, end_mark = next(unused), next(unused)
+    marked = {**row, "messages": _mark(row["messages"], row["injection"], start_mark, end_mark)}
+    pieces = re.split(f"([{start_mark}{end_mark}])", render_prompt(tokenizer, marked, date_string))
     # Text, mark, text, mark, ..., text: a mark is at the end of the text before it, marks not counted.
     ends_of = [*accumulate(map(len, pieces[::2]))]
     starts, ends = (
         [end for end, mark in zip(ends_of, pieces[1::2], strict=False) if mark == wanted]
-        for wanted in (_SPAN_START, _SPAN_END)
+        for wanted in (start_mark, end_mark)
     )
     if not len(starts) == len(ends) == len(row["injection"]):
         raise ValueError(f"{row['id']}: the chat template prints {len(starts)} of {len(row['injection'])} injections.")
@@ -303,11 +345,11 @@ def injection_tokens_in(
     return [_tokens_of(prompt.offsets, start, end) for start, end in zip(starts, ends, strict=True)]
 
 
-def _mark(messages: list[dict], spans: list[dict]) -> list[dict]:
+def _mark(messages: list[dict], spans: list[dict], start_mark: str, end_mark: str) -> list[dict]:
     contents = [message["content"] for message in messages]
     for span in sorted(spans, key=lambda span: -span["start"]):
         text = contents[span["message"]]
-        inside = _SPAN_START + text[span["start"] : span["end"]] + _SPAN_END
+        inside = start_mark + text[span["start"] : span["end"]] + end_mark
         contents[span["message"]] = text[: span["start"]] + inside + text[span["end"] :]
     return [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
 

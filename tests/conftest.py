@@ -13,6 +13,7 @@ os.environ.update(
 
 REPOSITORY = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("CB_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+REAL_TOKENIZERS = Path(os.environ.get("CB_TEST_TOKENIZERS", REPOSITORY / ".tokenizers"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +46,16 @@ def llama_tokenizer(tmp_path_factory: pytest.TempPathFactory):
     from tools.llama31_tokenizer import build_llama31_tokenizer
 
     return AutoTokenizer.from_pretrained(build_llama31_tokenizer(tmp_path_factory.mktemp("llama-3.1")))
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer():
+    """`other_tokenizer("qwen3")`: a real tokenizer in `$CB_TEST_TOKENIZERS`, or `.tokenizers` in the checkout."""
+    from transformers import AutoTokenizer
+
+    def load(name: str):
+        if not (REAL_TOKENIZERS / name).is_dir():
+            pytest.skip(f"no tokenizer {name}: set CB_TEST_TOKENIZERS to a folder of tokenizers")
+        return AutoTokenizer.from_pretrained(REAL_TOKENIZERS / name)
+
+    return load

@@ -24,9 +24,8 @@ FLOORS = (
     *("generation", "ground"),
 )
 GROUND = {
-    *("arguments", "chat", "counts", "datasheet", "export", "files", "formats", "ingest", "markdown", "outcomes"),
-    "placement",
-    *("sample", "splits", "web"),
+    *("arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
+    *("markdown", "outcomes", "placement", "sample", "splits", "web"),
 }
 
 # Files that may be longer than 400 lines, as in TRL.

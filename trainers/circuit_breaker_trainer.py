@@ -429,7 +429,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                             retain_noise_probability=args.retain_noise_probability or 0.0,
                             words=augment.user_words(dataset) if args.retain_noise_probability else (),
                         ),
-                        "sources": tuple(map(inspect.getsource, (chat, augment, tokenize_rows))),
+                        "sources": (chat.RENDERER_HASH, *map(inspect.getsource, (augment, tokenize_rows))),
                     },
                     num_proc=args.dataset_num_proc,
                     remove_columns=[

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from builders.trace import to_json
 
-from ..chat import DATE_STRING, MAX_LENGTH, encode_completion, template_hash
+from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH, encode_completion, template_hash
 from ..evaluation.scored_completions import is_degenerate_completion
 from ..files import read_json, write_json
 from ..formats import ToolCallFormat, format_of
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from ..generation.transformers_backend import TransformersBackend
 
 # Hash of the source that searches and classifies completions: results of another version are not reused.
-_CODE = ("attacks/adaptive.py", "attacks/suffix_search.py", "chat.py", "outcomes.py", "formats/llama3_json.py")
-_CODE_TEXT = b"".join((Path(__file__).parents[1] / name).read_bytes() for name in _CODE)
+_CODE = ("attacks/adaptive.py", "attacks/suffix_search.py", "outcomes.py", "formats/llama3_json.py")
+_CODE_TEXT = b"".join((Path(__file__).parents[1] / name).read_bytes() for name in _CODE) + RENDERER_HASH.encode()
 _CODE_HASH = hashlib.sha256(_CODE_TEXT).hexdigest()[:16]
 
 

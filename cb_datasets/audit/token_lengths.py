@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 from jinja2 import TemplateError
 
-from ..chat import encode_completion, encode_prompt, template_hash
+from ..chat import RENDERER_HASH, encode_completion, encode_prompt, template_hash
 from ..checks.preflight import histogram
 from ..files import stream_file
 from .cached_table import CachedTable
@@ -41,7 +41,8 @@ class TokenLengths(CachedTable):
     def __init__(self, files: list[Path], tokenizer: "PreTrainedTokenizerBase") -> None:
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # a tokenizer is not thread-safe
-        super().__init__(files, cache_key=f"{tokenizer.name_or_path} {len(tokenizer)} {template_hash(tokenizer)}")
+        cache_key = f"{tokenizer.name_or_path} {len(tokenizer)} {template_hash(tokenizer)} {RENDERER_HASH}"
+        super().__init__(files, cache_key=cache_key)
 
     def count_tokens(self, row: dict) -> dict[str, int] | None:
         """Token counts of a row; `None` if the chat template cannot render it."""

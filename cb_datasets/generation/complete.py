@@ -21,7 +21,7 @@ from datasets import Dataset
 
 from builders.trace import to_json
 
-from ..chat import DATE_STRING, MAX_LENGTH, template_hash
+from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH, template_hash
 from ..formats import format_of
 from .backend import Backend, Sampling
 from .progress import Progress
@@ -32,11 +32,9 @@ from .shards import Shards
 # Prompts per shard for a backend without a `shard_size`: what a CPU completes in minutes.
 SHARD_SIZE = 100
 
-_HERE = Path(__file__).parent
-
 # Hash of the source that generates completions, read at import: a changed source gives new shards.
 _CODE_HASH = hashlib.sha256(
-    b"".join(path.read_bytes() for path in [*sorted(_HERE.glob("*.py")), _HERE.parent / "chat.py"])
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).hexdigest()[:16]
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -136,6 +134,7 @@ def _settings(prompts: Dataset, backend: Backend, sampling: Sampling, shard_size
         "shard_size": shard_size,
         "max_length": max_length,
         "code": _CODE_HASH,
+        "renderer": RENDERER_HASH,
     }
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import ClassVar
 
 from datasets import Dataset
 from tqdm import tqdm
@@ -29,6 +30,7 @@ class CharacterTokenizer:
 
     chat_template = END
     is_fast = False
+    added_tokens_decoder: ClassVar = {}
 
     def apply_chat_template(self, messages: list[dict], **_) -> str:
         return "\n".join(f"{message['role']}: {message['content']}" for message in messages)

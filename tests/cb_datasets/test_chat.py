@@ -132,7 +132,7 @@ PIECES = [
     "漢字",
     "👩‍👩‍👧",
 ]
-PIECES += ["'s", " 's", "<|", "<|eot_id|>", "<|python_tag|>", "\u2028", "\xa0", "\r\n", "...", "<!--", "-->"]
+PIECES += ["'s", " 's", "<|", "<|eot", "|>", "\u2028", "\xa0", "\r\n", "...", "<!--", "-->"]
 
 
 @pytest.fixture(params=["llama", "tiny agent"])

@@ -216,9 +216,10 @@ def test_a_changed_setting_never_reuses_old_shards(prompt, prompts, tmp_path, ch
     assert set(before) < set(shards_in(tmp_path))
 
 
-def test_edited_code_never_reuses_old_shards(prompts, tmp_path, monkeypatch):
+@pytest.mark.parametrize("edited", ["_CODE_HASH", "RENDERER_HASH"])
+def test_edited_code_never_reuses_old_shards(prompts, tmp_path, monkeypatch, edited):
     run_complete(prompts, tmp_path)
-    monkeypatch.setattr(importlib.import_module("cb_datasets.generation.complete"), "_CODE_HASH", "edited")
+    monkeypatch.setattr(importlib.import_module("cb_datasets.generation.complete"), edited, "edited")
     run_complete(prompts, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
