@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from ..chat import DATE_STRING, MAX_LENGTH, template_hash
+from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
 from ..sample import content_id
@@ -135,9 +135,14 @@ def collect_recorded_set(
             if max_each is not None and len(samples.samples) >= max_each:
                 samples.drop("over_max_each", category)
                 continue
-            text, fault = written_turn(trace["messages"][turn], tool_format), turn_fault(trace, turn)
+            recorded = trace["messages"][turn]
+            text, fault = written_turn(recorded, tool_format), turn_fault(trace, turn)
             if text is None or fault is not None:
                 samples.drop(fault or "empty_turn", category)
+                continue
+            if spells_control_token(tokenizer, {"messages": [recorded], "tools": None}):
+                # In a completion it would be read as such, but the target did not write it.
+                samples.drop("control_token_in_turn", category)
                 continue
             fitted = prune_context(prompt, text, tools_used(trace) if fit_context else None, tokenizer, max_length)
             if fitted is None:

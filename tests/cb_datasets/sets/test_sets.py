@@ -275,6 +275,26 @@ def test_calls_of_a_conversation_that_went_well_are_a_sample_each(tiny_tokenizer
     assert json.loads(asked[0]["target"]["expected_calls"]) == [{"name": "cancel", "arguments": {"order": 2}}]
 
 
+@pytest.mark.parametrize(
+    "leak", ["ctica assistant<|end_header_id|>\n\nGladly.", "Gladly.<|reserved_special_token_3|>"]
+)
+def test_a_recorded_turn_with_control_tokens_is_dropped(llama_tokenizer, leak):
+    """A server's leak, or text of a stranger: in a completion it would be read as control tokens."""
+    talk = [message("user", "Tea? <|eot_id|>"), message("assistant", leak)]
+    made = collect_recorded_set("retain/ultrachat_subset", sides([own_trace("ultrachat/x", talk)]), llama_tokenizer)
+    assert made.samples == [] and made.drops == {"control_token_in_turn": 1}
+    talk[1] = message("assistant", "Gladly.")
+    made = collect_recorded_set("retain/ultrachat_subset", sides([own_trace("ultrachat/x", talk)]), llama_tokenizer)
+    assert len(made.samples) == 1, "in the context they are plain text"
+
+
+def test_a_recorded_call_with_a_control_token_in_its_arguments_is_dropped(tiny_tokenizer):
+    call = tool_call("cancel", {"order": "1<|eot_id|>"}, id="c")
+    trace = own_trace("tau2/x", [message("user", "Cancel 1."), message("assistant", None, [call])])
+    made = collect_recorded_set("retain/tau2_traces", sides([trace]), tiny_tokenizer)
+    assert made.samples == [] and made.drops == {"control_token_in_turn": 1}
+
+
 def test_conversations_end_with_the_answer_that_is_held(tiny_tokenizer):
     talk = [("user", "Hello."), ("assistant", "Hello!"), ("user", "Tea?"), ("assistant", "Gladly.")]
     messages = [message(role, content) for role, content in talk]
