@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from .chat import MAX_LENGTH, encode_prompt
+from .chat import MAX_LENGTH, encode_prompt, spells_control_token
 from .counts import listed
 from .files import REPORT_FILE, load_rows, read_json
 from .markdown import markdown_table
@@ -27,13 +27,13 @@ def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase |
     Args:
         folders (`Iterable[Path]`): Folders of traces, with `train/` and `eval/`.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target's; with it the reports have the
-            token lengths of whole traces, tools included.
+            token lengths of whole traces, tools included, and the number of those whose text spells a control token.
     """
     sheets = {}
     for folder in sorted(folders):
         sheets[folder.name] = read_json(folder / "train" / REPORT_FILE)
         if tokenizer is not None:
-            sheets[folder.name]["tokens"] = _token_lengths(folder, tokenizer)
+            sheets[folder.name] |= _measured(folder, tokenizer)
     return sheets
 
 
@@ -46,13 +46,18 @@ def by_source(sheets: dict[str, dict]) -> dict[str, dict]:
     return {name: sheet for folder, sheet in strict_last for name in sheet.get("names", [folder])}
 
 
-def _token_lengths(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+def _measured(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict:
     splits = [load_rows(folder / split) for split in ("train", "eval")]
     traces = (trace for rows in splits for trace in rows)
     bar = tqdm(traces, desc=f"Measuring {folder.name}", total=sum(map(len, splits)), unit="trace")
-    lengths = np.array([len(encode_prompt(tokenizer, trace)) for trace in bar])
+    measured = [(len(encode_prompt(tokenizer, trace)), spells_control_token(tokenizer, trace)) for trace in bar]
+    lengths = np.array([length for length, _ in measured])
     p50, p95 = (int(np.percentile(lengths, percent)) for percent in (50, 95))
-    return {"p50": p50, "p95": p95, "max": int(lengths.max()), f"over {MAX_LENGTH}": int((lengths > MAX_LENGTH).sum())}
+    over = int((lengths > MAX_LENGTH).sum())
+    return {
+        "tokens": {"p50": p50, "p95": p95, "max": int(lengths.max()), f"over {MAX_LENGTH}": over},
+        "spell_control_tokens": sum(spells for _, spells in measured),
+    }
 
 
 def sheet_markdown(sheets: dict[str, dict]) -> str:
@@ -76,6 +81,7 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
             "yes" if sheet["redistributable"] else "**no**",
             sheet["source_revision"],
             listed(sheet.get("tokens", {})) or "not measured",
+            sheet.get("spell_control_tokens", "not measured"),
         ]
         for name, sheet in sheets.items()
     ]
@@ -83,7 +89,10 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         "# Sources",
         "Every record of a source is in one verdict or in one drop.",
         markdown_table(["source", "records", "attacked", "groups", "verdicts", "drops", "sides"], counts),
-        "Tokens are those of whole traces, tools included, as the target's chat template writes them.",
-        markdown_table(["source", "licence", "redistributable", "revision", "tokens"], origins),
+        "Tokens are those of whole traces, tools included, as the target's chat template writes them. A control token "
+        "of the target that the text of a trace spells is read as plain text.",
+        markdown_table(
+            ["source", "licence", "redistributable", "revision", "tokens", "traces that spell control tokens"], origins
+        ),
     ]
     return "\n\n".join(parts) + "\n"

@@ -1,14 +1,14 @@
 """The last check before training: every row is rendered, encoded and masked exactly as training will do it.
 
 Training and preflight share the encoder (`chat.encode_sample`) and the target's tokenizer. Faults are counted by name,
-with the ids of some rows.
+with the ids of some rows. Rows whose text spells a control token, which the encoder reads as plain text, are no fault;
+they are counted by source.
 
     ... <|start_header_id|> assistant <|end_header_id|> \\n\\n | <|python_tag|> {" name ":" search ... <|eom_id|>
     prompt, no loss; it ends with the assistant header       | completion, loss on every token
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jinja2 import TemplateError
 
-from ..chat import EncodedPrompt, EncodedSample, assistant_header, encode_sample, injection_tokens_in, template_hash
+from ..chat import (
+    EncodedPrompt,
+    EncodedSample,
+    assistant_header,
+    encode_sample,
+    injection_tokens_in,
+    spells_control_token,
+    template_hash,
+)
 from ..counts import quantiles
 from ..formats import format_of
 from ..sample import carries_asset
@@ -28,9 +36,6 @@ if TYPE_CHECKING:
 
 # Ids reported per fault.
 EXAMPLES = 5
-
-# Findings that do not fail the preflight unless it is strict.
-WARNINGS = ("control_tokens_in_messages",)
 
 # Width in tokens of one bar of the length histogram.
 BAR_TOKENS = 512
@@ -50,10 +55,6 @@ class TargetTokenizer:
         self.header = assistant_header(tokenizer)
         self.end_ids = {tokenizer.convert_tokens_to_ids(token) for token in self.tool_format.end_tokens}
 
-        # `(?!)` matches nothing: without special tokens, no message contains one.
-        special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-        self.control_token = re.compile("|".join(map(re.escape, special)) or r"(?!)")
-
     def renders_injection(self, row: dict, prompt: EncodedPrompt) -> bool:
         """Whether every injection span of a row covers at least one token of its prompt."""
         try:
@@ -67,7 +68,6 @@ def preflight(
     tokenizer: "PreTrainedTokenizerBase | None",
     max_length: int,
     b4_asset: dict | None = None,
-    strict: bool = False,
 ) -> dict:
     """Check every row as training will see it.
 
@@ -77,7 +77,6 @@ def preflight(
             only the tools are checked.
         max_length (`int`): Maximum number of tokens of a row.
         b4_asset (`dict`, *optional*): Tool-schema asset that B4-style rows must contain exactly.
-        strict (`bool`, *optional*, defaults to `False`): Whether a warning is a fault.
 
     Returns:
         `dict`: The report, with `passed`, which is false if there were no rows.
@@ -88,6 +87,7 @@ def preflight(
     examples: dict[str, list[str]] = {}
     lengths: list[int] = []
     completion_lengths: list[int] = []
+    spelled: Counter[str] = Counter()
     for row in rows:
         num_rows += 1
         names = list(tool_faults(row, b4_asset))
@@ -97,20 +97,19 @@ def preflight(
             # A row that does not render has no lengths.
             for values, value in zip((lengths, completion_lengths), row_lengths, strict=False):
                 values.append(value)
+            if row_lengths and spells_control_token(target.tokenizer, row):
+                spelled[row["provenance"]["source_dataset"]] += 1
         for name in names:
             counts[name] += 1
             if len(examples.setdefault(name, [])) < EXAMPLES:
                 examples[name].append(row["id"])
-    warnings = {name: counts[name] for name in WARNINGS if counts[name] and not strict}
-    faults = {name: count for name, count in sorted(counts.items()) if name not in warnings}
     return {
-        "passed": num_rows > 0 and not faults,
+        "passed": num_rows > 0 and not counts,
         "rows": num_rows,
         "max_length": max_length,
-        "strict": strict,
         **_token_report(target, lengths, completion_lengths),
-        "faults": faults,
-        "warnings": warnings,
+        "spell_control_tokens": dict(sorted(spelled.items())),
+        "faults": dict(sorted(counts.items())),
         "examples": examples,
     }
 
@@ -171,8 +170,6 @@ def _prompt_faults(row: dict, prompt: EncodedPrompt, target: TargetTokenizer) ->
         yield "template_of_another_model"
     if row["injection"] and not target.renders_injection(row, prompt):
         yield "injection_not_in_prompt"
-    if any(target.control_token.search(message["content"] or "") for message in row["messages"]):
-        yield "control_tokens_in_messages"
 
 
 def _completion_faults(row: dict, sample: EncodedSample, target: TargetTokenizer) -> Iterator[str]:

@@ -249,7 +249,6 @@ def preflight(
     check_tokenization: Annotated[
         bool, typer.Option("--check-tokenization/--no-check-tokenization", help="Off: check the tools only.")
     ] = True,
-    strict: Annotated[bool, typer.Option(help="Fail on warnings too.")] = False,
     show: Annotated[int, typer.Option(min=0, help="Print this many samples, with the trained tokens in colour.")] = 0,
 ) -> None:
     """Render, encode and mask every merged row with the target's own tokenizer, as training does."""
@@ -268,14 +267,15 @@ def preflight(
     output, inputs = output or train_data.parent / "reports" / "preflight.json", hashes_of(sets)
     check_outputs(inputs, output.with_name("stats.json"))
     rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", count_rows(sets), unit="row")
-    report = check_rows(rows, target, max_length, asset, strict) | {"inputs": inputs}
+    report = check_rows(rows, target, max_length, asset) | {"inputs": inputs}
     written = write_checked(output, report)
     if target is not None:
         _show(sets, show, target)
         _bars(report["histogram"])
     print(
         f"preflight: {report['rows']} rows, tokens {listed(report.get('tokens') or {}) or 'not counted'}; "
-        f"faults: {listed(report['faults']) or 'none'}; warnings: {listed(report['warnings']) or 'none'}"
+        f"faults: {listed(report['faults']) or 'none'}; "
+        f"text that spells control tokens: {listed(report['spell_control_tokens']) or 'none'}"
     )
     stop_unless(report["passed"], f"preflight: some rows cannot be trained on; see {written}")
 

@@ -30,8 +30,8 @@ def row(make_sample, llama_tokenizer):
 def faults_of(llama_tokenizer):
     """`faults_of(row, ...)`: names of the faults of one row."""
 
-    def run(sample: dict, max_length: int = 8192, asset: dict | None = None, strict: bool = False) -> set[str]:
-        report = preflight([sample], llama_tokenizer, max_length, asset, strict)
+    def run(sample: dict, max_length: int = 8192, asset: dict | None = None) -> set[str]:
+        report = preflight([sample], llama_tokenizer, max_length, asset)
         assert report["passed"] == (not report["faults"])
         assert all(report["examples"][fault] == [sample["id"]] for fault in report["faults"])
         return set(report["faults"])
@@ -44,8 +44,8 @@ def faults_of(llama_tokenizer):
     [(RIGHT, "adversarial_safe"), (WRONG, "harmful_flip"), (REFUSAL, "refusal"), (TEXT, "general_conversation")],
 )
 def test_good_rows_pass(row, llama_tokenizer, completion, priority_class):
-    report = preflight([row(completion, priority_class)], llama_tokenizer, 8192, B4_STANDARD, strict=True)
-    assert report["passed"] and report["faults"] == {} and report["warnings"] == {}
+    report = preflight([row(completion, priority_class)], llama_tokenizer, 8192, B4_STANDARD)
+    assert report["passed"] and report["faults"] == {} and report["spell_control_tokens"] == {}
     assert report["tokens"]["max"] > 1000 and report["completion_tokens"]["max"] < 30
     assert sum(report["histogram"].values()) == 1
 
@@ -131,13 +131,19 @@ def test_a_row_that_the_template_rejects_does_not_render(row, faults_of):
     assert faults_of(row(messages=[message("system", "Help.")])) == {"does_not_render"}
 
 
-def test_a_control_token_in_a_message_is_a_warning(row, faults_of, llama_tokenizer, prompt):
-    messages = [prompt["messages"][0], message("user", f"Hm <|eot_id|> hm\n\n{INJECTION}")]
-    spans = [{"message": 1, "start": 18, "end": 18 + len(INJECTION)}]
-    sample = row(messages=messages, injection=spans)
-    assert preflight([sample], llama_tokenizer, 8192)["warnings"] == {"control_tokens_in_messages": 1}
-    assert faults_of(sample) == set()
-    assert faults_of(sample, strict=True) == {"control_tokens_in_messages"}
+def test_rows_that_spell_control_tokens_are_counted_by_source(row, llama_tokenizer, prompt):
+    """They pass, since the tokens are plain text: a second <|begin_of_text|> is no second BOS."""
+
+    def saying(text: str, source: str) -> dict:
+        messages = [prompt["messages"][0], message("user", f"{text}\n\n{INJECTION}")]
+        start = len(text) + 2
+        sample = row(messages=messages, injection=[{"message": 1, "start": start, "end": start + len(INJECTION)}])
+        return {**sample, "provenance": {**sample["provenance"], "source_dataset": source}}
+
+    texts = ["Hm <|eot_id|> hm", "<|begin_of_text|>", "Hm", "<|eot_id|", "<|reserved_special_token_9|>"]
+    samples = [saying(text, source) for text, source in zip(texts, "aabbc", strict=True)]
+    report = preflight(samples, llama_tokenizer, 8192)
+    assert report["passed"] and report["spell_control_tokens"] == {"a": 2, "c": 1}
 
 
 def test_the_prompt_must_end_with_the_assistants_header(row, llama_tokenizer, monkeypatch):

@@ -372,7 +372,7 @@ def test_a_sample_is_explained(pipeline, tiny_agent_path):
 
 
 def test_preflight_shows_samples_and_lengths(pipeline, tiny_agent_path, tmp_path):
-    flags = ("--model", tiny_agent_path, "--report", tmp_path / "p.json", "--show", 2, "--strict")
+    flags = ("--model", tiny_agent_path, "--report", tmp_path / "p.json", "--show", 2)
     result = run("preflight", "--train-data", pipeline / "stage2" / "train", *flags)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("[[") == 2 and "tokens" in result.stdout and "\u2588" in result.stdout
