@@ -214,11 +214,8 @@ class ControlTokens:
             )
         return ids, offsets
 
-    def break_in(self, value: Any) -> tuple[Any, int]:
-        """Put [`BREAK`] into each spelled control token, for a server that takes text only.
-
-        Returns:
-            `tuple[Any, int]`: The JSON value, and the number of breaks.
+    def break_in(self, value: Any) -> Any:
+        """A JSON value with [`BREAK`] in each spelled control token, for a server that takes text only.
 
         Raises:
             ValueError: If a token cannot be broken, or the chat template begins tokens that text can complete.
@@ -228,20 +225,17 @@ class ControlTokens:
                 "The chat template writes the beginning of a control token before text: text sent to a server that "
                 "encodes by itself could complete it. Use --engine transformers."
             )
-        number = 0
 
         def broken(text: str) -> str:
-            nonlocal number
             positions = self._inner_positions(text)
             positions += [len(text.rstrip())] if self._ends_inside(text) else []
-            number += len(positions)
             for position in sorted(positions, reverse=True):
                 text = text[:position] + BREAK + text[position:]
             if self._spans(text):
                 raise ValueError("A control token of this tokenizer cannot be broken. Use --engine transformers.")
             return text
 
-        return _map_strings(value, broken), number
+        return _map_strings(value, broken)
 
     def _positions(self, text: str) -> list[int]:
         """Indices of the characters to mask."""

@@ -30,6 +30,7 @@ from builders.agentdojo.suites import tool_schema
 from builders.trace import to_json
 
 from ..chat import DATE_STRING, template_messages
+from ..control_tokens import ControlTokens
 
 
 # Seconds until a request times out.
@@ -44,12 +45,17 @@ class ServedModel(BasePipelineElement):
         model (`str`): Served model name.
         max_new_tokens (`int`): Maximum number of tokens of a turn.
         end_ids (`list[int]`): Tokens that end a turn.
+        control ([`ControlTokens`], *optional*): Those of a server that encodes text by itself: they are broken in what
+            it gets. Not for a server with our renderer, which reads them as plain text.
     """
 
-    def __init__(self, url: str, model: str, max_new_tokens: int, end_ids: list[int]) -> None:
+    def __init__(
+        self, url: str, model: str, max_new_tokens: int, end_ids: list[int], control: ControlTokens | None = None
+    ) -> None:
         # The server runs on this machine: proxy settings of the environment must not apply.
         http = openai.DefaultHttpxClient(trust_env=False, timeout=_REQUEST_TIMEOUT)
         self._client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
+        self._control = control
         self._options: dict[str, Any] = {
             "model": model,
             "temperature": 0.0,
@@ -71,9 +77,10 @@ class ServedModel(BasePipelineElement):
             openai.BadRequestError: If the context is too long; the benchmark then continues with the next run.
             ConnectionError: If the server fails, or rejects the request for another reason.
         """
-        request: dict[str, Any] = {"messages": request_messages(messages)}
+        request: dict[str, Any] = {"messages": request_messages(messages, self._control)}
         if runtime.functions:
-            request["tools"] = [tool_schema(tool) for tool in runtime.functions.values()]
+            tools = [tool_schema(tool) for tool in runtime.functions.values()]
+            request["tools"] = tools if self._control is None else self._control.break_in(tools)
         try:
             response = self._client.chat.completions.create(**request, **self._options)
         except openai.APIError as error:
@@ -86,13 +93,16 @@ class ServedModel(BasePipelineElement):
         return query, runtime, env, [*messages, assistant_turn(response.choices[0].message)], extra_args or {}
 
 
-def request_messages(messages: Sequence[ChatMessage]) -> list[dict]:
+def request_messages(messages: Sequence[ChatMessage], control: ControlTokens | None = None) -> list[dict]:
     """Convert a run's messages to the `messages` of a chat request.
 
-    They pass through the functions that later render the run's trace, so that the model sees the same prompt.
+    They pass through the functions that later render the run's trace, so that the model sees the same prompt, apart
+    from the breaks in control tokens.
     """
     plain = [json.loads(json.dumps(message, default=lambda call: call.model_dump())) for message in messages]
     turns = template_messages(wire_messages(plain, "the run"))
+    if control is not None:
+        turns = control.break_in(turns)
     for turn in turns:
         for call in turn.get("tool_calls", ()):
             call["function"]["arguments"] = to_json(call["function"]["arguments"])

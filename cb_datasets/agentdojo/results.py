@@ -9,6 +9,9 @@ runs, and the `agentdojo` builder reads both in the same way. So the meaning of 
     targeted_asr           fraction of attacked runs with the verdict `compromised`
     asr_where_exposed      the same, among the runs in which a tool result showed the injection
 
+`spell_control_tokens` counts the runs whose text, tool results for example, spells a control token of the model.
+The model does not read it as one (`spelled_control_tokens` in the settings).
+
 An aborted run, e.g. one that exceeded the context, counts in none of them: it is listed under `failures`, with its
 error.
 """
@@ -17,12 +20,17 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builders import prepare_source
 
+from ..chat import spells_control_token
 from ..evaluation.statistics import format_rate, proportion
 from ..files import read_json, write_json
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 RUNS = "runs"
 SETTINGS_FILE = "settings.json"
@@ -82,17 +90,18 @@ def claim_folder(folder: Path, settings: dict) -> None:
     write_json(path, settings)
 
 
-def read_agentdojo_runs(folder: Path, models: list[str]) -> dict:
+def read_agentdojo_runs(folder: Path, models: list[str], tokenizer: "PreTrainedTokenizerBase") -> dict:
     """Metrics, verdicts and failures of all runs in a folder.
 
     Args:
         folder (`Path`): Folder that holds `runs/`.
         models (`list[str]`): Names of the models.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Their tokenizer.
 
     Returns:
         `dict`: Under each model's name its metrics (`{value, n, low, high}`), without those that no run measures;
-        `verdicts` (counts) and `failures` (`{run, reason, error}`) by model; and the `suites` and `attacks` of the
-        runs.
+        `verdicts` (counts), `failures` (`{run, reason, error}`) and `spell_control_tokens` (number of runs) by model;
+        and the `suites` and `attacks` of the runs.
 
     Raises:
         ValueError: If no run was finished.
@@ -101,11 +110,12 @@ def read_agentdojo_runs(folder: Path, models: list[str]) -> dict:
     traces: dict[str, list[dict]] = {name: [] for name in models}
     failures: dict[str, list[dict]] = {name: [] for name in models}
     names = {agent_name(name): name for name in models}
-    for trace in builder.as_dataset()["train"].select_columns(["verdict", "metadata"]):
+    for trace in builder.as_dataset()["train"].select_columns(["verdict", "metadata", "messages", "tools"]):
         metadata = json.loads(trace["metadata"])
         if metadata["generator"] in names:
             fields = {key: metadata[key] for key in ("suite", "attack_type", "success")}
-            traces[names[metadata["generator"]]].append({"verdict": trace["verdict"], **fields})
+            fields |= {"verdict": trace["verdict"], "spells": spells_control_token(tokenizer, trace)}
+            traces[names[metadata["generator"]]].append(fields)
     for drop in builder.dropped():
         name = names.get(drop.where.partition("/")[0])
         if name is not None and drop.reason != _ATTACKER_AS_USER:
@@ -115,6 +125,7 @@ def read_agentdojo_runs(folder: Path, models: list[str]) -> dict:
         **{name: _metrics(runs) for name, runs in traces.items()},
         "verdicts": {name: dict(Counter(run["verdict"] for run in runs)) for name, runs in traces.items()},
         "failures": failures,
+        "spell_control_tokens": {name: sum(run["spells"] for run in runs) for name, runs in traces.items()},
         "suites": sorted({run["suite"] for runs in traces.values() for run in runs}),
         "attacks": sorted({run["attack_type"] for runs in traces.values() for run in runs} - {None}),
     }

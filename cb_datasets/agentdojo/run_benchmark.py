@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from builders.agentdojo.suites import BENCHMARK_VERSION, agentdojo_yaml
 
 from ..chat import DATE_STRING, template_hash
+from ..control_tokens import ControlTokens, control_tokens
 from ..formats import format_of
 from ..generation.backend import (
     BASE,
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from ..generation import Backend
 
 LOG_FILE = "server.log"
+
+# How the text of a run that spells a control token reaches the model, see `control_tokens.py`. vLLM's chat API takes
+# text only; the server over the Transformers backend encodes prompts with our renderer.
+_SPELLED_CONTROL_TOKENS = {"vllm": "broken by U+200B", "transformers": "encoded as plain text"}
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,12 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             # Names and paths are checked before the folder is written or a server is started.
             runs = planned_runs(selection)
             end_ids = end_token_ids(load_tokenizer(served.model))
+            control = _control_tokens_to_break(served)
             claim_folder(folder, _settings(served))
             with _sigterm_as_interrupt(), _serve(served, folder / LOG_FILE) as url:
-                models = {name: ServedModel(url, name, served.max_new_tokens, end_ids) for name in served.names}
+                models = {
+                    name: ServedModel(url, name, served.max_new_tokens, end_ids, control) for name in served.names
+                }
                 run_benchmark(runs, selection.attack, models, folder)
     except ImportError as error:
         raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[sources]'.") from error
@@ -99,10 +107,24 @@ def _settings(served: ServedModels) -> dict:
         "max_length": _max_length(served),
         "max_new_tokens": served.max_new_tokens,
         "template_hash": template_hash(load_tokenizer(served.model)),
+        "spelled_control_tokens": _SPELLED_CONTROL_TOKENS[_engine(served)],
         "date_string": DATE_STRING,
         "benchmark": BENCHMARK_VERSION,
         "agentdojo": version("agentdojo"),
     }
+
+
+def _control_tokens_to_break(served: ServedModels) -> ControlTokens | None:
+    """The control tokens of vLLM's tokenizer, which also reads those that a tool result spells.
+
+    Raises:
+        ValueError: If the chat template can join text to a control token.
+    """
+    if _engine(served) != "vllm":
+        return None
+    control = control_tokens(load_tokenizer(served.model))
+    control.break_in([])  # before a server starts
+    return control
 
 
 def _engine(served: ServedModels) -> str:

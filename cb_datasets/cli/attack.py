@@ -9,7 +9,7 @@ import typer
 
 from ..counts import listed
 from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, takes
-from .output import table
+from .output import table, tokenizer
 
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def agentdojo(
     )
     run_agentdojo(served, selection, output)
     models = served.names
-    result = read_agentdojo_runs(output, models)
+    result = read_agentdojo_runs(output, models, tokenizer(model))
     write_json(output / AGENTDOJO_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
     table(["", *models], agentdojo_table_rows(result, models))
     for name in models:

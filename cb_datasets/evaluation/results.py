@@ -26,7 +26,7 @@ ADAPTIVE_KEYS = (
     *("settings", "steps", "transfer", "outcomes", "errors"),
     *("prompts", "task", "available", "left_out"),
 )
-LIVE_KEYS = ("settings", "verdicts", "failures", "suites", "attacks")
+LIVE_KEYS = ("settings", "verdicts", "failures", "spell_control_tokens", "suites", "attacks")
 
 
 def make_results(settings: dict, summary: dict, prompts: Iterable[dict], completions: CompletionsByModel) -> dict:

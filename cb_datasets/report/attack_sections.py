@@ -116,7 +116,11 @@ def _live_section(results: dict, evaluation_settings: dict) -> Section:
     failures = {name: Counter(failure["reason"] for failure in results["failures"][name]) for name in models}
     verdicts = ("verdicts of the runs", *(listed(results["verdicts"][name]) or "-" for name in models))
     failed = ("failed runs, excluded from all metrics", *(listed(failures[name]) or "-" for name in models))
-    rows = [*live.agentdojo_table_rows(results, models), verdicts, failed] if models else []
+    spelled = (
+        f"runs whose text spells control tokens, {settings['spelled_control_tokens']}",
+        *(str(results["spell_control_tokens"][name]) for name in models),
+    )
+    rows = [*live.agentdojo_table_rows(results, models), verdicts, failed, spelled] if models else []
     return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, models, rows)
 
 

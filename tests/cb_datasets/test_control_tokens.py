@@ -392,12 +392,12 @@ def test_text_for_servers_spells_no_control_token(tokenizer):
     for token in tokenizer.added_tokens_decoder.values():
         for form in forms_of(token.content):
             value = [{"role": "user", "content": form, form: 1}, form]
-            broken, number = control.break_in(value)
-            assert not control.spelled_in(broken) and number > 0
+            broken = control.break_in(value)
+            assert control.spelled_in(value) and not control.spelled_in(broken)
             assert json.loads(json.dumps(broken, ensure_ascii=False).replace(BREAK, "")) == value
-    assert control.break_in({"content": "<b> a"}) == ({"content": "<b> a"}, 0)
+    assert control.break_in({"content": "<b> a"}) == {"content": "<b> a"}
     half = tokenizer.eos_token[:-3]
-    assert control.break_in(f"{half}\n") == (f"{half}{BREAK}\n", 1), "what follows could complete it"
+    assert control.break_in(f"{half}\n") == f"{half}{BREAK}\n", "what follows could complete it"
 
 
 def test_tokens_that_cannot_be_broken_are_refused(tiny):

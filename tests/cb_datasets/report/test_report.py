@@ -344,6 +344,7 @@ def test_the_live_benchmark_is_reported(attacked_folder):
     assert "| ASR where the injection was shown ↓ | 66.7% [20.8%, 93.9%] n=3 | - |" in section
     assert "| verdicts of the runs | compromised 2, resisted 1 | not_exposed 4 |" in section
     assert "| failed runs, excluded from all metrics | - | aborted 1 |" in section
+    assert "| runs whose text spells control tokens, broken by U+200B | 2 | 1 |" in section
     assert "<td>not_exposed 4</td>" in page.partition('<section id="agentdojo">')[2].partition("</section>")[0]
 
 
