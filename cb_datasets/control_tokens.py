@@ -36,19 +36,18 @@ _GONE = "\uffff"
 # An added token, and its characters `[start, end)`.
 _Found = tuple[str, int, int]
 
-_PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
-
 
 def private_use_characters(text: str) -> Iterator[str]:
-    """Private-use characters that are not in a text, neither as such nor as an escape of JSON.
+    """Private-use characters that are not in a text, those of the basic plane not even as an escape of JSON.
 
     Raises:
         ValueError: If there are no more.
     """
-    for codes in _PRIVATE_USE:
-        for code in codes:
-            if chr(code) not in text and f"u{code:04x}" not in text:
-                yield chr(code)
+    for code in range(0xE000, 0xF900):
+        if chr(code) not in text and f"u{code:04x}" not in text:
+            yield chr(code)
+    # Only text made for the purpose contains all of these.
+    yield from sorted(set(map(chr, range(0xF0000, 0xFFFFE))) - set(text))
     raise ValueError("A prompt contains all private-use characters; none is left to mark anything in it.")
 
 

@@ -378,7 +378,8 @@ def test_messages_may_hold_the_marks(tokenizer):
 
 def test_a_text_of_all_private_use_characters_is_an_error():
     everything = "".join(map(chr, (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))))
-    assert next(private_use_characters(everything.replace("\uf111", ""))) == "\uf111"
+    for missing in ("\uf111", "\U000f1234"):
+        assert next(private_use_characters(everything.replace(missing, ""))) == missing
     with pytest.raises(ValueError, match="none is left"):
         next(private_use_characters(everything))
 
