@@ -93,19 +93,18 @@ def _with_exchange(rows: list[dict]) -> Iterator[tuple[dict, _Exchange]]:
     for number, trace in enumerate(single):
         before = next((other for other in single[number - 1 :: -1] if other["group"] != trace["group"]), None)
         if before is not None:
-            yield trace, _exchange(before)
+            yield trace, exchange(clean_prompt(before))
 
 
-def _exchange(trace: dict) -> _Exchange:
-    """The clean request of a trace, answered with the right call."""
-    request = clean_prompt(trace)["messages"][-1]
-    expected = json.loads(trace["attack"]["expected_calls"] or "null")
+def exchange(prompt: dict) -> _Exchange:
+    """The request of a clean prompt of one turn, answered with the right call."""
+    request, target = prompt["messages"][-1], prompt["target"]
+    expected = json.loads(target["expected_calls"] or "null")
     arguments = expected[0]["arguments"] if expected else {"query": request["content"]}
-    call = tool_call(trace["expected_tool"], arguments, id="call_0")
     return [
         request,
-        message("assistant", None, [call]),
-        message("tool", "Done.", tool_call_id="call_0", name=trace["expected_tool"]),
+        message("assistant", None, [tool_call(target["expected_tool"], arguments, id="call_0")]),
+        message("tool", "Done.", tool_call_id="call_0", name=target["expected_tool"]),
         message("assistant", "That is done."),
     ]
 

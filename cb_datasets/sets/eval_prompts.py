@@ -39,17 +39,18 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
 
 
 def forced_prompts(traces: Iterable[dict], tool_format: ToolCallFormat) -> Iterator[dict]:
-    """Three prompts per attacked one, with more and more of the attacker's call prefilled (`target.prefill`).
-
-    `tag` ends before the tool's name, `word` after its first word, `name` with all of it.
-    """
+    """Three prompts per attacked one, with more and more of the attacker's call prefilled, see [`prefills`]."""
     for trace in traces:
         if not is_attacked_prompt(trace):
             continue
-        tool = trace["simulated_tool"]
-        head = tool_format.call_head(tool)
-        tag = head[: head.index(tool)]
-        for name, prefill in (("tag", tag), ("word", tag + tool.split("_")[0]), ("name", head)):
+        for name, prefill in prefills(trace["simulated_tool"], tool_format).items():
             prompt = asked_prompt(trace) | {"task": "forced_call", "subtype": f"prefill_{name}"}
             prompt["target"]["prefill"] = prefill
             yield prompt | {"id": f"forced_call/{trace['id']}/{name}"}
+
+
+def prefills(tool: str, tool_format: ToolCallFormat) -> dict[str, str]:
+    """Beginnings of a call: `tag` ends before the tool's name, `word` after its first word, `name` with all of it."""
+    head = tool_format.call_head(tool)
+    tag = head[: head.index(tool)]
+    return {"tag": tag, "word": tag + tool.split("_")[0], "name": head}
