@@ -7,9 +7,10 @@ of a batch is prefilled once; the remainders continue from its KV cache, padded 
                     user: Look in our documents for Kalo Mirude.   assistant:
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -83,6 +84,22 @@ class TransformersBackend(AdapterBackend):
             self._network.load_adapter(adapter, self._adapter)
             self._network.eval()
 
+    def merged(self) -> Self:
+        """A backend with the same model on a copy of the weights that has the adapter merged.
+
+        It computes the same up to rounding, in less time: adapters cost a tiny model a quarter of its time on a CPU.
+        """
+        if not isinstance(self._network, PeftModel):
+            return self
+        other, network = copy.copy(self), copy.deepcopy(self._network)
+        if self._adapter is None:
+            other._network = network.unload()
+        else:
+            network.set_adapter(self._adapter)
+            other._network = network.merge_and_unload()
+        other._adapter = None
+        return other
+
     @contextmanager
     def network(self) -> Iterator[Any]:
         """The network with this backend's adapter active, or with none, for uses other than generation."""
@@ -107,6 +124,20 @@ class TransformersBackend(AdapterBackend):
             for index, completion in zip(batch, generated, strict=True):
                 completions[index].append(completion)
         return completions
+
+    def generate_from_embeddings(self, embeddings: torch.Tensor, sampling: Sampling) -> list[Completion]:
+        """One completion of each prompt that is given as input embeddings, all of one length.
+
+        Args:
+            embeddings (`torch.Tensor` of shape `(n, tokens, hidden_size)`): Input embeddings.
+            sampling ([`Sampling`]): Sampling parameters; `num_samples` is ignored.
+        """
+        mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
+        with torch.inference_mode(), self.network() as network:
+            config = self._generation_config(sampling)
+            # Without input ids, the output has the generated tokens only.
+            output = network.generate(inputs_embeds=embeddings, attention_mask=mask, generation_config=config)
+        return [self._completion(ids) for ids in output.tolist()]
 
     def log_likelihoods(self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]) -> list[float]:
         rows = [prompt + completion for prompt, completion in zip(prompt_token_ids, completion_token_ids, strict=True)]
