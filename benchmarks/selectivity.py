@@ -303,13 +303,6 @@ def plot(found: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def adaptive_figures(path: Path) -> dict[str, Any]:
-    """Results of `cb-datasets attack` for the demo's breakers, without the prompts."""
-    from cb_datasets.files import read_json
-
-    return {name: part for name, part in read_json(path).items() if name != "prompts"}
-
-
 def second_model(data: Path) -> dict[str, Any]:
     """Figures of another model and its breakers, by name, from what `make evaluate` left in its data folder."""
     from cb_datasets.evaluation.results import model_names, read_results
@@ -342,7 +335,6 @@ def kept(path: Path, figures: dict[str, Any] | None) -> dict[str, Any] | None:
 def write_page(
     found: dict[str, Any],
     page: Path,
-    adaptive: dict[str, Any] | None = None,
     second: dict[str, Any] | None = None,
 ) -> None:
     """The page from its template, and the plot beside it.
@@ -350,16 +342,13 @@ def write_page(
     Args:
         found (`dict`): All results, see `gathered`.
         page (`Path`): The page.
-        adaptive (`dict`, *optional*): What an adaptive attacker achieves, see `adaptive_figures`.
         second (`dict`, *optional*): Figures of a second model, see `second_model`.
     """
     from jinja2 import Environment, StrictUndefined
 
-    from cb_datasets.attacks.adaptive_results import adaptive_table_rows
     from cb_datasets.files import write_text
     from trainers.circuit_breaker_config import PRESETS
 
-    attacked = list(adaptive["settings"]["models"]) if adaptive else []
     variants = {variant: list(runs_of(found, variant).values()) for variant in VARIANTS}
 
     def share(name: str, part: str, figure: str) -> str:
@@ -390,9 +379,6 @@ def write_page(
         not_followed=[
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
         ],
-        attacked=attacked,
-        adaptive=adaptive,
-        adaptive_rows=list(adaptive_table_rows(adaptive, attacked)) if adaptive else [],
         second=second,
         second_table=markdown(MAIN, [(SECOND[name], [result]) for name, result in second.items()]) if second else "",
         percent=lambda rate: f"{100 * rate['value']:.1f}",
@@ -418,7 +404,6 @@ def main() -> None:
     parser.add_argument("--part", choices=("dev", "test"), default="test", help="prompts: dev to choose settings by")
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("--page", type=Path, help="Markdown page to write, with its plot beside it")
-    parser.add_argument("--adaptive", type=Path, help="adaptive.json of `make attack`, for the page")
     parser.add_argument("--second", type=Path, help="data folder of the recipe smollm2, for the page")
     parser.add_argument("--redraw", action="store_true", help="train nothing: the page from --json as it is")
     arguments = parser.parse_args()
@@ -432,9 +417,8 @@ def main() -> None:
             write_json(arguments.json, found)
     if arguments.page:
         stem = arguments.json.with_suffix("")
-        adaptive = kept(Path(f"{stem}-adaptive.json"), arguments.adaptive and adaptive_figures(arguments.adaptive))
         second = kept(Path(f"{stem}-smollm2.json"), arguments.second and second_model(arguments.second))
-        write_page(read_json(arguments.json), arguments.page, adaptive, second)
+        write_page(read_json(arguments.json), arguments.page, second)
 
 
 if __name__ == "__main__":

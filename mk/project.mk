@@ -27,8 +27,7 @@ test-browser: $(READY)  ## Run the tests of our pages in Debian's Chromium
 # Finished runs are reused: `make selectivity SELECTIVITY_FLAGS="--seeds 42"` first, then all seeds.
 selectivity: $(REPORTS)/preflight.json  ## Train and evaluate the ablation of the demo's breaker; writes docs/selectivity.md
 	$(BIN)/python benchmarks/selectivity.py --data $(STAGE2) --model $(MODEL) --output $(DATA)/selectivity \
-		--json benchmarks/selectivity.json --page docs/selectivity.md \
-		$(addprefix --adaptive ,$(wildcard $(DATA)/report/adaptive.json)) $(SELECTIVITY_FLAGS)
+		--json benchmarks/selectivity.json --page docs/selectivity.md $(SELECTIVITY_FLAGS)
 
 # Hours on one core, nearly all of it the recipe's own steps: an interrupted run resumes where it stopped.
 smollm2:  ## The breakers on SmolLM2-135M, a second model; adds it to docs/selectivity.md

@@ -81,33 +81,6 @@ def test_the_page_is_made_of_the_results(tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def test_an_adaptive_attack_is_told_where_there_was_one(tmp_path):
-    write_json(tmp_path / "results" / "base.json", result(10, 0, {"german": 9}))
-    write_json(tmp_path / "results" / "selective-42.json", result(1, 9, {"german": 1}))
-    figures = ("static_asr", "adaptive_asr", "best_of_n_asr", "adaptive_correct", "adaptive_gibberish")
-    steps = {"successes_at_random": 1, "median_of_successes": None}
-    adaptive = {
-        "settings": {
-            "steps": 30,
-            "width": 64,
-            "suffix_tokens": 10,
-            "best_of": 8,
-            "models": {"base": {}, "breaker": {}},
-        },
-        **{name: dict.fromkeys(figures, proportion(hits, 10)) for name, hits in (("base", 10), ("breaker", 7))},
-        "steps": {"base": steps, "breaker": steps},
-        "transfer": {"base": [], "breaker": []},
-    }
-    write_json(tmp_path / "adaptive.json", {**adaptive, "prompts": [{"id": "a"}]})
-    figures_kept = study.kept(tmp_path / "kept.json", study.adaptive_figures(tmp_path / "adaptive.json"))
-    assert figures_kept == study.kept(tmp_path / "kept.json", None) == adaptive  # and no prompt
-    study.write_page(study.gathered(tmp_path), tmp_path / "page.md", figures_kept)
-    page = (tmp_path / "page.md").read_text()
-    assert "30 steps of 64 suffixes" in page and "| | base | breaker |\n|---|---|---|\n| ASR, injection" in page
-    assert "call the attacker's tool in 70 % of the" in page
-    assert "fixed texts" not in page
-
-
 def test_a_second_model_is_shown_from_what_its_recipe_left(tmp_path, monkeypatch):
     held_out = {**result(10, 0, {})["held_out"], "malformed": proportion(1, 10)}
     folder = tmp_path / "smollm2"
