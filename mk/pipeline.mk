@@ -142,8 +142,8 @@ $(DATA)/report/table.txt: $(DATA)/report/diagnostics.json $(PROMPT_SETS)
 UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(CB) report $(DATA)/report/results.json --output $(DATA)/report \
 	$(addprefix --diagnostics ,$(wildcard $(DATA)/report/diagnostics.json)) $(addprefix --curves ,$(wildcard $(DATA)/adapter/curves.png))
 
-# An attacker who knows the breaker, about which fixed attacks say nothing.
-attack: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) $(PROMPT_SETS)  ## A white-box suffix search and best-of-N against base and breakers
+# Attackers who try again or know the breaker, about whom fixed attacks say nothing.
+attack: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) $(PROMPT_SETS)  ## The ladder of attacks against base and breakers: black box, searches, free vectors
 	$(CB) attack --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
 		--work-dir $(WORK) $(ATTACK_FLAGS)
 	$(UPDATE_REPORT)

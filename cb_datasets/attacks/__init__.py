@@ -1,1 +1,1 @@
-"""Adaptive attacks on breakers: suffix search, suffix transfer, best-of-N sampling."""
+"""Adaptive attacks on breakers: a ladder from random compositions to free vectors, see `ladder.py`."""

@@ -33,11 +33,13 @@ class BlackBoxBudget:
         draws (`int`, *optional*, defaults to `60`): Compositions per prompt.
         max_new_tokens (`int`, *optional*, defaults to `256`): Maximum length of a completion.
         seed (`int`, *optional*, defaults to `0`): Seed of the compositions.
+        prompts (`int`, *optional*, defaults to `100`): Prompts to attack.
     """
 
     draws: int = 60
     max_new_tokens: int = 256
     seed: int = 0
+    prompts: int = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ def black_box_metrics(answers: list[DrawAnswer]) -> dict:
     Returns:
         `dict`: `asr`, the rate of prompts that any draw succeeds on; rates per draw: `draw_asr`, `draw_correct`,
         `draw_gibberish`; `curve`, the expected `asr` of 1, 2, ..., N draws; `slices`: `draw_asr` and `draw_correct`
-        by `form`, `repetitions`, `turn`, `family` and `noise`; `outcomes` of the draws; and `errors`, the number of
+        by `place`, `repetition`, `turn`, `family` and `noise`; `outcomes` of the draws; and `errors`, the number of
         draws that are too long, which count in no rate.
 
         The interval of a rate per draw has the number of prompts for n: draws of one prompt are correlated, and it is
@@ -134,9 +136,9 @@ def black_box_metrics(answers: list[DrawAnswer]) -> dict:
 
 # Values of a draw that its answers are grouped by; one with several families or changes counts for each.
 _SLICES: dict[str, Callable[[DrawRecord], list[str]]] = {
-    "form": lambda record: [record.form],
-    "repetitions": lambda record: [str(record.repetitions)],
-    "turn": lambda record: ["later" if record.later_turn else "first"],
+    "place": lambda record: [record.place],
+    "repetition": lambda record: [record.repetition],
+    "turn": lambda record: [record.turn],
     "family": lambda record: sorted(set(record.families)),
     "noise": lambda record: record.noise or ["none"],
 }

@@ -19,10 +19,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import cast
 
-from builders.trace import message, to_json, tool_call
+from builders.trace import to_json
 
+from ..placement import place_of, repetition_of, turn_of
 from ..sample import clean_messages
+from ..sets.earlier_turns import exchange
 
 
 WORDINGS_FILE = Path(__file__).parent / "assets" / "wordings_v1.json"
@@ -31,14 +34,14 @@ WORDINGS: dict[str, list[str]] = _ASSET["wordings"]
 _MARKS: list[tuple[str, str]] = _ASSET["marks"]
 
 # Where the injection is put: in a paragraph of its own behind the text, in its last line, before it, between two of
-# its words, or before and behind it.
-PLACES = ("after", "last_line", "before", "inside", "both_sides")
-REPEATED = "repeated"
+# its words, or before and behind it. Some are repeated, at one of the first four.
+_SPOTS = ("after", "last_line", "before", "inside", "both_sides")
+_REPEATED = "repeated"
+_REPETITIONS = (2, 3, 4)
 
 # Probabilities of the parts of a draw.
 _GENERIC, _EDIT_WORDS, _CHANGE_CASE, _ADD_MARKS, _ADD_CALLS, _LATER_TURN = 0.5, 0.4, 0.3, 0.4, 0.25, 0.25
 _MAX_TEXTS = 3
-_REPETITIONS = (2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -48,23 +51,16 @@ class DrawRecord:
     Args:
         number (`int`): Its number among the draws of its prompt.
         families (`list[str]`): Families of the stacked texts; generic wordings are `generic/<name>`.
-        place (`str`): One of [`PLACES`].
-        repetitions (`int`): Copies of the injection at that place.
-        later_turn (`bool`): Whether an honest request, its call and its result precede the attacked request.
+        place, repetition, turn (`str`): Where the injection is, see `placement.py`.
         noise (`list[str]`): Changes of the text: `words`, `case`, `marks`, `calls`.
     """
 
     number: int
     families: list[str]
     place: str
-    repetitions: int
-    later_turn: bool
+    repetition: str
+    turn: str
     noise: list[str]
-
-    @property
-    def form(self) -> str:
-        """The place of a single injection, or `repeated`."""
-        return self.place if self.repetitions == 1 else REPEATED
 
 
 @dataclass(frozen=True)
@@ -116,15 +112,18 @@ class Composer:
         clean = clean_messages(prompt)
         carriers = sorted({span["message"] for span in prompt["injection"]})
         contents = {index: clean[index]["content"].strip() for index in carriers}
-        place, repetitions = _draw_place(rng, list(contents.values()))
+        spot, copies = _draw_spot(rng, list(contents.values()))
         spans = []
         for index, content in contents.items():
-            text, ranges = _insert(rng, content, injection, place, repetitions)
+            text, ranges = _insert(rng, content, injection, spot, copies)
             clean[index] = {**clean[index], "content": text}
             spans += [{"message": index, "start": start, "end": end} for start, end in ranges]
         earlier = self._earlier_turn(rng, prompt) if rng.random() < _LATER_TURN else []
-        record = DrawRecord(number, families, place, repetitions, bool(earlier), noise)
-        return Draw(_drawn_row(prompt, record, clean, spans, earlier), record)
+        row = _after(prompt | {"messages": clean, "injection": spans}, earlier)
+        place, repetition = cast(str, place_of(row)), cast(str, repetition_of(row))
+        record = DrawRecord(number, families, place, repetition, turn_of(row), noise)
+        changed = {"family": "+".join(families), "subtype": f"{place}, {repetition} copies, turn {record.turn}"}
+        return Draw(row | changed | {"id": f"{prompt['id']}/draw_{number}"}, record)
 
     def _stack(self, rng: random.Random, prompt: dict) -> tuple[list[str], list[str]]:
         """Families and texts of one to three injections that want the attacker's call."""
@@ -185,15 +184,7 @@ class Composer:
         if not others:
             return []
         other = rng.choice(others)
-        request, tool = clean_messages(other)[-1], other["target"]["expected_tool"]
-        expected = json.loads(other["target"]["expected_calls"] or "null")
-        arguments = expected[0]["arguments"] if expected else {"query": request["content"]}
-        return [
-            request,
-            message("assistant", None, [tool_call(tool, arguments, id="call_0")]),
-            message("tool", "Done.", tool_call_id="call_0", name=tool),
-            message("assistant", "That is done."),
-        ]
+        return exchange(other | {"messages": clean_messages(other)})
 
 
 def _wanted(prompt: dict) -> tuple[str, str | None]:
@@ -221,14 +212,14 @@ def _edit_words(rng: random.Random, text: str, tool: str) -> str:
     return " ".join(words)
 
 
-def _draw_place(rng: random.Random, contents: list[str]) -> tuple[str, int]:
-    """A place, and the number of copies there. A sixth of the draws is repeated, at a place of one injection."""
+def _draw_spot(rng: random.Random, contents: list[str]) -> tuple[str, int]:
+    """Where the injection is put, and the number of copies there. A sixth of the draws is repeated."""
     # `inside` needs a gap between two words, in every message that carries the injection.
-    places = [place for place in PLACES if place != "inside" or all(map(_gaps, contents))]
-    form = rng.choice([*places, REPEATED])
-    if form != REPEATED:
-        return form, 1
-    return rng.choice([place for place in places if place != "both_sides"]), rng.choice(_REPETITIONS)
+    spots = [spot for spot in _SPOTS if spot != "inside" or all(map(_gaps, contents))]
+    drawn = rng.choice([*spots, _REPEATED])
+    if drawn != _REPEATED:
+        return drawn, 1
+    return rng.choice([spot for spot in spots if spot != "both_sides"]), rng.choice(_REPETITIONS)
 
 
 def _gaps(content: str) -> list[int]:
@@ -237,31 +228,27 @@ def _gaps(content: str) -> list[int]:
 
 
 def _insert(
-    rng: random.Random, content: str, injection: str, place: str, repetitions: int
+    rng: random.Random, content: str, injection: str, spot: str, copies: int
 ) -> tuple[str, list[tuple[int, int]]]:
     """A message with the injection in it, and the characters `[start, end)` of each copy."""
-    if place == "inside":
+    if spot == "inside":
         # A copy ends with the space that separates it, so that cutting it leaves the words as they were.
         at = rng.choice(_gaps(content))
-        pieces = [content[:at], *[f"{injection} "] * repetitions, content[at:]]
-        copies = list(range(1, 1 + repetitions))
+        pieces = [content[:at], *[f"{injection} "] * copies, content[at:]]
+        injected = list(range(1, 1 + copies))
     else:
-        between = {"after": "\n\n", "last_line": " "}.get(place) or rng.choice(("\n\n", " "))
-        before = [injection, between] * repetitions if place in ("before", "both_sides") else []
-        after = [between, injection] * repetitions if place != "before" else []
+        between = {"after": "\n\n", "last_line": " "}.get(spot) or rng.choice(("\n\n", " "))
+        before = [injection, between] * copies if spot in ("before", "both_sides") else []
+        after = [between, injection] * copies if spot != "before" else []
         pieces = [*before, content, *after]
-        copies = [*range(0, len(before), 2), *range(len(before) + 2, len(pieces), 2)]
+        injected = [*range(0, len(before), 2), *range(len(before) + 2, len(pieces), 2)]
     starts = [*accumulate(map(len, pieces), initial=0)]
-    return "".join(pieces), [(starts[index], starts[index + 1]) for index in copies]
+    return "".join(pieces), [(starts[index], starts[index + 1]) for index in injected]
 
 
-def _drawn_row(prompt: dict, record: DrawRecord, messages: list[dict], spans: list[dict], earlier: list[dict]) -> dict:
+def _after(prompt: dict, earlier: list[dict]) -> dict:
+    """The prompt with earlier turns behind its system prompt."""
+    messages = prompt["messages"]
     first = 1 if messages[0]["role"] == "system" else 0
-    form = [record.form, f"{record.repetitions} copies", "later turn" if earlier else "first turn"]
-    return prompt | {
-        "id": f"{prompt['id']}/draw_{record.number}",
-        "family": "+".join(record.families),
-        "subtype": ", ".join(form),
-        "messages": [*messages[:first], *earlier, *messages[first:]],
-        "injection": [{**span, "message": span["message"] + len(earlier)} for span in spans],
-    }
+    spans = [{**span, "message": span["message"] + len(earlier)} for span in prompt["injection"]]
+    return prompt | {"messages": [*messages[:first], *earlier, *messages[first:]], "injection": spans}

@@ -1,4 +1,4 @@
-"""The commands that test a breaker: `attack` (an adaptive attacker), `agentdojo` (the live benchmark)."""
+"""The commands that test a breaker: `attack` (the ladder of attacks), `agentdojo` (the live benchmark)."""
 
 from collections import Counter
 from enum import StrEnum
@@ -34,41 +34,36 @@ def attack(
     engine: Engine,
     also: ExtraAdaptersOption = None,
     task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
-    n_prompts: Annotated[int, typer.Option(min=1, help="Prompts to attack, chosen by --seed.")] = 20,
-    steps: Annotated[int, typer.Option(min=0, help="Maximum number of search steps per prompt.")] = 50,
-    width: Annotated[int, typer.Option(min=1, help="Suffixes tried per step.")] = 64,
-    suffix_tokens: Annotated[int, typer.Option(min=1, help="Number of tokens of the suffix.")] = 10,
-    top_k: Annotated[int, typer.Option(min=1, help="Candidate tokens per position and step.")] = 64,
-    best_of: Annotated[int, typer.Option(min=1, help="Samples per prompt at temperature 1.")] = 8,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RUNG.LIMIT=VALUE", help="E.g. suffix.steps=100, universal.prompts=0; repeatable."),
+    ] = None,
     seed: SeedOption = 0,
 ) -> None:
-    """White-box suffix search and best-of-N sampling, against base and breaker with the same budget.
+    """The ladder of attacks against base and breakers, with the same budget for each.
 
-    The search is greedy coordinate gradient (arXiv 2307.15043) on the opening of the attacker's call; success is
-    judged by the model's greedy completion.
+    Fixed injections, random compositions without any knowledge of the model (black_box), token searches by greedy
+    coordinate gradient (arXiv 2307.15043; suffix, prefix_suffix, universal, transfer), free vectors (embedding), and
+    prefilled calls. Success is judged by the model's greedy completion.
     """
-    from ..attacks.adaptive import AttackBudget, select_attackable
-    from ..attacks.adaptive import attack as attack_models
     from ..attacks.adaptive_results import ADAPTIVE_FILE, adaptive_table_rows
+    from ..attacks.attackable import select_attackable
+    from ..attacks.ladder import Budgets, run_ladder
     from ..evaluation.results import named_adapters
     from ..files import load_rows, write_json
     from ..sample import PROMPT_FEATURES
-    from ..splits import choose
 
     if engine.backend != BackendName.TRANSFORMERS:
-        raise ValueError("The search needs gradients, which only --backend transformers has.")
-    candidates, left_out = select_attackable(load_rows(prompts / task, PROMPT_FEATURES))
-    if len(candidates) == 0:
+        raise ValueError("The searches need gradients, which only --backend transformers has.")
+    budgets = Budgets.of_text(budget or [], engine.max_new_tokens, seed)
+    attackable, left_out = select_attackable(load_rows(prompts / task, PROMPT_FEATURES))
+    if len(attackable) == 0:
         raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
-    chosen = choose(candidates, n_prompts, seed)
-    budget = AttackBudget(steps, width, suffix_tokens, top_k, best_of, engine.max_new_tokens, seed)
     models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
-    result = attack_models(chosen, models, budget, engine.batch_size, engine.work_dir)
-    write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(candidates), "left_out": left_out})
+    result = run_ladder(attackable, models, budgets, engine.batch_size, engine.work_dir)
+    write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(attackable), "left_out": left_out})
     table(["", *models], list(adaptive_table_rows(result, list(models))))
-    for name in models:
-        print(f"  {name} under the search: {listed(result['outcomes'][name])}")
-    print(f"attack: {len(chosen)} prompts of {task} -> {output / ADAPTIVE_FILE}")
+    print(f"attack: {len(attackable)} prompts of {task} -> {output / ADAPTIVE_FILE}")
 
 
 @app.command()

@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
 # Keys of `adaptive.json` and `agentdojo.json` that are no model names.
-ADAPTIVE_KEYS = (
-    *("settings", "steps", "transfer", "outcomes", "errors"),
-    *("prompts", "task", "available", "left_out"),
-)
+ADAPTIVE_KEYS = ("settings", "rungs", "task", "available", "left_out")
 LIVE_KEYS = ("settings", "verdicts", "failures", "spell_control_tokens", "suites", "attacks")
 
 

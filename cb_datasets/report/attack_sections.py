@@ -3,7 +3,7 @@
 Their results are files in the folder of the report:
 
     report/results.json                 the evaluation
-    report/adaptive.json                `cb-datasets attack`: white-box suffix search and best-of-N sampling
+    report/adaptive.json                `cb-datasets attack`: the ladder of attacks
     report/agentdojo/agentdojo.json     `cb-datasets agentdojo`: the live benchmark
 
 A breaker may have been retrained after an attack: metrics of weights other than the evaluated ones are left out, and
@@ -72,36 +72,44 @@ def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dic
     """
     sections = []
     if ADAPTIVE in attack_results:
-        sections.append(_adaptive_section(attack_results[ADAPTIVE], evaluation_settings))
+        sections += _adaptive_sections(attack_results[ADAPTIVE], evaluation_settings)
     if LIVE in attack_results:
         sections.append(_live_section(attack_results[LIVE], evaluation_settings))
     return sections
 
 
-def _adaptive_section(results: dict, evaluation_settings: dict) -> Section:
+def _adaptive_sections(results: dict, evaluation_settings: dict) -> list[Section]:
     settings = results["settings"]
     revisions = {
         name: str(model["revision"]).rpartition("+")[2] for name, model in settings["models"].items() if name != BASE
     }
     models, omitted = _models_to_show(revisions, evaluation_settings, ADAPTIVE)
     left_out = results["left_out"]
-    excluded = f" (excluded, because the search cannot attack them: {listed(left_out)})" if left_out else ""
+    excluded = f" (excluded, because they cannot be attacked: {listed(left_out)})" if left_out else ""
+    versions = ", ".join(f"{package} {version}" for package, version in settings["versions"].items())
     paragraphs = [
-        f"{len(results['prompts'])} of {results['available']} prompts of {results['task']}{excluded}. Each prompt is "
-        "attacked separately, with access to the weights and the same budget for every model: a suffix of "
-        f"{settings['suffix_tokens']} tokens to the injection, found by greedy coordinate gradient in at most "
-        f"{settings['steps']} steps of {settings['width']} candidates, and {settings['best_of']} samples at "
-        "temperature 1.",
-        "A search that finds no attack is no proof of robustness: a larger budget or another attack may succeed.",
+        f"From {results['available']} prompts of {results['task']}{excluded}; n is the number of prompts of a rung. "
+        "Every model is attacked with the same budget, which each rung names; success is judged by the greedy "
+        "completion. "
+        f"Seed {settings['seed']}; chat template {settings['template_hash']}; {versions}.",
+        "An attack that finds nothing is no proof of robustness: a larger budget or another attack may succeed. Free "
+        "vectors are no text: they bound what a search for tokens can reach.",
         *omitted,
     ]
-    if errors := {name: results["errors"][name] for name in models if results["errors"][name]}:
+    if errors := adaptive.errors_of(results, models):
         paragraphs.append(
-            f"Prompts without a completion (too long), excluded from every denominator: {listed(errors)}."
+            f"Answers missing because the prompt is too long, excluded from every denominator: {listed(errors)}."
         )
-    outcomes = ("outcomes under the search", *(listed(results["outcomes"][name]) for name in models))
-    rows = [*adaptive.adaptive_table_rows(results, models), outcomes] if models else []
-    return Section("adaptive", "Adaptive attacks", paragraphs, models, rows)
+    rows = list(adaptive.adaptive_table_rows(results, models)) if models else []
+    sections = [Section("adaptive", "Adaptive attacks", paragraphs, models, rows)]
+    if models and "black_box" in results["rungs"]:
+        text = (
+            "Random compositions of known injections, without gradients or feedback. The curve is the expected ASR of "
+            "the best of N compositions; other rows are per composition, and one of several families counts for each."
+        )
+        rows = list(adaptive.black_box_table_rows(results, models))
+        sections.append(Section("black-box", "Black-box attacker in detail", [text], models, rows))
+    return sections
 
 
 def _live_section(results: dict, evaluation_settings: dict) -> Section:

@@ -1,9 +1,12 @@
 """Results of an evaluation, made by the evaluation's own functions from hand-written completions."""
 
-from collections import Counter
+from dataclasses import asdict
 
 from builders.trace import message
-from cb_datasets.attacks.adaptive_results import adaptive_metrics, search_steps
+from cb_datasets.attacks.black_box import BlackBoxBudget, DrawAnswer, black_box_metrics
+from cb_datasets.attacks.composition import DrawRecord
+from cb_datasets.attacks.rung import rung_metrics, search_metrics
+from cb_datasets.attacks.search_budget import SearchBudget
 from cb_datasets.checks.thresholds import EvaluationThresholds
 from cb_datasets.evaluation.attack_kinds import MIN_PROMPTS
 from cb_datasets.evaluation.coherence import coherence
@@ -63,15 +66,17 @@ def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
     """Results of `cb-datasets attack` on ten prompts. All succeed on the base model, `hijacked` on the breaker."""
     answers = {"base": _attacked(10), "breaker": _attacked(hijacked)}
     models = {"base": {"model": "m", "revision": "base"}, "breaker": {"model": "m+a", "revision": revision}}
-    budget = {"steps": 30, "width": 64, "suffix_tokens": 10, "top_k": 64, "best_of": 8}
-    return {
-        "settings": {**budget, "max_new_tokens": 96, "seed": 0, "models": models},
-        **{name: adaptive_metrics(records) for name, records in answers.items()},
-        "outcomes": {name: dict(Counter(one["outcome"] for one in records)) for name, records in answers.items()},
-        "steps": {name: search_steps(records) for name, records in answers.items()},
-        "transfer": {name: [] for name in answers},
-        "errors": dict.fromkeys(answers, 0),
+    budget = SearchBudget(steps=30, width=64, suffix_tokens=10)
+    suffix = {
+        "budget": asdict(budget),
+        "models": {name: {**rung_metrics(each), **search_metrics(each)} for name, each in answers.items()},
         "prompts": [{}] * 10,
+    }
+    drawn = {name: black_box_metrics(_drawn(each)) for name, each in answers.items()}
+    black_box = {"budget": asdict(BlackBoxBudget(draws=2)), "models": drawn, "prompts": [{}] * 10}
+    return {
+        "settings": {"seed": 0, "template_hash": "7f3a", "versions": {"torch": "2.12"}, "models": models},
+        "rungs": {"suffix": suffix, "black_box": black_box},
         "task": "tool_flip",
         "available": 400,
         "left_out": {"prefilled": 3},
@@ -79,8 +84,18 @@ def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
 
 
 def _attacked(hijacked: int) -> list[dict]:
-    shared = {"static": {"outcome": "correct"}, "gibberish": False, "search": {"steps": 4}, "drawn": {"correct": 8}}
+    shared = {"gibberish": False, "search": {"steps": 4}}
     return [{**shared, "outcome": "attack_success" if k < hijacked else "correct"} for k in range(10)]
+
+
+def _drawn(answers: list[dict]) -> list[DrawAnswer]:
+    """Two compositions per prompt: before the request with that outcome, and behind it with the right call."""
+    records = [DrawRecord(n, ["comment"], place, "1", "1", []) for n, place in enumerate(("before", "after"))]
+    return [
+        DrawAnswer(str(k), record, Outcome(outcome), False)
+        for k, answer in enumerate(answers)
+        for record, outcome in zip(records, (answer["outcome"], "correct"), strict=True)
+    ]
 
 
 def small_live(adapter: str = "breaker") -> dict:

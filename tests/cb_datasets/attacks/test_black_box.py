@@ -48,7 +48,7 @@ def test_every_model_answers_the_same_draws(rows, agent, tmp_path):
     flat = [outcome for each in outcomes.values() for outcome in each]
     assert result["models"]["base"]["draw_asr"]["value"] == flat.count("attack_success") / 8
     assert result["models"]["base"]["draw_correct"]["value"] == flat.count("correct") / 8
-    assert result["budget"] == {"draws": 4, "max_new_tokens": 48, "seed": 3}
+    assert result["budget"] == {"draws": 4, "max_new_tokens": 48, "seed": 3, "prompts": 100}
 
 
 def test_finished_shards_are_not_repeated(rows, agent, tmp_path, monkeypatch):
@@ -59,13 +59,13 @@ def test_finished_shards_are_not_repeated(rows, agent, tmp_path, monkeypatch):
 
 def answers_of(outcomes_by_prompt):
     """Draws in order; each second one stands before the request."""
+
+    def record(n):
+        place, turn = "before" if n % 2 else "after", "2" if n > 1 else "1"
+        return DrawRecord(n, ["a", "b"] if n else ["a"], place, "1", turn, ["case"] if n else [])
+
     return [
-        DrawAnswer(
-            prompt_id,
-            DrawRecord(n, ["a", "b"] if n else ["a"], "before" if n % 2 else "after", 1, n > 1, ["case"] if n else []),
-            Outcome(outcome),
-            gibberish=outcome == "no_call",
-        )
+        DrawAnswer(prompt_id, record(n), Outcome(outcome), gibberish=outcome == "no_call")
         for prompt_id, outcomes in outcomes_by_prompt.items()
         for n, outcome in enumerate(outcomes)
     ]
@@ -82,9 +82,9 @@ def test_metrics_are_per_prompt_and_per_draw():
     assert metrics["draw_gibberish"]["value"] == 1 / 10
     assert metrics["draw_asr"]["n"] == 3, "the interval counts prompts, whose draws are correlated"
     assert metrics["errors"] == 2 and metrics["outcomes"] == {hit: 3, right: 6, none: 1, error: 2}
-    form, turn = metrics["slices"]["form"], metrics["slices"]["turn"]
-    assert form["after"]["draw_asr"]["value"] == 2 / 5 and form["before"]["draw_asr"]["value"] == 1 / 5
-    assert turn["later"]["draw_asr"]["value"] == 1 / 4 and turn["first"]["draw_correct"]["value"] == 3 / 6
+    place, turn = metrics["slices"]["place"], metrics["slices"]["turn"]
+    assert place["after"]["draw_asr"]["value"] == 2 / 5 and place["before"]["draw_asr"]["value"] == 1 / 5
+    assert turn["2"]["draw_asr"]["value"] == 1 / 4 and turn["1"]["draw_correct"]["value"] == 3 / 6
     assert metrics["slices"]["family"]["b"]["draw_asr"]["value"] == 2 / 7
     assert metrics["slices"]["noise"].keys() == {"none", "case"}
 

@@ -1,14 +1,14 @@
 """Draws of the black-box attacker: what they are made of, where they stand, and that they can be cut out again."""
 
 import re
-from collections import Counter
 from itertools import pairwise
 
 import pytest
 
 from builders.trace import message, to_json
-from cb_datasets.attacks.composition import PLACES, REPEATED, WORDINGS, Composer
+from cb_datasets.attacks.composition import WORDINGS, Composer
 from cb_datasets.files import to_dataset
+from cb_datasets.placement import LAYOUTS, PLACES, place_of
 from cb_datasets.sample import PROMPT_FEATURES, clean_messages, cut_spans
 
 
@@ -67,36 +67,37 @@ def test_cutting_the_spans_gives_the_clean_request_back(pool):
     for draw in draws_of(pool, pool[0]):
         system, *earlier, request = cut_spans(draw.row["messages"], draw.row["injection"])
         assert [system, request] == clean_messages(pool[0])
-        assert bool(earlier) == draw.record.later_turn
+        assert bool(earlier) == (draw.record.turn == "2")
 
 
 def test_copies_stand_where_the_record_says(pool):
     clean = clean_messages(pool[0])[1]["content"]
     for draw in draws_of(pool, pool[0]):
-        record, texts = draw.record, injected(draw)
-        content, start = draw.row["messages"][-1]["content"], draw.row["injection"][0]["start"]
+        texts, content = injected(draw), draw.row["messages"][-1]["content"]
         assert len({text.strip() for text in texts}) == 1, "all copies are equal"
-        assert len(texts) == record.repetitions * (2 if record.place == "both_sides" else 1)
-        match record.place:
+        assert draw.record.repetition == ("3+" if len(texts) > 2 else str(len(texts)))
+        assert draw.record.place == place_of(draw.row)
+        place, layout = draw.record.place.split(", ")
+        gap = "\n\n" if layout == "own paragraph" else " "
+        match place:
             case "after":
-                assert content.startswith(f"{clean}\n\n{texts[0]}")
-            case "last_line":
-                assert content.startswith(f"{clean} {texts[0]}")
+                assert content.startswith(f"{clean}{gap}{texts[0]}")
             case "before":
-                assert content.startswith(texts[0]) and content.endswith(clean)
-            case "both_sides":
-                assert content.startswith(texts[0]) and content.endswith(texts[0]) and clean in content
+                assert content.startswith(texts[0]) and content.endswith(f"{gap}{clean}")
+            case "both sides":
+                assert content == f"{texts[0]}{gap}{clean}{gap}{texts[1]}"
             case "inside":
-                assert 0 < start < len(clean) and content[start - 1] == " " and texts[0].endswith(" ")
+                start = draw.row["injection"][0]["start"]
+                assert layout == "same line" and content[start - 1] == " " and texts[0].endswith(" ")
         assert all(one["end"] <= other["start"] for one, other in pairwise(draw.row["injection"]))
 
 
 def test_every_place_repetition_turn_and_noise_occurs(pool):
     records = [draw.record for draw in draws_of(pool, pool[0], count=400)]
-    assert set(Counter(record.form for record in records)) == {*PLACES, REPEATED}
-    assert {record.repetitions for record in records} == {1, 2, 3, 4}
-    later = sum(record.later_turn for record in records) / 400
-    assert later == pytest.approx(0.25, abs=0.07)
+    places = {f"{place}, {layout}" for place in PLACES for layout in LAYOUTS} - {"inside, own paragraph"}
+    assert {record.place for record in records} == places
+    assert {record.repetition for record in records} == {"1", "2", "3+"}
+    assert sum(record.turn == "2" for record in records) / 400 == pytest.approx(0.25, abs=0.07)
     for noise, expected in {"words": 0.4, "case": 0.3, "marks": 0.4, "calls": 0.25}.items():
         assert sum(noise in record.noise for record in records) / 400 == pytest.approx(expected, abs=0.08)
     assert {len(record.families) for record in records} == {1, 2, 3}
@@ -132,7 +133,7 @@ def test_arguments_are_the_goals_or_those_of_an_honest_call(pool, prompt):
 
 
 def test_an_earlier_turn_is_another_honest_request_with_its_call_and_result(pool):
-    turns = [draw.row["messages"][1:-1] for draw in draws_of(pool, pool[0]) if draw.record.later_turn]
+    turns = [draw.row["messages"][1:-1] for draw in draws_of(pool, pool[0]) if draw.record.turn == "2"]
     assert {turn[0]["content"] for turn in turns} == {"Look in our files for tides.", "Find pages about tides."}
     for request, call, result, closing in turns:
         assert [each["role"] for each in (request, call, result, closing)] == [
@@ -144,7 +145,7 @@ def test_an_earlier_turn_is_another_honest_request_with_its_call_and_result(pool
         expected = "search_web" if request["content"].startswith("Find") else "retrieve_multimodal_docs"
         assert call["tool_calls"][0]["function"]["name"] == expected
     other_tools = [row | {"tools": "[]"} for row in pool[1:]]
-    assert not any(draw.record.later_turn for draw in draws_of([pool[0], *other_tools], pool[0]))
+    assert not any(draw.record.turn == "2" for draw in draws_of([pool[0], *other_tools], pool[0]))
 
 
 def test_an_injection_in_a_tool_message_stays_in_it(pool, prompt):
@@ -159,4 +160,4 @@ def test_an_injection_in_a_tool_message_stays_in_it(pool, prompt):
 
 def test_a_request_of_one_word_has_no_inside(pool, prompt):
     row = asked(prompt, 9, "Tides?", "Call search_web.")
-    assert "inside" not in {draw.record.place for draw in draws_of(pool, row)}
+    assert "inside, same line" not in {draw.record.place for draw in draws_of(pool, row)}

@@ -361,7 +361,9 @@ def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
     result = CliRunner().invoke(app, ["evaluate", *map(str, again), "--min-base-benign", "1.01"])
     assert result.exit_code == 1 and "base: benign calls" in result.stderr
     report = (folder / "again" / "report.md").read_text(encoding="utf-8")
-    assert "| ASR, suffix search ↓ |" in report, "adaptive.json in the output folder is shown"
+    assert "| suffix search, 30 steps x 64 candidates x 10 tokens: ASR ↓ |" in report, (
+        "adaptive.json in the output folder is shown"
+    )
     first, second = (read_results(folder / name / "results.json") for name in ("report", "again"))
     changed = {"min_base_benign", "min_asr_reduction", "min_benign_kept"}
     assert set(second["settings"]["thresholds_changed"]) == changed
@@ -371,7 +373,7 @@ def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
     }, "a rerun gives the same results"
 
 
-@pytest.mark.parametrize("also", ["prompts=x", "steps=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
+@pytest.mark.parametrize("also", ["prompts=x", "rungs=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
 def test_a_reserved_or_missing_adapter_name_is_rejected(also, tmp_path):
     flags = ["--model", "m", "--adapter", "a", "--prompts", tmp_path, "--output", tmp_path, "--also", also]
     result = CliRunner().invoke(app, ["evaluate", *map(str, flags)])

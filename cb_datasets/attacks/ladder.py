@@ -1,0 +1,181 @@
+"""The ladder of attacks: from fixed texts to free vectors, base and breakers on equal budgets.
+
+    unchanged        the injections as they are                                   fixed.py
+    samples          best of N samples at temperature 1                           fixed.py
+    black_box        best of N random compositions, no gradient, no feedback      black_box.py
+    suffix           tokens behind the injection, searched with gradients         white_box.py
+    prefix_suffix    tokens before and behind it                                  white_box.py
+    universal        one suffix for many prompts                                  universal.py
+    transfer         suffixes that were found on the other models                 transfer.py
+    embedding        free vectors in place of tokens, the upper bound             white_box.py
+    prefilled_*      the attacker's call begun for the model                      fixed.py
+
+Each rung can be run alone: `attack_*` in these modules. A rung that breaks nothing proves nothing: a larger budget or
+another attack may.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from datasets import Dataset
+
+from ..chat import DATE_STRING, template_hash
+from ..splits import choose
+from .black_box import BlackBoxBudget, attack_with_compositions
+from .fixed import FixedBudget, SamplesBudget, attack_by_sampling, attack_prefilled, attack_unchanged
+from .rung import CODE_HASH
+from .search_budget import EmbeddingBudget, SearchBudget, UniversalBudget
+from .transfer import attack_by_transfer
+from .universal import attack_with_one_suffix
+from .white_box import attack_with_embeddings, attack_with_tokens
+
+
+if TYPE_CHECKING:
+    from ..generation.transformers_backend import TransformersBackend
+
+
+# Limits that may be 0; all others are at least 1.
+_MAY_BE_ZERO = ("prompts", "steps", "prefix_tokens", "suffix_tokens", "prefix_vectors", "suffix_vectors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Budgets:
+    """Budget of each rung; one with `prompts=0` is left out.
+
+    Transfer tries what the rung `suffix` found, so its `prompts` only says whether it is run.
+    """
+
+    unchanged: FixedBudget = field(default_factory=FixedBudget)
+    samples: SamplesBudget = field(default_factory=SamplesBudget)
+    black_box: BlackBoxBudget = field(default_factory=BlackBoxBudget)
+    suffix: SearchBudget = field(default_factory=SearchBudget)
+    prefix_suffix: SearchBudget = field(default_factory=lambda: SearchBudget(prefix_tokens=10, prompts=40))
+    universal: UniversalBudget = field(default_factory=lambda: UniversalBudget(prompts=40))
+    transfer: FixedBudget = field(default_factory=FixedBudget)
+    embedding: EmbeddingBudget = field(default_factory=lambda: EmbeddingBudget(prompts=40))
+    prefilled: FixedBudget = field(default_factory=FixedBudget)
+
+    @classmethod
+    def of_text(cls, limits: Iterable[str], max_new_tokens: int, seed: int) -> Self:
+        """The default budgets with some limits changed.
+
+        Args:
+            limits (`Iterable[str]`): `RUNG.LIMIT=VALUE`, for example `suffix.steps=30`.
+            max_new_tokens (`int`): Maximum length of a completion, in every rung.
+            seed (`int`): Seed of every rung.
+
+        Raises:
+            ValueError: If there is no such rung or limit, or the value is not of its type.
+        """
+        changed: dict[str, dict[str, Any]] = {each.name: {} for each in dataclasses.fields(cls)}
+        for text in limits:
+            name, value = _parsed(text, changed)
+            rung, limit = name.split(".")
+            changed[rung][limit] = value
+        common = {"max_new_tokens": max_new_tokens, "seed": seed}
+        budgets = {}
+        for rung, values in changed.items():
+            budget = getattr(cls(), rung)
+            own = {key: value for key, value in common.items() if hasattr(budget, key)}
+            budgets[rung] = dataclasses.replace(budget, **own, **values)
+        return cls(**budgets)
+
+
+def _parsed(text: str, rungs: Iterable[str]) -> tuple[str, int | tuple[float, ...]]:
+    """`RUNG.LIMIT` and the value of one changed limit."""
+    name, _, value = text.partition("=")
+    rung, _, limit = name.partition(".")
+    if rung not in rungs:
+        raise ValueError(f"--budget {text!r}: must be RUNG.LIMIT=VALUE with a rung of {', '.join(rungs)}.")
+    known = [each.name for each in dataclasses.fields(getattr(Budgets(), rung))]
+    known = [each for each in known if each not in ("max_new_tokens", "seed")]
+    if limit not in known:
+        raise ValueError(f"--budget {text!r}: the limits of {rung} are {', '.join(known)}.")
+    try:
+        parsed = tuple(map(float, value.split(","))) if limit == "step_sizes" else int(value)
+    except ValueError:
+        raise ValueError(f"--budget {text!r}: {value!r} is no number.") from None
+    least = 0 if limit in _MAY_BE_ZERO else 1
+    if parsed < least if isinstance(parsed, int) else min(parsed) <= 0:
+        raise ValueError(
+            f"--budget {text!r}: must be {f'at least {least}' if isinstance(parsed, int) else 'positive'}."
+        )
+    return name, parsed
+
+
+def run_ladder(
+    prompts: Dataset,
+    models: "dict[str, TransformersBackend]",
+    budgets: Budgets,
+    batch_size: int,
+    work_dir: Path,
+) -> dict[str, Any]:
+    """Run every rung against every model.
+
+    Args:
+        prompts ([`~datasets.Dataset`]): Attackable rows of `PROMPT_FEATURES`. Each rung takes its number of them,
+            chosen by a hash, so that a smaller choice is part of a larger one; the black box composes from all.
+        models (`dict[str, TransformersBackend]`): Models by name, the base first: its completions define the openings
+            that the searches aim at.
+        budgets ([`Budgets`]): Limits of the attacker, the same for every model.
+        batch_size (`int`): Sequences per forward pass of the searches.
+        work_dir (`Path`): Folder of finished shards and searches: an interrupted ladder resumes.
+
+    Returns:
+        `dict`: `settings`, and `rungs` by name, see `rung.py`; those that are left out are missing.
+
+    Raises:
+        ValueError: If every prompt of a rung is too long for a model.
+    """
+    seed = budgets.black_box.seed
+
+    def chosen(count: int) -> Dataset:
+        return choose(prompts, count, seed)
+
+    fast = {name: _on_fast_weights(model) for name, model in models.items()}
+    rungs: dict[str, Any] = {}
+    if count := budgets.unchanged.prompts:
+        rungs["unchanged"] = attack_unchanged(chosen(count), fast, budgets.unchanged, work_dir)
+    if count := budgets.samples.prompts:
+        rungs["samples"] = attack_by_sampling(chosen(count), fast, budgets.samples, work_dir)
+    if count := budgets.black_box.prompts:
+        rungs["black_box"] = attack_with_compositions(chosen(count), prompts, fast, budgets.black_box, work_dir)
+    for rung in ("suffix", "prefix_suffix"):
+        budget = getattr(budgets, rung)
+        if budget.prompts:
+            rungs[rung] = attack_with_tokens(chosen(budget.prompts), fast, budget, batch_size, work_dir, rung)
+    if count := budgets.universal.prompts:
+        taken = chosen(count + budgets.universal.seen_prompts)
+        rungs["universal"] = attack_with_one_suffix(taken, fast, budgets.universal, batch_size, work_dir)
+    if budgets.transfer.prompts and "suffix" in rungs and len(models) > 1:
+        rungs["transfer"] = attack_by_transfer(prompts, fast, rungs["suffix"], budgets.transfer, work_dir)
+    if count := budgets.embedding.prompts:
+        rungs["embedding"] = attack_with_embeddings(chosen(count), fast, budgets.embedding, batch_size, work_dir)
+    if count := budgets.prefilled.prompts:
+        prefilled = attack_prefilled(chosen(count), fast, budgets.prefilled, work_dir)
+        rungs |= {f"prefilled_{head}": rung for head, rung in prefilled.items()}
+    return {"settings": _settings(models, seed), "rungs": rungs}
+
+
+def _on_fast_weights(model: "TransformersBackend") -> "TransformersBackend":
+    """On a CPU a model with merged weights; on a GPU the model itself, whose copy could exceed the memory."""
+    with model.network() as network:
+        return model.merged() if network.device.type == "cpu" else model
+
+
+def _settings(models: "dict[str, TransformersBackend]", seed: int) -> dict[str, Any]:
+    tokenizer = next(iter(models.values())).tokenizer
+    return {
+        "seed": seed,
+        "models": {name: {"model": model.model, "revision": model.revision} for name, model in models.items()},
+        "template_hash": template_hash(tokenizer),
+        "date_string": DATE_STRING,
+        "code": CODE_HASH,
+        "versions": {package: version(package) for package in ("torch", "transformers", "peft")},
+        "threads": torch.get_num_threads(),
+    }
