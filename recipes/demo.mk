@@ -30,7 +30,7 @@ DR_FLAGS := --max-prompts 2000 --per-tool 150
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
 # Small batches: keys and values of a larger one do not fit the cache of a CPU. Budgets for five minutes.
-ATTACK_FLAGS := --max-new-tokens 96 --batch-size 32 --budget black_box.draws=10 \
+ATTACK_FLAGS := --max-new-tokens 96 --batch-size 32 --budget black_box.draws=15 \
 	--budget suffix.prompts=20 --budget suffix.steps=30 --budget prefix_suffix.prompts=10 \
 	--budget prefix_suffix.steps=20 --budget universal.steps=15 --budget embedding.prompts=10 --budget embedding.steps=60
 LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no

@@ -47,7 +47,7 @@ _MAY_BE_ZERO = ("prompts", "steps", "prefix_tokens", "suffix_tokens", "prefix_ve
 class Budgets:
     """Budget of each rung; one with `prompts=0` is left out.
 
-    Transfer tries what the rung `suffix` found, so its `prompts` only says whether it is run.
+    Transfer tries what the rungs `suffix` and `prefix_suffix` found: its `prompts` only says whether it is run.
     """
 
     unchanged: FixedBudget = field(default_factory=FixedBudget)
@@ -152,8 +152,9 @@ def run_ladder(
     if count := budgets.universal.prompts:
         taken = chosen(count + budgets.universal.seen_prompts)
         rungs["universal"] = attack_with_one_suffix(taken, fast, budgets.universal, batch_size, work_dir)
-    if budgets.transfer.prompts and "suffix" in rungs and len(models) > 1:
-        rungs["transfer"] = attack_by_transfer(prompts, fast, rungs["suffix"], budgets.transfer, work_dir)
+    searched = [rungs[rung] for rung in ("suffix", "prefix_suffix") if rung in rungs]
+    if budgets.transfer.prompts and searched and len(models) > 1:
+        rungs["transfer"] = attack_by_transfer(prompts, fast, searched, budgets.transfer, work_dir)
     if count := budgets.embedding.prompts:
         rungs["embedding"] = attack_with_embeddings(chosen(count), fast, budgets.embedding, batch_size, work_dir)
     if count := budgets.prefilled.prompts:

@@ -5,7 +5,7 @@ what was found on the base hides its gradients rather than the attack.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ from .slots import with_affixes
 
 
 def attack_by_transfer(
-    prompts: Dataset, models: Mapping[str, Backend], searched: Mapping[str, Any], budget: FixedBudget, work_dir: Path
+    prompts: Dataset,
+    models: Mapping[str, Backend],
+    searched: Sequence[Mapping[str, Any]],
+    budget: FixedBudget,
+    work_dir: Path,
 ) -> dict[str, Any]:
-    """Try what a search rung found on each model on all other models.
+    """Try what search rungs found on each model on all other models.
 
     Args:
-        prompts ([`~datasets.Dataset`]): Attacked rows of `PROMPT_FEATURES`, those of the rung among them.
+        prompts ([`~datasets.Dataset`]): Attacked rows of `PROMPT_FEATURES`, those of the rungs among them.
         models (`Mapping[str, Backend]`): Models by name.
-        searched (`Mapping[str, Any]`): Result of `attack_with_tokens` for these models.
+        searched (`Sequence[Mapping[str, Any]]`): Results of `attack_with_tokens` for these models. For a prompt that
+            several of them broke, the first is tried.
         budget ([`FixedBudget`]): Limits of the rung.
         work_dir (`Path`): Folder of finished shards.
 
@@ -40,7 +45,10 @@ def attack_by_transfer(
         and target; and `prompts`.
     """
     rows = {row["id"]: row for row in prompts}
-    found = {name: _found_on(name, searched["prompts"]) for name in models}
+    found = {
+        name: {id: each for rung in reversed(searched) for id, each in _found_on(name, rung["prompts"]).items()}
+        for name in models
+    }
     answers: dict[str, dict[str, dict[str, dict]]] = {name: {} for name in models}  # target, source, prompt
     for target, model in models.items():
         for source in models:
