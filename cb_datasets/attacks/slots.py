@@ -35,17 +35,25 @@ def with_affixes(row: dict, prefix: str, suffix: str) -> dict:
     """An attacked prompt with a prefix and a suffix to its last injection, whose span grows with them."""
     last = _last_span(row)
     message = row["messages"][last["message"]]
-    start, end = last["start"], last["end"]
+    start, end = _last_text(row)
     content = message["content"]
     content = content[:start] + prefix + content[start:end] + suffix + content[end:]
     messages, spans = list(row["messages"]), list(row["injection"])
     messages[last["message"]] = {**message, "content": content}
-    spans[spans.index(last)] = {**last, "end": end + len(prefix) + len(suffix)}
+    spans[spans.index(last)] = {**last, "end": last["end"] + len(prefix) + len(suffix)}
     return {**row, "messages": messages, "injection": spans}
 
 
 def _last_span(row: dict) -> dict:
     return max(row["injection"], key=lambda span: (span["message"], span["end"]))
+
+
+def _last_text(row: dict) -> tuple[int, int]:
+    """Characters of the last injection without white space at its ends, which joins it to the text around it."""
+    last = _last_span(row)
+    text = row["messages"][last["message"]]["content"][last["start"] : last["end"]]
+    start = last["start"] + len(text) - len(text.lstrip())
+    return start, start + len(text.strip())
 
 
 @dataclass(frozen=True)
@@ -142,12 +150,13 @@ def place_tokens(
     for separator in _SEPARATORS if prefix else ("",):
         texts = _decode(tokenizer, prefix), _decode(tokenizer, suffix)
         attacked = with_affixes(row, texts[0] + separator, texts[1])
-        span = _last_span(attacked)
+        message, (start, end) = _last_span(row)["message"], _last_text(row)
+        end += len(texts[0]) + len(separator)
         spans = []
         if prefix:
-            spans.append({**span, "end": span["start"] + len(texts[0])})
+            spans.append({"message": message, "start": start, "end": start + len(texts[0])})
         if suffix:
-            spans.append({**span, "start": span["end"] - len(texts[1])})
+            spans.append({"message": message, "start": end, "end": end + len(texts[1])})
         ids = encode_prompt(tokenizer, attacked)
         ranges = injection_tokens(tokenizer, {**attacked, "injection": spans})
         positions = [position for start, stop in ranges for position in range(start, stop)]

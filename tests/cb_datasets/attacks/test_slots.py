@@ -77,3 +77,12 @@ def test_special_tokens_and_partial_characters_are_not_usable(agent, usable):
     assert len(texts) > 1000
     assert not [text for text in texts if text in agent.tokenizer.all_special_tokens or "\ufffd" in text]
     assert all(text.strip() for text in texts)
+
+
+def test_affixes_stay_inside_the_white_space_that_joins_an_injection(row):
+    content = row["messages"][1]["content"]
+    row["messages"][1] = {**row["messages"][1], "content": "Look in \n\n[a page]\n\nour files"}
+    row["injection"] = [{"message": 1, "start": 8, "end": 20}]
+    longer = with_affixes(row, "oh ", " now")
+    assert content != longer["messages"][1]["content"] == "Look in \n\noh [a page] now\n\nour files"
+    assert longer["injection"] == [{"message": 1, "start": 8, "end": 27}]
