@@ -28,6 +28,7 @@ from ..chat import (
 from ..counts import quantiles
 from ..formats import format_of
 from ..sample import carries_asset
+from ..sets.prompts import ATTACKED_TASKS
 
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
         tools = None
     if not isinstance(tools, list):
         yield "tools_not_json"
-    elif b4_asset is not None and row["task"] == "tool_flip" and not carries_asset(row, b4_asset):
+    elif b4_asset is not None and row["task"] in ATTACKED_TASKS and not carries_asset(row, b4_asset):
         yield "tool_schema_differs"
 
 

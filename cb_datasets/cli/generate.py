@@ -61,9 +61,10 @@ def generate_ds(
     """Complete attacked prompts and keep the verified flips (Ds)."""
     from ..ingest import load_traces
     from ..sets.harmful import FlipOptions, generate_flips
+    from ..sets.prompts import ATTACKED_TASKS
 
     by_split = load_traces([traces])
-    if _is_dry_run(by_split, {"tool_flip"}, generation):
+    if _is_dry_run(by_split, set(ATTACKED_TASKS), generation):
         return
     options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
     sampling = generation.sampling(temperature, top_p, num_samples)
@@ -128,12 +129,13 @@ def generate_adversarial_safe(
     from ..ingest import load_traces
     from ..sample import SAMPLE_FEATURES
     from ..sets import retain
+    from ..sets.prompts import ATTACKED_TASKS
     from ..sets.set_names import check_former_name
 
     if (fill, twins is None) not in ((None, True), ("twin", False)):
         raise ValueError("--fill twin and --twins FOLDER go together.")
     by_split = load_traces([traces])
-    if _is_dry_run(by_split, {"tool_flip"}, generation):
+    if _is_dry_run(by_split, set(ATTACKED_TASKS), generation):
         return
     verified = None
     if twins is not None:

@@ -10,6 +10,7 @@ from ..generation import Sampling
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES, clean_messages
 from .filter_completions import KeepRule, complete_and_filter
+from .prompts import ATTACKED_TASKS
 from .sample_set import SampleSet
 from .target_model import SEEDS_PER_ROUND, TargetModel, drop_completed_pairs
 
@@ -61,7 +62,7 @@ def generate_flips(
     Raises:
         ValueError: If fewer prompts give a flip than `min_yield` says.
     """
-    prompts = target_model.prompts(traces, "tool_flip", sampling.seed)
+    prompts = target_model.prompts(traces, ATTACKED_TASKS, sampling.seed)
     flips = complete_and_filter(prompts, FLIP_RULE, target_model, sampling, name)
     if target_model.rank is not None:
         return flips  # what follows needs the shards of all ranks

@@ -17,6 +17,10 @@ from ..files import to_dataset
 from ..sample import PROMPT_FEATURES, cut_spans, empty_provenance
 
 
+# Tasks with an injection in the user's message, whose completions are Ds and the adversarial-safe part of Dr.
+ATTACKED_TASKS = ("tool_flip", "multi_turn")
+
+
 def task_of(trace: dict) -> str | None:
     """The evaluation task a trace belongs to, if its builder states one."""
     return json.loads(trace["metadata"]).get("task")
@@ -27,15 +31,24 @@ def is_attacked(trace: dict) -> bool:
     return trace["attack"] is not None and len(trace["attack"]["spans"]) > 0
 
 
+def has_earlier_turns(messages: list[dict]) -> bool:
+    """Whether the last user message of a prompt is not the first."""
+    return sum(message["role"] == "user" for message in messages) > 1
+
+
 def asked_prompt(trace: dict) -> dict:
     """The prompt as it is in the source, with the injection if there is one."""
-    spans = trace["attack"]["spans"] if is_attacked(trace) else []
-    return _prompt(trace, task_of(trace), trace["messages"], spans)
+    task, spans = task_of(trace), []
+    if is_attacked(trace):
+        spans = trace["attack"]["spans"]
+        task = "multi_turn" if has_earlier_turns(trace["messages"]) else task
+    return _prompt(trace, task, trace["messages"], spans)
 
 
 def clean_prompt(trace: dict) -> dict:
     """The clean twin of an attacked prompt-only trace: the same request without the injection."""
-    prompt = _prompt(trace, "capability", cut_spans(trace["messages"], trace["attack"]["spans"]), [])
+    task = "later_turn" if has_earlier_turns(trace["messages"]) else "capability"
+    prompt = _prompt(trace, task, cut_spans(trace["messages"], trace["attack"]["spans"]), [])
     prompt["target"] |= {"simulated_tool": None, "goal_calls": None}
     return prompt
 
@@ -106,23 +119,33 @@ def _prompt(trace: dict, task: str | None, messages: list[dict], spans: list[dic
 def prompts_for_task(traces: Dataset, task: str) -> Dataset:
     """The prompts of one task in these traces; there may be none.
 
-    `tool_flip` are the attacked prompts, `agentdojo` the recorded decisions; `capability` are the clean twins of
-    attacked prompts and the calls of successful traces; `refusal` are openly harmful requests, answered or not; every
+    `tool_flip` are the attacked prompts of one turn, `multi_turn` those with earlier turns, `agentdojo` the recorded
+    decisions; `capability` and `later_turn` are the clean twins of attacked prompts of one turn and of several;
+    `capability` are also the calls of successful traces; `refusal` are openly harmful requests, answered or not; every
     other task (`chat`, `irrelevance`, `over_refusal`, `agentharm`) is named by the trace.
     """
     return to_dataset([prompt for trace in traces for prompt in _prompts_of(trace, task)], PROMPT_FEATURES)
 
 
-TASKS = ("tool_flip", "capability", "agentdojo", "refusal", "chat", "irrelevance", "over_refusal", "agentharm")
+TASKS = (
+    *ATTACKED_TASKS,
+    "capability",
+    "later_turn",
+    "agentdojo",
+    "refusal",
+    "chat",
+    "irrelevance",
+    "over_refusal",
+    "agentharm",
+)
 
 
 def _prompts_of(trace: dict, task: str) -> Iterator[dict]:
     match trace["verdict"]:
         case "prompt_only":
-            if task == "capability" and is_attacked(trace):
-                yield clean_prompt(trace)
-            if task == task_of(trace):
-                yield asked_prompt(trace)
+            # The twin of an attacked prompt has a task of its own, the trace that of the attack
+            prompts = [asked_prompt(trace), *([clean_prompt(trace)] if is_attacked(trace) else [])]
+            yield from (prompt for prompt in prompts if prompt["task"] == task)
         case "benign_success" if task == "capability":
             yield from (turn_prompt(trace, turn) for turn in call_turns(trace) if turn_fault(trace, turn) is None)
         case "compromised" | "resisted" if task == "agentdojo":

@@ -9,13 +9,14 @@ general_conversation   ordinary chat, and questions that need no tool
 import dataclasses
 import json
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 
 from ..formats import ToolCall, ToolCallFormat
 from ..generation import Sampling
 from ..outcomes import Outcome, has_expected_arguments
 from .filter_completions import KeepRule, complete_and_filter
 from .make_sample import make_sample
+from .prompts import ATTACKED_TASKS
 from .sample_set import SampleSet
 from .target_model import TargetModel, drop_completed_pairs
 
@@ -29,7 +30,7 @@ ADVERSARIAL_SAFE_RULE = KeepRule(
 
 # The tasks whose prompts, from the train split, a generated retain set is made of.
 RETAIN_TASKS = {
-    "benign_twins": (BENIGN_TWIN_RULE, ("capability",)),
+    "benign_twins": (BENIGN_TWIN_RULE, ("capability", "later_turn")),
     "refusals": (REFUSAL_RULE, ("refusal",)),
     "chat": (CHAT_RULE, ("chat", "irrelevance")),
 }
@@ -48,8 +49,7 @@ def generate_retain_set(
         name (`str`): Name of the set, e.g. `retain/b4_benign_twins`.
     """
     rule, tasks = RETAIN_TASKS[subset]
-    by_task = [target_model.prompts(traces, task, sampling.seed) for task in tasks]
-    prompts = {split: concatenate_datasets([chosen[split] for chosen in by_task]) for split in traces}
+    prompts = target_model.prompts(traces, tasks, sampling.seed)
     return complete_and_filter(prompts, rule, target_model, sampling, name)
 
 
@@ -95,7 +95,7 @@ def generate_adversarial_safe(
         ValueError: If there are fewer than `min_n` in the end.
     """
     name = ADVERSARIAL_SAFE_RULE.id_prefix
-    prompts = target_model.prompts(traces, "tool_flip", sampling.seed)
+    prompts = target_model.prompts(traces, ATTACKED_TASKS, sampling.seed)
     safe = complete_and_filter(prompts, ADVERSARIAL_SAFE_RULE, target_model, sampling, name)
     if target_model.rank is not None:
         return safe  # what follows needs the shards of all ranks

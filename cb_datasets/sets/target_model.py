@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from ..files import to_dataset
 from ..formats import ToolCallFormat, format_of
@@ -48,9 +48,13 @@ class TargetModel:
     def tool_format(self) -> ToolCallFormat:
         return format_of(self.backend.tokenizer.chat_template)
 
-    def prompts(self, traces: dict[str, Dataset], task: str, seed: int) -> dict[str, Dataset]:
-        """Prompts of a task by split. Siblings in different sets come from the same traces, see [`~splits.choose`]."""
-        return self.ready(choose_prompts(traces, task, self.limits, seed, self.per_tool))
+    def prompts(self, traces: dict[str, Dataset], tasks: tuple[str, ...], seed: int) -> dict[str, Dataset]:
+        """Prompts of some tasks by split, the limits applied to each task.
+
+        Siblings in different sets come from the same traces, see [`~splits.choose`].
+        """
+        by_task = [choose_prompts(traces, task, self.limits, seed, self.per_tool) for task in tasks]
+        return self.ready({split: concatenate_datasets([chosen[split] for chosen in by_task]) for split in traces})
 
     def ready(self, prompts: dict[str, Dataset]) -> dict[str, Dataset]:
         """The prompts as the model gets them.

@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from builders.fujitsu import normalize_query
-from builders.lookalike import (
+from builders.lookalike import Lookalike, flip_trace
+from builders.lookalike.records import lookalike_prompts, lookalike_records
+from builders.lookalike.wording import (
     DOCS,
     LOOKALIKE_SPLITS,
     PHRASINGS,
@@ -14,12 +16,9 @@ from builders.lookalike import (
     UNSEEN_FAMILIES,
     WEB,
     WORDING,
-    Lookalike,
-    flip_trace,
-    lookalike_prompts,
-    lookalike_records,
     split_of_name,
 )
+from cb_datasets.sample import cut_spans
 
 
 B4_FIELDS = {
@@ -28,7 +27,10 @@ B4_FIELDS = {
 }  # fmt: skip
 ARGUMENTS = ("expected_arguments", "simulated_arguments")
 TASKS = ("refusal", "chat", "irrelevance")
-SIZES = {split: {"tool_flip": 150, "refusal": 20, "chat": 20, "irrelevance": 20} for split in LOOKALIKE_SPLITS}
+SIZES = {
+    split: {"tool_flip": 150, "multi_turn": 30, "refusal": 20, "chat": 20, "irrelevance": 20}
+    for split in LOOKALIKE_SPLITS
+}
 
 
 @pytest.fixture(scope="module")
@@ -171,24 +173,28 @@ def test_test_split_is_large_enough_and_distinct():
 
 def test_degenerate_records_are_dropped_with_a_named_reason(builder, traces):
     degenerate = {
-        split: sum(r["expected_tool"] == r["simulated_tool"] for r in lookalike_records(0, 150, split))
+        split: sum(
+            record["expected_tool"] == record["simulated_tool"]
+            for task in ("tool_flip", "multi_turn")
+            for record in lookalike_records(0, SIZES[split][task], split, task)
+        )
         for split in LOOKALIKE_SPLITS
     }
     assert {drop.reason for drop in builder.dropped()} == {"degenerate"}
     assert len(builder.dropped()) == sum(degenerate.values()) > 0
     assert {split: traces[split].num_rows for split in LOOKALIKE_SPLITS} == {
-        split: 210 - degenerate[split] for split in LOOKALIKE_SPLITS
+        split: sum(SIZES[split].values()) - degenerate[split] for split in LOOKALIKE_SPLITS
     }
 
 
-def test_span_is_the_injection(traces):
+def test_spans_are_the_injections(traces):
     flips = [row for row in traces["test"] if row["simulated_tool"]]
-    assert flips
+    assert len({len(row["attack"]["spans"]) for row in flips}) > 1
     for row in flips:
-        [span] = row["attack"]["spans"]
-        content = row["messages"][span["message"]]["content"]
-        assert content[span["start"] : span["end"]] == row["attack"]["text"]
-        assert content[: span["start"]].strip() == json.loads(row["metadata"])["benign_query"]
+        spans, request = row["attack"]["spans"], row["messages"][-1]["content"]
+        assert {span["message"] for span in spans} == {len(row["messages"]) - 1}
+        assert row["attack"]["text"] in request[spans[0]["start"] : spans[0]["end"]]
+        assert cut_spans(row["messages"], spans)[-1]["content"] == json.loads(row["metadata"])["benign_query"]
 
 
 def test_tasks_and_attacks_of_the_rows(traces):
@@ -199,7 +205,9 @@ def test_tasks_and_attacks_of_the_rows(traces):
         kind = row["attack"] and row["attack"]["kind"]
         assert kind == {"tool_flip": "user_text", "refusal": "direct_request"}.get(task)
         assert row["verdict"] == "prompt_only"
-        assert [message["role"] for message in row["messages"]] == ["system", "user"]
+        users = sum(message["role"] == "user" for message in row["messages"])
+        assert (row["messages"][0]["role"], row["messages"][-1]["role"]) == ("system", "user")
+        assert users == 1 or task == "tool_flip"
     assert tasks["refusal"] == tasks["chat"] == tasks["irrelevance"] == 20 < tasks["tool_flip"]
 
 

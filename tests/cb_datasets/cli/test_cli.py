@@ -324,7 +324,7 @@ def test_the_two_sides_share_no_group(pipeline):
 
 def test_drops_add_up(pipeline):
     report = read_json(pipeline / "harmful" / "lookalike_flips" / "report.json")
-    assert report["kept"] + sum(report["drops"].values()) == report["candidates"] == 30
+    assert report["kept"] + sum(report["drops"].values()) == report["candidates"] == 60  # of one turn, and of several
     stats = read_json(pipeline / "reports" / "stats.json")
     kept = sum(part["rows"] for part in stats["splits"].values())
     made = sum(

@@ -7,6 +7,7 @@ from builders import load_source
 from cb_datasets.chat import encode_completion
 from cb_datasets.formats import FORMATS
 from cb_datasets.sets.eval_prompts import EVALUATION_TASKS, evaluation_prompts
+from cb_datasets.sets.prompts import is_attacked
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -24,7 +25,8 @@ def tokenizer(tiny_agent_path):
 
 def test_more_and_more_of_the_attackers_call_is_given(traces):
     rows = evaluation_prompts(traces, "forced_call", LLAMA)
-    assert len(rows) == 3 * len(evaluation_prompts(traces, "tool_flip", LLAMA)) and len(set(rows["id"])) == len(rows)
+    attacked = sum(map(is_attacked, traces))
+    assert len(rows) == 3 * attacked and len(set(rows["id"])) == len(rows)
     tag, word, name = (row["target"]["prefill"] for row in rows.select(range(3)))
     tool = rows[0]["target"]["simulated_tool"]
     assert tag == '<|python_tag|>{"name": "'
