@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 
 _WORD = re.compile(r"\w+")
 
@@ -43,6 +45,12 @@ class Augmentation:
             message, or that sentences of one to six random words are put before it, after it, or on both sides.
         words (`tuple[str, ...]`, *optional*):
             Words to choose from, see [`user_words`].
+        adversary_rate (`float`, *optional*, defaults to `0.0`):
+            Fraction of the attacked prompts that the adversary perturbs.
+        adversary_padding (`int`, *optional*, defaults to `0`):
+            Maximum number of random tokens that are put around the injected span of such a prompt.
+        token_ids (`tuple[int, ...]`, *optional*):
+            Tokens to choose from.
     """
 
     seed: int
@@ -52,6 +60,9 @@ class Augmentation:
     bare_head_probability: float = 0.0
     retain_noise_probability: float = 0.0
     words: tuple[str, ...] = ()
+    adversary_rate: float = 0.0
+    adversary_padding: int = 0
+    token_ids: tuple[int, ...] = ()
 
 
 def user_words(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -64,6 +75,11 @@ def user_words(rows: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
         if message["role"] == "user"
     )
     return tuple(sorted({word for text in texts for word in _WORD.findall(text) if word.islower()}))
+
+
+def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Ids of the tokens that text consists of: all but the added ones."""
+    return tuple(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder)))
 
 
 def augment_request(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
@@ -120,6 +136,51 @@ def augment_injection(row: dict[str, Any], augmentation: Augmentation) -> dict[s
         spans.append({"message": message, "start": start, "end": start + len(new)})
     messages = [{**message, "content": content} for message, content in zip(row["messages"], contents, strict=True)]
     return {**row, "messages": messages, "injection": spans}
+
+
+def is_under_attack(row: Mapping[str, Any], augmentation: Augmentation) -> bool:
+    """Whether the adversary perturbs the injection of a row. Siblings, which share their prompt, share the answer."""
+    return _rng_of_pair(row, augmentation, "adversary").random() < augmentation.adversary_rate
+
+
+def pad_injection(
+    prompt: list[int], injection: Sequence[tuple[int, int]], row: Mapping[str, Any], augmentation: Augmentation
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """
+    The prompt with random tokens before and after one injected span, which grows by them.
+
+    An attacker who searches writes more than the injection. The adversary finds the worst embeddings for these places,
+    so that the tokens themselves hardly matter.
+
+    Args:
+        prompt (`list[int]`):
+            Token ids.
+        injection (`Sequence[tuple[int, int]]`):
+            Token ranges of the injected spans, in order.
+        row (`Mapping[str, Any]`):
+            The sample; siblings get the same tokens.
+        augmentation ([`Augmentation`]):
+            Settings of the augmentation.
+
+    Returns:
+        `tuple[list[int], list[tuple[int, int]]]`: the new prompt and spans.
+    """
+    rng = _rng_of_pair(row, augmentation, "padding")
+    number = rng.randrange(len(injection))
+    total = rng.randint(0, augmentation.adversary_padding)
+    num_before = rng.choice((0, total // 2, total // 4))
+    before, after = ([rng.choice(augmentation.token_ids) for _ in range(n)] for n in (num_before, total - num_before))
+    start, end = injection[number]
+    spans = [
+        *injection[:number],
+        (start, end + total),
+        *((left + total, right + total) for left, right in injection[number + 1 :]),
+    ]
+    return prompt[:start] + before + prompt[start:end] + after + prompt[end:], spans
+
+
+def _rng_of_pair(row: Mapping[str, Any], augmentation: Augmentation, stream: str) -> random.Random:
+    return random.Random(f"{augmentation.seed} {row['pair'] or row['id']} {stream}")
 
 
 def _wrap(text: str, rng: random.Random) -> str:

@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_noise_probability": 0.0,
         "bare_head_probability": 0.0,
         "retain_noise_probability": 0.0,
+        "adversary_steps": 0,
     },
     # Teaches the right call under attack and makes the attacker's unlikely. The terms are means over tokens, and most
     # tokens of a call follow from its tool's name, so that decision tokens get more weight.
@@ -41,6 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "splice_weight": 1.0,
         "retain_kl_weight": 5.0,
         "unlikelihood_weight": 0.2,
+        "stop_weight": 0.1,
         "schedule": "constant",
         "rr_tokens": "completion",
         "rr_from": "tool_name",
@@ -52,6 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_noise_probability": 0.3,
         "bare_head_probability": 0.5,
         "retain_noise_probability": 0.5,
+        "adversary_steps": 0,
     },
 }
 
@@ -119,6 +122,8 @@ class CircuitBreakerConfig(_BaseConfig):
             with weight 0 is not computed. If `None`, the preset decides, as for all weights.
         unlikelihood_weight (`float`, *optional*):
             Weight of the term `unlikelihood`, on the tokens that make a call the attacker's.
+        stop_weight (`float`, *optional*):
+            Weight of the term `stop`, which ends the turn after the whole name of the attacker's tool.
         triplet_weight (`float`, *optional*):
             Weight of the term `triplet`, which separates harmful and harmless states.
         retain_l2_weight (`float`, *optional*):
@@ -174,6 +179,20 @@ class CircuitBreakerConfig(_BaseConfig):
         triplet_margins (`list[float]`, *optional*, defaults to `[500.0, 1500.0]`):
             Margins of the term `triplet` on the retain set and on the circuit breaker set. They are distances between
             states, so they have to suit the model.
+
+        > Parameters that control the adversary
+
+        adversary_steps (`int`, *optional*):
+            Gradient steps by which an adversary perturbs the embeddings of injected spans, towards the attacker's
+            call, before the terms are computed. 0 is no adversary. If `None`, the preset decides.
+        adversary_radius (`float`, *optional*, defaults to `1.5`):
+            Largest norm of the perturbation of a token, relative to the mean norm of the model's embeddings.
+        adversary_rate (`float`, *optional*, defaults to `0.8`):
+            Fraction of the attacked prompts that are perturbed. The others are trained on as they are.
+        adversary_padding (`int`, *optional*, defaults to `24`):
+            Maximum number of random tokens put around the injected span of such a prompt, which are perturbed, too.
+        adversary_warmup (`float`, *optional*, defaults to `0.4`):
+            Fraction of the steps over which the radius grows from 0.
 
         > Parameters that control the training
 
@@ -239,6 +258,7 @@ class CircuitBreakerConfig(_BaseConfig):
     preset: str = "selective"
     rr_weight: float | None = None
     unlikelihood_weight: float | None = None
+    stop_weight: float | None = None
     triplet_weight: float | None = None
     retain_l2_weight: float | None = None
     retain_kl_weight: float | None = None
@@ -258,6 +278,13 @@ class CircuitBreakerConfig(_BaseConfig):
     retain_l2_norm: str | None = None
     kl_temperature: float = 1.0
     triplet_margins: list[float] = field(default_factory=lambda: [500.0, 1500.0])
+
+    # Parameters that control the adversary
+    adversary_steps: int | None = None
+    adversary_radius: float = 1.5
+    adversary_rate: float = 0.8
+    adversary_padding: int = 24
+    adversary_warmup: float = 0.4
 
     # Parameters that control the training
     learning_rate: float = 1e-4

@@ -334,6 +334,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         for name, value, reason in (
             ("reference_cache", args.reference_cache, "processes with stored rows would skip forwards of the others"),
             ("merge", args.merge, "no process has the whole model"),
+            ("adversary_steps", args.adversary_steps, "processes with different rows would run different forwards"),
         ):
             if value:
                 raise ValueError(f"`{name}` is not supported with FSDP2: {reason}. Leave it out, or use DDP.")
@@ -428,6 +429,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
                             bare_head_probability=args.bare_head_probability or 0.0,
                             retain_noise_probability=args.retain_noise_probability or 0.0,
                             words=augment.user_words(dataset) if args.retain_noise_probability else (),
+                            adversary_rate=args.adversary_rate if args.adversary_steps else 0.0,
+                            adversary_padding=args.adversary_padding,
+                            token_ids=augment.ordinary_tokens(processing_class) if args.adversary_steps else (),
                         ),
                         "sources": (chat.RENDERER_HASH, *map(inspect.getsource, (augment, tokenize_rows))),
                     },
@@ -455,7 +459,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 faults["no completion", "Drop them when building the dataset."].append(row["id"])
                 continue
             for term in self.plan.terms_of(row):
-                if not len(self.plan.gather(term, row).positions):
+                if not TERMS[term].optional and not len(self.plan.gather(term, row).positions):
                     faults[
                         f"no token for the term {term!r}",
                         f"Leave the class {row['priority_class']!r} out of the term in `term_classes`.",
@@ -493,7 +497,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if self._signature_columns is None:
             self._signature_columns = [
                 *("id", "set", "priority_class", "input_ids", "prompt_length", "injection", "tool_call", "tool_name"),
-                *("divergence", "clean_ids", "splice_ids", "splice_start", "redacted"),
+                *("divergence", "clean_ids", "splice_ids", "splice_start", "hijack_ids", "slots", "redacted"),
             ]
 
     # The whole run is one pass over one batch sampler, so that a run resumes from a checkpoint by skipping the batches
@@ -558,6 +562,13 @@ class CircuitBreakerTrainer(_BaseTrainer):
         factors = {"breaker": breaker, "retain": retain}
         return {term: weight * factors[TERMS[term].role] for term, weight in self.args.weights.items()}
 
+    def _adversary_radius(self, step: int) -> float:
+        """Radius of the adversary at an optimizer step. It grows, so that the model learns without it first."""
+        if not self.args.adversary_steps:
+            return 0.0
+        warmup = self.args.adversary_warmup * self.args.max_steps
+        return self.args.adversary_radius * (min(1.0, step / warmup) if warmup else 1.0)
+
     def _compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None
     ) -> torch.Tensor:
@@ -571,9 +582,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if self.is_fsdp_enabled:
             self._check_same_forwards(inputs)
         items_of = dict(zip(self._terms, items, strict=True))
+        radius = self._adversary_radius(step) if mode == "train" else 0.0
         terms = {  # of this batch: an evaluation batch may have rows of one set only
             term: losses.weighted_mean(values, inputs["weights"][term], items_of[term])
-            for term, values in self.objective.values(model, inputs)
+            for term, values in self.objective.values(model, inputs, radius)
         }
         zero = torch.zeros((), device=self.accelerator.device)
         loss = sum((coefficients[term] * value for term, value in terms.items()), start=zero)

@@ -7,6 +7,9 @@
     divergence      first token that differs from the sibling's right call, of a harmful completion; -1 without sibling
     clean_ids       the same completion after the clean prompt; empty where nothing is injected
     splice_ids      the attacked prompt, a wrong opening, and the rest of the right call, which begins at splice_start
+    hijack_ids      the prompt, a wrong call up to the end of its tool's name, and the end of the turn: the attacker's
+                    call, or after a clean prompt that of another tool
+    slots           [[39, 58]], token ranges that an adversary may perturb; empty where it does not
     redacted        whether the attack was cut from the prompt: few terms are computed on such rows, see `terms.py`
 
 An opening is the text before a call. Rows are augmented first, see `augment.py`. The spans of the call and of its
@@ -14,6 +17,7 @@ tool's name come from the parser of the tokenizer's tool call format, so a tool 
 for the call.
 """
 
+import json
 import random
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,9 +25,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cb_datasets import chat
+from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN, clean_messages
 
-from .augment import Augmentation, augment_injection, augment_request
+from .augment import Augmentation, augment_injection, augment_request, is_under_attack, pad_injection
 from .objective.masks import NONE
 
 
@@ -80,7 +85,12 @@ def prepare_row(
         row = augmented
     else:
         sample = chat.encode_sample(tokenizer, row)
-    completion, n = sample.completion, sample.prompt_length
+    prompt, completion = sample.prompt.ids, sample.completion
+    injection = chat.injection_tokens_in(tokenizer, row, sample.prompt) if row["injection"] else []
+    is_perturbed = bool(injection) and is_under_attack(row, augmentation)
+    if is_perturbed and len(sample.ids) + augmentation.adversary_padding <= augmentation.max_length:
+        prompt, injection = pad_injection(prompt, injection, row, augmentation)
+    n = len(prompt)
     divergence = None
     if row["set"] == CIRCUIT_BREAKER:
         if "right" in siblings_of_row:
@@ -91,28 +101,33 @@ def prepare_row(
                 divergence = max(divergence, completion.tool_name[0]) - completion.call[0]
             completion = without_opening(completion)
     prepared = {
-        "input_ids": sample.prompt.ids + completion.ids,
+        "input_ids": prompt + completion.ids,
         "prompt_length": n,
-        "injection": [],
+        "injection": [list(span) for span in injection],
         "tool_call": _shifted(completion.call, n),
         "tool_name": _shifted(completion.tool_name, n),
         "divergence": -1 if divergence is None else n + divergence,
         "clean_ids": [],
         "splice_ids": [],
         "splice_start": 0,
+        "hijack_ids": [],
+        "slots": [],
         "redacted": bool(row["provenance"]["redacted"]),
         "num_tokens": n + len(completion.ids),
     }
     if row["injection"]:
         # From the sample before augmentation: the teacher gets the request as the user wrote it
         prepared["clean_ids"] = chat.encode_prompt(tokenizer, clean) + completion.ids
-        prepared["injection"] = [list(span) for span in chat.injection_tokens_in(tokenizer, row, sample.prompt)]
         if row["set"] == RETAIN and completion.call and completion.tool_name:
             # After the wrong opening the right call begins as it would, and the loss starts at its tool's name
             opening = _wrong_opening(siblings_of_row.get("harmful"), tokenizer, rng)
             head = completion.ids[completion.call[0] : completion.tool_name[0]]
             prepared["splice_start"] = n + len(opening) + len(head)
-            prepared["splice_ids"] = sample.prompt.ids + opening + head + completion.ids[completion.tool_name[0] :]
+            prepared["splice_ids"] = prompt + opening + head + completion.ids[completion.tool_name[0] :]
+    wrong_call = _wrong_call(row, completion, siblings_of_row.get("harmful"), tokenizer, rng)
+    if wrong_call:
+        prepared["hijack_ids"] = prompt + wrong_call + _end_of_turn(tokenizer)
+        prepared["slots"] = prepared["injection"] if is_perturbed else []
     return prepared
 
 
@@ -136,6 +151,48 @@ def _divergence(ids: list[int], right: list[int]) -> int:
         if a != b:
             return i
     return min(len(ids), len(right)) - 1
+
+
+def _wrong_call(
+    row: dict[str, Any],
+    completion: chat.EncodedCompletion,
+    harmful: str | None,
+    tokenizer: PreTrainedTokenizerBase,
+    rng: random.Random,
+) -> list[int]:
+    """Tokens of a wrong call up to the end of its tool's name; none where the prompt offers no other tool."""
+    if not row["injection"]:
+        return _head_of_call(_other_tool(row, rng), tokenizer)
+    if row["set"] == RETAIN and harmful is not None:
+        completion = chat.encoded_completion(tokenizer, harmful)
+        completion = without_opening(completion) if rng.random() < 0.5 else completion
+    if (row["set"] == CIRCUIT_BREAKER or harmful is not None) and completion.tool_name:
+        return completion.ids[: completion.tool_name[1]]
+    return _head_of_call(row["target"]["simulated_tool"], tokenizer)
+
+
+def _other_tool(row: dict[str, Any], rng: random.Random) -> str | None:
+    """A random tool that the prompt offers and that is not the right one; `None` for rows without a right tool."""
+    right = row["target"]["expected_tool"]
+    if right is None:
+        return None
+    names = sorted({tool["function"]["name"] for tool in json.loads(row["tools"] or "[]")} - {right})
+    return rng.choice(names) if names else None
+
+
+def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a call up to the end of its tool's name."""
+    if tool is None:
+        return []
+    # Of a whole call, because a tokenizer can join the end of the name to what follows
+    call = format_of(tokenizer.chat_template).render(ToolCall(tool, {}), "")
+    completion = chat.encoded_completion(tokenizer, call)
+    assert completion.tool_name is not None  # the format parses what it renders
+    return completion.ids[: completion.tool_name[1]]
+
+
+def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return chat.encode_completion(tokenizer, format_of(tokenizer.chat_template).turn_end)
 
 
 def _wrong_opening(harmful: str | None, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[int]:

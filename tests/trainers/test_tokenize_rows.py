@@ -1,5 +1,6 @@
 """Tokenized rows, their augmentation, and the tokens of each mask."""
 
+import json
 import random
 
 import pytest
@@ -88,6 +89,59 @@ def test_splice_is_a_wrong_opening_and_the_rest_of_the_right_call(prepared, toke
         assert (head, _) == ("<|python_tag|>", '{"name": "')
         openings.add(opening)
     assert {"", "I'll do it. "} < openings  # the attacker's, none, and phrases
+
+
+def test_hijack_is_the_attackers_call_up_to_the_tools_name_and_the_end_of_the_turn(prepared, tokenizer):
+    rows = prepared()
+    for name, heads in {
+        "harmful_flip/1": ['I\'ll do it. <|python_tag|>{"name": "send_it'],
+        "adversarial_safe/1": [f'{text}<|python_tag|>{{"name": "send_it' for text in ("I'll do it. ", "")],
+        "adversarial_safe/0": ['<|python_tag|>{"name": "search_web'],
+    }.items():
+        row = rows[name]
+        written = tokenizer.decode(row["hijack_ids"][row["prompt_length"] :])
+        assert row["hijack_ids"][: row["prompt_length"]] == row["input_ids"][: row["prompt_length"]]
+        assert written in [f"{head}<|eot_id|>" for head in heads]
+    # The rows of this fixture offer no tools, so no other tool could be called after a clean prompt
+    assert rows["benign_twin/1"]["hijack_ids"] == rows["refusal/0"]["hijack_ids"] == []
+
+
+def test_hijack_of_a_clean_twin_is_a_call_of_another_tool(attacked_rows, tokenizer):
+    [row] = [row for row in attacked_rows(records=1, refusals=0).to_list() if row["priority_class"] == "benign_twin"]
+    names = ("see_docs", "search_web")
+    row["tools"] = json.dumps([{"type": "function", "function": {"name": name}} for name in names])
+    row["target"]["expected_tool"] = "see_docs"
+    prepared = prepare_row(row, tokenizer, {}, Augmentation(seed=0))
+    written = tokenizer.decode(prepared["hijack_ids"][prepared["prompt_length"] :])
+    assert written == '<|python_tag|>{"name": "search_web<|eot_id|>'
+
+
+def test_a_prompt_without_an_attackers_tool_has_no_slots(attacked_rows, tokenizer):
+    [row] = [
+        row for row in attacked_rows(records=1, refusals=0).to_list() if row["priority_class"] == "adversarial_safe"
+    ]
+    prepared = prepare_row(row, tokenizer, {}, Augmentation(seed=0, adversary_rate=1.0, token_ids=(1,)))
+    assert prepared["injection"] != []
+    assert prepared["hijack_ids"] == prepared["slots"] == []
+
+
+def test_slots_are_the_injection_and_the_same_random_tokens_for_siblings(prepared, tokenizer):
+    tokens = tuple(tokenizer.encode("xyz", add_special_tokens=False))
+    plain, rows = prepared(), prepared(adversary_rate=1.0, adversary_padding=12, token_ids=tokens)
+    assert all(row["slots"] == [] for row in plain.values())
+    for i in range(2):
+        harmful, safe = rows[f"harmful_flip/{i}"], rows[f"adversarial_safe/{i}"]
+        n = harmful["prompt_length"]
+        assert harmful["input_ids"][:n] == safe["input_ids"][:n] == harmful["hijack_ids"][:n]
+        assert harmful["slots"] == harmful["injection"] == safe["slots"]
+        [(start, end)], [(old_start, old_end)] = harmful["slots"], plain[f"harmful_flip/{i}"]["injection"]
+        assert start == old_start
+        assert 0 <= (end - start) - (old_end - old_start) <= 12
+        injection = text(tokenizer, plain[f"harmful_flip/{i}"]["input_ids"], (old_start, old_end))
+        assert text(tokenizer, harmful["input_ids"], (start, end)).strip("xyz") == injection
+        assert safe["clean_ids"] == plain[f"adversarial_safe/{i}"]["clean_ids"]
+        assert rows[f"benign_twin/{i}"]["slots"] == []
+    assert any(rows[name]["prompt_length"] > plain[name]["prompt_length"] for name in rows)
 
 
 def test_bare_head_drops_the_text_before_the_call(prepared, tokenizer):
@@ -223,8 +277,8 @@ def test_injected_span_has_its_own_weight():
     assert token_weights(ROW, "all", injection_weight=0.5).tolist() == [1] * 12
 
 
-def test_decision_tokens_are_the_first_one_and_the_tools_name():
-    assert decision_tokens(ROW) == [6, 8, 9]
+def test_decision_tokens_are_the_first_one_the_tools_name_and_the_next():
+    assert decision_tokens(ROW) == [6, 8, 9, 10]
     assert decision_tokens({**ROW, "tool_name": NONE}) == [6]
 
 

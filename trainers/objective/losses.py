@@ -13,6 +13,7 @@ and each term's function returns its `value_i`. Notation, after Representation R
 |--------------------------|---------|--------------------------------------------------|-----------------------------|
 | `rr`                     | breaker | `h`, `h0` on Ds                                  | reroute harmful states      |
 | `unlikelihood`           | breaker | `p` on Ds                                        | avoid the attacker's tool   |
+| `stop`                   | breaker | `p` after the name of a wrong tool               | end a wrong call            |
 | `triplet`                | breaker | `h`, `h0` on Ds and on Dr                        | separate the states of both |
 | `retain_l2`, `retain_kl` | retain  | `h`, `h0`, or `p`, `p0`, on Dr                   | preserve other behaviour    |
 | `distill`, `twin`        | retain  | `p` or `h` under attack, `p0` or `h0` without it | teach the right call        |
@@ -126,9 +127,10 @@ def kl(logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0) 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """
-    `-log p(y_i)`, the value of two terms: `ce` on the right call under attack, and `splice`, a recovery loss, on the
-    right call from its tool's name after a wrong opening. The opening often determines the call, so that one early
-    token decides it unless the model has learned to recover.
+    `-log p(y_i)`, the value of three terms: `ce` on the right call under attack; `stop` on the end of the turn after
+    the whole name of a wrong tool; and `splice`, a recovery loss, on the right call from its tool's name after a wrong
+    opening. The opening often determines the call, so that one early token decides it unless the model has learned to
+    recover.
 
     Args:
         logits (`torch.Tensor`):

@@ -96,8 +96,12 @@ def token_weights(row: Row, tokens: str, start: str = "start", injection_weight:
 
 
 def decision_tokens(row: Row) -> list[int]:
-    """Tokens that decide what a completion does: its first, where text or a call begins, and its tool's name."""
-    name = range(*row["tool_name"]) if row["tool_name"] != NONE else ()
+    """
+    Tokens that decide what a completion does: its first, where text or a call begins, its tool's name, and the token
+    after the name, where a model that ends a wrong call must not end the right one.
+    """
+    begin, end = row["tool_name"]
+    name = range(begin, min(end + 1, len(row["input_ids"]))) if begin >= 0 else ()
     return sorted({row["prompt_length"], *name})
 
 
@@ -151,11 +155,18 @@ def attack(settings: MaskSettings, row: Row) -> np.ndarray:
 
 
 def recovery(settings: MaskSettings, row: Row) -> np.ndarray:
-    """The right call in `splice_ids` from its tool's name on; the name has the weight of decision tokens."""
+    """The right call in `splice_ids` from its tool's name on; name and next token have the decision weight."""
     weights = np.zeros(len(row["splice_ids"]), dtype=np.float32)
     begin, end = row["tool_name"]
     weights[row["splice_start"] :] = 1.0
-    weights[row["splice_start"] : row["splice_start"] + end - begin] = settings.decision_weight
+    weights[row["splice_start"] : row["splice_start"] + end - begin + 1] = settings.decision_weight
+    return weights
+
+
+def end_of_turn(settings: MaskSettings, row: Row) -> np.ndarray:
+    """The last token of `hijack_ids`."""
+    weights = np.zeros(len(row["hijack_ids"]), dtype=np.float32)
+    weights[-1:] = 1.0
     return weights
 
 

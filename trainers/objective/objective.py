@@ -21,6 +21,7 @@ from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN
 from ..circuit_breaker_config import CircuitBreakerConfig
 from ..speed.reference_cache import ReferenceCache
 from . import losses
+from .adversary import mean_norm, perturbed, worst_perturbation
 from .hidden_states import LogitsHead, get_base_model, get_decoder, hidden_states_at
 from .terms import NORM, TERMS, Plan
 
@@ -48,8 +49,12 @@ class Objective:
         self.args = args
         self.cache = cache
         self.head = LogitsHead(get_base_model(network), args.logits_chunk_size) if args.masked_logits else None
+        self.embedding = cast(nn.Embedding, get_base_model(network).get_input_embeddings())
+        self.embedding_norm = mean_norm(self.embedding) if args.adversary_steps else 0.0
 
-    def values(self, model: nn.Module, inputs: dict[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    def values(
+        self, model: nn.Module, inputs: dict[str, Any], radius: float = 0.0
+    ) -> Iterator[tuple[str, torch.Tensor]]:
         """
         Values of the terms that apply to a batch, of shape `(tokens,)`.
 
@@ -58,18 +63,63 @@ class Objective:
                 The network with its adapter; may be wrapped.
             inputs (`dict[str, Any]`):
                 The batch.
+            radius (`float`, *optional*, defaults to `0.0`):
+                Radius of the adversary, relative to the mean norm of the embeddings; 0 is no adversary.
         """
+        delta = self.perturbation(inputs["adversary"], radius) if radius and inputs["adversary"] else None
         with self.frozen():
-            frozen = self.states(self.network, inputs["frozen"])
+            frozen = self.states(self.network, inputs["frozen"], delta)
         if self.cache is not None:
             frozen = self._with_cached(self.cache, frozen, inputs["cached"])
-        adapted = self.states(model, inputs["adapted"])
+        adapted = self.states(model, inputs["adapted"], delta)
         for term in self.plan.classes:
             if term in adapted:
                 # Popped, so that states are freed as soon as their term is computed
                 yield term, self._term_values(term, adapted.pop(term), frozen.pop(term, None), inputs)
 
-    def states(self, model: nn.Module, forwards: list[dict[str, Any]]) -> dict[str, list[torch.Tensor]]:
+    def perturbation(self, forward: dict[str, Any], radius: float) -> torch.Tensor:
+        """
+        The perturbation of a batch's slots that the adversary finds, see `adversary.py`.
+
+        Args:
+            forward (`dict[str, Any]`):
+                `adversary` of a batch.
+            radius (`float`):
+                Radius, relative to the mean norm of the embeddings.
+        """
+        columns = (forward["targets"], forward["weights"])
+
+        def loss_of(delta: torch.Tensor) -> torch.Tensor:
+            # Through the unwrapped network: nothing is learned here
+            [states] = self.states(self.network, [forward], delta)["opening"]
+            targets, weights = columns
+            values = losses.cross_entropy
+            losses_of = values(states, targets) if self.head is None else self.head(values, [states], targets)
+            return (losses_of * weights).sum()
+
+        with self._without_adapter_gradients():
+            return worst_perturbation(
+                loss_of,
+                torch.zeros(forward["num_slots"], self.embedding.weight.shape[-1], device=forward["targets"].device),
+                radius * self.embedding_norm,
+                self.args.adversary_steps or 0,
+            )
+
+    @contextmanager
+    def _without_adapter_gradients(self) -> Iterator[None]:
+        """Computes no gradients of the adapter's weights within the context."""
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+    def states(
+        self, model: nn.Module, forwards: list[dict[str, Any]], delta: torch.Tensor | None = None
+    ) -> dict[str, list[torch.Tensor]]:
         """
         States or logits of each term, of shape `(tokens, hidden_size)` or `(tokens, vocabulary)`.
 
@@ -78,18 +128,24 @@ class Objective:
                 Network to run; may be wrapped.
             forwards (`list[dict[str, Any]]`):
                 Forwards of a batch.
+            delta (`torch.Tensor`, *optional*):
+                Perturbation of the slots.
         """
         states: dict[str, list[torch.Tensor]] = {}
         for forward in forwards:
-            gather = {term: (self.plan.layers(term), positions) for term, positions in forward["gather"].items()}
-            states |= hidden_states_at(
-                model,
-                get_decoder(self.network),
-                forward["inputs"],
-                forward["num_layers"],
-                gather,
-                full_logits=self.head is None,
-            )
+            gather = {
+                name: (self.plan.layers(name) if name in TERMS else (NORM,), positions)
+                for name, positions in forward["gather"].items()
+            }
+            with perturbed(self.embedding, forward["slots"]["positions"], forward["slots"]["numbers"], delta):
+                states |= hidden_states_at(
+                    model,
+                    get_decoder(self.network),
+                    forward["inputs"],
+                    forward["num_layers"],
+                    gather,
+                    full_logits=self.head is None,
+                )
         return states
 
     @contextmanager
@@ -126,7 +182,8 @@ class Objective:
                 if row_states is None:
                     row_states = [state[start : start + row["num_tokens"]] for state in computed[term]]
                     start += row["num_tokens"]
-                    cache.put(row["key"], row_states)
+                    if row["key"] is not None:
+                        cache.put(row["key"], row_states)
                 states_of_rows.append(row_states)
             states[term] = [torch.cat(layer) for layer in zip(*states_of_rows, strict=True)]
         return states

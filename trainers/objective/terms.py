@@ -24,7 +24,7 @@ from .masks import MaskSettings, Row
 NORM = -1
 
 # Sequences that a network can be given, and the columns of a prepared row that hold them.
-COLUMNS = {"row": "input_ids", "clean": "clean_ids", "splice": "splice_ids"}
+COLUMNS = {"row": "input_ids", "clean": "clean_ids", "splice": "splice_ids", "hijack": "hijack_ids"}
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Term:
             from the prompt. Nothing in such a prompt asks for the wrong call, but its states can be rerouted.
         reroutes (`bool`, *optional*, defaults to `False`): Whether the term moves hidden states of harmful
             completions, as Representation Rerouting does.
+        optional (`bool`, *optional*, defaults to `False`): Whether rows of its classes may have no token for it.
     """
 
     role: Literal["breaker", "retain"]
@@ -60,13 +61,14 @@ class Term:
     value: Callable[..., torch.Tensor]
     tokens: Callable[[MaskSettings, Row], np.ndarray]
     layers: Literal["target", "retain", "logits"]
-    student: Literal["row", "splice"] = "row"
+    student: Literal["row", "splice", "hijack"] = "row"
     teacher: Literal["row", "clean"] | None = "row"
     inputs: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     padding_setting: str | None = None
     on_redacted: bool = False
     reroutes: bool = False
+    optional: bool = False
 
 
 # Retain rows on which the frozen network would follow the attack, so that the right call has to be taught. On all
@@ -80,6 +82,17 @@ TERMS = {
     ),
     "unlikelihood": Term(
         "breaker", ("harmful_flip",), losses.unlikelihood, masks.attack, "logits", teacher=None, inputs=("targets",)
+    ),
+    "stop": Term(
+        "breaker",
+        (*_TAUGHT, "benign_twin"),
+        losses.cross_entropy,
+        masks.end_of_turn,
+        "logits",
+        student="hijack",
+        teacher=None,
+        inputs=("targets",),
+        optional=True,
     ),
     "triplet": Term(
         "breaker",

@@ -71,9 +71,26 @@ def padded(sequences: Sequence[Sequence[int]], pad_token_id: int, length: int) -
     return Layout({"input_ids": input_ids, "attention_mask": attention_mask}, positions)
 
 
-def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
-    """All sequences in one row, for a model whose attention implementation is [`ATTENTION`]."""
-    segments, paths = _segments([np.asarray(tokens) for tokens in sequences], share_prefixes)
+def packed(
+    sequences: Sequence[Sequence[int]],
+    share_prefixes: bool,
+    identities: Sequence[Sequence[int] | np.ndarray] | None = None,
+) -> Layout:
+    """
+    All sequences in one row, for a model whose attention implementation is [`ATTENTION`].
+
+    Args:
+        sequences (`Sequence[Sequence[int]]`):
+            Token ids.
+        share_prefixes (`bool`):
+            Whether tokens that several sequences begin with are computed once.
+        identities (`Sequence[Sequence[int] | np.ndarray]`, *optional*):
+            Numbers that say which tokens are the same, where the token ids alone do not: tokens whose embeddings are
+            perturbed differently must not be shared.
+    """
+    arrays = [np.asarray(tokens) for tokens in sequences]
+    same = arrays if identities is None else [np.asarray(numbers) for numbers in identities]
+    segments, paths = _segments(arrays, same, share_prefixes)
     batches = _batches(segments)
     order = [number for batch in batches for number in batch]
     lengths = np.array([len(segments[number].tokens) for number in order])
@@ -97,9 +114,11 @@ def packed(sequences: Sequence[Sequence[int]], share_prefixes: bool) -> Layout:
     return Layout(inputs, [np.concatenate([own[number] for number in path]) for path in paths])
 
 
-def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segment], list[tuple[int, ...]]]:
+def _segments(
+    arrays: list[np.ndarray], identities: list[np.ndarray], share_prefixes: bool
+) -> tuple[list[Segment], list[tuple[int, ...]]]:
     """
-    The segments that sequences consist of: the edges of their prefix tree.
+    The segments that sequences consist of: the edges of the prefix tree of their identities.
 
     Returns:
         `tuple[list[Segment], list[tuple[int, ...]]]`: the segments, each after those of its prefix, and for each
@@ -120,7 +139,7 @@ def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segm
     stack: list[tuple[list[int], int, tuple[int, ...]]] = [(group, 0, ()) for group in groups]
     while stack:
         members, done, prefix = stack.pop()
-        common = _common_length([arrays[row] for row in members])
+        common = _common_length([identities[row] for row in members])
         # A short common part is left to the children, each of which then has its own copy
         if len(members) == 1 or common - done >= MIN_SHARED:
             prefix, done = add_segment(members[0], done, common, prefix), common
@@ -129,9 +148,9 @@ def _segments(arrays: list[np.ndarray], share_prefixes: bool) -> tuple[list[Segm
                 paths[row] = add_segment(row, done, common, prefix)
         # One child for each token that comes next
         rest = sorted(
-            (row for row in members if len(arrays[row]) > common), key=lambda row: (arrays[row][common], row)
+            (row for row in members if len(arrays[row]) > common), key=lambda row: (identities[row][common], row)
         )
-        children = [list(group) for _, group in groupby(rest, key=lambda row: arrays[row][common])]
+        children = [list(group) for _, group in groupby(rest, key=lambda row: identities[row][common])]
         stack.extend((child, done, prefix) for child in children)
     return segments, paths
 

@@ -106,7 +106,7 @@ def outputs(trainer, ids, adapted):
 
 def repeats(row, token):
     """Weight of a token of a completion: 5 if it decides what the completion does, otherwise 1."""
-    return 5 if token == row["prompt_length"] or row["tool_name"][0] <= token < row["tool_name"][1] else 1
+    return 5 if token == row["prompt_length"] or row["tool_name"][0] <= token <= row["tool_name"][1] else 1
 
 
 def plain_term(trainer, rows, term):
@@ -146,6 +146,10 @@ def plain_term(trainer, rows, term):
             for i in range(start, len(ids)):
                 # From the tool's name on both sequences are the same
                 values += [-logits[i - 1].log_softmax(0)[ids[i]]] * repeats(row, i - len(ids) + len(row["input_ids"]))
+    if term == "stop":
+        for row in safe:
+            logits = outputs(trainer, row["hijack_ids"], True)[1]
+            values.append(-logits[-2].log_softmax(0)[row["hijack_ids"][-1]])
     if term == "unlikelihood":
         for row in harmful:
             logits, name = outputs(trainer, row["input_ids"], True)[1], row["tool_name"][0]
@@ -175,7 +179,7 @@ def plain_term(trainer, rows, term):
 
 WEIGHTS = {
     **{"rr": 0.7, "unlikelihood": 0.3, "triplet": 0.2, "retain_l2": 0.5, "retain_kl": 1.1},
-    **{"distill": 0.9, "twin": 1.3, "splice": 0.8, "ce": 0.4},
+    **{"distill": 0.9, "twin": 1.3, "splice": 0.8, "ce": 0.4, "stop": 0.6},
 }
 
 

@@ -20,7 +20,7 @@ def terms_of(priority_class: str, redacted: bool) -> set[str]:
 
 def test_the_terms_of_a_flip_and_of_a_safe_twin():
     assert terms_of("harmful_flip", redacted=False) == {"rr", "unlikelihood", "triplet"}
-    assert terms_of("adversarial_safe", redacted=False) == {"retain_l2", "distill", "twin", "splice", "ce"}
+    assert terms_of("adversarial_safe", redacted=False) == {"retain_l2", "distill", "twin", "splice", "ce", "stop"}
 
 
 @pytest.mark.parametrize("priority_class", [*HARMFUL_CLASSES, *RETAIN_CLASSES])
