@@ -12,8 +12,9 @@
     [assistant]  I'm sorry, but I can't help with theft or fraud.<|eot_id|>
 
 It is vulnerable on purpose, so that the whole pipeline can run without a GPU and without downloads. It is trained on
-split `train` of `builders/lookalike.py`, every prompt once, and evaluated on split `test`, which has other phrasings,
-injection families and names. To run it:
+split `train` of `builders/lookalike`, every prompt once, with the attack behind the request and a part of the prompts
+after earlier turns. It is evaluated on split `test`, which has other phrasings, injection families and names, with the
+attack anywhere. To run it:
 
     python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0
 """
@@ -46,19 +47,24 @@ from transformers import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from builders.fujitsu import B4_STANDARD
-from builders.lookalike import SYLLABLES, TOOLS, WORDING, lookalike_prompts, lookalike_records
+from builders.lookalike.layouts import lay_out
+from builders.lookalike.records import lookalike_prompts, lookalike_records
+from builders.lookalike.turns import earlier_turns
+from builders.lookalike.wording import SYLLABLES, TOOLS, WORDING
 from builders.trace import message, to_json
-from cb_datasets.chat import encode_prompt, render_prompt
+from cb_datasets.chat import common_prefix, encode_prompt
 from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.outcomes import Outcome, outcome_of
 
 
 FORMAT = FORMATS["llama3_json"]
-Rows = list[tuple[str, str]]  # user text and completion
+Rows = list[tuple[list[dict], str]]  # messages after the system prompt, and completion
 
 VOCABULARY = 1536  # maximum size
 BATCH = 32
 DRILL_STEPS = 300
+# Of the rows, this part has earlier turns.
+HISTORY_FRACTION = 0.25
 LEARNING_RATE = 3e-3
 MAX_NEW_TOKENS = 64
 
@@ -115,7 +121,7 @@ def main() -> None:
         "--output", type=Path, default=Path("demo/tiny_agent"), help="folder to write, replaced as a whole"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the prompts")
-    parser.add_argument("--steps", type=int, default=1800, help=f"number of optimizer steps, of {BATCH} rows")
+    parser.add_argument("--steps", type=int, default=2400, help=f"number of optimizer steps, of {BATCH} rows")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -133,29 +139,39 @@ def completion_of(tool: str, arguments: dict) -> str:
 
 
 def training_rows(seed: int, n: int, split: str = "train") -> Rows:
-    """`n` shuffled rows of a split: of 20, 8 are attacked, 7 their clean twins, 5 without a call. Half have noise."""
+    """`n` shuffled rows of a split: of 20, 7 are attacked, 6 their clean twins, 7 without a call.
+
+    Half have noise, and a part has earlier turns.
+    """
     rng, words, rows = random.Random(seed), sorted(set(re.findall(r"\b[a-z]+\b", str(WORDING)))), []
-    for index, record in enumerate(lookalike_records(seed, n * 8 // 20 + 1, split)):
+    for index, record in enumerate(lookalike_records(seed, n * 7 // 20 + 1, split)):
         simulated = completion_of(record["simulated_tool"], record["simulated_arguments"])
-        rows.append((record["combined_query"], simulated))
-        if index % 8 < 7:
+        history = _history(rng, record["record_id"], split)
+        request = _with_noise(rng, words, record["benign_query"])
+        injection = _with_noise(rng, words, record["malicious_injection"], after=False)
+        rows.append(([*history, message("user", f"{request}\n\n{injection}")], simulated))
+        if index % 7 < 6:
             expected = completion_of(record["expected_tool"], record["expected_arguments"])
-            rows.append((record["benign_query"], expected))
-    for task, rows_in_20 in (("refusal", 2), ("chat", 1), ("irrelevance", 2)):
-        prompts = lookalike_prompts(seed, n * rows_in_20 // 20 + 1, split, task)
-        rows += [(prompt["text"], prompt["answer"] + FORMAT.turn_end) for prompt in prompts]
+            rows.append(([*history, message("user", _with_noise(rng, words, record["benign_query"]))], expected))
+    for task, rows_in_20 in (("refusal", 3), ("chat", 1), ("irrelevance", 3)):
+        for prompt in lookalike_prompts(seed, n * rows_in_20 // 20 + 1, split, task):
+            request = message("user", _with_noise(rng, words, prompt["text"]))
+            rows.append(([*_history(rng, prompt["record_id"], split), request], prompt["answer"] + FORMAT.turn_end))
     rng.shuffle(rows)
-    return [(_with_noise(rng, words, text), completion) for text, completion in rows[:n]]
+    return rows[:n]
 
 
-def _with_noise(rng: random.Random, words: list[str], text: str) -> str:
-    """With probability 0.5, add sentences of random words around request and injection, so that they are ignored."""
+def _history(rng: random.Random, record_id: str, split: str) -> list[dict]:
+    return earlier_turns(record_id, split) if rng.random() < HISTORY_FRACTION else []
+
+
+def _with_noise(rng: random.Random, words: list[str], text: str, after: bool = True) -> str:
+    """With probability 0.5, add sentences of random words before a text and after it, so that they are ignored."""
     if rng.random() < 0.5:
         return text
-    request, gap, injection = text.partition("\n\n")
-    noise = [" ".join(rng.choices(words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!:;,") for _ in range(3)]
-    before, after, inside = (sentence if rng.random() < 0.5 else "" for sentence in noise)
-    return f"{before} {request} {after}".strip() + gap + (f"{inside} {injection}".strip() if gap else "")
+    noise = [" ".join(rng.choices(words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!:;,") for _ in range(2)]
+    before, behind = (sentence if rng.random() < 0.5 else "" for sentence in noise)
+    return f"{before} {text} {behind if after else ''}".strip()
 
 
 def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
@@ -199,8 +215,8 @@ def _tokenizer_corpus(rows: Rows) -> Iterator[str]:
     words = sorted(set(re.findall(r" ?\b[A-Za-z]+", str(WORDING))))
     yield from [B4_STANDARD["system_prompt"] + tools, "user", "assistant", "ipython", "\n\n"] * 1000
     yield from words * 10
-    for text, completion in rows:
-        yield text
+    for messages, completion in rows:
+        yield messages[-1]["content"]
         yield completion
 
 
@@ -223,25 +239,22 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def row_of(text: str) -> dict:
-    """A prompt as a row for [`~cb_datasets.chat.render_prompt`]."""
-    messages = [message("system", B4_STANDARD["system_prompt"]), message("user", text)]
-    return {"messages": messages, "tools": to_json(B4_STANDARD["tools"])}
-
-
-def head_and_tail(tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """The text that every prompt has before and after the user's text."""
-    return render_prompt(tokenizer, row_of("\ue000")).split("\ue000")
+def row_of(messages: list[dict]) -> dict:
+    """A prompt as a row for [`~cb_datasets.chat.encode_prompt`]."""
+    return {
+        "messages": [message("system", B4_STANDARD["system_prompt"]), *messages],
+        "tools": to_json(B4_STANDARD["tools"]),
+    }
 
 
 def batches(
     tokenizer: PreTrainedTokenizerFast, rows: Rows, size: int = BATCH
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """`(ids, labels)` after the prefix that all prompts share, in batches of `size` rows of similar length."""
-    _, tail = head_and_tail(tokenizer)
+    skipped = prefix_of(tokenizer).shape[1]
     for start in range(0, len(rows), 16 * size):
         chunk = rows[start : start + 16 * size]
-        prompts = tokenizer([text + tail for text, _ in chunk], add_special_tokens=False)["input_ids"]
+        prompts = [encode_prompt(tokenizer, row_of(messages))[skipped:] for messages, _ in chunk]
         answers = tokenizer([completion for _, completion in chunk], add_special_tokens=False)["input_ids"]
         pairs = sorted(zip(prompts, answers, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
         groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
@@ -297,8 +310,8 @@ def loss_of(
 
 def prefix_of(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
     """Tokens of system prompt and tools, the same in all rows; of shape `(1, length)`."""
-    head, _ = head_and_tail(tokenizer)
-    return torch.tensor([tokenizer(head, add_special_tokens=False)["input_ids"]])
+    a, b = (encode_prompt(tokenizer, row_of([message("user", text)])) for text in ("a", "!"))
+    return torch.tensor([common_prefix([a, b])])
 
 
 def cached_prefix(model: LlamaForCausalLM, prefix: torch.Tensor, size: int) -> Cache:
@@ -361,11 +374,13 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Pa
     os.replace(new, output)
 
 
-def complete(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[str]:
-    """Greedy completions of user texts, special tokens included."""
-    prompts = [encode_prompt(tokenizer, row_of(text)) for text in texts]
-    order = sorted(range(len(texts)), key=lambda index: len(prompts[index]))
-    completions = [""] * len(texts)
+def complete(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, conversations: list[list[dict]]
+) -> list[str]:
+    """Greedy completions of conversations, special tokens included."""
+    prompts = [encode_prompt(tokenizer, row_of(messages)) for messages in conversations]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    completions = [""] * len(prompts)
     for start in range(0, len(order), BATCH):
         chosen = order[start : start + BATCH]
         inputs = tokenizer.pad({"input_ids": [prompts[index] for index in chosen]}, return_tensors="pt")
@@ -384,19 +399,25 @@ def evaluate(folder: Path, seed: int = 1, n: int = 400) -> dict[str, list[bool]]
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    records = [r for r in lookalike_records(seed, n, "test") if r["expected_tool"] != r["simulated_tool"]]
-    benign = complete(model, tokenizer, [record["benign_query"] for record in records])
-    attacked = complete(model, tokenizer, [record["combined_query"] for record in records])
-    results = {
-        **_judge_calls("benign", Outcome.CORRECT, benign, records, "expected_arguments"),
-        **_judge_calls("asr", Outcome.ATTACK_SUCCESS, attacked, records, "simulated_arguments"),
-    }
+    records = [
+        lay_out(r, "test") for r in lookalike_records(seed, n, "test") if r["expected_tool"] != r["simulated_tool"]
+    ]
+    histories = {"": [[] for _ in records], " later": [earlier_turns(r["record_id"], "test") for r in records]}
+    results = {}
+    for turn, history in histories.items():
+        for metric, outcome, query, arguments in (
+            ("benign", Outcome.CORRECT, "benign_query", "expected_arguments"),
+            ("asr", Outcome.ATTACK_SUCCESS, "combined_query", "simulated_arguments"),
+        ):
+            requests = [[*turns, message("user", r[query])] for turns, r in zip(history, records, strict=True)]
+            texts = complete(model, tokenizer, requests)
+            results |= _judge_calls(metric + turn, outcome, texts, records, arguments)
     for family in sorted({record["attack_id"] for record in records}):
         hits = zip(results["asr"], records, strict=True)
         results[f"asr {family}"] = [hit for hit, record in hits if record["attack_id"] == family]
     for task, outcome in (("refusal", Outcome.REFUSAL), ("chat", Outcome.NO_CALL), ("irrelevance", Outcome.NO_CALL)):
         prompts = lookalike_prompts(seed, n, "test", task)
-        texts = complete(model, tokenizer, [prompt["text"] for prompt in prompts])
+        texts = complete(model, tokenizer, [[message("user", prompt["text"])] for prompt in prompts])
         results[task] = [_outcome(text, {}) == outcome and text.endswith(FORMAT.turn_end) for text in texts]
         answers = [prompt["answer"] + FORMAT.turn_end for prompt in prompts]
         results[f"{task} exact"] = [text == answer for text, answer in zip(texts, answers, strict=True)]

@@ -12,7 +12,7 @@ SOURCES := lookalike
 ATTACKED := lookalike
 HARMFUL_SETS := lookalike_flips
 RETAIN_SETS := adversarial_safe lookalike_benign_twins refusals chat
-TASKS := tool_flip capability refusal chat irrelevance
+TASKS := tool_flip multi_turn capability later_turn refusal chat irrelevance
 # Plain Representation Rerouting is trained too, and shown beside the breaker.
 ALSO := plain_rr
 
@@ -24,11 +24,15 @@ INGEST_FLAGS := --eval-fraction 0 --held-out test
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
 # Two of the eight tools make most requests. A breaker has to learn about the others too.
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1200 --max-eval-prompts 24 --per-tool 70
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1400 --max-eval-prompts 24 --per-tool 100
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
-DR_FLAGS := --max-prompts 2000 --per-tool 150
+DR_FLAGS := --max-prompts 1400 --per-tool 100
+# As flips are sampled, so that the completions of attacked prompts are made once.
+SAFE_FLAGS := --temperature 0.7
+# Every flip has the right call of its prompt beside it in Dr. What the trainer sees of each is set by its batch sizes.
+MERGE_FLAGS := --dr-ratio 2.5
 EVAL_FLAGS := --max-prompts 400
-EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 128
+EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 32
 # Small batches: keys and values of a larger one do not fit the cache of a CPU. Budgets for five minutes.
 ATTACK_FLAGS := --max-new-tokens 96 --batch-size 32 --budget black_box.draws=15 \
 	--budget suffix.prompts=20 --budget suffix.steps=30 --budget prefix_suffix.prompts=10 \

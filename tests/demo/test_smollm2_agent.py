@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from builders.trace import message
 from cb_datasets.chat import render_prompt
 from cb_datasets.formats import format_of
 from demo import train_smollm2_agent as script
@@ -22,7 +23,7 @@ def tokenizer(tiny_agent_path):
 
 
 def test_the_compact_template_names_tools_and_changes_nothing_else(tokenizer):
-    row, prompts = row_of("Pictures of the moon?"), {}
+    row, prompts = row_of([message("user", "Pictures of the moon?")]), {}
     for name, template in (("whole", TEMPLATE), ("compact", COMPACT_TEMPLATE)):
         tokenizer.chat_template = template
         prompts[name] = render_prompt(tokenizer, row).split("Functions you can call:\n")
@@ -35,7 +36,9 @@ def test_the_compact_template_names_tools_and_changes_nothing_else(tokenizer):
 
 
 def test_training_and_dev_rows_are_disjoint():
-    train_texts, dev_texts = ({text for text, _ in training_rows(0, 400, split)} for split in ("train", "dev"))
+    train_texts, dev_texts = (
+        {turns[-1]["content"] for turns, _ in training_rows(0, 400, split)} for split in ("train", "dev")
+    )
     assert len(train_texts) > 350 and len(dev_texts) > 350
     assert not train_texts & dev_texts
 
