@@ -28,13 +28,14 @@ DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 360
 
 _BARE = {
     "unlikelihood_weight": 0,
+    "stop_weight": 0,
     "splice_weight": 0,
     "span_wrap_probability": 0,
     "span_noise_probability": 0,
     "bare_head_probability": 0,
     "retain_noise_probability": 0,
 }
-_AUGMENTED = {"unlikelihood_weight": 0, "bare_head_probability": 0, "retain_noise_probability": 0}
+_AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "retain_noise_probability": 0}
 
 
 class Variant(NamedTuple):
@@ -46,7 +47,7 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    SELECTIVE: Variant("selective: distill + splice + augmentation + unlikelihood", "demo", {}),
+    SELECTIVE: Variant("selective: distill + splice + augmentation + unlikelihood + stop", "demo", {}),
     PLAIN_RR: Variant("plain RR", "demo-plain_rr", {}),
     "ce": Variant("ce", "demo", {**_BARE, "distill_weight": 0, "ce_weight": 1}),
     "distill": Variant("distill", "demo", _BARE),

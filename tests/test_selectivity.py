@@ -17,18 +17,18 @@ study = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(study)
 
 TERMS = {
-    "selective": {"distill", "splice", "retain_kl", "unlikelihood"},
+    "selective": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "plain_rr": {"rr", "retain_l2"},
     "ce": {"ce", "retain_kl"},
     "distill": {"distill", "retain_kl"},
     "splice": {"distill", "splice", "retain_kl"},
     "augmentation": {"distill", "splice", "retain_kl"},
-    "rr": {"distill", "splice", "retain_kl", "rr"},
-    "both": {"distill", "splice", "retain_kl", "unlikelihood", "rr"},
+    "rr": {"distill", "splice", "retain_kl", "rr", "stop"},
+    "both": {"distill", "splice", "retain_kl", "unlikelihood", "rr", "stop"},
     "twin": {"twin", "retain_kl"},
-    "even": {"distill", "splice", "retain_kl", "unlikelihood"},
-    "bare_requests": {"distill", "splice", "retain_kl", "unlikelihood"},
-    "little_retain": {"distill", "splice", "retain_kl", "unlikelihood"},
+    "even": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
+    "bare_requests": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
+    "little_retain": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
 }
 
 
@@ -73,7 +73,7 @@ def test_the_page_is_made_of_the_results(tmp_path):
     study.write_page(found, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert "selective, seed 42 | 10.0 [1.8, 40.4] | 90.0" in page
-    assert "unlikelihood (2) | 20.0 (10.0-30.0) | 80.0 (70.0-90.0)" in page
+    assert "unlikelihood + stop (2) | 20.0 (10.0-30.0) | 80.0 (70.0-90.0)" in page
     assert "takes 50 s of processor time, plain RR - s" in page
     assert "hardly follows: before request." in page
     assert "Not measured yet" in page and "plain RR;" in page
