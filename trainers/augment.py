@@ -116,8 +116,7 @@ def _replace_words(text: str, words: Sequence[str], rng: random.Random) -> str:
 
 def augment_injection(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
     """The row with its injected spans varied, and `injection` updated to their new positions."""
-    # Seeded by the pair: siblings share their prompt, and must share it afterwards
-    rng = random.Random(f"{augmentation.seed} {row['pair'] or row['id']}")
+    rng = _rng_of_pair(row, augmentation)
     wraps = rng.random() < augmentation.wrap_probability
     adds_noise = not wraps and rng.random() < augmentation.noise_probability
     if not row["injection"] or not (wraps or adds_noise):
@@ -138,7 +137,7 @@ def augment_injection(row: dict[str, Any], augmentation: Augmentation) -> dict[s
     return {**row, "messages": messages, "injection": spans}
 
 
-def is_under_attack(row: Mapping[str, Any], augmentation: Augmentation) -> bool:
+def is_perturbed(row: Mapping[str, Any], augmentation: Augmentation) -> bool:
     """Whether the adversary perturbs the injection of a row. Siblings, which share their prompt, share the answer."""
     return _rng_of_pair(row, augmentation, "adversary").random() < augmentation.adversary_rate
 
@@ -179,8 +178,9 @@ def pad_injection(
     return prompt[:start] + before + prompt[start:end] + after + prompt[end:], spans
 
 
-def _rng_of_pair(row: Mapping[str, Any], augmentation: Augmentation, stream: str) -> random.Random:
-    return random.Random(f"{augmentation.seed} {row['pair'] or row['id']} {stream}")
+def _rng_of_pair(row: Mapping[str, Any], augmentation: Augmentation, *stream: str) -> random.Random:
+    """Random numbers that siblings share: they share their prompt, and must share it afterwards."""
+    return random.Random(" ".join((str(augmentation.seed), row["pair"] or row["id"], *stream)))
 
 
 def _wrap(text: str, rng: random.Random) -> str:

@@ -20,6 +20,7 @@ for the call.
 import json
 import random
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -28,7 +29,7 @@ from cb_datasets import chat
 from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN, clean_messages
 
-from .augment import Augmentation, augment_injection, augment_request, is_under_attack, pad_injection
+from .augment import Augmentation, augment_injection, augment_request, is_perturbed, pad_injection
 from .objective.masks import NONE
 
 
@@ -86,9 +87,12 @@ def prepare_row(
     else:
         sample = chat.encode_sample(tokenizer, row)
     prompt, completion = sample.prompt.ids, sample.completion
+    harmful = None  # the sibling's completion, for a row of Dr
+    if row["set"] == RETAIN and row["injection"] and "harmful" in siblings_of_row:
+        harmful = chat.encoded_completion(tokenizer, siblings_of_row["harmful"])
     injection = chat.injection_tokens_in(tokenizer, row, sample.prompt) if row["injection"] else []
-    is_perturbed = bool(injection) and is_under_attack(row, augmentation)
-    if is_perturbed and len(sample.ids) + augmentation.adversary_padding <= augmentation.max_length:
+    has_slots = bool(injection) and is_perturbed(row, augmentation)
+    if has_slots and len(sample.ids) + augmentation.adversary_padding <= augmentation.max_length:
         prompt, injection = pad_injection(prompt, injection, row, augmentation)
     n = len(prompt)
     divergence = None
@@ -120,14 +124,14 @@ def prepare_row(
         prepared["clean_ids"] = chat.encode_prompt(tokenizer, clean) + completion.ids
         if row["set"] == RETAIN and completion.call and completion.tool_name:
             # After the wrong opening the right call begins as it would, and the loss starts at its tool's name
-            opening = _wrong_opening(siblings_of_row.get("harmful"), tokenizer, rng)
+            opening = _wrong_opening(harmful, tokenizer, rng)
             head = completion.ids[completion.call[0] : completion.tool_name[0]]
             prepared["splice_start"] = n + len(opening) + len(head)
             prepared["splice_ids"] = prompt + opening + head + completion.ids[completion.tool_name[0] :]
-    wrong_call = _wrong_call(row, completion, siblings_of_row.get("harmful"), tokenizer, rng)
+    wrong_call = _wrong_call(row, completion if row["set"] == CIRCUIT_BREAKER else harmful, tokenizer, rng)
     if wrong_call:
         prepared["hijack_ids"] = prompt + wrong_call + _end_of_turn(tokenizer)
-        prepared["slots"] = prepared["injection"] if is_perturbed else []
+        prepared["slots"] = prepared["injection"] if has_slots else []
     return prepared
 
 
@@ -155,19 +159,21 @@ def _divergence(ids: list[int], right: list[int]) -> int:
 
 def _wrong_call(
     row: dict[str, Any],
-    completion: chat.EncodedCompletion,
-    harmful: str | None,
+    harmful: chat.EncodedCompletion | None,
     tokenizer: PreTrainedTokenizerBase,
     rng: random.Random,
 ) -> list[int]:
-    """Tokens of a wrong call up to the end of its tool's name; none where the prompt offers no other tool."""
+    """
+    Tokens of a wrong call up to the end of its tool's name; none where the prompt offers no other tool.
+
+    Of an attacked row it is the call of `harmful`, its own completion or its sibling's, or else one without text.
+    """
     if not row["injection"]:
         return _head_of_call(_other_tool(row, rng), tokenizer)
-    if row["set"] == RETAIN and harmful is not None:
-        completion = chat.encoded_completion(tokenizer, harmful)
-        completion = without_opening(completion) if rng.random() < 0.5 else completion
-    if (row["set"] == CIRCUIT_BREAKER or harmful is not None) and completion.tool_name:
-        return completion.ids[: completion.tool_name[1]]
+    if row["set"] == RETAIN and harmful is not None and rng.random() < 0.5:
+        harmful = without_opening(harmful)
+    if harmful is not None and harmful.tool_name:
+        return harmful.ids[: harmful.tool_name[1]]
     return _head_of_call(row["target"]["simulated_tool"], tokenizer)
 
 
@@ -180,6 +186,7 @@ def _other_tool(row: dict[str, Any], rng: random.Random) -> str | None:
     return rng.choice(names) if names else None
 
 
+@lru_cache(maxsize=256)
 def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokens of a call up to the end of its tool's name."""
     if tool is None:
@@ -191,16 +198,18 @@ def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[
     return completion.ids[: completion.tool_name[1]]
 
 
+@lru_cache(maxsize=16)
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return chat.encode_completion(tokenizer, format_of(tokenizer.chat_template).turn_end)
 
 
-def _wrong_opening(harmful: str | None, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[int]:
+def _wrong_opening(
+    harmful: chat.EncodedCompletion | None, tokenizer: PreTrainedTokenizerBase, rng: random.Random
+) -> list[int]:
     """Tokens before a wrong call: the attacker's opening (half of the time), none, or a generic phrase."""
     opening = rng.choice(("harmful", "harmful", "bare", "generic"))
     if opening == "generic":
         return chat.encode_completion(tokenizer, rng.choice(GENERIC_OPENINGS))
     if opening == "harmful" and harmful is not None:
-        completion = chat.encoded_completion(tokenizer, harmful)
-        return completion.ids[: completion.call[0]] if completion.call else []
+        return harmful.ids[: harmful.call[0]] if harmful.call else []
     return []

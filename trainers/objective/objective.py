@@ -87,20 +87,19 @@ class Objective:
             radius (`float`):
                 Radius, relative to the mean norm of the embeddings.
         """
-        columns = (forward["targets"], forward["weights"])
+        targets, weights = forward["targets"], forward["weights"]
 
         def loss_of(delta: torch.Tensor) -> torch.Tensor:
             # Through the unwrapped network: nothing is learned here
             [states] = self.states(self.network, [forward], delta)["opening"]
-            targets, weights = columns
-            values = losses.cross_entropy
-            losses_of = values(states, targets) if self.head is None else self.head(values, [states], targets)
-            return (losses_of * weights).sum()
+            value = losses.cross_entropy
+            values = value(states, targets) if self.head is None else self.head(value, [states], targets)
+            return (values * weights).sum()
 
         with self._without_adapter_gradients():
             return worst_perturbation(
                 loss_of,
-                torch.zeros(forward["num_slots"], self.embedding.weight.shape[-1], device=forward["targets"].device),
+                torch.zeros(forward["num_slots"], self.embedding.weight.shape[-1], device=targets.device),
                 radius * self.embedding_norm,
                 self.args.adversary_steps or 0,
             )
