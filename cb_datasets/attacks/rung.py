@@ -19,7 +19,7 @@ from datasets import Dataset
 
 from builders.trace import to_json
 
-from ..chat import DATE_STRING, template_hash
+from ..chat import DATE_STRING, RENDERER_HASH, template_hash
 from ..evaluation.scored_completions import is_degenerate_completion
 from ..evaluation.statistics import proportion
 from ..files import read_json, write_json
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
     *("attacks/call_loss.py", "attacks/embedding_attack.py", "attacks/slots.py", "attacks/token_search.py"),
-    *("attacks/white_box.py", "attacks/universal.py", "chat.py", "formats/llama3_json.py", "outcomes.py"),
+    *("attacks/white_box.py", "attacks/universal.py", "formats/llama3_json.py", "outcomes.py"),
 )
-CODE_HASH = hashlib.sha256(b"".join((_PACKAGE / name).read_bytes() for name in _CODE)).hexdigest()[:16]
+_CODE_TEXT = b"".join((_PACKAGE / name).read_bytes() for name in _CODE)
+CODE_HASH = hashlib.sha256(_CODE_TEXT + RENDERER_HASH.encode()).hexdigest()[:16]
 
 
 def answer_record(text: str | None, target: dict, tool_format: ToolCallFormat) -> dict[str, Any]:
