@@ -25,7 +25,7 @@ from builders.trace import to_json
 
 from ..placement import place_of, repetition_of, turn_of
 from ..sample import clean_messages
-from ..sets.earlier_turns import exchange
+from ..sets.earlier_turns import exchange, with_earlier_turns
 
 
 WORDINGS_FILE = Path(__file__).parent / "assets" / "wordings_v1.json"
@@ -119,7 +119,7 @@ class Composer:
             clean[index] = {**clean[index], "content": text}
             spans += [{"message": index, "start": start, "end": end} for start, end in ranges]
         earlier = self._earlier_turn(rng, prompt) if rng.random() < _LATER_TURN else []
-        row = _after(prompt | {"messages": clean, "injection": spans}, earlier)
+        row = with_earlier_turns(prompt | {"messages": clean, "injection": spans}, earlier)
         place, repetition = cast(str, place_of(row)), cast(str, repetition_of(row))
         record = DrawRecord(number, families, place, repetition, turn_of(row), noise)
         changed = {"family": "+".join(families), "subtype": f"{place}, {repetition} copies, turn {record.turn}"}
@@ -244,11 +244,3 @@ def _insert(
         injected = [*range(0, len(before), 2), *range(len(before) + 2, len(pieces), 2)]
     starts = [*accumulate(map(len, pieces), initial=0)]
     return "".join(pieces), [(starts[index], starts[index + 1]) for index in injected]
-
-
-def _after(prompt: dict, earlier: list[dict]) -> dict:
-    """The prompt with earlier turns behind its system prompt."""
-    messages = prompt["messages"]
-    first = 1 if messages[0]["role"] == "system" else 0
-    spans = [{**span, "message": span["message"] + len(earlier)} for span in prompt["injection"]]
-    return prompt | {"messages": [*messages[:first], *earlier, *messages[first:]], "injection": spans}

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from builders.trace import message, tool_call
 
 from ..placement import user_turns
-from .prompts import asked_prompt, call_turns, clean_prompt, decision_prompt, is_attacked, turn_fault
+from .prompts import asked_prompt, call_turns, clean_prompt, decision_prompt, is_attacked, num_requests, turn_fault
 from .recorded import every_call, last_answer
 
 
@@ -74,13 +74,17 @@ def later_turn_prompts(traces: Iterable[dict]) -> Iterator[dict]:
             yield _after(prompt, run, "later_turn")
 
 
-def _after(prompt: dict, earlier: _Exchange, task: str) -> dict:
-    """The prompt of another task, with earlier turns before its first request."""
+def with_earlier_turns(prompt: dict, earlier: list[dict]) -> dict:
+    """The prompt with other turns before its first request."""
     messages = prompt["messages"]
     at = next(index for index, each in enumerate(messages) if each["role"] == "user")
     spans = [{**span, "message": span["message"] + len(earlier)} for span in prompt["injection"]]
-    changed = {"id": f"{task}/{prompt['pair']}", "task": task, "injection": spans}
-    return prompt | changed | {"messages": [*messages[:at], *earlier, *messages[at:]]}
+    return prompt | {"messages": [*messages[:at], *earlier, *messages[at:]], "injection": spans}
+
+
+def _after(prompt: dict, earlier: _Exchange, task: str) -> dict:
+    """The prompt of another task, with earlier turns before its first request."""
+    return with_earlier_turns(prompt, earlier) | {"id": f"{task}/{prompt['pair']}", "task": task}
 
 
 def _is_late(context: list[dict]) -> bool:
@@ -89,7 +93,7 @@ def _is_late(context: list[dict]) -> bool:
 
 def _with_exchange(rows: list[dict]) -> Iterator[tuple[dict, _Exchange]]:
     """Attacked prompts of one turn, each with the exchange that comes before it: one of another group."""
-    single = _shuffled([trace for trace in rows if is_attacked_prompt(trace) and _requests(trace) == 1])
+    single = _shuffled([trace for trace in rows if is_attacked_prompt(trace) and num_requests(trace["messages"]) == 1])
     for number, trace in enumerate(single):
         before = next((other for other in single[number - 1 :: -1] if other["group"] != trace["group"]), None)
         if before is not None:
@@ -115,7 +119,11 @@ def _with_earlier_run(traces: list[dict], rows: list[dict]) -> Iterator[tuple[di
     for run in _shuffled([trace for trace in rows if _can_come_before(trace)]):
         runs.setdefault(_setting(run), []).append(run)
     for trace in traces:
-        if trace["source"] not in _SINGLE_REQUEST_SOURCES or _requests(trace) != 1 or not call_turns(trace):
+        if (
+            trace["source"] not in _SINGLE_REQUEST_SOURCES
+            or num_requests(trace["messages"]) != 1
+            or not call_turns(trace)
+        ):
             continue
         others = [run for run in runs.get(_setting(trace), []) if run["group"] != trace["group"]]
         if others:
@@ -133,7 +141,7 @@ def _can_come_before(trace: dict) -> bool:
         and (first["role"], last["role"]) == ("system", "assistant")
         and bool(last["content"])
         and not last["tool_calls"]
-        and _requests(trace) == 1
+        and num_requests(trace["messages"]) == 1
         and call_turns(trace) != []
         and sum(len(each["content"] or "") for each in trace["messages"][1:]) <= _MAX_EARLIER_RUN
     )
@@ -142,10 +150,6 @@ def _can_come_before(trace: dict) -> bool:
 def _setting(trace: dict) -> tuple[str, str]:
     """System prompt and tools."""
     return trace["messages"][0]["content"], trace["tools"]
-
-
-def _requests(trace: dict) -> int:
-    return sum(each["role"] == "user" for each in trace["messages"])
 
 
 def _shuffled(traces: list[dict]) -> list[dict]:

@@ -19,7 +19,7 @@ from .prompts import TASKS, asked_prompt, prompts_for_task
 # Tasks of prompts that follow earlier turns, and what makes these prompts of traces that have no such turns.
 _AFTER_EARLIER_TURNS = {"multi_turn": multi_turn_prompts, "later_turn": later_turn_prompts}
 
-EVALUATION_TASKS = tuple(dict.fromkeys((*TASKS, "forced_call", *_AFTER_EARLIER_TURNS)))
+EVALUATION_TASKS = (*TASKS, "forced_call")
 
 
 def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) -> Dataset:

@@ -31,9 +31,9 @@ def is_attacked(trace: dict) -> bool:
     return trace["attack"] is not None and len(trace["attack"]["spans"]) > 0
 
 
-def has_earlier_turns(messages: list[dict]) -> bool:
-    """Whether the last user message of a prompt is not the first."""
-    return sum(message["role"] == "user" for message in messages) > 1
+def num_requests(messages: list[dict]) -> int:
+    """Number of user messages."""
+    return sum(message["role"] == "user" for message in messages)
 
 
 def asked_prompt(trace: dict) -> dict:
@@ -41,13 +41,13 @@ def asked_prompt(trace: dict) -> dict:
     task, spans = task_of(trace), []
     if is_attacked(trace):
         spans = trace["attack"]["spans"]
-        task = "multi_turn" if has_earlier_turns(trace["messages"]) else task
+        task = "multi_turn" if num_requests(trace["messages"]) > 1 else task
     return _prompt(trace, task, trace["messages"], spans)
 
 
 def clean_prompt(trace: dict) -> dict:
     """The clean twin of an attacked prompt-only trace: the same request without the injection."""
-    task = "later_turn" if has_earlier_turns(trace["messages"]) else "capability"
+    task = "later_turn" if num_requests(trace["messages"]) > 1 else "capability"
     prompt = _prompt(trace, task, cut_spans(trace["messages"], trace["attack"]["spans"]), [])
     prompt["target"] |= {"simulated_tool": None, "goal_calls": None}
     return prompt
