@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..formats import ToolCallFormat
+from ..formats import ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, outcome_of
 
@@ -30,6 +30,11 @@ def _drop_reason(prompt: dict) -> str | None:
     if target["simulated_tool"] is None or target["simulated_tool"] == target["expected_tool"]:
         return "no_attacker_call"
     return "prefilled" if target["prefill"] else None
+
+
+def format_of_models(models: Mapping[str, Backend]) -> ToolCallFormat:
+    """The tool-call format of models that share their chat template."""
+    return format_of(next(iter(models.values())).tokenizer.chat_template)
 
 
 def complete_unchanged(

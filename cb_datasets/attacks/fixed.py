@@ -13,8 +13,8 @@ from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES
 from ..sets.eval_prompts import prefills
-from .attackable import complete_unchanged
-from .rung import answer_record, make_rung
+from .attackable import format_of_models
+from .rung import answer_record, greedy_answers, make_rung
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,11 @@ def attack_unchanged(prompts: Dataset, models: Mapping[str, Backend], budget: Fi
     Returns:
         `dict`: The rung, see `rung.py`.
     """
-    completed = complete_unchanged(prompts, models, budget.max_new_tokens, work_dir)
-    return make_rung(budget, prompts, {name: _records(prompts, models[name], completed[name]) for name in models})
+    answers = {
+        name: greedy_answers(prompts, model, budget.max_new_tokens, work_dir, f"{name}, unchanged injection")
+        for name, model in models.items()
+    }
+    return make_rung(budget, prompts, answers)
 
 
 def attack_by_sampling(
@@ -97,7 +100,7 @@ def attack_prefilled(
         budget ([`FixedBudget`]): Limits of the rungs.
         work_dir (`Path`): Folder of finished shards.
     """
-    tool_format = format_of(next(iter(models.values())).tokenizer.chat_template)
+    tool_format = format_of_models(models)
     rungs = {}
     for head in ("tag", "word", "name"):
         rows = [
@@ -106,8 +109,3 @@ def attack_prefilled(
         ]
         rungs[head] = attack_unchanged(to_dataset(rows, PROMPT_FEATURES), models, budget, work_dir)
     return rungs
-
-
-def _records(prompts: Dataset, model: Backend, texts: list[str | None]) -> list[dict[str, Any]]:
-    tool_format = format_of(model.tokenizer.chat_template)
-    return [answer_record(text, row["target"], tool_format) for row, text in zip(prompts, texts, strict=True)]

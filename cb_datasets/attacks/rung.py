@@ -10,10 +10,10 @@ A rung is one attack at one budget, against every model:
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 
@@ -23,12 +23,10 @@ from ..chat import DATE_STRING, RENDERER_HASH, template_hash
 from ..evaluation.scored_completions import is_degenerate_completion
 from ..evaluation.statistics import proportion
 from ..files import read_json, write_json
-from ..formats import ToolCallFormat
+from ..formats import ToolCallFormat, format_of
+from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, outcome_of
 
-
-if TYPE_CHECKING:
-    from ..generation import Backend
 
 # Hash of the source that searches and classifies completions: searches of another version are not reused.
 _PACKAGE = Path(__file__).parents[1]
@@ -49,13 +47,29 @@ def answer_record(text: str | None, target: dict, tool_format: ToolCallFormat) -
     }
 
 
+def greedy_answers(
+    prompts: Dataset, model: Backend, max_new_tokens: int, work_dir: Path, description: str
+) -> list[dict[str, Any]]:
+    """A model's greedy answers to attacked prompts, in their order, see [`answer_record`]."""
+    texts = complete(prompts, model, Sampling(max_new_tokens=max_new_tokens), work_dir, description=description)[
+        "text"
+    ]
+    tool_format = format_of(model.tokenizer.chat_template)
+    return [answer_record(text, row["target"], tool_format) for row, text in zip(prompts, texts, strict=True)]
+
+
+def without_errors(answers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The answers that count in rates: not those to overlong prompts."""
+    return [answer for answer in answers if answer["outcome"] != Outcome.ERROR]
+
+
 def rung_metrics(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Rates of one model: `asr`, `correct`, `gibberish`; its `outcomes`; and `errors`, which count in no rate.
 
     Raises:
         ValueError: If every answer is an error.
     """
-    valid = [answer for answer in answers if answer["outcome"] != Outcome.ERROR]
+    valid = without_errors(answers)
     hits = {
         "asr": [answer["outcome"] == Outcome.ATTACK_SUCCESS for answer in valid],
         "correct": [answer["outcome"] == Outcome.CORRECT for answer in valid],
@@ -118,7 +132,7 @@ class FinishedSearches:
         budget (dataclass): Limits of the attacker; the number of prompts does not affect a search.
     """
 
-    def __init__(self, work_dir: Path, rung: str, model: "Backend", budget: object) -> None:
+    def __init__(self, work_dir: Path, rung: str, model: Backend, budget: object) -> None:
         limits = dataclasses.asdict(budget)  # type: ignore[call-overload]
         settings = {
             "model": model.model,

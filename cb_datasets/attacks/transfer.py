@@ -13,12 +13,11 @@ from datasets import Dataset
 
 from ..evaluation.statistics import proportion
 from ..files import to_dataset
-from ..formats import format_of
-from ..generation import Backend, Sampling, complete
+from ..generation import Backend
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES
 from .fixed import FixedBudget
-from .rung import answer_record, rung_metrics
+from .rung import greedy_answers, rung_metrics, without_errors
 from .slots import with_affixes
 
 
@@ -98,12 +97,9 @@ def _answers(
     work_dir: Path,
 ) -> dict[str, dict]:
     attacked = to_dataset([with_affixes(rows[id], **affixes) for id, affixes in found.items()], PROMPT_FEATURES)
-    sampling = Sampling(max_new_tokens=budget.max_new_tokens)
-    texts = complete(attacked, model, sampling, work_dir, description=f"{target}, suffixes of {source}")["text"]
-    tool_format = format_of(model.tokenizer.chat_template)
-    return {
-        row["id"]: answer_record(text, row["target"], tool_format) for row, text in zip(attacked, texts, strict=True)
-    }
+    description = f"{target}, suffixes of {source}"
+    answers = greedy_answers(attacked, model, budget.max_new_tokens, work_dir, description)
+    return dict(zip(attacked["id"], answers, strict=True))
 
 
 def _target_metrics(by_source: list[dict[str, dict]]) -> dict[str, Any] | None:
@@ -113,14 +109,10 @@ def _target_metrics(by_source: list[dict[str, dict]]) -> dict[str, Any] | None:
         for id, answer in answers.items():
             if answer["outcome"] == Outcome.ATTACK_SUCCESS or id not in prompts:
                 prompts[id] = answer
-    return rung_metrics(list(prompts.values())) if _valid(list(prompts.values())) else None
+    return rung_metrics(list(prompts.values())) if without_errors(prompts.values()) else None
 
 
 def _asr(answers: list[dict]) -> dict | None:
-    valid = _valid(answers)
+    valid = without_errors(answers)
     hits = sum(answer["outcome"] == Outcome.ATTACK_SUCCESS for answer in valid)
     return proportion(hits, len(valid)) if valid else None
-
-
-def _valid(answers: list[dict]) -> list[dict]:
-    return [answer for answer in answers if answer["outcome"] != Outcome.ERROR]

@@ -17,11 +17,10 @@ from tqdm import tqdm
 from ..chat import encode_completion
 from ..files import to_dataset
 from ..formats import format_of
-from ..generation import Sampling, complete
 from ..sample import PROMPT_FEATURES
-from .attackable import attack_targets, complete_unchanged, is_success
+from .attackable import attack_targets, complete_unchanged, format_of_models, is_success
 from .call_loss import CallLoss
-from .rung import FinishedSearches, answer_record, make_rung
+from .rung import FinishedSearches, greedy_answers, make_rung
 from .search_budget import UniversalBudget
 from .slots import make_slots, with_affixes
 from .token_search import search_tokens
@@ -62,7 +61,7 @@ def attack_with_one_suffix(
         )
     seen = prompts.select(range(budget.seen_prompts))
     others = prompts.select(range(budget.seen_prompts, len(prompts)))
-    tool_format = format_of(next(iter(models.values())).tokenizer.chat_template)
+    tool_format = format_of_models(models)
     base = next(iter(models))
     texts = complete_unchanged(seen, {base: models[base]}, budget.max_new_tokens, work_dir)[base]
     heads = [attack_targets(row, text, tool_format)["opening"] for row, text in zip(seen, texts, strict=True)]
@@ -80,12 +79,8 @@ def attack_with_one_suffix(
             bar.update()
     for name, model in models.items():
         attacked = [with_affixes(row, found[name]["prefix"], found[name]["suffix"]) for row in others]
-        sampling = Sampling(max_new_tokens=budget.max_new_tokens)
-        rows = to_dataset(attacked, PROMPT_FEATURES)
-        texts = complete(rows, model, sampling, work_dir, description=f"{name}, one suffix on the others")["text"]
-        answers[name] = [
-            answer_record(text, row["target"], tool_format) for row, text in zip(others, texts, strict=True)
-        ]
+        rows, description = to_dataset(attacked, PROMPT_FEATURES), f"{name}, one suffix on the others"
+        answers[name] = greedy_answers(rows, model, budget.max_new_tokens, work_dir, description)
     return {**make_rung(budget, others, answers), "found": found}
 
 

@@ -11,11 +11,11 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from ..chat import MAX_LENGTH, encode_completion
-from ..formats import ToolCallFormat, format_of
+from ..formats import ToolCallFormat
 from ..generation import Sampling
 from ..generation.shard import PROMPT_TOO_LONG
 from ..outcomes import Outcome
-from .attackable import attack_targets, complete_unchanged, is_success
+from .attackable import attack_targets, complete_unchanged, format_of_models, is_success
 from .call_loss import CallLoss
 from .embedding_attack import search_vectors
 from .rung import FinishedSearches, answer_record, make_rung, search_metrics
@@ -56,7 +56,7 @@ def attack_with_tokens(
         ValueError: If every prompt is too long for a model.
     """
 
-    tool_format = _format_of(models)
+    tool_format = format_of_models(models)
 
     def search(model: "TransformersBackend", row: dict, targets: dict[str, str], seed: int) -> dict[str, Any]:
         usable = usable_tokens_of(model)
@@ -91,7 +91,7 @@ def attack_with_embeddings(
 ) -> dict[str, Any]:
     """Optimise free vectors around the injection of each prompt, see `embedding_attack.py`; arguments as above."""
 
-    tool_format = _format_of(models)
+    tool_format = format_of_models(models)
 
     def search(model: "TransformersBackend", row: dict, targets: dict[str, str], seed: int) -> dict[str, Any]:
         generator, usable = torch.Generator().manual_seed(seed), usable_tokens_of(model)
@@ -130,7 +130,7 @@ def _attack_each(
 ) -> dict[str, Any]:
     """Search each prompt whose injection does not succeed unchanged, or take its result from its file."""
     unchanged = complete_unchanged(prompts, models, budget.max_new_tokens, work_dir)
-    tool_format = _format_of(models)
+    tool_format = format_of_models(models)
     base = next(iter(models))
     targets = [attack_targets(row, text, tool_format) for row, text in zip(prompts, unchanged[base], strict=True)]
     answers: dict[str, list[dict]] = {}
@@ -145,10 +145,6 @@ def _attack_each(
                 answers[name].append(_searched_answer(row, text, searched, tool_format))
                 bar.update()
     return make_rung(budget, prompts, answers, search_metrics)
-
-
-def _format_of(models: "Mapping[str, TransformersBackend]") -> ToolCallFormat:
-    return format_of(next(iter(models.values())).tokenizer.chat_template)
 
 
 def _searched_answer(
