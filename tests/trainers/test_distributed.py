@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.trainers.two_processes import LOSSES, curve, trained, trainer_of
+from tests.trainers.two_processes import DDP_LOSSES, LOSSES, curve, trained, trainer_of
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def results(tmp_path_factory):
     return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("ddp", "fsdp2")}
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", DDP_LOSSES)
 def test_ddp_gives_the_curve_of_one_process(results, loss, tmp_path):
     single = trained(trainer_of(tmp_path, loss, gradient_accumulation_steps=2))
     assert len(single) == len(results["ddp"][loss]) == 3
