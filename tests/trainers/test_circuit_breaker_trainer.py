@@ -331,7 +331,7 @@ def test_settings_that_fsdp2_does_not_support_are_errors(make_trainer):
     trainer = make_trainer()
     trainer.is_fsdp_enabled = True
     trainer._refuse_with_fsdp(trainer.args)  # all other settings are supported
-    for name, value in (("reference_cache", "folder"), ("merge", True)):
+    for name, value in (("reference_cache", "folder"), ("merge", True), ("adversary_steps", 2)):
         args = copy(trainer.args)
         setattr(args, name, value)
         with pytest.raises(ValueError, match=f"`{name}` is not supported with FSDP2"):
