@@ -12,7 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from tests.trainers.conftest import make_model
 from tests.trainers.objective.test_parity import assert_same, one_batch
 from trainers.objective.terms import TERMS
-from trainers.speed.fused_lora import LoraProduct
+from trainers.speed.fused_lora import LoraProduct, MergedLoraProduct, merging_pays
 from trainers.speed.fused_rms_norm import RMSNormProduct, fuse_norms
 from trainers.speed.recomputed_mlp import recompute_gates
 
@@ -61,7 +61,7 @@ def test_switches_change_neither_loss_nor_gradients(make_trainer, attacked_rows,
         assert [row["id"] for row in batch] == [row["id"] for row in rows], name
         assert trainer.model.is_gradient_checkpointing == ("gradient_checkpointing" in switches)
         # The adversary's steps are normalized gradients, which magnify rounding
-        assert_same(trainer, ours, plain_of(trainer, plain_trainer, plain), 1e-5 if loss == "adversary" else 1e-6)
+        assert_same(trainer, ours, plain_of(trainer, plain_trainer, plain), 3e-5 if loss == "adversary" else 3e-6)
 
 
 def plain_of(trainer, plain_trainer, plain):
@@ -180,6 +180,18 @@ def test_gradients_of_lora_are_those_of_its_formula(dropout):
     formula = x @ weight.T + bias + ((dropped if dropout else x) @ A.T * 0.5) @ B.T
     assert torch.allclose(LoraProduct.apply(*arguments), formula)
     assert torch.autograd.gradcheck(LoraProduct.apply, arguments)
+    if not dropout:
+        arguments = x, weight, bias, A, B, 0.5
+        assert torch.allclose(MergedLoraProduct.apply(*arguments), formula)
+        assert torch.autograd.gradcheck(MergedLoraProduct.apply, arguments)
+
+
+def test_lora_is_merged_where_that_takes_fewer_multiplications():
+    # 96 x 96 with rank 64: 55k multiplications of a token if narrow, 28k if merged
+    assert merging_pays(4000, 64, 96, 96)
+    assert not merging_pays(1, 64, 96, 96)
+    assert not merging_pays(4000, 8, 96, 96)
+    assert not merging_pays(100_000, 64, 4096, 4096)
 
 
 def test_gradients_of_a_norm_are_those_of_its_formula():
