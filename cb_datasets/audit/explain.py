@@ -11,7 +11,7 @@ from ..files import ROWS_FILE, stream_rows, stream_tables
 from ..formats import get_format
 from ..merge.dropped_rows import DROPPED_ROWS_FILE, drop_reasons
 from ..merge.gates import HeldOut
-from ..merge.near_duplicates import request_text
+from ..merge.near_duplicates import request_texts
 from ..outcomes import outcome_of
 from .marks import Marks
 
@@ -65,7 +65,8 @@ def _leaked_request(row: dict, data: Path) -> list[str]:
     """The evaluation request that a sample nearly repeats; none if only a sibling repeats one."""
     held_out = HeldOut()
     held_out.add_rows(stream_rows(_folders(data, ("stage2/eval", "prompts/*"))))
-    request = held_out.prompt_index(MergedThresholds().max_similarity).find(request_text(row))
+    index = held_out.prompt_index(MergedThresholds().max_similarity)
+    request = next(filter(None, map(index.find, request_texts(row))), None)
     return [f"evaluation asks {request!r}"] if request else []
 
 

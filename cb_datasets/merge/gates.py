@@ -14,7 +14,7 @@ from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_wher
 from ..checks.row_counts import RowCounts, profile_of
 from ..checks.thresholds import MergedThresholds
 from ..sample import TEXT_CLASSES
-from .near_duplicates import PromptIndex, request_text
+from .near_duplicates import PromptIndex, request_texts
 
 
 # Sources with multi-turn traces: their rows must state which turn is the completion.
@@ -35,7 +35,7 @@ class HeldOut:
         for row in rows:
             self.groups.add(row["group"])
             self.ids.update(_ids_of(row))
-            self.requests.add(request_text(row))
+            self.requests.update(request_texts(row))
 
     def prompt_index(self, max_similarity: float) -> PromptIndex:
         """Index of the held-out requests that finds near-duplicates of them."""
@@ -121,10 +121,10 @@ def _leaks(train: Iterable[dict], held_out: HeldOut, max_similarity: float) -> d
         if row["group"] in held_out.groups:
             groups.add(row["group"])
         same_id += not held_out.ids.isdisjoint(_ids_of(row))
-        request = request_text(row)
-        if hash(request) not in looked_up:
-            looked_up.add(hash(request))
-            near += index.find(request) is not None
+        texts = request_texts(row)
+        if hash(texts[0]) not in looked_up:
+            looked_up.add(hash(texts[0]))
+            near += any(index.find(text) is not None for text in texts)
     return {
         "groups in train and eval": len(groups),
         "train rows with an id of eval": same_id,

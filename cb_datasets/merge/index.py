@@ -18,7 +18,7 @@ import numpy as np
 from builders.trace import to_json
 
 from ..sample import PRIORITY_WEIGHTS
-from .near_duplicates import NUM_PERM, normalized, request_text, signature
+from .near_duplicates import NUM_PERM, normalized, request_texts, signature
 
 
 SPLITS = ("train", "eval")
@@ -80,10 +80,10 @@ def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callabl
     wordings = _Wordings()
     looked_up: dict[int, bool] = {}
     for row, split, quarantined in rows:
-        request = request_text(row)
-        key = hash64(request)
+        texts = request_texts(row)
+        request, key = texts[0], hash64(texts[0])
         if split == "train" and key not in looked_up:
-            looked_up[key] = leaks(request)
+            looked_up[key] = any(map(leaks, texts))
         values = {
             "split": SPLITS.index(split),
             "row_class": CLASSES.index(row["priority_class"]) if row["priority_class"] in CLASSES else -1,

@@ -22,6 +22,8 @@ NUM_PERM = 64
 _BANDS = 16
 # Three standard errors of an estimate of 0.8.
 _ESTIMATE_ERROR = 0.15
+# "Yes, go on." is no request by itself.
+_MIN_WORDS = 5
 _NO_WORD = re.compile(r"[\W_]+")
 # Generating the permutations takes longer than applying them, so one MinHash is cleared and reused.
 _SKETCH = MinHash(NUM_PERM, hashfunc=zlib.crc32)
@@ -49,10 +51,16 @@ def _sketch(text: str) -> MinHash:
     return _SKETCH
 
 
-def request_text(row: dict) -> str:
-    """The request of a prompt or a sample: all user messages without the injection, normalized."""
+def request_texts(row: dict) -> list[str]:
+    """The request of a prompt or a sample, normalized and without the injection.
+
+    The first text is all user messages. If there are several, the last one is a text of its own, so that a known
+    request is found behind other turns too; one of fewer than [`_MIN_WORDS`] words is not, because it says little.
+    """
     messages = clean_messages(row) if row["injection"] else row["messages"]
-    return normalized(" ".join(message["content"] or "" for message in messages if message["role"] == "user"))
+    texts = [normalized(message["content"] or "") for message in messages if message["role"] == "user"]
+    last = texts[-1:] if len(texts) > 1 and len(texts[-1].split()) >= _MIN_WORDS else []
+    return [" ".join(text for text in texts if text), *last]
 
 
 class PromptIndex:
@@ -61,7 +69,7 @@ class PromptIndex:
     Only evaluation requests are held in memory, so it does not grow with the training set.
 
     Args:
-        requests (`Iterable[str]`): Requests of the evaluation prompts, see [`request_text`].
+        requests (`Iterable[str]`): Requests of the evaluation prompts, see [`request_texts`].
         threshold (`float`): Minimum Jaccard similarity of near-duplicates.
     """
 

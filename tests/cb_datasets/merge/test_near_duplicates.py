@@ -9,7 +9,7 @@ from cb_datasets.merge.near_duplicates import (
     PromptIndex,
     find_near_duplicates,
     normalized,
-    request_text,
+    request_texts,
     shingles,
     signature,
 )
@@ -60,7 +60,17 @@ def test_case_punctuation_and_spacing_are_ignored():
 
 
 def test_the_request_is_the_user_text_without_the_injection(prompt):
-    assert request_text(prompt) == "which manuals show the pump"
+    assert request_texts(prompt) == ["which manuals show the pump"]
+
+
+def test_a_request_behind_other_turns_is_a_text_of_its_own(prompt):
+    asked = "Find the tide tables of Brest, please."
+    turns = [{**prompt["messages"][0], "role": role, "content": text} for role, text in
+             [("user", "Hello there!"), ("assistant", "Hello."), ("user", asked)]]  # fmt: skip
+    row = {**prompt, "messages": turns, "injection": []}
+    assert request_texts(row) == ["hello there find the tide tables of brest please", normalized(asked)]
+    turns[-1]["content"] = "Yes, go on."
+    assert request_texts(row) == ["hello there yes go on"]
 
 
 @pytest.mark.parametrize("words", [6, 12, 40])
