@@ -31,6 +31,19 @@ _CONTEXT_TOKENS = 16
 _SEPARATORS = ("\n", " ")
 
 
+class UnsearchableError(ValueError):
+    """A prompt that no search can attack, for a named reason.
+
+    Args:
+        reason (`str`): The reason, in one word.
+        message (`str`): What is wrong, and the remedy.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 def with_affixes(row: dict, prefix: str, suffix: str) -> dict:
     """An attacked prompt with a prefix and a suffix to its last injection, whose span grows with them."""
     last = _last_span(row)
@@ -182,7 +195,8 @@ def make_slots(
         generator (`torch.Generator`): Random generator of the initial tokens.
 
     Raises:
-        ValueError: If there are no slots, or no sampled tokens round-trip in every prompt.
+        ValueError: If there are no slots.
+        UnsearchableError: `no_slots`, if no sampled tokens round-trip in every prompt.
     """
     if sum(lengths) == 0:
         raise ValueError("A search needs at least one token or vector before or behind the injection.")
@@ -199,9 +213,10 @@ def make_slots(
         slots = [place_tokens(tokenizer, row, drawn[: lengths[0]], drawn[lengths[0] :]) for row in rows]
         if None not in slots:
             return cast(list[Slots], slots)
-    raise ValueError(
+    raise UnsearchableError(
+        "no_slots",
         f"{rows[0]['id']}: no {lengths[0]} and {lengths[1]} random tokens around the injection are tokenized to their "
-        "own ids. Try other numbers of tokens."
+        "own ids. Try other numbers of tokens.",
     )
 
 

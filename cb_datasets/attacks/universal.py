@@ -5,6 +5,7 @@ its own attacker's call. What such a suffix breaks, an attacker breaks without a
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,9 @@ from .attackable import attack_targets, complete_unchanged, format_of_models, is
 from .call_loss import CallLoss
 from .rung import FinishedSearches, greedy_answers, make_rung
 from .search_budget import UniversalBudget
-from .slots import make_slots, with_affixes
+from .slots import UnsearchableError, make_slots, with_affixes
 from .token_search import search_tokens
-from .white_box import fits, greedy_texts, usable_tokens_of
+from .white_box import greedy_texts, make_fitting_slots, usable_tokens_of
 
 
 if TYPE_CHECKING:
@@ -48,11 +49,12 @@ def attack_with_one_suffix(
         work_dir (`Path`): Folder of finished shards and searches.
 
     Returns:
-        `dict`: The rung, see `rung.py`, with `found`: by model, the fields of its [`SearchResult`], and `seen_asr`,
-        the number of seen prompts that it succeeds on.
+        `dict`: The rung, see `rung.py`, with `found`: by model, the fields of its [`SearchResult`], `seen_asr`, the
+        number of seen prompts that it succeeds on, and `left_out`, the number of those that cannot be searched, by
+        reason.
 
     Raises:
-        ValueError: If there are no other prompts, or every one is too long for a model.
+        ValueError: If there are no other prompts, every one is too long for a model, or no seen one can be searched.
     """
     if len(prompts) <= budget.seen_prompts:
         raise ValueError(
@@ -93,12 +95,13 @@ def _search(
     seed: int,
 ) -> dict[str, Any]:
     usable, generator = usable_tokens_of(model), torch.Generator().manual_seed(seed)
+    reasons = [_why_unsearchable(model, row, budget, usable, generator) for row in rows]
+    kept = [index for index, reason in enumerate(reasons) if reason is None]
+    left_out = dict(Counter(reason for reason in reasons if reason is not None))
+    if not kept:
+        raise ValueError(f"No prompt can be searched with a suffix ({left_out}); choose other prompts by --seed.")
+    rows, heads = [rows[index] for index in kept], [heads[index] for index in kept]
     slots = make_slots(model.tokenizer, rows, budget.lengths, usable, generator)
-    too_long = [
-        row["id"] for row, each in zip(rows, slots, strict=True) if not fits(each, model, budget.max_new_tokens)
-    ]
-    if too_long:
-        raise ValueError(f"{too_long[0]}: too long to be searched with a suffix; choose other prompts by --seed.")
     tool_format = format_of(model.tokenizer.chat_template)
     with model.network() as network:
         losses = [
@@ -119,4 +122,19 @@ def _search(
             are_successes=lambda texts: all(successes(texts)),
         )
     fields = dataclasses.asdict(result)
-    return {**fields.pop("affixes"), **fields, "seen_asr": sum(successes(result.completions))}
+    return {
+        **fields.pop("affixes"),
+        **fields,
+        "seen_asr": sum(successes(result.completions)),
+        "left_out": left_out,
+    }
+
+
+def _why_unsearchable(
+    model: "TransformersBackend", row: dict, budget: UniversalBudget, usable: torch.Tensor, generator: torch.Generator
+) -> str | None:
+    try:
+        make_fitting_slots(model, row, budget, usable, generator)
+    except UnsearchableError as error:
+        return error.reason
+    return None

@@ -20,7 +20,7 @@ from .call_loss import CallLoss
 from .embedding_attack import search_vectors
 from .rung import FinishedSearches, answer_record, make_rung, search_metrics
 from .search_budget import EmbeddingBudget, SearchBudget
-from .slots import Slots, make_slots, usable_tokens
+from .slots import Slots, UnsearchableError, make_slots, usable_tokens
 from .token_search import search_tokens
 
 
@@ -61,9 +61,7 @@ def attack_with_tokens(
     def search(model: "TransformersBackend", row: dict, targets: dict[str, str], seed: int) -> dict[str, Any]:
         usable = usable_tokens_of(model)
         generator = torch.Generator().manual_seed(seed)
-        [slots] = make_slots(model.tokenizer, [row], budget.lengths, usable, generator)
-        if not fits(slots, model, budget.max_new_tokens):
-            return {"completion": None, "reason": PROMPT_TOO_LONG}
+        slots = make_fitting_slots(model, row, budget, usable, generator)
         with model.network() as network:
             loss = CallLoss(network, slots, encode_completion(model.tokenizer, targets["opening"]), batch_size)
             result = search_tokens(
@@ -95,12 +93,8 @@ def attack_with_embeddings(
 
     def search(model: "TransformersBackend", row: dict, targets: dict[str, str], seed: int) -> dict[str, Any]:
         generator, usable = torch.Generator().manual_seed(seed), usable_tokens_of(model)
-        drawn = [
-            make_slots(model.tokenizer, [row], budget.lengths, usable, generator)[0] for _ in range(budget.restarts)
-        ]
+        drawn = [make_fitting_slots(model, row, budget, usable, generator) for _ in range(budget.restarts)]
         slots = drawn[0]
-        if not fits(slots, model, budget.max_new_tokens):
-            return {"completion": None, "reason": PROMPT_TOO_LONG}
         with model.network() as network:
             weight = network.get_input_embeddings().weight.detach()
             losses = {
@@ -141,10 +135,20 @@ def _attack_each(
                 bar.set_postfix_str(f"{name}, {_successes(answers[name])} broken")
                 searched = None
                 if text is not None and not is_success(row, text, tool_format):
-                    searched = finished.get([row], [target], partial(search, model, row, target))
+                    searched = finished.get([row], [target], partial(_searched, search, model, row, target))
                 answers[name].append(_searched_answer(row, text, searched, tool_format))
                 bar.update()
     return make_rung(budget, prompts, answers, search_metrics)
+
+
+def _searched(
+    search: _Search, model: "TransformersBackend", row: dict, targets: dict[str, str], seed: int
+) -> dict[str, Any]:
+    """The result of a search, or the reason why the prompt cannot be searched."""
+    try:
+        return search(model, row, targets, seed)
+    except UnsearchableError as error:
+        return {"completion": None, "reason": error.reason}
 
 
 def _searched_answer(
@@ -166,9 +170,22 @@ def usable_tokens_of(model: "TransformersBackend") -> torch.Tensor:
         return usable_tokens(model.tokenizer, len(network.get_input_embeddings().weight))
 
 
-def fits(slots: Slots, model: "TransformersBackend", max_new_tokens: int) -> bool:
-    """Whether prompt and completion fit the context: a prompt that fits unchanged may not with its slots."""
-    return len(slots.ids) + max_new_tokens <= min(MAX_LENGTH, model.max_length)
+def make_fitting_slots(
+    model: "TransformersBackend",
+    row: dict,
+    budget: SearchBudget | EmbeddingBudget,
+    usable: torch.Tensor,
+    generator: torch.Generator,
+) -> Slots:
+    """Slots of one prompt. A prompt that fits the context unchanged may not fit with its slots.
+
+    Raises:
+        UnsearchableError: `no_slots`, or `prompt_too_long`.
+    """
+    [slots] = make_slots(model.tokenizer, [row], budget.lengths, usable, generator)
+    if len(slots.ids) + budget.max_new_tokens > min(MAX_LENGTH, model.max_length):
+        raise UnsearchableError(PROMPT_TOO_LONG, f"{row['id']}: too long with a prefix or suffix.")
+    return slots
 
 
 def greedy_texts(model: "TransformersBackend", prompt_ids: list[list[int]], max_new_tokens: int) -> list[str]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cb_datasets.attacks.slots import make_slots, place_tokens, with_affixes
+from cb_datasets.attacks.slots import UnsearchableError, make_slots, place_tokens, with_affixes
 from cb_datasets.chat import encode_completion, encode_prompt, injection_tokens
 
 from .conftest import attacked_row
@@ -65,6 +65,15 @@ def test_tokens_that_merge_with_their_neighbours_are_not_placed(agent, prompt, u
     halves = [encode_completion(agent.tokenizer, piece)[0] for piece in (" inter", "net")]
     row = attacked_row(prompt, "Search.", "search_web", "send_email")
     assert place_tokens(agent.tokenizer, row, [], halves) is None
+
+
+def test_a_prompt_where_no_tokens_can_be_placed_is_named(agent, prompt, usable):
+    row = attacked_row(prompt, "Search.", "search_web", "send_email", injection="Look at the inter")
+    only_net = torch.zeros_like(usable)
+    only_net[encode_completion(agent.tokenizer, "net")[0]] = True
+    with pytest.raises(UnsearchableError, match="tokenized to their own ids") as caught:
+        slots_of(agent, row, only_net, (0, 1))
+    assert caught.value.reason == "no_slots"
 
 
 def test_without_slots_there_is_nothing_to_search(agent, row, usable):

@@ -8,9 +8,10 @@ import torch
 from cb_datasets.attacks import white_box
 from cb_datasets.attacks.attackable import attack_targets
 from cb_datasets.attacks.embedding_attack import _Adam
-from cb_datasets.attacks.search_budget import EmbeddingBudget, SearchBudget
-from cb_datasets.attacks.slots import make_slots, with_affixes
+from cb_datasets.attacks.search_budget import EmbeddingBudget, SearchBudget, UniversalBudget
+from cb_datasets.attacks.slots import UnsearchableError, make_slots, with_affixes
 from cb_datasets.attacks.token_search import search_tokens
+from cb_datasets.attacks.universal import attack_with_one_suffix
 from cb_datasets.attacks.white_box import attack_with_embeddings, attack_with_tokens
 from cb_datasets.chat import encode_prompt
 from cb_datasets.files import to_dataset
@@ -64,6 +65,24 @@ def test_an_overlong_prompt_is_an_error_and_not_a_safe_answer(rows, long_row, ag
     assert result["models"]["base"]["errors"] == 1 and result["models"]["base"]["asr"]["n"] == 1
     with pytest.raises(ValueError, match="zero rows"):
         attack_with_tokens(both.select([1]), {"base": agent}, budget, 16, tmp_path)
+
+
+def test_a_prompt_without_room_for_tokens_is_an_error_by_name(rows, agent, tmp_path, monkeypatch):
+    def without_the_first(tokenizer, searched, *args):
+        if searched[0]["id"] == rows[0]["id"]:
+            raise UnsearchableError("no_slots", "no room")
+        return make_slots(tokenizer, searched, *args)
+
+    monkeypatch.setattr(white_box, "make_slots", without_the_first)
+    budget = dataclasses.replace(BUDGET, steps=0)
+    result = attack_with_tokens(rows, {"base": agent}, budget, 16, tmp_path)
+    assert result["models"]["base"]["errors"] == 1 and result["models"]["base"]["asr"]["n"] == len(rows) - 1
+    assert result["prompts"][0]["answers"]["base"]["search"]["reason"] == "no_slots"
+    budget = UniversalBudget(steps=1, width=8, suffix_tokens=5, max_new_tokens=48, seen_prompts=2)
+    found = attack_with_one_suffix(rows, {"base": agent}, budget, 16, tmp_path)["found"]["base"]
+    assert found["left_out"] == {"no_slots": 1} and len(found["completions"]) == 1
+    with pytest.raises(ValueError, match="No prompt can be searched"):
+        attack_with_one_suffix(rows, {"base": agent}, dataclasses.replace(budget, seen_prompts=1), 16, tmp_path)
 
 
 def test_an_interrupted_rung_resumes_to_the_same_result(rows, agent, tmp_path, monkeypatch):
