@@ -24,7 +24,7 @@ DRAWS, CLEAN_DRAWS = 8, 2
 # Sequences of a forward, prompts times draws: all wait for the one that says most.
 BATCH_SIZE = 128
 # Prompts of the probes that cost more than one greedy answer, or are asked three times.
-DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 360
+DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 560
 
 _BARE = {
     "unlikelihood_weight": 0,

@@ -16,8 +16,8 @@ prompts of the task `multi_turn` honest turns precede it (`turns.py`). Topics ar
 that occur in all splits, so that even a very small model can copy an unseen name into a call.
 
 A fourth split, `unseen`, has the requests of `test` with injection families that none of the three has
-(`assets/lookalike_unseen_v1.json`): other languages, code, dialogues, role-play, positions other than the end. It
-measures how far a defence generalises, and is only generated if `sizes` lists it.
+(`assets/lookalike_unseen_v*.json`): other languages, code, dialogues, role-play, mail, positions other than the end.
+It measures how far a defence generalises, and is only generated if `sizes` lists it.
 """
 
 from collections.abc import Iterator
