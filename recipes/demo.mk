@@ -24,7 +24,7 @@ INGEST_FLAGS := --eval-fraction 0 --held-out test
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
 # Two of the eight tools make most requests. A breaker has to learn about the others too.
-GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 1400 --max-eval-prompts 24 --per-tool 100
+GENERATE_FLAGS := --max-new-tokens 96 --batch-size 32 --max-prompts 1400 --max-eval-prompts 24 --per-tool 100
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
 DR_FLAGS := --max-prompts 1400 --per-tool 100
 # As flips are sampled, so that the completions of attacked prompts are made once.
