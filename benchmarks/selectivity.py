@@ -63,6 +63,11 @@ VARIANTS = {
     "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
     "bare_requests": Variant("selective, no random words in requests", "demo", {"retain_noise_probability": 0}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
+    "adversary": Variant(
+        "selective + adversary of one step",
+        "demo",
+        {"adversary_steps": 1, "adversary_radius": 1, "adversary_rate": 0.6, "adversary_warmup": 0.6},
+    ),
 }
 
 
