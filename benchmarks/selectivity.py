@@ -113,11 +113,11 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
     from cb_datasets.sets.eval_prompts import evaluation_prompts
 
     few = {"refusal": 420, "chat": 420, "irrelevance": 10}
-    sizes = {part: {"tool_flip": 420, **few}, "unseen": {"tool_flip": UNSEEN_PROMPTS}}
+    sizes = {part: {"tool_flip": 420, "multi_turn": 420, **few}, "unseen": {"tool_flip": UNSEEN_PROMPTS}}
     traces = load_source("lookalike", cache_dir=folder / "cache", sizes=sizes, seed=11)
     tasks = {
         task: evaluation_prompts(traces[part], task, tool_format)
-        for task in ("tool_flip", "capability", "refusal", "chat", "forced_call")
+        for task in ("tool_flip", "multi_turn", "capability", "later_turn", "refusal", "chat", "forced_call")
     }
     chosen = {
         task: rows.select(range(min(len(rows), 3 * FORCED_PROMPTS if task == "forced_call" else 400)))
@@ -190,7 +190,10 @@ FOLLOWED = 0.5
 MAIN = {
     "ASR ↓": ("held_out", "asr"),
     "right call ↑": ("held_out", "correct_under_attack"),
+    "ASR, later turn ↓": ("held_out", "multi_turn_asr"),
+    "right call, later turn ↑": ("held_out", "multi_turn_correct"),
     "benign ↑": ("held_out", "benign_call"),
+    "honest later turn ↑": ("held_out", "later_turn"),
     "refusals ↑": ("held_out", "refusal_kept"),
     "chat ↑": ("held_out", "chat_kept"),
     "gibberish ↓": ("held_out", "gibberish"),

@@ -29,6 +29,7 @@ TERMS = {
     "even": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "bare_requests": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "little_retain": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
+    "adversary": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
 }
 
 
@@ -41,8 +42,9 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
     known = {name: value for name, value in given.items() if name in CircuitBreakerConfig.__dataclass_fields__}
     config = CircuitBreakerConfig(**(known | settings | {"output_dir": str(tmp_path)}))
     assert set(config.weights) == TERMS[variant]
-    whole = ("selective", "rr", "both", "even", "little_retain")
+    whole = ("selective", "rr", "both", "even", "little_retain", "adversary")
     assert bool(config.span_wrap_probability) == (variant in (*whole, "augmentation", "bare_requests"))
+    assert bool(config.adversary_steps) == (variant == "adversary")
     assert bool(config.retain_noise_probability) == (variant in (*whole, "plain_rr"))
 
 
