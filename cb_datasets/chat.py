@@ -349,8 +349,10 @@ def _mark(messages: list[dict], spans: list[dict], start_mark: str, end_mark: st
     contents = [message["content"] for message in messages]
     for span in sorted(spans, key=lambda span: -span["start"]):
         text = contents[span["message"]]
-        inside = start_mark + text[span["start"] : span["end"]] + end_mark
-        contents[span["message"]] = text[: span["start"]] + inside + text[span["end"] :]
+        # Templates trim contents: white space at the ends of a message would be printed if a mark stood outside of it
+        start = max(span["start"], len(text) - len(text.lstrip()))
+        end = min(span["end"], len(text.rstrip()))
+        contents[span["message"]] = text[:start] + start_mark + text[start:end] + end_mark + text[end:]
     return [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
 
 
