@@ -223,7 +223,8 @@ class CircuitBreakerConfig(_BaseConfig):
         logits_chunk_size (`int`, *optional*, defaults to `1024`):
             Number of tokens in a chunk of `masked_logits`.
         fused_lora (`bool`, *optional*, defaults to `True`):
-            Whether LoRA's update is added to a layer's output in place. The loss is the same.
+            Whether LoRA's update is added to a layer's output in place, or to its weight where that takes fewer
+            multiplications: where the rank is large for the layer. The loss is the same.
         fused_norms (`bool`, *optional*, defaults to `True`):
             Whether RMSNorm is computed in fewer passes over memory. The loss is the same.
         recompute_gates (`bool`, *optional*, defaults to `True`):
