@@ -56,7 +56,9 @@ def test_a_recipe_with_a_model_puts_it_into_agentdojos_situations(tmp_path):
 def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
     shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout
     assert re.findall(r"--config (\S+)", shown) == [f"recipes/{recipe}.yaml", f"recipes/{recipe}-plain_rr.yaml"]
-    [words] = [words for words in commands_of(recipe, "evaluate", tmp_path) if words[0] == "evaluate"]
+    alone, words = [words for words in commands_of(recipe, "evaluate", tmp_path) if words[0] == "evaluate"]
+    assert alone[alone.index("--adapter") + 1] == f"{tmp_path}/adapters/plain_rr" and "--also" not in alone
+    assert alone[alone.index("--output") + 1] == f"{tmp_path}/adapters/plain_rr/report"
     assert words[words.index("--adapter") + 1] == f"{tmp_path}/adapter"
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
 
