@@ -296,10 +296,11 @@ def plot(found: dict[str, Any], path: Path) -> None:
             for axes in (whole, corner):
                 axes.scatter(*zip(*points, strict=True), s=60, facecolor=face, edgecolor=[colour], label=label)
             label = None
-    for axes, (asr, right) in ((whole, ((-0.03, 1.03), (-0.03, 1.03))), (corner, ((-0.002, 0.06), (0.8, 1.005)))):
+    for axes, (asr, right) in ((whole, ((-0.03, 1.03), (-0.03, 1.03))), (corner, ((-0.005, 0.2), (0.75, 1.005)))):
         axes.set_xlim(asr)
         axes.set_ylim(right)
         axes.set_xlabel("attack success rate")
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
         axes.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.yaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1.0))
         axes.spines[["top", "right"]].set_visible(False)
