@@ -182,7 +182,8 @@ def test_accumulation_of_small_batches_is_one_large_batch(make_trainer, rows, ev
     for key in ("loss", "grad_norm", "loss/rr", "loss/retain_l2", "cosine/ds_layer_2", "coefficient/rr"):
         assert logged(small, key) == pytest.approx(logged(large, key), rel=1e-4), key
     for name, value in adapter(small).items():
-        torch.testing.assert_close(value, adapter(large)[name], rtol=1e-3, atol=1e-5)
+        # As a whole: where a gradient is about zero, rounding decides the direction of Adam's step
+        assert (value - adapter(large)[name]).norm() <= 1e-3 * adapter(large)[name].norm(), name
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
