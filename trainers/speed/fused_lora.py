@@ -100,7 +100,8 @@ class LoraLinear(lora.Linear):
         weights = self.base_layer.weight, self.base_layer.bias, self.lora_A[name].weight, self.lora_B[name].weight
         tensors = [None if weight is None else weight.to(dtype) for weight in weights]
         has_dropout = not isinstance(dropout, nn.Identity)
-        if not has_dropout and merging_pays(len(flat), self.r[name], self.in_features, self.out_features):
+        outputs, inputs = self.base_layer.weight.shape
+        if not has_dropout and merging_pays(len(flat), self.r[name], inputs, outputs):
             result = MergedLoraProduct.apply(flat, *tensors, self.scaling[name])
         else:
             result = LoraProduct.apply(flat, dropout(flat) if has_dropout else None, *tensors, self.scaling[name])
