@@ -12,7 +12,7 @@ Multiplications of t tokens, forward and backward, in a layer from n to m featur
 683 at 4096 x 4096.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -100,8 +100,8 @@ class LoraLinear(lora.Linear):
         weights = self.base_layer.weight, self.base_layer.bias, self.lora_A[name].weight, self.lora_B[name].weight
         tensors = [None if weight is None else weight.to(dtype) for weight in weights]
         has_dropout = not isinstance(dropout, nn.Identity)
-        outputs, inputs = self.base_layer.weight.shape
-        if not has_dropout and merging_pays(len(flat), self.r[name], inputs, outputs):
+        base = cast(nn.Linear, self.base_layer)
+        if not has_dropout and merging_pays(len(flat), self.r[name], base.in_features, base.out_features):
             result = MergedLoraProduct.apply(flat, *tensors, self.scaling[name])
         else:
             result = LoraProduct.apply(flat, dropout(flat) if has_dropout else None, *tensors, self.scaling[name])
