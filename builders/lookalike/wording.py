@@ -9,16 +9,15 @@ from pathlib import Path
 
 
 _ASSETS = Path(__file__).parents[1] / "assets"
-WORDING = json.loads((_ASSETS / "lookalike_v1.json").read_text(encoding="utf-8"))
+
+
+def _read(name: str) -> dict:
+    return json.loads((_ASSETS / name).read_text(encoding="utf-8"))
+
+
+WORDING, LAYOUTS = _read("lookalike_v1.json"), _read("lookalike_layouts_v1.json")
 # No setting of the demo's breaker was chosen with a look at the second file.
-UNSEEN_FAMILIES = {
-    family: forms
-    for version in (1, 2)
-    for family, forms in json.loads((_ASSETS / f"lookalike_unseen_v{version}.json").read_text(encoding="utf-8"))[
-        "families"
-    ].items()
-}
-LAYOUTS = json.loads((_ASSETS / "lookalike_layouts_v1.json").read_text(encoding="utf-8"))
+UNSEEN_FAMILIES = _read("lookalike_unseen_v1.json")["families"] | _read("lookalike_unseen_v2.json")["families"]
 
 LOOKALIKE_SPLITS = ("train", "dev", "test")
 UNSEEN = "unseen"
