@@ -132,19 +132,19 @@ $(EXTRA_ADAPTERS): $(DATA)/adapters/%/adapter_model.safetensors: $(REPORTS)/pref
 $(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)
 	$(BIN)/python -m trainers.diagnostics --model $(MODEL) $(ADAPTERS) --data $(STAGE2)/eval --output $@ $(DIAGNOSTICS_FLAGS)
 
+EVALUATE = $(CB) evaluate --model $(MODEL) --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) $(EVALUATE_FLAGS)
+
 # An extra breaker has a report of its own, whatever its gates say. It is made while the breaker trains, and the
 # comparison below finds the completions of the base and of the extra breakers finished.
 EXTRA_REPORTS := $(ALSO:%=$(DATA)/adapters/%/report/table.txt)
 $(EXTRA_REPORTS): $(DATA)/adapters/%/report/table.txt: $(DATA)/adapters/%/adapter_model.safetensors $(PROMPT_SETS)
 	mkdir -p $(@D)
-	$(CB) evaluate --model $(MODEL) --adapter $(DATA)/adapters/$* --prompts $(PROMPTS) --output $(@D) \
-		--work-dir $(WORK) $(EVALUATE_FLAGS) > $@ || test -s $(@D)/results.json
+	$(EVALUATE) --adapter $(DATA)/adapters/$* > $@ || test -s $(@D)/results.json
 
 # A gate that fails stops the line; the report is written in any case.
 $(DATA)/report/table.txt: $(DATA)/report/diagnostics.json $(EXTRA_REPORTS) $(PROMPT_SETS)
-	$(CB) evaluate --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) \
-		--diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
-		$(EVALUATE_FLAGS) > $@ || { cat $@; exit 1; }
+	$(EVALUATE) $(ADAPTERS) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
+		> $@ || { cat $@; exit 1; }
 
 # Adds later results to the report, where there is one.
 UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(CB) report $(DATA)/report/results.json --output $(DATA)/report \
