@@ -66,7 +66,7 @@ def _leaked_request(row: dict, data: Path) -> list[str]:
     held_out = HeldOut()
     held_out.add_rows(stream_rows(_folders(data, ("stage2/eval", "prompts/*"))))
     index = held_out.prompt_index(MergedThresholds().max_similarity)
-    request = next(filter(None, map(index.find, request_texts(row))), None)
+    request = index.find(request_texts(row))
     return [f"evaluation asks {request!r}"] if request else []
 
 

@@ -63,15 +63,15 @@ class MergeIndex:
         return len(self.order)
 
 
-def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callable[[str], bool]) -> MergeIndex:
+def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callable[[list[str]], bool]) -> MergeIndex:
     """Read every row once and build the index.
 
     Args:
         rows (`Iterable[tuple[dict, str, bool]]`): Each sample, the split it belongs to, and whether it is in
             quarantine.
         seed (`int`): Seed of the hashes `order` and `pair`.
-        leaks (`Callable[[str], bool]`): Whether a request is held out. It is called once per distinct request, since
-            siblings share theirs.
+        leaks (`Callable[[list[str]], bool]`): Whether a row that asks these texts is held out. It is called once per
+            distinct request, since siblings share theirs.
     """
     # `array` grows in place at a few bytes a value; a list of ints takes several times as much memory.
     columns: dict[str, array] = {name: array("Q") for name in ("order", "pair", "group", "content", "bucket")}
@@ -83,7 +83,7 @@ def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callabl
         texts = request_texts(row)
         request, key = texts[0], hash64(texts[0])
         if split == "train" and key not in looked_up:
-            looked_up[key] = any(map(leaks, texts))
+            looked_up[key] = leaks(texts)
         values = {
             "split": SPLITS.index(split),
             "row_class": CLASSES.index(row["priority_class"]) if row["priority_class"] in CLASSES else -1,

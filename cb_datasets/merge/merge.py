@@ -99,7 +99,7 @@ def _read_index(
 ) -> MergeIndex:
     requests = _held_out(folders, prompts, options).prompt_index(limits.max_similarity)
     rows = _with_split(_read_rows(folders, "Reading"), quarantined, options)
-    return read_index(rows, options.seed, lambda request: requests.find(request) is not None)
+    return read_index(rows, options.seed, lambda texts: requests.find(texts) is not None)
 
 
 def check_outputs(hashes: dict[str, str], stats: Path) -> None:

@@ -86,8 +86,15 @@ class PromptIndex:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def find(self, request: str) -> str | None:
-        """Return the most similar evaluation request, or `None` if all are below the threshold."""
+    def find(self, requests: list[str]) -> str | None:
+        """Return the evaluation request most similar to the first text that has one, or `None` if none is similar.
+
+        Args:
+            requests (`list[str]`): What one row asks, see [`request_texts`].
+        """
+        return next(filter(None, map(self._most_similar, requests)), None)
+
+    def _most_similar(self, request: str) -> str | None:
         if request in self._known:
             return request
         sketch = _sketch(request)

@@ -79,13 +79,20 @@ def test_the_index_agrees_with_the_exact_similarity(words):
     index = PromptIndex(indexed, 0.8)
     for request in requests:
         best = max(jaccard(request, other) for other in indexed)
-        match = index.find(request)
+        match = index.find([request])
         assert (match is not None) == (best >= 0.8), (request, best)
         assert match is None or jaccard(request, match) >= 0.8
 
 
 def test_an_empty_index_finds_nothing():
-    assert PromptIndex([], 0.8).find("anything") is None
+    assert PromptIndex([], 0.8).find(["anything"]) is None
+
+
+def test_a_later_text_is_looked_up_when_an_earlier_one_is_unknown():
+    request = "find the tide tables of brest please"
+    index = PromptIndex([request], 0.8)
+    assert index.find(["hello there", request]) == request
+    assert index.find(["hello there", "go on"]) is None
 
 
 def test_near_duplicates_are_found_within_a_bucket_and_name_the_first_row():
