@@ -138,7 +138,7 @@ EVALUATE = $(CB) evaluate --model $(MODEL) --prompts $(PROMPTS) --output $(@D) -
 # comparison below finds the completions of the base and of the extra breakers finished.
 EXTRA_REPORTS := $(ALSO:%=$(DATA)/adapters/%/report/table.txt)
 $(EXTRA_REPORTS): $(DATA)/adapters/%/report/table.txt: $(DATA)/adapters/%/adapter_model.safetensors $(PROMPT_SETS)
-	mkdir -p $(@D)
+	mkdir -p $(@D) && rm -f $(@D)/results.json
 	$(EVALUATE) --adapter $(DATA)/adapters/$* > $@ || test -s $(@D)/results.json
 
 # A gate that fails stops the line; the report is written in any case.
