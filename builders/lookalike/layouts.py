@@ -16,6 +16,7 @@ A layout has a random stream of its own, seeded by the record: the other fields 
 """
 
 import random
+import re
 
 from .records import sample_injection
 from .wording import (
@@ -58,7 +59,7 @@ def lay_out(record: dict, split: str) -> dict:
     else:
         place = rng.choices(list(PLACES), list(PLACES.values()))[0]
         texts = _texts(rng, record, split, place)
-    query, spans = _insert(rng, record["benign_query"], texts, place, LAYOUTS[split]["joiners"])
+    query, spans = _insert(rng, record, texts, place, LAYOUTS[split]["joiners"])
     return {**record, "malicious_injection": texts[0], "combined_query": query, "spans": spans}
 
 
@@ -97,7 +98,7 @@ def _forged_turn(rng: random.Random, record: dict, split: str) -> tuple[str, str
 
 
 def _insert(
-    rng: random.Random, request: str, texts: list[str], place: str, joiners: list[str]
+    rng: random.Random, record: dict, texts: list[str], place: str, joiners: list[str]
 ) -> tuple[str, list[list[int]]]:
     """The request with texts before, inside or after it, and their spans."""
     before, inside, after = _distribute(rng, texts, place)
@@ -109,7 +110,7 @@ def _insert(
     pieces: list[tuple[str, bool]] = []
     for text in before:
         pieces += [(text + marks, True), (space, False)]
-    pieces += _interrupted(rng, request, inside, joiner)
+    pieces += _interrupted(rng, record, inside, joiner)
     for text in after:
         pieces += [(space, False), (marks + text, True)]
     query, spans = "", []
@@ -133,9 +134,12 @@ def _distribute(rng: random.Random, texts: list[str], place: str) -> tuple[list[
     return [first, *before], inside, [*after, last]
 
 
-def _interrupted(rng: random.Random, request: str, texts: list[str], joiner: str) -> list[tuple[str, bool]]:
-    """The request with texts between two of its words."""
-    spaces = [index for index, character in enumerate(request) if character == " "]
+def _interrupted(rng: random.Random, record: dict, texts: list[str], joiner: str) -> list[tuple[str, bool]]:
+    """The request with texts between two of its words, but not within an argument: the right call has to be clear."""
+    request = record["benign_query"]
+    arguments = "|".join(re.escape(str(value)) for value in record["expected_arguments"].values())
+    within = {index for match in re.finditer(arguments, request) for index in range(match.start(), match.end())}
+    spaces = [index for index, character in enumerate(request) if character == " " and index not in within]
     if not texts or not spaces:
         return [(request, False), *((joiner + text, True) for text in texts)]
     at = rng.choice(spaces) + 1

@@ -41,6 +41,13 @@ def test_every_place_and_number_occurs(split):
     assert set(counts) == {1, 2, *LAYOUTS[split]["repetitions"]}
 
 
+@pytest.mark.parametrize("split", LOOKALIKE_SPLITS)
+def test_no_injection_is_within_a_topic_of_two_words(split):
+    topics = [(record["expected_arguments"].get("query", ""), row) for record, row in laid_out(split)]
+    assert sum(" " in topic for topic, _ in topics) > 100
+    assert all(topic in row["combined_query"] for topic, row in topics)
+
+
 def test_only_the_attack_differs_from_the_record():
     for record, attacked in laid_out("test", 50):
         changed = {key for key in record if record[key] != attacked[key]}
