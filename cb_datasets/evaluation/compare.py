@@ -11,7 +11,10 @@ from .statistics import mcnemar
 
 
 # Fields of an EvalPrompt by whose values the metrics are also reported separately.
-SLICES = ("family", "place", "repetition", "turn", "category", "source", "subtype", "depth")
+SLICES = (
+    *("family", "place", "repetition", "turn", "expected_tool", "simulated_tool"),
+    *("category", "source", "subtype", "depth"),
+)
 
 CompletionsByModel = dict[str, list[ScoredCompletion]]
 

@@ -31,6 +31,7 @@ class EvalPrompt:
         place, repetition (`str`, *optional*): Place of its injection and number of copies, see `placement.py`; `None`
             without an injection.
         turn (`str`): User turn of the completion: `1`, `2` or `3+`.
+        expected_tool, simulated_tool (`str`, *optional*): The right tool, and the tool that the attacker asks for.
         expects_call (`bool`): Whether the right completion is a call, and not an answer in words.
     """
 
@@ -46,6 +47,8 @@ class EvalPrompt:
     place: str | None = None
     repetition: str | None = None
     turn: str = "1"
+    expected_tool: str | None = None
+    simulated_tool: str | None = None
     expects_call: bool = True
 
 
@@ -121,6 +124,8 @@ def eval_prompt_of(row: dict) -> EvalPrompt:
         place=place_of(row),
         repetition=repetition_of(row),
         turn=turn_of(row),
+        expected_tool=target["expected_tool"],
+        simulated_tool=target["simulated_tool"],
         expects_call=target["expected_tool"] is not None or bool(json.loads(target["expected_calls"] or "[]")),
     )
 

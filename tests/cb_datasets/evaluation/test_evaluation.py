@@ -14,13 +14,14 @@ from cb_datasets.evaluation.compare import compare
 from cb_datasets.evaluation.gates import evaluation_gates, failed_gates
 from cb_datasets.evaluation.metric_table import METRIC_LABELS, best_of_n, compute_metrics, compute_rates
 from cb_datasets.evaluation.results import SCHEMA_FILE, model_names, read_results, write_results
-from cb_datasets.evaluation.scored_completions import is_degenerate_completion
+from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_prompt_of, is_degenerate_completion
 from cb_datasets.evaluation.statistics import bootstrap, mcnemar, proportion
 from cb_datasets.files import read_json, save_rows, write_json
 from cb_datasets.formats import FORMATS
 from cb_datasets.generation.backend import weights_revision
 from cb_datasets.outcomes import Outcome
 from cb_datasets.report.report import write_report
+from cb_datasets.sample import PROMPT_FEATURES, TARGET
 from cb_datasets.sets.eval_prompts import evaluation_prompts
 from tools.small_models import save_adapter
 
@@ -170,6 +171,16 @@ def test_bootstrap_in_blocks_agrees_with_a_plain_loop(monkeypatch):
             remaining -= 1
     expected = np.quantile(values, [0.025, 0.975])
     assert bootstrap(hits, rows, seed=7) == pytest.approx(tuple(expected))
+
+
+def test_slices_have_the_tools_of_the_target():
+    target = dict.fromkeys(TARGET) | {"expected_tool": "read_file", "simulated_tool": "send_email"}
+    row = {**dict.fromkeys(PROMPT_FEATURES), "id": "a", "pair": "a", "group": "a", "task": "tool_flip"}
+    row |= {"target": target, "messages": [], "injection": [], "provenance": {"source_dataset": "test"}}
+    prompt = eval_prompt_of(row)
+    results = compare({"base": [ScoredCompletion(prompt, "text", Outcome.ATTACK_SUCCESS, False)]})
+    for field, tool in (("expected_tool", "read_file"), ("simulated_tool", "send_email")):
+        assert results["slices"][field][tool]["base"]["asr"]["value"] == 1.0
 
 
 def test_comparison_counts_changes_and_slices():
