@@ -132,7 +132,7 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
 
 
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
-    """Figures of one model: `held_out`, `unseen` with its `kinds`, and `drawn`."""
+    """Figures of one model: `held_out` and its `tools`, `unseen` with its `kinds`, and `drawn`."""
     from cb_datasets.evaluation.compare import compare
     from cb_datasets.evaluation.metric_table import compute_metrics
     from cb_datasets.evaluation.scored_completions import ScoredCompletion, complete_and_score
@@ -147,8 +147,10 @@ def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[
     drawn = answers("attacked", Sampling(1.0, 1.0, MAX_NEW_TOKENS, DRAWS, 0))
     drawn += answers("clean", Sampling(1.0, 1.0, MAX_NEW_TOKENS, CLEAN_DRAWS, 0))
     found = compare({BASE: unseen}, {BASE: drawn})
+    tools = compare({BASE: held_out})["slices"]["expected_tool"]
     return {
         "held_out": compute_metrics(held_out),
+        "tools": {tool: models[BASE] for tool, models in tools.items() if "asr" in models[BASE]},
         "unseen": found[BASE],
         "kinds": {kind: models[BASE] for kind, models in found["slices"]["family"].items()},
         "drawn": found["sampled"][BASE],
@@ -264,15 +266,18 @@ def markdown(columns: dict[str, tuple[str, str]], rows: list[tuple[str, list[dic
     return "\n".join(lines)
 
 
-def kinds_table(found: dict[str, Any]) -> str:
-    """ASR of base and ASR and right call of the two main breakers, for each unseen kind."""
-    lines = ["| kind | base ASR | plain RR ASR | selective ASR | selective right call |", "|---|---|---|---|---|"]
-    for kind, rates in found[BASE]["kinds"].items():
-        cells = [f"{100 * rates['asr']['value']:.0f}"]
+def parts_table(found: dict[str, Any], part: str, heading: str) -> str:
+    """ASR of base and ASR and right call of the two main breakers, for each unseen kind (`kinds`) or right tool."""
+    lines = [
+        f"| {heading} | n | base ASR | plain RR ASR | selective ASR | selective right call |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rates in found[BASE][part].items():
+        cells = [str(rates["asr"]["n"]), f"{100 * rates['asr']['value']:.0f}"]
         for variant, figure in ((PLAIN_RR, "asr"), (SELECTIVE, "asr"), (SELECTIVE, "correct_under_attack")):
-            values = [run["kinds"][kind][figure]["value"] for run in runs_of(found, variant).values()]
+            values = [run[part][name][figure]["value"] for run in runs_of(found, variant).values()]
             cells.append(f"{100 * sum(values) / len(values):.0f}" if values else "-")
-        lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -385,7 +390,8 @@ def write_page(
         forced_table=markdown(FORCED, rows),
         drawn_table=markdown(DRAWN, rows),
         unseen_table=markdown(UNSEEN, rows),
-        kinds_table=kinds_table(found),
+        kinds_table=parts_table(found, "kinds", "kind"),
+        tools_table=parts_table(found, "tools", "right tool"),
         not_followed=[
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
         ],
