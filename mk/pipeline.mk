@@ -66,7 +66,8 @@ $(ANSWERS:%=$(RETAIN)/%/report.json) &: $(RETAIN_SOURCES:%=$(TRACES)/%/train/rep
 	$(CB) generate-dr $(RETAIN_SOURCES:%=--traces $(TRACES)/%) --output $(RETAIN) \
 		$(TWINS:%=--kinds benign_twins) $(patsubst %,--kinds %,$(filter refusals chat,$(ANSWERS))) $(WITH_SCHEMA) $(DR_FLAGS)
 
-$(SAFE:%=$(RETAIN)/%/report.json): $(TWINS:%=$(RETAIN)/%/report.json)
+# Where flips are sampled alike, the completions of attacked prompts are found finished.
+$(SAFE:%=$(RETAIN)/%/report.json): $(TWINS:%=$(RETAIN)/%/report.json) | $(FLIPS:%=$(HARMFUL)/%/report.json)
 	$(CB) generate-adversarial-safe --traces $(TRACES)/$(ATTACKED) --output $(@D) $(WITH_SCHEMA) $(SAFE_FLAGS) \
 		$(TWINS:%=--fill twin --twins $(RETAIN)/%)
 

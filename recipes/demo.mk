@@ -28,7 +28,7 @@ GENERATE_FLAGS := --max-new-tokens 96 --batch-size 32 --max-prompts 1400 --max-e
 # The retain set needs variety more than anything: a breaker that knows few clean requests breaks unknown ones too.
 DR_FLAGS := --max-prompts 1400 --per-tool 100
 # As flips are sampled, so that the completions of attacked prompts are made once.
-SAFE_FLAGS := --temperature 0.7
+SAFE_FLAGS := --temperature 0.7 --top-p 0.95
 # Every flip has the right call of its prompt beside it in Dr. What the trainer sees of each is set by its batch sizes.
 MERGE_FLAGS := --dr-ratio 2.5
 EVAL_FLAGS := --max-prompts 400

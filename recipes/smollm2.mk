@@ -23,6 +23,8 @@ ALSO := plain_rr
 INGEST_FLAGS := --eval-fraction 0 --held-out test
 SHEET_FLAGS :=
 GENERATE_FLAGS := --max-new-tokens 64 --batch-size 32 --max-prompts 240 --max-eval-prompts 8
+# As flips are sampled, so that the completions of attacked prompts are made once.
+SAFE_FLAGS := --temperature 0.7 --top-p 0.95
 # Fewer adversarial-safe rows than a run of full size has; the reports say so.
 GATE_FLAGS := --min-adversarial-safe 150
 MERGE_FLAGS := --min-adversarial-safe 150
