@@ -36,6 +36,8 @@ _BARE = {
     "retain_noise_probability": 0,
 }
 _AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "retain_noise_probability": 0}
+# What more time buys. The adversary needs a breaker that works before it begins.
+_LONG = {"max_steps": 1500}
 
 
 class Variant(NamedTuple):
@@ -63,11 +65,8 @@ VARIANTS = {
     "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
     "bare_requests": Variant("selective, no random words in requests", "demo", {"retain_noise_probability": 0}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
-    "adversary": Variant(
-        "selective + adversary of one step",
-        "demo",
-        {"adversary_steps": 1, "adversary_radius": 1, "adversary_rate": 0.6, "adversary_warmup": 0.6},
-    ),
+    "long": Variant("selective, five times the steps", "demo", _LONG),
+    "adversary": Variant("selective + adversary, five times the steps", "demo", {**_LONG, "adversary_steps": 2}),
 }
 
 
