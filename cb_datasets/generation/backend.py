@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 
 from ..chat import MAX_LENGTH
+from ..files import read_json
 from ..formats import format_of
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
 # Name of the model without an adapter, wherever results are keyed by model.
@@ -197,11 +198,9 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         FileNotFoundError: If it is no model folder, and the Hub has no such model or cannot be reached.
         ValueError: If it has no chat template, or one whose tool-call format is unknown.
     """
-    from transformers import AutoTokenizer
-
     check_model(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = _tokenizer_class(Path(model)).from_pretrained(model)
     except OSError as error:
         raise FileNotFoundError(
             f"{model} is neither a model folder nor available on the Hub: {str(error).splitlines()[0]}"
@@ -210,6 +209,24 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
     format_of(tokenizer.chat_template)
     return tokenizer
+
+
+def _tokenizer_class(folder: Path) -> "type[AutoTokenizer] | type[PreTrainedTokenizerFast]":
+    """`AutoTokenizer`, or the class that it would choose for a folder that names the general one.
+
+    Most do. `AutoTokenizer` imports the whole of text generation, which takes three seconds of every command.
+    """
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and (folder / "tokenizer.json").is_file():
+        settings = read_json(config)
+        general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        if general and "auto_map" not in settings:
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
 
 
 def end_token_ids(tokenizer: "PreTrainedTokenizerBase", eos_token_id: int | Sequence[int] | None = None) -> list[int]:

@@ -2,16 +2,21 @@
 
 import functools
 import random
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 from datasets import concatenate_datasets
-from transformers import set_seed
+from transformers import AutoTokenizer, set_seed
 from typer.testing import CliRunner
 
 from builders import load_source
 from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
-from cb_datasets.files import read_json, save_rows
+from cb_datasets.files import read_json, save_rows, write_json
 from cb_datasets.generation import Sampling, complete
 from cb_datasets.generation.backend import end_token_ids, load_tokenizer, weights_revision
 from cb_datasets.generation.transformers_backend import TransformersBackend
@@ -172,6 +177,30 @@ def test_a_possible_hub_id_is_looked_up_on_the_hub(model, tmp_path, monkeypatch)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", look_up)
     with pytest.raises(FileNotFoundError, match=f"nor available on the Hub: {model} was looked up"):
         load_tokenizer(model)
+
+
+@pytest.mark.parametrize("is_general", [True, False])
+def test_the_tokenizer_is_the_one_that_auto_tokenizer_loads(is_general, tiny_agent_path, tmp_path):
+    folder = Path(shutil.copytree(tiny_agent_path, tmp_path / "model"))
+    if not is_general:
+        settings = read_json(folder / "tokenizer_config.json")
+        write_json(folder / "tokenizer_config.json", settings | {"tokenizer_class": "Qwen2Tokenizer"})
+    own, auto = load_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
+    assert type(own) is type(auto)
+    assert own.get_vocab() == auto.get_vocab() and own.special_tokens_map == auto.special_tokens_map
+    assert own.chat_template == auto.chat_template and own.padding_side == auto.padding_side == "left"
+    text = "Tobe\t <|eot_id|> Lusi  42\n"
+    assert own(text) == auto(text)
+
+
+def test_a_general_tokenizer_loads_without_text_generation(tiny_agent_path):
+    code = f"""
+        import sys
+        from cb_datasets.generation.backend import load_tokenizer
+        load_tokenizer({str(tiny_agent_path)!r})
+        sys.exit("transformers.generation" in sys.modules)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(code)]).returncode == 0
 
 
 @pytest.mark.parametrize("option", ["--adapter", "--also"])
