@@ -116,11 +116,12 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 # Breakers that a recipe trains beside its own, by name: recipes/<recipe>-<name>.yaml.
 EXTRA_ADAPTERS := $(ALSO:%=$(DATA)/adapters/%/adapter_model.safetensors)
 ADAPTERS := --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DATA)/adapters/$(name))
-TRAIN = $(BIN)/accelerate launch $(LAUNCH_FLAGS) -m trainers.train --config $(filter %.yaml,$^) \
+LAUNCH ?= $(BIN)/accelerate launch $(LAUNCH_FLAGS)
+TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
 	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
 
 train: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)  ## Train the breaker
-evaluate: $(DATA)/report/table.txt  ## Base against breakers on held-out prompts
+evaluate: $(DATA)/report/table.txt $(DATA)/report/cosine_by_layer.png  ## Base against breakers on held-out prompts
 	cat $<
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
@@ -143,9 +144,13 @@ $(EXTRA_REPORTS): $(DATA)/adapters/%/report/table.txt: $(DATA)/adapters/%/adapte
 	$(EVALUATE) --adapter $(DATA)/adapters/$* > $@ || test -s $(@D)/results.json
 
 # A gate that fails stops the line; the report is written in any case.
-$(DATA)/report/table.txt: $(DATA)/report/diagnostics.json $(EXTRA_REPORTS) $(PROMPT_SETS)
-	$(EVALUATE) $(ADAPTERS) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png \
-		> $@ || { cat $@; exit 1; }
+$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_REPORTS) $(PROMPT_SETS)
+	$(EVALUATE) $(ADAPTERS) --curves $(DATA)/adapter/curves.png > $@ || { cat $@; exit 1; }
+
+# The cosines are measured meanwhile, and added to the report of a breaker that passes.
+$(DATA)/report/cosine_by_layer.png: $(DATA)/report/table.txt $(DATA)/report/diagnostics.json
+	$(CB) report $(DATA)/report/results.json --output $(@D) --diagnostics $(DATA)/report/diagnostics.json \
+		--curves $(DATA)/adapter/curves.png
 
 # Adds later results to the report, where there is one.
 UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(CB) report $(DATA)/report/results.json --output $(DATA)/report \

@@ -37,4 +37,5 @@ EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 32
 ATTACK_FLAGS := --max-new-tokens 96 --batch-size 32 --budget black_box.draws=15 \
 	--budget suffix.prompts=20 --budget suffix.steps=30 --budget prefix_suffix.prompts=10 \
 	--budget prefix_suffix.steps=20 --budget universal.steps=15 --budget embedding.prompts=10 --budget embedding.steps=60
-LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+# One process needs no launcher.
+LAUNCH := $(BIN)/python

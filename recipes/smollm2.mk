@@ -30,4 +30,5 @@ GATE_FLAGS := --min-adversarial-safe 150
 MERGE_FLAGS := --min-adversarial-safe 150
 EVAL_FLAGS := --max-prompts 200
 EVALUATE_FLAGS := --max-new-tokens 64 --batch-size 32
-LAUNCH_FLAGS := --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+# One process needs no launcher.
+LAUNCH := $(BIN)/python
