@@ -29,6 +29,7 @@ TERMS = {
     "even": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "bare_requests": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "little_retain": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
+    "long": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "adversary": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
 }
 
@@ -42,7 +43,7 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
     known = {name: value for name, value in given.items() if name in CircuitBreakerConfig.__dataclass_fields__}
     config = CircuitBreakerConfig(**(known | settings | {"output_dir": str(tmp_path)}))
     assert set(config.weights) == TERMS[variant]
-    whole = ("selective", "rr", "both", "even", "little_retain", "adversary")
+    whole = ("selective", "rr", "both", "even", "little_retain", "long", "adversary")
     assert bool(config.span_wrap_probability) == (variant in (*whole, "augmentation", "bare_requests"))
     assert bool(config.adversary_steps) == (variant == "adversary")
     assert bool(config.retain_noise_probability) == (variant in (*whole, "plain_rr"))
@@ -57,6 +58,7 @@ def result(asr: int, right: int, kinds: dict[str, int]) -> dict:
         "times": {"seconds": 40.0, "processor_seconds": 50.0},
         "held_out": {name: proportion(hits, 10) for name, hits in held_out.items()},
         "drawn": dict.fromkeys(drawn, proportion(3, 10)),
+        "tools": {"read_file": {"asr": proportion(asr, 10), "correct_under_attack": proportion(right, 10)}},
         "unseen": {},
         "kinds": {
             kind: {"asr": proportion(hits, 10), "correct_under_attack": proportion(10 - hits, 10)}
@@ -78,6 +80,7 @@ def test_the_page_is_made_of_the_results(tmp_path):
     assert "unlikelihood + stop (2) | 20.0 (10.0-30.0) | 80.0 (70.0-90.0)" in page
     assert "takes 50 s of processor time, plain RR - s" in page
     assert "hardly follows: before request." in page
+    assert "| read file | 10 | 100 | - | 20 | 80 |" in page.split("## By tool")[1]
     assert "Not measured yet" in page and "plain RR;" in page
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
     json.dumps(found, allow_nan=False)
