@@ -224,10 +224,11 @@ def gathered(folder: Path) -> dict[str, Any]:
     found = {path.stem: read_json(path) for path in sorted((folder / "results").glob("*.json"))}
     kinds = [kind for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] >= FOLLOWED]
     for result in found.values():
-        result["kinds"] = {
-            kind: {figure: rates[figure] for figure in ("asr", "correct_under_attack")}
-            for kind, rates in result["kinds"].items()
-        }
+        for part in ("kinds", "tools"):
+            result[part] = {
+                name: {figure: rates[figure] for figure in ("asr", "correct_under_attack")}
+                for name, rates in result[part].items()
+            }
         result["followed"] = {
             figure: proportion(
                 sum(
