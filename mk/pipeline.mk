@@ -145,6 +145,7 @@ $(EXTRA_REPORTS): $(DATA)/adapters/%/report/table.txt: $(DATA)/adapters/%/adapte
 
 # A gate that fails stops the line; the report is written in any case.
 $(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_REPORTS) $(PROMPT_SETS)
+	mkdir -p $(@D)
 	$(EVALUATE) $(ADAPTERS) --curves $(DATA)/adapter/curves.png > $@ || { cat $@; exit 1; }
 
 # The cosines are measured meanwhile, and added to the report of a breaker that passes.
