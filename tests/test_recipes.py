@@ -63,6 +63,19 @@ def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
 
 
+@pytest.mark.parametrize("recipe", ["demo", "smollm2"])
+def test_the_folder_of_a_redirected_table_is_made_first(recipe, tmp_path):
+    shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout.replace("\\\n", " ")
+    made: set[str] = set()
+    tables = 0
+    for line in shown.splitlines():
+        made.update(re.findall(r"mkdir -p (\S+)", line))
+        for table in re.findall(r" > (\S+)", line):
+            assert str(Path(table).parent) in made, line
+            tables += 1
+    assert tables == 2
+
+
 def test_the_second_model_is_made_where_it_is_missing(tmp_path):
     agent = tmp_path / "agent"
     shown = make("--dry-run", "data", "RECIPE=smollm2", f"DATA={tmp_path / 'data'}", f"SMOLLM2_AGENT={agent}").stdout
