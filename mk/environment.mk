@@ -12,8 +12,7 @@ SMOLLM2_READY := $(VENV)/.ready-smollm2
 SMOLLM2 := .models/smollm2
 SMOLLM2_AGENT := .models/smollm2-agent
 CB := $(BIN)/cb-datasets
-# Modules are compiled when they are imported, and most never are.
-PIP_INSTALL := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: setup
 
