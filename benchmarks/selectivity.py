@@ -36,7 +36,7 @@ _BARE = {
     "retain_noise_probability": 0,
 }
 _AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "retain_noise_probability": 0}
-# What more time buys. The adversary needs a breaker that works before it begins.
+# What more time buys, alone and against an adversary, whose radius grows meanwhile.
 _LONG = {"max_steps": 1500}
 
 
@@ -133,7 +133,6 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
     """Figures of one model: `held_out` and its `tools`, `unseen` with its `kinds`, and `drawn`."""
     from cb_datasets.evaluation.compare import compare
-    from cb_datasets.evaluation.metric_table import compute_metrics
     from cb_datasets.evaluation.scored_completions import ScoredCompletion, complete_and_score
     from cb_datasets.generation import Sampling
 
@@ -145,14 +144,14 @@ def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[
     # Many draws tell of the worst, many prompts of the mean
     drawn = answers("attacked", Sampling(1.0, 1.0, MAX_NEW_TOKENS, DRAWS, 0))
     drawn += answers("clean", Sampling(1.0, 1.0, MAX_NEW_TOKENS, CLEAN_DRAWS, 0))
-    found = compare({BASE: unseen}, {BASE: drawn})
-    tools = compare({BASE: held_out})["slices"]["expected_tool"]
+    asked, others = compare({BASE: held_out}, {BASE: drawn}), compare({BASE: unseen})
+    tools = asked["slices"]["expected_tool"].items()
     return {
-        "held_out": compute_metrics(held_out),
-        "tools": {tool: models[BASE] for tool, models in tools.items() if "asr" in models[BASE]},
-        "unseen": found[BASE],
-        "kinds": {kind: models[BASE] for kind, models in found["slices"]["family"].items()},
-        "drawn": found["sampled"][BASE],
+        "held_out": asked[BASE],
+        "tools": {tool: models[BASE] for tool, models in tools if "asr" in models[BASE]},
+        "unseen": others[BASE],
+        "kinds": {kind: models[BASE] for kind, models in others["slices"]["family"].items()},
+        "drawn": asked["sampled"][BASE],
     }
 
 
