@@ -148,13 +148,14 @@ $(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_REPO
 	mkdir -p $(@D)
 	$(EVALUATE) $(ADAPTERS) --curves $(DATA)/adapter/curves.png > $@ || { cat $@; exit 1; }
 
+REPORT = $(CB) report $(DATA)/report/results.json --output $(DATA)/report
+
 # The cosines are measured meanwhile, and added to the report of a breaker that passes.
 $(DATA)/report/cosine_by_layer.png: $(DATA)/report/table.txt $(DATA)/report/diagnostics.json
-	$(CB) report $(DATA)/report/results.json --output $(@D) --diagnostics $(DATA)/report/diagnostics.json \
-		--curves $(DATA)/adapter/curves.png
+	$(REPORT) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png
 
 # Adds later results to the report, where there is one.
-UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(CB) report $(DATA)/report/results.json --output $(DATA)/report \
+UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(REPORT) \
 	$(addprefix --diagnostics ,$(wildcard $(DATA)/report/diagnostics.json)) $(addprefix --curves ,$(wildcard $(DATA)/adapter/curves.png))
 
 # Attackers who try again or know the breaker, about whom fixed attacks say nothing.
