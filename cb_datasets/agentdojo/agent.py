@@ -127,9 +127,17 @@ def assistant_turn(message: Any) -> ChatAssistantMessage:
     return ChatAssistantMessage(role="assistant", content=content, tool_calls=calls or None)
 
 
-def make_agent(name: str, model: BasePipelineElement) -> AgentPipeline:
-    """AgentDojo's default pipeline, without a defence, around a model. Attacks address the model by its name."""
-    loop = ToolsExecutionLoop([ToolsExecutor(), model])
-    pipeline = AgentPipeline([SystemMessage(load_system_message(None)), InitQuery(), model, loop])
+def make_agent(name: str, model: BasePipelineElement, system_message: str | None, max_steps: int) -> AgentPipeline:
+    """AgentDojo's default pipeline, without a defence, around a model. Attacks address the model by its name.
+
+    Args:
+        name (`str`): Name of the pipeline, and of the folder of its runs.
+        model (`BasePipelineElement`): Element that generates a turn.
+        system_message (`str`, *optional*): Instead of AgentDojo's own.
+        max_steps (`int`): Maximum number of turns with calls; then the run ends.
+    """
+    loop = ToolsExecutionLoop([ToolsExecutor(), model], max_iters=max_steps)
+    system = SystemMessage(system_message or load_system_message(None))
+    pipeline = AgentPipeline([system, InitQuery(), model, loop])
     pipeline.name = name
     return pipeline

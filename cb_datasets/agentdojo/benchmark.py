@@ -1,24 +1,32 @@
-"""AgentDojo's benchmark, run by run, against served models.
+"""AgentDojo's benchmark against served models, several runs at a time.
 
 The module imports AgentDojo: import it inside `agentdojo_yaml()`, and run the benchmark there too.
 """
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any
 
+from agentdojo.agent_pipeline import AgentPipeline
 from agentdojo.attacks import load_attack
 from agentdojo.attacks.attack_registry import ATTACKS
-from agentdojo.benchmark import benchmark_suite_with_injections, benchmark_suite_without_injections
-from agentdojo.logging import Logger
+from agentdojo.attacks.base_attacks import BaseAttack
+from agentdojo.benchmark import run_task_with_injection_tasks, run_task_without_injection_tasks
+from agentdojo.logging import LOGGER_STACK, Logger
 from agentdojo.task_suite import TaskSuite, get_suites
 from tqdm import tqdm
 
 from builders.agentdojo.suites import BENCHMARK_VERSION
 
+from ..files import read_json, write_json
 from .agent import ServedModel, make_agent
 from .results import RUNS, BenchmarkSelection, agent_name
 
@@ -56,18 +64,22 @@ def planned_runs(selection: BenchmarkSelection) -> list[PlannedRun]:
 
 
 def _select_names(chosen: tuple[str, ...], known: Iterable[str], owner: str) -> list[str]:
-    """The chosen names, or all known ones if none is chosen."""
-    if unknown := [name for name in chosen if name not in known]:
+    """The known names that match the chosen ones, which may be patterns; all if none is chosen."""
+    if unknown := [name for name in chosen if not any(fnmatchcase(each, name) for each in known)]:
         raise ValueError(f"{owner} has no {', '.join(unknown)}; it has {', '.join(known)}.")
-    return list(chosen or known)
+    return [each for name in chosen or ("*",) for each in known if fnmatchcase(each, name)]
 
 
-def run_benchmark(runs: list[PlannedRun], attack: str, models: dict[str, ServedModel], folder: Path) -> None:
+def run_benchmark(
+    runs: list[PlannedRun], selection: BenchmarkSelection, models: dict[str, ServedModel], folder: Path
+) -> None:
     """Run the benchmark against each model. Runs that are finished in `folder` are skipped.
+
+    A run that raises is unfinished: its file has the error, and it is made again the next time. The others go on.
 
     Args:
         runs (`list[PlannedRun]`): Runs to make against each model.
-        attack (`str`): Name of the attack.
+        selection ([`BenchmarkSelection`]): The attack, the number of runs in flight, and the step limit.
         models (`dict[str, ServedModel]`): Models by name.
         folder (`Path`): Parent of `runs/`, where each run is written as soon as it finishes.
 
@@ -76,26 +88,123 @@ def run_benchmark(runs: list[PlannedRun], attack: str, models: dict[str, ServedM
     """
     logdir = folder / RUNS
     remove_unfinished_runs(logdir)
-    shared: dict[str, Any] = {"logdir": logdir, "force_rerun": False, "benchmark_version": BENCHMARK_VERSION}
-    with _QuietLogger(logdir), warnings.catch_warnings(), tqdm(total=len(runs) * len(models), unit="run") as bar:
+    with warnings.catch_warnings(), tqdm(total=len(runs) * len(models), unit="run") as bar:
         # AgentDojo warns when the model fails a task or writes nothing; here these are results.
         warnings.simplefilter("ignore", UserWarning)
         for name, served in models.items():
-            pipeline = make_agent(agent_name(name), served)
-            for run in runs:
-                bar.set_description(f"{name}, {run.suite.name} {run.user_task} {run.injection_task or 'clean'}")
-                if run.injection_task is None:
-                    benchmark_suite_without_injections(pipeline, run.suite, user_tasks=[run.user_task], **shared)
-                else:
-                    benchmark_suite_with_injections(
-                        pipeline,
-                        run.suite,
-                        load_attack(attack, run.suite, pipeline),
-                        user_tasks=[run.user_task],
-                        injection_tasks=[run.injection_task],
-                        **shared,
-                    )
-                bar.update()
+            _Agent(name, served, selection, logdir).make(runs, bar)
+
+
+@dataclass
+class _Agent:
+    """One model's runs."""
+
+    name: str
+    served: ServedModel
+    selection: BenchmarkSelection
+    logdir: Path
+    stopped: Event = field(default_factory=Event)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+        self._made: dict[str, tuple[AgentPipeline, BaseAttack]] = {}
+
+    def make(self, runs: list[PlannedRun], bar: tqdm) -> None:
+        """Make all runs, `concurrency` at a time."""
+        with ThreadPoolExecutor(self.selection.concurrency) as pool:
+            futures: list[Future] = [pool.submit(self._make_run, run) for run in runs]
+            for future in futures:
+                future.add_done_callback(partial(self._show, bar))
+            try:
+                done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+                for future in done:
+                    future.result()
+            finally:
+                # After an error or Ctrl-C: runs in flight end with their next turn.
+                self.stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _show(self, bar: tqdm, future: Future) -> None:
+        if future.cancelled() or future.exception() is not None:
+            return
+        with self._lock:
+            counts = self.counts
+            bar.set_description(self.name, refresh=False)
+            bar.set_postfix_str(
+                f"solved {counts['solved']}/{counts['clean']}, attacks won {counts['won']}/{counts['attacked']}, "
+                f"failed {counts['failed']}",
+                refresh=False,
+            )
+            bar.update()
+
+    def _make_run(self, run: PlannedRun) -> None:
+        if self.stopped.is_set():
+            return
+        LOGGER_STACK.set([])  # its default is one list for all threads
+        path = self._path(run)
+        try:
+            with _QuietLogger(self.logdir):
+                self._run_task(run)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            # For the list of failures. Without a verdict the file counts as unfinished.
+            record = read_json(path) if path.is_file() else self._empty_record(run)
+            write_json(path, record | {"error": f"{type(error).__name__}: {error}"})
+        self._count(run, read_json(path))
+
+    def _run_task(self, run: PlannedRun) -> None:
+        pipeline, attack = self._pipeline_and_attack(run.suite)
+        task = run.suite.get_user_task_by_id(run.user_task)
+        options: dict[str, Any] = {
+            "logdir": self.logdir,
+            "force_rerun": False,
+            "benchmark_version": BENCHMARK_VERSION,
+        }
+        if run.injection_task is None:
+            run_task_without_injection_tasks(run.suite, pipeline, task, **options)
+        else:
+            tasks = [run.injection_task]
+            run_task_with_injection_tasks(run.suite, pipeline, task, attack, injection_tasks=tasks, **options)
+
+    def _path(self, run: PlannedRun) -> Path:
+        """The run's file."""
+        attack = "none" if run.injection_task is None else self.selection.attack
+        folder = self.logdir / agent_name(self.name) / run.suite.name / run.user_task / attack
+        return folder / f"{run.injection_task or 'none'}.json"
+
+    def _empty_record(self, run: PlannedRun) -> dict:
+        """The file of a run that failed before its first turn."""
+        return {
+            "suite_name": run.suite.name,
+            "pipeline_name": agent_name(self.name),
+            "user_task_id": run.user_task,
+            "injection_task_id": run.injection_task,
+            "attack_type": run.injection_task and self.selection.attack,
+            "messages": [],
+        }
+
+    def _count(self, run: PlannedRun, record: dict) -> None:
+        if record.get("error"):
+            counted = ["failed"]
+        elif run.injection_task is None:
+            counted = ["clean", *(["solved"] if record["utility"] else [])]
+        else:
+            counted = ["attacked", *(["won"] if record["security"] else [])]
+        with self._lock:
+            for key in counted:
+                self.counts[key] += 1
+
+    def _pipeline_and_attack(self, suite: TaskSuite) -> tuple[AgentPipeline, BaseAttack]:
+        """Those of a suite, made once: an attack first finds out where it can inject."""
+        with self._lock:
+            if suite.name not in self._made:
+                # Suites of one's own can say what their agent is told.
+                system_message = getattr(suite, "system_message", None)
+                pipeline = make_agent(agent_name(self.name), self.served, system_message, self.selection.max_steps)
+                self._made[suite.name] = pipeline, load_attack(self.selection.attack, suite, pipeline)
+            return self._made[suite.name]
 
 
 def remove_unfinished_runs(logdir: Path) -> None:

@@ -4,9 +4,11 @@
     GET  /v1/models
 
 Prompts are rendered by `cb_datasets/chat.py` and completions parsed by `cb_datasets/formats/`, as in generation and
-evaluation. One request is served at a time, with greedy decoding.
+evaluation. Decoding is greedy. Requests that wait for the model are completed together, as one batch, see
+`batching.py`.
 """
 
+import copy
 import json
 import threading
 import time
@@ -21,6 +23,7 @@ from builders.trace import message, to_json, tool_call
 from ..chat import encode_prompt
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling
+from .batching import BatchedBackends
 
 
 @contextmanager
@@ -30,28 +33,33 @@ def chat_server(backends: Mapping[str, Backend], max_length: int) -> Iterator[st
     The server listens on loopback only, at a free port, and stops when the block exits.
 
     Args:
-        backends (`Mapping[str, Backend]`): Backends by served model name.
+        backends (`Mapping[str, Backend]`): Backends by served model name, all with one tokenizer.
         max_length (`int`): Maximum number of tokens of a prompt and its completion.
     """
-    server = _ChatServer(backends, max_length)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with BatchedBackends(backends) as batched:
+        server = _ChatServer(batched, max_length)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1"
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
 
 class _ChatServer(ThreadingHTTPServer):
     daemon_threads = True
+    # Connections that may wait to be accepted: as many as runs can be in flight.
+    request_queue_size = 1024
 
-    def __init__(self, backends: Mapping[str, Backend], max_length: int) -> None:
+    def __init__(self, batched: BatchedBackends, max_length: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.backends = backends
+        self.batched = batched
         self.max_length = max_length
-        self.generation_lock = threading.Lock()
+        # A copy for the requests' threads: a fast tokenizer fails if it encodes while another thread uses it.
+        self.tokenizer = copy.deepcopy(next(iter(batched.backends.values())).tokenizer)
+        self.tokenizer_lock = threading.Lock()
 
 
 class _BadRequest(Exception):
@@ -67,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
-            models = [{"id": name, "object": "model"} for name in self.server.backends]
+            models = [{"id": name, "object": "model"} for name in self.server.batched.backends]
             self._send(200, {"object": "list", "data": models})
         else:
             self._send_not_found()
@@ -78,8 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_not_found()
             return
         try:
-            with self.server.generation_lock:
-                response = _complete_chat(self.server, json.loads(body))
+            response = _complete_chat(self.server, json.loads(body))
         except _BadRequest as error:
             self._send(400, _error(str(error), error.code))
         except Exception as error:
@@ -108,12 +115,13 @@ def _error(message: str, code: str) -> dict:
 
 def _complete_chat(server: _ChatServer, request: dict) -> dict:
     """Serve a chat completion request, and return the response body."""
-    backend = server.backends.get(request["model"])
-    if backend is None:
-        raise _BadRequest(f"No model {request['model']!r}; there are {', '.join(server.backends)}.", "model_not_found")
+    backends = server.batched.backends
+    if request["model"] not in backends:
+        raise _BadRequest(f"No model {request['model']!r}; there are {', '.join(backends)}.", "model_not_found")
     messages = [_parse_message(wire) for wire in request["messages"]]
     tools = to_json(request["tools"]) if request.get("tools") else None
-    ids = encode_prompt(backend.tokenizer, {"messages": messages, "tools": tools})
+    with server.tokenizer_lock:
+        ids = encode_prompt(server.tokenizer, {"messages": messages, "tools": tools})
     sampling = Sampling(max_new_tokens=request.get("max_tokens") or 256)
     if len(ids) + sampling.max_new_tokens > server.max_length:
         # The words "maximum context length" are vLLM's too; `ServedModel` looks for them.
@@ -122,8 +130,8 @@ def _complete_chat(server: _ChatServer, request: dict) -> dict:
             f"completion up to {sampling.max_new_tokens}.",
             "context_length_exceeded",
         )
-    [[completion]] = backend.generate([ids], sampling, seed=0)
-    assistant_message, finish_reason = _assistant_message(completion.text, format_of(backend.tokenizer.chat_template))
+    completion = server.batched.complete(request["model"], ids, sampling)
+    assistant_message, finish_reason = _assistant_message(completion.text, format_of(server.tokenizer.chat_template))
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",

@@ -53,18 +53,25 @@ _ATTACKER_AS_USER = "attacker_as_user"
 
 @dataclass(frozen=True)
 class BenchmarkSelection:
-    """The part of the benchmark to run.
+    """The part of the benchmark to run, and how.
 
     Args:
-        suites (`tuple[str, ...]`, *optional*): Names among `banking`, `slack`, `travel`, `workspace`.
+        suites (`tuple[str, ...]`, *optional*): `banking`, `slack`, `travel`, `workspace`, those of `suite_module`, or
+            patterns such as `office_test_*`. Defaults to all of `suite_module`, or to `banking`.
         attack (`str`, *optional*): Name of the attack.
         user_tasks, injection_tasks (`tuple[str, ...]`, *optional*): Task ids; all tasks of a suite by default.
+        suite_module (`str`, *optional*): Module that registers suites, and perhaps attacks, when it is imported.
+        max_steps (`int`, *optional*, defaults to `15`): Maximum number of turns with calls in a run.
+        concurrency (`int`, *optional*, defaults to `1`): Number of runs in flight.
     """
 
-    suites: tuple[str, ...] = ("banking",)
+    suites: tuple[str, ...] = ()
     attack: str = "important_instructions"
     user_tasks: tuple[str, ...] = ()
     injection_tasks: tuple[str, ...] = ()
+    suite_module: str | None = None
+    max_steps: int = 15
+    concurrency: int = 1
 
 
 def agent_name(model: str) -> str:

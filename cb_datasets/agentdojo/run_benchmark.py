@@ -3,7 +3,7 @@
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -82,24 +82,31 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
         with agentdojo_yaml():
             from .agent import ServedModel
             from .benchmark import planned_runs, run_benchmark
+            from .own_suites import REFERENCE, import_suites, write_reference
 
             # Names and paths are checked before the folder is written or a server is started.
+            own_suites = import_suites(selection.suite_module) if selection.suite_module else []
+            if not selection.suites:
+                selection = replace(selection, suites=tuple(own_suites) or ("banking",))
             runs = planned_runs(selection)
             end_ids = end_token_ids(load_tokenizer(served.model))
             control = _control_tokens_to_break(served)
-            claim_folder(folder, _settings(served))
-            with _sigterm_as_interrupt(), _serve(served, folder / LOG_FILE) as url:
+            claim_folder(folder, _settings(served, selection))
+            used = {run.suite.name: run.suite for run in runs}
+            write_reference([used[name] for name in own_suites if name in used], folder / REFERENCE)
+            with _sigterm_as_interrupt(), serve_models(served, folder / LOG_FILE) as url:
                 models = {
                     name: ServedModel(url, name, served.max_new_tokens, end_ids, control) for name in served.names
                 }
-                run_benchmark(runs, selection.attack, models, folder)
+                run_benchmark(runs, selection, models, folder)
     except ImportError as error:
         raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[sources]'.") from error
 
 
-def _settings(served: ServedModels) -> dict:
+def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
     """Everything the outcome of a run depends on, apart from its tasks and attack."""
     return {
+        "max_steps": selection.max_steps,
         "model": served.model,
         "revision": revision_of(served.model),
         "adapters": {name: adapter_revision(folder) for name, folder in served.adapters.items()},
@@ -136,8 +143,13 @@ def _max_length(served: ServedModels) -> int:
 
 
 @contextmanager
-def _serve(served: ServedModels, log: Path) -> Iterator[str]:
-    """Serve the models, and yield the base URL of the API."""
+def serve_models(served: ServedModels, log: Path) -> Iterator[str]:
+    """Serve the models, and yield the base URL of the API.
+
+    Args:
+        served ([`ServedModels`]): The models.
+        log (`Path`): File for the output of vLLM's server.
+    """
     with ExitStack() as stack:
         if _engine(served) == "vllm":
             tool_format = format_of(load_tokenizer(served.model).chat_template)

@@ -69,10 +69,18 @@ def attack(
 @app.command()
 def agentdojo(
     model: ModelOption,
-    adapter: AdapterOption,
     output: Annotated[Path, typer.Option(help="Folder of the runs; runs found in it are not repeated.")],
+    adapter: Annotated[
+        str | None, typer.Option(help="Folder of the breaker's adapter; the base model alone if left out.")
+    ] = None,
     also: ExtraAdaptersOption = None,
-    suite: Annotated[list[str] | None, typer.Option(help="banking, slack, travel, workspace; repeatable.")] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="banking, slack, travel, workspace, or one of --suite-module; repeatable, patterns too."),
+    ] = None,
+    suite_module: Annotated[
+        str | None, typer.Option(help="Module that registers suites of your own, e.g. demo.office.")
+    ] = None,
     attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
     user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; repeatable; all by default.")] = (
         None
@@ -80,6 +88,8 @@ def agentdojo(
     injection_task: Annotated[
         list[str] | None, typer.Option(help="E.g. injection_task_0; repeatable; all by default.")
     ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Number of runs in flight.")] = 16,
+    max_steps: Annotated[int, typer.Option(min=1, help="Maximum number of turns with calls in a run.")] = 15,
     backend: Annotated[
         EngineName | None, typer.Option(help="By default vllm where it is installed, else transformers.")
     ] = None,
@@ -106,7 +116,7 @@ def agentdojo(
     from ..files import read_json, write_json
 
     tasks = tuple(user_task or ()), tuple(injection_task or ())
-    selection = BenchmarkSelection(tuple(suite or ["banking"]), attack, *tasks)
+    selection = BenchmarkSelection(tuple(suite or ()), attack, *tasks, suite_module, max_steps, concurrency)
     served = ServedModels(
         model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel
     )

@@ -83,18 +83,18 @@ def reserved_names() -> list[str]:
     return list(dict.fromkeys([*_validator().schema["properties"], *ADAPTIVE_KEYS, *LIVE_KEYS]))
 
 
-def named_adapters(adapter: str, extra_adapters: Iterable[str]) -> dict[str, str]:
+def named_adapters(adapter: str | None, extra_adapters: Iterable[str]) -> dict[str, str]:
     """Folders of adapters by name: `breaker`, and any extra ones.
 
     Args:
-        adapter (`str`): Folder of the breaker's adapter.
+        adapter (`str`, *optional*): Folder of the breaker's adapter; none for the base model alone.
         extra_adapters (`Iterable[str]`): Extra adapters, as `NAME=PATH`.
 
     Raises:
         ValueError: If an extra adapter is not of the form `NAME=PATH`, or its name is in use.
     """
     taken = reserved_names()
-    adapters = {"breaker": adapter}
+    adapters = {"breaker": adapter} if adapter is not None else {}
     for text in extra_adapters:
         name, _, path = text.partition("=")
         if not name or not path or name in taken or name in adapters:

@@ -139,13 +139,13 @@ class AdapterBackend:
 
 
 def load_models(
-    load: Callable[[str, list[str]], AdapterBackend], adapters: Mapping[str, str]
+    load: Callable[[str | None, list[str]], AdapterBackend], adapters: Mapping[str, str]
 ) -> "dict[str, AdapterBackend]":
     """Load the base model once, and return backends for it and for each breaker, by name.
 
     Args:
-        load (`Callable`): `(adapter, other_adapters) -> backend`: loads the model with the first adapter, with room
-            for the others.
+        load (`Callable`): `(adapter, other_adapters) -> backend`: loads the model with the first adapter, if there is
+            one, with room for the others.
         adapters (`Mapping[str, str]`): Folder of each breaker's adapter, by name.
 
     Raises:
@@ -153,6 +153,8 @@ def load_models(
     """
     for folder in adapters.values():
         adapter_revision(folder)  # only for its check of the path
+    if not adapters:
+        return {BASE: load(None, [])}
     (first, folder), *others = adapters.items()
     loaded = load(folder, [other for _, other in others])
     return {

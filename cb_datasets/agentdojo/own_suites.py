@@ -1,0 +1,93 @@
+"""Suites that are not AgentDojo's: a module that registers them, and a description beside their runs.
+
+The `agentdojo` builder needs the tools and the reference solutions of a run's suite. Those of suites of one's own are
+written to `reference/` beside `runs/`, so that the runs can be read where the module is not at hand.
+
+The module imports AgentDojo: import it inside `agentdojo_yaml()`.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
+from agentdojo.functions_runtime import TaskEnvironment
+from agentdojo.task_suite import TaskSuite, get_suites
+
+from builders.agentdojo.suites import BENCHMARK_VERSION, tool_schema
+
+from ..files import write_json
+
+
+REFERENCE = "reference"
+
+_AGENTDOJO_SUITES = ("banking", "slack", "travel", "workspace")
+
+
+def import_suites(module: str) -> list[str]:
+    """Import a module, and return the names of the suites that are not AgentDojo's own.
+
+    Args:
+        module (`str`): Name of the module, e.g. `demo.office`. It is also looked for in the working directory.
+
+    Raises:
+        ValueError: If there is no such module, or it registers no suite.
+    """
+    sys.path.insert(0, os.getcwd())
+    try:
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not module.startswith(error.name or module):
+            raise  # a module that it imports is missing
+        raise ValueError(
+            f"There is no module {module}, neither installed nor in {os.getcwd()}. Correct --suite-module."
+        ) from error
+    finally:
+        sys.path.pop(0)
+    own = [name for name in get_suites(BENCHMARK_VERSION) if name not in _AGENTDOJO_SUITES]
+    if not own:
+        raise ValueError(
+            f"{imported.__name__} registers no suite: it must call agentdojo's register_suite(suite, "
+            f"{BENCHMARK_VERSION!r}) when it is imported."
+        )
+    return own
+
+
+def write_reference(suites: Iterable[TaskSuite], folder: Path) -> None:
+    """Write tools, tasks and the calls of their reference solutions, as the `agentdojo` builder reads them.
+
+    Args:
+        suites (`Iterable[TaskSuite]`): Suites to describe.
+        folder (`Path`): Folder to write to.
+
+    Raises:
+        ValueError: If no injection task of a suite has a solution with calls, so that no verdict is possible.
+    """
+    for suite in suites:
+        environment = suite.load_and_inject_default_environment({})
+        injection_tasks = {name: _gold(task, environment) for name, task in suite.injection_tasks.items()}
+        if not any(injection_tasks.values()):
+            raise ValueError(
+                f"{suite.name} has no injection task whose ground_truth makes a call: there is no goal to judge "
+                "attacks by. Add ground_truth to its injection tasks."
+            )
+        tasks = {
+            "user_tasks": {
+                name: {"prompt": task.PROMPT, "gold": _gold(task, environment)}
+                for name, task in suite.user_tasks.items()
+            },
+            "injection_tasks": {
+                name: {"goal": task.GOAL, "gold": injection_tasks[name]}
+                for name, task in suite.injection_tasks.items()
+            },
+        }
+        write_json(folder / f"tasks_{suite.name}.json", tasks)
+        write_json(folder / f"tool_schemas_{suite.name}.json", [tool_schema(tool) for tool in suite.tools])
+
+
+def _gold(task: BaseUserTask | BaseInjectionTask, environment: TaskEnvironment) -> list[dict]:
+    # A reference solution may read and change the environment, so each gets its own copy.
+    calls = task.ground_truth(environment.model_copy(deep=True))
+    return [{"function": call.function, "args": dict(call.args)} for call in calls]
