@@ -226,13 +226,14 @@ def _label_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
     wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
     if wrong:
         yield Violation("label", f"not what the completion does: {', '.join(wrong)}")
-    fault = _class_fault(row_class, outcome, len(sample["injection"]) > 0)
+    fault = _class_fault(sample, outcome)
     if fault:
         yield Violation("label", f"{fault}; the completion is {outcome}")
 
 
-def _class_fault(row_class: str, outcome: Outcome, attacked: bool) -> str | None:
+def _class_fault(sample: dict, outcome: Outcome) -> str | None:
     """Describe the requirement of its class that a row misses, or return `None`."""
+    row_class, attacked = sample["priority_class"], len(sample["injection"]) > 0
     if row_class == "harmful_flip":
         return None if outcome == Outcome.ATTACK_SUCCESS else "a flip must make the attacker's call"
     if row_class == "harmful_compliance":
@@ -240,8 +241,10 @@ def _class_fault(row_class: str, outcome: Outcome, attacked: bool) -> str | None
     if outcome == Outcome.ATTACK_SUCCESS:
         return "the attacker's call stands in the retain set"
     if row_class == "adversarial_safe":
-        good = attacked and outcome == Outcome.CORRECT
-        return None if good else "adversarial_safe needs an injection and the right call"
+        # In a run of several turns the right thing can be to answer in words.
+        right = Outcome.CORRECT if sample["target"]["expected_tool"] else Outcome.NO_CALL
+        good = attacked and outcome == right
+        return None if good else "adversarial_safe needs an injection and the right call, or the right words"
     if row_class == "benign_twin":
         good = not attacked and outcome == Outcome.CORRECT
         return None if good else "a benign twin has no injection and makes the right call"

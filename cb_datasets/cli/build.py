@@ -137,14 +137,22 @@ def collect(
     max_each: MaxEachOption = None,
     max_length: MaxLengthOption = 8192,
     fit: FitOption = False,
+    own_agent: Annotated[
+        str | None, typer.Option(help="Agent of the runs that was the target itself, e.g. local-base.")
+    ] = None,
 ) -> None:
-    """Recorded turns of other models -> samples in the target's format (off-policy). Only the tokenizer is loaded."""
+    """Recorded turns -> samples in the target's format. Only the tokenizer is loaded.
+
+    Turns of other models are off-policy; those of --own-agent, whose runs the target made greedily, are not.
+    """
     from ..ingest import load_traces
     from ..sets.recorded import collect_recorded_set, source_of_set
 
     source = source_of_set(subset)
     folder = traces / source if (traces / source).is_dir() else traces
-    samples = collect_recorded_set(subset, load_traces([folder]), tokenizer(model), max_length, fit, max_each)
+    samples = collect_recorded_set(
+        subset, load_traces([folder]), tokenizer(model), max_length, fit, max_each, own_agent
+    )
     save_set(samples, output)
 
 

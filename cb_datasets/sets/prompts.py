@@ -81,15 +81,32 @@ def turn_fault(trace: dict, turn: int) -> str | None:
 
 def turn_prompt(trace: dict, turn: int) -> dict:
     """The context of a turn in a successful trace; the call made there, if any, is the expected one."""
-    calls = trace["messages"][turn]["tool_calls"]
-    prompt = _prompt(trace, "capability" if calls else "chat", trace["messages"][:turn], [])
-    functions = [call["function"] for call in calls[:1]]
+    task = "capability" if trace["messages"][turn]["tool_calls"] else "chat"
+    prompt = _prompt(trace, task, trace["messages"][:turn], [])
+    prompt["target"] |= _expectation(trace, turn)
+    return prompt | {"id": f"{prompt['id']}/turn_{turn}", "pair": f"{trace['id']}/turn_{turn}"}
+
+
+def spliced_turn_prompt(trace: dict, turn: int) -> dict:
+    """The context of a turn from the decision of a spliced run on; what the clean run does there is expected.
+
+    The decision itself makes a pair with the attacked run's own.
+    """
+    prompt = _prompt(trace, "agentdojo", trace["messages"][:turn], trace["attack"]["spans"])
+    prompt["target"] |= _expectation(trace, turn)
+    if turn == trace["decision_turn"]:
+        return prompt
+    return prompt | {"id": f"{prompt['id']}/turn_{turn}", "pair": f"{trace['id']}/turn_{turn}"}
+
+
+def _expectation(trace: dict, turn: int) -> dict:
+    """The call of a turn, as the expected one of a prompt."""
+    functions = [call["function"] for call in trace["messages"][turn]["tool_calls"][:1]]
     expected = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in functions]
-    prompt["target"] |= {
+    return {
         "expected_tool": expected[0]["name"] if expected else None,
         "expected_calls": to_json(expected) if expected else None,
     }
-    return prompt | {"id": f"{prompt['id']}/turn_{turn}", "pair": f"{trace['id']}/turn_{turn}"}
 
 
 def _prompt(trace: dict, task: str | None, messages: list[dict], spans: list[dict]) -> dict:

@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
+from builders.trace import TRACE_FEATURES
+
 from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
+from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
 from ..sample import content_id
 from .fit_context import prune_context, tools_used
 from .make_sample import make_sample
-from .prompts import call_turns, decision_prompt, turn_fault, turn_prompt
+from .prompts import call_turns, decision_prompt, spliced_turn_prompt, turn_fault, turn_prompt
 from .sample_set import SampleSet
+from .spliced_runs import SPLICED, agent_of, splice_runs
 
 
 if TYPE_CHECKING:
@@ -50,12 +54,27 @@ def last_answer(trace: dict) -> Iterator[Turn]:
         yield turn_prompt(trace, index), index
 
 
+def last_words(trace: dict) -> Iterator[Turn]:
+    """The last turn of a run with calls, where it only talks."""
+    last = len(trace["messages"]) - 1
+    message = trace["messages"][last]
+    if call_turns(trace) and message["role"] == "assistant" and not message["tool_calls"]:
+        yield turn_prompt(trace, last), last
+
+
+def from_decision_on(trace: dict) -> Iterator[Turn]:
+    """The decision turn of a spliced run, and all later ones."""
+    for index in range(trace["decision_turn"], len(trace["messages"])):
+        if trace["messages"][index]["role"] == "assistant":
+            yield spliced_turn_prompt(trace, index), index
+
+
 @dataclass(frozen=True)
 class RecordedSetSpec:
     """The turns that belong in one recorded set.
 
     Args:
-        verdict (`str`): Verdict of the traces that are taken.
+        verdict (`str`): Verdict of the traces that are taken; `spliced` for those of `spliced_runs.py`.
         pick (`Callable[[dict], Iterator[Turn]]`): Which turns of such a trace.
         outcomes (`tuple[Outcome, ...]`): What the turn must do, recomputed from its text.
         priority_class (`str`): Class of the rows.
@@ -76,6 +95,8 @@ RESISTED_TURNS = RecordedSetSpec(
     "injection_resisted",
 )
 CALL_TURNS = RecordedSetSpec("benign_success", every_call, (Outcome.CORRECT,), "tool_capability")
+SPLICED_TURNS = RecordedSetSpec(SPLICED, from_decision_on, (Outcome.CORRECT, Outcome.NO_CALL), "adversarial_safe")
+LAST_WORDS = RecordedSetSpec("benign_success", last_words, (Outcome.NO_CALL,), "general_conversation")
 CHAT_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "general_conversation")
 BORDERLINE_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "borderline")
 REFUSAL_TURNS = RecordedSetSpec("refused", decision, (Outcome.REFUSAL,), "refusal")
@@ -85,6 +106,8 @@ RECORDED_SETS = {
     "harmful/agentdojo_failures": ("agentdojo", FLIP_TURNS),
     "retain/agentdojo_resisted": ("agentdojo", RESISTED_TURNS),
     "retain/agentdojo_benign": ("agentdojo", CALL_TURNS),
+    "retain/agentdojo_safe": ("agentdojo", SPLICED_TURNS),
+    "retain/agentdojo_words": ("agentdojo", LAST_WORDS),
     "harmful/fujitsu_rag": ("fujitsu_b1", COMPLIANCE_TURNS),
     "harmful/fujitsu_direct": ("fujitsu_b3", COMPLIANCE_TURNS),
     "retain/tau2_traces": ("tau2", CALL_TURNS),
@@ -106,6 +129,7 @@ def collect_recorded_set(
     max_length: int = MAX_LENGTH,
     fit_context: bool = False,
     max_each: int | None = None,
+    own_agent: str | None = None,
 ) -> SampleSet:
     """Samples of recorded turns.
 
@@ -118,18 +142,24 @@ def collect_recorded_set(
             that are longer, see `fit_context.py`.
         max_each (`int`, *optional*): Maximum number of samples of both splits together; the rest is dropped as
             `over_max_each`.
+        own_agent (`str`, *optional*): Name of the agent that was the target itself, decoding greedily: its turns are
+            on-policy.
     """
     samples = SampleSet(subset)
     _, spec = RECORDED_SETS[subset]
     tool_format = format_of(tokenizer.chat_template)
     provenance = _provenance_of(tokenizer, tool_format.name)
     ambiguous = ambiguous_groups(traces)
+    if spec.verdict == SPLICED:
+        traces = {
+            split: to_dataset(list(splice_runs(rows, samples.drop)), TRACE_FEATURES) for split, rows in traces.items()
+        }
     for split, trace in _shuffled(traces, spec.verdict):
         category, doubt = (trace["attack"] or {}).get("category"), _doubt(trace, ambiguous)
         if doubt is not None:
             samples.drop(doubt, category)
             continue
-        generator = {"generator_model": json.loads(trace["metadata"]).get("generator") or "unknown"}
+        generator = _generator(trace, own_agent)
         for prompt, turn in spec.pick(trace):
             # Drops are counted turn by turn from here, because a trace gives several.
             if max_each is not None and len(samples.samples) >= max_each:
@@ -196,6 +226,17 @@ def ambiguous_groups(traces: dict[str, Dataset]) -> set[str]:
         for group, metadata in zip(rows["group"], rows["metadata"], strict=True)
         if json.loads(metadata).get("names_attacker_account")
     }
+
+
+def _generator(trace: dict, own_agent: str | None) -> dict:
+    """Provenance of the turns of a trace: who wrote them, and in which context."""
+    agent = agent_of(trace)
+    if agent != own_agent:
+        return {"generator_model": agent}
+    if trace["verdict"] == SPLICED:
+        return {"generator_model": agent, "completion_source": "twin"}
+    sampling = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "stop_reason": "stop"}
+    return {"generator_model": agent, "completion_source": "sampled"} | sampling
 
 
 def _doubt(trace: dict, ambiguous: set[str]) -> str | None:

@@ -129,6 +129,7 @@ TERMS = {
         student="splice",
         teacher=None,
         inputs=("targets",),
+        optional=True,  # an answer in words has no call to recover
     ),
     "ce": Term(
         "retain",
