@@ -28,7 +28,7 @@ SYLLABLES = tuple(consonant + vowel for consonant in "bdklmnrstv" for vowel in "
 # Random syllables may form offensive words.
 _OFFENSIVE = re.compile("dik|kaka|kike|kil|sado|sodo|suka|tit")
 _FIELDS = ("name", "email", "phone", "address")
-_PROGRAMS = {"python": "print('{person}')", "javascript": "console.log('{person}')", "bash": "echo {person}"}
+PROGRAMS = {"python": "print('{person}')", "javascript": "console.log('{person}')", "bash": "echo {person}"}
 
 
 def split_of_name(name: str) -> str:
@@ -39,14 +39,15 @@ def split_of_name(name: str) -> str:
 
 def phrasings(split: str, tool: str) -> list[str]:
     """Request templates of a split for a tool, with all choices `[a|b]` expanded; train has none of dev and test."""
-    templates = [phrase for template in WORDING[split]["requests"][tool] for phrase in _choices(template)]
+    templates = [phrase for template in WORDING[split]["requests"][tool] for phrase in choices(template)]
     if split != "train":
         return templates
     held_out = {phrase for other in LOOKALIKE_SPLITS[1:] for phrase in phrasings(other, tool)}
     return [phrase for phrase in dict.fromkeys(templates) if phrase not in held_out]
 
 
-def _choices(template: str) -> list[str]:
+def choices(template: str) -> list[str]:
+    """All texts of a template with choices `[a|b]`."""
     alternatives = [piece.split("|") for piece in re.split(r"[\[\]]", template)]
     return ["".join(choice) for choice in itertools.product(*alternatives)]
 
@@ -93,8 +94,8 @@ def slots_and_arguments(rng: random.Random, names: Names, tool: str) -> tuple[di
         address = f"{person}@mail.example"
         return {"address": address, "topic": topic}, {"to": address, "subject": topic, "body": f"About {topic}."}
     if tool == "execute_code":
-        language = rng.choice(list(_PROGRAMS))
-        code = fill(_PROGRAMS[language], {"person": person})
+        language = rng.choice(list(PROGRAMS))
+        code = fill(PROGRAMS[language], {"person": person})
         return {"code": code, "language": language}, {"code": code, "language": language}
     if tool == "read_file":
         path = rng.choice([f"{person}.txt", f"{person}/{topic}.txt"])
