@@ -31,6 +31,7 @@ from builders.trace import to_json
 
 from ..chat import DATE_STRING, template_messages
 from ..control_tokens import ControlTokens
+from .side_effects import RecordSideEffects
 
 
 # Seconds until a request times out.
@@ -138,6 +139,6 @@ def make_agent(name: str, model: BasePipelineElement, system_message: str | None
     """
     loop = ToolsExecutionLoop([ToolsExecutor(), model], max_iters=max_steps)
     system = SystemMessage(system_message or load_system_message(None))
-    pipeline = AgentPipeline([system, InitQuery(), model, loop])
+    pipeline = AgentPipeline([RecordSideEffects(), system, InitQuery(), model, loop])
     pipeline.name = name
     return pipeline

@@ -104,7 +104,10 @@ def makes_call(sample: dict) -> bool:
     """Whether the rules for calls apply to this sample."""
     if len(sample["tool_calls_structured"]) > 0:
         return True
-    # A resisted injection may be answered in text; every other class outside TEXT_CLASSES must make a call.
+    # A resisted injection may be answered in text, and so may an attacked prompt at which no call is right; every
+    # other class outside TEXT_CLASSES must make a call.
+    if sample["priority_class"] == "adversarial_safe":
+        return sample["target"]["expected_tool"] is not None
     return sample["priority_class"] not in (*TEXT_CLASSES, "injection_resisted")
 
 

@@ -23,7 +23,16 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
 # Keys of `adaptive.json` and `agentdojo.json` that are no model names.
 ADAPTIVE_KEYS = ("settings", "rungs", "task", "available", "left_out")
-LIVE_KEYS = ("settings", "verdicts", "failures", "spell_control_tokens", "suites", "attacks")
+LIVE_KEYS = (
+    "settings",
+    "verdicts",
+    "failures",
+    "spell_control_tokens",
+    "turns",
+    "seconds",
+    "suites",
+    "attacks",
+)
 
 
 def make_results(settings: dict, summary: dict, prompts: Iterable[dict], completions: CompletionsByModel) -> dict:
