@@ -118,7 +118,7 @@ def _live_section(results: dict, evaluation_settings: dict) -> Section:
     paragraphs = [
         f"AgentDojo {settings['benchmark']}, models served by {settings['engine']}; suites: "
         f"{', '.join(results['suites'])}; attack: {', '.join(results['attacks']) or 'none'}; greedy decoding, at most "
-        f"{settings['max_new_tokens']} tokens per turn.",
+        f"{settings['max_new_tokens']} tokens per turn and {settings['max_steps']} turns with calls.",
         *omitted,
     ]
     failures = {name: Counter(failure["reason"] for failure in results["failures"][name]) for name in models}
@@ -128,8 +128,15 @@ def _live_section(results: dict, evaluation_settings: dict) -> Section:
         f"runs whose text spells control tokens, {settings['spelled_control_tokens']}",
         *(str(results["spell_control_tokens"][name]) for name in models),
     )
-    rows = [*live.agentdojo_table_rows(results, models), verdicts, failed, spelled] if models else []
+    turns = ("turns of a run, median and maximum", *(_median_and_max(results["turns"][name]) for name in models))
+    seconds = ("seconds of a run, the same", *(_median_and_max(results["seconds"][name]) for name in models))
+    others = [turns, seconds, verdicts, failed, spelled]
+    rows = [*live.agentdojo_table_rows(results, models), *others] if models else []
     return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, models, rows)
+
+
+def _median_and_max(values: dict | None) -> str:
+    return "-" if values is None else f"{values['median']:.1f}, {values['max']:.1f}"
 
 
 def _models_to_show(revisions: Mapping[str, str], evaluation_settings: dict, file: str) -> tuple[list[str], list[str]]:

@@ -109,13 +109,20 @@ def small_live(adapter: str = "breaker") -> dict:
     return {
         "settings": {
             **{"model": "m", "revision": "base", "adapters": {"breaker": adapter}, "engine": "vllm"},
-            **{"benchmark": "v1.2", "max_new_tokens": 512, "spelled_control_tokens": "broken by U+200B"},
+            **{
+                "benchmark": "v1.2",
+                "max_new_tokens": 512,
+                "max_steps": 15,
+                "spelled_control_tokens": "broken by U+200B",
+            },
         },
         "base": {**metrics, "asr_where_exposed": proportion(2, 3)},
         "breaker": metrics,
         "verdicts": {"base": {"compromised": 2, "resisted": 1}, "breaker": {"not_exposed": 4}},
         "failures": {"base": [], "breaker": [failure]},
         "spell_control_tokens": {"base": 2, "breaker": 1},
+        "turns": {"base": {"median": 3, "max": 8}, "breaker": None},
+        "seconds": {"base": {"median": 1.25, "max": 9.0}, "breaker": None},
         "suites": ["banking", "slack"],
         "attacks": ["important_instructions"],
     }
