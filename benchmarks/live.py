@@ -50,13 +50,13 @@ def measure(model: str, engine: str, num_suites: int) -> dict[str, float]:
     models = ServedModels(model, {}, engine, max_length=2048)
     with tempfile.TemporaryDirectory() as name, agentdojo_yaml(), serve_models(models, Path(name) / "log") as url:
         from cb_datasets.agentdojo.agent import ServedModel
-        from cb_datasets.agentdojo.benchmark import planned_runs, run_benchmark
+        from cb_datasets.agentdojo.benchmark import Contestant, planned_runs, run_benchmark
         from cb_datasets.agentdojo.own_suites import import_suites
         from cb_datasets.agentdojo.results import BenchmarkSelection
         from cb_datasets.generation.backend import end_token_ids, load_tokenizer
 
         import_suites("demo.office")
-        served = {"base": ServedModel(url, "base", 64, end_token_ids(load_tokenizer(model)))}
+        served = {"base": Contestant(ServedModel(url, "base", 64, end_token_ids(load_tokenizer(model))))}
         for number in range(num_suites + 1):
             # Suite 0 warms up and does not count. The two take turns at going first.
             for concurrency in sorted(seconds, reverse=number % 2 == 0):

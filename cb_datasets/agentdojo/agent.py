@@ -13,14 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import openai
-from agentdojo.agent_pipeline import (
-    AgentPipeline,
-    BasePipelineElement,
-    InitQuery,
-    SystemMessage,
-    ToolsExecutionLoop,
-    ToolsExecutor,
-)
+from agentdojo.agent_pipeline import AgentPipeline, BasePipelineElement, PipelineConfig
 from agentdojo.agent_pipeline.agent_pipeline import load_system_message
 from agentdojo.functions_runtime import EmptyEnv, Env, FunctionCall, FunctionsRuntime
 from agentdojo.types import ChatAssistantMessage, ChatMessage, text_content_block_from_string
@@ -53,6 +46,7 @@ class ServedModel(BasePipelineElement):
     def __init__(
         self, url: str, model: str, max_new_tokens: int, end_ids: list[int], control: ControlTokens | None = None
     ) -> None:
+        self.name = model
         # The server runs on this machine: proxy settings of the environment must not apply.
         http = openai.DefaultHttpxClient(trust_env=False, timeout=_REQUEST_TIMEOUT)
         self._client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
@@ -128,17 +122,29 @@ def assistant_turn(message: Any) -> ChatAssistantMessage:
     return ChatAssistantMessage(role="assistant", content=content, tool_calls=calls or None)
 
 
-def make_agent(name: str, model: BasePipelineElement, system_message: str | None, max_steps: int) -> AgentPipeline:
-    """AgentDojo's default pipeline, without a defence, around a model. Attacks address the model by its name.
+def make_agent(
+    name: str,
+    model: BasePipelineElement,
+    system_message: str | None = None,
+    max_steps: int = 15,
+    defense: str | None = None,
+) -> AgentPipeline:
+    """AgentDojo's default pipeline around a model. Attacks address the model by its name.
 
     Args:
         name (`str`): Name of the pipeline, and of the folder of its runs.
         model (`BasePipelineElement`): Element that generates a turn.
         system_message (`str`, *optional*): Instead of AgentDojo's own.
-        max_steps (`int`): Maximum number of turns with calls; then the run ends.
+        max_steps (`int`, *optional*, defaults to `15`): Maximum number of turns with calls; then the run ends.
+        defense (`str`, *optional*): One of [`DEFENSES`].
     """
-    loop = ToolsExecutionLoop([ToolsExecutor(), model], max_iters=max_steps)
-    system = SystemMessage(system_message or load_system_message(None))
-    pipeline = AgentPipeline([RecordSideEffects(), system, InitQuery(), model, loop])
+    system_message = system_message or load_system_message(None)
+    config = PipelineConfig(
+        llm=model, model_id=None, defense=defense, system_message_name=None, system_message=system_message
+    )
+    pipeline = AgentPipeline.from_config(config)
+    *first, loop = pipeline.elements
+    loop.max_iters = max_steps
+    pipeline.elements = [RecordSideEffects(), *first, loop]
     pipeline.name = name
     return pipeline

@@ -70,8 +70,16 @@ def _select_names(chosen: tuple[str, ...], known: Iterable[str], owner: str) -> 
     return [each for name in chosen or ("*",) for each in known if fnmatchcase(each, name)]
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """A model to run the benchmark against, alone or with one of AgentDojo's defences."""
+
+    model: ServedModel
+    defense: str | None = None
+
+
 def run_benchmark(
-    runs: list[PlannedRun], selection: BenchmarkSelection, models: dict[str, ServedModel], folder: Path
+    runs: list[PlannedRun], selection: BenchmarkSelection, contestants: dict[str, Contestant], folder: Path
 ) -> None:
     """Run the benchmark against each model. Runs that are finished in `folder` are skipped.
 
@@ -80,7 +88,7 @@ def run_benchmark(
     Args:
         runs (`list[PlannedRun]`): Runs to make against each model.
         selection ([`BenchmarkSelection`]): The attack, the number of runs in flight, and the step limit.
-        models (`dict[str, ServedModel]`): Models by name.
+        contestants (`dict[str, Contestant]`): Models by name.
         folder (`Path`): Parent of `runs/`, where each run is written as soon as it finishes.
 
     Raises:
@@ -88,11 +96,11 @@ def run_benchmark(
     """
     logdir = folder / RUNS
     remove_unfinished_runs(logdir)
-    with warnings.catch_warnings(), tqdm(total=len(runs) * len(models), unit="run") as bar:
+    with warnings.catch_warnings(), tqdm(total=len(runs) * len(contestants), unit="run") as bar:
         # AgentDojo warns when the model fails a task or writes nothing; here these are results.
         warnings.simplefilter("ignore", UserWarning)
-        for name, served in models.items():
-            _Agent(name, served, selection, logdir).make(runs, bar)
+        for name, contestant in contestants.items():
+            _Agent(name, contestant, selection, logdir).make(runs, bar)
 
 
 @dataclass
@@ -100,7 +108,7 @@ class _Agent:
     """One model's runs."""
 
     name: str
-    served: ServedModel
+    contestant: Contestant
     selection: BenchmarkSelection
     logdir: Path
     stopped: Event = field(default_factory=Event)
@@ -200,9 +208,13 @@ class _Agent:
         """Those of a suite, made once: an attack first finds out where it can inject."""
         with self._lock:
             if suite.name not in self._made:
-                # Suites of one's own can say what their agent is told.
-                system_message = getattr(suite, "system_message", None)
-                pipeline = make_agent(agent_name(self.name), self.served, system_message, self.selection.max_steps)
+                pipeline = make_agent(
+                    agent_name(self.name),
+                    self.contestant.model,
+                    getattr(suite, "system_message", None),  # suites of one's own can say what their agent is told
+                    self.selection.max_steps,
+                    self.contestant.defense,
+                )
                 self._made[suite.name] = pipeline, load_attack(self.selection.attack, suite, pipeline)
             return self._made[suite.name]
 

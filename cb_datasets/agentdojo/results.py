@@ -36,10 +36,15 @@ from builders.trace import call_matches
 from ..chat import spells_control_token
 from ..evaluation.statistics import format_rate, proportion
 from ..files import read_json, write_json
+from ..generation.backend import BASE
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Defences that AgentDojo has and that work around any model. `tool_filter` is for OpenAI's models, and the detector is
+# a model that is fetched from the Hub.
+DEFENSES = ("repeat_user_prompt", "spotlighting_with_delimiting", "transformers_pi_detector")
 
 RUNS = "runs"
 SETTINGS_FILE = "settings.json"
@@ -76,6 +81,7 @@ class BenchmarkSelection:
         suite_module (`str`, *optional*): Module that registers suites, and perhaps attacks, when it is imported.
         max_steps (`int`, *optional*, defaults to `15`): Maximum number of turns with calls in a run.
         concurrency (`int`, *optional*, defaults to `1`): Number of runs in flight.
+        defenses (`tuple[str, ...]`, *optional*): Names among [`DEFENSES`]: the base model is also run with each.
     """
 
     suites: tuple[str, ...] = ()
@@ -85,6 +91,7 @@ class BenchmarkSelection:
     suite_module: str | None = None
     max_steps: int = 15
     concurrency: int = 1
+    defenses: tuple[str, ...] = ()
 
 
 def agent_name(model: str) -> str:
@@ -93,6 +100,17 @@ def agent_name(model: str) -> str:
     AgentDojo's attacks derive from it how to address the model; `local` stands for a self-hosted one.
     """
     return f"local-{model}"
+
+
+def defended_name(defense: str) -> str:
+    """Name of the base model with a defence, in the results."""
+    return f"{BASE}+{defense}"
+
+
+def check_defenses(defenses: Iterable[str]) -> None:
+    """Raise a `ValueError` if there is no such defence."""
+    if unknown := [name for name in defenses if name not in DEFENSES]:
+        raise ValueError(f"No defence {', '.join(unknown)} for any model; there are {', '.join(DEFENSES)}.")
 
 
 def claim_folder(folder: Path, settings: dict) -> None:
@@ -121,7 +139,8 @@ def read_agentdojo_runs(folder: Path, models: list[str], tokenizer: "PreTrainedT
     Returns:
         `dict`: Under each model's name its metrics (`{value, n, low, high}`), without those that no run measures;
         `verdicts` (counts), `failures` (`{run, reason, error}`), `spell_control_tokens` (number of runs), `turns` of
-        the assistant and `seconds` of a run (`{median, max}`) by model; and the `suites` and `attacks` of the runs.
+        the assistant and `seconds` of a run (`{median, max}`) by model; and the `defenses`, `suites` and `attacks` of
+        the runs.
 
     Raises:
         ValueError: If no run was finished.
@@ -146,6 +165,7 @@ def read_agentdojo_runs(folder: Path, models: list[str], tokenizer: "PreTrainedT
         "spell_control_tokens": {name: sum(run["spells"] for run in runs) for name, runs in traces.items()},
         "turns": {name: _distribution([run["turns"] for run in runs]) for name, runs in traces.items()},
         "seconds": {name: _distribution([run["seconds"] for run in runs]) for name, runs in traces.items()},
+        "defenses": [name.partition("+")[2] for name in models if "+" in name],
         "suites": sorted({run["suite"] for runs in traces.values() for run in runs}),
         "attacks": sorted({run["attack_type"] for runs in traces.values() for run in runs} - {None}),
     }

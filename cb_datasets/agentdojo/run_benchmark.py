@@ -23,12 +23,13 @@ from ..generation.backend import (
     load_tokenizer,
     revision_of,
 )
-from .results import BenchmarkSelection, claim_folder
+from .results import BenchmarkSelection, check_defenses, claim_folder, defended_name
 from .vllm_server import has_vllm, vllm_server
 
 
 if TYPE_CHECKING:
     from ..generation import Backend
+    from .benchmark import Contestant
 
 LOG_FILE = "server.log"
 
@@ -80,7 +81,6 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
     """
     try:
         with agentdojo_yaml():
-            from .agent import ServedModel
             from .benchmark import planned_runs, run_benchmark
             from .own_suites import REFERENCE, import_suites, write_reference
 
@@ -89,18 +89,33 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             if not selection.suites:
                 selection = replace(selection, suites=tuple(own_suites) or ("banking",))
             runs = planned_runs(selection)
-            end_ids = end_token_ids(load_tokenizer(served.model))
-            control = _control_tokens_to_break(served)
+            check_defenses(selection.defenses)
+            load_tokenizer(served.model)
+            control_tokens_to_break(served)
             claim_folder(folder, _settings(served, selection))
             used = {run.suite.name: run.suite for run in runs}
             write_reference([used[name] for name in own_suites if name in used], folder / REFERENCE)
             with _sigterm_as_interrupt(), serve_models(served, folder / LOG_FILE) as url:
-                models = {
-                    name: ServedModel(url, name, served.max_new_tokens, end_ids, control) for name in served.names
-                }
-                run_benchmark(runs, selection, models, folder)
+                run_benchmark(runs, selection, _contestants(served, selection, url), folder)
     except ImportError as error:
         raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[sources]'.") from error
+
+
+def _contestants(served: ServedModels, selection: BenchmarkSelection, url: str) -> "dict[str, Contestant]":
+    """The served models, and the base model with each defence."""
+    from .agent import ServedModel
+    from .benchmark import Contestant
+
+    end_ids = end_token_ids(load_tokenizer(served.model))
+    control = control_tokens_to_break(served)
+
+    def model(name: str) -> ServedModel:
+        return ServedModel(url, name, served.max_new_tokens, end_ids, control)
+
+    return {
+        **{name: Contestant(model(name)) for name in served.names},
+        **{defended_name(defense): Contestant(model(BASE), defense) for defense in selection.defenses},
+    }
 
 
 def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
@@ -121,7 +136,7 @@ def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
     }
 
 
-def _control_tokens_to_break(served: ServedModels) -> ControlTokens | None:
+def control_tokens_to_break(served: ServedModels) -> ControlTokens | None:
     """The control tokens of vLLM's tokenizer, which also reads those that a tool result spells.
 
     Raises:

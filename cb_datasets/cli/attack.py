@@ -88,6 +88,9 @@ def agentdojo(
     injection_task: Annotated[
         list[str] | None, typer.Option(help="E.g. injection_task_0; repeatable; all by default.")
     ] = None,
+    defense: Annotated[
+        list[str] | None, typer.Option(help="A defence of AgentDojo, beside which breakers are shown; repeatable.")
+    ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Number of runs in flight.")] = 16,
     max_steps: Annotated[int, typer.Option(min=1, help="Maximum number of turns with calls in a run.")] = 15,
     backend: Annotated[
@@ -109,6 +112,7 @@ def agentdojo(
         SETTINGS_FILE,
         BenchmarkSelection,
         agentdojo_table_rows,
+        defended_name,
         read_agentdojo_runs,
     )
     from ..agentdojo.run_benchmark import ServedModels, run_agentdojo
@@ -116,12 +120,14 @@ def agentdojo(
     from ..files import read_json, write_json
 
     tasks = tuple(user_task or ()), tuple(injection_task or ())
-    selection = BenchmarkSelection(tuple(suite or ()), attack, *tasks, suite_module, max_steps, concurrency)
+    selection = BenchmarkSelection(
+        tuple(suite or ()), attack, *tasks, suite_module, max_steps, concurrency, tuple(defense or ())
+    )
     served = ServedModels(
         model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel
     )
     run_agentdojo(served, selection, output)
-    models = served.names
+    models = [*served.names, *map(defended_name, selection.defenses)]
     result = read_agentdojo_runs(output, models, tokenizer(model))
     write_json(output / AGENTDOJO_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
     table(["", *models], agentdojo_table_rows(result, models))

@@ -30,6 +30,7 @@ LIVE_KEYS = (
     "spell_control_tokens",
     "turns",
     "seconds",
+    "defenses",
     "suites",
     "attacks",
 )

@@ -115,6 +115,7 @@ def _adaptive_sections(results: dict, evaluation_settings: dict) -> list[Section
 def _live_section(results: dict, evaluation_settings: dict) -> Section:
     settings = results["settings"]
     models, omitted = _models_to_show(settings["adapters"], evaluation_settings, LIVE)
+    models += [live.defended_name(defense) for defense in results["defenses"]] if models else []
     paragraphs = [
         f"AgentDojo {settings['benchmark']}, models served by {settings['engine']}; suites: "
         f"{', '.join(results['suites'])}; attack: {', '.join(results['attacks']) or 'none'}; greedy decoding, at most "

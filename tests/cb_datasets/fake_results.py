@@ -123,6 +123,7 @@ def small_live(adapter: str = "breaker") -> dict:
         "spell_control_tokens": {"base": 2, "breaker": 1},
         "turns": {"base": {"median": 3, "max": 8}, "breaker": None},
         "seconds": {"base": {"median": 1.25, "max": 9.0}, "breaker": None},
+        "defenses": [],
         "suites": ["banking", "slack"],
         "attacks": ["important_instructions"],
     }

@@ -24,8 +24,8 @@ from cb_datasets.agentdojo.chat_server import chat_server
 from cb_datasets.agentdojo.results import BenchmarkSelection, claim_folder, read_agentdojo_runs
 from cb_datasets.agentdojo.run_benchmark import (
     ServedModels,
-    _control_tokens_to_break,
     _sigterm_as_interrupt,
+    control_tokens_to_break,
     run_agentdojo,
 )
 from cb_datasets.agentdojo.vllm_server import vllm_server
@@ -358,7 +358,7 @@ def test_a_request_to_vllm_has_breaks_and_one_to_our_server_has_none(live_agent,
         raise live_agent.openai.APIConnectionError(request=None)
 
     for engine in ("transformers", "vllm"):
-        control = _control_tokens_to_break(dataclasses.replace(tiny, engine=engine))
+        control = control_tokens_to_break(dataclasses.replace(tiny, engine=engine))
         model = live_agent.ServedModel("http://127.0.0.1:1/v1", "base", 16, [], control)
         monkeypatch.setattr(model._client.chat.completions, "create", create)
         with pytest.raises(ConnectionError):
@@ -612,6 +612,34 @@ def test_the_reference_of_own_suites_is_written_beside_their_runs(own_suite, rea
     assert tasks["injection_tasks"] == {"injection_task_0": {"goal": "Read it again.", "gold": gold}}
     [tool] = read_json(tmp_path / "reference/tool_schemas_shelf.json")
     assert tool["function"]["name"] == "read_note"
+
+
+def test_the_base_model_with_a_defense_is_a_row_of_its_own(tiny, tiny_tokenizer, tmp_path):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    defense = "spotlighting_with_delimiting"
+    run_agentdojo(tiny, dataclasses.replace(ONE_TASK, defenses=(defense,)), tmp_path)
+    result = read_agentdojo_runs(tmp_path, ["base", "breaker", f"base+{defense}"], tiny_tokenizer)
+    assert result["defenses"] == [defense] and result[f"base+{defense}"]["targeted_asr"]["n"] == 1
+    [run] = (tmp_path / f"runs/local-base+{defense}").rglob("none.json")
+    assert "putting the symbol << before them" in read_json(run)["messages"][0]["content"][0]["content"]
+    with pytest.raises(ValueError, match="No defence tool_filter for any model; there are repeat_user_prompt, "):
+        run_agentdojo(tiny, dataclasses.replace(ONE_TASK, defenses=("tool_filter",)), tmp_path)
+
+
+def test_a_breaker_is_a_pipeline_for_code_that_runs_the_benchmark(tiny, adapter):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    with agentdojo_yaml():
+        from agentdojo.attacks import load_attack
+        from agentdojo.task_suite import get_suite
+
+        from cb_datasets.agentdojo.pipeline import breaker_pipeline
+
+        suite = get_suite("v1.2.2", "banking")
+        with breaker_pipeline(tiny.model, str(adapter), "transformers", max_new_tokens=32) as pipeline:
+            task, attacker = suite.user_tasks["user_task_1"], suite.injection_tasks["injection_task_0"]
+            injections = load_attack("direct", suite, pipeline).attack(task, attacker)
+            utility, security = suite.run_task_with_pipeline(pipeline, task, attacker, injections)
+        assert pipeline.name == "local-breaker" and isinstance(utility, bool) and isinstance(security, bool)
 
 
 def test_faulty_suite_modules_are_named(own_suite, tiny, tmp_path):
