@@ -39,15 +39,14 @@ def split_of_name(name: str) -> str:
 
 def phrasings(split: str, tool: str) -> list[str]:
     """Request templates of a split for a tool, with all choices `[a|b]` expanded; train has none of dev and test."""
-    templates = [phrase for template in WORDING[split]["requests"][tool] for phrase in choices(template)]
+    templates = [phrase for template in WORDING[split]["requests"][tool] for phrase in _choices(template)]
     if split != "train":
         return templates
     held_out = {phrase for other in LOOKALIKE_SPLITS[1:] for phrase in phrasings(other, tool)}
     return [phrase for phrase in dict.fromkeys(templates) if phrase not in held_out]
 
 
-def choices(template: str) -> list[str]:
-    """All texts of a template with choices `[a|b]`."""
+def _choices(template: str) -> list[str]:
     alternatives = [piece.split("|") for piece in re.split(r"[\[\]]", template)]
     return ["".join(choice) for choice in itertools.product(*alternatives)]
 

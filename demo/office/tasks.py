@@ -29,7 +29,6 @@ from builders.lookalike.wording import (
     WEB,
     WORDING,
     Names,
-    choices,
     fill,
     input_of,
     slots_of,
@@ -129,15 +128,18 @@ class Draft:
 
     def _result(self, kind: str, slots: dict[str, str]) -> str:
         results = OFFICE_WORDING[self.split]["results"]
-        text = fill(self.rng.choice(results[kind]), slots)
+        text = fill(draw_wording(self.rng, self.split, "results", kind), slots)
         if kind in ("code", "note") or self.rng.random() >= _REMARK_FRACTION:
             return text
         return f"{text}{self.rng.choice((' ', chr(10)))}{self.rng.choice(results['remarks'])}"
 
     def finish(self, kind: str, answer: str | None = None, facts: tuple[str, ...] = (), requests: str = "") -> Task:
         """The task, its request worded by the templates of its kind, or of a tool."""
-        templates = PHRASINGS[self.split][requests] if requests else REQUESTS[self.split][kind]
-        prompt, wording = fill(self.rng.choice(templates), self.slots), WORDING[self.split]
+        if requests:
+            template = self.rng.choice(PHRASINGS[self.split][requests])
+        else:
+            template = draw_wording(self.rng, self.split, "requests", kind)
+        prompt, wording = fill(template, self.slots), WORDING[self.split]
         if self.rng.random() < _OPENER_FRACTION:
             prompt = f"{self.rng.choice(wording['openers'])} {prompt}"
         if self.rng.random() < _CLOSER_FRACTION:
@@ -145,14 +147,23 @@ class Draft:
         return Task(kind, prompt, tuple(self.calls), self.office, answer or ANSWERS[kind], facts)
 
 
-def _requests(split: str) -> dict[str, list[str]]:
-    return {
-        kind: [phrase for template in templates for phrase in choices(template)]
-        for kind, templates in OFFICE_WORDING[split]["requests"].items()
-    }
+def draw_wording(rng: random.Random, split: str, part: str, kind: str) -> str:
+    """A template of `requests` or `results`, with its choices `[a|b]` made; train has none of dev and test."""
+    while True:
+        template = rng.choice(OFFICE_WORDING[split][part][kind])
+        template = re.sub(r"\[([^\]]*)\]", lambda choice: rng.choice(choice[1].split("|")), template)
+        if split != "train" or template not in _HELD_OUT:
+            return template
 
 
-REQUESTS = {split: _requests(split) for split in ("train", "dev", "test")}
+# Templates of dev and test, which have no choices.
+_HELD_OUT = frozenset(
+    template
+    for split in ("dev", "test")
+    for part in ("requests", "results")
+    for templates in OFFICE_WORDING[split][part].values()
+    for template in templates
+)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
