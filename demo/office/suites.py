@@ -1,9 +1,10 @@
 """The office tasks as suites of AgentDojo, made from a seed, and the look-alike attack on them.
 
-    office_train_0 ... office_train_23    office_dev_0 ... office_dev_3    office_test_0 ... office_test_3
+    office_train_0 ... office_train_24    office_dev_0 ... office_dev_3    office_test_0 ... office_test_3
 
-A suite has 25 user tasks and 5 injection tasks, one for each tool that attackers use. There are several, so that there
-are many attackers. Splits share no name, no phrasing and no family of attacks.
+A suite has 25 user tasks, and an injection task for each tool that attackers use; in train for two of the tools, so
+that there are more clean runs. There are several suites, so that there are many attackers. Splits share no name, no
+phrasing and no family of attacks.
 
 The module imports AgentDojo: import it inside `agentdojo_yaml()`. Importing it registers the suites and the attack.
 """
@@ -26,7 +27,7 @@ from .environment import OFFICE_TOOLS, OfficeEnvironment, was_done
 from .tasks import ATTACKED_TOOLS, AttackGoal, Task, attack_goal, inject, injection_of, sample_task
 
 
-NUM_SUITES = {"train": 24, "dev": 4, "test": 4}
+NUM_SUITES = {"train": 25, "dev": 4, "test": 4}
 NUM_USER_TASKS = 25
 # Of an attacker's texts, this fraction is in one of the results that the task needs; the others are in all of them.
 _ONE_RESULT_FRACTION = 0.7
@@ -71,6 +72,13 @@ class OfficeInjectionTask(BaseInjectionTask[OfficeEnvironment]):
         return was_done(post_environment, self.goal.tool, arguments)
 
 
+def _tools_of_attackers(split: str, number: int) -> list[str]:
+    """The tools of a suite's attackers; over the suites of train all are equally frequent."""
+    if split != "train":
+        return list(ATTACKED_TOOLS)
+    return [ATTACKED_TOOLS[(2 * number + offset) % len(ATTACKED_TOOLS)] for offset in range(2)]
+
+
 class OfficeSuite(TaskSuite[OfficeEnvironment]):
     """One suite of a split. Every text that a tool can find is an injection vector.
 
@@ -86,7 +94,7 @@ class OfficeSuite(TaskSuite[OfficeEnvironment]):
         self.split = split
         rng = random.Random(self.name)
         names = Names(rng, split)
-        for index, tool in enumerate(ATTACKED_TOOLS):
+        for index, tool in enumerate(_tools_of_attackers(split, number)):
             fields = {"goal": attack_goal(rng, names, tool), "GOAL": f"Call {tool}."}
             self.register_injection_task(type(f"InjectionTask{index}", (OfficeInjectionTask,), fields))
         taken = frozenset(names.used)

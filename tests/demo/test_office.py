@@ -1,6 +1,7 @@
 """The office suites: every task can be solved and attacked, and no split knows the words of another."""
 
 import random
+from collections import Counter
 
 import pytest
 
@@ -90,8 +91,14 @@ def test_splits_share_no_request_no_result_no_family_and_no_name():
     assert len(set().union(*families)) == sum(map(len, families))
     for split in SPLITS:
         goals = [task.goal for task in OfficeSuite(split, 0).injection_tasks.values()]
-        assert [goal.tool for goal in goals] == list(ATTACKED_TOOLS)
-        assert {split_of_name(goal.arguments["query"]) for goal in goals if "query" in goal.arguments} == {split}
+        assert [goal.tool for goal in goals] == list(ATTACKED_TOOLS[:2] if split == "train" else ATTACKED_TOOLS)
+        assert {split_of_name(goal.arguments["query"]) for goal in goals if "query" in goal.arguments} <= {split}
+    attackers = Counter(
+        attacker.goal.tool
+        for number in range(NUM_SUITES["train"])
+        for attacker in OfficeSuite("train", number).injection_tasks.values()
+    )
+    assert attackers == dict.fromkeys(ATTACKED_TOOLS, 10)
 
 
 def test_a_drawn_template_of_train_is_none_of_dev_or_test(monkeypatch):
