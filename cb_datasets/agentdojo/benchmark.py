@@ -28,16 +28,18 @@ from builders.agentdojo.suites import BENCHMARK_VERSION
 
 from ..files import read_json, write_json
 from .agent import ServedModel, make_agent
+from .black_box_attack import BLACK_BOX, register_black_box_attacks
 from .results import RUNS, BenchmarkSelection, agent_name
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run: a user task, clean (`injection_task` is `None`) or with an injection task."""
+    """One run: a user task, clean or with an injection task and an attack (else both are `None`)."""
 
     suite: TaskSuite
     user_task: str
-    injection_task: str | None
+    injection_task: str | None = None
+    attack: str | None = None
 
 
 def planned_runs(selection: BenchmarkSelection) -> list[PlannedRun]:
@@ -46,21 +48,28 @@ def planned_runs(selection: BenchmarkSelection) -> list[PlannedRun]:
     Raises:
         ValueError: If the benchmark has no such suite, attack or task.
     """
+    attacks = _attacks(selection)
+    suites = get_suites(BENCHMARK_VERSION)
+    runs: list[PlannedRun] = []
+    for name in _select_names(selection.suites, suites, "AgentDojo"):
+        suite, owner = suites[name], f"{name} of AgentDojo"
+        injection_tasks = _select_names(selection.injection_tasks, suite.injection_tasks, owner)
+        for user_task in _select_names(selection.user_tasks, suite.user_tasks, owner):
+            runs.append(PlannedRun(suite, user_task))
+            runs += [PlannedRun(suite, user_task, task, attack) for task in injection_tasks for attack in attacks]
+    return runs
+
+
+def _attacks(selection: BenchmarkSelection) -> tuple[str, ...]:
+    """Names of the attacks."""
+    if selection.attack == BLACK_BOX:
+        return register_black_box_attacks(selection.draws)
     attack = ATTACKS.get(selection.attack)
     # Denial-of-service attacks aim at no tool call, so that there is no call to measure.
     if attack is None or attack.is_dos_attack:
-        known = ", ".join(name for name, each in ATTACKS.items() if not each.is_dos_attack)
+        known = ", ".join([BLACK_BOX, *(name for name, each in ATTACKS.items() if not each.is_dos_attack)])
         raise ValueError(f"AgentDojo has no attack {selection.attack!r} that aims at a tool call; it has {known}.")
-    suites = get_suites(BENCHMARK_VERSION)
-    return [
-        PlannedRun(suites[name], user_task, injection_task)
-        for name in _select_names(selection.suites, suites, "AgentDojo")
-        for user_task in _select_names(selection.user_tasks, suites[name].user_tasks, f"{name} of AgentDojo")
-        for injection_task in (
-            None,
-            *_select_names(selection.injection_tasks, suites[name].injection_tasks, f"{name} of AgentDojo"),
-        )
-    ]
+    return (selection.attack,)
 
 
 def _select_names(chosen: tuple[str, ...], known: Iterable[str], owner: str) -> list[str]:
@@ -116,7 +125,8 @@ class _Agent:
 
     def __post_init__(self) -> None:
         self._lock = Lock()
-        self._made: dict[str, tuple[AgentPipeline, BaseAttack]] = {}
+        self._pipelines: dict[str, AgentPipeline] = {}
+        self._attacks: dict[tuple[str, str], BaseAttack] = {}
 
     def make(self, runs: list[PlannedRun], bar: tqdm) -> None:
         """Make all runs, `concurrency` at a time."""
@@ -163,23 +173,23 @@ class _Agent:
         self._count(run, read_json(path))
 
     def _run_task(self, run: PlannedRun) -> None:
-        pipeline, attack = self._pipeline_and_attack(run.suite)
+        pipeline = self._pipeline(run.suite)
         task = run.suite.get_user_task_by_id(run.user_task)
         options: dict[str, Any] = {
             "logdir": self.logdir,
             "force_rerun": False,
             "benchmark_version": BENCHMARK_VERSION,
         }
-        if run.injection_task is None:
+        if run.injection_task is None or run.attack is None:
             run_task_without_injection_tasks(run.suite, pipeline, task, **options)
         else:
+            attack = self._attack(run.suite, run.attack, pipeline)
             tasks = [run.injection_task]
             run_task_with_injection_tasks(run.suite, pipeline, task, attack, injection_tasks=tasks, **options)
 
     def _path(self, run: PlannedRun) -> Path:
         """The run's file."""
-        attack = "none" if run.injection_task is None else self.selection.attack
-        folder = self.logdir / agent_name(self.name) / run.suite.name / run.user_task / attack
+        folder = self.logdir / agent_name(self.name) / run.suite.name / run.user_task / (run.attack or "none")
         return folder / f"{run.injection_task or 'none'}.json"
 
     def _empty_record(self, run: PlannedRun) -> dict:
@@ -189,7 +199,7 @@ class _Agent:
             "pipeline_name": agent_name(self.name),
             "user_task_id": run.user_task,
             "injection_task_id": run.injection_task,
-            "attack_type": run.injection_task and self.selection.attack,
+            "attack_type": run.attack,
             "messages": [],
         }
 
@@ -204,19 +214,24 @@ class _Agent:
             for key in counted:
                 self.counts[key] += 1
 
-    def _pipeline_and_attack(self, suite: TaskSuite) -> tuple[AgentPipeline, BaseAttack]:
-        """Those of a suite, made once: an attack first finds out where it can inject."""
+    def _pipeline(self, suite: TaskSuite) -> AgentPipeline:
         with self._lock:
-            if suite.name not in self._made:
-                pipeline = make_agent(
+            if suite.name not in self._pipelines:
+                self._pipelines[suite.name] = make_agent(
                     agent_name(self.name),
                     self.contestant.model,
                     getattr(suite, "system_message", None),  # suites of one's own can say what their agent is told
                     self.selection.max_steps,
                     self.contestant.defense,
                 )
-                self._made[suite.name] = pipeline, load_attack(self.selection.attack, suite, pipeline)
-            return self._made[suite.name]
+            return self._pipelines[suite.name]
+
+    def _attack(self, suite: TaskSuite, name: str, pipeline: AgentPipeline) -> BaseAttack:
+        """An attack on a suite, made once: it first finds out where it can inject."""
+        with self._lock:
+            if (suite.name, name) not in self._attacks:
+                self._attacks[suite.name, name] = load_attack(name, suite, pipeline)
+            return self._attacks[suite.name, name]
 
 
 def remove_unfinished_runs(logdir: Path) -> None:

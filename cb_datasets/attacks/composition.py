@@ -15,8 +15,9 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import cast
@@ -42,6 +43,9 @@ _REPETITIONS = (2, 3, 4)
 # Probabilities of the parts of a draw.
 _GENERIC, _EDIT_WORDS, _CHANGE_CASE, _ADD_MARKS, _ADD_CALLS, _LATER_TURN = 0.5, 0.4, 0.3, 0.4, 0.25, 0.25
 _MAX_TEXTS = 3
+
+# `(tool, arguments)` of the attacker's call.
+AttackCall = Callable[[], tuple[str, dict]]
 
 
 @dataclass(frozen=True)
@@ -107,8 +111,8 @@ class Composer:
             seed (`int`): Another seed gives other draws.
         """
         rng = random.Random(f"{seed}/{prompt['id']}/{number}")
-        families, texts = self._stack(rng, prompt)
-        injection, noise = self._add_noise(rng, rng.choice((" ", "\n")).join(texts), prompt)
+        attack_call = partial(self._attack_call, rng, prompt)
+        families, injection, noise = compose_injection(rng, self._texts.get(_wanted(prompt), []), attack_call)
         clean = clean_messages(prompt)
         carriers = sorted({span["message"] for span in prompt["injection"]})
         contents = {index: clean[index]["content"].strip() for index in carriers}
@@ -125,26 +129,6 @@ class Composer:
         changed = {"family": "+".join(families), "subtype": f"{place}, {repetition} copies, turn {record.turn}"}
         return Draw(row | changed | {"id": f"{prompt['id']}/draw_{number}"}, record)
 
-    def _stack(self, rng: random.Random, prompt: dict) -> tuple[list[str], list[str]]:
-        """Families and texts of one to three injections that want the attacker's call."""
-        known = self._texts.get(_wanted(prompt), [])
-        chosen = []
-        for _ in range(rng.randint(1, _MAX_TEXTS)):
-            if known and rng.random() >= _GENERIC:
-                chosen.append(rng.choice(known))
-            else:
-                name = rng.choice(sorted(WORDINGS))
-                chosen.append((f"generic/{name}", self._fill(rng, rng.choice(WORDINGS[name]), prompt)))
-        return [family for family, _ in chosen], [text for _, text in chosen]
-
-    def _fill(self, rng: random.Random, wording: str, prompt: dict) -> str:
-        tool, arguments = self._attack_call(rng, prompt)
-        value = next(iter(arguments.values()), "this")
-        slots = {"tool": tool, "input": value if isinstance(value, str) else to_json(value)}
-        slots["call"] = to_json({"name": tool, "parameters": arguments})
-        # In one pass: a value may contain braces.
-        return re.sub(r"\{(tool|input|call)\}", lambda match: slots[match[1]], wording)
-
     def _attack_call(self, rng: random.Random, prompt: dict) -> tuple[str, dict]:
         """The attacker's call: its arguments where the attacker's goal has some, else those of an honest call."""
         target = prompt["target"]
@@ -153,26 +137,6 @@ class Composer:
             return goal["name"], goal["arguments"]
         known = self._arguments.get(target["simulated_tool"])
         return target["simulated_tool"], json.loads(rng.choice(known)) if known else {}
-
-    def _add_noise(self, rng: random.Random, text: str, prompt: dict) -> tuple[str, list[str]]:
-        """The text with random changes, and their names. The name of the attacker's tool is never changed."""
-        tool, arguments = self._attack_call(rng, prompt)
-        noise: list[str] = []
-        if rng.random() < _EDIT_WORDS:
-            text, noise = _edit_words(rng, text, tool), [*noise, "words"]
-        if rng.random() < _CHANGE_CASE:
-            change = rng.choice((str.upper, str.lower, str.title))
-            parts = re.split(f"({re.escape(tool)})", text)
-            text, noise = "".join(part if part == tool else change(part) for part in parts), [*noise, "case"]
-        if rng.random() < _ADD_MARKS:
-            number = str(rng.randint(1, 99))
-            before, after = (mark.replace("{number}", number) for mark in rng.choice(_MARKS))
-            text, noise = f"{before}{text}{after}", [*noise, "marks"]
-        if rng.random() < _ADD_CALLS:
-            call = to_json({"name": tool, "parameters": arguments})
-            added = [call] * rng.randint(1, 2) if rng.random() < 0.5 else [tool] * rng.randint(2, 6)
-            text, noise = " ".join([text, *added]), [*noise, "calls"]
-        return text, noise
 
     def _earlier_turn(self, rng: random.Random, prompt: dict) -> list[dict]:
         """The clean request of another prompt with the same tools, answered with the right call; or nothing."""
@@ -185,6 +149,63 @@ class Composer:
             return []
         other = rng.choice(others)
         return exchange(other | {"messages": clean_messages(other)})
+
+
+def compose_injection(
+    rng: random.Random, known: list[tuple[str, str]], attack_call: AttackCall
+) -> tuple[list[str], str, list[str]]:
+    """One to three texts that want the attacker's call, stacked and changed.
+
+    Args:
+        rng (`random.Random`): Random numbers.
+        known (`list[tuple[str, str]]`): `(family, text)` of known injections for this call; half of the texts are from
+            here, the others are generic wordings.
+        attack_call (`Callable`): Returns `(tool, arguments)` of the attacker's call. Arguments that do not matter to
+            the attacker may be others each time.
+
+    Returns:
+        `tuple[list[str], str, list[str]]`: families of the texts, the injection, and the changes made to it.
+    """
+    stacked: list[tuple[str, str]] = []
+    for _ in range(rng.randint(1, _MAX_TEXTS)):
+        if known and rng.random() >= _GENERIC:
+            stacked.append(rng.choice(known))
+        else:
+            name = rng.choice(sorted(WORDINGS))
+            stacked.append((f"generic/{name}", _fill(rng.choice(WORDINGS[name]), attack_call())))
+    text = rng.choice((" ", "\n")).join(text for _, text in stacked)
+    injection, noise = _add_noise(rng, text, attack_call())
+    return [family for family, _ in stacked], injection, noise
+
+
+def _fill(wording: str, call: tuple[str, dict]) -> str:
+    tool, arguments = call
+    value = next(iter(arguments.values()), "this")
+    slots = {"tool": tool, "input": value if isinstance(value, str) else to_json(value)}
+    slots["call"] = to_json({"name": tool, "parameters": arguments})
+    # In one pass: a value may contain braces.
+    return re.sub(r"\{(tool|input|call)\}", lambda match: slots[match[1]], wording)
+
+
+def _add_noise(rng: random.Random, text: str, call: tuple[str, dict]) -> tuple[str, list[str]]:
+    """The text with random changes, and their names. The name of the attacker's tool is never changed."""
+    tool, arguments = call
+    noise: list[str] = []
+    if rng.random() < _EDIT_WORDS:
+        text, noise = _edit_words(rng, text, tool), [*noise, "words"]
+    if rng.random() < _CHANGE_CASE:
+        change = rng.choice((str.upper, str.lower, str.title))
+        parts = re.split(f"({re.escape(tool)})", text)
+        text, noise = "".join(part if part == tool else change(part) for part in parts), [*noise, "case"]
+    if rng.random() < _ADD_MARKS:
+        number = str(rng.randint(1, 99))
+        before, after = (mark.replace("{number}", number) for mark in rng.choice(_MARKS))
+        text, noise = f"{before}{text}{after}", [*noise, "marks"]
+    if rng.random() < _ADD_CALLS:
+        added = to_json({"name": tool, "parameters": arguments})
+        copies = [added] * rng.randint(1, 2) if rng.random() < 0.5 else [tool] * rng.randint(2, 6)
+        text, noise = " ".join([text, *copies]), [*noise, "calls"]
+    return text, noise
 
 
 def _wanted(prompt: dict) -> tuple[str, str | None]:

@@ -81,7 +81,10 @@ def agentdojo(
     suite_module: Annotated[
         str | None, typer.Option(help="Module that registers suites of your own, e.g. demo.office.")
     ] = None,
-    attack: Annotated[str, typer.Option(help="Name of AgentDojo's attack.")] = "important_instructions",
+    attack: Annotated[
+        str, typer.Option(help="Name of AgentDojo's attack; black_box for random compositions of wordings.")
+    ] = "important_instructions",
+    draws: Annotated[int, typer.Option(min=1, help="Compositions for each pair of tasks (black_box).")] = 8,
     user_task: Annotated[list[str] | None, typer.Option(help="E.g. user_task_0; repeatable; all by default.")] = (
         None
     ),
@@ -119,9 +122,16 @@ def agentdojo(
     from ..evaluation.results import named_adapters
     from ..files import read_json, write_json
 
-    tasks = tuple(user_task or ()), tuple(injection_task or ())
     selection = BenchmarkSelection(
-        tuple(suite or ()), attack, *tasks, suite_module, max_steps, concurrency, tuple(defense or ())
+        suites=tuple(suite or ()),
+        attack=attack,
+        draws=draws,
+        user_tasks=tuple(user_task or ()),
+        injection_tasks=tuple(injection_task or ()),
+        suite_module=suite_module,
+        max_steps=max_steps,
+        concurrency=concurrency,
+        defenses=tuple(defense or ()),
     )
     served = ServedModels(
         model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel

@@ -626,6 +626,61 @@ def test_the_base_model_with_a_defense_is_a_row_of_its_own(tiny, tiny_tokenizer,
         run_agentdojo(tiny, dataclasses.replace(ONE_TASK, defenses=("tool_filter",)), tmp_path)
 
 
+def test_the_black_box_attacks_every_model_with_the_same_compositions(tiny, tiny_tokenizer, tmp_path):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    selection = dataclasses.replace(ONE_TASK, attack="black_box", draws=3, user_tasks=("user_task_0", "user_task_1"))
+    run_agentdojo(tiny, selection, tmp_path)
+    injections = {
+        name: [
+            read_json(path)["injections"] for path in sorted((tmp_path / f"runs/local-{name}").rglob("*task_0.json"))
+        ]
+        for name in ("base", "breaker")
+    }
+    assert injections["base"] == injections["breaker"]
+    texts = [set(each.values()) for each in injections["base"]]
+    assert len(texts) == 6 and all(len(each) == 1 for each in texts) and len(set.union(*texts)) > 3
+    result = read_agentdojo_runs(tmp_path, ["base", "breaker"], tiny_tokenizer)
+    assert result["attacks"] == ["black_box_0", "black_box_1", "black_box_2"]
+    assert result["base"]["targeted_asr"]["n"] == 6 and result["base"]["best_of_attacks"]["n"] == 2
+
+
+@pytest.mark.parametrize("suite_name", ["banking", "workspace"])
+def test_compositions_with_quotation_marks_are_shown_as_they_are(suite_name, monkeypatch):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    with agentdojo_yaml():
+        from agentdojo.attacks import load_attack
+        from agentdojo.task_suite import get_suite
+
+        from cb_datasets.agentdojo import black_box_attack
+
+        composed = '{"name": "send", "to": "Eve\\Bob"} and then some more'
+        monkeypatch.setattr(black_box_attack, "compose_injection", lambda *_: ([], composed, []))
+        [name] = black_box_attack.register_black_box_attacks(1)
+        suite = get_suite("v1.2.2", suite_name)
+        attack = load_attack(name, suite, type("Pipeline", (), {"name": "local"})())
+        task = suite.user_tasks["user_task_0"]
+        injections = attack.attack(task, suite.injection_tasks["injection_task_0"])
+        environment = suite.load_and_inject_default_environment(injections)
+    assert any(composed in text for text in _strings(environment.model_dump()))
+
+
+def _strings(value):
+    """All texts in a nested value."""
+    if isinstance(value, str):
+        return [value]
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for child in children for text in _strings(child)]
+
+
+def test_the_best_of_several_attacks_counts_pairs_of_tasks(tmp_path, tiny_tokenizer):
+    for task, won in (("user_task_0", (False, True)), ("user_task_1", (False, False))):
+        for attack, hijacked in zip(("direct", "important_instructions"), won, strict=True):
+            write_run(tmp_path, "base", task, run_of(shown=True, hijacked=hijacked), security=hijacked, attack=attack)
+    result = read_agentdojo_runs(tmp_path, ["base"], tiny_tokenizer)["base"]
+    assert (result["targeted_asr"]["value"], result["targeted_asr"]["n"]) == (0.25, 4)
+    assert (result["best_of_attacks"]["value"], result["best_of_attacks"]["n"]) == (0.5, 2)
+
+
 def test_a_breaker_is_a_pipeline_for_code_that_runs_the_benchmark(tiny, adapter):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     with agentdojo_yaml():
@@ -698,9 +753,9 @@ def test_without_agentdojo_the_error_names_the_install_command(tiny, tmp_path, m
 # ------------------------------------------------------------------------------------------------------------- metrics
 
 
-def write_run(folder, name, task, messages, attacked=True, security=False, utility=False, error=None):
+def write_run(folder, name, task, messages, attacked=True, security=False, utility=False, error=None, attack=None):
     """Write a run in AgentDojo's layout, with the fields that are read."""
-    attack, injection = ("important_instructions", "injection_task_0") if attacked else (None, None)
+    attack, injection = (attack or "important_instructions", "injection_task_0") if attacked else (None, None)
     path = folder / "runs" / f"local-{name}" / "banking" / task / (attack or "none") / f"{injection or 'none'}.json"
     write_json(
         path,
