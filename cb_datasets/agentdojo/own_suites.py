@@ -23,11 +23,9 @@ from ..files import write_json
 
 REFERENCE = "reference"
 
-_AGENTDOJO_SUITES = ("banking", "slack", "travel", "workspace")
-
 
 def import_suites(module: str) -> list[str]:
-    """Import a module, and return the names of the suites that are not AgentDojo's own.
+    """Import a module, and return the names of the suites that it registers.
 
     Args:
         module (`str`): Name of the module, e.g. `demo.office`. It is also looked for in the working directory.
@@ -35,6 +33,7 @@ def import_suites(module: str) -> list[str]:
     Raises:
         ValueError: If there is no such module, or it registers no suite.
     """
+    known = set(get_suites(BENCHMARK_VERSION))
     sys.path.insert(0, os.getcwd())
     try:
         imported = importlib.import_module(module)
@@ -46,13 +45,19 @@ def import_suites(module: str) -> list[str]:
         ) from error
     finally:
         sys.path.pop(0)
-    own = [name for name in get_suites(BENCHMARK_VERSION) if name not in _AGENTDOJO_SUITES]
+    suites = get_suites(BENCHMARK_VERSION)
+    own = [name for name, suite in suites.items() if name not in known or _is_defined_in(suite, module)]
     if not own:
         raise ValueError(
             f"{imported.__name__} registers no suite: it must call agentdojo's register_suite(suite, "
             f"{BENCHMARK_VERSION!r}) when it is imported."
         )
     return own
+
+
+def _is_defined_in(suite: TaskSuite, module: str) -> bool:
+    """Whether a suite's tasks are classes of a module: it may have been imported before."""
+    return any(f"{type(task).__module__}.".startswith(f"{module}.") for task in suite.user_tasks.values())
 
 
 def write_reference(suites: Iterable[TaskSuite], folder: Path) -> None:

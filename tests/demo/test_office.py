@@ -5,18 +5,19 @@ from collections import Counter
 
 import pytest
 
+from builders.agentdojo.suites import agentdojo_yaml, tool_schema
 from builders.fujitsu import B4_STANDARD
 from builders.lookalike.wording import WORDING, Names, split_of_name
 
 
 pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
 
-from agentdojo.agent_pipeline.ground_truth_pipeline import GroundTruthPipeline
-from agentdojo.attacks import load_attack
+with agentdojo_yaml():
+    from agentdojo.agent_pipeline.ground_truth_pipeline import GroundTruthPipeline
+    from agentdojo.attacks import load_attack
+    from agentdojo.task_suite.load_suites import get_suites
 
-import demo.office  # noqa: F401  # registers the suites
-from builders.agentdojo.suites import agentdojo_yaml, tool_schema
-from demo.office.suites import NUM_SUITES, OfficeSuite
+    from demo.office.suites import NUM_SUITES, OfficeSuite
 from demo.office.tasks import ATTACKED_TOOLS, OFFICE_WORDING, TASK_KINDS, Draft, draw_wording, inject
 
 
@@ -115,9 +116,6 @@ def test_the_tools_are_those_of_b4():
 
 
 def test_the_suites_are_registered_and_the_same_each_time():
-    with agentdojo_yaml():
-        from agentdojo.task_suite.load_suites import get_suites
-
     suites = get_suites("v1.2.2")
     for split, count in NUM_SUITES.items():
         for number in range(count):

@@ -697,6 +697,15 @@ def test_a_breaker_is_a_pipeline_for_code_that_runs_the_benchmark(tiny, adapter)
         assert pipeline.name == "local-breaker" and isinstance(utility, bool) and isinstance(security, bool)
 
 
+def test_a_module_is_asked_for_its_own_suites_only(own_suite, tmp_path):
+    with agentdojo_yaml():
+        from cb_datasets.agentdojo.own_suites import import_suites
+
+        first, second = (own_suite(name).suite_module for name in ("drawer", "cupboard"))
+        for _ in range(2):
+            assert import_suites(first) == ["drawer"] and import_suites(second) == ["cupboard"]
+
+
 def test_faulty_suite_modules_are_named(own_suite, tiny, tmp_path):
     with pytest.raises(ValueError, match=r"There is no module demo\.offce, neither installed nor in .*Correct"):
         run_agentdojo(tiny, BenchmarkSelection(suite_module="demo.offce"), tmp_path)
