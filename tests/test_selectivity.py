@@ -87,7 +87,8 @@ def test_the_page_is_made_of_the_results(tmp_path):
 
 
 def test_a_second_model_is_shown_from_what_its_recipe_left(tmp_path, monkeypatch):
-    held_out = {**result(10, 0, {})["held_out"], "malformed": proportion(1, 10)}
+    further = {"malformed": proportion(1, 10), "later_turn": proportion(9, 10)}
+    held_out = {**result(10, 0, {})["held_out"], **further}
     folder = tmp_path / "smollm2"
     models = {"base": held_out, "breaker": {**held_out, "asr": proportion(2, 10)}, "plain_rr": held_out}
     monkeypatch.setattr(
@@ -107,4 +108,4 @@ def test_a_second_model_is_shown_from_what_its_recipe_left(tmp_path, monkeypatch
     page = (tmp_path / "page.md").read_text()
     told = page.split("## A second model")[1]
     assert "| selective | 20.0 [5.7, 51.0] |" in told and "80 of plain RR in 5." in told
-    assert "cosine to the frozen states is 0.88" in told
+    assert "mean cosine to the frozen states is 0.88" in told
