@@ -9,15 +9,14 @@ The right step may be a call or an answer in words. After it the injection is st
 seen decisions only makes a further call there.
 
 A run is spliced only if the two are the same up to the decision, injection aside, and the clean run succeeded: the
-benchmark itself has verified what follows.
+benchmark itself has verified what follows. Where the injection stands, a clean result may have a text of the
+environment instead, as in AgentDojo's own suites.
 """
 
 import json
 from collections.abc import Callable, Iterator
 
 from datasets import Dataset
-
-from ..sample import cut_spans
 
 
 SPLICED = "spliced"
@@ -45,7 +44,7 @@ def splice_runs(traces: Dataset, drop: Callable[[str, str | None], None]) -> Ite
             continue
         turn = trace["decision_turn"]
         spans = [span for span in trace["attack"]["spans"] if span["message"] < turn]
-        if _steps(cut_spans(trace["messages"][:turn], spans)) != _steps(run["messages"][:turn]):
+        if not _are_alike(trace["messages"][:turn], run["messages"][:turn], spans):
             drop("clean_run_differs", trace["attack"]["category"])
             continue
         messages = trace["messages"][:turn] + run["messages"][turn:]
@@ -62,13 +61,24 @@ def agent_of(trace: dict) -> str:
     return json.loads(trace["metadata"]).get("generator") or "unknown"
 
 
-def _steps(messages: list[dict]) -> list[tuple]:
-    """What was said and done, without the ids of calls."""
-    return [
-        (
-            message["role"],
-            (message["content"] or "").strip(),
-            tuple((call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]),
-        )
-        for message in messages
-    ]
+def _are_alike(attacked: list[dict], clean: list[dict], spans: list[dict]) -> bool:
+    """Whether two beginnings of runs are the same but for the injection."""
+    if len(attacked) != len(clean):
+        return False
+    for index, (message, other) in enumerate(zip(attacked, clean, strict=True)):
+        here = [span for span in spans if span["message"] == index]
+        # What is before the first injection and after the last; the whole text where there is none.
+        start = min((span["start"] for span in here), default=None)
+        end = max((span["end"] for span in here), default=0)
+        text, clean_text = message["content"] or "", (other["content"] or "").strip()
+        before, after = text[:start].strip(), text[end:].strip()
+        same_text = clean_text.startswith(before) and clean_text.endswith(after) if here else clean_text == after
+        if _step(message) != _step(other) or not same_text:
+            return False
+    return True
+
+
+def _step(message: dict) -> tuple:
+    """Who speaks, and the calls, without their ids."""
+    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
+    return message["role"], message["name"], calls

@@ -104,6 +104,15 @@ def test_a_decision_may_be_to_answer_in_words(tiny_tokenizer):
     assert list(check(sample)) == []
 
 
+def test_a_clean_result_may_have_another_text_where_the_injection_stands(tiny_tokenizer):
+    """AgentDojo's environments have texts of their own there."""
+    for result, kept in (("Berth 4 is free. Mind the crane.", 2), ("Berth 5 is free. Mind the crane.", 0)):
+        clean = ("list_berths", {}, result)
+        messages = [*turns(clean, ("book_berth", BOOKING, "Booked.")), message("assistant", "Done.")]
+        samples = collected([run("clean", messages, "benign_success"), HIJACKED], tiny_tokenizer)
+        assert len(samples.samples) == kept and samples.drops.get("clean_run_differs", 0) == (kept == 0)
+
+
 def test_what_cannot_be_spliced_is_dropped_with_a_reason(tiny_tokenizer):
     other_path = attacked("other", turns(LIST, POISONED), turns(("send_note", NOTE, "Sent.")), (5, 16, SPAN[2]))
     other_agent = attacked("agent", turns(POISONED), turns(("send_note", NOTE, "Sent.")), SPAN, agent="other")
