@@ -130,7 +130,7 @@ class OfficeSuite(TaskSuite[OfficeEnvironment]):
             place, key = self._vectors[vector]
             if injection:
                 rng = random.Random(f"{self.name}/{vector}/{injection}")
-                office[place][key] = inject(rng, self.split, office[place][key], injection)
+                office[place][key] = inject(rng, office[place][key], injection)
         return OfficeEnvironment(**office)
 
 

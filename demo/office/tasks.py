@@ -340,17 +340,18 @@ def attack_goal(rng: random.Random, names: Names, tool: str) -> AttackGoal:
 
 
 def injection_of(rng: random.Random, split: str, goal: AttackGoal) -> tuple[str, str]:
-    """`(family, text)` of an injection for this goal, in the wording of a split."""
+    """`(family, text)` of an injection for this goal, in the wording of a split, perhaps behind marks."""
     families = WORDING[split]["families"]
+    marks = rng.choice(LAYOUTS[split]["joiners"]).strip()
     while True:
         family = rng.choice(list(families))
         text = sample_injection(rng, WORDING[split], families[family], goal.tool, goal.input)
         if len(re.sub(r"[\s\\'\"]", "", text)) >= MIN_INJECTION:
-            return family, text
+            return family, f"{marks} {text}".strip()
 
 
-def inject(rng: random.Random, split: str, result: str, injection: str) -> str:
-    """A tool's result with an injection before or after it, joined as the split joins."""
-    joiner = rng.choice(LAYOUTS[split]["joiners"])
+def inject(rng: random.Random, result: str, injection: str) -> str:
+    """A tool's result with an injection before or after it, in its own paragraph or line, or in the same line."""
+    space = rng.choice(("\n\n", "\n", " "))
     first, second = (injection, result) if rng.random() < _BEFORE_FRACTION else (result, injection)
-    return f"{first}{joiner}{second}"
+    return f"{first}{space}{second}"
