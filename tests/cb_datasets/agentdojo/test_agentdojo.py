@@ -460,7 +460,7 @@ def test_runs_in_flight_together_are_those_made_one_at_a_time(tiny, tmp_path):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     tasks = {"user_tasks": ("user_task_[0-3]",), "injection_tasks": ("injection_task_0", "injection_task_1")}
     for concurrency in (1, 8):
-        selection = dataclasses.replace(ONE_TASK, **tasks, concurrency=concurrency)
+        selection = dataclasses.replace(ONE_TASK, **tasks, max_steps=3, concurrency=concurrency)
         run_agentdojo(tiny, selection, tmp_path / str(concurrency))
     alone, together = (turns_of(tmp_path / str(concurrency)) for concurrency in (1, 8))
     assert len(alone) == 2 * 4 * 3 and together == alone
@@ -468,7 +468,7 @@ def test_runs_in_flight_together_are_those_made_one_at_a_time(tiny, tmp_path):
 
 def test_when_the_server_dies_the_run_stops_and_keeps_what_is_finished(tiny, tmp_path, monkeypatch):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
-    selection = dataclasses.replace(ONE_TASK, user_tasks=("user_task_?",), concurrency=2)
+    selection = dataclasses.replace(ONE_TASK, user_tasks=("user_task_[0-3]",), max_steps=2, concurrency=2)
     complete, left = BatchedBackends.complete, iter(range(6))
 
     def dies(*arguments):
@@ -481,11 +481,11 @@ def test_when_the_server_dies_the_run_stops_and_keeps_what_is_finished(tiny, tmp
         with pytest.raises(ConnectionError, match=r"no room.*Finished runs are kept; rerun the same command"):
             run_agentdojo(tiny, selection, tmp_path)
     finished = {name for name, run in runs_in(tmp_path).items() if "utility" in json.loads(run)}
-    assert 0 < len(finished) < 40
+    assert 0 < len(finished) < 16
     before = {name: run for name, run in runs_in(tmp_path).items() if name in finished}
     run_agentdojo(tiny, selection, tmp_path)
     after = runs_in(tmp_path)
-    assert len(after) == 40 and {name: after[name] for name in finished} == before
+    assert len(after) == 16 and {name: after[name] for name in finished} == before
 
 
 # ------------------------------------------------------------------------------------------------- suites of one's own

@@ -38,7 +38,7 @@ def complete_all(batched, prompts, **options):
 
 def test_what_waits_is_completed_together(echo):
     prompts = [[number] for number in range(20, 29)]
-    with BatchedBackends({"echo": echo}) as batched, ThreadPoolExecutor(1) as pool:
+    with BatchedBackends({"echo": echo}) as batched, ThreadPoolExecutor(2) as pool:
         first = pool.submit(batched.complete, "echo", [1], Sampling())
         while not echo.batches:
             time.sleep(0.001)
