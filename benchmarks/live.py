@@ -44,19 +44,17 @@ def main() -> None:
 def measure(model: str, engine: str, num_suites: int) -> dict[str, float]:
     """Runs per second one at a time (`theirs`) and in flight together (`ours`), over the same runs."""
     from builders.agentdojo.suites import agentdojo_yaml
-    from cb_datasets.agentdojo.run_benchmark import ServedModels, serve_models
+    from cb_datasets.agentdojo.run_benchmark import ServedModels, pipeline_elements, serve_models
 
     seconds = {1: 0.0, IN_FLIGHT: 0.0}
-    models = ServedModels(model, {}, engine, max_length=2048)
+    models = ServedModels(model, {}, engine, max_length=2048, max_new_tokens=64)
     with tempfile.TemporaryDirectory() as name, agentdojo_yaml(), serve_models(models, Path(name) / "log") as url:
-        from cb_datasets.agentdojo.agent import ServedModel
         from cb_datasets.agentdojo.benchmark import Contestant, planned_runs, run_benchmark
         from cb_datasets.agentdojo.own_suites import import_suites
         from cb_datasets.agentdojo.results import BenchmarkSelection
-        from cb_datasets.generation.backend import end_token_ids, load_tokenizer
 
         import_suites("demo.office")
-        served = {"base": Contestant(ServedModel(url, "base", 64, end_token_ids(load_tokenizer(model))))}
+        served = {name: Contestant(element) for name, element in pipeline_elements(models, url).items()}
         for number in range(num_suites + 1):
             # Suite 0 warms up and does not count. The two take turns at going first.
             for concurrency in sorted(seconds, reverse=number % 2 == 0):

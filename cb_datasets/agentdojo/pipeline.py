@@ -15,10 +15,10 @@ from pathlib import Path
 
 from agentdojo.agent_pipeline import AgentPipeline
 
-from ..generation.backend import BASE, end_token_ids, load_tokenizer
-from .agent import ServedModel, make_agent
+from ..generation.backend import BASE
+from .agent import make_agent
 from .results import agent_name
-from .run_benchmark import LOG_FILE, ServedModels, control_tokens_to_break, serve_models
+from .run_benchmark import LOG_FILE, ServedModels, control_tokens_to_break, pipeline_elements, serve_models
 
 
 @contextmanager
@@ -46,7 +46,6 @@ def breaker_pipeline(
     """
     name = BASE if adapter is None else "breaker"
     served = ServedModels(model, {} if adapter is None else {name: adapter}, engine, max_new_tokens=max_new_tokens)
-    control = control_tokens_to_break(served)
+    control_tokens_to_break(served)  # before a server starts
     with tempfile.TemporaryDirectory() as folder, serve_models(served, Path(folder) / LOG_FILE) as url:
-        element = ServedModel(url, name, max_new_tokens, end_token_ids(load_tokenizer(model)), control)
-        yield make_agent(agent_name(name), element, system_message, max_steps)
+        yield make_agent(agent_name(name), pipeline_elements(served, url)[name], system_message, max_steps)

@@ -29,6 +29,7 @@ from .vllm_server import has_vllm, vllm_server
 
 if TYPE_CHECKING:
     from ..generation import Backend
+    from .agent import ServedModel
     from .benchmark import Contestant
 
 LOG_FILE = "server.log"
@@ -103,19 +104,27 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
 
 def _contestants(served: ServedModels, selection: BenchmarkSelection, url: str) -> "dict[str, Contestant]":
     """The served models, and the base model with each defence."""
-    from .agent import ServedModel
     from .benchmark import Contestant
+
+    models = pipeline_elements(served, url)
+    return {
+        **{name: Contestant(model) for name, model in models.items()},
+        **{defended_name(defense): Contestant(models[BASE], defense) for defense in selection.defenses},
+    }
+
+
+def pipeline_elements(served: ServedModels, url: str) -> "dict[str, ServedModel]":
+    """Pipeline elements of AgentDojo for the models of a server, by name.
+
+    Args:
+        served ([`ServedModels`]): The models.
+        url (`str`): Base URL of the server's API.
+    """
+    from .agent import ServedModel
 
     end_ids = end_token_ids(load_tokenizer(served.model))
     control = control_tokens_to_break(served)
-
-    def model(name: str) -> ServedModel:
-        return ServedModel(url, name, served.max_new_tokens, end_ids, control)
-
-    return {
-        **{name: Contestant(model(name)) for name in served.names},
-        **{defended_name(defense): Contestant(model(BASE), defense) for defense in selection.defenses},
-    }
+    return {name: ServedModel(url, name, served.max_new_tokens, end_ids, control) for name in served.names}
 
 
 def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
