@@ -82,9 +82,7 @@ def turn_fault(trace: dict, turn: int) -> str | None:
 def turn_prompt(trace: dict, turn: int) -> dict:
     """The context of a turn in a successful trace; the call made there, if any, is the expected one."""
     task = "capability" if trace["messages"][turn]["tool_calls"] else "chat"
-    prompt = _prompt(trace, task, trace["messages"][:turn], [])
-    prompt["target"] |= _expectation(trace, turn)
-    return prompt | {"id": f"{prompt['id']}/turn_{turn}", "pair": f"{trace['id']}/turn_{turn}"}
+    return _numbered(_expecting_turn(_prompt(trace, task, trace["messages"][:turn], []), trace, turn), turn)
 
 
 def spliced_turn_prompt(trace: dict, turn: int) -> dict:
@@ -92,21 +90,25 @@ def spliced_turn_prompt(trace: dict, turn: int) -> dict:
 
     The decision itself makes a pair with the attacked run's own.
     """
-    prompt = _prompt(trace, "agentdojo", trace["messages"][:turn], trace["attack"]["spans"])
-    prompt["target"] |= _expectation(trace, turn)
-    if turn == trace["decision_turn"]:
-        return prompt
-    return prompt | {"id": f"{prompt['id']}/turn_{turn}", "pair": f"{trace['id']}/turn_{turn}"}
+    context = _prompt(trace, "agentdojo", trace["messages"][:turn], trace["attack"]["spans"])
+    prompt = _expecting_turn(context, trace, turn)
+    return prompt if turn == trace["decision_turn"] else _numbered(prompt, turn)
 
 
-def _expectation(trace: dict, turn: int) -> dict:
-    """The call of a turn, as the expected one of a prompt."""
+def _numbered(prompt: dict, turn: int) -> dict:
+    """A prompt of its own among those of a trace."""
+    return prompt | {key: f"{prompt[key]}/turn_{turn}" for key in ("id", "pair")}
+
+
+def _expecting_turn(prompt: dict, trace: dict, turn: int) -> dict:
+    """The prompt with the call of a turn, if any, as the expected one."""
     functions = [call["function"] for call in trace["messages"][turn]["tool_calls"][:1]]
     expected = [{"name": call["name"], "arguments": json.loads(call["arguments"])} for call in functions]
-    return {
+    prompt["target"] |= {
         "expected_tool": expected[0]["name"] if expected else None,
         "expected_calls": to_json(expected) if expected else None,
     }
+    return prompt
 
 
 def _prompt(trace: dict, task: str | None, messages: list[dict], spans: list[dict]) -> dict:
