@@ -23,18 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demo.train_tiny_agent import (
-    Rows,
-    batches,
-    cached_prefix,
-    learning_rate_at,
-    loss_of,
-    make_optimizer,
-    prefix_of,
-    save,
-    training_rows,
-    update,
-)
+from demo.agent_rows import TrainingRow, batches, prefix_of, single_turn_rows
+from demo.train_tiny_agent import cached_prefix, learning_rate_at, loss_of, save, update
 from tools.smollm2 import COMPACT_TEMPLATE
 
 
@@ -73,8 +63,9 @@ def train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, checkpoint: Path
 ) -> None:
     """Train on all rows once, or until the loss on split dev is low enough, resuming from the checkpoint if any."""
-    rows, dev_rows = training_rows(seed, steps * BATCH), training_rows(seed, DEV_ROWS, "dev")
-    optimizer, prefix, done, on_dev = make_optimizer(model), prefix_of(tokenizer), 0, math.inf
+    rows, dev_rows = single_turn_rows(seed, steps * BATCH), single_turn_rows(seed, DEV_ROWS, "dev")
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    prefix, done, on_dev = prefix_of(tokenizer), 0, math.inf
     if checkpoint.is_file():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
@@ -87,7 +78,7 @@ def train(
         if on_dev < TARGET_DEV_LOSS:
             break
         loss = loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids)))
-        update(optimizer, loss, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
+        update([optimizer], loss, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
         if (index + 1) % CHECKPOINT_STEPS == 0 or index + 1 == steps:
             on_dev = dev_loss(model, tokenizer, prefix, dev_rows)
             tqdm.write(f"step {index + 1}: loss {loss.item():.4f}, on dev {on_dev:.4f}")
@@ -102,7 +93,9 @@ def _save_checkpoint(state: dict, path: Path) -> None:
     os.replace(new, path)
 
 
-def dev_loss(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prefix: torch.Tensor, rows: Rows) -> float:
+def dev_loss(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prefix: torch.Tensor, rows: list[TrainingRow]
+) -> float:
     """Mean loss over batches of held-out rows."""
     random_state = random.getstate()  # `batches` shuffles, and the order of training must not depend on evaluations
     losses = []

@@ -51,21 +51,31 @@ from builders.lookalike.layouts import lay_out
 from builders.lookalike.records import lookalike_prompts, lookalike_records
 from builders.lookalike.turns import earlier_turns
 from builders.lookalike.wording import SYLLABLES, TOOLS, WORDING
-from builders.trace import message, to_json
-from cb_datasets.chat import common_prefix, encode_prompt
-from cb_datasets.formats import FORMATS, ToolCall
+from builders.trace import message
+from cb_datasets.chat import encode_prompt
 from cb_datasets.outcomes import Outcome, outcome_of
+from demo.agent_rows import (
+    FORMAT,
+    TrainingRow,
+    batches,
+    completion_of,
+    office_rows,
+    prefix_of,
+    row_of,
+    single_turn_rows,
+)
+from demo.drills import CopyDrill, NumberDrill
+from demo.office.tasks import OFFICE_WORDING
 
 
-FORMAT = FORMATS["llama3_json"]
-Rows = list[tuple[list[dict], str]]  # messages after the system prompt, and completion
-
-VOCABULARY = 1536  # maximum size
+VOCABULARY = 1792  # maximum size
 BATCH = 32
+OFFICE_BATCH = 24
+# Of the steps, one in so many has single-turn rows, too.
+SINGLE_EVERY = 2
 DRILL_STEPS = 300
-# Of the rows, this part has earlier turns.
-HISTORY_FRACTION = 0.25
 LEARNING_RATE = 3e-3
+MUON_RATIO = 2.0
 MAX_NEW_TOKENS = 64
 
 OTHER_SPECIAL_TOKENS = [
@@ -112,7 +122,9 @@ CHAT_TEMPLATE = """\
 
 # Words include the space before them, except before a capital or a digit: so a name has the same tokens in a request,
 # after a space, and in a call, after a quote. Runs of punctuation stay together, so that a call has few tokens.
-_SPLIT = r"\p{N}| (?=[\p{Lu}\p{N}])|_?\p{L}+| \p{L}+| ?[^\s\p{L}\p{N}_]+(?: [^\s\p{L}\p{N}_]+)*|\s+|_"
+_SPLIT = r"\p{N}{1,2}| (?=[\p{Lu}\p{N}])|_?\p{L}+| \p{L}+| ?[^\s\p{L}\p{N}_]+(?: [^\s\p{L}\p{N}_]+)*|\s+|_"
+
+_NAME = re.compile(r"\b[BDKLMNRSTV][aeiou](?:[bdklmnrstv][aeiou])+\b")
 
 
 def main() -> None:
@@ -125,56 +137,16 @@ def main() -> None:
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
-    rows = training_rows(args.seed, args.steps * BATCH)
-    tokenizer = make_tokenizer(rows[:2000])
+    single = single_turn_rows(args.seed, args.steps // SINGLE_EVERY * BATCH)
+    office = office_rows(args.seed, args.steps * OFFICE_BATCH)
+    tokenizer = make_tokenizer([*single[:2000], *office[:2000]])
     model = make_model(tokenizer)
-    train(model, tokenizer, rows, args.steps, args.seed)
+    train(model, tokenizer, single, office, args.steps, args.seed)
     save(model, tokenizer, args.output)
     print_table(evaluate(args.output))
 
 
-def completion_of(tool: str, arguments: dict) -> str:
-    """Completion that makes this call."""
-    return FORMAT.render(ToolCall(tool, arguments), "")
-
-
-def training_rows(seed: int, n: int, split: str = "train") -> Rows:
-    """`n` shuffled rows of a split: of 20, 7 are attacked, 6 their clean twins, 7 without a call.
-
-    Half have noise, and a part has earlier turns.
-    """
-    rng, words, rows = random.Random(seed), sorted(set(re.findall(r"\b[a-z]+\b", str(WORDING)))), []
-    for index, record in enumerate(lookalike_records(seed, n * 7 // 20 + 1, split)):
-        simulated = completion_of(record["simulated_tool"], record["simulated_arguments"])
-        history = _history(rng, record["record_id"], split)
-        request = _with_noise(rng, words, record["benign_query"])
-        injection = _with_noise(rng, words, record["malicious_injection"], after=False)
-        rows.append(([*history, message("user", f"{request}\n\n{injection}")], simulated))
-        if index % 7 < 6:
-            expected = completion_of(record["expected_tool"], record["expected_arguments"])
-            rows.append(([*history, message("user", _with_noise(rng, words, record["benign_query"]))], expected))
-    for task, rows_in_20 in (("refusal", 3), ("chat", 1), ("irrelevance", 3)):
-        for prompt in lookalike_prompts(seed, n * rows_in_20 // 20 + 1, split, task):
-            request = message("user", _with_noise(rng, words, prompt["text"]))
-            rows.append(([*_history(rng, prompt["record_id"], split), request], prompt["answer"] + FORMAT.turn_end))
-    rng.shuffle(rows)
-    return rows[:n]
-
-
-def _history(rng: random.Random, record_id: str, split: str) -> list[dict]:
-    return earlier_turns(record_id, split) if rng.random() < HISTORY_FRACTION else []
-
-
-def _with_noise(rng: random.Random, words: list[str], text: str, after: bool = True) -> str:
-    """With probability 0.5, add sentences of random words before a text and after it, so that they are ignored."""
-    if rng.random() < 0.5:
-        return text
-    noise = [" ".join(rng.choices(words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!:;,") for _ in range(2)]
-    before, behind = (sentence if rng.random() < 0.5 else "" for sentence in noise)
-    return f"{before} {text} {behind if after else ''}".strip()
-
-
-def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
+def make_tokenizer(rows: list[TrainingRow]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with Llama 3.1's special tokens. Its first merges are syllables of invented names."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -206,18 +178,21 @@ def make_tokenizer(rows: Rows) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-def _tokenizer_corpus(rows: Rows) -> Iterator[str]:
+def _tokenizer_corpus(rows: list[TrainingRow]) -> Iterator[str]:
     # Syllables are the most frequent, so that they are merged first and split every name at the same places. The words
     # of all splits are included: an ordinary tokenizer has words that are not in the fine-tuning data, too.
     for syllable in SYLLABLES:
         yield from [syllable, syllable.capitalize()] * 20000
     tools = "\nTools: " + " ".join(TOOLS)
-    words = sorted(set(re.findall(r" ?\b[A-Za-z]+", str(WORDING))))
+    words = sorted(set(re.findall(r" ?\b[A-Za-z]+", str(WORDING) + str(OFFICE_WORDING))))
     yield from [B4_STANDARD["system_prompt"] + tools, "user", "assistant", "ipython", "\n\n"] * 1000
     yield from words * 10
-    for messages, completion in rows:
-        yield messages[-1]["content"]
-        yield completion
+    yield from [str(number) for number in range(10, 100)] * 2000
+    for row in rows:
+        for turn in row.messages[row.first - 1 :]:
+            text = completion_of(turn) if turn["role"] == "assistant" else turn["content"]
+            # Without the names, which would become tokens of their own
+            yield _NAME.sub("", text)
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -239,66 +214,6 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def row_of(messages: list[dict]) -> dict:
-    """A prompt as a row for [`~cb_datasets.chat.encode_prompt`]."""
-    return {
-        "messages": [message("system", B4_STANDARD["system_prompt"]), *messages],
-        "tools": to_json(B4_STANDARD["tools"]),
-    }
-
-
-def batches(
-    tokenizer: PreTrainedTokenizerFast, rows: Rows, size: int = BATCH
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """`(ids, labels)` after the prefix that all prompts share, in batches of `size` rows of similar length."""
-    skipped = prefix_of(tokenizer).shape[1]
-    for start in range(0, len(rows), 16 * size):
-        chunk = rows[start : start + 16 * size]
-        prompts = [encode_prompt(tokenizer, row_of(messages))[skipped:] for messages, _ in chunk]
-        answers = tokenizer([completion for _, completion in chunk], add_special_tokens=False)["input_ids"]
-        pairs = sorted(zip(prompts, answers, strict=True), key=lambda pair: len(pair[0]) + len(pair[1]))
-        groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
-        random.shuffle(groups)
-        for group in groups:
-            longest = max(len(prompt) + len(answer) for prompt, answer in group)
-            ids = torch.full((len(group), longest), tokenizer.pad_token_id)
-            labels = torch.full((len(group), longest), -100)
-            for row, (prompt, answer) in enumerate(group):
-                end = len(prompt) + len(answer)
-                ids[row, :end] = torch.tensor(prompt + answer)
-                labels[row, len(prompt) : end] = torch.tensor(answer)
-            yield ids, labels
-
-
-class CopyDrill:
-    """Copying exercises: random tokens with a name among them, then a quote and the same name again.
-
-    From requests alone the agent learns to choose tools but hardly to copy arguments: few tokens of a row depend on
-    copying, and all others are easier to learn. With these exercises it learns to copy within three hundred steps, and
-    does not forget it in the training on requests. Two-name topics or several names are too hard to begin with.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, rng: random.Random):
-        self.rng = rng
-        self.first = tokenizer.convert_tokens_to_ids([syllable.capitalize() for syllable in SYLLABLES])
-        self.later = tokenizer.convert_tokens_to_ids(list(SYLLABLES))
-        self.space, self.quote = tokenizer.convert_tokens_to_ids(["\u0120", '":\u0120"'])
-        special = len(tokenizer.all_special_ids)
-        self.others = sorted(set(range(special, len(tokenizer))) - set(self.first) - set(self.later))
-
-    def __call__(self, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """`(ids, labels)` of `size` exercises."""
-        ids = torch.tensor([self.rng.choices(self.others, k=28) for _ in range(size)])
-        labels = torch.full_like(ids, -100)
-        for row in range(size):
-            first, *later = self.rng.sample(range(len(SYLLABLES)), 3)
-            name = torch.tensor([self.first[first], *(self.later[index] for index in later)])
-            place = self.rng.randint(0, 19)
-            ids[row, place], ids[row, 24] = self.space, self.quote
-            ids[row, place + 1 : place + 4] = ids[row, 25:] = labels[row, 25:] = name
-        return ids, labels
-
-
 def loss_of(
     model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor, cache: Cache | None = None
 ) -> torch.Tensor:
@@ -308,12 +223,6 @@ def loss_of(
     return torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][labelled]), labels[:, 1:][labelled])
 
 
-def prefix_of(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Tokens of system prompt and tools, the same in all rows; of shape `(1, length)`."""
-    a, b = (encode_prompt(tokenizer, row_of([message("user", text)])) for text in ("a", "!"))
-    return torch.tensor([common_prefix([a, b])])
-
-
 def cached_prefix(model: LlamaForCausalLM, prefix: torch.Tensor, size: int) -> Cache:
     """Keys and values of the prefix, computed once and repeated for `size` rows; gradients flow through them."""
     cache = model.model(prefix, use_cache=True, past_key_values=DynamicCache(config=model.config)).past_key_values
@@ -321,9 +230,17 @@ def cached_prefix(model: LlamaForCausalLM, prefix: torch.Tensor, size: int) -> C
     return cache
 
 
-def make_optimizer(model: LlamaForCausalLM) -> torch.optim.Optimizer:
-    """AdamW over all weights."""
-    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings and norms.
+
+    Muon is ahead of AdamW from the first hundred steps on; without it, copying out of tool results is not learnt.
+    """
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
+    return [
+        torch.optim.Muon(matrices, lr=LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
 
 
 def learning_rate_at(index: int, steps: int, peak: float, warmup: int) -> float:
@@ -331,30 +248,42 @@ def learning_rate_at(index: int, steps: int, peak: float, warmup: int) -> float:
     return peak * min(1, (index + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * index / steps))
 
 
-def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, learning_rate: float) -> None:
-    """One optimizer step, with the norm of the gradient clipped to 1."""
-    [group] = optimizer.param_groups
-    group["lr"] = learning_rate
-    optimizer.zero_grad(set_to_none=True)
+def update(optimizers: list[torch.optim.Optimizer], loss: torch.Tensor, learning_rate: float) -> None:
+    """One step of each optimizer, with the norm of the whole gradient clipped to 1."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
-    optimizer.step()
+    torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * (MUON_RATIO if isinstance(optimizer, torch.optim.Muon) else 1.0)
+        optimizer.step()
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Rows, steps: int, seed: int) -> None:
-    """Train on the copy drill alone, then on all rows once, with some of the drill in each step."""
-    optimizer = make_optimizer(model)
-    drill = CopyDrill(tokenizer, random.Random(seed))
+def train(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    single: list[TrainingRow],
+    office: list[TrainingRow],
+    steps: int,
+    seed: int,
+) -> None:
+    """Train on the copy drill alone, then on all rows once, with some of the drills in each step."""
+    optimizers = make_optimizers(model)
+    copies, numbers = CopyDrill(tokenizer, random.Random(seed)), NumberDrill(tokenizer, random.Random(seed))
     for index in tqdm(range(DRILL_STEPS), desc="copying", mininterval=5):
-        update(optimizer, loss_of(model, *drill(64)), LEARNING_RATE * min(1, (index + 1) / 50))
+        update(optimizers, loss_of(model, *copies(64)), LEARNING_RATE * min(1, (index + 1) / 50))
     prefix = prefix_of(tokenizer)
-    bar = tqdm(batches(tokenizer, rows), total=steps, desc="training", mininterval=5)
-    for index, (ids, labels) in enumerate(bar):
-        loss = loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids)))
-        loss_and_drill = loss + 0.3 * loss_of(model, *drill(16))
-        update(optimizer, loss_and_drill, learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
-        if index % 50 == 0:
-            bar.set_postfix(loss=f"{loss.item():.4f}")
+    single_batches = batches(tokenizer, single, BATCH)
+    bar = tqdm(batches(tokenizer, office, OFFICE_BATCH), total=steps, desc="training", mininterval=5)
+    for index, batch in enumerate(bar):
+        pair = [batch, next(single_batches)] if index % SINGLE_EVERY == 1 else [batch]
+        losses = [loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids))) for ids, labels in pair]
+        drills = loss_of(model, *copies(16)) + loss_of(model, *numbers(16))
+        update(optimizers, sum(losses) + 0.3 * drills, learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
+        if index % 50 == 1:
+            bar.set_postfix(office=f"{losses[0].item():.4f}", single=f"{losses[1].item():.4f}")
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:

@@ -10,7 +10,7 @@ from builders.trace import message
 from cb_datasets.chat import render_prompt
 from cb_datasets.formats import format_of
 from demo import train_smollm2_agent as script
-from demo.train_tiny_agent import row_of, training_rows
+from demo.agent_rows import row_of, single_turn_rows
 from tools.smollm2 import COMPACT_TEMPLATE, TEMPLATE
 
 
@@ -37,7 +37,8 @@ def test_the_compact_template_names_tools_and_changes_nothing_else(tokenizer):
 
 def test_training_and_dev_rows_are_disjoint():
     train_texts, dev_texts = (
-        {turns[-1]["content"] for turns, _ in training_rows(0, 400, split)} for split in ("train", "dev")
+        {row.messages[row.first - 1]["content"] for row in single_turn_rows(0, 400, split)}
+        for split in ("train", "dev")
     )
     assert len(train_texts) > 350 and len(dev_texts) > 350
     assert not train_texts & dev_texts
