@@ -34,6 +34,17 @@ preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target'
 $(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY)
 	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
+# Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
+RUNS := $(DATA)/runs
+ifneq ($(RUNS_FLAGS),)
+$(RUNS)/agentdojo.json: $(WEIGHTS) | $(READY) $(SOURCES_READY) $(RECIPE_READY)
+	$(CB) agentdojo --model $(MODEL) --output $(RUNS) $(RUNS_FLAGS)
+
+$(TRACES)/agentdojo/train/report.json: $(RUNS)/agentdojo.json
+INGEST_FLAGS_agentdojo := --data-dir $(RUNS) $(INGEST_FLAGS_agentdojo)
+COLLECT_FLAGS += --own-agent local-base
+endif
+
 # The data sheet has the token lengths of traces with the target's tokenizer.
 SHEET_FLAGS ?= --model $(MODEL)
 
@@ -48,8 +59,8 @@ TWINS := $(filter %_benign_twins,$(RETAIN_SETS))
 ANSWERS := $(TWINS) $(filter refusals chat,$(RETAIN_SETS))
 SAFE := $(filter adversarial_safe,$(RETAIN_SETS))
 # On-policy completions at the decisions of AgentDojo's recorded agents. A recipe without a model, which brings a
-# tokenizer only, takes the recorded turns as they are.
-REGENERATED := $(if $(TOKENIZER_FILE),,$(filter agentdojo_failures agentdojo_resisted,$(HARMFUL_SETS) $(RETAIN_SETS)))
+# tokenizer only, takes the recorded turns as they are; so does one whose runs are its model's own.
+REGENERATED := $(if $(TOKENIZER_FILE)$(RUNS_FLAGS),,$(filter agentdojo_failures agentdojo_resisted,$(HARMFUL_SETS) $(RETAIN_SETS)))
 GENERATED := $(FLIPS:%=$(HARMFUL)/%) $(ANSWERS:%=$(RETAIN)/%) $(SAFE:%=$(RETAIN)/%) \
 	$(if $(REGENERATED),$(HARMFUL)/agentdojo_failures $(RETAIN)/agentdojo_resisted)
 
@@ -120,9 +131,12 @@ LAUNCH ?= $(BIN)/accelerate launch $(LAUNCH_FLAGS)
 TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
 	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
 
+# A recipe with suites of AgentDojo's or its own tests base and breakers in live runs, too.
+LIVE_TABLE := $(if $(LIVE_FLAGS),$(DATA)/report/agentdojo/table.txt)
+
 train: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)  ## Train the breaker
-evaluate: $(DATA)/report/table.txt $(DATA)/report/cosine_by_layer.png  ## Base against breakers on held-out prompts
-	cat $<
+evaluate: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/cosine_by_layer.png  ## Base against breakers on held-out prompts, and in live runs
+	cat $(filter %.txt,$^)
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
 	$(TRAIN)
@@ -150,8 +164,13 @@ $(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_REPO
 
 REPORT = $(CB) report $(DATA)/report/results.json --output $(DATA)/report
 
+# Finished runs are reused.
+$(LIVE_TABLE): $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) | $(SOURCES_READY)
+	mkdir -p $(@D)
+	$(CB) agentdojo --model $(MODEL) $(ADAPTERS) --output $(@D) $(LIVE_FLAGS) > $@
+
 # The cosines are measured meanwhile, and added to the report of a breaker that passes.
-$(DATA)/report/cosine_by_layer.png: $(DATA)/report/table.txt $(DATA)/report/diagnostics.json
+$(DATA)/report/cosine_by_layer.png: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/diagnostics.json
 	$(REPORT) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png
 
 # Adds later results to the report, where there is one.

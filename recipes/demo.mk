@@ -8,10 +8,12 @@ MODEL := demo/tiny_agent
 # Everything is on disk.
 export HF_HUB_OFFLINE := 1
 
-SOURCES := lookalike
+# Both halves: single prompts, and the agent's own runs in the office suites of demo/office.
+SOURCES := lookalike agentdojo
 ATTACKED := lookalike
-HARMFUL_SETS := lookalike_flips
-RETAIN_SETS := adversarial_safe lookalike_benign_twins refusals chat
+HARMFUL_SETS := lookalike_flips agentdojo_failures
+RETAIN_SETS := adversarial_safe lookalike_benign_twins refusals chat agentdojo_safe agentdojo_benign agentdojo_words
+RETAIN_SOURCES := lookalike
 TASKS := tool_flip multi_turn capability later_turn refusal chat irrelevance
 # Plain Representation Rerouting is trained too, and shown beside the breaker.
 ALSO := plain_rr
@@ -21,6 +23,9 @@ export OMP_NUM_THREADS := 1
 
 # The eval side is the source's own test split: words, phrasings and attack families that training never meets.
 INGEST_FLAGS := --eval-fraction 0 --held-out test
+OFFICE := --suite-module demo.office --attack lookalike --max-steps 8 --max-new-tokens 96 --concurrency 64
+RUNS_FLAGS = $(OFFICE) --suite 'office_train_?'
+LIVE_FLAGS = $(OFFICE) --suite 'office_test_*'
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
 # Two of the eight tools make most requests. A breaker has to learn about the others too.
