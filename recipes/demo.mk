@@ -24,7 +24,7 @@ export OMP_NUM_THREADS := 1
 # The eval side is the source's own test split: words, phrasings and attack families that training never meets.
 INGEST_FLAGS := --eval-fraction 0 --held-out test
 OFFICE := --suite-module demo.office --attack lookalike --max-steps 8 --max-new-tokens 96 --concurrency 64
-RUNS_FLAGS = $(OFFICE) --suite 'office_train_?'
+RUNS_FLAGS = $(OFFICE) --suite 'office_train_*'
 LIVE_FLAGS = $(OFFICE) --suite 'office_test_*'
 # Thousands of prompts of one length: nothing to measure.
 SHEET_FLAGS :=
