@@ -64,7 +64,7 @@ from demo.agent_rows import (
     row_of,
     single_turn_rows,
 )
-from demo.drills import CopyDrill, NumberDrill
+from demo.drills import CopyDrill, InductionDrill, NamesDrill, NumberDrill
 from demo.office.tasks import OFFICE_WORDING
 
 
@@ -73,7 +73,7 @@ BATCH = 32
 OFFICE_BATCH = 24
 # Of the steps, one in so many has single-turn rows, too.
 SINGLE_EVERY = 2
-DRILL_STEPS = 300
+DRILL_STEPS = 600
 LEARNING_RATE = 3e-3
 MUON_RATIO = 2.0
 MAX_NEW_TOKENS = 64
@@ -269,21 +269,26 @@ def train(
     steps: int,
     seed: int,
 ) -> None:
-    """Train on the copy drill alone, then on all rows once, with some of the drills in each step."""
+    """Train on the drills alone, then on all rows once, with some of the drills in each step."""
     optimizers = make_optimizers(model)
-    copies, numbers = CopyDrill(tokenizer, random.Random(seed)), NumberDrill(tokenizer, random.Random(seed))
+    induction, *others = (
+        drill(tokenizer, random.Random(seed)) for drill in (InductionDrill, CopyDrill, NamesDrill, NumberDrill)
+    )
     for index in tqdm(range(DRILL_STEPS), desc="copying", mininterval=5):
-        update(optimizers, loss_of(model, *copies(64)), LEARNING_RATE * min(1, (index + 1) / 50))
+        drills = [induction] if index < DRILL_STEPS // 2 else [induction, *others]
+        loss = sum(loss_of(model, *drill(32)) for drill in drills)
+        update(optimizers, loss, LEARNING_RATE * min(1, (index + 1) / 50))
     prefix = prefix_of(tokenizer)
     single_batches = batches(tokenizer, single, BATCH)
     bar = tqdm(batches(tokenizer, office, OFFICE_BATCH), total=steps, desc="training", mininterval=5)
     for index, batch in enumerate(bar):
         pair = [batch, next(single_batches)] if index % SINGLE_EVERY == 1 else [batch]
         losses = [loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids))) for ids, labels in pair]
-        drills = loss_of(model, *copies(16)) + loss_of(model, *numbers(16))
+        drills = sum(loss_of(model, *drill(8)) for drill in (induction, *others))
         update(optimizers, sum(losses) + 0.3 * drills, learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
         if index % 50 == 1:
-            bar.set_postfix(office=f"{losses[0].item():.4f}", single=f"{losses[1].item():.4f}")
+            shown = {"office": losses[0], "single": losses[1], "drills": drills}
+            bar.set_postfix({name: f"{loss.item():.4f}" for name, loss in shown.items()})
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
