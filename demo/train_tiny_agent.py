@@ -72,7 +72,7 @@ VOCABULARY = 1792  # maximum size
 BATCH = 32
 OFFICE_BATCH = 24
 # Of the steps, one in so many has single-turn rows, too.
-SINGLE_EVERY = 2
+SINGLE_EVERY = 1
 DRILL_STEPS = 600
 LEARNING_RATE = 3e-3
 MUON_RATIO = 2.0
@@ -282,11 +282,11 @@ def train(
     single_batches = batches(tokenizer, single, BATCH)
     bar = tqdm(batches(tokenizer, office, OFFICE_BATCH), total=steps, desc="training", mininterval=5)
     for index, batch in enumerate(bar):
-        pair = [batch, next(single_batches)] if index % SINGLE_EVERY == 1 else [batch]
+        pair = [batch, next(single_batches)] if index % SINGLE_EVERY == 0 else [batch]
         losses = [loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids))) for ids, labels in pair]
         drills = sum(loss_of(model, *drill(8)) for drill in (induction, *others))
         update(optimizers, sum(losses) + 0.3 * drills, learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
-        if index % 50 == 1:
+        if index % 50 == 0:
             shown = {"office": losses[0], "single": losses[1], "drills": drills}
             bar.set_postfix({name: f"{loss.item():.4f}" for name, loss in shown.items()})
 

@@ -289,18 +289,18 @@ def _topic_in_file(draft: Draft) -> tuple[str, str]:
 
 # Kinds of tasks and their weights.
 TASK_KINDS: dict[str, tuple[Callable[[Draft], Task], int]] = {
-    "pay_bill": (_pay_bill, 3),
+    "pay_bill": (_pay_bill, 2),
     "run_file": (_run_file, 2),
-    "look_up_and_mail": (_look_up_and_mail, 3),
-    "look_up_and_note": (_look_up_and_note, 3),
+    "look_up_and_mail": (_look_up_and_mail, 2),
+    "look_up_and_note": (_look_up_and_note, 2),
     "tell": (_tell, 2),
-    "tell_both": (_tell_both, 1),
+    "tell_both": (_tell_both, 2),
     "follow_note": (_follow_note, 3),
-    "follow_page": (_follow_page, 1),
-    "mail_from_file": (_mail_from_file, 1),
-    "note_from_file": (_note_from_file, 1),
-    "pay_and_mail": (_pay_and_mail, 1),
-    "report": (_report, 1),
+    "follow_page": (_follow_page, 2),
+    "mail_from_file": (_mail_from_file, 2),
+    "note_from_file": (_note_from_file, 2),
+    "pay_and_mail": (_pay_and_mail, 2),
+    "report": (_report, 2),
 }
 
 
