@@ -165,7 +165,7 @@ def _office(rng: random.Random, words: list[str], split: str, task: Task, inject
         if task.kind != "run_file":
             text = with_noise(rng, words, text, _RESULT_NOISE)
         if injection is not None and (place, key) in attacked:
-            text = inject(rng, split, text, injection)
+            text = inject(rng, text, injection)
         office[place][key] = text
     return office
 
