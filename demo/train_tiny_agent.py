@@ -133,7 +133,7 @@ def main() -> None:
         "--output", type=Path, default=Path("demo/tiny_agent"), help="folder to write, replaced as a whole"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the prompts")
-    parser.add_argument("--steps", type=int, default=2400, help=f"number of optimizer steps, of {BATCH} rows")
+    parser.add_argument("--steps", type=int, default=1500, help=f"number of optimizer steps, of {BATCH} rows")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
