@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated
 
-from agentdojo.functions_runtime import Depends, Function, TaskEnvironment, make_function
+from agentdojo.functions_runtime import Depends, Function, FunctionsRuntime, TaskEnvironment, make_function
 
 from builders.fujitsu import B4_STANDARD
 
@@ -139,6 +139,15 @@ OFFICE_TOOLS = [
         get_user_info,
     )
 ]
+
+
+_RUNTIME = FunctionsRuntime(OFFICE_TOOLS)
+
+
+def run_tool(office: OfficeEnvironment, tool: str, arguments: dict) -> str:
+    """Result of a call, as the agent reads it."""
+    result, error = _RUNTIME.run_function(office, tool, arguments)
+    return error or str(result)
 
 
 def was_done(office: OfficeEnvironment, tool: str, arguments: dict) -> bool:
