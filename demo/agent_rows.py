@@ -31,6 +31,7 @@ from transformers import PreTrainedTokenizerFast
 
 from builders.agentdojo.suites import agentdojo_yaml
 from builders.fujitsu import B4_STANDARD
+from builders.lookalike.layouts import lay_out
 from builders.lookalike.records import lookalike_prompts, lookalike_records
 from builders.lookalike.turns import earlier_turns
 from builders.lookalike.wording import WORDING, Names
@@ -55,6 +56,8 @@ FORMAT = FORMATS["llama3_json"]
 # Of the single-turn rows, this part has earlier turns.
 HISTORY_FRACTION = 0.25
 ATTACKED_FRACTION = 0.55
+# Of the attacked single-turn rows, this part has the injection anywhere, and the others have it behind the request.
+_LAID_OUT_FRACTION = 0.5
 # Of the injections of an office row, this part is in every result, and the others in one.
 _EVERY_RESULT_FRACTION = 0.3
 _REQUEST_NOISE, _RESULT_NOISE = 0.5, 0.2
@@ -87,8 +90,11 @@ def single_turn_rows(seed: int, n: int, split: str = "train") -> list[TrainingRo
         history = _history(rng, record["record_id"], split)
         request = with_noise(rng, words, record["benign_query"])
         injection = with_noise(rng, words, record["malicious_injection"], after=False)
+        attacked = f"{request}\n\n{injection}"
+        if rng.random() < _LAID_OUT_FRACTION:
+            attacked = with_noise(rng, words, lay_out(record, split)["combined_query"])
         simulated = call_message(record["simulated_tool"], record["simulated_arguments"])
-        rows.append(_single_turn(history, f"{request}\n\n{injection}", simulated))
+        rows.append(_single_turn(history, attacked, simulated))
         if index % 7 < 6:
             expected = call_message(record["expected_tool"], record["expected_arguments"])
             rows.append(_single_turn(history, with_noise(rng, words, record["benign_query"]), expected))

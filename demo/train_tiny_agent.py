@@ -137,6 +137,7 @@ def main() -> None:
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # the weights depend on the number of threads
     single = single_turn_rows(args.seed, args.steps // SINGLE_EVERY * BATCH)
     office = office_rows(args.seed, args.steps * OFFICE_BATCH)
     tokenizer = make_tokenizer([*single[:2000], *office[:2000]])
