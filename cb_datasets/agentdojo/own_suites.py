@@ -31,18 +31,18 @@ def import_suites(module: str) -> list[str]:
         module (`str`): Name of the module, e.g. `demo.office`. It is also looked for in the working directory.
 
     Raises:
-        ValueError: If there is no such module, or it registers no suite.
+        ValueError: If there is no such module, it cannot be imported, or it registers no suite.
     """
     known = set(get_suites(BENCHMARK_VERSION))
     sys.path.insert(0, os.getcwd())
     try:
         imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not module.startswith(error.name or module):
-            raise  # a module that it imports is missing
-        raise ValueError(
-            f"There is no module {module}, neither installed nor in {os.getcwd()}. Correct --suite-module."
-        ) from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and module.startswith(error.name or module):
+            raise ValueError(
+                f"There is no module {module}, neither installed nor in {os.getcwd()}. Correct --suite-module."
+            ) from error
+        raise ValueError(f"{module} cannot be imported ({type(error).__name__}: {error}). Mend the module.") from error
     finally:
         sys.path.pop(0)
     suites = get_suites(BENCHMARK_VERSION)

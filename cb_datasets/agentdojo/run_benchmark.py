@@ -23,7 +23,8 @@ from ..generation.backend import (
     load_tokenizer,
     revision_of,
 )
-from .results import BenchmarkSelection, check_defenses, claim_folder, defended_name
+from .live_runs import defended_name
+from .results import BenchmarkSelection, check_defenses, claim_folder
 from .vllm_server import has_vllm, vllm_server
 
 
@@ -99,7 +100,7 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             with _sigterm_as_interrupt(), serve_models(served, folder / LOG_FILE) as url:
                 run_benchmark(runs, selection, _contestants(served, selection, url), folder)
     except ImportError as error:
-        raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[sources]'.") from error
+        raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[agentdojo]'.") from error
 
 
 def _contestants(served: ServedModels, selection: BenchmarkSelection, url: str) -> "dict[str, Contestant]":
