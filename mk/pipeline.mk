@@ -37,7 +37,7 @@ $(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY)
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
 RUNS := $(DATA)/runs
 ifneq ($(RUNS_FLAGS),)
-$(RUNS)/agentdojo.json: $(WEIGHTS) | $(READY) $(SOURCES_READY) $(RECIPE_READY)
+$(RUNS)/agentdojo.json: $(WEIGHTS) | $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
 	$(CB) agentdojo --model $(MODEL) --output $(RUNS) $(RUNS_FLAGS)
 
 $(TRACES)/agentdojo/train/report.json: $(RUNS)/agentdojo.json
@@ -135,8 +135,8 @@ TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
 LIVE_TABLE := $(if $(LIVE_FLAGS),$(DATA)/report/agentdojo/table.txt)
 
 train: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)  ## Train the breaker
-evaluate: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/cosine_by_layer.png  ## Base against breakers on held-out prompts, and in live runs
-	cat $(filter %.txt,$^)
+evaluate: $(DATA)/report/summary.txt  ## Base against breakers on held-out prompts, and in live runs
+	cat $<
 
 $(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
 	$(TRAIN)
@@ -165,13 +165,13 @@ $(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_REPO
 REPORT = $(CB) report $(DATA)/report/results.json --output $(DATA)/report
 
 # Finished runs are reused.
-$(LIVE_TABLE): $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) | $(SOURCES_READY)
+$(LIVE_TABLE): $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) | $(AGENTDOJO_READY)
 	mkdir -p $(@D)
 	$(CB) agentdojo --model $(MODEL) $(ADAPTERS) --output $(@D) $(LIVE_FLAGS) > $@
 
-# The cosines are measured meanwhile, and added to the report of a breaker that passes.
-$(DATA)/report/cosine_by_layer.png: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/diagnostics.json
-	$(REPORT) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png
+# The cosines are measured meanwhile, and added with the live runs to the report of a breaker that passes.
+$(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/diagnostics.json
+	$(REPORT) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png > $@
 
 # Adds later results to the report, where there is one.
 UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(REPORT) \
@@ -187,7 +187,7 @@ attack: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) $(PROMPT_SET
 ADAPTER ?= $(DATA)/adapter
 SUITES ?= banking
 ATTACK ?= important_instructions
-agentdojo: $(READY) $(SOURCES_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
+agentdojo: $(READY) $(AGENTDOJO_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
 	$(CB) agentdojo --model $(MODEL) --adapter $(ADAPTER) --output $(DATA)/report/agentdojo --attack $(ATTACK) \
 		$(SUITES:%=--suite %) $(USER_TASKS:%=--user-task %) $(INJECTION_TASKS:%=--injection-task %) $(AGENTDOJO_FLAGS)
 	$(UPDATE_REPORT)

@@ -29,7 +29,8 @@ from builders.agentdojo.suites import BENCHMARK_VERSION
 from ..files import read_json, write_json
 from .agent import ServedModel, make_agent
 from .black_box_attack import BLACK_BOX, register_black_box_attacks
-from .results import RUNS, BenchmarkSelection, agent_name
+from .live_runs import RUNS, agent_name
+from .results import BenchmarkSelection
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from agentdojo.agent_pipeline import AgentPipeline
 
 from ..generation.backend import BASE
 from .agent import make_agent
-from .results import agent_name
+from .live_runs import agent_name
 from .run_benchmark import LOG_FILE, ServedModels, control_tokens_to_break, pipeline_elements, serve_models
 
 

@@ -110,12 +110,12 @@ def agentdojo(
     Every run is saved when it ends, and all runs in the folder are read back as traces. A run that the context limit
     or the server cut off is reported as a failure, and counts in no rate.
     """
+    from ..agentdojo.live_runs import defended_name
     from ..agentdojo.results import (
         AGENTDOJO_FILE,
         SETTINGS_FILE,
         BenchmarkSelection,
         agentdojo_table_rows,
-        defended_name,
         read_agentdojo_runs,
     )
     from ..agentdojo.run_benchmark import ServedModels, run_agentdojo

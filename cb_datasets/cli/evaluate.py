@@ -36,12 +36,11 @@ def evaluate(
 
     from ..evaluation.evaluate import EvaluationOptions, evaluate_models
     from ..evaluation.gates import failed_gates
-    from ..evaluation.results import model_names, named_adapters
+    from ..evaluation.results import named_adapters
     from ..files import load_rows
     from ..report.attack_sections import read_attack_results
     from ..report.plots.cosines import read_diagnostics
     from ..report.report import write_report
-    from ..report.tables import GATE_HEADER, gate_rows, metric_table_rows
     from ..sample import PROMPT_FEATURES
 
     adapters = named_adapters(adapter, also or [])
@@ -52,12 +51,7 @@ def evaluate(
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
     results = evaluate_models(rows, loaded, options, engine.work_dir)
-    write_report(results, output, cosines, curves, attack_results=attack_results)
-    models = model_names(results)
-    table(["", *models], metric_table_rows(results, models))
-    if samples:
-        table([f"{samples} draws, T = 1", *models], metric_table_rows(results["sampled"], models))
-    table(GATE_HEADER, gate_rows(results))
+    _print_tables(write_report(results, output, cosines, curves, attack_results=attack_results))
     print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(results["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
@@ -88,5 +82,18 @@ def report(
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
     cosines = read_diagnostics(diagnostics, first["settings"]["adapters"]) if diagnostics else None
     attack_results = read_attack_results(results[0].parent)
-    write_report(first, output, cosines, curves, runs if others else None, attack_results)
+    _print_tables(write_report(first, output, cosines, curves, runs if others else None, attack_results))
     print(f"report: {len(first['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
+
+
+def _print_tables(results: dict) -> None:
+    """Print the metrics of all models, live runs included, and the gates."""
+    from ..evaluation.results import model_names
+    from ..report.tables import GATE_HEADER, gate_rows, live_rows, metric_table_rows
+
+    models = model_names(results)
+    table(["", *models], [*metric_table_rows(results, models), *live_rows(results, models)])
+    if "sampled" in results:
+        samples = results["settings"]["samples"]
+        table([f"{samples} draws, T = 1", *models], metric_table_rows(results["sampled"], models))
+    table(GATE_HEADER, gate_rows(results))

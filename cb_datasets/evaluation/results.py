@@ -25,6 +25,8 @@ SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 ADAPTIVE_KEYS = ("settings", "rungs", "task", "available", "left_out")
 LIVE_KEYS = (
     "settings",
+    "changed",
+    "slices",
     "verdicts",
     "failures",
     "spell_control_tokens",
@@ -33,6 +35,7 @@ LIVE_KEYS = (
     "defenses",
     "suites",
     "attacks",
+    "runs",
 )
 
 

@@ -10,41 +10,21 @@ A breaker may have been retrained after an attack: metrics of weights other than
 the section says so.
 """
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from ..agentdojo import results as live
 from ..attacks import adaptive_results as adaptive
 from ..counts import listed
 from ..evaluation.compare import BASE
-from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS, is_evaluated
+from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS
 from ..files import read_json
+from .live_section import LIVE, live_section
+from .section import Section, models_to_show
 
 
 ADAPTIVE = adaptive.ADAPTIVE_FILE
-LIVE = f"agentdojo/{live.AGENTDOJO_FILE}"
 
 _KEYS = {ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of the report.
-
-    Args:
-        anchor, title (`str`): Its id in the page, and its heading.
-        paragraphs (`list[str]`): Text before the table: settings, and how to read the numbers.
-        models (`list[str]`): Columns of the table; empty if there is no table.
-        rows (`list[tuple[str, ...]]`): Rows of the table, `(label, cell of each model, ...)`.
-    """
-
-    anchor: str
-    title: str
-    paragraphs: list[str]
-    models: list[str]
-    rows: list[tuple[str, ...]]
 
 
 def read_attack_results(folder: Path) -> dict[str, dict]:
@@ -74,7 +54,7 @@ def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dic
     if ADAPTIVE in attack_results:
         sections += _adaptive_sections(attack_results[ADAPTIVE], evaluation_settings)
     if LIVE in attack_results:
-        sections.append(_live_section(attack_results[LIVE], evaluation_settings))
+        sections.append(live_section(attack_results[LIVE], evaluation_settings))
     return sections
 
 
@@ -83,7 +63,7 @@ def _adaptive_sections(results: dict, evaluation_settings: dict) -> list[Section
     revisions = {
         name: str(model["revision"]).rpartition("+")[2] for name, model in settings["models"].items() if name != BASE
     }
-    models, omitted = _models_to_show(revisions, evaluation_settings, ADAPTIVE)
+    models, omitted = models_to_show(revisions, evaluation_settings, ADAPTIVE)
     left_out = results["left_out"]
     excluded = f" (excluded, because they cannot be attacked: {listed(left_out)})" if left_out else ""
     versions = ", ".join(f"{package} {version}" for package, version in settings["versions"].items())
@@ -110,43 +90,3 @@ def _adaptive_sections(results: dict, evaluation_settings: dict) -> list[Section
         rows = list(adaptive.black_box_table_rows(results, models))
         sections.append(Section("black-box", "Black-box attacker in detail", [text], models, rows))
     return sections
-
-
-def _live_section(results: dict, evaluation_settings: dict) -> Section:
-    settings = results["settings"]
-    models, omitted = _models_to_show(settings["adapters"], evaluation_settings, LIVE)
-    models += [live.defended_name(defense) for defense in results["defenses"]] if models else []
-    paragraphs = [
-        f"AgentDojo {settings['benchmark']}, models served by {settings['engine']}; suites: "
-        f"{', '.join(results['suites'])}; attack: {', '.join(results['attacks']) or 'none'}; greedy decoding, at most "
-        f"{settings['max_new_tokens']} tokens per turn and {settings['max_steps']} turns with calls.",
-        *omitted,
-    ]
-    failures = {name: Counter(failure["reason"] for failure in results["failures"][name]) for name in models}
-    verdicts = ("verdicts of the runs", *(listed(results["verdicts"][name]) or "-" for name in models))
-    failed = ("failed runs, excluded from all metrics", *(listed(failures[name]) or "-" for name in models))
-    spelled = (
-        f"runs whose text spells control tokens, {settings['spelled_control_tokens']}",
-        *(str(results["spell_control_tokens"][name]) for name in models),
-    )
-    turns = ("turns of a run, median and maximum", *(_median_and_max(results["turns"][name]) for name in models))
-    seconds = ("seconds of a run, the same", *(_median_and_max(results["seconds"][name]) for name in models))
-    others = [turns, seconds, verdicts, failed, spelled]
-    rows = [*live.agentdojo_table_rows(results, models), *others] if models else []
-    return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, models, rows)
-
-
-def _median_and_max(values: dict | None) -> str:
-    return "-" if values is None else f"{values['median']:.1f}, {values['max']:.1f}"
-
-
-def _models_to_show(revisions: Mapping[str, str], evaluation_settings: dict, file: str) -> tuple[list[str], list[str]]:
-    """The models of a table, and a paragraph about the models that are left out.
-
-    The base model is shown for comparison only: without an evaluated adapter, no models are shown.
-    """
-    evaluated = evaluation_settings["adapters"]
-    shown = [name for name, revision in revisions.items() if is_evaluated(evaluated, name, revision)]
-    others = [f"{name} ({revision})" for name, revision in revisions.items() if name not in shown]
-    omitted = [f"Not shown, because {file} has results of weights that are not evaluated here: {', '.join(others)}."]
-    return [BASE, *shown] if shown else [], omitted if others else []

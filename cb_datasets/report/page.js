@@ -19,7 +19,8 @@ const FACETS = {
 function searcher(q) {
   const has = (text) => (text || "").toLowerCase().includes(q);
   const matches = turns.map((message) => has(message.content) || (message.tool_calls || []).some((call) => has(call.function.name + call.function.arguments)));
-  return (prompt) => has(prompt.id) || prompt.turns.some((index) => matches[index]) || Object.values(prompt.answers).some((answer) => has(answer.text));
+  const any = (indices) => (indices || []).some((index) => matches[index]);
+  return (prompt) => has(prompt.id) || any(prompt.turns) || Object.values(prompt.answers).some((answer) => has(answer.text) || any(answer.turns));
 }
 
 function filterPrompts() {
@@ -71,7 +72,16 @@ function list() {
   }));
 }
 
+// A live run: the whole conversation, from the user's request on, with the injection marked.
+function conversationBox(answer, model) {
+  const hits = Object.entries(answer.hits).filter(([, hit]) => hit).map(([name]) => el("span", { class: "badge", text: name }));
+  return el("div", { class: "turn answer" + (model === state.model ? " on" : ""), "data-model": model },
+    el("b", { text: model + " " }), badge(answer.outcome), ...hits,
+    ...answer.turns.map((number, position) => turns[number].role !== "system" && turn(turns[number], position, answer)));
+}
+
 function completionBox(prompt, model) {
+  if (prompt.answers[model].turns) return conversationBox(prompt.answers[model], model);
   const { text, outcome, gibberish, arguments_match: match } = prompt.answers[model];
   const prefill = prompt.target?.prefill || "", prefilled = prefill && (text || "").startsWith(prefill);
   const pre = raw(prefilled ? text.slice(prefill.length) : text || "");
@@ -79,7 +89,7 @@ function completionBox(prompt, model) {
   return el("div", { class: "turn answer" + (model === state.model ? " on" : ""), "data-model": model },
     el("b", { text: model + " " }), badge(outcome), gibberish && el("span", { class: "badge bad", text: "gibberish" }),
     match === true && el("span", { class: "badge good", text: "right arguments" }), match === false && el("span", { class: "badge bad", text: "wrong arguments" }),
-    text === null ? el("p", { text: "No completion: the prompt is too long." }) : pre);
+    text === null ? el("p", { text: prompt.task === "live" ? "No finished run." : "No completion: the prompt is too long." }) : pre);
 }
 
 function show(at) {

@@ -12,7 +12,7 @@ into text nodes. The content security policy allows only the page's own script a
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from ..agentdojo.results import AGENTDOJO_METRICS
 from ..evaluation.compare import BASE
 from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction, is_hit
 from ..evaluation.results import model_names
@@ -27,7 +28,8 @@ from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from ..files import write_text
 from ..outcomes import Outcome
 from ..web import with_shared_parts
-from .attack_sections import Section
+from .live_prompt import live_prompt
+from .section import Section
 from .slices import is_worse, slice_tables
 from .tables import (
     COHERENCE_HEADER,
@@ -49,11 +51,14 @@ CHANGES = ("regressed", "changed", "improved", "same", "error")
 SIGNIFICANT = 0.05
 
 
-def write_page(results: dict, plots: Mapping[str, str], folder: Path, sections: list[Section]) -> None:
+def write_page(
+    results: dict, live_runs: list[dict], plots: Mapping[str, str], folder: Path, sections: list[Section]
+) -> None:
     """Write `report.html`.
 
     Args:
         results (`dict`): The results of an evaluation.
+        live_runs (`list[dict]`): The live runs of its models, side by side.
         plots (`Mapping[str, str]`): Captions of the PNG files in the folder that the page includes, by file name.
         folder (`Path`): The report's folder.
         sections (`list[Section]`): Sections on attacks and the live benchmark.
@@ -68,12 +73,12 @@ def write_page(results: dict, plots: Mapping[str, str], folder: Path, sections: 
         policy=_policy(style, script),
         style=Markup(style),
         script=Markup(script),
-        data=Markup(_json(page_data(results))),
+        data=Markup(_json(page_data(results, live_runs))),
         models=models,
         results=results,
         gates=(GATE_HEADER, gate_rows(results)),
         coherence=(COHERENCE_HEADER, coherence_rows(results)),
-        metrics=list(_metric_rows(results, models, results["changed"])),
+        metrics=[*_metric_rows(results, models, results["changed"]), *_live_rows(results, models)],
         sampled=list(_metric_rows(results["sampled"], models)) if "sampled" in results else [],
         kinds_explained=KINDS_EXPLAINED,
         kinds=(kind_header(results), kind_rows(results)),
@@ -110,8 +115,19 @@ def percent(value: float) -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
+def _live_rows(results: dict, models: list[str]) -> Iterator[dict[str, Any]]:
+    """The rows of live runs, if there were any."""
+    if "live" in results:
+        metrics = {model: results["live"]["metrics"].get(model, {}) for model in models}
+        labels = {name: f"live: {label}" for name, label in AGENTDOJO_METRICS.items()}
+        yield from _metric_rows(metrics, models, results["live"]["changed"], labels)
+
+
 def _metric_rows(
-    metrics: dict[str, dict], models: list[str], changed: Mapping[str, dict] | None = None
+    metrics: dict[str, dict],
+    models: list[str],
+    changed: Mapping[str, dict] | None = None,
+    labels: Mapping[str, str] = METRIC_LABELS,
 ) -> Iterator[dict[str, Any]]:
     """A row per measured metric: its label, and for each model `(rate, change)`.
 
@@ -120,22 +136,24 @@ def _metric_rows(
         models (`list[str]`): The models to show.
         changed (`Mapping[str, dict]`, *optional*): Paired changes by model and metric. Samples have none: they are not
             paired.
+        labels (`Mapping[str, str]`, *optional*): Labels of the metrics, which end with the wanted direction.
     """
-    for name, label in METRIC_LABELS.items():
+    for name, label in labels.items():
         if any(name in metrics[model] for model in models):
             changes = [(changed or {}).get(model, {}).get(name) for model in models]
             cells = [
-                (metrics[model].get(name), _marked_change(name, change))
+                (metrics[model].get(name), _marked_change(label, change))
                 for model, change in zip(models, changes, strict=True)
             ]
             yield {"label": label, "cells": cells}
 
 
-def _marked_change(metric: str, change: dict[str, Any] | None) -> dict[str, Any] | None:
+def _marked_change(label: str, change: dict[str, Any] | None) -> dict[str, Any] | None:
     """A paired change with its `mark`: `good` or `bad` if it is significant and its direction has a meaning."""
     if change is None:
         return None
-    improvement = direction(metric) * (change["gained"] - change["lost"])
+    wanted = 1 if label.endswith("↑") else -1 if label.endswith("↓") else 0
+    improvement = wanted * (change["gained"] - change["lost"])
     mark = "" if change["p"] >= SIGNIFICANT or improvement == 0 else "good" if improvement > 0 else "bad"
     return {**change, "mark": mark}
 
@@ -143,18 +161,24 @@ def _marked_change(metric: str, change: dict[str, Any] | None) -> dict[str, Any]
 # ------------------------------------------------------------------------------------------------------------- prompts
 
 
-def page_data(results: dict) -> dict[str, Any]:
-    """The data of the page's script: `{models, changes, turns, prompts}`.
+def page_data(results: dict, live_runs: Sequence[dict] = ()) -> dict[str, Any]:
+    """The data of the page's script: `{models, changes, turns, prompts}`; live runs are prompts of the task `live`.
 
-    Each distinct turn is stored once, because many prompts share their system prompt; prompts refer to turns by index.
+    Each distinct turn is stored once, because many prompts share their system prompt; prompts refer to turns by index,
+    and so do the answers of live runs, which are whole conversations.
     """
     models = model_names(results)
     turns: dict[str, int] = {}
+
+    def indices_of(messages: list[dict]) -> list[int]:
+        return [turns.setdefault(_json(message), len(turns)) for message in messages]
+
     prompts = []
     for record in results["prompts"]:
-        indices = [turns.setdefault(_json(message), len(turns)) for message in record["messages"]]
         others = {key: value for key, value in record.items() if key != "messages"}
+        indices = indices_of(record["messages"])
         prompts.append({**others, "turns": indices, "comparison": compare_with_base(record, models)})
+    prompts += [live_prompt(run, models, indices_of) for run in live_runs]
     return {"models": models, "changes": CHANGES, "turns": [json.loads(turn) for turn in turns], "prompts": prompts}
 
 

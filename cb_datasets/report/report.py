@@ -8,13 +8,15 @@ from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
 from ..markdown import markdown_table
-from .attack_sections import Section, attack_sections
+from .attack_sections import attack_sections
+from .live_section import live_runs, live_summary
 from .page import write_page
 from .plots import PLOT_CAPTIONS
 from .plots.cosines import draw_diagnostics
 from .plots.drawing import save_figure
 from .plots.results import draw_results
 from .plots.tradeoff import draw_tradeoff
+from .section import Section
 from .slices import slice_rows, slice_tables
 from .tables import (
     COHERENCE_HEADER,
@@ -24,6 +26,7 @@ from .tables import (
     gate_rows,
     kind_header,
     kind_rows,
+    live_rows,
     metric_table_rows,
 )
 
@@ -35,7 +38,7 @@ def write_report(
     curves: Path | None = None,
     runs: Mapping[str, dict] | None = None,
     attack_results: Mapping[str, dict] | None = None,
-) -> None:
+) -> dict:
     """Write `results.json`, plots, `report.md` and `report.html`.
 
     Args:
@@ -46,6 +49,9 @@ def write_report(
         runs (`Mapping[str, dict]`, *optional*): Results of several evaluations by name, to plot against each other.
         attack_results (`Mapping[str, dict]`, *optional*): Results of attacks and of the live benchmark by file name,
             see [`~attack_sections.read_attack_results`].
+
+    Returns:
+        `dict`: The results as written: with what live runs of the same models measured, if there were any.
     """
     # Read first: `curves` may be a plot of the earlier report, which is deleted.
     curves_png = curves.read_bytes() if curves else None
@@ -60,10 +66,14 @@ def write_report(
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curves_png)
     plots = {name: caption for name, caption in PLOT_CAPTIONS.items() if (folder / name).is_file()}
-    sections = attack_sections(attack_results or {}, results["settings"])
+    attack_results, settings = attack_results or {}, results["settings"]
+    sections = attack_sections(attack_results, settings)
+    live = live_summary(attack_results, settings)
+    results = {**{key: value for key, value in results.items() if key != "live"}, **({"live": live} if live else {})}
     write_text(folder / "report.md", _markdown(results, plots, sections))
-    write_page(results, plots, folder, sections)
+    write_page(results, live_runs(attack_results, settings), plots, folder, sections)
     write_results(results, folder / "results.json")
+    return results
 
 
 def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) -> str:
@@ -71,7 +81,7 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines = ["# Base against breaker", ""]
     lines += [f"- {key}: `{value}`" for key, value in results["settings"].items()]
     lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
-    lines += _table(["", *models], metric_table_rows(results, models))
+    lines += _table(["", *models], [*metric_table_rows(results, models), *live_rows(results, models)])
     if "sampled" in results:
         samples = results["settings"]["samples"]
         lines += [
@@ -83,6 +93,8 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     for section in sections:
         lines += [f"## {section.title}", "", *(line for text in section.paragraphs for line in (text, ""))]
         lines += _table(["", *section.models], section.rows) if section.rows else []
+        for title, header, rows in section.details:
+            lines += [f"### By {title}", "", *_table(header, rows)]
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(results))]
     if kinds := kind_rows(results):
         lines += ["## Kinds of attack", "", KINDS_EXPLAINED, "", *_table(kind_header(results), kinds)]

@@ -1,5 +1,6 @@
 """Metrics of parts of the prompts: by family, place of the injection, turn, and the other fields of `SLICES`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..evaluation.compare import BASE, SLICES
@@ -58,9 +59,11 @@ def is_worse(metric: str, base: dict | None, rate: dict | None) -> bool:
     return rate["low"] > base["high"] if direction(metric) < 0 else rate["high"] < base["low"]
 
 
-def slice_rows(table: SliceTable, models: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+def slice_rows(
+    table: SliceTable, models: list[str], labels: Mapping[str, str] = METRIC_LABELS
+) -> tuple[list[str], list[tuple[str, ...]]]:
     """Header and rows of a table as text, with one cell for all models: `96.2% / 1.9% (n = 52)`."""
-    header = [table.field, *(METRIC_LABELS[name] for name in table.metrics)]
+    header = [table.field, *(labels[name] for name in table.metrics)]
     rows = [
         (value, *(_cell([by_model.get(model, {}).get(name) for model in models]) for name in table.metrics))
         for value, by_model in table.rows
@@ -69,6 +72,7 @@ def slice_rows(table: SliceTable, models: list[str]) -> tuple[list[str], list[tu
 
 
 def _cell(rates: list[dict | None]) -> str:
-    if rates[0] is None:
+    measured = [rate for rate in rates if rate is not None]
+    if not measured:
         return ""
-    return " / ".join("-" if rate is None else f"{rate['value']:.1%}" for rate in rates) + f" (n = {rates[0]['n']})"
+    return " / ".join("-" if rate is None else f"{rate['value']:.1%}" for rate in rates) + f" (n = {measured[0]['n']})"

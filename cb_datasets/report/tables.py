@@ -1,5 +1,6 @@
 """The tables of a report as rows of text: metrics, gates and coherence, for the terminal, Markdown and the page."""
 
+from ..agentdojo.results import agentdojo_table_rows
 from ..evaluation.attack_kinds import FOLLOWED_MORE, MIN_PROMPTS, NOT_JUDGED, PASSED
 from ..evaluation.compare import BASE
 from ..evaluation.gates import BREAKER
@@ -16,6 +17,15 @@ def metric_table_rows(metrics: dict, models: list[str]) -> list[tuple[str, ...]]
     """
     measured = [name for name in METRIC_LABELS if any(name in metrics[model] for model in models)]
     return [(METRIC_LABELS[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
+
+
+def live_rows(results: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """`(label, cell, cell, ...)` for every metric of live runs; none if there were no such runs."""
+    if "live" not in results:
+        return []
+    metrics = results["live"]["metrics"]
+    rows = agentdojo_table_rows({model: metrics.get(model, {}) for model in models}, models)
+    return [(f"live: {label}", *cells) for label, *cells in rows]
 
 
 def gate_rows(results: dict) -> list[tuple[str, ...]]:

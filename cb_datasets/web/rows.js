@@ -11,7 +11,7 @@ function el(tag, { text, on, ...attributes } = {}, ...children) {
   return node;
 }
 
-const BAD = ["attack_success", "bad"], GOOD = ["correct", "refusal", "good"];
+const BAD = ["attack_success", "compromised", "benign_failure", "bad"], GOOD = ["correct", "refusal", "resisted", "benign_success", "good"];
 
 function badge(name, attributes = {}) {
   const color = BAD.includes(name) ? " bad" : GOOD.includes(name) ? " good" : "";

@@ -712,6 +712,11 @@ def test_faulty_suite_modules_are_named(own_suite, tiny, tmp_path):
     (tmp_path / "empty_module.py").write_text("")
     with pytest.raises(ValueError, match=r"empty_module registers no suite: it must call agentdojo's register_suite"):
         run_agentdojo(tiny, BenchmarkSelection(suite_module="empty_module"), tmp_path)
+    (tmp_path / "lonely_module.py").write_text("import not_installed")
+    with pytest.raises(
+        ValueError, match=r"lonely_module cannot be imported \(ModuleNotFoundError: No module named 'not_"
+    ):
+        run_agentdojo(tiny, BenchmarkSelection(suite_module="lonely_module"), tmp_path)
     with pytest.raises(ValueError, match=r"lamp has no injection task whose ground_truth makes a call"):
         run_agentdojo(tiny, dataclasses.replace(own_suite("lamp", "[]"), attack="direct"), tmp_path)
 
@@ -755,7 +760,7 @@ def test_a_wrong_path_raises_before_a_server_starts(wrong, tiny, tmp_path):
 
 def test_without_agentdojo_the_error_names_the_install_command(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "agentdojo.yaml_loader", None)
-    with pytest.raises(ValueError, match=r"pip install 'cb-datasets\[sources\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'cb-datasets\[agentdojo\]'"):
         run_agentdojo(tiny, ONE_TASK, tmp_path)
 
 
