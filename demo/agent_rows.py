@@ -57,7 +57,7 @@ FORMAT = FORMATS["llama3_json"]
 HISTORY_FRACTION = 0.25
 ATTACKED_FRACTION = 0.55
 # Of the attacked single-turn rows, this part has the injection anywhere, and the others have it behind the request.
-_LAID_OUT_FRACTION = 0.5
+_LAID_OUT_FRACTION = 0.8
 # Of the injections of an office row, this part is in every result, and the others in one.
 _EVERY_RESULT_FRACTION = 0.3
 _REQUEST_NOISE, _RESULT_NOISE = 0.5, 0.2
