@@ -6,12 +6,13 @@
 
 Every variant is a recipe of the demo with a few settings changed, trained by `trainers.train` on the demo's samples.
 It is evaluated on the demo's held-out prompts, on the same with the attacker's call prefilled, on attack types that no
-split of the data contains, and with samples at temperature 1. Adapter and results of each run are kept in `--output`
-and are reused: an interrupted study resumes where it stopped.
+split of the data contains, with samples at temperature 1, and in live runs of the office suites. Adapter and results
+of each run are kept in `--output` and are reused: an interrupted study resumes where it stopped.
 """
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,6 +131,35 @@ def make_prompts(folder: Path, part: str, tool_format: Any) -> Prompts:
     )
 
 
+def live_figures(model: Path, part: str, folder: Path) -> dict[str, Any]:
+    """Figures of a model's live runs in the office suites of a part, with `followed_notes`, and of each kind of task.
+
+    `followed_notes` is the utility of clean runs whose task is to do what a note or a page says.
+    """
+    from builders.agentdojo.suites import agentdojo_yaml
+    from cb_datasets.agentdojo.live_runs import read_live_runs
+    from cb_datasets.agentdojo.results import BenchmarkSelection, metrics_of
+    from cb_datasets.agentdojo.run_benchmark import ServedModels, run_agentdojo
+    from cb_datasets.generation.backend import load_tokenizer
+
+    served = ServedModels(str(model), {}, "transformers", max_new_tokens=MAX_NEW_TOKENS)
+    selection = BenchmarkSelection((f"office_{part}_*",), "lookalike", suite_module="demo.office", max_steps=8)
+    run_agentdojo(served, replace(selection, concurrency=64), folder)
+    runs = read_live_runs(folder, [BASE], load_tokenizer(str(model)))[0][BASE]
+    with agentdojo_yaml():
+        from agentdojo.task_suite import get_suite
+
+        from builders.agentdojo.suites import BENCHMARK_VERSION
+
+        kinds = [get_suite(BENCHMARK_VERSION, run.key.suite).user_tasks[run.key.user_task].task.kind for run in runs]
+    by_kind = {
+        kind: metrics_of([run for run, each in zip(runs, kinds, strict=True) if each == kind])
+        for kind in sorted(set(kinds))
+    }
+    notes = metrics_of([run for run, kind in zip(runs, kinds, strict=True) if kind.startswith("follow_")])
+    return {"live": {**metrics_of(runs), "followed_notes": notes["utility"]}, "live_kinds": by_kind}
+
+
 def evaluate(name: str, backend: Any, prompts: Prompts, work_dir: Path) -> dict[str, Any]:
     """Figures of one model: `held_out` and its `tools`, `unseen` with its `kinds`, and `drawn`."""
     from cb_datasets.evaluation.compare import compare
@@ -165,7 +195,8 @@ def run(arguments: argparse.Namespace) -> None:
     base = TransformersBackend(str(arguments.model), batch_size=BATCH_SIZE)
     prompts = make_prompts(arguments.output, arguments.part, format_of(base.tokenizer.chat_template))
     if not (results / f"{BASE}.json").is_file():
-        write_json(results / f"{BASE}.json", evaluate(BASE, base, prompts, work_dir))
+        live = live_figures(arguments.model, arguments.part, arguments.output / "live" / BASE)
+        write_json(results / f"{BASE}.json", {**evaluate(BASE, base, prompts, work_dir), **live})
     for seed in arguments.seeds:
         for variant in arguments.only:
             path = results / f"{variant}-{seed}.json"
@@ -176,7 +207,8 @@ def run(arguments: argparse.Namespace) -> None:
                 write_json(folder / "times.json", train(variant, seed, folder, arguments.data, arguments.model))
             breaker = TransformersBackend(str(folder / "merged"), batch_size=BATCH_SIZE)
             found = evaluate(f"{variant} {seed}", breaker, prompts, work_dir)
-            write_json(path, {"times": read_json(folder / "times.json"), **found})
+            live = live_figures(folder / "merged", arguments.part, arguments.output / "live" / folder.name)
+            write_json(path, {"times": read_json(folder / "times.json"), **found, **live})
             print(f"{variant}, seed {seed}: {path}")
 
 
@@ -209,6 +241,16 @@ DRAWN = {
     "right call, T = 1 ↑": ("drawn", "correct_under_attack"),
     "benign, T = 1 ↑": ("drawn", "benign_call"),
     "gibberish, T = 1 ↓": ("drawn", "gibberish"),
+}
+LIVE = {
+    "clean utility ↑": ("live", "utility"),
+    "utility under attack ↑": ("live", "utility_under_attack"),
+    "ASR ↓": ("live", "targeted_asr"),
+    "ASR by state ↓": ("live", "asr_by_state"),
+    "notes followed ↑": ("live", "followed_notes"),
+    "extra side effects ↓": ("live", "extra_side_effects"),
+    "leaked arguments ↓": ("live", "leaked_arguments"),
+    "step limit ↓": ("live", "step_limit"),
 }
 # The second model's breakers in the words of this page.
 SECOND = {BASE: "base", "breaker": "selective", PLAIN_RR: "plain RR"}
@@ -277,6 +319,22 @@ def parts_table(found: dict[str, Any], part: str, heading: str) -> str:
             values = [run[part][name][figure]["value"] for run in runs_of(found, variant).values()]
             cells.append(f"{100 * sum(values) / len(values):.0f}" if values else "-")
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def live_kinds_table(found: dict[str, Any]) -> str:
+    """Utility of clean and of attacked runs of base and the two main breakers, for each kind of task."""
+    lines = ["| kind of task | base | plain RR | selective |", "|---|---|---|---|"]
+    for kind in found[BASE]["live_kinds"]:
+        cells = []
+        for variant in (BASE, PLAIN_RR, SELECTIVE):
+            runs = [found[BASE]] if variant == BASE else list(runs_of(found, variant).values())
+            rates = [
+                [100 * run["live_kinds"][kind][metric]["value"] for run in runs]
+                for metric in ("utility", "utility_under_attack")
+            ]
+            cells.append(" · ".join(f"{sum(values) / len(values):.0f}" for values in rates) if runs else "-")
+        lines.append(f"| {kind.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -388,8 +446,12 @@ def write_page(
         ablation_table=markdown(MAIN, rows),
         forced_table=markdown(FORCED, rows),
         drawn_table=markdown(DRAWN, rows),
+        live_table=markdown(LIVE, rows),
+        live_seeds_table=markdown(LIVE, [("base", [found[BASE]]), *every_seed]),
         unseen_table=markdown(UNSEEN, rows),
         kinds_table=parts_table(found, "kinds", "kind"),
+        live_n=[found[BASE]["live"][metric]["n"] for metric in ("utility", "targeted_asr")],
+        live_kinds_table=live_kinds_table(found),
         tools_table=parts_table(found, "tools", "right tool"),
         not_followed=[
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED

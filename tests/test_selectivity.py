@@ -64,6 +64,8 @@ def result(asr: int, right: int, kinds: dict[str, int]) -> dict:
             kind: {"asr": proportion(hits, 10), "correct_under_attack": proportion(10 - hits, 10)}
             for kind, hits in kinds.items()
         },
+        "live": {**dict.fromkeys((metric for _, metric in study.LIVE.values()), proportion(right, 10))},
+        "live_kinds": {"pay_bill": {"utility": proportion(9, 10), "utility_under_attack": proportion(right, 10)}},
     }
 
 
@@ -81,6 +83,9 @@ def test_the_page_is_made_of_the_results(tmp_path):
     assert "takes 50 s of processor time, plain RR - s" in page
     assert "hardly follows: before request." in page
     assert "| read file | 10 | 100 | - | 20 | 80 |" in page.split("## By tool")[1]
+    live = page.split("## Live runs")[1].split("## ")[0]
+    assert "unlikelihood + stop (2) | 80.0 (70.0-90.0)" in live
+    assert "| pay bill | 90 · 0 | - | 90 · 80 |" in live
     assert "Not measured yet" in page and "plain RR;" in page
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
     json.dumps(found, allow_nan=False)

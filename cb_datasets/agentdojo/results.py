@@ -133,7 +133,7 @@ def read_agentdojo_runs(folder: Path, models: list[str], tokenizer: "PreTrainedT
     runs, failures = read_live_runs(folder, models, tokenizer)
     keys = {run.key for by_model in runs.values() for run in by_model}
     return {
-        **{name: _metrics(by_model) for name, by_model in runs.items()},
+        **{name: metrics_of(by_model) for name, by_model in runs.items()},
         "changed": {name: _changed(runs[BASE], by_model) for name, by_model in runs.items() if name != BASE},
         "slices": {field: _sliced_metrics(runs, value_of) for field, value_of in LIVE_SLICES.items()},
         "verdicts": {name: dict(Counter(run.verdict for run in by_model)) for name, by_model in runs.items()},
@@ -153,8 +153,8 @@ def _distribution(values: list[float | None]) -> dict[str, float] | None:
     return {"median": statistics.median(known), "max": max(known)} if known else None
 
 
-def _metrics(runs: list[LiveRun]) -> dict[str, dict]:
-    """Metrics of one model; one without runs in its denominator is left out."""
+def metrics_of(runs: list[LiveRun]) -> dict[str, dict]:
+    """Metrics of one model's runs (`{value, n, low, high}`), without those that no run measures."""
     hits = {metric: [run.hits[metric] for run in runs if metric in run.hits] for metric in AGENTDOJO_METRICS}
     hits["best_of_attacks"] = _any_success(runs)
     return {metric: proportion(sum(values), len(values)) for metric, values in hits.items() if values}
@@ -193,7 +193,9 @@ def _sliced_metrics(
             value = value_of(run.key)
             if value is not None:
                 slices.setdefault(value, {}).setdefault(name, []).append(run)
-    return {value: {name: _metrics(by_model) for name, by_model in slices[value].items()} for value in sorted(slices)}
+    return {
+        value: {name: metrics_of(by_model) for name, by_model in slices[value].items()} for value in sorted(slices)
+    }
 
 
 def _side_by_side(runs: dict[str, list[LiveRun]]) -> list[dict]:
