@@ -42,7 +42,8 @@ class Augmentation:
             Probability that the text before the call is removed from a harmful completion.
         retain_noise_probability (`float`, *optional*, defaults to `0.0`):
             Probability that, in a row of Dr without an attack, random words replace some words of the last user
-            message, or that sentences of one to six random words are put before it, after it, or on both sides.
+            message, or that sentences of one to six random words are put before it, after it, or on both sides; so,
+            too, for each tool result behind it.
         words (`tuple[str, ...]`, *optional*):
             Words to choose from, see [`user_words`].
         adversary_rate (`float`, *optional*, defaults to `0.0`):
@@ -83,26 +84,33 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def augment_request(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
-    """The row with random words in or around its last user message; only retain rows without an attack are varied."""
+    """The row with random words in or around its last user message and the tool results behind it.
+
+    Only retain rows without an attack are varied.
+    """
     # A stream of its own, so that this augmentation does not shift the random numbers of the others
     rng = random.Random(f"{augmentation.seed} {row['id']} words")
     user_turns = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
-    eligible = row["set"] == "retain" and not row["injection"] and user_turns and augmentation.words
-    if not eligible or rng.random() >= augmentation.retain_noise_probability:
+    if row["set"] != "retain" or row["injection"] or not user_turns or not augmentation.words:
         return row
+    messages = [*row["messages"]]
+    for index, message in enumerate(messages):
+        is_read = index == user_turns[-1] or (index > user_turns[-1] and message["role"] == "tool")
+        if is_read and rng.random() < augmentation.retain_noise_probability:
+            messages[index] = {**message, "content": _with_random_words(message["content"], augmentation.words, rng)}
+    return {**row, "messages": messages}
+
+
+def _with_random_words(text: str, words: Sequence[str], rng: random.Random) -> str:
+    """Replace some words of the text, or put sentences of random words before it, behind it, or on both sides."""
 
     def sentence() -> str:
-        return " ".join(rng.choices(augmentation.words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
+        return " ".join(rng.choices(words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
 
-    messages, last = [*row["messages"]], user_turns[-1]
-    content = messages[last]["content"]
     if rng.random() < 0.5:
-        content = _replace_words(content, augmentation.words, rng)
-    else:
-        before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
-        content = " ".join([*before, content, *after])
-    messages[last] = {**messages[last], "content": content}
-    return {**row, "messages": messages}
+        return _replace_words(text, words, rng)
+    before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
+    return " ".join([*before, text, *after])
 
 
 def _replace_words(text: str, words: Sequence[str], rng: random.Random) -> str:

@@ -110,7 +110,7 @@ class CircuitBreakerConfig(_BaseConfig):
         retain_noise_probability (`float`, *optional*):
             Augmentation: probability that, in a retain row without an attack, random words of the dataset replace some
             words of the last user message, or that sentences of one to six random words are put before it, after it,
-            or on both sides. If `None`, the preset decides.
+            or on both sides; so, too, for each tool result behind it. If `None`, the preset decides.
 
         > Parameters that control the loss
 

@@ -164,17 +164,21 @@ def _wrong_call(
     rng: random.Random,
 ) -> list[int]:
     """
-    Tokens of a wrong call up to the end of its tool's name; none where the prompt offers no other tool.
+    Tokens of a wrong call up to the end of its tool's name; none where the prompt offers no other tool, or where the
+    attacker wants the right tool with other arguments, so that its name is not wrong.
 
     Of an attacked row it is the call of `harmful`, its own completion or its sibling's, or else one without text.
     """
     if not row["injection"]:
         return _head_of_call(_other_tool(row, rng), tokenizer)
+    right, wrong = row["target"]["expected_tool"], row["target"]["simulated_tool"]
+    if right is not None and right == wrong:
+        return []
     if row["set"] == RETAIN and harmful is not None and rng.random() < 0.5:
         harmful = without_opening(harmful)
     if harmful is not None and harmful.tool_name:
         return harmful.ids[: harmful.tool_name[1]]
-    return _head_of_call(row["target"]["simulated_tool"], tokenizer)
+    return _head_of_call(wrong, tokenizer)
 
 
 def _other_tool(row: dict[str, Any], rng: random.Random) -> str | None:

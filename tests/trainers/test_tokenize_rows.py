@@ -72,6 +72,22 @@ def test_divergence_is_the_first_token_unlike_the_right_call(prepared, tokenizer
     assert attack_tokens(rows["refusal/0"]) == []
 
 
+def test_the_name_of_the_right_tool_is_no_attack_token_and_no_wrong_call(attacked_rows, tokenizer):
+    """Where the attacker wants the right tool with other arguments, its name must not be unlearned."""
+    rows = attacked_rows(records=1, refusals=0).to_list()
+    for row in rows:
+        arguments = '{"q": "b"}' if row["set"] == "circuit_breaker" else '{"q": "a"}'
+        row["assistant_raw"] = f'<|python_tag|>{{"name": "see_docs", "parameters": {arguments}}}<|eom_id|>'
+        row["tool_calls_structured"] = [{"name": "see_docs", "arguments": arguments}]
+        row["target"] |= {"expected_tool": "see_docs", "simulated_tool": "see_docs"}
+    prepared = {row["set"]: prepare_row(row, tokenizer, siblings_of(rows), Augmentation(seed=0)) for row in rows[:2]}
+    harmful = prepared["circuit_breaker"]
+    assert attack_tokens(harmful) == [harmful["divergence"]]
+    assert tokenizer.decode(harmful["input_ids"][harmful["divergence"] :]).startswith('b"}')
+    assert harmful["hijack_ids"] == prepared["retain"]["hijack_ids"] == []
+    assert prepared["retain"]["splice_ids"] != []
+
+
 def test_clean_ids_are_those_of_the_clean_twin(prepared):
     rows = prepared(wrap_probability=1.0)
     for i in range(2):
@@ -203,6 +219,19 @@ def test_random_words_are_put_into_or_around_requests_of_retain_rows(attacked_ro
     assert 20 < changed < 60  # of 80
     assert changed / 4 < reworded < changed
     assert sides == {(True, False), (False, True), (True, True)}
+
+
+def test_random_words_are_put_into_what_is_read_after_the_last_request():
+    roles = ("user", "assistant", "user", "assistant", "tool", "assistant", "tool")
+    messages = [{"role": role, "content": "The moon is over Kalo."} for role in roles]
+    row = {"id": "row", "set": "retain", "injection": [], "messages": messages}
+    varied = set()
+    for seed in range(40):
+        augmentation = Augmentation(seed=seed, retain_noise_probability=0.5, words=("very", "long"))
+        new = augment_request(row, augmentation)["messages"]
+        assert all("Kalo" in message["content"] for message in new)
+        varied.add(tuple(index for index in range(len(roles)) if new[index] != messages[index]))
+    assert varied == {(), (2,), (4,), (6,), (2, 4), (2, 6), (4, 6), (2, 4, 6)}
 
 
 def test_user_words_are_lower_case_words_of_rows_without_an_attack(attacked_rows):

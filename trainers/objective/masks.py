@@ -106,10 +106,15 @@ def decision_tokens(row: Row) -> list[int]:
 
 
 def attack_tokens(row: Row) -> list[int]:
-    """Tokens that make a call the attacker's: the first unlike the right call, and two of its tool's name."""
+    """
+    Tokens that make a call the attacker's: the first unlike the right call, and two of its tool's name, unless that is
+    the right tool's name, too.
+    """
     begin, end = row["tool_name"]
     if begin < 0:
         return []
+    if row["divergence"] >= end:
+        return [row["divergence"]]
     return sorted({*range(begin, min(begin + 2, end)), *([row["divergence"]] if row["divergence"] >= 0 else [])})
 
 
