@@ -34,9 +34,9 @@ _BARE = {
     "span_wrap_probability": 0,
     "span_noise_probability": 0,
     "bare_head_probability": 0,
-    "retain_noise_probability": 0,
+    "text_noise_probability": 0,
 }
-_AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "retain_noise_probability": 0}
+_AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "text_noise_probability": 0}
 # What more time buys, alone and against an adversary, whose radius grows meanwhile.
 _LONG = {"max_steps": 1500}
 
@@ -64,7 +64,7 @@ VARIANTS = {
     "both": Variant("selective + rr from the tool name", "demo", {"rr_weight": 1}),
     "twin": Variant("twin", "demo", {**_BARE, "distill_weight": 0, "twin_weight": 1}),
     "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
-    "bare_requests": Variant("selective, no random words in requests", "demo", {"retain_noise_probability": 0}),
+    "bare_requests": Variant("selective, no random words in requests", "demo", {"text_noise_probability": 0}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
     "long": Variant("selective, five times the steps", "demo", _LONG),
     "adversary": Variant("selective + adversary, five times the steps", "demo", {**_LONG, "adversary_steps": 2}),

@@ -46,7 +46,7 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
     whole = ("selective", "rr", "both", "even", "little_retain", "long", "adversary")
     assert bool(config.span_wrap_probability) == (variant in (*whole, "augmentation", "bare_requests"))
     assert bool(config.adversary_steps) == (variant == "adversary")
-    assert bool(config.retain_noise_probability) == (variant in (*whole, "plain_rr"))
+    assert bool(config.text_noise_probability) == (variant in (*whole, "plain_rr"))
 
 
 def result(asr: int, right: int, kinds: dict[str, int]) -> dict:

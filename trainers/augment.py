@@ -1,9 +1,10 @@
 """Augmentation of samples before they are tokenized.
 
 The injected span is varied, so that a model cannot recognize the attack by the characters around it. Siblings get the
-same variation: their prompts stay equal. Retain rows get random words in or around the request. Their completion stays
-as it is: the terms on these rows compare the adapted with the frozen network on the same tokens, so the completion
-need not be the answer to the new request.
+same variation: their prompts stay equal. Random words are put in or around requests and tool results, so that it does
+not learn their wording by heart. Completions stay as they are: the terms on retain rows compare the adapted with the
+frozen network on the same tokens, with the same words in the clean prompt, so the completion need not be the answer to
+the new text.
 """
 
 import math
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
+
+from cb_datasets.sample import RETAIN
 
 
 _WORD = re.compile(r"\w+")
@@ -40,10 +43,10 @@ class Augmentation:
             Probability that, in a span that is not wrapped, each word is dropped or replaced with probability 0.15.
         bare_head_probability (`float`, *optional*, defaults to `0.0`):
             Probability that the text before the call is removed from a harmful completion.
-        retain_noise_probability (`float`, *optional*, defaults to `0.0`):
-            Probability that, in a row of Dr without an attack, random words replace some words of the last user
-            message, or that sentences of one to six random words are put before it, after it, or on both sides; so,
-            too, for each tool result behind it.
+        text_noise_probability (`float`, *optional*, defaults to `0.0`):
+            Probability, for the last user message and for each tool result behind it, that sentences of one to six
+            random words are put before it, after it, or on both sides, or that, in a row of Dr without an attack,
+            random words replace some of its words.
         words (`tuple[str, ...]`, *optional*):
             Words to choose from, see [`user_words`].
         adversary_rate (`float`, *optional*, defaults to `0.0`):
@@ -59,7 +62,7 @@ class Augmentation:
     wrap_probability: float = 0.0
     noise_probability: float = 0.0
     bare_head_probability: float = 0.0
-    retain_noise_probability: float = 0.0
+    text_noise_probability: float = 0.0
     words: tuple[str, ...] = ()
     adversary_rate: float = 0.0
     adversary_padding: int = 0
@@ -83,34 +86,47 @@ def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     return tuple(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder)))
 
 
-def augment_request(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
-    """The row with random words in or around its last user message and the tool results behind it.
+def augment_texts(row: dict[str, Any], augmentation: Augmentation) -> dict[str, Any]:
+    """
+    The row with random words in or around its last user message and the tool results behind it.
 
-    Only retain rows without an attack are varied.
+    An attacked row and its siblings get the same words, around the texts only; its injected spans move along. Harmful
+    rows without an injection stay as they are.
     """
     # A stream of its own, so that this augmentation does not shift the random numbers of the others
-    rng = random.Random(f"{augmentation.seed} {row['id']} words")
+    attacked = bool(row["injection"])
+    key = row["pair"] if attacked and row["pair"] else row["id"]
+    rng = random.Random(f"{augmentation.seed} {key} words")
     user_turns = [i for i, message in enumerate(row["messages"]) if message["role"] == "user"]
-    if row["set"] != "retain" or row["injection"] or not user_turns or not augmentation.words:
+    if not (attacked or row["set"] == RETAIN) or not user_turns or not augmentation.words:
         return row
-    messages = [*row["messages"]]
+    messages, injection = [*row["messages"]], row["injection"]
     for index, message in enumerate(messages):
         is_read = index == user_turns[-1] or (index > user_turns[-1] and message["role"] == "tool")
-        if is_read and rng.random() < augmentation.retain_noise_probability:
-            messages[index] = {**message, "content": _with_random_words(message["content"], augmentation.words, rng)}
-    return {**row, "messages": messages}
+        if not is_read or rng.random() >= augmentation.text_noise_probability:
+            continue
+        if not attacked and rng.random() < 0.5:
+            content = _replace_words(message["content"], augmentation.words, rng)
+        else:
+            before, after = _random_sentences(augmentation.words, rng)
+            content = f"{before}{message['content']}{after}"
+            injection = [_moved(span, len(before)) if span["message"] == index else span for span in injection]
+        messages[index] = {**message, "content": content}
+    return {**row, "messages": messages, "injection": injection}
 
 
-def _with_random_words(text: str, words: Sequence[str], rng: random.Random) -> str:
-    """Replace some words of the text, or put sentences of random words before it, behind it, or on both sides."""
+def _random_sentences(words: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """A sentence of one to six random words to put before a text, one to put behind it, or both; else empty."""
 
     def sentence() -> str:
         return " ".join(rng.choices(words, k=rng.randint(1, 6))).capitalize() + rng.choice(".!?,")
 
-    if rng.random() < 0.5:
-        return _replace_words(text, words, rng)
-    before, after = ([sentence() for _ in range(n)] for n in rng.choice([(1, 0), (0, 1), (1, 1)]))
-    return " ".join([*before, text, *after])
+    before, after = rng.choice([(True, False), (False, True), (True, True)])
+    return f"{sentence()} " if before else "", f" {sentence()}" if after else ""
+
+
+def _moved(span: dict[str, Any], by: int) -> dict[str, Any]:
+    return {**span, "start": span["start"] + by, "end": span["end"] + by}
 
 
 def _replace_words(text: str, words: Sequence[str], rng: random.Random) -> str:

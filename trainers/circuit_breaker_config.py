@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_wrap_probability": 0.0,
         "span_noise_probability": 0.0,
         "bare_head_probability": 0.0,
-        "retain_noise_probability": 0.0,
+        "text_noise_probability": 0.0,
         "adversary_steps": 0,
     },
     # Teaches the right call under attack and makes the attacker's unlikely. The terms are means over tokens, and most
@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "span_wrap_probability": 0.4,
         "span_noise_probability": 0.3,
         "bare_head_probability": 0.5,
-        "retain_noise_probability": 0.5,
+        "text_noise_probability": 0.5,
         "adversary_steps": 0,
     },
 }
@@ -107,10 +107,10 @@ class CircuitBreakerConfig(_BaseConfig):
         bare_head_probability (`float`, *optional*):
             Augmentation: probability that the text before the call is removed from a harmful completion. If `None`,
             the preset decides.
-        retain_noise_probability (`float`, *optional*):
-            Augmentation: probability that, in a retain row without an attack, random words of the dataset replace some
-            words of the last user message, or that sentences of one to six random words are put before it, after it,
-            or on both sides; so, too, for each tool result behind it. If `None`, the preset decides.
+        text_noise_probability (`float`, *optional*):
+            Augmentation: probability, for the last user message and for each tool result behind it, that sentences of
+            one to six random words of the dataset are put before it, after it, or on both sides, or that, in a retain
+            row without an attack, such words replace some of its own. If `None`, the preset decides.
 
         > Parameters that control the loss
 
@@ -253,7 +253,7 @@ class CircuitBreakerConfig(_BaseConfig):
     span_wrap_probability: float | None = None
     span_noise_probability: float | None = None
     bare_head_probability: float | None = None
-    retain_noise_probability: float | None = None
+    text_noise_probability: float | None = None
 
     # Parameters that control the loss
     preset: str = "selective"

@@ -29,7 +29,7 @@ from cb_datasets import chat
 from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN, clean_messages
 
-from .augment import Augmentation, augment_injection, augment_request, is_perturbed, pad_injection
+from .augment import Augmentation, augment_injection, augment_texts, is_perturbed, pad_injection
 from .objective.masks import NONE
 
 
@@ -78,14 +78,16 @@ def prepare_row(
     # Seeded by the id, so that the variation of a row does not depend on the rows before it in the dataset
     rng = random.Random(f"{augmentation.seed} {row['id']}")
     siblings_of_row = siblings.get(row["pair"], {})
-    clean = {**row, "messages": clean_messages(row), "injection": []}
-    # Rows are never truncated, and one that is too long is an error: it stays as it was if augmentation makes it so
-    augmented = augment_request(augment_injection(row, augmentation), augmentation)
+    # The teacher gets the same random words, and no variation of the injection, which it does not read
+    varied = augment_texts(row, augmentation)
+    augmented = augment_injection(varied, augmentation)
     sample = chat.encode_sample(tokenizer, augmented)
-    if len(sample.ids) <= augmentation.max_length:
-        row = augmented
-    else:
+    if len(sample.ids) > augmentation.max_length:
+        # Rows are never truncated, and one that is too long is an error: augmentation must not make it so
+        varied = augmented = row
         sample = chat.encode_sample(tokenizer, row)
+    clean = {**varied, "messages": clean_messages(varied), "injection": []}
+    row = augmented
     prompt, completion = sample.prompt.ids, sample.completion
     harmful = None  # the sibling's completion, for a row of Dr
     if row["set"] == RETAIN and row["injection"] and "harmful" in siblings_of_row:
@@ -120,7 +122,6 @@ def prepare_row(
         "num_tokens": n + len(completion.ids),
     }
     if row["injection"]:
-        # From the sample before augmentation: the teacher gets the request as the user wrote it
         prepared["clean_ids"] = chat.encode_prompt(tokenizer, clean) + completion.ids
         if row["set"] == RETAIN and completion.call and completion.tool_name:
             # After the wrong opening the right call begins as it would, and the loss starts at its tool's name

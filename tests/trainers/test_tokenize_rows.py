@@ -6,7 +6,7 @@ import random
 import pytest
 
 from cb_datasets.chat import encode_sample
-from trainers.augment import Augmentation, augment_injection, augment_request, user_words
+from trainers.augment import Augmentation, augment_injection, augment_texts, user_words
 from trainers.objective.masks import NONE, attack_tokens, decision_tokens, token_weights
 from trainers.tokenize_rows import prepare_row, siblings_of
 
@@ -193,16 +193,15 @@ def test_only_the_injected_span_is_varied(attacked_rows, setting):
 def test_random_words_are_put_into_or_around_requests_of_retain_rows(attacked_rows):
     rows = attacked_rows(records=40, refusals=40).to_list()
     words = ("very", "long")
-    augmentation = Augmentation(seed=1, retain_noise_probability=0.5, words=words)
+    augmentation = Augmentation(seed=1, text_noise_probability=0.5, words=words)
     changed, reworded, sides = 0, 0, set()
     for row in rows:
         row["messages"][-1]["content"] += " Please find three pictures of the moon for Kalo."
-        varied = augment_request(row, augmentation)
-        if varied == row:
+        varied = augment_texts(row, augmentation)
+        if varied == row or row["injection"]:
             continue
         changed += 1
         assert row["set"] == "retain"
-        assert not row["injection"]
         new_text, old_text = varied["messages"][-1].pop("content"), row["messages"][-1].pop("content")
         assert varied == row
         before, found, after = new_text.partition(old_text)
@@ -221,14 +220,31 @@ def test_random_words_are_put_into_or_around_requests_of_retain_rows(attacked_ro
     assert sides == {(True, False), (False, True), (True, True)}
 
 
+def test_random_words_around_an_attacked_text_are_those_of_its_siblings_and_of_the_teacher(attacked_rows, tokenizer):
+    rows = attacked_rows(records=20, refusals=0).to_list()
+    augmentation = Augmentation(seed=1, text_noise_probability=0.5, words=("very", "long"))
+    siblings, changed = siblings_of(rows), 0
+    for harmful, safe in zip(rows[::3], rows[1::3], strict=True):
+        varied = augment_texts(safe, augmentation)
+        [span], [old] = varied["injection"], safe["injection"]
+        content, before = varied["messages"][0]["content"], safe["messages"][0]["content"]
+        assert before in content and content[span["start"] : span["end"]] == before[old["start"] : old["end"]]
+        assert augment_texts(harmful, augmentation)["messages"] == varied["messages"]
+        changed += content != before
+        prepared = prepare_row(safe, tokenizer, siblings, augmentation)
+        read_by_teacher = tokenizer.decode(prepared["clean_ids"])
+        assert content[: span["start"]].strip() in read_by_teacher and content[span["end"] :] in read_by_teacher
+    assert 5 < changed < 15  # of 20
+
+
 def test_random_words_are_put_into_what_is_read_after_the_last_request():
     roles = ("user", "assistant", "user", "assistant", "tool", "assistant", "tool")
     messages = [{"role": role, "content": "The moon is over Kalo."} for role in roles]
     row = {"id": "row", "set": "retain", "injection": [], "messages": messages}
     varied = set()
     for seed in range(40):
-        augmentation = Augmentation(seed=seed, retain_noise_probability=0.5, words=("very", "long"))
-        new = augment_request(row, augmentation)["messages"]
+        augmentation = Augmentation(seed=seed, text_noise_probability=0.5, words=("very", "long"))
+        new = augment_texts(row, augmentation)["messages"]
         assert all("Kalo" in message["content"] for message in new)
         varied.add(tuple(index for index in range(len(roles)) if new[index] != messages[index]))
     assert varied == {(), (2,), (4,), (6,), (2, 4), (2, 6), (4, 6), (2, 4, 6)}
@@ -245,7 +261,7 @@ def test_user_words_are_lower_case_words_of_rows_without_an_attack(attacked_rows
 
 
 def test_row_that_would_be_too_long_is_not_varied(prepared):
-    settings = {"retain_noise_probability": 1.0, "words": ("very", "long")}
+    settings = {"text_noise_probability": 1.0, "words": ("very", "long")}
     plain, varied = prepared()["refusal/0"], prepared(**settings)["refusal/0"]
     assert len(varied["input_ids"]) > len(plain["input_ids"])
     assert prepared(**settings, max_length=plain["num_tokens"])["refusal/0"] == plain
