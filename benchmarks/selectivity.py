@@ -38,7 +38,7 @@ _BARE = {
 }
 _AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "text_noise_probability": 0}
 # What more time buys, alone and against an adversary, whose radius grows meanwhile.
-_LONG = {"max_steps": 1500}
+_LONG = {"max_steps": 1600}
 
 
 class Variant(NamedTuple):
@@ -66,8 +66,8 @@ VARIANTS = {
     "even": Variant("selective, every token counts alike", "demo", {"decision_weight": 1}),
     "bare_requests": Variant("selective, no random words in requests", "demo", {"text_noise_probability": 0}),
     "little_retain": Variant("selective, retain_kl 1", "demo", {"retain_kl_weight": 1}),
-    "long": Variant("selective, five times the steps", "demo", _LONG),
-    "adversary": Variant("selective + adversary, five times the steps", "demo", {**_LONG, "adversary_steps": 2}),
+    "long": Variant("selective, four times the steps", "demo", _LONG),
+    "adversary": Variant("selective + adversary, four times the steps", "demo", {**_LONG, "adversary_steps": 2}),
 }
 
 
