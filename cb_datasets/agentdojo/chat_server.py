@@ -72,6 +72,7 @@ class _BadRequest(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _ChatServer
+    protocol_version = "HTTP/1.1"  # keeps connections open from turn to turn
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
