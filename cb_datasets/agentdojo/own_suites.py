@@ -56,8 +56,9 @@ def import_suites(module: str) -> list[str]:
 
 
 def _is_defined_in(suite: TaskSuite, module: str) -> bool:
-    """Whether a suite's tasks are classes of a module: it may have been imported before."""
-    return any(f"{type(task).__module__}.".startswith(f"{module}.") for task in suite.user_tasks.values())
+    """Whether a suite or its tasks are made of classes of a module: it may have been imported before."""
+    made_of = {base for each in (suite, *suite.user_tasks.values()) for base in type(each).__mro__}
+    return any(f"{base.__module__}.".startswith(f"{module}.") for base in made_of)
 
 
 def write_reference(suites: Iterable[TaskSuite], folder: Path) -> None:

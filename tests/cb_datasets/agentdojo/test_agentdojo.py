@@ -704,6 +704,10 @@ def test_a_module_is_asked_for_its_own_suites_only(own_suite, tmp_path):
         first, second = (own_suite(name).suite_module for name in ("drawer", "cupboard"))
         for _ in range(2):
             assert import_suites(first) == ["drawer"] and import_suites(second) == ["cupboard"]
+            # Its tasks are classes that are made when it is imported.
+            assert {name.rpartition("_")[0] for name in import_suites("demo.office")} == {
+                f"office_{split}" for split in ("train", "dev", "test")
+            }
 
 
 def test_faulty_suite_modules_are_named(own_suite, tiny, tmp_path):
