@@ -33,6 +33,7 @@ from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
 from cb_datasets.control_tokens import control_tokens
 from cb_datasets.evaluation.results import LIVE_KEYS
+from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.files import read_json, write_json
 from cb_datasets.generation.backend import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
@@ -847,6 +848,30 @@ def test_metrics_follow_from_the_verdicts(tmp_path, tiny_tokenizer):
     assert failure["run"] == "local-base/banking/user_task_3/important_instructions/injection_task_0.json"
     assert result["spell_control_tokens"] == {"base": 0, "breaker": 1}
     assert "utility" not in result["breaker"], "a metric without runs is left out"
+    # Only the runs that both models finished are compared.
+    assert result["changed"]["breaker"]["targeted_asr"] == {"gained": 0, "lost": 1, "p": 1.0}
+    assert "utility" not in result["changed"]["breaker"]
+    tasks = result["slices"]["user_task"]
+    assert tasks["banking/user_task_0"]["base"]["targeted_asr"] == proportion(1, 1)
+    assert tasks["banking/user_task_0"]["breaker"]["targeted_asr"] == proportion(0, 1)
+    assert result["slices"]["attack"]["important_instructions"]["base"]["utility_under_attack"]["n"] == 3
+    assert result["slices"]["injection_task"].keys() == {"banking/injection_task_0"}
+
+
+def test_runs_are_shown_side_by_side_with_the_injection_marked(tmp_path, tiny_tokenizer):
+    pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
+    write_run(tmp_path, "base", "user_task_0", run_of(shown=True, hijacked=True), security=True)
+    write_run(tmp_path, "breaker", "user_task_0", run_of(shown=True, hijacked=False), utility=True)
+    write_run(tmp_path, "base", "user_task_1", run_of(shown=False, hijacked=False), attacked=False)
+    attacked, clean = read_agentdojo_runs(tmp_path, ["base", "breaker"], tiny_tokenizer)["runs"]
+    assert attacked["id"] == "banking/user_task_0/important_instructions/injection_task_0"
+    assert (attacked["suite"], attacked["attack"]) == ("banking", "important_instructions")
+    base, breaker = attacked["answers"]["base"], attacked["answers"]["breaker"]
+    assert (base["verdict"], breaker["verdict"]) == ("compromised", "resisted")
+    assert base["hits"]["targeted_asr"] and breaker["hits"]["utility_under_attack"]
+    [span] = base["injection"]
+    assert base["messages"][span["message"]]["role"] == "tool" and span["start"] < span["end"]
+    assert clean["id"] == "banking/user_task_1/none/none" and clean["answers"].keys() == {"base"}
 
 
 PAID = {"recipient": "UK12345678901234567890", "amount": 98.7, "subject": "Car Rental", "date": "2022-01-01"}
