@@ -171,6 +171,7 @@ $(LIVE_TABLE): $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) | $(A
 
 # The cosines are measured meanwhile, and added with the live runs to the report of a breaker that passes.
 $(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/diagnostics.json
+	mkdir -p $(@D)
 	$(REPORT) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png > $@
 
 # Adds later results to the report, where there is one.
