@@ -63,8 +63,8 @@ def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
 
 
-@pytest.mark.parametrize("recipe", ["demo", "smollm2"])
-def test_the_folder_of_a_redirected_table_is_made_first(recipe, tmp_path):
+@pytest.mark.parametrize(("recipe", "num_tables"), [("demo", 4), ("smollm2", 3)])
+def test_the_folder_of_a_redirected_table_is_made_first(recipe, num_tables, tmp_path):
     shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout.replace("\\\n", " ")
     made: set[str] = set()
     tables = 0
@@ -73,7 +73,19 @@ def test_the_folder_of_a_redirected_table_is_made_first(recipe, tmp_path):
         for table in re.findall(r" > (\S+)", line):
             assert str(Path(table).parent) in made, line
             tables += 1
-    assert tables == 2
+    assert tables == num_tables
+
+
+def test_the_models_own_runs_are_a_source_and_a_test_of_the_demo(tmp_path):
+    runs, live = [words for words in commands_of("demo", "evaluate", tmp_path) if words[0] == "agentdojo"]
+    assert "--adapter" not in runs and runs[runs.index("--suite") + 1] == "office_train_*"
+    assert f"plain_rr={tmp_path}/adapters/plain_rr" in live and live[live.index("--suite") + 1] == "office_test_*"
+    steps = commands_of("demo", "data", tmp_path)
+    [ingest] = [words for words in steps if words[:2] == ["ingest", "agentdojo"]]
+    assert ingest[ingest.index("--data-dir") + 1] == runs[runs.index("--output") + 1]
+    collected = [words for words in steps if words[0] == "collect"]
+    assert all(words[words.index("--own-agent") + 1] == "local-base" for words in collected)
+    assert not any(words[0] == "regenerate" for words in steps)
 
 
 def test_the_second_model_is_made_where_it_is_missing(tmp_path):
