@@ -425,7 +425,7 @@ def write_page(
 
     def share(name: str, part: str, figure: str) -> str:
         values = [result[part][figure]["value"] for result in ([found[BASE]] if name == BASE else variants[name])]
-        return f"{100 * sum(values) / len(values):.1f}"
+        return f"{100 * sum(values) / len(values):.1f}" if values else "-"
 
     def seconds(name: str) -> str:
         spent = [result["times"]["processor_seconds"] for result in variants[name]]
