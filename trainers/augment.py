@@ -103,7 +103,7 @@ def augment_texts(row: dict[str, Any], augmentation: Augmentation) -> dict[str, 
     messages, injection = [*row["messages"]], row["injection"]
     for index, message in enumerate(messages):
         is_read = index == user_turns[-1] or (index > user_turns[-1] and message["role"] == "tool")
-        if not is_read or rng.random() >= augmentation.text_noise_probability:
+        if not is_read or not message["content"] or rng.random() >= augmentation.text_noise_probability:
             continue
         if not attacked and rng.random() < 0.5:
             content = _replace_words(message["content"], augmentation.words, rng)

@@ -83,8 +83,14 @@ def live_summary(attack_results: Mapping[str, dict], evaluation_settings: dict) 
 
 
 def live_runs(attack_results: Mapping[str, dict], evaluation_settings: dict) -> list[dict]:
-    """The live runs of the evaluated models, side by side."""
-    return attack_results[LIVE]["runs"] if live_summary(attack_results, evaluation_settings) else []
+    """The live runs, side by side, with the answers of the evaluated models only."""
+    summary = live_summary(attack_results, evaluation_settings)
+    if summary is None:
+        return []
+    return [
+        {**run, "answers": {name: answer for name, answer in run["answers"].items() if name in summary["metrics"]}}
+        for run in attack_results[LIVE]["runs"]
+    ]
 
 
 def _median_and_max(values: dict | None) -> str:

@@ -15,6 +15,7 @@ from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_pro
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
+from cb_datasets.report.live_section import live_runs
 from cb_datasets.report.page import compare_with_base, page_data
 from cb_datasets.report.plots import PLOT_CAPTIONS
 from cb_datasets.report.plots.cosines import CLASS_LOOKS, draw_layers, draw_tokens, read_diagnostics
@@ -367,6 +368,18 @@ def test_live_runs_are_prompts_of_the_page_with_whole_conversations_as_answers(r
     assert data["turns"][changed["answers"]["base"]["turns"][0]]["content"] == "What does <b>the note</b> say?"
     assert unfinished["answers"]["breaker"]["text"] is None
     assert unfinished["comparison"]["breaker"]["change"] == "error"
+
+
+def test_live_runs_of_other_weights_are_not_shown():
+    live = small_live()
+    both = {"breaker": "base+breaker", "other": "base+after"}
+    live["settings"]["adapters"]["other"] = "before"
+    for run in live["runs"]:
+        run["answers"]["other"] = run["answers"]["base"]
+    shown, unfinished = live_runs({"agentdojo/agentdojo.json": live}, {"adapters": both})
+    assert shown["answers"].keys() == {"base", "breaker"} and unfinished["answers"].keys() == {"base"}
+    assert live_runs({"agentdojo/agentdojo.json": live}, {"adapters": {"breaker": "base+after"}}) == []
+    assert live_runs({}, {"adapters": both}) == []
 
 
 def test_metrics_of_other_weights_are_not_shown(attacked_folder):
