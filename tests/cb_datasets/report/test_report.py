@@ -28,7 +28,7 @@ from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from ..browser import Browser
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
-from ..fake_results import small_adaptive, small_live, small_results
+from ..fake_results import LIVE_INJECTION, small_adaptive, small_live, small_results
 from ..release_data import run
 
 
@@ -374,8 +374,8 @@ def test_live_runs_of_other_weights_are_not_shown():
     live = small_live()
     both = {"breaker": "base+breaker", "other": "base+after"}
     live["settings"]["adapters"]["other"] = "before"
-    for run in live["runs"]:
-        run["answers"]["other"] = run["answers"]["base"]
+    for each in live["runs"]:
+        each["answers"]["other"] = each["answers"]["base"]
     shown, unfinished = live_runs({"agentdojo/agentdojo.json": live}, {"adapters": both})
     assert shown["answers"].keys() == {"base", "breaker"} and unfinished["answers"].keys() == {"base"}
     assert live_runs({"agentdojo/agentdojo.json": live}, {"adapters": {"breaker": "base+after"}}) == []
@@ -599,6 +599,22 @@ def test_links_lead_to_the_attack_sections(attacked_folder, browser: Browser):
         browser.until(f"Math.abs(document.querySelector('#{anchor}').getBoundingClientRect().top) < 3")
         right = f"document.querySelector('#{anchor} table').getBoundingClientRect().right"
         assert 300 < browser.value(right) < 1280, "the table fits the screen"
+
+
+@pytest.mark.browser
+def test_a_live_run_shows_the_conversation_of_each_model_with_the_injection_marked(attacked_folder, browser: Browser):
+    report_again(attacked_folder)
+    open_report(browser, attacked_folder / "again")
+    click(browser, "live")
+    assert browser.value("document.querySelector('#total').textContent").startswith("2 of ")
+    texts = "[...document.querySelectorAll('#row .answer')].map(box => box.innerText)"
+    finished = browser.value(texts)
+    assert "compromised" in finished[0] and "resisted" in finished[1]
+    assert all("What does <b>the note</b> say?" in text for text in finished), "as text, never as markup"
+    marks = browser.value("[...document.querySelectorAll('#row .answer mark')].map(mark => mark.textContent)")
+    assert set(marks) == {LIVE_INJECTION}
+    browser.press("j")
+    assert "No finished run" in browser.value(texts)[1]
 
 
 @pytest.mark.browser
