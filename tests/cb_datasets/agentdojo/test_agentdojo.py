@@ -470,7 +470,7 @@ def test_runs_in_flight_together_are_those_made_one_at_a_time(tiny, tmp_path):
 def test_when_the_server_dies_the_run_stops_and_keeps_what_is_finished(tiny, tmp_path, monkeypatch):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     selection = dataclasses.replace(ONE_TASK, user_tasks=("user_task_[0-3]",), max_steps=2, concurrency=2)
-    complete, left = BatchedBackends.complete, iter(range(6))
+    complete, left = BatchedBackends.complete, iter(range(30))
 
     def dies(*arguments):
         if next(left, None) is None:
