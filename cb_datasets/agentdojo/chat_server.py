@@ -73,6 +73,7 @@ class _BadRequest(Exception):
 class _Handler(BaseHTTPRequestHandler):
     server: _ChatServer
     protocol_version = "HTTP/1.1"  # keeps connections open from turn to turn
+    disable_nagle_algorithm = True  # else a response waits 40 ms for the acknowledgement of its headers
 
     def do_GET(self) -> None:
         if self.path == "/v1/models":
