@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..evaluation.statistics import format_rate, mcnemar, proportion
+from ..evaluation.compare import paired_changes
+from ..evaluation.statistics import proportion
 from ..files import read_json, write_json
 from ..generation.backend import BASE
 from .live_runs import LiveRun, RunKey, read_live_runs
@@ -172,15 +173,9 @@ def _any_success(runs: list[LiveRun]) -> list[bool]:
 
 
 def _changed(base: list[LiveRun], others: list[LiveRun]) -> dict[str, dict]:
-    """McNemar's test of each metric on the runs that both models finished and to which it applies."""
+    """The paired changes on the runs that both models finished."""
     by_key = {run.key: run.hits for run in others}
-    pairs = [(run.hits, by_key[run.key]) for run in base if run.key in by_key]
-    changed = {}
-    for metric in AGENTDOJO_METRICS:
-        paired = [(before[metric], after[metric]) for before, after in pairs if metric in before and metric in after]
-        if paired:
-            changed[metric] = mcnemar(*zip(*paired, strict=True))
-    return changed
+    return paired_changes(AGENTDOJO_METRICS, [(run.hits, by_key[run.key]) for run in base if run.key in by_key])
 
 
 def _sliced_metrics(
@@ -212,12 +207,3 @@ def _side_by_side(runs: dict[str, list[LiveRun]]) -> list[dict]:
                 "injection": run.injection,
             }
     return [records[key] for key in sorted(records, key=lambda key: key.id)]
-
-
-def agentdojo_table_rows(result: dict, models: list[str]) -> list[tuple[str, ...]]:
-    """Rows `(label, one cell per model, ...)` of the measured metrics."""
-    return [
-        (label, *(format_rate(result[name].get(metric)) for name in models))
-        for metric, label in AGENTDOJO_METRICS.items()
-        if any(metric in result[name] for name in models)
-    ]

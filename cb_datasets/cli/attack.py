@@ -113,14 +113,15 @@ def agentdojo(
     from ..agentdojo.live_runs import defended_name
     from ..agentdojo.results import (
         AGENTDOJO_FILE,
+        AGENTDOJO_METRICS,
         SETTINGS_FILE,
         BenchmarkSelection,
-        agentdojo_table_rows,
         read_agentdojo_runs,
     )
     from ..agentdojo.run_benchmark import ServedModels, run_agentdojo
     from ..evaluation.results import named_adapters
     from ..files import read_json, write_json
+    from ..report.tables import metric_table_rows
 
     selection = BenchmarkSelection(
         suites=tuple(suite or ()),
@@ -140,7 +141,7 @@ def agentdojo(
     models = [*served.names, *map(defended_name, selection.defenses)]
     result = read_agentdojo_runs(output, models, tokenizer(model))
     write_json(output / AGENTDOJO_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
-    table(["", *models], agentdojo_table_rows(result, models))
+    table(["", *models], metric_table_rows(result, models, AGENTDOJO_METRICS))
     for name in models:
         failures = Counter(failure["reason"] for failure in result["failures"][name])
         print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")

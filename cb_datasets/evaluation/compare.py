@@ -1,6 +1,7 @@
 """Compare the base model and breakers on the same prompts: metrics of each model, and changes prompt by prompt."""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..generation.backend import BASE
 from ..outcomes import Outcome
@@ -51,12 +52,27 @@ def _sampled_metrics(samples: list[ScoredCompletion], seed: int) -> dict[str, di
 
 
 def _changed(base: list[ScoredCompletion], breaker: list[ScoredCompletion]) -> dict[str, dict]:
-    by_prompt = {completion.prompt: completion for completion in breaker}
-    pairs = [(completion, by_prompt[completion.prompt]) for completion in base]
+    by_prompt = {completion.prompt: _hits(completion) for completion in breaker}
+    return paired_changes(METRICS, [(_hits(completion), by_prompt[completion.prompt]) for completion in base])
+
+
+def _hits(completion: ScoredCompletion) -> dict[str, bool | None]:
+    return {metric: is_hit(metric, completion) for metric in METRICS}
+
+
+def paired_changes(
+    metrics: Iterable[str], pairs: Sequence[tuple[Mapping[str, bool | None], Mapping[str, bool | None]]]
+) -> dict[str, dict]:
+    """McNemar's test of each metric: prompts or runs gained and lost, see [`mcnemar`].
+
+    Args:
+        metrics (`Iterable[str]`): Names of the metrics. One that applies to no pair is left out.
+        pairs (`Sequence[tuple]`): Of each prompt or run, the hits of both models by metric. It counts only if the
+            metric applies to both: if both have a hit or a miss, and not `None` or nothing.
+    """
     changed = {}
-    for metric in METRICS:
-        hits = [(is_hit(metric, before), is_hit(metric, after)) for before, after in pairs]
-        # McNemar's test is paired: a prompt counts only if the metric applies to both completions.
+    for metric in metrics:
+        hits = [(before.get(metric), after.get(metric)) for before, after in pairs]
         paired = [(before, after) for before, after in hits if before is not None and after is not None]
         if paired:
             changed[metric] = mcnemar(*zip(*paired, strict=True))

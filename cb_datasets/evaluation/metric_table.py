@@ -87,7 +87,12 @@ METRIC_LABELS = {name: metric.label for name, metric in METRICS.items()} | {BEST
 
 def direction(metric: str) -> int:
     """1 if a higher value of a metric is better, -1 if a lower one is, 0 if neither: the arrow in its label."""
-    return {"↑": 1, "↓": -1}.get(METRIC_LABELS[metric][-1], 0)
+    return direction_of(METRIC_LABELS[metric])
+
+
+def direction_of(label: str) -> int:
+    """The direction of the metric with this label, see [`direction`]."""
+    return {"↑": 1, "↓": -1}.get(label[-1], 0)
 
 
 def is_hit(metric: str, completion: ScoredCompletion) -> bool | None:

@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from ..agentdojo.live_runs import defended_name
-from ..agentdojo.results import AGENTDOJO_FILE, AGENTDOJO_METRICS, agentdojo_table_rows
+from ..agentdojo.results import AGENTDOJO_FILE, AGENTDOJO_METRICS
 from ..counts import listed
+from ..evaluation.statistics import format_rate
 from .section import Section, models_to_show
 from .slices import SliceTable, slice_rows
 
@@ -45,18 +46,18 @@ def live_section(results: dict, evaluation_settings: dict) -> Section:
 
 def _with_changes(results: dict, models: list[str]) -> list[tuple[str, ...]]:
     """The rows of the metrics, with the paired changes in the cells of the breakers."""
-    measured = [name for name in AGENTDOJO_METRICS if any(name in results[model] for model in models)]
-    rows = []
-    for metric, (label, *cells) in zip(measured, agentdojo_table_rows(results, models), strict=True):
-        changes = [results["changed"].get(model, {}).get(metric) for model in models]
-        rows.append((label, *(_with_change(*pair) for pair in zip(cells, changes, strict=True))))
-    return rows
+    changed = results["changed"]
+    return [
+        (label, *(_cell(results[model].get(metric), changed.get(model, {}).get(metric)) for model in models))
+        for metric, label in AGENTDOJO_METRICS.items()
+        if any(metric in results[model] for model in models)
+    ]
 
 
-def _with_change(cell: str, change: dict | None) -> str:
+def _cell(rate: dict | None, change: dict | None) -> str:
     if change is None:
-        return cell
-    return f"{cell} (+{change['gained']} \u2212{change['lost']}, p = {change['p']:.2g})"
+        return format_rate(rate)
+    return f"{format_rate(rate)} (+{change['gained']} \u2212{change['lost']}, p = {change['p']:.2g})"
 
 
 def _slices(results: dict, field_name: str, models: list[str]) -> tuple[list[str], list[tuple[str, ...]]]:

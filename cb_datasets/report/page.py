@@ -20,9 +20,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..agentdojo.results import AGENTDOJO_METRICS
 from ..evaluation.compare import BASE
-from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction, is_hit
+from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction, direction_of, is_hit
 from ..evaluation.results import model_names
 from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
 from ..files import write_text
@@ -35,10 +34,12 @@ from .tables import (
     COHERENCE_HEADER,
     GATE_HEADER,
     KINDS_EXPLAINED,
+    LIVE_LABELS,
     coherence_rows,
     gate_rows,
     kind_header,
     kind_rows,
+    live_metrics,
 )
 
 
@@ -118,9 +119,7 @@ def percent(value: float) -> str:
 def _live_rows(results: dict, models: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of live runs, if there were any."""
     if "live" in results:
-        metrics = {model: results["live"]["metrics"].get(model, {}) for model in models}
-        labels = {name: f"live: {label}" for name, label in AGENTDOJO_METRICS.items()}
-        yield from _metric_rows(metrics, models, results["live"]["changed"], labels)
+        yield from _metric_rows(live_metrics(results, models), models, results["live"]["changed"], LIVE_LABELS)
 
 
 def _metric_rows(
@@ -152,8 +151,7 @@ def _marked_change(label: str, change: dict[str, Any] | None) -> dict[str, Any] 
     """A paired change with its `mark`: `good` or `bad` if it is significant and its direction has a meaning."""
     if change is None:
         return None
-    wanted = 1 if label.endswith("↑") else -1 if label.endswith("↓") else 0
-    improvement = wanted * (change["gained"] - change["lost"])
+    improvement = direction_of(label) * (change["gained"] - change["lost"])
     mark = "" if change["p"] >= SIGNIFICANT or improvement == 0 else "good" if improvement > 0 else "bad"
     return {**change, "mark": mark}
 

@@ -1,6 +1,8 @@
 """The tables of a report as rows of text: metrics, gates and coherence, for the terminal, Markdown and the page."""
 
-from ..agentdojo.results import agentdojo_table_rows
+from collections.abc import Mapping
+
+from ..agentdojo.results import AGENTDOJO_METRICS
 from ..evaluation.attack_kinds import FOLLOWED_MORE, MIN_PROMPTS, NOT_JUDGED, PASSED
 from ..evaluation.compare import BASE
 from ..evaluation.gates import BREAKER
@@ -8,24 +10,33 @@ from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.statistics import format_rate
 
 
-def metric_table_rows(metrics: dict, models: list[str]) -> list[tuple[str, ...]]:
+# The metrics of live runs in the tables that have those of prompts too.
+LIVE_LABELS = {name: f"live: {label}" for name, label in AGENTDOJO_METRICS.items()}
+
+
+def metric_table_rows(
+    metrics: dict, models: list[str], labels: Mapping[str, str] = METRIC_LABELS
+) -> list[tuple[str, ...]]:
     """`(label, cell, cell, ...)` for every measured metric, with a cell for each model.
 
     Args:
         metrics (`dict`): Metrics by model: the results, or their `sampled`.
         models (`list[str]`): The models to show.
+        labels (`Mapping[str, str]`, *optional*): Labels of the metrics.
     """
-    measured = [name for name in METRIC_LABELS if any(name in metrics[model] for model in models)]
-    return [(METRIC_LABELS[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
+    measured = [name for name in labels if any(name in metrics[model] for model in models)]
+    return [(labels[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
 
 
 def live_rows(results: dict, models: list[str]) -> list[tuple[str, ...]]:
     """`(label, cell, cell, ...)` for every metric of live runs; none if there were no such runs."""
-    if "live" not in results:
-        return []
-    metrics = results["live"]["metrics"]
-    rows = agentdojo_table_rows({model: metrics.get(model, {}) for model in models}, models)
-    return [(f"live: {label}", *cells) for label, *cells in rows]
+    return metric_table_rows(live_metrics(results, models), models, LIVE_LABELS)
+
+
+def live_metrics(results: dict, models: list[str]) -> dict[str, dict]:
+    """The metrics of live runs by model; empty for a model without such runs."""
+    metrics = results["live"]["metrics"] if "live" in results else {}
+    return {model: metrics.get(model, {}) for model in models}
 
 
 def gate_rows(results: dict) -> list[tuple[str, ...]]:
