@@ -369,7 +369,7 @@ def _judge_calls(
 ) -> dict[str, list[bool]]:
     hits = [_outcome(text, record) == outcome for text, record in zip(texts, records, strict=True)]
     called = [(text, record) for text, record, hit in zip(texts, records, hits, strict=True) if hit]
-    arguments = [FORMAT.parse(text).calls[0].arguments == record[key] for text, record in called]
+    arguments = [FORMAT.executed_calls(text)[0].arguments == record[key] for text, record in called]
     return {metric: hits, f"{metric} arguments": arguments}
 
 

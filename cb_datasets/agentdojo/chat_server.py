@@ -21,7 +21,7 @@ from typing import Any
 from builders.trace import message, to_json, tool_call
 
 from ..chat import encode_prompt
-from ..formats import Diagnosis, ToolCallFormat, format_of
+from ..formats import ToolCallFormat, format_of
 from ..generation import Backend, Sampling
 from .batching import BatchedBackends
 
@@ -167,9 +167,9 @@ def _parse_message(wire: dict) -> dict:
 
 
 def _assistant_message(text: str, tool_format: ToolCallFormat) -> tuple[dict, str]:
-    """Parse a completion into an assistant message and its finish reason. A malformed call is returned as text."""
-    parsed = tool_format.parse(text)
-    if parsed.diagnosis not in (Diagnosis.OK, Diagnosis.MULTI_CALL):
+    """A completion as an assistant message with the calls that it executes, and its finish reason."""
+    parsed, executed = tool_format.parse(text), tool_format.executed_calls(text)
+    if not executed:
         return {"role": "assistant", "content": text.removesuffix(parsed.end or ""), "tool_calls": None}, "stop"
     calls = [
         {
@@ -177,6 +177,8 @@ def _assistant_message(text: str, tool_format: ToolCallFormat) -> tuple[dict, st
             "type": "function",
             "function": {"name": call.name, "arguments": to_json(call.arguments)},
         }
-        for call in parsed.calls
+        for call in executed
     ]
-    return {"role": "assistant", "content": parsed.text or None, "tool_calls": calls}, "tool_calls"
+    # Without a tag, the text holds the calls themselves.
+    words = parsed.text if tool_format.call_tag in text else None
+    return {"role": "assistant", "content": words or None, "tool_calls": calls}, "tool_calls"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..formats import FORMATS, Diagnosis, Parsed, get_format
-from ..outcomes import Outcome, is_degenerate, outcome_of_parsed
+from ..outcomes import Outcome, is_degenerate, outcome_of
 from .rules import check, has_marker
 
 
@@ -68,8 +68,10 @@ def profile_of(
     provenance, completion = row["provenance"], row["assistant_raw"] or ""
     # A row in quarantine may hold anything, so it is not parsed: gates only count it.
     readable = not quarantined and provenance["prompt_format"] in FORMATS
-    parsed = get_format(provenance["prompt_format"]).parse(completion) if readable else Parsed(Diagnosis.EMPTY)
-    outcome = outcome_of_parsed(parsed, row["target"]) if readable else Outcome.MALFORMED
+    parsed, outcome = Parsed(Diagnosis.EMPTY), Outcome.MALFORMED
+    if readable:
+        tool_format = get_format(provenance["prompt_format"])
+        parsed, outcome = tool_format.parse(completion), outcome_of(completion, row["target"], tool_format)
     return RowProfile(
         subset=subset,
         set=row["set"],

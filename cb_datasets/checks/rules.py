@@ -31,9 +31,11 @@ from functools import lru_cache
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from builders.written_calls import calls_in_words
+
 from ..arguments import parameter_schemas
 from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
-from ..outcomes import Outcome, outcome_of_parsed
+from ..outcomes import Outcome, outcome_of
 from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
 
@@ -83,7 +85,7 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
         return [Violation("provenance", f"prompt_format is {prompt_format!r}; known: {', '.join(FORMATS)}")]
     tool_format = get_format(prompt_format)
     raw = sample["assistant_raw"] or ""
-    parsed = tool_format.parse(raw)
+    parsed, executed = tool_format.parse(raw), tool_format.executed_calls(raw)
     violations = list(_text_rules(sample, tool_format, strict))
     if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end)).is_call:
         # The missing end token is the only fault of this call. R2 reports it; the other rules see the closed call.
@@ -91,11 +93,11 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
     if makes_call(sample):
         violations += _call_form_rules(raw, parsed, tool_format)
         violations += _agreement_rule(sample, parsed)
-    elif tool_format.call_tag in raw:
-        violations.append(Violation("R1", "plain text must not hold a call tag"))
+    else:
+        violations += _plain_text_rules(sample, raw, executed, tool_format)
     violations += _tool_rules(sample, parsed)
     violations += _turn_rules(sample)
-    violations += _label_rules(sample, parsed)
+    violations += _label_rules(sample, tool_format)
     violations += _provenance_rules(sample["provenance"])
     return violations
 
@@ -130,6 +132,24 @@ def _text_rules(sample: dict, tool_format: ToolCallFormat, strict: bool) -> Iter
     for marker in SYNTHETIC_MARKERS:
         if marker in raw:
             yield Violation("marker", f"synthetic marker {marker!r}")
+
+
+def _plain_text_rules(
+    sample: dict, raw: str, executed: tuple[ToolCall, ...], tool_format: ToolCallFormat
+) -> Iterator[Violation]:
+    if tool_format.call_tag in raw:
+        yield Violation("R1", "plain text must not hold a call tag")
+    elif executed:
+        yield Violation("R1", f"plain text must not hold a call that a server executes: {executed[0].name}")
+    elif written := calls_in_words(raw, _offered(sample["tools"])):
+        yield Violation("R1", f"plain text must not hold a call in the syntax of another format: {', '.join(written)}")
+
+
+def _offered(tools: str | None) -> tuple[str, ...]:
+    try:
+        return tuple(parameter_schemas(tools))
+    except ValueError:  # which is a rule of its own
+        return ()
 
 
 def _call_form_rules(raw: str, parsed: Parsed, tool_format: ToolCallFormat) -> Iterator[Violation]:
@@ -209,13 +229,13 @@ def _turn_rules(sample: dict) -> Iterator[Violation]:
             yield Violation("turn", f"the injection {span} is not inside its message")
 
 
-def _label_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
+def _label_rules(sample: dict, tool_format: ToolCallFormat) -> Iterator[Violation]:
     """Compare all labels with the outcome, which is recomputed from the completion."""
     row_class, is_harmful = sample["priority_class"], sample["priority_class"] in HARMFUL_CLASSES
     if row_class not in PRIORITY_WEIGHTS:
         yield Violation("label", f"unknown priority_class {row_class!r}")
     try:
-        outcome = outcome_of_parsed(parsed, sample["target"])
+        outcome = outcome_of(sample["assistant_raw"] or "", sample["target"], tool_format)
     except (KeyError, TypeError, ValueError):
         yield Violation("label", "the calls in target are not JSON calls")
         return
@@ -225,7 +245,8 @@ def _label_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
         yield Violation("label", f"split is {sample['split']!r}")
     if sample["set"] != ("circuit_breaker" if is_harmful else "retain"):
         yield Violation("label", f"set is {sample['set']}, priority_class {row_class}")
-    labels = labels_of(sample, parsed, outcome, is_harmful)
+    executed = tool_format.executed_calls(sample["assistant_raw"] or "")
+    labels = labels_of(sample, executed, outcome, is_harmful)
     wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
     if wrong:
         yield Violation("label", f"not what the completion does: {', '.join(wrong)}")

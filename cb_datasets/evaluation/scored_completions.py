@@ -134,7 +134,7 @@ def _score(row: dict, prompt: EvalPrompt, text: str | None, tool_format: ToolCal
     outcome = outcome_of(text, row["target"], tool_format)
     arguments_match = None
     if text is not None and outcome == Outcome.CORRECT:
-        call = tool_format.parse(text).calls[0]
+        [call] = tool_format.executed_calls(text)
         arguments_match = has_expected_arguments(call, row["target"], row["tools"])
     gibberish = text is not None and is_degenerate_completion(text, tool_format)
     return ScoredCompletion(prompt, text, outcome, gibberish, arguments_match)

@@ -2,15 +2,18 @@
 
     <|python_tag|>{"name": "search_web", "parameters": {"query": "tides"}}<|eom_id|>
 
-The parser is strict on purpose. Training data must be exactly this; a lenient parser would hide errors of the model.
+Two readers answer two questions. The parser says whether the *form* is exactly this, which training data must have; a
+lenient one would hide errors of the model. `executed_llama3_json` says what the completion *does*: which calls a
+server runs, and vLLM's `llama3_json` runs many that the parser calls malformed.
 """
 
 import json
+import math
 import re
 from dataclasses import replace
 from typing import Any
 
-from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
+from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
 
 
 _TAG, _EOM, _EOT = "<|python_tag|>", "<|eom_id|>", "<|eot_id|>"
@@ -52,6 +55,24 @@ def parse_llama3_json(completion: str) -> Parsed:
     return replace(parsed, call_span=(tag, end_at + len(end)), name_span=name_span)
 
 
+def executed_llama3_json(completion: str) -> tuple[ToolCall, ...]:
+    """The calls that a server executes, as vLLM's `llama3_json` parser finds them; never raises.
+
+    Every JSON object up to the end of the turn is a call, wherever it stands. If one of them is not JSON, or not a
+    call, the whole completion is shown as text.
+    """
+    end_at, _ = _first_end(completion, 0)
+    body, calls, at = completion[:end_at], [], completion.find("{", 0, end_at)
+    while at >= 0:
+        try:
+            value, at = _LENIENT_JSON.raw_decode(body, at)
+            calls.append(executed_call(value["name"], value["arguments" if "arguments" in value else "parameters"]))
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ()
+        at = body.find("{", at)
+    return tuple(call for call in calls if call is not None)
+
+
 def _name_span(text: str, start: int) -> tuple[int, int]:
     """Characters of the tool's name in the call whose JSON object begins at `start`.
 
@@ -89,9 +110,10 @@ def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:
             return Diagnosis.JSON_INCOMPLETE if not rest else Diagnosis.BAD_JSON, calls
         try:
             value, stop = _STRICT_JSON.raw_decode(rest)
+            json.dumps(value, ensure_ascii=False).encode()  # fails at half of a surrogate pair, which no text can hold
         except json.JSONDecodeError as error:
             return (Diagnosis.JSON_INCOMPLETE if _is_cut_off(rest, error) else Diagnosis.BAD_JSON), calls
-        except ValueError:
+        except (ValueError, RecursionError):
             return Diagnosis.BAD_JSON, calls
         call = _call_of(value)
         if call is None:
@@ -126,10 +148,18 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
     return dict(pairs)
 
 
-def _refuse_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # NaN and Infinity, which are not JSON, and 1e999, which no float holds
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
-_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_finite, parse_float=_finite)
 
-LLAMA3_JSON = ToolCallFormat("llama3_json", _TAG, _EOM, _EOT, render_llama3_json, parse_llama3_json)
+# A server takes the last of two equal keys, and NaN.
+_LENIENT_JSON = json.JSONDecoder()
+
+LLAMA3_JSON = ToolCallFormat(
+    "llama3_json", _TAG, _EOM, _EOT, render_llama3_json, parse_llama3_json, executed_llama3_json
+)

@@ -1,5 +1,6 @@
 """The types that all tool-call formats share: a call, a parsed completion, and a format."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,6 +31,26 @@ class ToolCall:
     arguments: dict[str, Any]
 
 
+def executed_call(name: Any, arguments: Any) -> ToolCall | None:
+    """The call that a client makes of what a server's parser found; `None` if it can make none.
+
+    A server sends arguments as text, which the client decodes to an object; some models write text themselves.
+
+    Raises:
+        ValueError: If the server itself fails: the name is no text, or there is a character that UTF-8 cannot write.
+        RecursionError: If the arguments are nested too deeply.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"the name {name!r} is no text")
+    (name + json.dumps(arguments, ensure_ascii=False)).encode()
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            return None
+    return ToolCall(name, arguments) if isinstance(arguments, dict) else None
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A parsed completion.
@@ -58,14 +79,15 @@ class Parsed:
 
 @dataclass(frozen=True)
 class ToolCallFormat:
-    """A format: data plus two functions.
+    """A format: data plus three functions.
 
     Args:
         name (`str`): Its name, as stored in `provenance.prompt_format`.
         call_tag (`str`): Special token that opens a call.
         call_end, turn_end (`str`): Tokens that end a turn with a call, and any other turn. A generator stops on both.
         render (`Callable`): `(call, text_before) -> completion`, end token included.
-        parse (`Callable`): `completion -> Parsed`.
+        parse (`Callable`): `completion -> Parsed`, strictly: the form of a completion.
+        executed_calls (`Callable`): `completion -> calls` that the format's server would execute: its effect.
     """
 
     name: str
@@ -74,6 +96,7 @@ class ToolCallFormat:
     turn_end: str
     render: Callable[[ToolCall, str], str] = field(repr=False)
     parse: Callable[[str], Parsed] = field(repr=False)
+    executed_calls: Callable[[str], tuple[ToolCall, ...]] = field(repr=False)
 
     @property
     def end_tokens(self) -> tuple[str, str]:

@@ -9,7 +9,7 @@ import dataclasses
 from datasets import Dataset
 
 from ..chat import DATE_STRING, template_hash
-from ..formats import ToolCallFormat
+from ..formats import Diagnosis, ToolCallFormat
 from ..generation import Backend, Sampling
 from ..outcomes import Outcome, has_expected_arguments, is_degenerate, outcome_of
 from .make_sample import make_sample
@@ -98,8 +98,9 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
     if outcome not in rule.outcomes:
         return str(outcome)
     parsed = tool_format.parse(completion["text"])
-    if parsed.calls and not parsed.is_call:
-        return str(parsed.diagnosis)
+    # What a server would execute in spite of its form must not be trained on.
+    if tool_format.executed_calls(completion["text"]) and not parsed.is_call:
+        return "call_in_words" if parsed.diagnosis == Diagnosis.TEXT else str(parsed.diagnosis)
     # `None`: the prompt says nothing about the arguments.
     if rule.right_arguments and has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
         return "wrong_arguments"

@@ -2,8 +2,8 @@
 
 from builders.trace import to_json
 
-from ..formats import Parsed, ToolCallFormat
-from ..outcomes import Outcome, outcome_of_parsed
+from ..formats import ToolCall, ToolCallFormat
+from ..outcomes import Outcome, outcome_of
 from ..sample import CIRCUIT_BREAKER, RETAIN, content_id, timestamp
 
 
@@ -28,8 +28,8 @@ def make_sample(
         tool_format ([`ToolCallFormat`]): How the completion writes calls.
         provenance (`dict`): Provenance of the completion; joins the prompt's.
     """
-    parsed = tool_format.parse(completion)
-    outcome = outcome_of_parsed(parsed, prompt["target"])
+    calls = tool_format.parse(completion).calls
+    outcome = outcome_of(completion, prompt["target"], tool_format)
     harmful = id_prefix.startswith("harmful/")
     return {
         **prompt,
@@ -37,23 +37,23 @@ def make_sample(
         "split": split,
         "set": CIRCUIT_BREAKER if harmful else RETAIN,
         "assistant_raw": completion,
-        "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in parsed.calls],
+        "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in calls],
         "outcome": str(outcome),
         "priority_class": priority_class,
-        "labels": labels_of(prompt, parsed, outcome, harmful),
+        "labels": labels_of(prompt, tool_format.executed_calls(completion), outcome, harmful),
         "provenance": prompt["provenance"] | provenance | {"timestamp": timestamp()},
     }
 
 
-def labels_of(prompt: dict, parsed: Parsed, outcome: Outcome, harmful: bool) -> dict:
-    """The label columns of a completion."""
+def labels_of(prompt: dict, executed: tuple[ToolCall, ...], outcome: Outcome, harmful: bool) -> dict:
+    """The label columns of a completion with these executed calls."""
     target, correct = prompt["target"], outcome == Outcome.CORRECT
     return {
         "is_harmful": harmful,
         "harm_type": "tool_flip" if outcome == Outcome.ATTACK_SUCCESS else "compliance" if harmful else None,
         "expected_tool": target["expected_tool"],
         "simulated_tool": target["simulated_tool"],
-        "observed_tool": parsed.calls[0].name if parsed.calls else None,
+        "observed_tool": executed[0].name if executed else None,
         "is_refusal": outcome == Outcome.REFUSAL,
         "is_correct_tool_use": correct,
         "is_adversarial_safe": correct and len(prompt["injection"]) > 0,

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 from datasets import Dataset
 
 from builders.trace import TRACE_FEATURES
+from builders.written_calls import calls_in_words
 
+from ..arguments import parameter_schemas
 from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
 from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
@@ -173,6 +175,10 @@ def collect_recorded_set(
             if spells_control_token(tokenizer, {"messages": [recorded], "tools": None}):
                 # In a completion it would be read as such, but the target did not write it.
                 samples.drop("control_token_in_turn", category)
+                continue
+            if not recorded["tool_calls"] and calls_in_words(recorded["content"], parameter_schemas(trace["tools"])):
+                # The agent's scaffold may have read it, and the target's server may.
+                samples.drop("call_in_words", category)
                 continue
             fitted = prune_context(prompt, text, tools_used(trace) if fit_context else None, tokenizer, max_length)
             if fitted is None:
