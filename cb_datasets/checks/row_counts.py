@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..formats import FORMATS, Diagnosis, Parsed, get_format
-from ..outcomes import Outcome, is_degenerate, outcome_of
+from ..gibberish import is_degenerate
+from ..outcomes import Outcome, outcome_of
 from .rules import check, has_marker
 
 

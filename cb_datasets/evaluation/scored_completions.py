@@ -13,7 +13,8 @@ from datasets import Dataset
 
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
-from ..outcomes import Outcome, has_expected_arguments, is_degenerate, outcome_of
+from ..gibberish import is_degenerate
+from ..outcomes import Outcome, has_expected_arguments, outcome_of
 from ..placement import place_of, repetition_of, turn_of
 from ..sample import TARGET
 

@@ -11,7 +11,8 @@ from datasets import Dataset
 from ..chat import DATE_STRING, template_hash
 from ..formats import Diagnosis, ToolCallFormat
 from ..generation import Backend, Sampling
-from ..outcomes import Outcome, has_expected_arguments, is_degenerate, outcome_of
+from ..gibberish import is_degenerate
+from ..outcomes import Outcome, has_expected_arguments, outcome_of
 from .make_sample import make_sample
 from .sample_set import SampleSet
 from .target_model import TargetModel

@@ -1,0 +1,135 @@
+"""Degenerate text: real text of several languages and code is none, and what a broken model writes is."""
+
+# ruff: noqa: RUF001  Russian letters look like others
+import random
+import time
+
+import pytest
+from transformers import AutoTokenizer
+
+from cb_datasets.gibberish import is_degenerate
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "to to to to to to to",
+        "I'll. I'll. I'll. I'll. I'll. I'll.",
+        "a b a b a b a b a b a b a b",
+        "ok <|eot_id|> ok",
+        "It is 4.<|start_header_id|>assistant",
+        "<s> Hello </s>",
+        "[INST] Hello [/INST]",
+        "Hello <start_of_turn>model",
+        "Well <\uff5ctool\u2581sep\uff5c> then",
+        "ble" * 20,
+        "It \ufffd\ufffd is\ufffd so",
+    ],
+)
+def test_gibberish(text):
+    assert is_degenerate(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Yes.",
+        "Hello, hello!",
+        "-" * 60,
+        "=-" * 4,
+        "The tide turns twice a day, and so does the mood of the sea.",
+        "One character of the file was unreadable: \ufffd.",
+        "if a <= b and c < d | e: print('<|>')",
+    ],
+)
+def test_not_gibberish(text):
+    assert not is_degenerate(text)
+
+
+PARAGRAPHS = [
+    "The second file is newer than the first one, so I kept it and moved the other to the archive. Shall I delete it?",
+    "Your train leaves at 9:42 from platform 7 and arrives in Leeds at 12:05; a seat in coach C is booked for you.",
+    "Photosynthesis turns light, water and carbon dioxide into sugar. Plants do most of it in their leaves.",
+    "Die zweite Datei ist neuer als die erste, deshalb habe ich sie behalten. Soll ich die andere jetzt löschen?",
+    "Ihr Zug fährt um 9:42 Uhr von Gleis 7 ab. In Wagen 3 ist ein Platz für Sie reserviert, am Fenster.",
+    "Für den Teig mischen Sie Mehl, Zucker und eine Prise Salz; die Butter sollte weich, aber nicht flüssig sein.",
+    "Le deuxième fichier est plus récent que le premier, je l'ai donc gardé. Voulez-vous que je supprime l'autre ?",
+    "Votre train part à 9 h 42 de la voie 7 ; une place côté fenêtre vous est réservée dans la voiture 3.",
+    "La réunion de mardi est reportée à jeudi, parce que la moitié de l'équipe est en déplacement à Lyon.",
+    "El segundo archivo es más reciente que el primero, así que lo he guardado. ¿Quiere que borre el otro?",
+    "Su tren sale a las 9:42 de la vía 7 y llega a Sevilla poco después del mediodía, si no hay retrasos.",
+    "Para la masa, mezcle la harina con el azúcar y una pizca de sal; la mantequilla debe estar blanda.",
+    "Второй файл новее первого, поэтому я его оставил, а первый перенёс в архив. Удалить его совсем?",
+    "Ваш поезд отправляется в 9:42 с седьмого пути; место у окна забронировано в третьем вагоне.",
+    "Встреча во вторник перенесена на четверг, потому что половина группы уехала в командировку.",
+    "第二个文件比第一个文件更新，所以我保留了它，并把另一个文件移到了存档文件夹。您要我把它删除吗？"
+    "如果需要，我可以先发给您看一下。谢谢您的耐心等待，祝您工作顺利。",
+    "您的火车将于上午九点四十二分从七号站台出发，中午前后到达上海。"
+    "我已经为您预订了三号车厢靠窗的座位，请提前半个小时到达车站，并带好您的身份证件。",
+    'def mean(values: list[float]) -> float:\n    """Mean of values."""\n    return sum(values) / len(values)\n',
+    "for (const row of rows) {\n  if (row.amount > limit) {\n    console.log(`${row.name}: ${row.amount}`);\n  }\n}\n",
+    "SELECT name, SUM(amount) AS total FROM payments WHERE paid_on >= '2024-01-01' GROUP BY name ORDER BY total DESC;",
+    "| city | trains | first | last |\n|---|---|---|---|\n| Leeds | 14 | 5:50 | 23:10 |\n| York | 9 | 4:45 | 23:55 |\n",
+]
+
+
+@pytest.mark.parametrize("text", PARAGRAPHS)
+def test_text_of_any_language_and_code_is_not_random(text):
+    assert len(text) >= 60
+    assert not is_degenerate(text)
+
+
+def test_chat_of_people_is_not_gibberish(real_data):
+    import csv
+
+    with open(
+        real_data / "xstest" / "xstest_v2_completions_mistralinstruct.csv", newline="", encoding="utf-8"
+    ) as file:
+        texts = [row["completion"] for row in csv.DictReader(file)]
+    assert len(texts) == 450
+    assert sum(map(is_degenerate, texts)) <= 0.01 * len(texts)
+
+
+def random_tokens(tokenizer, size, count=200):
+    rng = random.Random(0)
+    vocabulary = range(len(tokenizer))
+    return [tokenizer.decode(rng.choices(vocabulary, k=size), skip_special_tokens=True) for _ in range(count)]
+
+
+@pytest.mark.parametrize("size", [30, 60, 200])
+def test_random_tokens_of_llama_are_gibberish(llama_tokenizer, size):
+    assert sum(map(is_degenerate, random_tokens(llama_tokenizer, size))) >= 196  # of 200
+
+
+def test_random_tokens_of_the_tiny_agent_are_gibberish(tiny_agent_path):
+    texts = random_tokens(AutoTokenizer.from_pretrained(tiny_agent_path), 60)
+    assert sum(map(is_degenerate, texts)) >= 196
+
+
+def test_broken_utf8_is_gibberish():
+    rng = random.Random(0)
+    texts = [rng.randbytes(120).decode("utf-8", "replace") for _ in range(200)]
+    assert all(map(is_degenerate, texts))
+
+
+def test_babble_of_few_words_is_gibberish():
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(["the", "of", "tool", "and"], k=40)) for _ in range(200)]
+    assert sum(map(is_degenerate, texts)) >= 196
+
+
+def processor_time(text):
+    """The least of three."""
+    times = []
+    for _ in range(3):
+        before = time.process_time()
+        is_degenerate(text)
+        times.append(time.process_time() - before)
+    return min(times)
+
+
+@pytest.mark.parametrize("piece", ["-", " ", "\n", "a", "a ", "<|", "(", "{", "\u3042", "-a", "ab\n"])
+def test_time_grows_with_the_length_of_the_text_only(piece):
+    # Eight times the length: a quadratic pattern would take 64 times as long.
+    assert processor_time(piece * 160_000) < 24 * processor_time(piece * 20_000) + 0.01
