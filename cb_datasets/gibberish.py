@@ -8,9 +8,9 @@
 A breaker that garbles its output makes no wrong call either, so safety metrics alone would rate it well. Repetition is
 found by patterns. Random tokens look like text to patterns; a linear classifier of hashed byte n-grams knows how
 letters follow each other in text and code, and how rarely a text has more than two scripts. Its weights ship with the
-package; `tools/train_gibberish.py` trains them. On text that it has not seen (answers of two data sets, gettext catalogues of ten
-languages, code) false alarms are below 1 % at every length; of random tokens of three vocabularies it finds 88 to 93 %
-at 60 characters, 93 to 97 % at 80, and all of 300 from 120 on.
+package; `tools/train_gibberish.py` trains them. On text that it has not seen (answers of two data sets,
+gettext catalogues of ten languages, code) one in a hundred is a false alarm; of random tokens of three vocabularies it
+finds 88 to 93 % at 60 characters, 93 to 97 % at 80, and all from 120 on.
 """
 
 import re

@@ -70,7 +70,7 @@ PARAGRAPHS = [
     'def mean(values: list[float]) -> float:\n    """Mean of values."""\n    return sum(values) / len(values)\n',
     "for (const row of rows) {\n  if (row.amount > limit) {\n    console.log(`${row.name}: ${row.amount}`);\n  }\n}\n",
     "SELECT name, SUM(amount) AS total FROM payments WHERE paid_on >= '2024-01-01' GROUP BY name ORDER BY total DESC;",
-    "| city | trains | first | last |\n|---|---|---|---|\n| Leeds | 14 | 5:50 | 23:10 |\n| York | 9 | 4:45 | 23:55 |\n",
+    "| city | trains | first | last |\n|---|---|---|---|\n| Leeds | 14 | 5:50 | 23:10 |\n| York | 9 | 4:45 | 0:10 |\n",
 ]
 
 
