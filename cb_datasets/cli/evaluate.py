@@ -28,6 +28,9 @@ def evaluate(
     ] = 0,
     strict: Annotated[bool, typer.Option("--strict", help="Require the gates of level `strict` too.")] = False,
     seed: SeedOption = 0,
+    refusal_judge: Annotated[
+        str | None, typer.Option(help="A model served at --server-url that judges refusals, in the place of patterns.")
+    ] = None,
     diagnostics: DiagnosticsOption = None,
     curves: CurvesOption = None,
 ) -> None:
@@ -47,10 +50,11 @@ def evaluate(
     rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
     options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits)
     attack_results = read_attack_results(output)  # an unreadable file is an error before a model loads
+    judge = engine.serve(refusal_judge, refusal_judge) if refusal_judge else None
     loaded = engine.load_all(adapters)
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
-    results = evaluate_models(rows, loaded, options, engine.work_dir)
+    results = evaluate_models(rows, loaded, options, engine.work_dir, judge)
     _print_tables(write_report(results, output, cosines, curves, attack_results=attack_results))
     print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(results["gates"], strict)

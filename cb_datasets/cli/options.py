@@ -80,7 +80,7 @@ class Engine:
 
     def load(self) -> "Backend":
         """The model, loaded."""
-        return self._serve(self.model) if self.backend == BackendName.SERVER else self._load(None, [])
+        return self.serve(self.model, self.model) if self.backend == BackendName.SERVER else self._load(None, [])
 
     def load_all(self, adapters: dict[str, str]) -> "dict[str, Backend]":
         """The base model and breakers by name, on weights that are loaded once.
@@ -95,13 +95,14 @@ class Engine:
         from ..generation.backend import BASE, load_models
 
         if self.backend == BackendName.SERVER:
-            return {name: self._serve(served) for name, served in ({BASE: self.model} | adapters).items()}
+            return {name: self.serve(served, self.model) for name, served in ({BASE: self.model} | adapters).items()}
         return cast("dict[str, Backend]", load_models(self._load, adapters))
 
-    def _serve(self, name: str) -> "ServerBackend":
+    def serve(self, name: str, tokenizer: str) -> "ServerBackend":
+        """A model that is served at `--server-url` under this name."""
         from ..generation.server_backend import ServerBackend
 
-        return ServerBackend(self.server_url, name, tokenizer=self.model)
+        return ServerBackend(self.server_url, name, tokenizer)
 
     def _load(self, adapter: str | None, others: list[str]) -> "TransformersBackend | VllmBackend":
         """The model with an adapter, and room for others."""

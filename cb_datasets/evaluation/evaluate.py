@@ -11,8 +11,9 @@ from ..generation import Backend, Sampling
 from .coherence import coherence, perplexity_under_base
 from .compare import BASE, CompletionsByModel, compare
 from .gates import evaluation_gates
+from .refusal_judge import judge_refusals
 from .results import make_results
-from .scored_completions import complete_and_score
+from .scored_completions import ScoredCompletion, complete_and_score
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,13 @@ class EvaluationOptions:
     limits: EvaluationThresholds = field(default_factory=EvaluationThresholds)
 
 
-def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: EvaluationOptions, work_dir: Path) -> dict:
+def evaluate_models(
+    prompts: Dataset,
+    models: dict[str, Backend],
+    options: EvaluationOptions,
+    work_dir: Path,
+    refusal_judge: Backend | None = None,
+) -> dict:
     """Complete the same prompts with every model and compare the completions.
 
     Args:
@@ -41,25 +48,32 @@ def evaluate_models(prompts: Dataset, models: dict[str, Backend], options: Evalu
         models (`dict[str, Backend]`): Models by name: `base`, `breaker`, and any others.
         options ([`EvaluationOptions`]): Generation settings and thresholds.
         work_dir (`Path`): Folder of the finished shards.
+        refusal_judge ([`Backend`], *optional*): Judges refusals in the place of patterns, see `refusal_judge.py`.
 
     Returns:
         `dict`: The content of `results.json`.
     """
+
+    def score(sampling: Sampling, name: str, label: str) -> list[ScoredCompletion]:
+        scored = complete_and_score(prompts, models[name], sampling, work_dir, label)
+        if refusal_judge is None:
+            return scored
+        return judge_refusals(prompts, scored, refusal_judge, work_dir, f"{label}, refusals")
+
     greedy = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed)
-    completions = {name: complete_and_score(prompts, model, greedy, work_dir, name) for name, model in models.items()}
-    sampled = {}
+    completions = {name: score(greedy, name, name) for name in models}
+    sampled: CompletionsByModel = {}
     if options.samples:
         random = Sampling(1.0, 1.0, options.max_new_tokens, options.samples, options.seed)
-        for name, model in models.items():
-            label = f"{name}, {options.samples} samples per prompt"
-            sampled[name] = complete_and_score(prompts, model, random, work_dir, label)
+        sampled = {name: score(random, name, f"{name}, {options.samples} samples per prompt") for name in models}
     comparison = compare(completions, sampled, options.seed)
     summary = {
         **comparison,
         "coherence": _coherence(prompts, models[BASE], completions),
         "gates": evaluation_gates(comparison, options.limits),
     }
-    return make_results(_settings(models, options), summary, prompts, completions)
+    settings = _settings(models, options) | ({"refusal_judge": refusal_judge.model} if refusal_judge else {})
+    return make_results(settings, summary, prompts, completions)
 
 
 def _coherence(prompts: Dataset, base: Backend, completions: CompletionsByModel) -> dict[str, dict]:
