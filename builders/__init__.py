@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from .agentdojo import AgentDojo
 from .agentharm import AgentHarm
-from .base import TraceBuilder, content_hash, count_verdicts, source_hash
+from .base import TraceBuilder, content_hash, count_facts, source_hash
 from .fujitsu import FujitsuB1, FujitsuB3, FujitsuB4
 from .jsonl import JsonLines
 from .lookalike import Lookalike
@@ -175,7 +175,7 @@ def _check_traces(name: str, builder: TraceBuilder) -> None:
     for id, count in _repeated_ids(traces).items():
         files = _list_files(builder.inputs)
         raise ValueError(f"{name}: {count} traces have the id '{id}'. Remove the repeated records from {files}.")
-    builder.check_verdicts(count_verdicts(traces))
+    builder.check_facts(count_facts(builder, traces))
 
 
 def _repeated_ids(traces: datasets.DatasetDict) -> Counter[str]:

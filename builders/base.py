@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pyarrow.compute as pc
@@ -38,9 +39,9 @@ class TraceConfig(datasets.BuilderConfig):
 
 @dataclass
 class ShardCounts:
-    """Counts of verdicts and of drop reasons in one shard of a stream."""
+    """Counts of facts (as of `facts_of`) and of drop reasons in one shard of a stream."""
 
-    verdicts: Counter[str] = field(default_factory=Counter)
+    facts: Counter[Any] = field(default_factory=Counter)
     drops: Counter[str] = field(default_factory=Counter)
 
 
@@ -67,6 +68,8 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     REDISTRIBUTABLE: bool
     # One line that cites the work behind the source.
     CITATION: str | None = None
+    # Columns of a trace that `facts_of` reads.
+    FACT_COLUMNS: tuple[str, ...] = ("verdict",)
     _generate_traces: Callable[..., Iterator[dict | Dropped]]
     # Counts of the stream's shards that were read to their end, by a hash of their `gen_kwargs`; `None` while the
     # builder is not used for streaming.
@@ -118,7 +121,7 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     ) -> datasets.IterableDatasetDict | datasets.IterableDataset:
         """Yield traces while the files are read, and cache nothing.
 
-        Once all splits have been read in one process, drops are logged and `check_verdicts` is called.
+        Once all splits have been read in one process, drops are logged and `check_facts` is called.
         """
         streams = super().as_streaming_dataset(split, base_path)
         splits = streams.values() if isinstance(streams, dict) else [streams]
@@ -141,8 +144,12 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
         """Paths of the input files."""
         return [Path(path) for path in self.config.inputs]
 
-    def check_verdicts(self, verdicts: Counter[str]) -> None:
-        """Raise a `ValueError` if the verdict counts of all traces together are implausible."""
+    def facts_of(self, trace: dict) -> Iterable[Hashable]:
+        """What `check_facts` counts about a trace: its verdict."""
+        return (trace["verdict"],)
+
+    def check_facts(self, facts: Counter[Any]) -> None:
+        """Log what is odd about all traces together, or raise a `ValueError` if their counts are implausible."""
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=TRACE_FEATURES, license=self.licence)
@@ -174,7 +181,7 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
             if isinstance(item, Dropped):
                 counts.drops[item.reason] += 1
             else:
-                counts.verdicts[item["verdict"]] += 1
+                counts.facts.update(self.facts_of(item))
                 yield item["id"], item
         finished[hash(repr(gen_kwargs))] = counts
         if len(finished) == self._num_shards:
@@ -185,7 +192,7 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
         drops = sum((shard.drops for shard in shards), Counter[str]())
         if drops:
             _logger.warning(f"{self.dataset_name}: dropped {dict(sorted(drops.items()))}")
-        self.check_verdicts(sum((shard.verdicts for shard in shards), Counter[str]()))
+        self.check_facts(sum((shard.facts for shard in shards), Counter[Any]()))
 
     def dropped(self) -> list[Dropped]:
         """Records of all splits that did not become traces, sorted by their place in the input."""
@@ -222,6 +229,13 @@ def content_hash(paths: list[Path]) -> str:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def count_facts(builder: TraceBuilder, traces: datasets.DatasetDict) -> Counter[Any]:
+    """Number of traces per fact, over all splits."""
+    columns = list(builder.FACT_COLUMNS)
+    rows = (row for split in traces.values() for row in split.data.select(columns).to_pylist())
+    return Counter(fact for row in rows for fact in builder.facts_of(row))
 
 
 def count_verdicts(traces: datasets.DatasetDict) -> Counter[str]:

@@ -43,8 +43,9 @@ The steps are modules: `layouts` parses a record into a `Run` (no other module k
 and goals, `exposure` finds the injection, `verdicts` judges the run, and `traces` builds the row.
 """
 
-from collections import Counter
-from collections.abc import Iterator
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,7 @@ class AgentDojo(TraceBuilder):
     """Runs of AgentDojo, judged by whether the model saw the injection and by the calls that it made afterwards."""
 
     BUILDER_CONFIG_CLASS = AgentDojoConfig
+    FACT_COLUMNS = ("verdict", "metadata")
     INPUTS = ((_DUMPS,), (_RUNS,), ("reference/tasks_*.json",), ("reference/tool_schemas_*.json",))
     PACKAGES = ("agentdojo",)
     HOW_TO_GET = "The benchmark's repository, github.com/ethz-spylab/agentdojo, has its runs in the folder runs."
@@ -101,8 +103,20 @@ class AgentDojo(TraceBuilder):
             raise FileNotFoundError(f"AgentDojo expects {_DUMPS} in {data_dir}, or {_RUNS}, but finds neither.")
         return sorted(files)
 
-    def check_verdicts(self, verdicts: Counter[str]) -> None:
-        """Raise a `ValueError` if the `security` labels are inverted, judging by the recorded calls."""
+    def facts_of(self, trace: dict) -> Iterable[tuple[str, str, str]]:
+        """The verdict, by pipeline and attack."""
+        metadata = json.loads(trace["metadata"])
+        yield "verdict", f"{metadata['generator']} under {metadata['attack_type']}", trace["verdict"]
+
+    def check_facts(self, facts: Counter[tuple[str, str, str]]) -> None:
+        """Check the `security` labels by the recorded calls.
+
+        Raises:
+            ValueError: If the labels are inverted.
+        """
+        verdicts: dict[str, Counter[str]] = defaultdict(Counter)
+        for (_, part, verdict), count in facts.items():
+            verdicts[part][verdict] += count
         check_polarity(verdicts, self.config.attack_succeeded_when)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import datasets
@@ -18,6 +18,10 @@ _logger = datasets.logging.get_logger(__name__)
 
 # Labels that contradict the calls are refused if the p-value of the contradiction is below this level.
 _SIGNIFICANCE_LEVEL = 0.01
+
+_ADVICE_FOR_PARTS = (
+    "Look at these runs, and build them apart from the others if they use `security` the other way round."
+)
 
 
 @dataclass(frozen=True)
@@ -94,31 +98,76 @@ def verdict_of(run: Run, evidence: Evidence, attack_succeeded_when: bool) -> str
     return "attempted" if evidence.goal_calls or evidence.written_at is not None else "resisted"
 
 
-def check_polarity(verdicts: Counter[str], attack_succeeded_when: bool) -> None:
+@dataclass(frozen=True)
+class LabelCounts:
+    """Exposed runs by the label of the attack, and those among them with the attacker's call."""
+
+    successes: int
+    success_calls: int
+    failures: int
+    failure_calls: int
+
+    @classmethod
+    def from_verdicts(cls, verdicts: Counter[str]) -> "LabelCounts":
+        called, not_called = verdicts["compromised"], verdicts["unverified"]
+        failure_called, failure_not_called = verdicts["attempted"], verdicts["resisted"] + verdicts["not_offered"]
+        return cls(called + not_called, called, failure_called + failure_not_called, failure_called)
+
+    @property
+    def are_contradicted(self) -> bool:
+        """Whether the call is less frequent in the runs that are labelled a success."""
+        if not self.successes or not self.failures:
+            return False
+        return self.success_calls / self.successes < self.failure_calls / self.failures
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a contradiction of at least this size by chance."""
+        return _fisher_p_value(self.success_calls, self.successes, self.failure_calls, self.failures)
+
+    def __str__(self) -> str:
+        return (
+            f"the attacker's call occurs in {self.success_calls} of {self.successes} runs labelled a successful "
+            f"attack, but in {self.failure_calls} of {self.failures} labelled a failed one"
+        )
+
+
+def check_polarity(verdicts: Mapping[str, Counter[str]], attack_succeeded_when: bool) -> None:
     """Refuse inverted `security` labels.
 
     Among the runs in which the model saw the injection, those labelled a success should contain the attacker's call at
     least as often as those labelled a failure. If they do not, and the difference is significant, the labels are
-    refused; with too few runs to decide, a warning is logged.
+    refused; with too few runs to decide, a warning is logged, and also if only a part of the runs contradicts.
+
+    Args:
+        verdicts (`Mapping[str, Counter[str]]`): Verdicts of each part of the runs: a pipeline under one attack.
+        attack_succeeded_when (`bool`): Value of `security` for a successful attack.
 
     Raises:
         ValueError: If the labels contradict the calls.
     """
-    # Runs with the attacker's call, and all runs, by the label of the attack.
-    success_calls, failure_calls = verdicts["compromised"], verdicts["attempted"]
-    successes, failures = success_calls + verdicts["unverified"], failure_calls + verdicts["resisted"]
-    if not successes or not failures or success_calls / successes >= failure_calls / failures:
+    parts = {name: LabelCounts.from_verdicts(counts) for name, counts in verdicts.items()}
+    judged = {name: part for name, part in sorted(parts.items()) if part.successes + part.failures}
+    against = {name: part for name, part in judged.items() if part.are_contradicted}
+    total = LabelCounts.from_verdicts(sum(verdicts.values(), Counter[str]()))
+    setting = f"With attack_succeeded_when={attack_succeeded_when}"
+    if not total.are_contradicted:
+        for name, part in against.items():
+            if part.p_value < _SIGNIFICANCE_LEVEL / len(judged):
+                _logger.warning(f"{setting}, the labels of {name} contradict its calls: {part}. {_ADVICE_FOR_PARTS}")
         return
-    summary = (
-        f"With attack_succeeded_when={attack_succeeded_when}, the attacker's call occurs in {success_calls} of "
-        f"{successes} runs labelled a successful attack, but in {failure_calls} of {failures} labelled a failed one."
-    )
-    if _fisher_p_value(success_calls, successes, failure_calls, failures) >= _SIGNIFICANCE_LEVEL:
-        _logger.warning(f"{summary} These are too few runs to decide whether the labels are inverted.")
+    if total.p_value >= _SIGNIFICANCE_LEVEL:
+        _logger.warning(f"{setting}, {total}. These are too few runs to decide whether the labels are inverted.")
         return
+    # Turning round the labels of all runs is right only if no part of them has it right.
+    if len(against) == len(judged):
+        advice = f"Pass attack_succeeded_when={not attack_succeeded_when} if these files use `security` that way."
+    else:
+        first = "; ".join([*list(against)[:5], *(["..."] if len(against) > 5 else [])]) or "only all together"
+        advice = f"This holds for {len(against)} of {len(judged)} parts ({first}). {_ADVICE_FOR_PARTS}"
     raise ValueError(
-        f"The labels contradict the calls. {summary} In AgentDojo, security=true means that the attack succeeded. "
-        f"Pass attack_succeeded_when={not attack_succeeded_when} if these files use `security` that way."
+        f"The labels contradict the calls. {setting}, {total}. In AgentDojo, security=true means that the attack "
+        f"succeeded. {advice}"
     )
 
 

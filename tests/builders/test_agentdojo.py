@@ -240,10 +240,45 @@ def test_too_few_contradicting_runs_are_a_warning(tmp_path: Path, warnings: list
 def test_labels_are_refused_if_the_contradiction_is_significant(verdicts: dict, outcome: str, warnings: list[str]):
     if outcome == "refused":
         with pytest.raises(ValueError, match="The labels contradict the calls"):
-            check_polarity(Counter(verdicts), attack_succeeded_when=True)
+            check_polarity({"a model": Counter(verdicts)}, attack_succeeded_when=True)
     else:
-        check_polarity(Counter(verdicts), attack_succeeded_when=True)
+        check_polarity({"a model": Counter(verdicts)}, attack_succeeded_when=True)
     assert len(warnings) == (outcome == "warned")
+
+
+INVERTED, SOUND = {"unverified": 30, "attempted": 6}, {"compromised": 30, "resisted": 30}
+
+
+@pytest.mark.parametrize(
+    ("parts", "error"),
+    [
+        ({"a": INVERTED, "b": INVERTED}, r"Pass attack_succeeded_when=False if these files"),
+        # To turn round all labels would invert those of the others, or of runs that cannot tell.
+        (
+            {"a": INVERTED, "b": {"compromised": 1, "resisted": 9}},
+            r"1 of 2 parts \(a\)\. Look at these runs, .* apart",
+        ),
+        ({"a": INVERTED, "b": {"resisted": 9}}, r"1 of 2 parts \(a\)\. Look at these runs, .* apart"),
+        ({str(n): INVERTED for n in range(8)} | {"b": {"resisted": 9}}, r"8 of 9 parts \(0; 1; 2; 3; 4; \.\.\.\)"),
+    ],
+)
+def test_advice_never_inverts_labels_that_may_be_right(parts: dict, error: str):
+    with pytest.raises(ValueError, match=error) as raised:
+        check_polarity({name: Counter(verdicts) for name, verdicts in parts.items()}, attack_succeeded_when=True)
+    assert ("attack_succeeded_when=False" in str(raised.value)) == error.startswith("Pass")
+
+
+def test_a_part_with_inverted_labels_is_named_among_sound_ones(warnings: list[str]):
+    parts = {"odd": INVERTED, **{f"sound {number}": SOUND for number in range(5)}}
+    check_polarity({name: Counter(verdicts) for name, verdicts in parts.items()}, attack_succeeded_when=True)
+    [warning] = warnings
+    assert "the labels of odd contradict its calls" in warning and "apart from the others" in warning
+
+
+def test_the_parts_of_the_check_are_pipelines_and_attacks(tmp_path: Path):
+    other = exposed(*booked(), user_task_id="user_task_90", attack_type="important_instructions_no_names")
+    with pytest.raises(ValueError, match=r"1 of 2 parts \(small-model under important_instructions\)"):
+        prepare(tmp_path, *labelled(security=False, runs=9), other)
 
 
 def test_the_p_value_agrees_with_a_simulation():

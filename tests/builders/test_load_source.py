@@ -44,7 +44,7 @@ def test_traces_come_as_a_dataset_dict_with_the_features_of_a_trace(tmp_path: Pa
 
 
 class TwoSplits(TraceBuilder):
-    """B4 records, with the files named `test*` as a second split; records the arguments of `check_verdicts`."""
+    """B4 records, with the files named `test*` as a second split; records the arguments of `check_facts`."""
 
     INPUTS = (("*.jsonl",),)
     LICENSE = "cc0-1.0"
@@ -62,8 +62,8 @@ class TwoSplits(TraceBuilder):
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
                 yield b4_trace(json.loads(line), source="two_splits", where=f"{file.name}:{number}")
 
-    def check_verdicts(self, verdicts: Counter[str]) -> None:
-        self.checked.append(verdicts)
+    def check_facts(self, facts: Counter[str]) -> None:
+        self.checked.append(facts)
 
 
 @pytest.fixture

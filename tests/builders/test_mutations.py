@@ -51,7 +51,9 @@ def build(case: Case, data_dir: Path) -> Built:
         builder = builders._make_builder(case.source, None, data_dir, None, data_dir / "cache", {})
         splits = builder._split_generators(datasets.DownloadManager())
         items = [item for split in splits for item in builder._generate_traces(**split.gen_kwargs)]
-        builder.check_verdicts(Counter(item["verdict"] for item in items if isinstance(item, dict)))
+        builder.check_facts(
+            Counter(fact for item in items if isinstance(item, dict) for fact in builder.facts_of(item))
+        )
         return Built(items)
     except Exception as error:
         return Built([], error)
