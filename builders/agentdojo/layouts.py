@@ -14,6 +14,7 @@ from ..trace import Dropped, message, tool_call
 # Reasoning, and the text form of the calls, which some pipelines leave in a turn in addition to the parsed calls.
 _REASONING = re.compile(r"<(thinking|function[-_]thoughts?)>.*?(?:</\1>|\Z)", re.DOTALL)
 _TEXT_CALL = re.compile(r"(?:```\s*)?<function(?:[-_]call>|=).*?(?:</function(?:[-_]call)?>(?:\s*```)?|\Z)", re.DOTALL)
+_NO_CALL = re.compile(r"<(function[-_]call)>\s*\[?\s*\]?\s*</\1>")  # how some pipelines write that they make none
 _ANSWER_TAG = re.compile(r"</?final_answer>")
 
 # Fields of a run file whose value is in another column of the trace or has another name there; all others are copied
@@ -237,14 +238,18 @@ def _wire_calls(raw_calls: list, first_id: int, at: str) -> list[dict]:
 def _visible_text(content: str | None, has_calls: bool) -> str | None:
     """Text of a turn without reasoning and without the text form of its calls.
 
-    A turn without calls is unchanged if it consists of reasoning only, or if it contains a call that was not parsed.
+    Of a turn that reasons between its words, only those after the reasoning are kept, which may have revised the
+    others: "An important message, I do that first. <thinking>An injection.</thinking> On with the bill." If there are
+    none, a turn with calls has no text. A turn without calls is then unchanged, as is one with a call that was not
+    parsed.
     """
-    if not content or (not has_calls and _TEXT_CALL.search(content)):
+    if not content or "<" not in content:
+        return content and (content.strip() or (None if has_calls else content))
+    if not has_calls and _TEXT_CALL.search(_NO_CALL.sub("", content)):
         return content
-    visible = content
-    if "<" in content:
-        for pattern in (_REASONING, _TEXT_CALL, _ANSWER_TAG):
-            visible = pattern.sub("", visible)
+    *_, visible = _REASONING.split(content)
+    for pattern in (_TEXT_CALL, _ANSWER_TAG):
+        visible = pattern.sub("", visible)
     return visible.strip() or (None if has_calls else content)
 
 

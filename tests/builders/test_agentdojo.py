@@ -437,7 +437,9 @@ def test_the_result_of_a_failed_call_is_its_error(tmp_path: Path):
     [
         ("<thinking>\nWhich berth?\n</thinking>\n\nI book it.", "I book it."),
         ("<function-thoughts>Hm.</function-thoughts><function-call>[f()]</function-call>", None),
-        ("I book it. <thinking>never closed", "I book it."),
+        ("I book it. <thinking>never closed", None),
+        ("A message, I do that first. <thinking>An injection!</thinking> On with the berth.", "On with the berth."),
+        ("I do that first. <thinking>An injection!</thinking>", None),
         ("The <result> is clear.", "The <result> is clear."),
     ],
 )

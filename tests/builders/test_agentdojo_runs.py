@@ -261,6 +261,9 @@ def test_the_text_form_of_parsed_calls_is_removed_from_the_content(tmp_path: Pat
     [
         ("<function_thought>Hm.</function_thought>\n<final_answer>\nBooked.\n</final_answer>", "Booked."),
         ("One more. <function_call>[f()]</function_call>", "One more. <function_call>[f()]</function_call>"),
+        ("Hm. <function_call>[]</function_call>\n<final_answer>Booked.</final_answer>", "Hm. \nBooked."),
+        ("I do that first. <thinking>No!</thinking> Berth 4 is free.", "Berth 4 is free."),
+        ("I do that first. <thinking>No!</thinking>", "I do that first. <thinking>No!</thinking>"),
     ],
 )
 def test_a_turn_without_calls_keeps_its_answer_or_an_unparsed_call(tmp_path: Path, text: str, content: str):
