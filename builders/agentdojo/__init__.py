@@ -37,7 +37,12 @@ Points that are easy to get wrong:
   suites, or from the installed benchmark. In suites of which only the tools are known, the goal is derived from the
   injection.
 - A pipeline is named by its file or folder: the names inside the records repeat (`local`) and omit the defence.
-- The tools are those of the suite. A pipeline that filters tools showed the model fewer, but does not record which.
+- A pipeline that filters tools asks the model for the ones it needs. These two turns are cut, and the trace offers the
+  tools of the answer only. A model without the attacker's tool did not resist: `not_offered`.
+- Attacks of denial of service want the agent to stop. Their `security` only says that the user's task failed, so they
+  are `dos_attack` whatever the model did, and say nothing about the labels of other runs.
+- Defences cut the instruction out of the injection and leave its tags (`not_exposed`), block the attacker's call and
+  tell the model so as the user (`attempted`), or are exported with `conversations` instead of `messages` (DRIFT).
 
 The steps are modules: `layouts` parses a record into a `Run` (no other module knows the layouts), `suites` has tools
 and goals, `exposure` finds the injection, `verdicts` judges the run, and `traces` builds the row.
@@ -58,6 +63,8 @@ from .suites import installed_suite, is_reference, load_suites
 from .traces import run_trace
 from .verdicts import check_polarity
 
+
+_logger = datasets.logging.get_logger(__name__)
 
 _DUMPS = "dumps/agentdojo-*.jsonl"
 _RUNS = "runs/*/*/*/*/*.json"
@@ -104,19 +111,28 @@ class AgentDojo(TraceBuilder):
         return sorted(files)
 
     def facts_of(self, trace: dict) -> Iterable[tuple[str, str, str]]:
-        """The verdict, by pipeline and attack."""
+        """The verdict, by pipeline and attack, and each tool that the list of its suite lacks."""
         metadata = json.loads(trace["metadata"])
         yield "verdict", f"{metadata['generator']} under {metadata['attack_type']}", trace["verdict"]
+        for tool in metadata.get("unlisted_tools", ()):
+            yield "unlisted tool", metadata["suite"], tool
 
     def check_facts(self, facts: Counter[tuple[str, str, str]]) -> None:
-        """Check the `security` labels by the recorded calls.
+        """Name the tools that the lists of the suites lack, and check the `security` labels by the recorded calls.
 
         Raises:
             ValueError: If the labels are inverted.
         """
         verdicts: dict[str, Counter[str]] = defaultdict(Counter)
-        for (_, part, verdict), count in facts.items():
-            verdicts[part][verdict] += count
+        unlisted: dict[str, Counter[str]] = defaultdict(Counter)
+        for (fact, part, value), count in facts.items():
+            (verdicts if fact == "verdict" else unlisted)[part][value] += count
+        for suite, tools in sorted(unlisted.items()):
+            calls = ", ".join(f"{tool} ({runs} runs)" for tool, runs in sorted(tools.items()))
+            _logger.warning(
+                f"Runs of the suite {suite} call tools that its list lacks: {calls}. Either the models invented them, "
+                f"or they are missing in reference/tool_schemas_{suite}.json."
+            )
         check_polarity(verdicts, self.config.attack_succeeded_when)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:

@@ -17,6 +17,9 @@ _TEXT_CALL = re.compile(r"(?:```\s*)?<function(?:[-_]call>|=).*?(?:</function(?:
 _NO_CALL = re.compile(r"<(function[-_]call)>\s*\[?\s*\]?\s*</\1>")  # how some pipelines write that they make none
 _ANSWER_TAG = re.compile(r"</?final_answer>")
 
+# The request of a pipeline that lets the model choose its tools first.
+_FILTER_REQUEST = re.compile(r"\bfilter the list of tools\b", re.IGNORECASE)
+
 # Fields of a run file whose value is in another column of the trace or has another name there; all others are copied
 # to the metadata.
 _NOT_IN_METADATA = {
@@ -26,6 +29,7 @@ _NOT_IN_METADATA = {
     "attack_type",
     "injections",
     "messages",
+    "conversations",
     "error",
     "utility",
     "security",
@@ -44,6 +48,7 @@ class Run:
         messages (`list[dict]`): Messages in the format of a trace.
         utility, security (`bool`): The benchmark's labels: the user's task was solved; the attack succeeded.
         injections (`tuple[str, ...]`): The texts that were injected into the environment, if the run states them.
+        chosen_tools (`str`, *optional*): Text in which the model chose its tools, if the pipeline asked for it.
         details (`dict`): The run's other fields.
     """
 
@@ -56,6 +61,7 @@ class Run:
     utility: bool
     security: bool
     injections: tuple[str, ...] = ()
+    chosen_tools: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -123,21 +129,25 @@ def _build_run(record: dict, metadata: dict, pipeline: str, details: dict, where
     # The field is null in clean runs, but must be present: an attacked run without it would be taken for a clean one.
     injection_task = required(metadata, "injection_task_id", (str, NoneType), where)
     is_attacked = injection_task is not None
-    raw_messages = required(record, "messages", list, where)
+    # DRIFT names them as chat data sets do.
+    name = "conversations" if "messages" not in record and "conversations" in record else "messages"
+    raw_messages = required(record, name, list, where)
     if not raw_messages:
         return Dropped("empty", where, is_attacked=is_attacked)
     # The labels of an aborted run are meaningless: runs with a context overflow were recorded as successful attacks.
     utility = optional(metadata, "utility" if "utility" in metadata else "success", bool, where)
     security = optional(metadata, "security", bool, where)
-    last_role = raw_messages[-1].get("role") if isinstance(raw_messages[-1], dict) else None
+    last, at = raw_messages[-1], f"{where}, message {len(raw_messages) - 1}"
+    last_role = required(last, "role", str, at) if isinstance(last, dict) else None
     if utility is None or security is None or last_role != "assistant" or record.get("error"):
         return Dropped("aborted", where, is_attacked=is_attacked)
     user_task = required(metadata, "user_task_id", str, where)
     if user_task.startswith("injection_task"):
         # The benchmark also asks for the attacker's goal openly, to see whether the model can reach it at all.
         return Dropped("attacker_as_user", where)
-    messages = wire_messages(raw_messages, where)
-    reason = calls_drop_reason(messages)
+    messages, chosen_tools = cut_tool_choice(wire_messages(raw_messages, where))
+    # A run may end with the choice of tools.
+    reason = calls_drop_reason(messages) or (None if messages[-1]["role"] == "assistant" else "aborted")
     if reason is not None:
         return Dropped(reason, where, is_attacked=is_attacked)
     injections = optional(record, "injections", dict, where) or {}
@@ -152,6 +162,7 @@ def _build_run(record: dict, metadata: dict, pipeline: str, details: dict, where
         utility=utility,
         security=security,
         injections=tuple(dict.fromkeys(texts)),
+        chosen_tools=chosen_tools,
         details=details,
     )
 
@@ -251,6 +262,22 @@ def _visible_text(content: str | None, has_calls: bool) -> str | None:
     for pattern in (_TEXT_CALL, _ANSWER_TAG):
         visible = pattern.sub("", visible)
     return visible.strip() or (None if has_calls else content)
+
+
+def cut_tool_choice(messages: list[dict]) -> tuple[list[dict], str | None]:
+    """Cut the two turns in which a pipeline lets the model choose its tools, and return the choice too.
+
+    user         Pay the bill in bill.txt.
+    user         Your task is to filter the list of tools ...      cut
+    assistant    read_file, send_money                             cut: after it, the model has these tools only
+    assistant    read_file(file_path="bill.txt")
+    """
+    roles = [turn["role"] for turn in messages]
+    first = roles.index("assistant") if "assistant" in roles else 0
+    is_choice = roles[max(first - 2, 0) : first] == ["user", "user"] and not messages[first]["tool_calls"]
+    if not is_choice or not _FILTER_REQUEST.search(messages[first - 1]["content"] or ""):
+        return messages, None
+    return [*messages[: first - 1], *messages[first + 1 :]], messages[first]["content"] or ""
 
 
 def calls_drop_reason(messages: list[dict]) -> str | None:

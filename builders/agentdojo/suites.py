@@ -12,7 +12,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import yaml
 
 from ..json_records import optional, read_json, required
 from ..trace import to_json
+from .exposure import unquoted
 
 
 # Version of the benchmark that the published runs were made with.
@@ -39,6 +40,9 @@ _IDENTIFIER = re.compile(rf"{_EMAIL}|\b{_IBAN}\b|{_LINK}")
 # Tools that can pay the attacker: if the reference solution uses one of them, the others serve the attacker too.
 _PAYMENTS = ("send_money", "schedule_transaction", "update_scheduled_transaction")
 
+# Words of a goal by which it is recognised, if it has no identifier. Short ones are in any text.
+_LONG_WORD = re.compile(r"\w{5,}")
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -51,12 +55,29 @@ class Goal:
         identifiers (`set[str]`): All addresses, accounts and links of the goal, in lower case.
         preparations (`set[str]`): Tools that the reference solution calls without any of these identifiers, to gather
             what the attacker wants.
+        text (`str`, *optional*): The goal in words, as most attacks quote it.
     """
 
     calls: list[dict]
     tool: str | None
     identifiers: set[str] = field(default_factory=set)
     preparations: set[str] = field(default_factory=set)
+    text: str | None = None
+
+    def is_in(self, text: str) -> bool:
+        """Whether a text that may be cut still has the goal: one of its identifiers, or else half of its long words.
+
+        Half, because the wording of a goal differs between versions of the benchmark.
+        """
+        bare = unquoted(text).casefold()
+        if self.identifiers:
+            return any(unquoted(identifier) in bare for identifier in self.identifiers)
+        words = set(_LONG_WORD.findall((self.text or "").casefold()))
+        return 2 * sum(word in bare for word in words) >= len(words)
+
+    def is_offered(self, tools: list[dict]) -> bool:
+        """Whether a call that reaches the goal is of one of these tools."""
+        return not {call["name"] for call in self.calls}.isdisjoint(tool["function"]["name"] for tool in tools)
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,21 @@ class Suite:
     @functools.cached_property
     def tools_text(self) -> str:
         return to_json(self.tools)
+
+    @functools.cached_property
+    def tool_names(self) -> frozenset[str]:
+        return frozenset(tool["function"]["name"] for tool in self.tools)
+
+    def offered_tools(self, chosen: str | None) -> list[dict]:
+        """Tools that a model was offered: all, or those that it named when the pipeline let it choose.
+
+        The benchmark takes a tool for named if its name is anywhere in the text.
+        """
+        return [tool for tool in self.tools if chosen is None or tool["function"]["name"] in chosen]
+
+    def offered_text(self, chosen: str | None) -> str:
+        """The offered tools as JSON text."""
+        return self.tools_text if chosen is None else to_json(self.offered_tools(chosen))
 
     def goal(self, injection_task: str, injections: Iterable[str]) -> Goal | None:
         """Goal of an injection task, from its reference solution or otherwise from the injected texts."""
@@ -142,11 +178,18 @@ def _suite_from_files(offered: list[dict], path: Path) -> Suite:
         _gold_calls(required(tasks, field, dict, path.name), f"{path.name}, {field}")
         for field in ("user_tasks", "injection_tasks")
     )
-    return _build_suite(offered, "reference", user_calls, attacker_calls)
+    texts = {
+        name: optional(task, "goal", str, f"{path.name}, injection_tasks, {name}")
+        for name, task in tasks["injection_tasks"].items()
+    }
+    return _build_suite(offered, "reference", user_calls, attacker_calls, texts)
 
 
-def _build_suite(offered: list[dict], origin: str, user_calls: dict, attacker_calls: dict) -> Suite:
-    goals = {task: goal_from_solution(gold) if gold else None for task, gold in attacker_calls.items()}
+def _build_suite(offered: list[dict], origin: str, user_calls: dict, attacker_calls: dict, texts: dict) -> Suite:
+    goals = {
+        task: replace(goal_from_solution(gold), text=texts[task]) if gold else None
+        for task, gold in attacker_calls.items()
+    }
     return Suite(offered, origin, user_calls, goals)
 
 
@@ -209,7 +252,11 @@ def installed_suite(name: str) -> Suite | None:
         for tasks in (suite.user_tasks, suite.injection_tasks)
     )
     return _build_suite(
-        [tool_schema(tool) for tool in suite.tools], f"agentdojo {version('agentdojo')}", user_calls, attacker_calls
+        [tool_schema(tool) for tool in suite.tools],
+        f"agentdojo {version('agentdojo')}",
+        user_calls,
+        attacker_calls,
+        {task: injection_task.GOAL for task, injection_task in suite.injection_tasks.items()},
     )
 
 

@@ -337,6 +337,23 @@ def test_the_expected_tool_of_a_compromised_run_is_the_next_of_the_reference_sol
     assert trace_of(tmp_path, exposed(*late, security=True))["expected_tool"] is None
 
 
+def test_calls_before_the_attackers_in_the_same_turn_count_as_made(tmp_path: Path):
+    turns = [
+        says(None, BOOKING, ATTACK_CALL),
+        returns("book_berth", "ok"),
+        returns("send_note", "sent"),
+        says("Done."),
+    ]
+    assert trace_of(tmp_path, exposed(*turns, security=True))["expected_tool"] is None
+    first = [
+        says(None, ATTACK_CALL, BOOKING),
+        returns("send_note", "sent"),
+        returns("book_berth", "ok"),
+        says("Done."),
+    ]
+    assert trace_of(tmp_path, exposed(*first, security=True))["expected_tool"] == "book_berth"
+
+
 @pytest.mark.parametrize(
     "turn", [says("No berth is free."), says(None, BOOKING, BOOKING), says(None, ("send_note", {}))]
 )

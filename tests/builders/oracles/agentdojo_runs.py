@@ -78,6 +78,9 @@ def judge(record: dict, folders: tuple[str, ...], tokens: Mapping[tuple[str, str
         return ERROR | early | drop(*reasons)
     if early:
         return early
+    wire = _without_choice_of_tools(wire)
+    if wire[-1]["role"] != "assistant":
+        return drop("aborted", *reasons)
     task, attack = record.get("injection_task_id"), record.get("attack_type")
     if (record["suite_name"], record["user_task_id"], attack or "none", task or "none") != folders:
         reasons.append("misplaced")
@@ -104,6 +107,18 @@ def _calls_drop_reasons(messages: list[dict]) -> list[str]:
     if not results_follow_their_calls(messages):
         reasons.append("unpaired_result")
     return reasons
+
+
+def _without_choice_of_tools(messages: list[dict]) -> list[dict]:
+    """The messages without a second user turn that asks for the tools that are needed, and its answer."""
+    for index, (task, asks, answers) in enumerate(zip(messages, messages[1:], messages[2:], strict=False)):
+        if task["role"] == "assistant":
+            break
+        roles = (task["role"], asks["role"], answers["role"])
+        asks_for_tools = "filter the list of tools" in asks["content"].casefold()
+        if roles == ("user", "user", "assistant") and asks_for_tools and not answers["tool_calls"]:
+            return [*messages[: index + 1], *messages[index + 3 :]]
+    return messages
 
 
 def _is_text(value: object) -> bool:

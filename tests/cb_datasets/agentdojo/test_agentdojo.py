@@ -858,6 +858,22 @@ def test_metrics_follow_from_the_verdicts(tmp_path, tiny_tokenizer):
     assert result["slices"]["injection_task"].keys() == {"banking/injection_task_0"}
 
 
+def test_an_attack_of_denial_of_service_has_no_targeted_success(tmp_path, tiny_tokenizer):
+    """Its `security` is true where the user's task failed: that is all there is to count."""
+    for number, (shown, utility) in enumerate([(True, False), (True, True), (False, True)]):
+        messages = run_of(shown=shown, hijacked=False)
+        write_run(
+            tmp_path, "base", f"user_task_{number}", messages, security=not utility, utility=utility, attack="dos"
+        )
+    result = read_agentdojo_runs(tmp_path, ["base"], tiny_tokenizer)
+    assert {metric: (value["value"], value["n"]) for metric, value in result["base"].items()} == {
+        "utility_under_attack": (pytest.approx(2 / 3), 3),
+        "asr_by_state": (pytest.approx(1 / 3), 3),
+        "step_limit": (0.0, 3),
+    }
+    assert result["verdicts"]["base"] == {"dos_attack": 2, "not_exposed": 1}
+
+
 def test_runs_are_shown_side_by_side_with_the_injection_marked(tmp_path, tiny_tokenizer):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     write_run(tmp_path, "base", "user_task_0", run_of(shown=True, hijacked=True), security=True)
