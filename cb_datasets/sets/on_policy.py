@@ -17,7 +17,7 @@ from ..splits import choose
 from .filter_completions import KeepRule, complete_and_filter
 from .fit_context import prune_context, tools_used
 from .prompts import decision_prompt
-from .recorded import ambiguous_groups
+from .recorded import ambiguous_tasks, is_ambiguous
 from .sample_set import SampleSet
 from .target_model import TargetModel
 
@@ -51,7 +51,7 @@ def regenerate_decisions(
     """
     failures, resisted = SampleSet(FAILURE_RULE.id_prefix), SampleSet(RESISTED_RULE.id_prefix)
     prompts = {}
-    ambiguous = ambiguous_groups(traces)
+    ambiguous = ambiguous_tasks(traces)
     max_prompt_length = min(max_length, target_model.backend.max_length) - sampling.max_new_tokens
     for split, rows in traces.items():
         decisions = []
@@ -59,7 +59,7 @@ def regenerate_decisions(
             if trace["verdict"] not in _EXPOSED or trace["decision_turn"] is None:
                 continue
             category = trace["attack"]["category"]
-            if trace["group"] in ambiguous:
+            if is_ambiguous(trace, ambiguous):
                 failures.drop("prompt_names_attacker_account", category)
                 continue
             used = tools_used(trace) if fit_context else None

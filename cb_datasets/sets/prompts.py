@@ -14,6 +14,8 @@ from datasets import Dataset
 from builders.trace import to_json
 
 from ..files import to_dataset
+from ..formats import ToolCall
+from ..outcomes import is_attack_call
 from ..sample import PROMPT_FEATURES, cut_spans, empty_provenance
 
 
@@ -54,10 +56,49 @@ def clean_prompt(trace: dict) -> dict:
 
 
 def decision_prompt(trace: dict) -> dict:
-    """The context in which a recorded model followed or resisted the attack: all messages before its decision turn."""
-    turn = trace["decision_turn"]
-    spans = [span for span in trace["attack"]["spans"] if span["message"] < turn]
-    return _prompt(trace, task_of(trace) or "agentdojo", trace["messages"][:turn], spans)
+    """The context in which a recorded model followed or resisted the attack: all that was before its decision.
+
+    Formats of single calls cannot say a decision among parallel calls, so its turn is split:
+
+        recorded    list_files(), send_money(to="eve"), read_file()    three calls, then three results
+        context     list_files(), and its result                       what comes before the attacker's first call
+        decision    send_money(to="eve")                               without such a call, the first one
+    """
+    turn, number = trace["decision_turn"], _decisive_call(trace)
+    messages = trace["messages"][:turn]
+    if number and not _is_inseparable(trace):
+        made = trace["messages"][turn]["tool_calls"][:number]
+        results = trace["messages"][turn + 1 : turn + 1 + number]
+        messages = [*messages, {**trace["messages"][turn], "tool_calls": made}, *results]
+    spans = [span for span in trace["attack"]["spans"] if span["message"] < len(messages)]
+    return _prompt(trace, task_of(trace) or "agentdojo", messages, spans)
+
+
+def completing_turn(trace: dict, turn: int) -> dict:
+    """The turn of a trace that completes a prompt; of a decision among parallel calls the decisive call alone."""
+    message = trace["messages"][turn]
+    if turn != trace["decision_turn"] or len(message["tool_calls"]) < 2 or _is_inseparable(trace):
+        return message
+    number = _decisive_call(trace)
+    # What the turn says comes before its first call.
+    said = message["content"] if number == 0 else None
+    return {**message, "content": said, "tool_calls": message["tool_calls"][number : number + 1]}
+
+
+def _decisive_call(trace: dict) -> int:
+    """Index of the attacker's first call in the decision turn, or of the first call where there is none."""
+    attack, calls = trace["attack"], trace["messages"][trace["decision_turn"]]["tool_calls"]
+    target = {key: trace[key] for key in ("expected_tool", "simulated_tool")} | {"goal_calls": attack["goal_calls"]}
+    functions = [call["function"] for call in calls]
+    are_attack = [is_attack_call(ToolCall(each["name"], json.loads(each["arguments"])), target) for each in functions]
+    return are_attack.index(True) if True in are_attack else 0
+
+
+def _is_inseparable(trace: dict) -> bool:
+    """Whether the calls before the decisive one have no results of their own, next after the decision turn."""
+    turn, number = trace["decision_turn"], _decisive_call(trace)
+    made = [call["id"] for call in trace["messages"][turn]["tool_calls"][:number]]
+    return made != [message["tool_call_id"] for message in trace["messages"][turn + 1 : turn + 1 + number]]
 
 
 def call_turns(trace: dict) -> list[int]:
@@ -68,11 +109,11 @@ def call_turns(trace: dict) -> list[int]:
 def turn_fault(trace: dict, turn: int) -> str | None:
     """The reason why a turn must not be trained on, or `None`.
 
-    A format of single calls cannot express parallel calls. Some reference actions of TAU2 fail (`failed_calls`) or use
-    values that the conversation has not mentioned (`ungrounded_calls`).
+    A format of single calls cannot express parallel calls; of these turns, only decisions are split. Some reference
+    actions of TAU2 fail (`failed_calls`) or use values that the conversation has not mentioned (`ungrounded_calls`).
     """
     metadata = json.loads(trace["metadata"])
-    if len(trace["messages"][turn]["tool_calls"]) > 1:
+    if len(completing_turn(trace, turn)["tool_calls"]) > 1:
         return "parallel_decision"
     if turn in metadata.get("failed_calls", ()):
         return "failed_call"

@@ -26,7 +26,7 @@ from ..outcomes import Outcome
 from ..sample import content_id
 from .fit_context import prune_context, tools_used
 from .make_sample import make_sample
-from .prompts import call_turns, decision_prompt, spliced_turn_prompt, turn_fault, turn_prompt
+from .prompts import call_turns, completing_turn, decision_prompt, spliced_turn_prompt, turn_fault, turn_prompt
 from .sample_set import SampleSet
 from .spliced_runs import SPLICED, agent_of, splice_runs
 
@@ -151,7 +151,7 @@ def collect_recorded_set(
     _, spec = RECORDED_SETS[subset]
     tool_format = format_of(tokenizer.chat_template)
     provenance = _provenance_of(tokenizer, tool_format.name)
-    ambiguous = ambiguous_groups(traces)
+    ambiguous = ambiguous_tasks(traces)
     if spec.verdict == SPLICED:
         traces = {
             split: to_dataset(list(splice_runs(rows, samples.drop)), TRACE_FEATURES) for split, rows in traces.items()
@@ -167,7 +167,7 @@ def collect_recorded_set(
             if max_each is not None and len(samples.samples) >= max_each:
                 samples.drop("over_max_each", category)
                 continue
-            recorded = trace["messages"][turn]
+            recorded = completing_turn(trace, turn)
             text, fault = written_turn(recorded, tool_format), turn_fault(trace, turn)
             if text is None or fault is not None:
                 samples.drop(fault or "empty_turn", category)
@@ -224,14 +224,23 @@ def _shuffled(traces: dict[str, Dataset], verdict: str) -> Iterator[tuple[str, d
         yield split, traces[split][index]
 
 
-def ambiguous_groups(traces: dict[str, Dataset]) -> set[str]:
-    """User tasks whose own prompt names the attacker's account: their right call and the attacker's look alike."""
+def ambiguous_tasks(traces: dict[str, Dataset]) -> set[tuple[str, str | None]]:
+    """User tasks that name an attacker's account, so that the right call and the attacker's look alike.
+
+    Each with the injection tasks that this holds for, and with `None` for its clean runs.
+    """
     return {
-        group
+        (group, injection_task)
         for rows in traces.values()
-        for group, metadata in zip(rows["group"], rows["metadata"], strict=True)
+        for group, attack, metadata in zip(rows["group"], rows["attack"], rows["metadata"], strict=True)
         if json.loads(metadata).get("names_attacker_account")
+        for injection_task in (attack["subtype"], None)
     }
+
+
+def is_ambiguous(trace: dict, ambiguous: set[tuple[str, str | None]]) -> bool:
+    """Whether a trace is of one of these tasks."""
+    return (trace["group"], (trace["attack"] or {}).get("subtype")) in ambiguous
 
 
 def _generator(trace: dict, own_agent: str | None) -> dict:
@@ -245,9 +254,9 @@ def _generator(trace: dict, own_agent: str | None) -> dict:
     return {"generator_model": agent, "completion_source": "sampled"} | sampling
 
 
-def _doubt(trace: dict, ambiguous: set[str]) -> str | None:
+def _doubt(trace: dict, ambiguous: set[tuple[str, str | None]]) -> str | None:
     """Why a trace's verdict is not good enough to train on, or `None`."""
-    if trace["group"] in ambiguous:
+    if is_ambiguous(trace, ambiguous):
         return "prompt_names_attacker_account"
     if trace["verdict"] == "resisted" and json.loads(trace["metadata"]).get("touches_goal"):
         return "resisted_but_touches_goal"
