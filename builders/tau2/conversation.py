@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..json_records import optional, parse_object, required
-from ..trace import message, tool_call
+from ..trace import Dropped, message, tool_call
 
 
 # Tokens by which the simulated user controls the benchmark; they are not meant for the assistant.
@@ -24,7 +24,20 @@ _CONTROL = re.compile(r"###(?:STOP|TRANSFER|OUT-OF-SCOPE)###")
 
 
 class Unusable(Exception):
-    """Raised for a record that cannot become a trace; the message is the drop reason."""
+    """Raised for a record that cannot become a trace.
+
+    Args:
+        reason (`str`): The drop reason.
+        source (`str`, *optional*): The report that says why such records are dropped.
+    """
+
+    def __init__(self, reason: str, source: str | None = None):
+        super().__init__(reason)
+        self.source = source
+
+    def dropped(self, where: str) -> Dropped:
+        """The drop of a record; its place is followed by the source."""
+        return Dropped(str(self), where if self.source is None else f"{where} ({self.source})")
 
 
 @dataclass

@@ -10,6 +10,11 @@ A result file (shortened; in the format of the benchmark's `Results` class):
          "messages": [{"role": "assistant", "content": "Hi! How can I help you today?"},
                       {"role": "user", "content": "..."}, ...]}]}
 
+The results of a run may also be a folder: a `results.json` without simulations, and each of them in a file:
+
+    run-1/results.json               {"info": {...}, "tasks": [...], "simulation_index": [{"id": "0b7c...", ...}]}
+    run-1/simulations/0b7c....json   {"id": "0b7c...", "task_id": "17", ...}
+
 A trajectory file:
 
     [{"task_id": 6, "trial": 0, "reward": 1.0, "info": {"task": {"user_id": "ada_osei_1234", ...}, ...},
@@ -20,10 +25,12 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 
 from ..json_records import optional, read_json, required
-from .conversation import Conversation, add_openai_messages, add_tau2_messages, as_object
-from .reference import Reference
+from .conversation import Conversation, Unusable, add_openai_messages, add_tau2_messages, as_object
+from .reference import RESULT_FOLDERS, RUN_FILE, Reference, run_folder
+from .rewards import check_success
 from .tasks import Task, customers_in, parse_task
 
 
@@ -39,7 +46,7 @@ class Recording:
         id (`str`): Id of the trace.
         group (`str`): Group of the trace, as [`Task.group`].
         where (`str`): File and position of the record.
-        reward (`float`, *optional*): Reward from the benchmark; `None` for a run that was not scored.
+        failure ([`Unusable`], *optional*): Why it is no success of the agent.
         policy (`str`, *optional*): The system prompt, if it is not among the messages.
         raw_messages (`list`): The messages as recorded.
         add_messages (`Callable`): Function that adds `raw_messages`, in their format, to a [`Conversation`].
@@ -50,7 +57,7 @@ class Recording:
     id: str
     group: str
     where: str
-    reward: float | None
+    failure: Unusable | None
     policy: str | None
     raw_messages: list
     add_messages: Callable[[Conversation, list, str], None]
@@ -61,8 +68,10 @@ class Recording:
 
         Raises:
             ValueError: If a message does not have the benchmark's format.
-            Unusable: If calls and results cannot be matched.
+            Unusable: If it is no success of the agent, or calls and results cannot be matched.
         """
+        if self.failure is not None:
+            raise self.failure
         conversation = Conversation()
         if self.policy is not None:
             conversation.add_text("system", self.policy)
@@ -76,12 +85,19 @@ def read_recordings(file: Path, reference: Reference) -> Iterator[Recording]:
     Raises:
         ValueError: If the file has neither format.
     """
-    document = read_json(file)
+    name = name_of(file)
+    document = read_json(file, name)
     if isinstance(document, list):
         for number, record in enumerate(document):
-            yield _trajectory_recording(record, file, f"{file.name}[{number}]")
+            yield _trajectory_recording(record, file, f"{name}[{number}]")
     else:
-        yield from _simulation_recordings(as_object(document, file.name), file, reference)
+        yield from _simulation_recordings(as_object(document, name), file, reference)
+
+
+def name_of(file: Path) -> str:
+    """Name of a file in errors and drops: with its folder, where several files may have the same name."""
+    in_results = file.parent.name in RESULT_FOLDERS and file.name != RUN_FILE
+    return file.name if in_results or file.name.startswith("taubench") else f"{file.parent.name}/{file.name}"
 
 
 def _trajectory_recording(raw: object, file: Path, where: str) -> Recording:
@@ -100,7 +116,7 @@ def _trajectory_recording(raw: object, file: Path, where: str) -> Recording:
         # The tasks are older versions of τ²'s tasks with other ids, but the customers are the same.
         group=f"{domain}/{min(customers_in(customer), default=customer)}",
         where=where,
-        reward=required(record, "reward", (int, float), where),
+        failure=Unusable("reward_below_one") if required(record, "reward", (int, float), where) < 1 else None,
         policy=None,
         raw_messages=messages,
         add_messages=add_openai_messages,
@@ -109,35 +125,33 @@ def _trajectory_recording(raw: object, file: Path, where: str) -> Recording:
 
 
 def _simulation_recordings(document: dict, file: Path, reference: Reference) -> Iterator[Recording]:
-    info = required(document, "info", dict, file.name)
-    environment = required(info, "environment_info", dict, f"{file.name}: info")
-    where = f"{file.name}: info.environment_info"
+    name = name_of(file)
+    info = required(document, "info", dict, name)
+    environment = required(info, "environment_info", dict, f"{name}: info")
+    where = f"{name}: info.environment_info"
     # `telecom-workflow` is the telecom domain with its policy in another wording.
     domain = required(environment, "domain_name", str, where).removesuffix("-workflow")
     policy = required(environment, "policy", str, where)
-    agent = optional(info, "agent_info", dict, f"{file.name}: info") or {}
-    model = optional(agent, "llm", str, f"{file.name}: info.agent_info")
+    agent = optional(info, "agent_info", dict, f"{name}: info") or {}
+    model = optional(agent, "llm", str, f"{name}: info.agent_info")
     tasks: dict[str, Task] = {}
-    for number, record in enumerate(required(document, "tasks", list, file.name)):
-        task = parse_task(record, domain, f"{file.name}: tasks[{number}]")
+    for number, record in enumerate(required(document, "tasks", list, name)):
+        task = parse_task(record, domain, f"{name}: tasks[{number}]")
         tasks[task.id] = task
-    for number, raw in enumerate(required(document, "simulations", list, file.name)):
-        where = f"{file.name}: simulations[{number}]"
+    for where, raw in _simulations(document, file, name):
         record = as_object(raw, where)
         task_id = required(record, "task_id", str, where)
         # The group comes from the task, so a simulation without its task cannot be assigned to a split.
         if task_id not in tasks:
             raise ValueError(f"{where}: task_id {task_id[:40]!r} is not among the file's tasks. Add the task to them.")
-        info = optional(record, "reward_info", dict, where)
-        reward = None if info is None else required(info, "reward", (int, float), f"{where}.reward_info")
         yield Recording(
             domain=domain,
             id=f"tau2/{domain}/{task_id}/{required(record, 'id', str, where)}",
             group=tasks[task_id].group,
             where=where,
-            reward=reward,
+            failure=_failure(record, tasks[task_id], where),
             policy=policy,
-            raw_messages=required(record, "messages", list, where),
+            raw_messages=record.get("messages") or [],
             add_messages=add_tau2_messages,
             metadata={
                 "kind": "tau2_result",
@@ -146,3 +160,33 @@ def _simulation_recordings(document: dict, file: Path, reference: Reference) -> 
                 **{key: value for key, value in record.items() if key not in ("id", "messages", "reward_info")},
             },
         )
+
+
+def _simulations(document: dict, file: Path, name: str) -> Iterator[tuple[str, object]]:
+    """The simulations of a result file, or of the folder that it stands in, with their places."""
+    folder = run_folder(file)
+    inside = required(document, "simulations", list, name) if folder is None else document.get("simulations") or []
+    for number, raw in enumerate(inside):
+        yield f"{name}: simulations[{number}]", raw
+    if folder is None:
+        return
+    names = [path.stem for path in sorted(folder.glob("*.json"))]
+    for number, entry in enumerate(optional(document, "simulation_index", list, name) or []):
+        at = f"{name}: simulation_index[{number}]"
+        id = required(as_object(entry, at), "id", str, at)
+        if id not in names:
+            raise ValueError(f"{at}: {folder.parent.name}/{folder.name} has no {id[:80]}.json. Copy the whole folder.")
+    for each in names:
+        where = f"{folder.parent.name}/{folder.name}/{each}.json"
+        yield where, read_json(folder / f"{each}.json", where)
+
+
+def _failure(simulation: dict, task: Task, where: str) -> Unusable | None:
+    try:
+        check_success(simulation, task, where)
+        # Runs of voice agents store ticks of audio instead.
+        if required(simulation, "messages", (list, NoneType), where) is None:
+            raise Unusable("no_messages")
+    except Unusable as error:
+        return error
+    return None

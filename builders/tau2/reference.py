@@ -20,15 +20,42 @@ from .tasks import read_tasks
 _TASKS = ("tasks.json", "tasks.v*.json", "tasks_full*.json", "tasks_small.json")
 
 
+# Folders whose JSON files are result files, at any depth: `trajectories` is that of a submission to the leaderboard.
+RESULT_FOLDERS = ("results", "trajectories")
+# The file that a run's folder is recognised by, and the folder of its simulations.
+RUN_FILE, _SIMULATIONS = "results.json", "simulations"
+
+
 def find_files(data_dir: Path) -> list[Path]:
     """Files with records and with reference data below a folder, sorted."""
-    patterns = ["results/*.json", "taubench*.json", "tool_schemas_*.json"]
-    files = {path for pattern in patterns for path in data_dir.glob(pattern)}
+    files = {path for pattern in ("taubench*.json", "tool_schemas_*.json") for path in data_dir.glob(pattern)}
+    files.update(_result_files(data_dir))
     for folder in (data_dir / "domains" / domain for domain in DOMAINS):
         matches = (sorted(folder.glob(pattern)) for pattern in _TASKS)
         files.update(next(filter(None, matches), [])[-1:])  # the latest of several versions
         files.update(folder.glob("split_tasks.json"))
     return sorted(files)
+
+
+def _result_files(data_dir: Path) -> set[Path]:
+    files = set(data_dir.rglob(RUN_FILE))
+    runs = [folder for file in files if (folder := run_folder(file))]
+    for name in RESULT_FOLDERS:
+        files.update((data_dir / name).rglob("*.json"))
+    # The other folders of a run hold logs and sound.
+    logs = {file for file in files for run in runs if run.parent in file.parents[1:]}
+    return (files - logs).union(*(run.glob("*.json") for run in runs))
+
+
+def run_folder(file: Path) -> Path | None:
+    """Folder of the simulations of a run, if this is the file that describes the run."""
+    folder = file.with_name(_SIMULATIONS)
+    return folder if file.name == RUN_FILE and folder.is_dir() else None
+
+
+def is_simulation(file: Path) -> bool:
+    """Whether a file is one simulation of a run's folder."""
+    return file.parent.name == _SIMULATIONS and file.parent.with_name(RUN_FILE).is_file()
 
 
 def holds_tasks(file: Path) -> bool:

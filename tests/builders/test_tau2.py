@@ -10,6 +10,7 @@ import pytest
 
 from builders import load_source, prepare_source
 from builders.tau2.conversation import Unusable
+from builders.tau2.known_faults import _WRONG_REFERENCES, wrong_reference
 from builders.tau2.reference import find_files
 from builders.tau2.replay import new_environment, package_data_dir, replay_task
 from builders.tau2.tasks import parse_task, read_tasks
@@ -541,3 +542,32 @@ def test_replays_of_the_real_tasks(
     assert sum(len(metadata(row)["ungrounded_calls"]) for row in rows) == ungrounded
     groups = [set(split["group"]) for split in traces.values()]
     assert len(set.union(*groups)) == sum(map(len, groups))
+
+
+def test_known_faults_are_those_of_the_tasks_in_the_package():
+    # Each of the listed references is that of an installed task, so none is dead.
+    faulty = {
+        (domain, task.id)
+        for domain in ("airline", "retail")
+        for task in read_tasks(package_data_dir() / "domains" / domain / "tasks.json")
+        if wrong_reference(task)
+    }
+    assert faulty == set(_WRONG_REFERENCES)
+
+
+def test_a_wrong_reference_is_not_replayed_and_the_corrected_one_is(tmp_path: Path):
+    [raw] = [task.record for task in read_tasks(package_data_dir() / "domains/airline/tasks.json") if task.id == "35"]
+    corrected = json.loads(json.dumps(raw).replace("1985-04-04", "1981-05-26"))  # the date of birth in the database
+    write(tmp_path, [raw, corrected], "airline")
+    builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert builder.dropped() == [
+        Dropped("wrong_reference", "airline/tasks.json[0] (taubench.com/blog/tau3-task-fixes)")
+    ]
+    [trace] = [row for split in builder.as_dataset().values() for row in split]
+    assert "1981-05-26" in trace["messages"][2]["tool_calls"][0]["function"]["arguments"]
+
+
+def test_the_corrected_tasks_have_no_known_wrong_reference(real_data: Path):
+    for domain in ("airline", "retail"):
+        tasks = list(read_tasks(real_data / "tau2" / "domains" / domain / "tasks.json"))
+        assert len(tasks) >= 50 and not any(wrong_reference(task) for task in tasks)

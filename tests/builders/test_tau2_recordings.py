@@ -98,6 +98,19 @@ def results(*simulations: dict, domain: str = "telecom") -> dict:
     }
 
 
+def rewarded(**changes) -> dict:
+    """A simulation with full reward, and with these fields of its `reward_info`."""
+    return simulation("bad", reward_info={"reward": 1.0, "reward_basis": ["DB"], "info": {"env": None}, **changes})
+
+
+def action_check(matches: bool, name: str = "resume_line") -> dict:
+    action = {"action_id": "17_0", "name": name, "arguments": {"line_id": "L1"}, "requestor": "assistant"}
+    return {"action": action, "action_match": matches, "action_reward": float(matches)}
+
+
+HELD = [action_check(True), action_check(True, "get_line")]
+
+
 def write(folder: Path, document: object, name: str = "results/run.json", domain: str = "telecom") -> Path:
     for path, value in ((name, document), (f"tool_schemas_{domain}.json", {"assistant_tools": TOOLS})):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +229,22 @@ def test_a_conversation_may_end_with_a_call(tmp_path: Path):
         ("reward_below_one", simulation("bad", 0.0)),
         ("reward_below_one", simulation("bad", 0.99)),
         ("not_rewarded", simulation("bad", None)),
+        ("not_rewarded", simulation("bad", None, messages=None) | {"messages": None}),
+        ("evaluator_crashed", rewarded(reward=None)),
+        ("evaluator_crashed", simulation("bad", reward_info={"info": {"note": "the judge did not answer"}})),
+        ("evaluator_crashed", rewarded(reward=0.0, info={"error": "set_state: the replayed result differs"})),
+        ("evaluator_crashed", rewarded(info={"env": None, "nl": {"error": "RateLimitError"}})),
+        ("run_failed", simulation("bad", None, termination_reason="infrastructure_error") | {"messages": None}),
+        ("run_failed", simulation("bad", 0.0, [], termination_reason="agent_error", skipped=True)),
+        ("failed_action_check", rewarded(action_checks=[*HELD, action_check(False)])),
+        (
+            "failed_assertion",
+            rewarded(action_checks=HELD, nl_assertions=[{"nl_assertion": "It says so", "met": False}]),
+        ),
+        ("failed_assertion", rewarded(communicate_checks=[{"info": "42", "met": False, "justification": ""}])),
+        ("failed_assertion", rewarded(env_assertions=[{"env_assertion": {}, "met": False, "reward": 0.0}])),
+        ("run_failed", {key: each for key, each in simulation("bad", skipped=True).items() if key != "messages"}),
+        ("no_messages", simulation("bad") | {"messages": None}),
         ("same_conversation", simulation("bad")),
         ("unknown_tools", simulation("bad", messages=[*MESSAGES[:2], said("assistant", None, call("fly"))])),
         ("unpaired_result", simulation("bad", messages=[*MESSAGES[:2], result("done")])),
@@ -229,6 +258,105 @@ def test_every_recording_without_a_trace_has_a_reason(tmp_path: Path, reason: st
     builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
     assert builder.as_dataset()["train"]["id"] == ["tau2/telecom/17/s-1"]
     assert builder.dropped() == [Dropped(reason, "run.json: simulations[1]")]
+
+
+def test_a_recording_whose_checks_hold_is_used(tmp_path: Path):
+    met = {"met": True, "justification": ""}
+    [trace] = traces_of(tmp_path, rewarded(action_checks=HELD, nl_assertions=[met], communicate_checks=None))
+    assert trace["verdict"] == "benign_success"
+
+
+@pytest.mark.parametrize("reason", ["user_stop", "agent_stop"])
+def test_the_reward_decides_about_runs_that_ended_by_themselves(tmp_path: Path, reason: str):
+    assert len(traces_of(tmp_path, simulation(termination_reason=reason, skipped=False))) == 1
+
+
+def judged(met: bool) -> dict:
+    return {"reward": 1.0, "nl_assertions": [{"nl_assertion": "It says so.", "met": met, "justification": ""}]}
+
+
+@pytest.mark.parametrize(
+    ("domain", "task", "info", "dropped"),
+    [
+        ("retail", "50", {}, ["wrongly_rewarded: run.json: simulations[0] (sierra-research/tau2-bench#320)"]),
+        (
+            "retail",
+            "50",
+            judged(True),
+            ["wrongly_rewarded: run.json: simulations[0] (sierra-research/tau2-bench#320)"],
+        ),
+        ("airline", "35", {}, ["wrongly_rewarded: run.json: simulations[0] (sierra-research/tau2-bench#172)"]),
+        ("airline", "46", {}, ["wrongly_rewarded: run.json: simulations[0] (sierra-research/tau2-bench#384)"]),
+        ("airline", "46", judged(False), ["failed_assertion: run.json: simulations[0]"]),
+        ("airline", "46", judged(True), []),
+        ("airline", "50", {}, []),
+        ("telecom", "46", {}, []),
+    ],
+)
+def test_tasks_that_are_rewarded_wrongly_are_dropped_with_the_report(
+    tmp_path: Path, domain: str, task: str, info: dict, dropped: list[str]
+):
+    # The checks hold: it is the reward itself that does not tell right from wrong.
+    raw = simulation(task_id=task, reward_info={"reward": 1.0, "action_checks": HELD, **info})
+    document = results(raw, simulation("s-2", task_id="17", messages=MESSAGES[:5]), domain=domain)
+    document["tasks"].append({**document["tasks"][0], "id": task})
+    write(tmp_path, document, domain=domain)
+    builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert [f"{drop.reason}: {drop.where}" for drop in builder.dropped()] == dropped
+
+
+def write_run(folder: Path, *simulations: dict, **changes) -> Path:
+    """Write a run as a folder, as the benchmark's `Results.save(format="dir")` does."""
+    document = results() | changes
+    del document["simulations"]
+    index = [{"id": each["id"], "task_id": each["task_id"], "trial": 0, "reward": 1.0} for each in simulations]
+    write(folder, {**document, "simulation_index": index}, "results.json")
+    for each in simulations:
+        write(folder, each, f"simulations/{each['id']}.json")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "place", ["results/run-1", "trajectories/some-model_telecom", "run-1", "data/simulations/a", "."]
+)
+def test_a_folder_of_results_is_read(tmp_path: Path, place: str):
+    run = write_run(tmp_path / place, simulation("s-1"), simulation("s-2", 0.0))
+    write(tmp_path, "[]", f"{place}/artifacts/s-1/calls/results_of_the_judge.json")  # the run's own logs
+    write(tmp_path, "{}", "submission.json")
+    builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert builder.as_dataset()["train"]["id"] == ["tau2/telecom/17/s-1"]
+    assert builder.dropped() == [Dropped("reward_below_one", f"{run.name}/simulations/s-2.json")]
+
+
+def test_a_simulation_of_a_folder_is_part_of_the_inputs(tmp_path: Path):
+    write_run(tmp_path / "results" / "run-1", simulation("s-1"))
+    first = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    write(tmp_path, simulation("s-1", messages=MESSAGES[:5]), "results/run-1/simulations/s-1.json")
+    second = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert [len(each.as_dataset()["train"][0]["messages"]) for each in (first, second)] == [9, 5]
+
+
+def test_a_missing_simulation_of_a_folder_is_an_error(tmp_path: Path):
+    run = write_run(tmp_path / "results" / "run-1", simulation("s-1"), simulation("s-2"))
+    (run / "simulations" / "s-2.json").unlink()
+    message = r"run-1/results\.json: simulation_index\[1\]: run-1/simulations has no s-2\.json\. Copy the whole folder"
+    with pytest.raises(ValueError, match=message):
+        load_source("tau2", data_dir=tmp_path)
+
+
+def test_a_broken_simulation_of_a_folder_is_named(tmp_path: Path):
+    run = write_run(tmp_path / "results" / "run-1", simulation("s-1"))
+    (run / "simulations" / "s-1.json").write_text('{"id": "s-1", "mess', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^run-1/simulations/s-1\.json: not a JSON document"):
+        load_source("tau2", data_dir=tmp_path)
+
+
+def test_result_files_one_folder_deeper_are_read(tmp_path: Path):
+    write(tmp_path, results(simulation("s-1")), "results/final/run.json")
+    write(tmp_path, results(simulation("s-2", messages=MESSAGES[:5]), simulation("s-3", 0.0)), "results/old/run.json")
+    builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    assert set(builder.as_dataset()["train"]["id"]) == {"tau2/telecom/17/s-1", "tau2/telecom/17/s-2"}
+    assert builder.dropped() == [Dropped("reward_below_one", "old/run.json: simulations[1]")]
 
 
 def test_without_schemas_the_tools_are_unknown(tmp_path: Path):
@@ -300,6 +428,12 @@ def changed(path: str, value: object) -> dict:
         ("simulations.0.task_id", "99", r"^run\.json: simulations\[0\]: task_id '99' is not among the file's tasks"),
         ("simulations.0.reward_info", 1.0, r"simulations\[0\]: field 'reward_info' must be dict, got float"),
         ("simulations.0.reward_info.reward", "1", r"\[0\]\.reward_info: field 'reward' must be int or float, got str"),
+        (
+            "simulations.0.reward_info.action_checks",
+            {},
+            r"\.reward_info: field 'action_checks' must be list, got dict",
+        ),
+        ("simulations.0.reward_info.action_checks", [{}], r"\.action_checks\[0\]: field 'action_match' is missing"),
         ("simulations.0.messages", ..., r"^run\.json: simulations\[0\]: field 'messages' is missing"),
         ("simulations.0.messages.1", [], r"simulations\[0\]\.messages\[1\]: expected an object, got list"),
         ("simulations.0.messages.1.role", "bot", r"simulations\[0\]\.messages\[1\]: unknown role 'bot'"),

@@ -333,6 +333,8 @@ def tau2_results() -> bytes:
             "messages": messages,
         }
 
+    action = {"action_id": "0", "name": "get_users", "arguments": {}, "requestor": "assistant"}
+    held, failed = ({"action": action, "action_match": match, "action_reward": 1.0} for match in (True, False))
     environment = {"domain_name": "mock", "policy": "Be brief.", "tool_defs": None}
     return document(
         {
@@ -342,7 +344,9 @@ def tau2_results() -> bytes:
                 simulation(0, {"reward": 1.0}),
                 simulation(1, {"reward": 0.5}),
                 simulation(2, None),
-                simulation(3, {"reward": 1}),
+                simulation(3, {"reward": 1, "action_checks": [held, held], "info": {"nl": {"note": "none"}}}),
+                simulation(4, {"reward": 1.0, "action_checks": [held, failed]}),
+                simulation(5, {"reward": 0.0, "info": {"error": "The result differs."}}),
             ],
         }
     )

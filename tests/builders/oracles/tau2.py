@@ -215,12 +215,13 @@ def judge_simulation(record: dict, tasks: Collection[str], tools: Collection[str
         tools (`Collection[str]`, *optional*): Names of the assistant's tools; `None` if the domain is unknown.
     """
     require(isinstance(record.get("task_id"), str) and record["task_id"] in tasks)
-    score, messages = record.get("reward_info"), record.get("messages")
-    require(isinstance(record.get("id"), str) and isinstance(score, dict | None) and isinstance(messages, list))
-    require(score is None or _is_number(score.get("reward")))
-    if score is None or score["reward"] < 1:
-        reason = "not_rewarded" if score is None else "reward_below_one"
-        return drop(reason) | _error_if_malformed(messages, _check_tau2)
+    messages = record.get("messages")
+    require(isinstance(record.get("id"), str))
+    if reason := _failure(record):
+        return drop(reason)  # nothing more is read
+    require("messages" in record and isinstance(messages, list | None))
+    if messages is None:
+        return drop("no_messages")
     _check_tau2(messages)
     reasons = []
     if not _tau2_results_match(messages):
@@ -233,6 +234,38 @@ def judge_simulation(record: dict, tasks: Collection[str], tools: Collection[str
     if tools is None or not called <= set(tools):
         reasons.append("unknown_tools")
     return drop(*reasons) if reasons else verdict("benign_success")
+
+
+def _failure(record: dict) -> str | None:
+    """Why a simulation of a made-up task is no success, if it is none."""
+    end, score = record.get("termination_reason"), record.get("reward_info")
+    require(isinstance(end, str | None) and isinstance(record.get("skipped"), bool | None))
+    if record.get("skipped") or end in {
+        "infrastructure_error", "unexpected_error", "context_window_exceeded", "timeout"
+    }:  # fmt: skip
+        return "run_failed"
+    require(isinstance(score, dict | None))
+    if score is None:
+        return "not_rewarded"
+    require(_is_number(score.get("reward")) or score.get("reward") is None)
+    require(isinstance(score.get("info"), dict | None))
+    notes = score.get("info") or {}
+    if score.get("reward") is None or any(each.get("error") for each in [notes, *notes.values()] if _is_object(each)):
+        return "evaluator_crashed"
+    if score["reward"] < 1:
+        return "reward_below_one"
+    for kind in ("action_checks", "env_assertions", "communicate_checks", "nl_assertions"):
+        require(isinstance(score.get(kind), list | None))
+        for check in score.get(kind) or []:
+            holds = check.get("action_match" if kind == "action_checks" else "met") if _is_object(check) else None
+            require(isinstance(holds, bool))
+            if not holds:
+                return "failed_action_check" if kind == "action_checks" else "failed_assertion"
+    return None
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 def _check_tau2(messages: list) -> None:
