@@ -114,6 +114,9 @@ class CircuitBreakerConfig(_BaseConfig):
 
         > Parameters that control the loss
 
+        assistant_only_loss (`bool`, *optional*, defaults to `False`):
+            Not supported, and refused: the losses are on the last turn of a row, and on no earlier turn of the
+            assistant.
         preset (`str`, *optional*, defaults to `"selective"`):
             Preset that decides the settings that are `None`: `"selective"`, which preserves the call that the user
             asked for, or `"reference"`, the published computation of Representation Rerouting.
@@ -256,6 +259,7 @@ class CircuitBreakerConfig(_BaseConfig):
     text_noise_probability: float | None = None
 
     # Parameters that control the loss
+    assistant_only_loss: bool = False
     preset: str = "selective"
     rr_weight: float | None = None
     unlikelihood_weight: float | None = None
@@ -328,6 +332,11 @@ class CircuitBreakerConfig(_BaseConfig):
             ("retain_l2_norm", ("token", "reference")),
         ):
             _check_choice(name, getattr(self, name), allowed)
+        if self.assistant_only_loss:
+            raise ValueError(
+                "`assistant_only_loss` is a setting of TRL's SFTTrainer and not supported: the losses are on the last "
+                "turn of a row, its completion, and on no earlier turn. Leave it out."
+            )
         if not self.target_layers or min(self.target_layers) <= 0:
             raise ValueError(f"`target_layers` must hold layers from 1 up or fractions, got {self.target_layers}.")
         if self.max_steps < 1:

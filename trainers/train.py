@@ -143,5 +143,13 @@ def make_parser() -> "TrlParser":
     return TrlParser(types, description=__doc__.strip().split("\n")[0])
 
 
+def parse_arguments(args: list[str] | None = None) -> tuple:
+    """Parse the command line and the recipe; a wrong setting is one line."""
+    try:
+        return make_parser().parse_args_and_config(args)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+
+
 if __name__ == "__main__":
-    main(*make_parser().parse_args_and_config())
+    main(*parse_arguments())

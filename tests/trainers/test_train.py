@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cb_datasets.files import save_rows
 from cb_datasets.sample import RETAIN_CLASSES
-from trainers.train import ScriptArguments, load_split, main, make_parser
+from trainers.train import ScriptArguments, load_split, main, make_parser, parse_arguments
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -95,6 +95,21 @@ def test_missing_model_and_unknown_keys_are_refused(flags, tmp_path):
     (tmp_path / "recipe.yaml").write_text("alhpa: 10\n")
     with pytest.raises(ValueError, match="alhpa"):
         make_parser().parse_args_and_config(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"), [("assistant_only_loss: true\n", "^`assistant_only_loss` is a"), ("alhpa: 10\n", "alhpa")]
+)
+def test_a_wrong_setting_ends_the_run_with_one_line(flags, tmp_path, lines, message):
+    (tmp_path / "recipe.yaml").write_text(lines)
+    with pytest.raises(SystemExit, match=message) as error:
+        parse_arguments(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
+    assert isinstance(error.value.code, str) and "\n" not in error.value.code
+    with pytest.raises(SystemExit, match="assistant_only_loss"):
+        parse_arguments([*flags, "--use_cpu", "--assistant_only_loss"])
+    # What TRL's own recipes say about it by default is no mistake.
+    (tmp_path / "recipe.yaml").write_text("assistant_only_loss: false\n")
+    parse_arguments(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
 
 
 def test_plain_recipe_of_the_demo_retains_every_class_but_adversarial_safe():
