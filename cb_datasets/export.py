@@ -1,18 +1,42 @@
-"""Samples as JSON lines with decoded calls and tools, and back without loss."""
+"""Samples as JSON lines: with decoded calls and tools and back without loss, or in the layout of another trainer.
+
+    samples    the record of a sample, valid against canonical_sample_schema.json
+    sft        {"prompt": [...], "completion": [turn], "tools": "[...]"}                     TRL's SFTTrainer
+    dpo        {"prompt": [...], "chosen": [turn], "rejected": [turn], "tools": "[...]"}     TRL's DPOTrainer
+    openai     {"messages": [..., turn], "tools": [...]}                                     OpenAI's fine-tuning API
+
+A turn is the parsed completion, so that the template of any model writes it in its own format. Only `dpo` has the
+completions of Ds, as those to move away from: the others leave them out, since they imitate what they are given.
+"""
 
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 import pyarrow
+from datasets import Features, Json, List, Value
 
 from builders.json_records import read_json_lines
 from builders.json_schema import DRAFT, object_schema, schema_of
 from builders.trace import to_json
 
+from .chat import DATE_STRING, template_messages
 from .files import ROWS_FILE, STREAM_ROWS, in_one_move, parquet_writer
-from .sample import PRIORITY_WEIGHTS, SAMPLE_FEATURES
+from .formats import Diagnosis, get_format
+from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, SAMPLE_FEATURES
+
+
+_TURNS = List(Json())
+_FOR_TRL = {"id": Value("string"), "tools": Value("string"), "chat_template_kwargs": {"date_string": Value("string")}}
+
+# For `load_dataset("json", data_files=..., features=...)`. Without them the columns are guessed from the first rows.
+TRL_FEATURES = {
+    "sft": Features({**_FOR_TRL, "prompt": _TURNS, "completion": _TURNS}),
+    "dpo": Features({**_FOR_TRL, "pair": Value("string"), "prompt": _TURNS, "chosen": _TURNS, "rejected": _TURNS}),
+}
 
 
 def json_schema() -> dict:
@@ -60,9 +84,14 @@ def _decoded(tool_calls: list[dict] | None) -> list[dict]:
 
 def export_jsonl(samples: Iterable[dict], path: Path) -> None:
     """Write samples as JSON lines, each valid against [`json_schema`]."""
+    write_jsonl(map(export_row, samples), path)
+
+
+def write_jsonl(rows: Iterable[dict], path: Path) -> None:
+    """Write rows as JSON lines; all of them, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with in_one_move(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(to_json(export_row(sample)) + "\n" for sample in samples)
+        file.writelines(to_json(row) + "\n" for row in rows)
 
 
 def import_row(record: dict) -> dict:
@@ -107,3 +136,121 @@ def import_jsonl(file: Path, folder: Path) -> int:
             write(pyarrow.Table.from_pylist(samples, schema=SAMPLE_FEATURES.arrow_schema))
             rows += len(samples)
     return rows
+
+
+def export_rows(read: Callable[[], Iterable[dict]], layout: str, drops: Counter[str]) -> Iterator[dict]:
+    """Rows in the layout of another trainer.
+
+    Args:
+        read (`Callable`): Returns the samples; called a second time for `dpo`.
+        layout (`str`): `sft`, `dpo` or `openai`.
+        drops (`Counter[str]`): Counts the samples that give no row, by reason.
+    """
+    convert = _CONVERT[layout]
+    chosen = _chosen_turns(read()) if layout == "dpo" else {}
+    for sample in read():
+        try:
+            yield convert(sample, chosen)
+        except _NotExported as reason:
+            drops[str(reason)] += 1
+
+
+def is_exact(row: dict) -> bool:
+    """Whether `datasets` reads all numbers of a row as they were written, see `publish/folder.py`."""
+    feature = Json()
+    try:
+        return to_json(feature.decode_example(to_json(row))) == to_json(row)
+    except ValueError:  # an integer that is too large for the decoder
+        return False
+
+
+class _NotExported(Exception):
+    """Raised for a sample that gives no row; the message is the reason."""
+
+
+def _sft_row(sample: dict, _: dict) -> dict:
+    if sample["set"] == CIRCUIT_BREAKER:
+        raise _NotExported("circuit_breaker")
+    return {**_trl_columns(sample), "prompt": template_messages(sample["messages"]), "completion": [_turn(sample)]}
+
+
+def _dpo_row(sample: dict, chosen: dict[tuple, dict]) -> dict:
+    """The row of a sample of Ds: its completion is rejected, and that of its sibling in Dr is chosen."""
+    if sample["set"] != CIRCUIT_BREAKER:
+        raise _NotExported("retain")  # it may be the chosen turn of another row
+    if sample["provenance"]["redacted"]:
+        raise _NotExported("redacted")  # its prompt is not the one that was completed
+    turn = chosen.get(_prompt_key(sample))
+    if turn is None:
+        raise _NotExported("no_sibling_with_this_prompt")
+    columns = {**_trl_columns(sample), "pair": sample["pair"], "prompt": template_messages(sample["messages"])}
+    return {**columns, "chosen": [turn], "rejected": [_turn(sample)]}
+
+
+def _openai_row(sample: dict, _: dict) -> dict:
+    if sample["set"] == CIRCUIT_BREAKER:
+        raise _NotExported("circuit_breaker")
+    turns = [*template_messages(sample["messages"]), _turn(sample)]
+    # The API trains on every assistant turn unless its weight is 0: here only on the completion.
+    messages = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in _numbered(turns)]
+    messages[-1]["weight"] = 1
+    tools = json.loads(sample["tools"] or "[]")
+    return {"messages": messages} | ({"tools": tools, "parallel_tool_calls": False} if tools else {})
+
+
+_CONVERT: dict[str, Callable[[dict, dict[tuple, dict]], dict]] = {
+    "sft": _sft_row,
+    "dpo": _dpo_row,
+    "openai": _openai_row,
+}
+
+
+def _trl_columns(sample: dict) -> dict:
+    # Templates print today's date by default: the prompt would not be the one that was completed.
+    date = sample["provenance"]["date_string"] or DATE_STRING
+    return {"id": sample["id"], "tools": sample["tools"], "chat_template_kwargs": {"date_string": date}}
+
+
+def _turn(sample: dict) -> dict:
+    """The completion of a sample as a message."""
+    parsed = get_format(sample["provenance"]["prompt_format"]).parse(sample["assistant_raw"])
+    if parsed.is_call:
+        [call] = parsed.calls
+        function = {"name": call.name, "arguments": call.arguments}
+        text = {"content": parsed.text} if parsed.text else {}
+        return {"role": "assistant", "tool_calls": [{"id": "call", "type": "function", "function": function}], **text}
+    if parsed.diagnosis != Diagnosis.TEXT:
+        raise _NotExported(f"malformed_completion ({parsed.diagnosis})")
+    return {"role": "assistant", "content": parsed.text}
+
+
+def _prompt_key(sample: dict) -> tuple:
+    return sample["pair"], to_json(sample["messages"]), sample["tools"]
+
+
+def _chosen_turns(samples: Iterable[dict]) -> dict[tuple, dict]:
+    """For each pair and prompt the completion of its first sample in Dr."""
+    chosen: dict[tuple, dict] = {}
+    for sample in samples:
+        if sample["pair"] is not None and sample["set"] != CIRCUIT_BREAKER and _prompt_key(sample) not in chosen:
+            with suppress(_NotExported):
+                chosen[_prompt_key(sample)] = _turn(sample)
+    return chosen
+
+
+def _numbered(turns: list[dict]) -> Iterator[dict]:
+    """Turns with arguments as text, and with ids of our own, since recorded ones may be empty or repeated."""
+    waiting: str | None = None
+    for number, turn in enumerate(turns):
+        if (turn["role"] == "tool") != (waiting is not None):
+            raise _NotExported("unanswered_call" if waiting else "result_without_call")
+        if turn["role"] == "tool":
+            yield {"role": "tool", "tool_call_id": waiting, "content": turn["content"]}
+            waiting = None
+        elif "tool_calls" in turn:
+            [call] = turn["tool_calls"]
+            waiting = f"call_{number}"
+            function = {**call["function"], "arguments": to_json(call["function"]["arguments"])}
+            yield {**turn, "tool_calls": [{**call, "id": waiting, "function": function}]}
+        else:
+            yield turn

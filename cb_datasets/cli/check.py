@@ -9,7 +9,7 @@ import typer
 
 from ..checks.thresholds import MergedThresholds, Thresholds
 from ..counts import listed
-from .options import MaxLengthOption, SeedOption, takes
+from .options import ExportLayout, MaxLengthOption, SeedOption, takes
 from .output import dropped, gate_table, stop_unless, table, tokenizer, verdict, write_checked
 
 
@@ -325,14 +325,36 @@ def explain(
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder of samples, e.g. stage2/train.")],
     output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    layout: Annotated[
+        ExportLayout,
+        typer.Option("--format", help="samples: all columns; sft, dpo: rows for TRL; openai: rows for fine-tuning."),
+    ] = ExportLayout.SAMPLES,
 ) -> None:
-    """Samples as JSON lines with decoded calls and tools, valid against canonical_sample_schema.json."""
-    from ..export import export_jsonl
+    """Samples as JSON lines: valid against canonical_sample_schema.json, or in the layout of another trainer."""
+    from collections import Counter
+
+    from ..export import TRL_FEATURES, export_jsonl, export_rows, is_exact, write_jsonl
     from ..files import count_rows, stream_rows
     from ..sample import SAMPLE_FEATURES
 
-    export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
-    print(f"export: {count_rows([folder])} rows -> {output}")
+    if layout == ExportLayout.SAMPLES:
+        export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
+        print(f"export: {count_rows([folder])} rows -> {output}")
+        return
+    drops, written = Counter[str](), Counter[str]()
+
+    def rows() -> Iterator[dict]:
+        for row in export_rows(lambda: stream_rows([folder], SAMPLE_FEATURES), layout, drops):
+            written["rows"] += 1
+            written["inexact"] += layout in TRL_FEATURES and not is_exact(row)
+            yield row
+        if not written["rows"]:
+            raise ValueError(f"{folder}: no sample gives a row for {layout}; {dropped(drops)}.")
+
+    write_jsonl(rows(), output)
+    print(f"export {layout}: {written['rows']} rows of {count_rows([folder])} samples, {dropped(drops)} -> {output}")
+    if written["inexact"]:
+        print(f"  numbers of {written['inexact']} rows change in load_dataset, see docs/collaborators.md")
 
 
 @app.command("import")
