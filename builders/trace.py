@@ -13,7 +13,8 @@ A trace holds what a source records about one conversation, independent of its l
      "verdict": "compromised", "decision_turn": 4, "metadata": "{...}"}
 
 Messages follow the OpenAI wire format, where `arguments` is JSON *text*. Values without a fixed schema (tools, calls,
-the source's other fields) are JSON text too: Arrow structs would merge the keys of all rows and add nulls.
+the source's other fields) are JSON text too: Arrow structs would merge the keys of all rows and add nulls, and the
+decoder of `datasets.Json` changes numbers (measured in `cb_datasets/publish/folder.py`).
 """
 
 import json
