@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from . import attack, build, check, evaluate, generate, publish
+from . import attack, build, check, evaluate, export, generate, publish
 
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def options(
 
 
 # In the order of `--help`: their commands stand side by side, `cb-datasets validate`.
-for group in (build, generate, evaluate, check, attack, publish):
+for group in (build, generate, evaluate, check, export, attack, publish):
     app.add_typer(group.app)
 
 

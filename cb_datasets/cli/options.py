@@ -57,13 +57,6 @@ class BackendName(StrEnum):
     SERVER = "server"
 
 
-class ExportLayout(StrEnum):
-    SAMPLES = "samples"
-    SFT = "sft"
-    DPO = "dpo"
-    OPENAI = "openai"
-
-
 @dataclass
 class Engine:
     """Options of the engine that runs the model."""
