@@ -42,8 +42,8 @@ def _result_files(data_dir: Path) -> set[Path]:
     runs = [folder for file in files if (folder := run_folder(file))]
     for name in RESULT_FOLDERS:
         files.update((data_dir / name).rglob("*.json"))
-    # The other folders of a run hold logs and sound.
-    logs = {file for file in files for run in runs if run.parent in file.parents[1:]}
+    # Beside its simulations a run has a folder of logs and sound.
+    logs = {file for file in files for run in runs if run.with_name("artifacts") in file.parents}
     return (files - logs).union(*(run.glob("*.json") for run in runs))
 
 

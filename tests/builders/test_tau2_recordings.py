@@ -321,11 +321,14 @@ def write_run(folder: Path, *simulations: dict, **changes) -> Path:
 )
 def test_a_folder_of_results_is_read(tmp_path: Path, place: str):
     run = write_run(tmp_path / place, simulation("s-1"), simulation("s-2", 0.0))
-    write(tmp_path, "[]", f"{place}/artifacts/s-1/calls/results_of_the_judge.json")  # the run's own logs
+    for name in ("results.json", "calls/1.json"):  # the run's own logs, which are no result files
+        write(tmp_path, {"calls": []}, f"{place}/artifacts/s-1/{name}")
     write(tmp_path, "{}", "submission.json")
+    write(tmp_path, results(simulation("s-3", 0.0)), "results/another.json")
     builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
     assert builder.as_dataset()["train"]["id"] == ["tau2/telecom/17/s-1"]
-    assert builder.dropped() == [Dropped("reward_below_one", f"{run.name}/simulations/s-2.json")]
+    places = {"another.json: simulations[0]", f"{run.name}/simulations/s-2.json"}
+    assert {(drop.reason, drop.where) for drop in builder.dropped()} == {("reward_below_one", at) for at in places}
 
 
 def test_a_simulation_of_a_folder_is_part_of_the_inputs(tmp_path: Path):
