@@ -42,9 +42,10 @@ def _result_files(data_dir: Path) -> set[Path]:
     runs = [folder for file in files if (folder := run_folder(file))]
     for name in RESULT_FOLDERS:
         files.update((data_dir / name).rglob("*.json"))
-    # Beside its simulations a run has a folder of logs and sound.
-    logs = {file for file in files for run in runs if run.with_name("artifacts") in file.parents}
-    return (files - logs).union(*(run.glob("*.json") for run in runs))
+    # Beside its simulations a run has a folder of logs and sound; a submission describes itself.
+    others = {file for file in files for run in runs if run.with_name("artifacts") in file.parents}
+    others |= {file for file in files if file.name == "submission.json"}
+    return (files - others).union(*(run.glob("*.json") for run in runs))
 
 
 def run_folder(file: Path) -> Path | None:

@@ -323,7 +323,8 @@ def test_a_folder_of_results_is_read(tmp_path: Path, place: str):
     run = write_run(tmp_path / place, simulation("s-1"), simulation("s-2", 0.0))
     for name in ("results.json", "calls/1.json"):  # the run's own logs, which are no result files
         write(tmp_path, {"calls": []}, f"{place}/artifacts/s-1/{name}")
-    write(tmp_path, "{}", "submission.json")
+    for name in ("submission.json", "results/some-model/submission.json"):
+        write(tmp_path, {"model_name": "some-model", "results": {"telecom": {"pass_1": 50.0}}}, name)
     write(tmp_path, results(simulation("s-3", 0.0)), "results/another.json")
     builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
     assert builder.as_dataset()["train"]["id"] == ["tau2/telecom/17/s-1"]
