@@ -93,7 +93,7 @@ setup(
         "cards": ["*.jinja"],
         "builders": ["assets/*.json"],
         "cb_datasets": [
-            "assets/*.npz",
+            "answers/assets/*.npz",
             "attacks/assets/*.json",
             "evaluation/*.json",
             "evaluation/metrics/*/*",

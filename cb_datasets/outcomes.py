@@ -11,9 +11,9 @@ from enum import StrEnum
 
 from builders.trace import call_matches
 
+from .answers.refusals import is_refusal
 from .arguments import parameter_schemas, same_arguments
 from .formats import Diagnosis, ToolCall, ToolCallFormat
-from .refusals import is_refusal
 
 
 class Outcome(StrEnum):

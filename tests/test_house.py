@@ -24,7 +24,7 @@ FLOORS = (
     *("generation", "ground"),
 )
 GROUND = {
-    *("arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
+    *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
     *("markdown", "outcomes", "placement", "sample", "splits", "web"),
 }
 

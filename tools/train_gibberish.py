@@ -1,4 +1,4 @@
-"""Train the weights that tell text from random tokens, for `cb_datasets/gibberish.py`.
+"""Train the weights that tell text from random tokens, for `cb_datasets/answers/gibberish.py`.
 
     pip download --no-deps django && unzip django-*.whl -d django-source
     python tools/llama31_tokenizer.py .tokenizers/llama-3.1
@@ -7,8 +7,8 @@
 
 Text is English and code of Python's standard library, and what Django says in thirty languages (BSD licence). Random
 tokens are drawn evenly from the vocabularies of the tokenizers. Of both, pieces of 40 to 400 characters are classified
-by logistic regression on the features of `cb_datasets/gibberish.py`. Only the weights are stored: no text can be read
-out of them. On one core that takes five minutes.
+by logistic regression on the features of `cb_datasets/answers/gibberish.py`. Only weights are stored; no text can be
+read out of them. On one core that takes five minutes.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from cb_datasets.gibberish import HASH_BITS, WEIGHTS, gram_hashes, num_scripts
+from cb_datasets.answers.gibberish import HASH_BITS, WEIGHTS, gram_hashes, num_scripts
 
 
 LANGUAGES = [

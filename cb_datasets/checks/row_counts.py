@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from ..answers.gibberish import is_degenerate
 from ..formats import FORMATS, Diagnosis, Parsed, get_format
-from ..gibberish import is_degenerate
 from ..outcomes import Outcome, outcome_of
 from .rules import check, has_marker
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ..answers.gibberish import is_degenerate
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
-from ..gibberish import is_degenerate
 from ..outcomes import Outcome, has_expected_arguments, outcome_of
 from ..placement import place_of, repetition_of, turn_of
 from ..sample import TARGET

@@ -8,10 +8,10 @@ import dataclasses
 
 from datasets import Dataset
 
+from ..answers.gibberish import is_degenerate
 from ..chat import DATE_STRING, template_hash
 from ..formats import Diagnosis, ToolCallFormat
 from ..generation import Backend, Sampling
-from ..gibberish import is_degenerate
 from ..outcomes import Outcome, has_expected_arguments, outcome_of
 from .make_sample import make_sample
 from .sample_set import SampleSet

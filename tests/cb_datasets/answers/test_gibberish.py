@@ -7,7 +7,7 @@ import time
 import pytest
 from transformers import AutoTokenizer
 
-from cb_datasets.gibberish import is_degenerate
+from cb_datasets.answers.gibberish import is_degenerate
 
 
 @pytest.mark.parametrize(
