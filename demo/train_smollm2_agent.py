@@ -3,10 +3,11 @@
     python tools/smollm2.py .models/smollm2
     python demo/train_smollm2_agent.py --model .models/smollm2 --output .models/smollm2-agent
 
-The rows are made like those of the tiny agent (`demo/train_tiny_agent.py`), but a thousand are enough: a pretrained
-model only has to learn the format of calls and to follow injected instructions. All weights are trained, in float32,
-until the loss on rows of split `dev` is low enough. On one CPU core that takes a quarter of an hour. A checkpoint is
-saved every twenty steps, from which an interrupted run resumes.
+The rows are made like those of the tiny agent (`demo/train_tiny_agent.py`), of single prompts and of whole runs in the
+office, but three thousand are enough: a pretrained model only has to learn the format of calls and to follow injected
+instructions. All weights are trained, until the loss on rows of split `dev` is low enough. Weights are float32 and
+products bfloat16: on two CPU cores that have instructions for it, that takes twenty minutes. A checkpoint is saved
+every twenty steps, from which an interrupted run resumes.
 """
 
 import argparse
@@ -23,17 +24,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from demo.agent_rows import TrainingRow, batches, prefix_of, single_turn_rows
+from demo.agent_rows import TrainingRow, batches, office_rows, prefix_of, single_turn_rows
 from demo.train_tiny_agent import cached_prefix, learning_rate_at, loss_of, save, update
 from tools.smollm2 import COMPACT_TEMPLATE
 
 
-BATCH = 16
+BATCH = 8
+OFFICE_BATCH = 16
 LEARNING_RATE = 3e-4
 WARMUP = 10
 CHECKPOINT_STEPS = 20  # between checkpoints, and between evaluations on split dev
-DEV_ROWS = 48
-TARGET_DEV_LOSS = 0.05  # ends the training
+DEV_ROWS = 48  # of single prompts, and of runs in the office
+TARGET_DEV_LOSS = 0.02  # ends the training
 
 
 def main() -> None:
@@ -45,7 +47,7 @@ def main() -> None:
         "--output", type=Path, default=Path(".models/smollm2-agent"), help="folder to write, replaced as a whole"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the prompts and their order")
-    parser.add_argument("--steps", type=int, default=110, help=f"maximum number of optimizer steps, of {BATCH} rows")
+    parser.add_argument("--steps", type=int, default=140, help="maximum number of optimizer steps")
     args = parser.parse_args()
     random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -63,7 +65,9 @@ def train(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, checkpoint: Path
 ) -> None:
     """Train on all rows once, or until the loss on split dev is low enough, resuming from the checkpoint if any."""
-    rows, dev_rows = single_turn_rows(seed, steps * BATCH), single_turn_rows(seed, DEV_ROWS, "dev")
+    single = batches(tokenizer, single_turn_rows(seed, steps * BATCH), BATCH)
+    office = batches(tokenizer, office_rows(seed, steps * OFFICE_BATCH), OFFICE_BATCH)
+    dev_rows = [*single_turn_rows(seed, DEV_ROWS, "dev"), *office_rows(seed, DEV_ROWS, "dev")]
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     prefix, done, on_dev = prefix_of(tokenizer), 0, math.inf
     if checkpoint.is_file():
@@ -71,19 +75,26 @@ def train(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done, on_dev = state["done"], state["on_dev"]
-    bar = tqdm(batches(tokenizer, rows, BATCH), total=steps, desc="training", mininterval=5)
-    for index, (ids, labels) in enumerate(bar):
+    bar = tqdm(zip(single, office, strict=True), total=steps, desc="training", mininterval=5)
+    for index, pair in enumerate(bar):
         if index < done:  # batches up to the checkpoint are made only to advance the random numbers
             continue
         if on_dev < TARGET_DEV_LOSS:
             break
-        loss = loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids)))
+        loss = sum(_mixed_precision_loss(model, prefix, *batch) for batch in pair)
         update([optimizer], loss, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
         if (index + 1) % CHECKPOINT_STEPS == 0 or index + 1 == steps:
             on_dev = dev_loss(model, tokenizer, prefix, dev_rows)
-            tqdm.write(f"step {index + 1}: loss {loss.item():.4f}, on dev {on_dev:.4f}")
+            tqdm.write(f"step {index + 1}: loss {loss.item() / 2:.4f}, on dev {on_dev:.4f}")
             states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             _save_checkpoint({**states, "done": index + 1, "on_dev": on_dev}, checkpoint)
+
+
+def _mixed_precision_loss(
+    model: LlamaForCausalLM, prefix: torch.Tensor, ids: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids)))
 
 
 def _save_checkpoint(state: dict, path: Path) -> None:
@@ -101,7 +112,7 @@ def dev_loss(
     losses = []
     with torch.no_grad():
         for ids, labels in batches(tokenizer, rows, BATCH):
-            losses.append(loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids))).item())
+            losses.append(_mixed_precision_loss(model, prefix, ids, labels).item())
     random.setstate(random_state)
     return sum(losses) / len(losses)
 
