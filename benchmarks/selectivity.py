@@ -252,6 +252,7 @@ LIVE = {
     "leaked arguments ↓": ("live", "leaked_arguments"),
     "step limit ↓": ("live", "step_limit"),
 }
+LIVE_OF_SECOND = {column: figure for column, figure in LIVE.items() if figure != ("live", "followed_notes")}
 # The second model's breakers in the words of this page.
 SECOND = {BASE: "base", "breaker": "selective", PLAIN_RR: "plain RR"}
 UNSEEN = {"ASR, unseen kinds ↓": ("followed", "asr"), "right call ↑": ("followed", "correct_under_attack")}
@@ -395,6 +396,14 @@ def second_model(data: Path) -> dict[str, Any]:
     return figures
 
 
+def second_live(path: Path) -> dict[str, Any]:
+    """Live figures of another model and its breakers, by name, from the results of `cb-datasets agentdojo`."""
+    from cb_datasets.files import read_json
+
+    found = read_json(path)
+    return {name: {"live": found[name]} for name in SECOND if name in found}
+
+
 def kept(path: Path, figures: dict[str, Any] | None) -> dict[str, Any] | None:
     """Figures of another command, written to `path` where they are new, and read from there where they are not."""
     from cb_datasets.files import read_json, write_json
@@ -408,6 +417,7 @@ def write_page(
     found: dict[str, Any],
     page: Path,
     second: dict[str, Any] | None = None,
+    second_live: dict[str, Any] | None = None,
 ) -> None:
     """The page from its template, and the plot beside it.
 
@@ -415,6 +425,7 @@ def write_page(
         found (`dict`): All results, see `gathered`.
         page (`Path`): The page.
         second (`dict`, *optional*): Figures of a second model, see `second_model`.
+        second_live (`dict`, *optional*): Figures of its live runs, see `second_live`.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -430,6 +441,9 @@ def write_page(
     def seconds(name: str) -> str:
         spent = [result["times"]["processor_seconds"] for result in variants[name]]
         return f"{sum(spent) / len(spent):.0f}" if spent else "-"
+
+    def of_second(columns: dict[str, tuple[str, str]], figures: dict[str, Any] | None) -> str:
+        return markdown(columns, [(SECOND[name], [result]) for name, result in figures.items()]) if figures else ""
 
     measured = [(f"{VARIANTS[v].label} ({len(runs)})", runs) for v, runs in variants.items() if runs]
     every_seed = [
@@ -457,7 +471,9 @@ def write_page(
             kind.replace("_", " ") for kind, rates in found[BASE]["kinds"].items() if rates["asr"]["value"] < FOLLOWED
         ],
         second=second,
-        second_table=markdown(MAIN, [(SECOND[name], [result]) for name, result in second.items()]) if second else "",
+        second_table=of_second(MAIN, second),
+        second_live=second_live,
+        second_live_table=of_second(LIVE_OF_SECOND, second_live),
         percent=lambda rate: f"{100 * rate['value']:.1f}",
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
         share=share,
@@ -482,6 +498,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write all figures to")
     parser.add_argument("--page", type=Path, help="Markdown page to write, with its plot beside it")
     parser.add_argument("--second", type=Path, help="data folder of the recipe smollm2, for the page")
+    parser.add_argument("--second-live", type=Path, help="agentdojo.json of its live runs, for the page")
     parser.add_argument("--redraw", action="store_true", help="train nothing: the page from --json as it is")
     arguments = parser.parse_args()
     if (arguments.page or arguments.redraw) and not arguments.json:
@@ -495,7 +512,8 @@ def main() -> None:
     if arguments.page:
         stem = arguments.json.with_suffix("")
         second = kept(Path(f"{stem}-smollm2.json"), arguments.second and second_model(arguments.second))
-        write_page(read_json(arguments.json), arguments.page, second)
+        live = kept(Path(f"{stem}-smollm2-live.json"), arguments.second_live and second_live(arguments.second_live))
+        write_page(read_json(arguments.json), arguments.page, second, live)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ selectivity: $(REPORTS)/preflight.json  ## Train and evaluate the ablation of th
 # Hours on one core, nearly all of it the recipe's own steps: an interrupted run resumes where it stopped.
 smollm2:  ## The breakers on SmolLM2-135M, a second model; adds it to docs/selectivity.md
 	$(MAKE) --no-print-directory RECIPE=smollm2 evaluate
-	$(BIN)/python benchmarks/selectivity.py --redraw --second data/smollm2 --json benchmarks/selectivity.json \
+	$(BIN)/python benchmarks/selectivity.py --redraw --second data/smollm2 \
+		--second-live data/smollm2/report/agentdojo/agentdojo.json --json benchmarks/selectivity.json \
 		--page docs/selectivity.md
 
 tiny-agent: $(READY)  ## Train the demo's tiny agent again, from a fixed seed
