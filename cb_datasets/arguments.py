@@ -1,4 +1,4 @@
-"""Comparison of the arguments of two calls, by the tool's schema.
+"""The arguments of calls by the tool's schema: two calls compared, and numbers read that a call has as text.
 
 given                                       wanted                                 same
 {"amount": "50", "currency": "usd"}         {"amount": 50, "currency": "USD"}      yes: integer, and an enum
@@ -8,24 +8,30 @@ given                                       wanted                              
 """
 
 import json
+import re
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
+from builders.json_records import parse_json
+from builders.json_schema import standard_types
+
 
 @lru_cache(maxsize=4096)
 def parameter_schemas(tools: str | None) -> dict[str, dict]:
     """The schema of each tool's parameters, by name. Cached: many rows share one text.
+
+    Types are those of JSON Schema, also where the tools have other names for them, such as `dict` and `float`.
 
     Raises:
         ValueError: If the text is not a JSON list of function schemas.
     """
     try:
         functions = [tool["function"] for tool in json.loads(tools or "[]")]
-        return {function["name"]: function.get("parameters") or {} for function in functions}
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return {function["name"]: standard_types(function.get("parameters") or {}) for function in functions}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError("tools is not a JSON list of function schemas") from None
 
 
@@ -42,6 +48,68 @@ def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict |
         schema (`dict`, *optional*): JSON Schema of the tool's parameters; without it, values are compared as they are.
     """
     return _same_objects(given, wanted, schema or {}, schema or {})
+
+
+# A number as JSON writes it.
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-9]{1,3})?")
+_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
+
+
+def read_by_schema(arguments: dict[str, Any], schema: dict) -> tuple[dict[str, Any], list[str]]:
+    """Arguments in which text is read as the number or boolean that the schema wants.
+
+        {"amount": "20"}, amount an integer              {"amount": 20}     "amount '20' -> 20"
+        {"amount": "20"}, amount an integer or text      as it is
+        {"amount": "twenty"}, amount an integer          as it is, and a fault of the call
+
+    Args:
+        arguments (`dict[str, Any]`): Decoded arguments of a call.
+        schema (`dict`): JSON Schema of the tool's parameters, from [`parameter_schemas`].
+
+    Returns:
+        `tuple[dict[str, Any], list[str]]`: The arguments, and what was changed in words.
+    """
+    changes: list[str] = []
+    return _read(arguments, schema, schema, "", changes), changes
+
+
+def _read(value: Any, schema: dict, root: dict, path: str, changes: list[str]) -> Any:
+    options = _options(schema, root)
+    if isinstance(value, str):
+        read = _scalar_by_schema(value, options)
+        if read is not value:
+            changes.append(f"{path} {value!r} -> {json.dumps(read)}")
+        return read
+    if isinstance(value, dict):
+        part = next((option for option in options if "properties" in option), options[0])
+        return {
+            key: _read(item, _part(part, key, root), root, f"{path}.{key}" if path else key, changes)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        items = next((option["items"] for option in options if isinstance(option.get("items"), dict)), {})
+        return [_read(item, items, root, f"{path}[{number}]", changes) for number, item in enumerate(value)]
+    return value
+
+
+def _scalar_by_schema(text: str, options: list[dict]) -> Any:
+    """The number or boolean that a text stands for, or the text where the schema allows text or wants neither."""
+    types = [option.get("type") for option in options]
+    if None in types:
+        return text
+    names = {name for each in types for name in ([each] if isinstance(each, str) else each)}
+    if "string" in names:
+        return text
+    if "boolean" in names and text.strip() in _BOOLEANS:
+        return _BOOLEANS[text.strip()]
+    if names.isdisjoint({"integer", "number"}) or not _NUMBER.fullmatch(text.strip()):
+        return text
+    try:
+        number = parse_json(text)
+    except ValueError:  # too large
+        return text
+    fits = "number" in names or number == int(number)
+    return number if fits else text
 
 
 def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
@@ -67,12 +135,14 @@ def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: 
 def _part(schema: dict, key: str, root: dict) -> dict:
     """The schema of one property."""
     additional = schema.get("additionalProperties")
-    part = schema.get("properties", {}).get(key, additional if isinstance(additional, dict) else {})
+    part = (schema.get("properties") or {}).get(key, additional if isinstance(additional, dict) else {})
     return _resolved(part, root)
 
 
 def _resolved(schema: dict, root: dict) -> dict:
     """A schema with its references followed; keywords beside a reference, such as a default, are kept."""
+    if not isinstance(schema, dict):  # `true` and `false` are schemas too
+        return {}
     while "$ref" in schema or len(schema.get("allOf", ())) == 1:
         beside = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
         if "$ref" not in schema:

@@ -45,7 +45,9 @@ PROVENANCE = {
     "template_hash": Value("string"),
     "date_string": Value("string"),
     "completion_source": Value("string"),
-    "fitted": Value("string"),  # what was cut from the context so that the row fits, in words; null if nothing
+    # In words: what was cut from the context so that the row fits, and which values of a recorded call were read as
+    # the tool's schema wants them; null if nothing.
+    "fitted": Value("string"),
     "redacted": Value("bool"),
     "system_modifier": Value("string"),  # paragraph added to the system prompt before generation
     "timestamp": Value("string"),
@@ -91,6 +93,10 @@ SAMPLE_FEATURES = Features(
         "labels": LABELS,
     }
 )
+
+# Begins the part of `provenance.fitted` that names values of a recorded call, e.g. "arguments read by schema: amount
+# '20' -> 20".
+READ_BY_SCHEMA = "arguments read by schema:"
 
 # Values of the column `set`: Ds and Dr.
 CIRCUIT_BREAKER, RETAIN = "circuit_breaker", "retain"

@@ -78,6 +78,8 @@ def save_set(samples: "SampleSet", output: Path | None, shards: str | None = Non
     counts = f"{listed(summary['splits'])}; {listed(summary['completions'])}"
     print(f"{samples.name}: {summary['kept']} samples of {summary['candidates']} ({counts}); ", end="")
     print(f"{dropped(summary['drops'])} -> {output or 'not written'}")
+    if summary["read_by_schema"]:
+        print(f"  {summary['read_by_schema']} with numbers or booleans that were recorded as text, read by the schema")
 
 
 def verdict(passed: bool) -> str:

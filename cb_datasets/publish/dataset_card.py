@@ -129,6 +129,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "dates": sorted(_sum(samples, "date")),
         "categories": dict(sorted(_sum(configs["harmful"].values(), "category").items())),
         "fitted": _sum(samples, "fitted").total(),
+        "read_by_schema": _sum(samples, "read_by_schema").total(),
         "redacted": _sum(samples, "redacted").total(),
         "rules": {key: sum(report[key] for report in validated) for key in ("rows", "quarantined")},
         "gates": reports["quality_gates"]["gates"] + reports["stats"]["gates"],

@@ -31,7 +31,7 @@ from datasets import Features
 
 from ..export import json_schema
 from ..files import count_rows, parquet_writer, read_json, sha256, stream_tables, write_json, write_text
-from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
+from ..sample import PROMPT_FEATURES, READ_BY_SCHEMA, SAMPLE_FEATURES
 
 
 MANIFEST = "manifest.json"
@@ -249,6 +249,7 @@ def _rows(table: pyarrow.Table) -> Iterator[dict]:
 def _count_row(written: WrittenSplit, row: dict) -> None:
     """Count the properties of a row that the card reports."""
     provenance = row["provenance"]
+    fitted = provenance["fitted"]
     values = {
         "source": provenance["source_dataset"],
         "class": row.get("priority_class"),
@@ -259,7 +260,8 @@ def _count_row(written: WrittenSplit, row: dict) -> None:
         "format": provenance["prompt_format"],
         "template": provenance["template_hash"],
         "date": provenance["date_string"],
-        "fitted": "fitted" if provenance["fitted"] else None,
+        "fitted": "fitted" if fitted and not fitted.startswith(READ_BY_SCHEMA) else None,
+        "read_by_schema": "read" if fitted and READ_BY_SCHEMA in fitted else None,
         "redacted": "redacted" if provenance["redacted"] else None,
     }
     for key, value in values.items():

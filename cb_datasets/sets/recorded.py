@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 
 from datasets import Dataset
 
-from builders.trace import TRACE_FEATURES
+from builders.trace import TRACE_FEATURES, to_json
 from builders.written_calls import calls_in_words
 
-from ..arguments import parameter_schemas
+from ..arguments import parameter_schemas, read_by_schema
 from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
 from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
-from ..sample import content_id
+from ..sample import READ_BY_SCHEMA, content_id
 from .fit_context import prune_context, tools_used
 from .make_sample import make_sample
 from .prompts import call_turns, completing_turn, decision_prompt, spliced_turn_prompt, turn_fault, turn_prompt
@@ -167,7 +167,7 @@ def collect_recorded_set(
             if max_each is not None and len(samples.samples) >= max_each:
                 samples.drop("over_max_each", category)
                 continue
-            recorded = completing_turn(trace, turn)
+            recorded, read = _read_turn(completing_turn(trace, turn), trace["tools"], generator)
             text, fault = written_turn(recorded, tool_format), turn_fault(trace, turn)
             if text is None or fault is not None:
                 samples.drop(fault or "empty_turn", category)
@@ -185,7 +185,7 @@ def collect_recorded_set(
                 samples.drop("too_long", category)
                 continue
             sample = make_sample(
-                fitted,
+                _noted(fitted, read),
                 text,
                 id_prefix=subset,
                 split=split,
@@ -252,6 +252,30 @@ def _generator(trace: dict, own_agent: str | None) -> dict:
         return {"generator_model": agent, "completion_source": "twin"}
     sampling = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "stop_reason": "stop"}
     return {"generator_model": agent, "completion_source": "sampled"} | sampling
+
+
+def _read_turn(turn: dict, tools: str | None, generator: dict) -> tuple[dict, list[str]]:
+    """A turn with the numbers of its calls that were written as text, and what was changed in words.
+
+    What the target itself wrote stays as it wrote it.
+    """
+    if not turn["tool_calls"] or "completion_source" in generator:
+        return turn, []
+    schemas, calls, changes = parameter_schemas(tools), [], []
+    for call in turn["tool_calls"]:
+        name, text = call["function"]["name"], call["function"]["arguments"]
+        arguments, changed = read_by_schema(json.loads(text), schemas.get(name, {}))
+        changes += changed
+        calls.append(call if not changed else call | {"function": {"name": name, "arguments": to_json(arguments)}})
+    return turn | {"tool_calls": calls}, changes
+
+
+def _noted(prompt: dict, changes: list[str]) -> dict:
+    """A prompt whose provenance names the changes to its completion, after those to its context."""
+    if not changes:
+        return prompt
+    notes = [prompt["provenance"]["fitted"], f"{READ_BY_SCHEMA} {', '.join(changes)}"]
+    return {**prompt, "provenance": prompt["provenance"] | {"fitted": "; ".join(filter(None, notes))}}
 
 
 def _doubt(trace: dict, ambiguous: set[tuple[str, str | None]]) -> str | None:

@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from ..counts import counted
 from ..files import to_dataset
-from ..sample import SAMPLE_FEATURES
+from ..sample import READ_BY_SCHEMA, SAMPLE_FEATURES
 
 
 # The category of a prompt without an attack.
@@ -76,6 +76,7 @@ class SampleSet:
             "splits": counted(sample["split"] for sample in self.samples),
             "classes": counted(sample["priority_class"] for sample in self.samples),
             "completions": counted(sample["provenance"]["completion_source"] for sample in self.samples),
+            "read_by_schema": sum(READ_BY_SCHEMA in (sample["provenance"]["fitted"] or "") for sample in self.samples),
             "categories": counted(sample["category"] or NO_CATEGORY for sample in self.samples),
             "by_category": self.by_category(),
             "drops": dict(sorted(self.drops.items())),

@@ -3,7 +3,7 @@
 import pytest
 
 from builders.trace import to_json
-from cb_datasets.arguments import parameter_schemas, same_arguments
+from cb_datasets.arguments import parameter_schemas, read_by_schema, same_arguments
 from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import has_expected_arguments
 
@@ -119,3 +119,67 @@ def test_tools_that_are_none_are_refused():
     assert parameter_schemas(None) == {} and parameter_schemas("[]") == {}
     with pytest.raises(ValueError, match="not a JSON list of function schemas"):
         parameter_schemas('[{"name": "x"}]')
+
+
+def test_types_under_other_names_are_read_as_those_of_json_schema():
+    parameters = {"type": "dict", "properties": {"price": {"type": "float"}, "fast": {"type": "bool"}}}
+    schema = parameter_schemas(to_json([{"type": "function", "function": {"name": "book", "parameters": parameters}}]))
+    assert same_arguments({"price": "2.50", "fast": "True"}, {"price": 2.5, "fast": True}, schema["book"])
+    assert not same_arguments({"price": "2.50"}, {"price": 2.5}, {"properties": {"price": {"type": "any"}}})
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "changes"),
+    [
+        ({"amount": "20"}, {"amount": 20}, ["amount '20' -> 20"]),
+        ({"amount": " -3 "}, {"amount": -3}, ["amount ' -3 ' -> -3"]),
+        ({"price": "0.7"}, {"price": 0.7}, ["price '0.7' -> 0.7"]),
+        ({"price": "1e3"}, {"price": 1000.0}, ["price '1e3' -> 1000.0"]),
+        ({"fast": "True"}, {"fast": True}, ["fast 'True' -> true"]),
+        ({"size": "4"}, {"size": 4}, ["size '4' -> 4"]),
+        ({"point": ["1", 2]}, {"point": [1, 2]}, ["point[0] '1' -> 1"]),
+        (
+            {"bags": [{"kilos": "20", "label": "7"}]},
+            {"bags": [{"kilos": 20, "label": "7"}]},
+            ["bags[0].kilos '20' -> 20"],
+        ),
+        ({"extra": {"a": "1"}}, {"extra": {"a": 1}}, ["extra.a '1' -> 1"]),
+    ],
+)
+def test_numbers_and_booleans_written_as_text_are_read_by_the_schema(given, read, changes):
+    assert read_by_schema(given, SCHEMA) == (read, changes)
+    assert type(read_by_schema(given, SCHEMA)[0].get("fast")) is type(read.get("fast"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"amount": "twenty"},
+        {"amount": "20 USD"},
+        {"amount": "1,000"},
+        {"amount": "007"},
+        {"amount": "2.5"},
+        {"amount": "true"},
+        {"amount": ""},
+        {"amount": "9" * 5000},
+        {"price": "NaN"},
+        {"price": "1e999"},
+        {"fast": "yes"},
+        {"fast": "1"},
+        {"code": "20"},
+        {"note": "20"},
+        {"cabin": "20"},
+        {"to": ["1"]},
+        {"unknown": "20"},
+        {"lost": "20"},
+        {"amount": 20, "price": 0.7, "fast": False},
+    ],
+)
+def test_all_other_values_stay(arguments):
+    assert read_by_schema(arguments, SCHEMA) == (arguments, [])
+
+
+@pytest.mark.parametrize("schema", [{}, {"properties": {}}, {"properties": None}, {"properties": {"a": True}}])
+def test_a_schema_that_asks_for_nothing_changes_nothing(schema):
+    assert read_by_schema({"a": "1"}, schema) == ({"a": "1"}, [])
+    assert same_arguments({"a": "1"}, {"a": "1"}, schema)
