@@ -247,12 +247,25 @@ def count_verdicts(traces: datasets.DatasetDict) -> Counter[str]:
     return counts
 
 
+def count_repairs(traces: datasets.DatasetDict) -> Counter[str]:
+    """Number of traces that each rule of `metadata.repaired` has mended, over all splits."""
+    counts: Counter[str] = Counter()
+    for split in traces.values():
+        column = split.data["metadata"]
+        for metadata in column.filter(pc.match_substring(column, '"repaired"')).to_pylist():
+            rules = json.loads(metadata).get("repaired")
+            rules = rules if isinstance(rules, list) else []
+            counts.update(rule for rule in rules if isinstance(rule, str))
+    return counts
+
+
 def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> dict:
-    """Counts `{records, attacked, verdicts, groups, drops}` of one source.
+    """Counts `{records, attacked, verdicts, groups, drops}` of one source, and `repaired` where traces were mended.
 
     Every record is counted once, under its verdict or under the reason for which it was dropped.
     """
     verdicts = count_verdicts(traces)
+    repaired = count_repairs(traces)
     return {
         "records": sum(verdicts.values()) + sum(drop.is_record for drop in dropped),
         "attacked": sum(len(split) - split.data["attack"].null_count for split in traces.values())
@@ -260,4 +273,5 @@ def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> di
         "verdicts": dict(sorted(verdicts.items())),
         "groups": len({group for split in traces.values() for group in pc.unique(split.data["group"]).to_pylist()}),
         "drops": dict(sorted(Counter(drop.reason for drop in dropped).items())),
+        **({"repaired": dict(sorted(repaired.items()))} if repaired else {}),
     }

@@ -24,17 +24,32 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[str, dict]]:
     Raises:
         ValueError: If a line is not one JSON object in UTF-8.
     """
+    for where, line in numbered_lines(path):
+        yield where, parse_line(line, where)
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[str, bytes]]:
+    """Yield `("file.jsonl:12", line)` for every line that is not blank.
+
+    Lines are split as bytes, because decoding them one by one lets the error name the line that is not UTF-8.
+    """
     path = Path(path)
-    # Lines are split as bytes, because decoding them one by one lets the error name the line that is not UTF-8.
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                where = f"{path.name}:{number}"
-                try:
-                    record = parse_object(line.decode("utf-8-sig"))
-                except ValueError as error:
-                    raise ValueError(f"{where}: not a JSON object ({error}). Repair or delete the line.") from None
-                yield where, record
+                yield f"{path.name}:{number}", line
+
+
+def parse_line(line: bytes, where: str, keep_surrogates: bool = False) -> dict:
+    """Parse a line of [`numbered_lines`].
+
+    Raises:
+        ValueError: If it is not one JSON object in UTF-8; the message begins with `where`.
+    """
+    try:
+        return parse_object(line.decode("utf-8-sig"), keep_surrogates)
+    except ValueError as error:
+        raise ValueError(f"{where}: not a JSON object ({error}). Repair or delete the line.") from None
 
 
 def read_json(path: str | Path, where: str | None = None) -> Any:
@@ -54,20 +69,25 @@ def read_json(path: str | Path, where: str | None = None) -> Any:
         raise ValueError(f"{where or path.name}: not a JSON document ({error}). Fetch the file again.") from None
 
 
-def parse_object(text: str) -> dict:
-    """Parse the text of a JSON object.
+def parse_object(text: str, keep_surrogates: bool = False) -> dict:
+    """Parse the text of a JSON object, see [`parse_json`].
 
     Raises:
         ValueError: If the value is not an object, or as for [`parse_json`].
     """
-    value = parse_json(text)
+    value = parse_json(text, keep_surrogates)
     if not isinstance(value, dict):
         raise ValueError(f"it is of type {type(value).__name__}")
     return value
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, keep_surrogates: bool = False) -> Any:
     """Parse a JSON text.
+
+    Args:
+        text (`str`): The text.
+        keep_surrogates (`bool`, *optional*, defaults to `False`): Let unpaired surrogates pass, for a caller that
+            replaces them.
 
     Raises:
         ValueError: If the text is not valid JSON, an object repeats a key, or a value cannot be stored in a column:
@@ -75,7 +95,7 @@ def parse_json(text: str) -> Any:
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
-        if "\\ud" in text.lower():
+        if not keep_surrogates and "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         if text.count("[") + text.count("{") > _MANY_BRACKETS:
             json.dumps(_nested(value))

@@ -18,8 +18,11 @@ Points that are easy to get wrong:
   given as values or as JSON text. Text is validated and kept verbatim: an exported trace is read back unchanged.
 - If an attack has no `spans`, its text is searched in the messages that an attacker of its kind can write. Offsets
   count characters (Unicode code points), not bytes.
+- Call ids that are empty or shared by two calls of a turn, unpaired surrogates, and names of types that are no JSON
+  Schema's are mended by rule, noted in `metadata.repaired` and counted (`repair.py`).
 - A line that contradicts itself (a verdict that claims an exposure without one, a span outside its message) would
-  become a wrong label, so it is an error. A line that is consistent but not usable is dropped with a named reason.
+  become a wrong label, so it is an error, or with `skip_bad_lines` a drop named `bad_line`. A line that is consistent
+  but not usable is dropped with a named reason.
 """
 
 from collections.abc import Iterator
@@ -29,12 +32,16 @@ from pathlib import Path
 import datasets
 
 from ..base import TraceBuilder, TraceConfig
-from ..json_records import read_json_lines
+from ..json_records import numbered_lines, parse_line
 from ..licenses import LICENCES
 from ..trace import Dropped
 from .consistency import check_consistency, drop_reason
 from .convert import build_trace
+from .repair import note_repairs, repair_line
 from .schema import check_schema, trace_json_schema
+
+
+_logger = datasets.logging.get_logger(__name__)
 
 
 @dataclass
@@ -44,12 +51,15 @@ class JsonLinesConfig(TraceConfig):
     Args:
         licence (`str`, *optional*): Hub identifier of the files' licence. Giving one declares that it allows uploading
             the rows to a private repository.
+        skip_bad_lines (`bool`, *optional*, defaults to `False`): Whether a line that would stop the build is dropped
+            as `bad_line`.
 
     Raises:
         ValueError: If the Hub has no licence of this name.
     """
 
     licence: str | None = None
+    skip_bad_lines: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,19 +92,26 @@ class JsonLines(TraceBuilder):
 
     def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
         for file in files:
-            for where, line in read_json_lines(file):
-                yield line_trace(line, where)
+            for where, line in numbered_lines(file):
+                try:
+                    yield line_trace(parse_line(line, where, keep_surrogates=True), where)
+                except ValueError as error:
+                    if not self.config.skip_bad_lines:
+                        raise
+                    _logger.warning(f"{error} The line is left out.")
+                    yield Dropped("bad_line", where)
 
 
 def line_trace(line: dict, where: str) -> dict | Dropped:
-    """Validate a line and convert it to a trace, or drop it.
+    """Mend and validate a line and convert it to a trace, or drop it.
 
     Raises:
         ValueError: If the line does not match [`trace_json_schema`], or contradicts itself.
     """
     try:
+        line, repaired = repair_line(line)
         check_schema(line, trace_json_schema())
-        trace = build_trace(line)
+        trace = note_repairs(build_trace(line), repaired)
         # Drops come first: some consistency checks assume that the injection was found.
         reason = drop_reason(trace)
         if reason is None:

@@ -18,6 +18,8 @@ def drop_reason(trace: dict) -> str | None:
     attack = trace["attack"]
     if not _results_are_paired(trace["messages"]):
         return "unpaired_result"
+    if _has_unanswered_call(trace):
+        return "unanswered_call"
     if attack is None or attack["kind"] == "direct_request":
         return None
     if not attack["spans"] and trace["verdict"] != "not_exposed":
@@ -38,6 +40,26 @@ def _results_are_paired(messages: list[dict]) -> bool:
         else:
             unanswered = [call["id"] for call in turn["tool_calls"]]
     return True
+
+
+def _has_unanswered_call(trace: dict) -> bool:
+    """Whether a call has no result and is neither in the decision turn nor in the last one, where runs may stop."""
+    messages = trace["messages"]
+    last = max((index for index, turn in enumerate(messages) if turn["role"] != "tool"), default=0)
+    num_results = 0
+    for index in reversed(range(len(messages))):
+        if messages[index]["role"] == "tool":
+            num_results += 1
+            continue
+        may_stop = index in (last, trace["decision_turn"])
+        if (
+            messages[index]["role"] == "assistant"
+            and len(messages[index]["tool_calls"]) > num_results
+            and not may_stop
+        ):
+            return True
+        num_results = 0
+    return False
 
 
 def check_consistency(trace: dict) -> None:

@@ -47,6 +47,9 @@ def ingest(
         str | None,
         typer.Option(help="jsonl: licence of your files, e.g. cc-by-4.0; releases need one."),
     ] = None,
+    skip_bad_lines: Annotated[
+        bool, typer.Option(help="jsonl: drop and count lines that would stop the build (bad_line).")
+    ] = False,
     eval_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fraction of groups in the eval split.")
     ] = 0.2,
@@ -74,12 +77,14 @@ def ingest(
 
     if (output_harmful or output_retain) and model is None:
         raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
-    given = {"tools": tools, "retain": retain or None, "licence": licence}
+    given = {"tools": tools, "retain": retain or None, "licence": licence, "skip_bad_lines": skip_bad_lines or None}
     fields = _config_fields(source, **given, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     print(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
     print(f"{listed(report['verdicts'])}; {dropped(report['drops'])}")
+    if report.get("repaired"):
+        print(f"  repaired: {listed(report['repaired'])}")
     destination = "not written (--dry-run)" if dry_run else f"-> {output}"
     print(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {destination}")
     if not report["redistributable"]:
@@ -101,9 +106,9 @@ def _config_fields(source: str, **values: Any) -> dict[str, Any]:
     from builders import SOURCES
 
     known = {field.name for field in fields(SOURCES[source].BUILDER_CONFIG_CLASS)} if source in SOURCES else set()
-    for name in ("tools", "retain", "licence"):
+    for name in ("tools", "retain", "licence", "skip_bad_lines"):
         if values[name] is not None and name not in known:
-            raise ValueError(f"{source} takes no --{name}.")
+            raise ValueError(f"{source} takes no --{name.replace('_', '-')}.")
     return {name: value for name, value in values.items() if name in known and value is not None}
 
 

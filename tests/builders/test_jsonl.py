@@ -379,7 +379,10 @@ def test_spans_must_be_in_the_messages_and_mark_the_text(marked: dict, fault: st
         (b'["a"]', "not a JSON object"),
         (b'{"id": NaN}', "not a JSON object"),
         (b'{"id": "\xff"}', "not a JSON object"),
-        (b'{"id": "\\ud800"}', "not a JSON object"),
+        (
+            b'{"id": "a", "metadata": {"\\ud800": 1, "\\ud801": 2}}',
+            "two keys of one object differ by unpaired surrogates",
+        ),
         (b'{"id": ' + b"[" * 100_000, "not a JSON object"),
         (b"{}", "id is missing"),
         (b'{"id": 1e400}', "not a JSON object"),
@@ -506,4 +509,12 @@ def test_the_line_in_the_guide_is_a_trace():
 def test_the_guide_names_every_field_and_every_verdict():
     cells = re.findall(r"^\| ([^|]+) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-    assert named == {*TRACE_FEATURES, *VERDICTS, "injection_not_found", "degenerate", "unpaired_result"}
+    assert named == {*TRACE_FEATURES, *VERDICTS, "injection_not_found", "degenerate"} | {
+        "unpaired_result",
+        "unanswered_call",
+        "bad_line",
+        "surrogates",
+        "filled_ids",
+        "renamed_ids",
+        "types",
+    }

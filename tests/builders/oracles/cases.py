@@ -13,7 +13,7 @@ from tests.builders import mutations as mutate
 
 from . import agentdojo, agentdojo_runs, agentharm, fujitsu, jsonl, tau2, ultrachat, xstest
 from . import inputs as small
-from .expected import Outcomes, Unit, comparable, json_lines
+from .expected import Outcomes, Unit, comparable, json_lines, parse_json, parse_json_mended
 
 
 Judge = Callable[[dict], Outcomes]
@@ -83,8 +83,8 @@ def by_file(units: Callable[[str, bytes], list[Unit]]) -> Oracle:
     return units_of
 
 
-def lines(judge: Judge) -> Oracle:
-    return by_file(partial(json_lines, judge=judge))
+def lines(judge: Judge, parse: Callable[[str], object] = parse_json) -> Oracle:
+    return by_file(partial(json_lines, judge=judge, parse=parse))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ def small_agentharm() -> Case:
 
 def small_traces() -> Case:
     groups = (*OF_LINES, in_lines(*mutate.TURNS))
-    return Case("jsonl", [Input("own.jsonl", small.traces())], lines(jsonl.judge), groups, 100)
+    return Case("jsonl", [Input("own.jsonl", small.traces())], lines(jsonl.judge, parse_json_mended), groups, 100)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -63,6 +63,16 @@ def parse_json(text: str) -> Any:
     return value
 
 
+def parse_json_mended(text: str) -> Any:
+    """As [`parse_json`], with U+FFFD for each unpaired surrogate."""
+    try:
+        # Pairs are one character of Python's; what is left is unpaired.
+        written = json.dumps(json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique), ensure_ascii=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return parse_json("".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in written))
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict:
     if len({key for key, _ in pairs}) < len(pairs):
         raise ValueError("one key, two values")
@@ -78,7 +88,9 @@ def comparable(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def json_lines(file: str, data: bytes, judge: Callable[[dict], Outcomes]) -> list[Unit]:
+def json_lines(
+    file: str, data: bytes, judge: Callable[[dict], Outcomes], parse: Callable[[str], Any] = parse_json
+) -> list[Unit]:
     """One unit for every line that is not blank; `judge(record)` returns the allowed outcomes of an object."""
     units = []
     for number, line in enumerate(data.split(b"\n"), start=1):
@@ -86,7 +98,7 @@ def json_lines(file: str, data: bytes, judge: Callable[[dict], Outcomes]) -> lis
             continue
         place = range(number, number + 1)
         try:
-            record, has_mark = parse_bytes(line)
+            record, has_mark = parse_bytes(line, parse)
         except ValueError:
             units.append(Unit(file, place, None, ERROR))
             continue
@@ -99,11 +111,11 @@ def json_lines(file: str, data: bytes, judge: Callable[[dict], Outcomes]) -> lis
     return units
 
 
-def parse_bytes(data: bytes) -> tuple[Any, bool]:
+def parse_bytes(data: bytes, parse: Callable[[str], Any] = parse_json) -> tuple[Any, bool]:
     """Parse JSON bytes; also return whether they begin with a byte order mark.
 
     Raises:
         ValueError: If the bytes are not valid JSON.
     """
     text = data.decode("utf-8")
-    return parse_json(text.removeprefix("\ufeff")), text.startswith("\ufeff")
+    return parse(text.removeprefix("\ufeff")), text.startswith("\ufeff")

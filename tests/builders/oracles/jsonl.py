@@ -6,7 +6,7 @@ Written from `docs/adding_a_source.md`.
 from collections.abc import Callable
 from typing import Any
 
-from .expected import ERROR, Outcomes, drop, parse_json, verdict
+from .expected import ERROR, Outcomes, drop, parse_json_mended, verdict
 
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -88,7 +88,7 @@ def _value_of(raw: Any) -> Any:
     if not isinstance(raw, str):
         return raw
     try:
-        return parse_json(raw)
+        return parse_json_mended(raw)
     except ValueError:
         raise Malformed from None
 
@@ -100,7 +100,7 @@ def _check_message(message: Any) -> None:
     require(isinstance(message.get("tool_calls"), list | None))
     for call in message.get("tool_calls") or []:
         require(isinstance(call, dict) and set(call) <= {"id", "type", "function"})
-        _check_name(call.get("id"))
+        _or_null(call.get("id"), _check_text)  # one that is empty or missing is filled
         require(call.get("type", "function") == "function")
         function = call.get("function")
         require(isinstance(function, dict) and set(function) == {"name", "arguments"})
@@ -159,11 +159,14 @@ def _shown_in(line: dict) -> list[int]:
 def _reasons_to_drop(line: dict) -> list[str]:
     reasons = []
     unanswered: list[str] = []
-    for message in line["messages"]:
+    may_stop = True  # before the first message, in the decision turn and in the last one
+    for index, message in enumerate(line["messages"]):
         if message["role"] != "tool":
-            unanswered = [call["id"] for call in message.get("tool_calls") or []]
-        elif message.get("tool_call_id") in unanswered:
-            unanswered.remove(message["tool_call_id"])
+            reasons += [] if may_stop or not unanswered else ["unanswered_call"]
+            unanswered = [_id(call.get("id")) for call in message.get("tool_calls") or []]
+            may_stop = index == line.get("decision_turn")
+        elif _id(message.get("tool_call_id")) in unanswered:
+            unanswered.remove(_id(message.get("tool_call_id")))
         else:
             reasons.append("unpaired_result")
     attack = line.get("attack")
@@ -175,6 +178,11 @@ def _reasons_to_drop(line: dict) -> list[str]:
     if simulated is not None and simulated == line.get("expected_tool") and attack.get("goal_calls") is None:
         reasons.append("degenerate")
     return reasons
+
+
+def _id(id: str | None) -> str:
+    """An id for pairing: empty and missing ones are one."""
+    return (id or "").strip() and str(id)
 
 
 def _check_consistency(line: dict) -> None:
