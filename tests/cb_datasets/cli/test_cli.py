@@ -78,6 +78,23 @@ def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
     assert "knows no licence 'mitt'" in run("ingest", "jsonl", *flags, "--licence", "mitt").stderr
 
 
+def test_ingest_counts_what_was_mended_and_what_was_left_out(tmp_path):
+    talk = [{"role": "user", "content": "Hello \ud83d."}, {"role": "assistant", "content": "Hello."}]
+    line = json.dumps({"id": "1", "verdict": "benign_success", "messages": talk})
+    write_text(tmp_path / "in" / "a.jsonl", f'{line}\n{{"id": "2"}}\n')
+    flags = ("--data-dir", tmp_path / "in", "--output", tmp_path / "traces" / "jsonl", "--eval-fraction", 0)
+    stopped = run("ingest", "jsonl", *flags)
+    assert stopped.returncode == 1 and "a.jsonl:2: messages is missing. Add it." in stopped.stderr
+    said = run("ingest", "jsonl", *flags, "--skip-bad-lines")
+    assert said.returncode == 0, said.stderr
+    assert "dropped 1 (bad_line 1)" in said.stdout and "repaired: surrogates 1" in said.stdout
+    assert "a.jsonl:2: messages is missing. Add it. The line is left out." in said.stderr
+    report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
+    assert (report["records"], report["drops"], report["repaired"]) == (2, {"bad_line": 1}, {"surrogates": 1})
+    refused = run("ingest", "ultrachat", "--skip-bad-lines", "--output", tmp_path / "out")
+    assert refused.returncode == 1 and "ultrachat takes no --skip-bad-lines" in refused.stderr
+
+
 def test_a_flag_of_another_source_is_named(tmp_path):
     result = run("ingest", "lookalike", "--retain", "--output", tmp_path / "out")
     assert result.returncode == 1 and "lookalike takes no --retain" in result.stderr
