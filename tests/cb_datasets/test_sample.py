@@ -184,6 +184,19 @@ def test_a_dataset_survives_json_lines(make_sample, tmp_path):
     assert import_row(export_row(samples[0])) == samples[0]
 
 
+def test_a_column_may_be_null_for_thousands_of_lines_and_then_not(make_sample, tmp_path):
+    """Types are those of the columns, not of the first rows, so none is taken for a column of nulls."""
+    late = make_sample(WRONG, "harmful_flip", category="A", subtype="B", family="html_comment")
+    provenance = late["provenance"] | {"redacted": True, "temperature": 0.5, "seed": 7, "fitted": "tools 4 -> 2"}
+    late |= {"provenance": provenance}
+    nulls = {"category": None, "subtype": None, "family": None, "tools": None, "injection": []}
+    early = late | nulls | {"provenance": provenance | dict.fromkeys(("redacted", "temperature", "seed", "fitted"))}
+    export_jsonl([*[early] * 3000, late], tmp_path / "lines.jsonl")
+    assert import_jsonl(tmp_path / "lines.jsonl", tmp_path / "rows") == 3001
+    rows = load_rows(tmp_path / "rows", SAMPLE_FEATURES)
+    assert rows[0] == early and rows[-1] == late
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

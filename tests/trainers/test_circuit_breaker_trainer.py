@@ -107,6 +107,15 @@ def test_preparing_a_prepared_dataset_changes_nothing(make_trainer, tokenizer):
     assert again.to_list() == trainer.train_dataset.to_list()
 
 
+def test_columns_of_other_trainers_change_nothing(make_trainer, rows):
+    """TRL hands a column of this name to the chat template; here the template gets what provenance says."""
+    plain = make_trainer().train_dataset
+    kwargs = [{"date_string": "1 Jan 1970", "enable_thinking": False}] * len(rows())
+    with_column = make_trainer(train_dataset=rows().add_column("chat_template_kwargs", kwargs)).train_dataset
+    assert with_column.column_names == plain.column_names
+    assert with_column["input_ids"] == plain["input_ids"]
+
+
 def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
     empty = rows().from_list(
         [sample("ds/empty", "circuit_breaker", "harmful_flip", "Moon", "", "train")], features=rows().features
