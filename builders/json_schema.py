@@ -54,7 +54,7 @@ _STANDARD_TYPE = {name: name for name in _FOREIGN_TYPES} | {
 # Keywords whose values are schemas by name, one schema or a list of them; values of all others are data.
 _BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
 _NESTED = ("items", "prefixItems", "contains", "additionalProperties", "unevaluatedProperties", "unevaluatedItems")
-_NESTED += ("propertyNames", "anyOf", "oneOf", "allOf", "not", "if", "then", "else")
+_COMBINED = ("propertyNames", "anyOf", "oneOf", "allOf", "not", "if", "then", "else")
 
 
 def standard_types(schema: Any) -> Any:
@@ -77,7 +77,7 @@ def standard_types(schema: Any) -> Any:
                 continue
         elif keyword in _BY_NAME and isinstance(value, dict):
             value = {name: standard_types(each) for name, each in value.items()}
-        elif keyword in _NESTED:
+        elif keyword in (*_NESTED, *_COMBINED):
             value = standard_types(value)
         out[keyword] = value
     return out

@@ -50,68 +50,6 @@ def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict |
     return _same_objects(given, wanted, schema or {}, schema or {})
 
 
-# A number as JSON writes it.
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-9]{1,3})?")
-_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
-
-
-def read_by_schema(arguments: dict[str, Any], schema: dict) -> tuple[dict[str, Any], list[str]]:
-    """Arguments in which text is read as the number or boolean that the schema wants.
-
-        {"amount": "20"}, amount an integer              {"amount": 20}     "amount '20' -> 20"
-        {"amount": "20"}, amount an integer or text      as it is
-        {"amount": "twenty"}, amount an integer          as it is, and a fault of the call
-
-    Args:
-        arguments (`dict[str, Any]`): Decoded arguments of a call.
-        schema (`dict`): JSON Schema of the tool's parameters, from [`parameter_schemas`].
-
-    Returns:
-        `tuple[dict[str, Any], list[str]]`: The arguments, and what was changed in words.
-    """
-    changes: list[str] = []
-    return _read(arguments, schema, schema, "", changes), changes
-
-
-def _read(value: Any, schema: dict, root: dict, path: str, changes: list[str]) -> Any:
-    options = _options(schema, root)
-    if isinstance(value, str):
-        read = _scalar_by_schema(value, options)
-        if read is not value:
-            changes.append(f"{path} {value!r} -> {json.dumps(read)}")
-        return read
-    if isinstance(value, dict):
-        part = next((option for option in options if "properties" in option), options[0])
-        return {
-            key: _read(item, _part(part, key, root), root, f"{path}.{key}" if path else key, changes)
-            for key, item in value.items()
-        }
-    if isinstance(value, list):
-        items = next((option["items"] for option in options if isinstance(option.get("items"), dict)), {})
-        return [_read(item, items, root, f"{path}[{number}]", changes) for number, item in enumerate(value)]
-    return value
-
-
-def _scalar_by_schema(text: str, options: list[dict]) -> Any:
-    """The number or boolean that a text stands for, or the text where the schema allows text or wants neither."""
-    types = [option.get("type") for option in options]
-    if None in types:
-        return text
-    names = {name for each in types for name in ([each] if isinstance(each, str) else each)}
-    if "string" in names:
-        return text
-    if "boolean" in names and text.strip() in _BOOLEANS:
-        return _BOOLEANS[text.strip()]
-    if names.isdisjoint({"integer", "number"}) or not _NUMBER.fullmatch(text.strip()):
-        return text
-    try:
-        number = parse_json(text)
-    except ValueError:  # too large
-        return text
-    fits = "number" in names or number == int(number)
-    return number if fits else text
-
-
 def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
     parts = {key: _part(schema, key, root) for key in {**wanted, **given}}
     defaults = {key: part.get("default") for key, part in parts.items()}
@@ -220,3 +158,63 @@ def _number(value: Any, from_text: bool) -> Decimal | None:
 
 def _text(value: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+
+
+# A number as JSON writes it.
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]{0,99})(?:\.[0-9]{1,99})?(?:[eE][-+]?[0-9]{1,3})?")
+_BOOLEANS = {"true": True, "True": True, "false": False, "False": False}
+
+
+def read_by_schema(arguments: dict[str, Any], schema: dict) -> tuple[dict[str, Any], list[str]]:
+    """Arguments in which text is read as the number or boolean that the schema wants.
+
+        {"amount": "20"}, amount an integer              {"amount": 20}     "amount '20' -> 20"
+        {"amount": "20"}, amount an integer or text      as it is
+        {"amount": "twenty"}, amount an integer          as it is, and a fault of the call
+
+    Args:
+        arguments (`dict[str, Any]`): Decoded arguments of a call.
+        schema (`dict`): JSON Schema of the tool's parameters, from [`parameter_schemas`].
+
+    Returns:
+        `tuple[dict[str, Any], list[str]]`: The arguments, and what was changed in words.
+    """
+    changes: list[str] = []
+    return _read(arguments, schema, schema, "", changes), changes
+
+
+def _read(value: Any, schema: dict, root: dict, path: str, changes: list[str]) -> Any:
+    options = _options(schema, root)
+    if isinstance(value, str):
+        read = _scalar_by_schema(value, options)
+        if read is not value:
+            changes.append(f"{path} {value!r} -> {json.dumps(read)}")
+        return read
+    if isinstance(value, dict):
+        part = next((option for option in options if "properties" in option), options[0])
+        return {
+            key: _read(item, _part(part, key, root), root, f"{path}.{key}" if path else key, changes)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        items: dict = next((option["items"] for option in options if isinstance(option.get("items"), dict)), {})
+        return [_read(item, items, root, f"{path}[{number}]", changes) for number, item in enumerate(value)]
+    return value
+
+
+def _scalar_by_schema(text: str, options: list[dict]) -> Any:
+    """The number or boolean that a text stands for, or the text where the schema allows text or wants neither."""
+    types = [option.get("type") for option in options]
+    names = {name for each in types for name in (each if isinstance(each, list) else [each]) if isinstance(name, str)}
+    if None in types or "string" in names:
+        return text
+    if "boolean" in names and text.strip() in _BOOLEANS:
+        return _BOOLEANS[text.strip()]
+    if names.isdisjoint({"integer", "number"}) or not _NUMBER.fullmatch(text.strip()):
+        return text
+    try:
+        number = parse_json(text)
+    except ValueError:  # too large
+        return text
+    fits = "number" in names or number == int(number)
+    return number if fits else text

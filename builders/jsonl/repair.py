@@ -70,13 +70,13 @@ def _without_surrogates(value: Any) -> Any:
 
 def _mend_json_text(line: dict) -> None:
     r"""Mend the fields that are JSON text, where `\ud83d` is a surrogate; in all other text it is six characters."""
-    calls = [call.get("function") for message in _objects(line.get("messages")) for call in _calls(message)]
-    parts = [(line, ("tools", "metadata")), (line.get("attack"), ("expected_calls", "goal_calls"))]
-    for part, fields in [*parts, *((function, ("arguments",)) for function in calls)]:
-        for field in fields if isinstance(part, dict) else ():
-            text = part.get(field)
-            if isinstance(text, str) and "\\ud" in text.lower():
-                part[field] = _text_without_surrogates(text)
+    attack = line.get("attack")
+    places = [(line, "tools"), (line, "metadata"), (attack, "expected_calls"), (attack, "goal_calls")]
+    for message in _objects(line.get("messages")):
+        places += [(call.get("function"), "arguments") for call in _calls(message)]
+    for part, field in places:
+        if isinstance(part, dict) and isinstance(text := part.get(field), str) and "\\ud" in text.lower():
+            part[field] = _text_without_surrogates(text)
 
 
 def _text_without_surrogates(text: str) -> str:
