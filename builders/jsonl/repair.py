@@ -7,12 +7,12 @@
     types            {"type": "dict"} in the schema of a tool  ->  {"type": "object"}
 
 Results follow their calls: the second result under an id answers the second call under it, and a result without an id
-answers the next call without one.
+answers the next call without one; if it names its tool, the next of that tool.
 """
 
 import json
 import re
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,21 +106,30 @@ def _with_unique_ids(messages: list[dict]) -> tuple[list[dict], list[str]]:
     taken = {call["id"] for message in messages for call in _calls(message) if call.get("id")}
     out: list[dict] = []
     rules: list[str] = []
-    answered_by: dict[str | None, deque[str]] = {}  # new ids of the last turn's calls by their old one
+    waiting: dict[str | None, list[dict]] = {}  # the last turn's calls without a result yet, by their old id
     for index, message in enumerate(messages):
         if message.get("role") == "tool":
-            waiting = answered_by.get(_id_or_none(message.get("tool_call_id")))
-            out.append(message | {"tool_call_id": waiting.popleft()} if waiting else message)
+            out.append(_answering(message, waiting.get(_id_or_none(message.get("tool_call_id")), [])))
             continue
-        answered_by, calls = defaultdict(deque), []
+        waiting, calls = {}, []
         for call, id in zip(_calls(message), _new_ids(index, _calls(message), taken), strict=True):
             old = _id_or_none(call.get("id"))
             if id != old:
                 rules.append("filled_ids" if old is None else "renamed_ids")
-            answered_by[old].append(id)
             calls.append(call | {"id": id})
+            waiting.setdefault(old, []).append(calls[-1])
         out.append(message | {"tool_calls": calls} if calls else message)
     return out, sorted(set(rules))
+
+
+def _answering(result: dict, calls: list[dict]) -> dict:
+    """A result with the id of the call that it answers, which is taken from these; as it is if there is none."""
+    name = result.get("name") or None
+    for call in calls:
+        if name is None or not isinstance(call.get("function"), dict) or call["function"].get("name") == name:
+            calls.remove(call)
+            return result | {"tool_call_id": call["id"]}
+    return result
 
 
 def _new_ids(index: int, calls: list[dict], taken: set[str]) -> Iterator[str]:

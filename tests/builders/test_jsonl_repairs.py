@@ -94,6 +94,17 @@ def test_empty_ids_are_filled_and_paired_in_order(empty):
     assert read(resisted(*turns)) == (ids, ["call_1_0", "c7", "call_1_2"], ["filled_ids"])
 
 
+def test_results_without_an_id_that_name_their_tool_answer_it():
+    other = {"id": "", "function": {"name": "read_log", "arguments": {}}}
+    log, berths = (
+        {**returns("", text), "name": name} for text, name in ((INJECTION, "read_log"), ("4", "list_berths"))
+    )
+    ids = ["call_1_0", "call_1_1"]
+    assert read(resisted(asks(call(""), other), log, berths)) == (ids, ids[::-1], ["filled_ids"])
+    unknown = {**log, "name": "sail"}
+    assert line_trace(resisted(asks(other), unknown), "a:1") == Dropped("unpaired_result", "a:1", is_attacked=True)
+
+
 def test_a_missing_id_is_an_empty_one():
     line = resisted(asks(call(None)), returns(None, INJECTION))
     del line["messages"][1]["tool_calls"][0]["id"], line["messages"][2]["tool_call_id"]

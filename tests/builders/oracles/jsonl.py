@@ -158,15 +158,19 @@ def _shown_in(line: dict) -> list[int]:
 
 def _reasons_to_drop(line: dict) -> list[str]:
     reasons = []
-    unanswered: list[str] = []
+    unanswered: list[tuple[str, str]] = []  # ids and names
     may_stop = True  # before the first message, in the decision turn and in the last one
     for index, message in enumerate(line["messages"]):
         if message["role"] != "tool":
             reasons += [] if may_stop or not unanswered else ["unanswered_call"]
-            unanswered = [_id(call.get("id")) for call in message.get("tool_calls") or []]
+            unanswered = [(_id(each.get("id")), each["function"]["name"]) for each in message.get("tool_calls") or []]
             may_stop = index == line.get("decision_turn")
-        elif _id(message.get("tool_call_id")) in unanswered:
-            unanswered.remove(_id(message.get("tool_call_id")))
+            continue
+        id, name = _id(message.get("tool_call_id")), message.get("name")
+        # Only a result without an id is told by its name.
+        calls = [call for call in unanswered if call[0] == id and (id or not name or call[1] == name)]
+        if calls:
+            unanswered.remove(calls[0])
         else:
             reasons.append("unpaired_result")
     attack = line.get("attack")
