@@ -23,8 +23,10 @@ Points that are easy to get wrong:
 - A line that contradicts itself (a verdict that claims an exposure without one, a span outside its message) would
   become a wrong label, so it is an error, or with `skip_bad_lines` a drop named `bad_line`. A line that is consistent
   but not usable is dropped with a named reason.
+- Logs of others (`layouts/`) become lines first. They say nothing about attacks, so the user states their verdict.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +34,12 @@ from pathlib import Path
 import datasets
 
 from ..base import TraceBuilder, TraceConfig
-from ..json_records import numbered_lines, parse_line
+from ..json_records import parse_line
 from ..licenses import LICENCES
 from ..trace import Dropped
 from .consistency import check_consistency, drop_reason
 from .convert import build_trace
+from .layouts import LAYOUTS, LOG_VERDICTS, Unusable, read_line, read_records
 from .repair import note_repairs, repair_line
 from .schema import check_schema, trace_json_schema
 
@@ -53,25 +56,36 @@ class JsonLinesConfig(TraceConfig):
             the rows to a private repository.
         skip_bad_lines (`bool`, *optional*, defaults to `False`): Whether a line that would stop the build is dropped
             as `bad_line`.
+        layout (`str`, *optional*, defaults to `"auto"`): Layout of the files, a key of `LAYOUTS`; `auto` recognises
+            that of each line by its keys.
+        verdict (`str`, *optional*): Verdict of the lines that state none, `benign_success` or `benign_failure`.
 
     Raises:
-        ValueError: If the Hub has no licence of this name.
+        ValueError: If the Hub has no licence of this name, or there is no such layout or verdict.
     """
 
     licence: str | None = None
     skip_bad_lines: bool = False
+    layout: str = "auto"
+    verdict: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.licence not in (None, *LICENCES):
             raise ValueError(f"The Hub knows no licence {self.licence!r}; it knows {', '.join(LICENCES)}.")
+        if self.layout not in ("auto", *LAYOUTS):
+            raise ValueError(f"Unknown format {self.layout!r}; known: auto, {', '.join(LAYOUTS)}.")
+        if self.verdict not in (None, *LOG_VERDICTS):
+            others = "all others are stated line by line, since they need attack"
+            raise ValueError(f"The verdict of all lines can be {' or '.join(LOG_VERDICTS)}: {others}.")
 
 
 class JsonLines(TraceBuilder):
     """Traces in the user's own files. The groups alone decide which are held out for evaluation."""
 
     BUILDER_CONFIG_CLASS = JsonLinesConfig
-    INPUTS = (("*.jsonl",),)
+    # A folder of JSON lines is read as before layouts were: without the JSON documents in it.
+    INPUTS = (("*.jsonl", "*.eval", "*.json"),)
     # Nothing is assumed about the licence of a user's files unless the user states it.
     LICENSE = "unknown"
     REDISTRIBUTABLE = False
@@ -92,14 +106,37 @@ class JsonLines(TraceBuilder):
 
     def _generate_traces(self, files: list[Path]) -> Iterator[dict | Dropped]:
         for file in files:
-            for where, line in numbered_lines(file):
+            left_out: Counter[str] = Counter()
+            for where, record in read_records(file):
                 try:
-                    yield line_trace(parse_line(line, where, keep_surrogates=True), where)
+                    yield self._trace_of(record, where, left_out)
                 except ValueError as error:
                     if not self.config.skip_bad_lines:
                         raise
                     _logger.warning(f"{error} The line is left out.")
                     yield Dropped("bad_line", where)
+            if left_out:
+                counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.items()))
+                _logger.warning(f"{file.name}: a trace has no place for these, left out (records): {counts}")
+
+    def _trace_of(self, record: dict | bytes, where: str, left_out: Counter[str]) -> dict | Dropped:
+        """The trace of a record, or of the bytes of a line that holds one."""
+        if isinstance(record, bytes):
+            record = parse_line(record, where, keep_surrogates=True)
+        return record_trace(record, where, self.config.layout, self.config.verdict, left_out)
+
+
+def record_trace(record: dict, where: str, layout: str, verdict: str | None, left_out: Counter[str]) -> dict | Dropped:
+    """Convert a record of any layout to a trace, or drop it; arguments and errors as for [`read_line`]."""
+    try:
+        line = read_line(record, where, layout, verdict, left_out)
+    except Unusable as unusable:
+        return Dropped(str(unusable), where)
+    except RecursionError:
+        raise ValueError(f"{where}: nested too deeply. Flatten it.") from None
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    return line_trace(line, where)
 
 
 def line_trace(line: dict, where: str) -> dict | Dropped:

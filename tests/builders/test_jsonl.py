@@ -384,7 +384,7 @@ def test_spans_must_be_in_the_messages_and_mark_the_text(marked: dict, fault: st
             "two keys of one object differ by unpaired surrogates",
         ),
         (b'{"id": ' + b"[" * 100_000, "not a JSON object"),
-        (b"{}", "id is missing"),
+        (b"{}", "messages is missing"),
         (b'{"id": 1e400}', "not a JSON object"),
     ],
 )
