@@ -50,6 +50,14 @@ def ingest(
     skip_bad_lines: Annotated[
         bool, typer.Option(help="jsonl: drop and count lines that would stop the build (bad_line).")
     ] = False,
+    layout: Annotated[
+        str | None,
+        typer.Option("--format", help="jsonl: auto (the default), openai, anthropic, sharegpt, inspect or langsmith."),
+    ] = None,
+    verdict: Annotated[
+        str | None,
+        typer.Option(help="jsonl: verdict of logs that state none, benign_success or benign_failure."),
+    ] = None,
     eval_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fraction of groups in the eval split.")
     ] = 0.2,
@@ -77,7 +85,14 @@ def ingest(
 
     if (output_harmful or output_retain) and model is None:
         raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
-    given = {"tools": tools, "retain": retain or None, "licence": licence, "skip_bad_lines": skip_bad_lines or None}
+    given = {
+        "tools": tools,
+        "retain": retain or None,
+        "licence": licence,
+        "skip_bad_lines": skip_bad_lines or None,
+        "layout": layout,
+        "verdict": verdict,
+    }
     fields = _config_fields(source, **given, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
@@ -106,9 +121,9 @@ def _config_fields(source: str, **values: Any) -> dict[str, Any]:
     from builders import SOURCES
 
     known = {field.name for field in fields(SOURCES[source].BUILDER_CONFIG_CLASS)} if source in SOURCES else set()
-    for name in ("tools", "retain", "licence", "skip_bad_lines"):
+    for name in ("tools", "retain", "licence", "skip_bad_lines", "layout", "verdict"):
         if values[name] is not None and name not in known:
-            raise ValueError(f"{source} takes no --{name.replace('_', '-')}.")
+            raise ValueError(f"{source} takes no --{'format' if name == 'layout' else name.replace('_', '-')}.")
     return {name: value for name, value in values.items() if name in known and value is not None}
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from builders import load_source, prepare_source
 from builders.jsonl import line_trace, trace_json_schema
+from builders.jsonl.layouts import LAYOUTS
 from builders.trace import TRACE_FEATURES, VERDICTS, Dropped
 
 
@@ -509,12 +510,7 @@ def test_the_line_in_the_guide_is_a_trace():
 def test_the_guide_names_every_field_and_every_verdict():
     cells = re.findall(r"^\| ([^|]+) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-    assert named == {*TRACE_FEATURES, *VERDICTS, "injection_not_found", "degenerate"} | {
-        "unpaired_result",
-        "unanswered_call",
-        "bad_line",
-        "surrogates",
-        "filled_ids",
-        "renamed_ids",
-        "types",
-    }
+    drops = {"injection_not_found", "degenerate", "unpaired_result", "unanswered_call", "bad_line"}
+    drops |= {"aborted", "invalid_call", "non_text_content", "several_conversations"}
+    repairs = {"surrogates", "filled_ids", "renamed_ids", "types"}
+    assert named == {*TRACE_FEATURES, *VERDICTS, *LAYOUTS, *drops, *repairs}

@@ -95,6 +95,22 @@ def test_ingest_counts_what_was_mended_and_what_was_left_out(tmp_path):
     assert refused.returncode == 1 and "ultrachat takes no --skip-bad-lines" in refused.stderr
 
 
+def test_ingest_reads_a_log_once_its_verdict_is_stated(tmp_path):
+    turns = [{"from": "human", "value": "Hello!"}, {"from": "gpt", "value": "Hello."}]
+    write_text(tmp_path / "in" / "a.jsonl", json.dumps({"conversations": turns}) + "\n")
+    flags = ("ingest", "jsonl", "--data-dir", tmp_path / "in", "--output", tmp_path / "traces", "--eval-fraction", "0")
+    result = run(*flags)
+    assert result.returncode == 1 and "a.jsonl:1: verdict is missing" in result.stderr
+    assert "--verdict benign_success" in result.stderr and "Traceback" not in result.stderr
+    assert "conversations is missing" not in run(*flags, "--format", "sharegpt", "--verdict", "benign_success").stderr
+    [trace] = load_rows(tmp_path / "traces" / "train")
+    assert (trace["id"], trace["verdict"], len(trace["messages"])) == ("jsonl/a.jsonl:1", "benign_success", 2)
+    result = run(*flags, "--format", "openai", "--verdict", "benign_success")
+    assert result.returncode == 1 and "a.jsonl:1: messages is missing" in result.stderr
+    assert "known: auto, inspect" in run(*flags, "--format", "csv").stderr
+    assert "tau2 takes no --format" in run("ingest", "tau2", "--format", "openai", "--output", tmp_path).stderr
+
+
 def test_a_flag_of_another_source_is_named(tmp_path):
     result = run("ingest", "lookalike", "--retain", "--output", tmp_path / "out")
     assert result.returncode == 1 and "lookalike takes no --retain" in result.stderr
