@@ -133,6 +133,13 @@ def glaive_log() -> dict:
     return {"conversations": [{"from": "system", "value": prompt}, *turns]}
 
 
+def glaive_text_log() -> dict:
+    [system, *turns] = glaive_log()["conversations"]
+    speakers = {"human": "USER", "gpt": "ASSISTANT", "observation": "FUNCTION RESPONSE"}
+    chat = "".join(f"{speakers[turn['from']]}: {turn['value']}\n\n\n" for turn in turns)
+    return {"system": f"SYSTEM: {system['value']}\n", "chat": chat}
+
+
 def hermes_log() -> dict:
     """Hermes's data set: tools and calls are written as Python literals."""
     prompt = (
@@ -213,7 +220,7 @@ def inspect_log(*samples: dict) -> dict:
 LOGS = {
     "openai": (openai_log, legacy_log, batch_log, proxy_log, tagged_log, parts_log),
     "anthropic": (anthropic_log,),
-    "sharegpt": (sharegpt_log, glaive_log, hermes_log),
+    "sharegpt": (sharegpt_log, glaive_log, glaive_text_log, hermes_log),
     "langsmith": (langchain_log, langsmith_log),
     "inspect": (inspect_sample,),
 }
@@ -452,6 +459,8 @@ def test_a_call_that_the_server_could_not_parse_is_dropped():
         ({"conversations": [{"from": "function_call", "value": "{"}]}, "auto", "conversations[0] is no call in JSON"),
         ({"conversations": [{"from": "function_call", "value": "{}"}]}, "auto", "conversations[0] is no call in JSON"),
         ({"conversations": [{"from": "system", "value": "<tools>[..]</tools>"}]}, "auto", "conversations[0]: <tools>"),
+        ({"chat": "Hello!"}, "auto", "chat has no lines"),
+        ({"chat": "USER: Hello!"}, "auto", "chat has no lines"),
         ({"messages": [{"type": "bot", "data": {}}]}, "auto", "messages[0] is of type 'bot'"),
         ({"messages": [{"role": "bot", "content": ""}]}, "auto", "messages[0].role must be one of"),
         ({"messages": [{"role": "user", "content": [{"text": "Hello"}]}]}, "auto", "messages[0].content has a part"),
@@ -525,8 +534,9 @@ def test_files_of_all_kinds_are_read(tmp_path: Path):
     (tmp_path / "logs.jsonl").unlink()
     (tmp_path / "chats.json").write_text(json.dumps([sharegpt_log(), glaive_log()]), encoding="utf-8")
     (tmp_path / "inspect.json").write_text(json.dumps(inspect_log(inspect_sample())), encoding="utf-8")
+    (tmp_path / "runs.json").write_text(json.dumps({"runs": [langsmith_log()], "cursors": None}), encoding="utf-8")
     builder = prepare_source("jsonl", data_dir=tmp_path, verdict="benign_success", cache_dir=tmp_path / "cache")
-    ids = ["jsonl/chats.json[0]", "jsonl/chats.json[1]", "jsonl/inspect.json:samples[0]"]
+    ids = ["jsonl/chats.json[0]", "jsonl/chats.json[1]", "jsonl/inspect.json:samples[0]", "jsonl/6f1c"]
     assert builder.as_dataset()["train"]["id"][:] == ids
 
 

@@ -38,6 +38,9 @@ LAYOUTS = {
     "openai": Layout(openai.matches, openai.read),
 }
 
+# Keys of an object that is nothing but a list of records.
+_WRAPPERS = ("runs", "data")
+
 # The verdicts that hold for a whole file: all others need fields that no log has.
 LOG_VERDICTS = ("benign_success", "benign_failure")
 
@@ -57,8 +60,15 @@ def read_records(path: Path) -> Iterator[tuple[str, dict | bytes]]:
     elif inspect_log.is_log(document := read_json(path)):
         yield from inspect_log.samples_of(document, path.name)
     else:
-        for index, record in enumerate(document if isinstance(document, list) else [document]):
-            where = f"{path.name}[{index}]" if isinstance(document, list) else path.name
+        # LangSmith's API wraps the list.
+        wrapped = (
+            next((document[name] for name in _WRAPPERS if name in document), None)
+            if isinstance(document, dict)
+            else None
+        )
+        records = wrapped if isinstance(wrapped, list) else document
+        for index, record in enumerate(records if isinstance(records, list) else [records]):
+            where = f"{path.name}[{index}]" if isinstance(records, list) else path.name
             if not isinstance(record, dict):
                 raise ValueError(f"{where}: not a JSON object. Give a list of objects, or one object per line.")
             yield where, record

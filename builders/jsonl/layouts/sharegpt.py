@@ -10,6 +10,9 @@
 
     {"from": "gpt", "value": "<tool_call>\\n{\\"name\\": \\"read_file\\", \\"arguments\\": {...}}\\n</tool_call>"}
 
+    {"system": "SYSTEM: You are a helpful assistant with access to the following functions. ...",
+     "chat": "USER: What does the notice say?\\n\\n\\nASSISTANT: <functioncall> ... <|endoftext|>\\n\\n\\n..."}
+
 None of them has ids of calls: results answer the calls before them, in order. The tools of Glaive and Hermes are in
 the system prompt, among instructions on how to write calls. A target model is told its own format by its chat
 template, so these instructions are left out.
@@ -36,6 +39,8 @@ _GLAIVE_CALL = "<functioncall>"
 _GLAIVE_END = re.compile(r"(?:</functioncall>|<\|endoftext\|>)")
 # Glaive's calls are no JSON: the text of the arguments is in single quotes.
 _GLAIVE_QUOTED = re.compile(r"""\{\s*"name":\s*("[^"]+"),\s*"arguments":\s*'(.*)'\s*\}""", re.DOTALL)
+_GLAIVE_SPEAKER = re.compile(r"^(USER|ASSISTANT|FUNCTION RESPONSE):", re.MULTILINE)
+_GLAIVE_ROLES = {"USER": "human", "ASSISTANT": "gpt", "FUNCTION RESPONSE": "observation"}
 _GLAIVE_PROMPT = " with access to the following functions"
 # The first words of Hermes's prompt, which is about its format from there to the end.
 _HERMES_PROMPT = "You are a function calling AI model."
@@ -43,11 +48,13 @@ _HERMES_PROMPT = "You are a function calling AI model."
 
 def matches(record: dict) -> bool:
     """Whether a record is of this layout."""
-    return isinstance(record.get("conversations"), list)
+    return isinstance(record.get("conversations"), list) or isinstance(record.get("chat"), str)
 
 
 def read(record: dict, left_out: Counter[str]) -> dict:
     """The line of a trace."""
+    if isinstance(record.get("chat"), str) and "conversations" not in record:
+        record = {**record, "conversations": _glaive_turns(record["chat"])}
     if not isinstance(record.get("conversations"), list):
         raise ValueError("conversations is missing. Add it.")
     turns: list[tuple[int | None, Any]] = list(enumerate(record["conversations"]))
@@ -65,7 +72,9 @@ def read(record: dict, left_out: Counter[str]) -> dict:
             if message["role"] != "system" or message["content"]:
                 messages.append((index, message))
     fill_ids([message for _, message in messages])
-    return line_of(record, messages, tools, ("conversations", "system", "model"), {"generator": record.get("model")})
+    return line_of(
+        record, messages, tools, ("conversations", "chat", "system", "model"), {"generator": record.get("model")}
+    )
 
 
 def _messages(turn: Any, where: str) -> list[dict]:
@@ -83,6 +92,22 @@ def _messages(turn: Any, where: str) -> list[dict]:
         content, calls = _glaive_call(text, where) if _GLAIVE_CALL in text else cut_calls(text, where)
         return [without_nulls({"role": "assistant", "content": content, "tool_calls": calls or None})]
     return [{"role": _ROLES[speaker], "content": text}]
+
+
+def _glaive_turns(chat: str) -> list[dict]:
+    """The turns of Glaive's text.
+
+    Raises:
+        ValueError: If the text does not start with a speaker, or nobody answers.
+    """
+    before, *rest = _GLAIVE_SPEAKER.split(chat)
+    turns = [
+        {"from": _GLAIVE_ROLES[speaker], "value": text.replace("<|endoftext|>", "").strip()}
+        for speaker, text in zip(rest[::2], rest[1::2], strict=True)
+    ]
+    if before.strip() or not any(turn["from"] == "gpt" for turn in turns):
+        raise ValueError("chat has no lines that start with USER: and ASSISTANT:. Correct it, or give conversations.")
+    return turns
 
 
 def _glaive_call(text: str, where: str) -> tuple[str | None, list[dict]]:
