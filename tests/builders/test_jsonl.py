@@ -381,7 +381,7 @@ def test_spans_must_be_in_the_messages_and_mark_the_text(marked: dict, fault: st
         (b'{"id": NaN}', "not a JSON object"),
         (b'{"id": "\xff"}', "not a JSON object"),
         (
-            b'{"id": "a", "metadata": {"\\ud800": 1, "\\ud801": 2}}',
+            b'{"id": "a", "verdict": "benign_success", "messages": [], "metadata": {"\\ud800": 1, "\\ud801": 2}}',
             "two keys of one object differ by unpaired surrogates",
         ),
         (b'{"id": ' + b"[" * 100_000, "not a JSON object"),
