@@ -14,9 +14,15 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 from builders.json_records import parse_json
 from builders.json_schema import standard_types
+
+
+# Schemas looked up in one comparison. Schemas come from strangers, and a few nested alternatives that refer to each
+# other double the comparisons at every level.
+MAX_LOOKUPS = 10_000
 
 
 @lru_cache(maxsize=4096)
@@ -43,14 +49,69 @@ def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict |
     of strings are compared without order; several lists of one length may belong together item by item, so they are
     reordered together, and not at all if one of them holds anything but strings.
 
+    Nothing outside the schema is read: what a remote or missing reference stands for is unknown, so such values are
+    compared as they are. Arguments that take more than [`MAX_LOOKUPS`] to compare count as different.
+
     Args:
         given, wanted (`dict[str, Any]`): Decoded arguments.
         schema (`dict`, *optional*): JSON Schema of the tool's parameters; without it, values are compared as they are.
     """
-    return _same_objects(given, wanted, schema or {}, schema or {})
+    try:
+        return _same_objects(given, wanted, _mapping(schema), _Root(schema))
+    except (_TooManyLookups, RecursionError):
+        return False
 
 
-def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
+class _TooManyLookups(Exception):
+    """Raised to give a comparison up."""
+
+
+class _Root:
+    """The whole schema, in which references are looked up."""
+
+    def __init__(self, schema: Any) -> None:
+        self._schema = schema
+        self._lookups = 0
+
+    def resolve(self, schema: Any) -> dict:
+        """A schema with its references followed; keywords beside a reference, such as a default, are kept."""
+        self._lookups += 1
+        if self._lookups > MAX_LOOKUPS:
+            raise _TooManyLookups
+        schema, followed = _mapping(schema), set()
+        while "$ref" in schema or len(_sequence(schema.get("allOf"))) == 1:
+            beside = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
+            if "$ref" not in schema:
+                schema = {**_mapping(schema["allOf"][0]), **beside}
+                continue
+            reference = schema["$ref"]
+            # A reference that leads back to itself says nothing about the value.
+            if not isinstance(reference, str) or reference in followed:
+                return beside
+            followed.add(reference)
+            schema = {**_mapping(self._at(reference)), **beside}
+        return schema
+
+    def _at(self, reference: str) -> Any:
+        """The part of the schema that a reference points to, `None` if it is not in there."""
+        path, found = reference.removeprefix("#"), self._schema
+        if path and not path.startswith("/"):
+            return None
+        for step in path.split("/")[1:]:
+            found = _mapping(found).get(unquote(step).replace("~1", "/").replace("~0", "~"))
+        return found
+
+
+def _mapping(value: Any) -> dict:
+    """A value that should be an object: strangers also write lists, or the schema `true`."""
+    return value if isinstance(value, dict) else {}
+
+
+def _sequence(value: Any) -> list:
+    return value if isinstance(value, list) else []
+
+
+def _same_objects(given: dict, wanted: dict, schema: dict, root: _Root) -> bool:
     parts = {key: _part(schema, key, root) for key in {**wanted, **given}}
     defaults = {key: part.get("default") for key, part in parts.items()}
     pairs = {key: (given.get(key, default), wanted.get(key, default)) for key, default in defaults.items()}
@@ -61,7 +122,7 @@ def _same_objects(given: dict, wanted: dict, schema: dict, root: dict) -> bool:
     )
 
 
-def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: dict) -> list[list[str]]:
+def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: _Root) -> list[list[str]]:
     """Groups of lists to compare without order: those of one length, unless one of them is ordered."""
     by_length: dict[int, list[str]] = {}
     for key, (_, wanted) in pairs.items():
@@ -70,30 +131,12 @@ def _reordered(pairs: dict[str, tuple[Any, Any]], parts: dict[str, dict], root: 
     return [keys for keys in by_length.values() if all(_has_no_order(pairs[key], parts[key], root) for key in keys)]
 
 
-def _part(schema: dict, key: str, root: dict) -> dict:
+def _part(schema: dict, key: str, root: _Root) -> dict:
     """The schema of one property."""
-    additional = schema.get("additionalProperties")
-    part = (schema.get("properties") or {}).get(key, additional if isinstance(additional, dict) else {})
-    return _resolved(part, root)
+    return root.resolve(_mapping(schema.get("properties")).get(key, schema.get("additionalProperties")))
 
 
-def _resolved(schema: dict, root: dict) -> dict:
-    """A schema with its references followed; keywords beside a reference, such as a default, are kept."""
-    if not isinstance(schema, dict):  # `true` and `false` are schemas too
-        return {}
-    while "$ref" in schema or len(schema.get("allOf", ())) == 1:
-        beside = {key: value for key, value in schema.items() if key not in ("$ref", "allOf")}
-        if "$ref" not in schema:
-            schema = {**schema["allOf"][0], **beside}
-            continue
-        referenced: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            referenced = referenced.get(step, {})
-        schema = {**referenced, **beside}
-    return schema
-
-
-def _has_no_order(pair: tuple[Any, Any], part: dict, root: dict) -> bool:
+def _has_no_order(pair: tuple[Any, Any], part: dict, root: _Root) -> bool:
     """Whether two values are lists of strings (names, addresses) and not tuples by the schema."""
     if not all(isinstance(value, list) and all(isinstance(item, str) for item in value) for value in pair):
         return False
@@ -109,26 +152,25 @@ def _same_rows(pairs: Sequence[tuple[Any, Any]]) -> bool:
     return next(rows) == next(rows)
 
 
-def _same(given: Any, wanted: Any, schema: dict, root: dict) -> bool:
+def _same(given: Any, wanted: Any, schema: dict, root: _Root) -> bool:
     return any(_same_as(given, wanted, option, root) for option in _options(schema, root))
 
 
-def _options(schema: dict, root: dict) -> list[dict]:
+def _options(schema: dict, root: _Root) -> list[dict]:
     """The alternatives of `anyOf` or `oneOf`, else the schema itself."""
-    schema = _resolved(schema, root)
-    alternatives = schema.get("anyOf") or schema.get("oneOf")
-    return [_resolved(option, root) for option in alternatives] if alternatives else [schema]
+    schema = root.resolve(schema)
+    alternatives = _sequence(schema.get("anyOf")) or _sequence(schema.get("oneOf"))
+    return [root.resolve(option) for option in alternatives] if alternatives else [schema]
 
 
-def _same_as(given: Any, wanted: Any, schema: dict, root: dict) -> bool:
+def _same_as(given: Any, wanted: Any, schema: dict, root: _Root) -> bool:
     if isinstance(given, dict) and isinstance(wanted, dict):
         return _same_objects(given, wanted, schema, root)
     if isinstance(given, list) and isinstance(wanted, list):
-        of_all = schema.get("items")
-        items = of_all if isinstance(of_all, dict) else {}
+        items = _mapping(schema.get("items"))
         return len(given) == len(wanted) and all(map(lambda a, b: _same(a, b, items, root), given, wanted))
-    types = schema.get("type", [])
-    types = [types] if isinstance(types, str) else types
+    stated = schema.get("type")
+    types = [name for name in ([stated] if isinstance(stated, str) else _sequence(stated)) if isinstance(name, str)]
     return _scalar(given, types) == _scalar(wanted, types)
 
 
@@ -180,10 +222,13 @@ def read_by_schema(arguments: dict[str, Any], schema: dict) -> tuple[dict[str, A
         `tuple[dict[str, Any], list[str]]`: The arguments, and what was changed in words.
     """
     changes: list[str] = []
-    return _read(arguments, schema, schema, "", changes), changes
+    try:
+        return _read(arguments, schema, _Root(schema), "", changes), changes
+    except (_TooManyLookups, RecursionError):
+        return arguments, []
 
 
-def _read(value: Any, schema: dict, root: dict, path: str, changes: list[str]) -> Any:
+def _read(value: Any, schema: dict, root: _Root, path: str, changes: list[str]) -> Any:
     options = _options(schema, root)
     if isinstance(value, str):
         read = _scalar_by_schema(value, options)

@@ -139,7 +139,7 @@ def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
     """Faults of the tools, which need no tokenizer to find."""
     try:
         tools = json.loads(row["tools"] or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         tools = None
     if not isinstance(tools, list):
         yield "tools_not_json"

@@ -14,7 +14,8 @@ Every row:
     R2         as above
     marker     no synthetic markers such as "[TOOL_CALL]"
     turn       no empty turn in the context, and every injection span inside its message
-    tools      `tools` is a JSON list of function schemas
+    tools      `tools` is a JSON list of function schemas, whose references stay in the schema and end (a warning if
+               it has a pattern that cannot be checked in linear time)
     label      labels agree with the recomputed outcome and with the class
     provenance all required fields are present
 
@@ -26,10 +27,6 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
 
 from builders.written_calls import calls_in_words
 
@@ -38,6 +35,7 @@ from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_
 from ..outcomes import Outcome, outcome_of
 from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
+from .tool_schemas import schema_fault, schemas_of
 
 
 CALL_RULES = ("R1", "R3", "R4", "R4b", "R5", "R6", "agreement")
@@ -45,7 +43,8 @@ RULES = ("R0", "R2", *CALL_RULES, "marker", "turn", "tools", "label", "provenanc
 
 SYNTHETIC_MARKERS = ("[TOOL_CALL]", "(Expected:", "[HARMFUL:")
 ROLES = ("system", "user", "assistant", "tool")
-_FORBIDDEN_PREFIX = re.compile(r"^\s*(?:Action|ToolCall|Function|Tool):", re.MULTILINE)
+# Not `\s*`: from every line of a run of empty ones, it would look through the rest of the run.
+_FORBIDDEN_PREFIX = re.compile(r"^[^\S\n]*(?:Action|ToolCall|Function|Tool):", re.MULTILINE)
 _REQUIRED = (
     "source_dataset",
     "record_id",
@@ -179,37 +178,16 @@ def _agreement_rule(sample: dict, parsed: Parsed) -> Iterator[Violation]:
 def _tool_rules(sample: dict, parsed: Parsed) -> Iterator[Violation]:
     try:
         tools = schemas_of(sample["tools"])
+        for call in parsed.calls:
+            fault = schema_fault(call, tools)
+            if fault:
+                yield Violation("R4b", fault)
     except ValueError as error:
         yield Violation("tools", str(error))
         return
-    for call in parsed.calls:
-        fault = schema_fault(call, tools)
-        if fault:
-            yield Violation("R4b", fault)
-
-
-@lru_cache(maxsize=4096)
-def schemas_of(tools: str | None) -> dict[str, Draft202012Validator]:
-    """Validators of the tools, by tool name. Cached, because many rows have the same tools.
-
-    Raises:
-        ValueError: If the text is not a JSON list of function schemas.
-    """
-    schemas = parameter_schemas(tools)
-    for name, schema in schemas.items():
-        try:
-            Draft202012Validator.check_schema(schema)
-        except SchemaError as error:
-            raise ValueError(f"the schema of tool {name!r} is none: {error.message[:120]}") from None
-    return {name: Draft202012Validator(schema) for name, schema in schemas.items()}
-
-
-def schema_fault(call: ToolCall, tools: dict[str, Draft202012Validator]) -> str | None:
-    """Describe why a call does not fit the tools, or return `None` if it does."""
-    if call.name not in tools:
-        return f"tool {call.name!r} is not on offer"
-    fault = next(tools[call.name].iter_errors(call.arguments), None)
-    return None if fault is None else f"arguments of {call.name!r} do not fit: {fault.message[:120]}"
+    for name, tool in tools.items():
+        for pattern in tool.unread_patterns:
+            yield Violation("tools", f"the pattern {pattern!r} of tool {name!r} is not checked", is_error=False)
 
 
 def _turn_rules(sample: dict) -> Iterator[Violation]:

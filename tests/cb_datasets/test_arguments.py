@@ -183,3 +183,57 @@ def test_all_other_values_stay(arguments):
 def test_a_schema_that_asks_for_nothing_changes_nothing(schema):
     assert read_by_schema({"a": "1"}, schema) == ({"a": "1"}, [])
     assert same_arguments({"a": "1"}, {"a": "1"}, schema)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"$ref": "#/properties/q"},
+        {"allOf": [{"$ref": "#/properties/q"}]},
+        {"anyOf": [{"$ref": "#/properties/q"}, {"$ref": "#/properties/q"}]},
+        {"$ref": "https://example.org/q.json"},
+        {"$ref": 5},
+        {"$ref": "#/properties/q/anyOf/0"},
+        {"allOf": [True]},
+        {"anyOf": "no list"},
+        {"type": [{"no": "name"}]},
+        {"items": False, "properties": []},
+        True,
+        "no schema",
+    ],
+)
+def test_schemas_of_strangers_end_and_change_nothing(part):
+    """Loops, references elsewhere, and what is no schema: values are compared as they are."""
+    schema = {"type": "object", "properties": {"q": part}}
+    for value, another in (("tides", "moon"), (["a"], ["b"]), ({"a": {"b": 1}}, {"a": {"b": 2}}), (1, 2)):
+        assert same_arguments({"q": value}, {"q": value}, schema)
+        assert not same_arguments({"q": value}, {"q": another}, schema)
+
+
+@pytest.mark.parametrize("schema", [{"$ref": "#"}, {"properties": "none"}, [], "no schema"])
+def test_so_do_whole_schemas(schema):
+    assert same_arguments({"q": "Tides"}, {"q": "tides"}, schema) and not same_arguments(
+        {"q": "a"}, {"q": "b"}, schema
+    )
+
+
+def test_alternatives_that_double_at_every_level_are_given_up():
+    node = {"properties": {"next": {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}}}
+    schema = {"$defs": {"a": node}, "$ref": "#/$defs/a"}
+
+    def nested(depth: int, leaf: str) -> dict:
+        return {"next": nested(depth - 1, leaf)} if depth else {"leaf": leaf}
+
+    assert same_arguments(nested(60, "x"), nested(60, "x"), schema)
+    assert not same_arguments(nested(60, "x"), nested(60, "y"), schema), "2 to the power of 60 comparisons"
+    assert not same_arguments(nested(900, "x"), nested(900, "y")), "deeper than the interpreter allows"
+
+
+def test_escaped_references_are_followed():
+    schema = {"$defs": {"a/b": {"type": "integer"}}, "properties": {"q": {"$ref": "#/$defs/a~1b"}}}
+    assert same_arguments({"q": "3"}, {"q": 3}, schema)
+
+
+def test_tools_nested_beyond_all_measure_are_no_schemas():
+    with pytest.raises(ValueError, match="not a JSON list of function schemas"):
+        parameter_schemas("[" * 100_000 + "]" * 100_000)

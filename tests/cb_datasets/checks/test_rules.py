@@ -5,8 +5,10 @@ import json
 import pytest
 
 from builders.trace import message
-from cb_datasets.checks.rules import RULES, check, schemas_of
+from cb_datasets.checks.rules import RULES, check
+from cb_datasets.checks.tool_schemas import schemas_of
 from cb_datasets.sample import HARMFUL_CLASSES, PRIORITY_WEIGHTS
+from tests.growth import FACTOR, growth
 
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
 
@@ -232,3 +234,17 @@ def test_every_violated_rule_is_in_rules(make_sample):
     samples = [make_sample(f"```Action: [TOOL_CALL]\n{RIGHT}{RIGHT}", "adversarial_safe"), make_sample("", "refusal")]
     violated = {violation.rule for sample in samples for violation in check(sample)}
     assert violated and violated <= set(RULES) and len(set(RULES)) == len(RULES)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: "\n" * n + RIGHT,
+        lambda n: " \n" * n + RIGHT,
+        lambda n: "Action" * n + RIGHT,
+        lambda n: RIGHT + "\n" * n,
+    ],
+)
+def test_the_rules_for_calls_take_linear_time(make_sample, make):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert growth(lambda text: check({**sample, "assistant_raw": text}), make, 3000) < 3 * FACTOR

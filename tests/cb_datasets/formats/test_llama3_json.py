@@ -1,8 +1,12 @@
+import itertools
 import json
+import re
 
 import pytest
 
 from cb_datasets.formats import FORMATS, ToolCall, format_of, get_format
+from cb_datasets.formats.llama3_json import _NEXT_CALL
+from tests.growth import FACTOR, growth
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -102,3 +106,37 @@ def test_formats_by_name_and_by_template(llama_tokenizer):
         get_format("lama")
     with pytest.raises(ValueError, match="none of the tool-call formats"):
         format_of("<|im_start|>{{ messages }}")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: f"<|python_tag|>{CALL}{' ' * n}x<|eom_id|>",
+        lambda n: f"<|python_tag|>{CALL}" + "\n" * n + "x<|eom_id|>",
+        lambda n: f"<|python_tag|>{CALL};" + "\n \n" * n + f"{CALL}<|eom_id|>",
+        lambda n: f"<|python_tag|>{'; '.join([CALL] * (n // 10))}<|eom_id|>",
+        lambda n: f"{CALL}\n" * (n // 10),
+        lambda n: "{" * n,
+        lambda n: '{"a":' * n,
+        lambda n: f"<|python_tag|>{'a.' * n}",
+        lambda n: "<|python_tag|>" * n,
+        lambda n: " " * n,
+    ],
+)
+def test_reading_takes_linear_time(make):
+    def read(text: str) -> None:
+        LLAMA.parse(text)
+        LLAMA.executed_calls(text)
+
+    assert growth(read, make, 4000) < 3 * FACTOR
+
+
+def test_separators_of_calls_are_those_of_the_grammar():
+    """Blanks, at most one sign, at most one tag, and the next call: by all strings of four pieces."""
+    grammar = re.compile(r"\s*(?:[;,]\s*|\n\s*)?(?:<\|python_tag\|>)?\s*\{")
+    for pieces in itertools.product(("", " ", "\n", ";", ",", "<|python_tag|>", "x"), repeat=4):
+        text = "".join(pieces)
+        expected = "multi_call" if grammar.fullmatch(text + "{") else "trailing_text"
+        if text.strip() and "<|python_tag|>" not in text:
+            assert LLAMA.parse(f"<|python_tag|>{CALL}{text}{CALL}<|eom_id|>").diagnosis == expected, text
+        assert (_NEXT_CALL.match(text + "{") is None) == (grammar.fullmatch(text + "{") is None), text
