@@ -115,7 +115,7 @@ $(REPORTS)/quality_gates.json: $(REPORTS)/validation_report.json $(REPORTS)/sour
 MARKS := $(wildcard $(DATA)/audit/marks.parquet)
 
 $(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(PROMPT_SETS) $(MARKS)
-	$(CB) merge $(SETS) --prompts $(PROMPTS) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
+	$(CB) merge $(SETS) $(if $(TASKS),--prompts $(PROMPTS)) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
 		--schemas $(DATA)/schemas --model $(MODEL) $(MARKS:%=--marks %) $(MERGE_FLAGS)
 
 $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json

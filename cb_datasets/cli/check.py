@@ -170,7 +170,7 @@ def merge(
     """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
     from ..audit.marks import marked_bad
     from ..export import json_schema
-    from ..files import write_json
+    from ..files import folders_in, write_json
     from ..merge.dropped_rows import DROPPED_ROWS_FILE
     from ..merge.merge import MergeOptions
     from ..merge.merge import merge as merge_sets
@@ -183,7 +183,7 @@ def merge(
     if check:
         bad |= _checked(sets, output.parent / "quarantine" / "merge")
     outputs = {"train": output / "train", "eval": eval_output or output / "eval"}
-    prompt_sets = [folder.parent for folder in sorted(prompts.glob("*/data.parquet"))] if prompts else []
+    prompt_sets = folders_in(prompts, "evaluation prompts") if prompts else []
     marked = marked_bad(marks) if marks else set()
     stats = (reports or output.parent / "reports") / "stats.json"
     left_out = stats.with_name(DROPPED_ROWS_FILE)

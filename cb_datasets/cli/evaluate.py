@@ -40,14 +40,17 @@ def evaluate(
     from ..evaluation.evaluate import EvaluationOptions, evaluate_models
     from ..evaluation.gates import failed_gates
     from ..evaluation.results import named_adapters
-    from ..files import load_rows
+    from ..files import folders_in, load_rows
     from ..report.attack_sections import read_attack_results
     from ..report.plots.cosines import read_diagnostics
     from ..report.report import write_report
     from ..sample import PROMPT_FEATURES
 
     adapters = named_adapters(adapter, also or [])
-    rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in sorted(prompts.iterdir())])
+    folders = folders_in(prompts, "evaluation prompts")
+    rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in folders])
+    if len(rows) == 0:
+        raise ValueError(f"{prompts}: no prompt in any task. Run `cb-datasets generate-eval` again.")
     options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits)
     attack_results = read_attack_results(output)  # an unreadable file is an error before a model loads
     judge = engine.serve(refusal_judge, refusal_judge) if refusal_judge else None

@@ -18,7 +18,7 @@ import pyarrow.compute
 import pyarrow.parquet
 from tqdm import tqdm
 
-from ..checks.gates import gate_report
+from ..checks.gates import at_least, gate_report
 from ..checks.thresholds import MergedThresholds
 from ..files import (
     REPORT_FILE,
@@ -83,6 +83,9 @@ def merge(
             # The gates read the written files, not the decision, so that a fault in writing fails them too.
             written = {split: _read_back(path, f"Checking {split}") for split, path in temporary.items()}
             gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits)
+            if prompts:
+                num_prompts = count_rows(prompts)
+                gates.append(at_least("merged: evaluation prompts to compare with", num_prompts, 1, num_prompts))
             report = _report(counts, reasons, [*folders, *prompts]) | gate_report(gates, limits)
             # Raising is what makes the context managers delete the temporary files instead of moving them into place.
             if not report["passed"]:

@@ -10,9 +10,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from builders.trace import message
 from cb_datasets.cli import app
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_text
-from cb_datasets.sample import SAMPLE_FEATURES
+from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
 
 from ..conftest import RIGHT, TEXT, WRONG
 
@@ -252,6 +253,39 @@ def test_sets_of_one_name_are_checked_apart(sets, tmp_path):
     folders = [tmp_path / name / "harmful" / "b4_flips" for name in "ab"]
     result = run("validate", *folders, "--quarantine", tmp_path / "q", "--report", tmp_path / "r.json")
     assert result.returncode == 1 and "Two sets have one name" in result.stderr
+
+
+def test_prompts_that_are_not_there_are_an_error(make_sample, prompt, tmp_path):
+    """Without them, training rows would be compared with nothing."""
+    rows = [make_sample(WRONG, "harmful_flip"), make_sample(RIGHT, "adversarial_safe")]
+    for row, name in zip(rows, ("harmful/flips", "retain/safe"), strict=True):
+        save_rows(to_dataset([row], SAMPLE_FEATURES), tmp_path / name, {})
+
+    def merged(prompts: Path) -> subprocess.CompletedProcess:
+        flags = ("--dr-ratio", 1, "--min-adversarial-safe", 1, "--prompts", prompts)
+        return run("merge", tmp_path, "--output", tmp_path / "out", *flags)
+
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "unfinished" / "tool_flip").mkdir(parents=True)
+    for name, said in (
+        ("nowhere", "no folder"),
+        ("empty", "No evaluation prompts in"),
+        ("unfinished", "No dataset in"),
+    ):
+        result = merged(tmp_path / name)
+        assert result.returncode == 1 and said in result.stderr and str(tmp_path / name) in result.stderr
+        assert "Traceback" not in result.stderr and not (tmp_path / "out" / "train").exists()
+    save_rows(to_dataset([], PROMPT_FEATURES), tmp_path / "prompts" / "tool_flip", {})
+    assert merged(tmp_path / "prompts").returncode == 1, "a gate over no prompts fails"
+    [failed] = [gate for gate in read_json(tmp_path / "reports" / "stats.json")["gates"] if not gate["passed"]]
+    assert failed["name"] == "merged: evaluation prompts to compare with" and failed["rows"] == 0
+    unrelated = {**prompt, "id": "other", "group": "other", "pair": "other", "messages": [message("user", "Hello.")]}
+    unrelated |= {"injection": [], "provenance": empty_provenance("test", "other")}
+    save_rows(to_dataset([unrelated], PROMPT_FEATURES), tmp_path / "prompts" / "tool_flip", {})
+    assert merged(tmp_path / "prompts").returncode == 0
+    assert merged(tmp_path / "prompts" / "tool_flip").returncode == 0, "one task's folder"
+    save_rows(to_dataset([prompt], PROMPT_FEATURES), tmp_path / "prompts" / "tool_flip", {})
+    assert merged(tmp_path / "prompts").returncode == 1, "its request is in train"
 
 
 @pytest.mark.parametrize("quota", ["benign_twin", "benign_twin=x", "nice=3", "benign_twin=-1"])
