@@ -14,7 +14,8 @@ from tqdm import tqdm
 from .chat import MAX_LENGTH, encode_prompt, spells_control_token
 from .counts import listed
 from .files import REPORT_FILE, load_rows, read_json
-from .markdown import markdown_table
+from .markdown import Markdown, markdown_table
+from .terminal import shown_line
 
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def by_source(sheets: dict[str, dict]) -> dict[str, dict]:
 def _measured(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict:
     splits = [load_rows(folder / split) for split in ("train", "eval")]
     traces = (trace for rows in splits for trace in rows)
-    bar = tqdm(traces, desc=f"Measuring {folder.name}", total=sum(map(len, splits)), unit="trace")
+    bar = tqdm(traces, desc=shown_line(f"Measuring {folder.name}"), total=sum(map(len, splits)), unit="trace")
     measured = [(len(encode_prompt(tokenizer, trace)), spells_control_token(tokenizer, trace)) for trace in bar]
     lengths = np.array([length for length, _ in measured])
     p50, p95 = (int(np.percentile(lengths, percent)) for percent in (50, 95))
@@ -78,7 +79,7 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         [
             name,
             sheet["licence"],
-            "yes" if sheet["redistributable"] else "**no**",
+            "yes" if sheet["redistributable"] else Markdown("**no**"),
             sheet["source_revision"],
             listed(sheet.get("tokens", {})) or "not measured",
             sheet.get("spell_control_tokens", "not measured"),

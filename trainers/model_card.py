@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from cb_datasets.evaluation.results import model_names
+from cb_datasets.markdown import cell, code
 from cb_datasets.report.tables import metric_table_rows
 
 from .objective.terms import TERMS
@@ -44,8 +45,12 @@ def model_card(
         template_path=str(MODEL_CARD_TEMPLATE),
         reroutes=any(TERMS[term].reroutes for term in facts["weights"]),
         gates=gates,
-        models=models,
-        evaluation=metric_table_rows(dict(evaluation), models) if evaluation else None,
+        models=list(map(cell, models)),
+        evaluation=[tuple(map(cell, row)) for row in metric_table_rows(dict(evaluation), models)]
+        if evaluation
+        else None,
+        cell=cell,
+        code=code,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "datasets", "cb-datasets")},
         **{name: value for name, value in facts.items() if name not in ("tags", "dataset_on_hub")},
     )

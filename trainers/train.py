@@ -42,6 +42,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
     from trl import get_peft_config, get_quantization_config
 
     from cb_datasets.generation.backend import check_model
+    from cb_datasets.terminal import shown
 
     from .circuit_breaker_config import as_dict
     from .circuit_breaker_trainer import CircuitBreakerTrainer
@@ -69,7 +70,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
             peft_config=get_peft_config(model_args),
         )
     except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+        raise SystemExit(shown(str(error))) from error
 
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     folder = trainer.output_folder

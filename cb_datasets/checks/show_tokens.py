@@ -9,6 +9,7 @@ The tokens with loss are in brackets, separated by `|`; in colour, the injection
 from typing import TYPE_CHECKING
 
 from ..chat import encode_sample, injection_tokens_in
+from ..terminal import shown
 
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ def show_tokens(row: dict, tokenizer: "PreTrainedTokenizerBase") -> "Text":
 
     sample = encode_sample(tokenizer, row)
     prompt, with_loss = sample.prompt, sample.ids[sample.prompt_length :]
-    text = Text(prompt.text, style="dim")
+    # `shown` keeps every position, so the tokens' offsets hold.
+    text = Text(shown(prompt.text), style="dim")
     for first, last in injection_tokens_in(tokenizer, row, prompt) if row["injection"] else ():
         text.stylize("not dim yellow", prompt.offsets[first][0], prompt.offsets[last - 1][1])
     if len(text) > HEAD + TAIL:
         omitted = Text(f"\n[... {len(text) - HEAD - TAIL} characters not shown ...]\n", style="italic")
         text = text[:HEAD] + omitted + text[len(text) - TAIL :]
     # Alternating styles make the token boundaries visible.
-    pieces = [str(tokenizer.decode([id])) for id in with_loss]
+    pieces = [shown(str(tokenizer.decode([id]))) for id in with_loss]
     styles = ("bold green", "bold bright_green underline")
     text.append("[[", style="bold")
     for number, piece in enumerate(pieces):

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..terminal import shown
 from . import attack, build, check, evaluate, export, generate, publish
 
 
@@ -45,5 +46,5 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         sys.exit(1)

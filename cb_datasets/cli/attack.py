@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from ..counts import listed
+from ..terminal import print_line
 from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, takes
 from .output import table, tokenizer
 
@@ -63,7 +64,7 @@ def attack(
     result = run_ladder(attackable, models, budgets, engine.batch_size, engine.work_dir)
     write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(attackable), "left_out": left_out})
     table(["", *models], list(adaptive_table_rows(result, list(models))))
-    print(f"attack: {len(attackable)} prompts of {task} -> {output / ADAPTIVE_FILE}")
+    print_line(f"attack: {len(attackable)} prompts of {task} -> {output / ADAPTIVE_FILE}")
 
 
 @app.command()
@@ -144,5 +145,5 @@ def agentdojo(
     table(["", *models], metric_table_rows(result, models, AGENTDOJO_METRICS))
     for name in models:
         failures = Counter(failure["reason"] for failure in result["failures"][name])
-        print(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")
-    print(f"agentdojo: runs and results -> {output}")
+        print_line(f"  {name}: {listed(result['verdicts'][name]) or 'no run'}; failures: {listed(failures) or 'none'}")
+    print_line(f"agentdojo: runs and results -> {output}")

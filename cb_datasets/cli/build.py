@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..counts import listed
+from ..terminal import print_line
 from .options import (
     FitOption,
     MaxEachOption,
@@ -96,14 +97,14 @@ def ingest(
     fields = _config_fields(source, **given, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
-    print(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
-    print(f"{listed(report['verdicts'])}; {dropped(report['drops'])}")
+    print_line(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
+    print_line(f"{listed(report['verdicts'])}; {dropped(report['drops'])}")
     if report.get("repaired"):
-        print(f"  repaired: {listed(report['repaired'])}")
+        print_line(f"  repaired: {listed(report['repaired'])}")
     destination = "not written (--dry-run)" if dry_run else f"-> {output}"
-    print(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {destination}")
+    print_line(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {destination}")
     if not report["redistributable"]:
-        print(f"  not redistributable: releases leave these rows out, their licence is {report['licence']}")
+        print_line(f"  not redistributable: releases leave these rows out, their licence is {report['licence']}")
     if not dry_run:
         save_traces(splits, output, report)
     for subset, (source_of_subset, spec) in RECORDED_SETS.items():
@@ -206,7 +207,7 @@ def generate_eval(
             raise ValueError(f"The eval split of {_names(traces)} has no prompts for {task}.")
         chosen = choose(rows, max_prompts, seed)
         save_rows(chosen, output / task, {"task": task, "rows": len(chosen), "available": len(rows)})
-        print(f"generate-eval {task}: {len(chosen)} prompts of {len(rows)} held out -> {output / task}")
+        print_line(f"generate-eval {task}: {len(chosen)} prompts of {len(rows)} held out -> {output / task}")
 
 
 def _names(folders: list[Path]) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from ..checks.thresholds import MergedThresholds, Thresholds
 from ..counts import listed
+from ..terminal import print_line, shown, shown_line
 from .options import MaxLengthOption, SeedOption, takes
 from .output import dropped, gate_table, stop_unless, table, tokenizer, verdict, write_checked
 
@@ -193,8 +194,8 @@ def merge(
     stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
     write_json((schemas or output.parent / "schemas") / "canonical_sample_schema.json", json_schema())
     for split, part in report["splits"].items():
-        print(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
-    print(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
+        print_line(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
+    print_line(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
 
 
 def _checked(sets: list[Path], quarantine: Path) -> set[str]:
@@ -272,7 +273,7 @@ def preflight(
     if target is not None:
         _show(sets, show, target)
         _bars(report["histogram"])
-    print(
+    print_line(
         f"preflight: {report['rows']} rows, tokens {listed(report.get('tokens') or {}) or 'not counted'}; "
         f"faults: {listed(report['faults']) or 'none'}; "
         f"text that spells control tokens: {listed(report['spell_control_tokens']) or 'none'}"
@@ -284,12 +285,13 @@ def _show(sets: list[Path], count: int, target: "PreTrainedTokenizerBase") -> No
     from itertools import islice
 
     from rich.console import Console
+    from rich.text import Text
 
     from ..checks.show_tokens import show_tokens
     from ..files import stream_rows
 
     for row in islice(stream_rows(sets), count):
-        Console(highlight=False).rule(row["id"])
+        Console(highlight=False).rule(Text(shown_line(row["id"])))
         Console(highlight=False, soft_wrap=True).print(show_tokens(row, target))
 
 
@@ -297,7 +299,7 @@ def _bars(histogram: dict[str, int]) -> None:
     """Print the histogram of lengths as bars."""
     most = max(histogram.values(), default=1)
     for tokens, count in histogram.items():
-        print(f"  {tokens:>13} tokens {count:>8} {'█' * -(-40 * count // most)}")
+        print_line(f"  {tokens:>13} tokens {count:>8} {'█' * -(-40 * count // most)}")
 
 
 @app.command()
@@ -314,9 +316,10 @@ def explain(
 
     row, sections = explain_row(id, data_dir)
     for title, lines in sections.items():
-        print(title)
+        print_line(title)
         for line in lines:
-            print(f"  {line}")
+            # Further lines of a text are set in, so that none looks like a part of this report.
+            print("  " + shown(line).replace("\n", "\n    "))
     if model is not None:
         Console(highlight=False, soft_wrap=True).print(show_tokens(row, tokenizer(model)))
 
@@ -333,7 +336,7 @@ def _sets(paths: list[Path]) -> list[Path]:
     for folder in folders:
         check_former_name(folder)
         if notice := former_name_notice(folder):
-            print(notice, file=sys.stderr)
+            print_line(notice, file=sys.stderr)
     return folders
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ..checks.thresholds import EvaluationThresholds
+from ..terminal import print_line
 from .options import CurvesOption, DiagnosticsOption, Engine, ExtraAdaptersOption, SeedOption, takes
 from .output import stop_unless, table
 
@@ -59,7 +60,7 @@ def evaluate(
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
     results = evaluate_models(rows, loaded, options, engine.work_dir, judge)
     _print_tables(write_report(results, output, cosines, curves, attack_results=attack_results))
-    print(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
+    print_line(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(results["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
 
@@ -90,7 +91,7 @@ def report(
     cosines = read_diagnostics(diagnostics, first["settings"]["adapters"]) if diagnostics else None
     attack_results = read_attack_results(results[0].parent)
     _print_tables(write_report(first, output, cosines, curves, runs if others else None, attack_results))
-    print(f"report: {len(first['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
+    print_line(f"report: {len(first['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
 
 
 def _print_tables(results: dict) -> None:

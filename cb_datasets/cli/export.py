@@ -37,7 +37,7 @@ def export(
 
     if layout == ExportLayout.SAMPLES:
         export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
-        print(f"export: {count_rows([folder])} rows -> {output}")
+        print_line(f"export: {count_rows([folder])} rows -> {output}")
         return
     drops, written = Counter[str](), Counter[str]()
 
@@ -50,9 +50,9 @@ def export(
             raise ValueError(f"{folder}: no sample gives a row for {layout}; {dropped(drops)}.")
 
     write_jsonl(rows(), output)
-    print(f"export {layout}: {written['rows']} rows of {count_rows([folder])} samples, {dropped(drops)} -> {output}")
+    print_line(f"export {layout}: {written['rows']} rows of {count_rows([folder])} samples, {dropped(drops)} -> {output}")
     if written["inexact"]:
-        print(f"  numbers of {written['inexact']} rows change in load_dataset, see docs/collaborators.md")
+        print_line(f"  numbers of {written['inexact']} rows change in load_dataset, see docs/collaborators.md")
 
 
 @app.command("import")
@@ -66,4 +66,4 @@ def import_(
 
     rows = import_jsonl(file, output)
     write_json(output / REPORT_FILE, {"file": file.name, "rows": rows})
-    print(f"import: {rows} rows -> {output}")
+    print_line(f"import: {rows} rows -> {output}")

@@ -11,6 +11,7 @@ import click
 import typer
 
 from ..counts import listed
+from ..terminal import print_line
 from .options import (
     FitOption,
     GenerationOptions,
@@ -184,7 +185,7 @@ def _is_dry_run(by_split: "dict[str, Dataset]", tasks: set[str], generation: Gen
         for task in sorted(tasks):
             prompts = choose_prompts(by_split, task, generation.limits, generation.seed, generation.per_tool)
             counts = listed({split: len(rows) for split, rows in prompts.items()})
-            print(f"{task}: {counts} prompts; not completed (--dry-run)")
+            print_line(f"{task}: {counts} prompts; not completed (--dry-run)")
     return generation.dry_run
 
 

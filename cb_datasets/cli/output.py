@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..counts import listed
+from ..terminal import print_line, shown
 
 
 if TYPE_CHECKING:
@@ -32,13 +33,17 @@ def table(header: list[str], rows: list[tuple]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(*header, box=box.SIMPLE_HEAD)
+    # As `Text`: in a string, "[red]" or "[link=...]" would be markup.
+    printed = Table(box=box.SIMPLE_HEAD)
+    for title in header:
+        printed.add_column(Text(shown(title)))
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        printed.add_row(*(Text(shown(str(cell))) for cell in row))
     # A pipe has no width of its own; without one, columns would be cut at 80 characters in logs.
     width = None if sys.stdout.isatty() else 160
-    Console(width=width).print(shown)
+    Console(width=width).print(printed)
 
 
 def category_table(by_category: dict[str, dict[str, dict[str, int]]]) -> None:
@@ -69,17 +74,17 @@ def save_set(samples: "SampleSet", output: Path | None, shards: str | None = Non
     summary = samples.summary()
     category_table(summary["by_category"])
     if shards is not None:
-        print(f"{samples.name}: shards {shards} are done; no set is written")
+        print_line(f"{samples.name}: shards {shards} are done; no set is written")
         return
     if not samples.samples:
         raise ValueError(f"{samples.name}: no sample was kept; {dropped(summary['drops'])}.")
     if output is not None:
         save_rows(samples.dataset(), output, summary)
     counts = f"{listed(summary['splits'])}; {listed(summary['completions'])}"
-    print(f"{samples.name}: {summary['kept']} samples of {summary['candidates']} ({counts}); ", end="")
-    print(f"{dropped(summary['drops'])} -> {output or 'not written'}")
+    print_line(f"{samples.name}: {summary['kept']} samples of {summary['candidates']} ({counts}); ", end="")
+    print_line(f"{dropped(summary['drops'])} -> {output or 'not written'}")
     if summary["read_by_schema"]:
-        print(f"  {summary['read_by_schema']} with numbers or booleans that were recorded as text, read by the schema")
+        print_line(f"  {summary['read_by_schema']} with numbers or booleans that were recorded as text, read by the schema")
 
 
 def verdict(passed: bool) -> str:
@@ -100,7 +105,7 @@ def gate_table(report: dict) -> None:
     ]
     table(["gate", "value", "limit", "rows", ""], rows)
     for name, change in report["thresholds_changed_by_recipe"].items():
-        print(f"  threshold changed by the recipe: {name} {change['default']} -> {change['used']}")
+        print_line(f"  threshold changed by the recipe: {name} {change['default']} -> {change['used']}")
 
 
 def write_checked(output: Path, report: dict) -> Path:
@@ -118,5 +123,5 @@ def write_checked(output: Path, report: dict) -> Path:
 def stop_unless(passed: bool, message: str) -> None:
     """Exit with code 1 and one line on stderr unless a check passed."""
     if not passed:
-        print(message, file=sys.stderr)
+        print_line(message, file=sys.stderr)
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..counts import listed
+from ..terminal import print_line
 from .options import takes
 from .output import table
 
@@ -63,13 +64,13 @@ class Publishing:
         from ..publish.push import push_folder
 
         if token is None:
-            print(f"{command}: {target.repo_id}: nothing was sent (--dry-run) -> {folder}")
+            print_line(f"{command}: {target.repo_id}: nothing was sent (--dry-run) -> {folder}")
             return None
         pushed = push_folder(folder, target, token, is_owned)
         read_back(target.repo_id, pushed.commit, manifest, token)
-        print(f"{command}: {pushed.url}, commit {pushed.commit}: read back and verified")
+        print_line(f"{command}: {pushed.url}, commit {pushed.commit}: read back and verified")
         if self.create_pr:
-            print(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
+            print_line(f"  pull request: {pushed.pull_request or 'none: nothing differs from what is there'}")
         return pushed.tag or pushed.commit
 
 
@@ -92,7 +93,7 @@ def push(
     _print_folder(folder, manifest)
     revision = publishing.send("push", target, folder, manifest, token, is_dataset_file, read_back)
     for config in manifest["configs"] if revision else ():
-        print(f'  load_dataset("{repo}", "{config}", revision="{revision}")')
+        print_line(f'  load_dataset("{repo}", "{config}", revision="{revision}")')
 
 
 @app.command()
@@ -115,7 +116,7 @@ def push_model(
     table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
     revision = publishing.send("push-model", target, folder, manifest, token, is_adapter_file, read_files_back)
     if revision:
-        print(f'  PeftModel.from_pretrained(model, "{repo}", revision="{revision}")')
+        print_line(f'  PeftModel.from_pretrained(model, "{repo}", revision="{revision}")')
 
 
 def _print_folder(folder: Path, manifest: dict) -> None:
@@ -129,7 +130,7 @@ def _print_folder(folder: Path, manifest: dict) -> None:
     ]
     table(["config", "rows", "files"], rows)
     size = sum(file["bytes"] for file in manifest["files"].values())
-    print(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
+    print_line(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
 
 
 @app.command()
@@ -159,7 +160,7 @@ def view(
     home = folder.parent if folder.is_file() else folder
     store, kept = RowStore(folder), Marks(marks or home / "audit" / "marks.parquet")
     with AuditServer(store, kept, port, tokenizer(model) if model else None) as server:
-        print(f"view: {len(store)} rows on {server.url} (end with Ctrl-C); marks -> {kept.path}", flush=True)
+        print_line(f"view: {len(store)} rows on {server.url} (end with Ctrl-C); marks -> {kept.path}")
         try:
             server.serve_forever()
         except KeyboardInterrupt:

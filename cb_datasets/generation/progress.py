@@ -11,6 +11,8 @@ from typing import Self
 from datasets import Dataset
 from tqdm import tqdm
 
+from ..terminal import shown_line
+
 
 class Progress:
     """Progress bar over prompts. Rates and remaining time leave out shards that were finished before this run.
@@ -27,7 +29,7 @@ class Progress:
         self, description: str, total: int, finished: int, accepts: Callable[[dict], bool] | None = None
     ) -> None:
         self._bar = tqdm(
-            desc=description,
+            desc=shown_line(description),
             total=total,
             initial=finished,
             smoothing=0,  # average over the whole run: shards differ too much to extrapolate from the latest ones

@@ -9,6 +9,7 @@ from jinja2 import Template
 
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
+from ..markdown import cell, code
 from ..report.plots import PLOT_CAPTIONS
 from ..report.tables import gate_rows, metric_table_rows
 from .check import secret_faults
@@ -105,12 +106,12 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
     sections = Template(CARD_SECTIONS_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
-        models=model_names(results),
-        rows=metric_table_rows(results, model_names(results)),
-        gates=gate_rows(results),
+        models=list(map(cell, model_names(results))),
+        rows=[tuple(map(cell, row)) for row in metric_table_rows(results, model_names(results))],
+        gates=[tuple(map(cell, row)) for row in gate_rows(results)],
         tasks="greedy decoding",
         has_plot=has_plot,
-        base_model=base,
+        base_model=code(base) if base else None,
         llama=licence is not None,
     )
     if dataset is not None:

@@ -20,7 +20,7 @@ from ..counts import listed
 from ..datasheet import by_source
 from ..export import export_row
 from ..files import read_json
-from ..markdown import cell
+from ..markdown import cell, code
 from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
 from .folder import PLOT, SIZE_CATEGORIES, WrittenSplit, union
 
@@ -69,6 +69,7 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
         plot=PLOT,
         fence="```",
         cell=cell,
+        code=code,
         listed=lambda counts: listed(dict(counts)) or "none",
         number=lambda value: "nothing to measure" if value is None else f"{value:.4g}",
         **facts,

@@ -7,7 +7,7 @@ from ..counts import listed
 from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
-from ..markdown import markdown_table
+from ..markdown import cell, code, markdown_table
 from .attack_sections import attack_sections
 from .live_section import live_runs, live_summary
 from .page import write_page
@@ -79,7 +79,7 @@ def write_report(
 def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) -> str:
     models = model_names(results)
     lines = ["# Base against breaker", ""]
-    lines += [f"- {key}: `{value}`" for key, value in results["settings"].items()]
+    lines += [f"- {cell(key)}: {code(value)}" for key, value in results["settings"].items()]
     lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
     lines += _table(["", *models], [*metric_table_rows(results, models), *live_rows(results, models)])
     if "sampled" in results:
@@ -94,7 +94,7 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
         lines += [f"## {section.title}", "", *(line for text in section.paragraphs for line in (text, ""))]
         lines += _table(["", *section.models], section.rows) if section.rows else []
         for title, header, rows in section.details:
-            lines += [f"### By {title}", "", *_table(header, rows)]
+            lines += [f"### By {cell(title)}", "", *_table(header, rows)]
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(results))]
     if kinds := kind_rows(results):
         lines += ["## Kinds of attack", "", KINDS_EXPLAINED, "", *_table(kind_header(results), kinds)]
@@ -110,11 +110,11 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
             for metric, change in changed.items()
         ]
         lines += _table([name, "gained", "lost", "McNemar p"], rows)
-    lines += ["## Slices", "", f"Each cell: {' / '.join(models)}, and the number of prompts.", ""]
+    lines += ["## Slices", "", f"Each cell: {' / '.join(map(cell, models))}, and the number of prompts.", ""]
     for table in slice_tables(results):
         lines += _table(*slice_rows(table, models))
     lines += ["## Coherence", "", *_table(COHERENCE_HEADER, coherence_rows(results))]
-    lines += [f"Prompts without a completion (too long): {listed(results['errors'])}.", ""]
+    lines += [f"Prompts without a completion (too long): {cell(listed(results['errors']))}.", ""]
     lines += [
         "The attacks in the evaluation prompts are fixed texts: their metrics say nothing about adaptive attackers.",
         "",

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 import yaml
 from datasets import Features, get_dataset_config_names, load_dataset
+from markdown_it import MarkdownIt
 
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_json
 from cb_datasets.publish.check import folder_faults
@@ -167,6 +168,35 @@ def refused(data: Path, tmp_path: Path, why: str, token: str | None = None) -> N
     with pytest.raises((ReleaseError, FileNotFoundError), match=why):
         make_release(data, REPO, tmp_path / "release", token)
     assert [path.name for path in tmp_path.iterdir()] == ["data"], "no partial release is left"
+
+
+def test_names_of_strangers_are_text_in_the_card(release: Path, data: Path, tmp_path: Path):
+    """Images, links, HTML, tables, front matter and templates: only what they spell is in the card."""
+    hostile = (
+        "a|b ![x](http://x.org/p.png) [y](http://x.org) <img src=x> **c** `d` {{ 7 * 7 }}\n---\nlicense: mit\n---\n# T"
+    )
+
+    def changed(row: dict) -> dict:
+        origin = {"generator_model": hostile, "generator_revision": hostile, "date_string": hostile}
+        return {**row, "category": hostile, "provenance": {**row["provenance"], **origin}}
+
+    for split in ("train", "eval"):
+        rows = [changed(row) for row in load_rows(data / "stage2" / split)]
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / split, {})
+    sign(data)
+    make_release(data, REPO, tmp_path / "release")
+    (head, text), (usual_head, usual) = card_of(tmp_path / "release"), card_of(release)
+    assert {**head, "dataset_info": None} == {**usual_head, "dataset_info": None}
+    kinds = [[token.type for token in _tokens(card)] for card in (text, usual)]
+    for kind in ("image", "link_open", "html_inline", "html_block", "strong_open", "heading_open", "td_open", "hr"):
+        assert kinds[0].count(kind) == kinds[1].count(kind), kind
+    # In a table, in two sentences, and twice in the row of the generator.
+    assert text.count("{{ 7 * 7 }}") >= 5
+
+
+def _tokens(text: str) -> list:
+    markdown = MarkdownIt("commonmark").enable("table")
+    return [inner for token in markdown.parse(text) for inner in (token, *(token.children or ()))]
 
 
 @pytest.mark.parametrize("name", ["validation_report", "quality_gates", "stats", "preflight"])
