@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from .terminal import shown_line
 
 
-# Characters that end a cell, begin HTML, an entity, code or emphasis, or escape the next character; the end of a link's
-# or an image's text; an underscore at the edge of a word, where it begins emphasis.
+# Characters that end a cell, begin HTML, an entity, code or emphasis, or escape the next character; the place between
+# the text and the address of a link or image; an underscore at the edge of a word, where it begins emphasis.
 _SPECIAL = re.compile(r"[\\|<&`*~]|(?<=\])[(\[]|(?<![^\W_])_|_(?![^\W_])")
 
 

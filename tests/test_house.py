@@ -25,7 +25,7 @@ FLOORS = (
 )
 GROUND = {
     *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
-    *("markdown", "outcomes", "placement", "sample", "splits", "terminal", "web"),
+    *("markdown", "outcomes", "placement", "public_name", "sample", "splits", "terminal", "web"),
 }
 
 # Files that may be longer than 400 lines, as in TRL.

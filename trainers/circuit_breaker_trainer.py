@@ -27,11 +27,13 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from cb_datasets import chat
+from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
 
 from . import augment, tokenize_rows
@@ -736,8 +738,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         return {
             "model_name": model_name or self.output_folder.resolve().name,
             "hub_model_id": self.hub_model_id,
-            "base_model": get_config_model_id(get_base_model(self.model).config),
-            "dataset_name": dataset_name,
+            "base_model": public_name(get_config_model_id(get_base_model(self.model).config)),
+            "dataset_name": None if dataset_name is None else public_name(dataset_name),
             "dataset_on_hub": dataset_name is not None and not Path(dataset_name).exists(),
             "dataset_revision": args.dataset_revision,
             "classes": dict(sorted(Counter(self.train_dataset["priority_class"]).items())),
@@ -778,11 +780,15 @@ class CircuitBreakerTrainer(_BaseTrainer):
             facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
             model_card(facts, gates, evaluation).save(self.output_folder / "README.md")
 
-    # PEFT saves a model card with unfilled placeholders beside every adapter. `create_model_card` writes ours.
+    # PEFT saves a model card with unfilled placeholders beside every adapter. `create_model_card` writes ours. An
+    # adapter is passed on, so the pickle of the arguments and the path of the base model are left out.
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            Path(output_dir or self.output_folder, "README.md").unlink(missing_ok=True)
+            folder = Path(output_dir or self.output_folder)
+            for name in ("README.md", TRAINING_ARGS_NAME):
+                (folder / name).unlink(missing_ok=True)
+            publish_adapter_config(folder)
 
     def save_merged(self, folder: str | Path) -> None:
         """

@@ -23,6 +23,7 @@ from ..generation.backend import (
     load_tokenizer,
     revision_of,
 )
+from ..public_name import public_name
 from .live_runs import defended_name
 from .results import BenchmarkSelection, check_defenses, claim_folder
 from .vllm_server import has_vllm, vllm_server
@@ -132,7 +133,7 @@ def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
     """Everything the outcome of a run depends on, apart from its tasks and attack."""
     return {
         "max_steps": selection.max_steps,
-        "model": served.model,
+        "model": public_name(served.model),
         "revision": revision_of(served.model),
         "adapters": {name: adapter_revision(folder) for name, folder in served.adapters.items()},
         "engine": _engine(served),

@@ -27,6 +27,7 @@ from ..chat import (
 )
 from ..counts import quantiles
 from ..formats import format_of
+from ..public_name import public_name
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS
 
@@ -119,7 +120,7 @@ def _token_report(target: TargetTokenizer | None, lengths: list[int], completion
     if target is None:
         return {"tokenizer": None}
     return {
-        "tokenizer": target.tokenizer.name_or_path,
+        "tokenizer": public_name(target.tokenizer.name_or_path),
         "vocabulary": len(target.tokenizer),
         "template_hash": target.template_hash,
         "tokens": quantiles(lengths),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 from ..chat import MAX_LENGTH
 from ..files import read_json
 from ..formats import format_of
+from ..public_name import public_name
 
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Completion:
 class Backend(Protocol):
     """A model that generates completions.
 
-    `model` and `revision` name the loaded weights and go into every row's provenance. `max_length` is the maximum
+    `model` and `revision` name the loaded weights and go into every row's provenance, so neither has a path of this
+    machine. `max_length` is the maximum
     number of tokens of a prompt and its completion together.
     """
 
@@ -128,9 +130,9 @@ class AdapterBackend:
         return other
 
     def _set_model_name(self, adapter: str | None) -> None:
-        self.model, self.revision = self._base_model, self._base_revision
+        self.model, self.revision = public_name(self._base_model), self._base_revision
         if adapter is not None:
-            self.model += f"+{adapter}"
+            self.model += f"+{public_name(adapter)}"
             self.revision += f"+{adapter_revision(adapter)}"
 
     def _use_adapter(self, adapter: str | None) -> None:

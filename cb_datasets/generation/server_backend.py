@@ -1,5 +1,6 @@
 """The backend for a remote model: any `vllm serve`, over its OpenAI-compatible API."""
 
+import hashlib
 import http.client
 import json
 import os
@@ -9,6 +10,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
+from ..public_name import public_name
 from .backend import Completion, Sampling, context_length, decode_completion, end_token_ids, load_tokenizer
 
 
@@ -41,10 +43,10 @@ class ServerBackend:
     def __init__(self, base_url: str, model: str, tokenizer: str | None = None, concurrency: int = 64) -> None:
         self._url = base_url.rstrip("/").removesuffix("/v1") + "/v1"
         self._concurrency = concurrency
-        self.model = model
+        self._served_name, self.model = model, public_name(model)
         model_entry = self._model_entry()
         # Folder or Hub id of the model or adapter: a server reports nothing else that identifies the weights.
-        self.revision = model_entry.get("root") or "server"
+        self.revision = _root_revision(model_entry.get("root") or "server")
         self.max_length = model_entry.get("max_model_len") or context_length(tokenizer or model)
         self.tokenizer = load_tokenizer(tokenizer or model)
         # The server itself adds the end tokens of the model's generation config.
@@ -60,7 +62,7 @@ class ServerBackend:
         response = self._request_json(
             "/completions",
             {
-                "model": self.model,
+                "model": self._served_name,
                 "prompt": prompt,
                 "n": sampling.num_samples,
                 "temperature": sampling.temperature,
@@ -88,9 +90,11 @@ class ServerBackend:
     def _model_entry(self) -> dict:
         """The model's entry in the server's `/models` list."""
         entries = {entry["id"]: entry for entry in self._request_json("/models")["data"]}
-        if self.model not in entries:
-            raise ValueError(f"{self._url} does not serve {self.model!r}; it serves {', '.join(sorted(entries))}.")
-        return entries[self.model]
+        if self._served_name not in entries:
+            raise ValueError(
+                f"{self._url} does not serve {self._served_name!r}; it serves {', '.join(sorted(entries))}."
+            )
+        return entries[self._served_name]
 
     def _request_json(self, path: str, body: dict | None = None) -> dict:
         """Send a request and decode its JSON response, with retries after `RETRY_DELAYS`."""
@@ -116,3 +120,9 @@ class ServerBackend:
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         return urllib.request.Request(self._url + path, data=data, headers=headers)
+
+
+def _root_revision(root: str) -> str:
+    """A served folder or Hub id. The hash of a path tells folders of one name apart."""
+    name = public_name(root)
+    return name if name == root else f"{name}@{hashlib.sha256(root.encode()).hexdigest()[:8]}"

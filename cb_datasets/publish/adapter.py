@@ -10,6 +10,7 @@ from jinja2 import Template
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
 from ..markdown import cell, code
+from ..public_name import public_name, publish_adapter_config
 from ..report.plots import PLOT_CAPTIONS
 from ..report.tables import gate_rows, metric_table_rows
 from .check import secret_faults
@@ -64,6 +65,7 @@ def make_adapter_release(
         )
     with replacing_folder(output) as folder:
         _copy(adapter, FILES, folder)
+        publish_adapter_config(folder)
         _copy(report, REPORT_FILES, folder / "report")
         # Metrics only: some sources of the prompts may not be redistributable, and some completions obey attacks.
         metrics = {key: value for key, value in results.items() if key != "prompts"}
@@ -93,7 +95,7 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
     if not path.is_file():
         raise FileNotFoundError(f"There is no card {path}: train with this version.")
     card = ModelCard.load(path)
-    base = card.data.base_model
+    base = card.data.base_model = public_name(str(card.data.base_model)) if card.data.base_model else None
     licence = output_licence(str(base))
     if licence is not None:
         name = repo_id.split("/")[-1]

@@ -132,14 +132,20 @@ def _is_changed(path: Path, recorded: dict) -> bool:
 
 
 def secret_faults(folder: Path, token: str | None = None) -> list[str]:
-    """Files that contain a credential or the token in use. The secret itself is not in the messages."""
-    patterns = SECRETS | ({"the token in use": re.escape(token)} if token else {})
+    """Files that contain a credential, the token in use, or a path of this machine; the messages do not contain it."""
+    patterns = SECRETS | _machine_patterns() | ({"the token in use": re.escape(token)} if token else {})
     faults = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         for name, pattern in patterns.items():
             if _contains(path, pattern):
                 faults.append(f"{path.relative_to(folder)}: holds {name}")
     return faults
+
+
+def _machine_patterns() -> dict[str, str]:
+    """The places of this machine that tell who works on it; not such as `/root`, which texts of anyone may name."""
+    places = {"the path of your home folder": Path.home(), "the path of your working directory": Path.cwd()}
+    return {name: rf"{re.escape(str(path))}\b" for name, path in places.items() if len(path.parts) > 2}
 
 
 def _contains(path: Path, pattern: str) -> bool:

@@ -31,6 +31,7 @@ from datasets import Features
 
 from ..export import json_schema
 from ..files import count_rows, parquet_writer, read_json, sha256, stream_tables, write_json, write_text
+from ..public_name import public_name
 from ..sample import PROMPT_FEATURES, READ_BY_SCHEMA, SAMPLE_FEATURES
 
 
@@ -124,7 +125,7 @@ def write_release(data: Path, folder: Path) -> dict[str, dict[str, WrittenSplit]
             raise ValueError(f"{data / 'stage2' / 'train'}: no rows of {config}. A release needs Ds and Dr.")
     for prompts in sorted(path for path in (data / "prompts").glob("*") if path.is_dir()):
         if count_rows([prompts]):
-            tables = stream_tables(prompts, PROMPT_FEATURES)
+            tables = map(_published, stream_tables(prompts, PROMPT_FEATURES))
             configs["eval"][prompts.name] = _write_split(tables, PROMPT_FEATURES, folder, f"eval/{prompts.name}")
     if not configs["eval"]:
         raise ValueError(f"{data / 'prompts'}: no evaluation prompts. Run `make prompts`.")
@@ -197,7 +198,22 @@ def replacing_folder(output: Path) -> Iterator[Path]:
 
 def _tables_of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:
     for table in stream_tables(folder, SAMPLE_FEATURES):
-        yield table.filter(pyarrow.compute.equal(table["set"], name))
+        yield _published(table.filter(pyarrow.compute.equal(table["set"], name)))
+
+
+def _published(table: pyarrow.Table) -> pyarrow.Table:
+    """The rows without paths of this machine, which provenance had before models were named without theirs."""
+    origins = table["provenance"].combine_chunks()
+    columns = {field.name: origins.field(field.name) for field in origins.type}
+    for name in ("generator_model", "generator_revision"):
+        # Together for a model with an adapter: `/models/base+/runs/adapter`.
+        parts = [None if value is None else value.split("+") for value in columns[name].to_pylist()]
+        names = [None if each is None else "+".join(map(public_name, each)) for each in parts]
+        columns[name] = pyarrow.array(names, pyarrow.string())
+    changed = pyarrow.StructArray.from_arrays(
+        list(columns.values()), fields=list(origins.type), mask=origins.is_null()
+    )
+    return table.set_column(table.column_names.index("provenance"), table.schema.field("provenance"), changed)
 
 
 def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Path, name: str) -> WrittenSplit:
@@ -278,6 +294,9 @@ def _generator(provenance: dict) -> tuple | None:
 
 def _copy_reports(data: Path, folder: Path) -> None:
     for name in REPORTS:
-        write_json(folder / "reports" / f"{name}.json", read_json(data / "reports" / f"{name}.json"))
+        report = read_json(data / "reports" / f"{name}.json")
+        if report.get("tokenizer"):
+            report["tokenizer"] = public_name(report["tokenizer"])
+        write_json(folder / "reports" / f"{name}.json", report)
     write_text(folder / "reports" / "sources.md", (data / "reports" / "sources.md").read_text(encoding="utf-8"))
     write_json(folder / "schemas" / SCHEMA, json_schema())

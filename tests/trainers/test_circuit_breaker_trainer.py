@@ -291,7 +291,6 @@ def test_saved_adapter_loads_on_the_full_model(make_trainer, model, tmp_path):
         "chat_template.jinja",
         "tokenizer.json",
         "tokenizer_config.json",
-        "training_args.bin",
     }
     inputs = torch.tensor([trainer.train_dataset[0]["input_ids"]])
     model.eval(), trainer.model.eval()

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +161,27 @@ def test_quantized_model_is_trained(flags, tmp_path, tiny_agent_path):
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_agent_path), tmp_path / "adapter")
     with pytest.raises(SystemExit, match="`merge` is not supported with a quantized model"):
         run(*flags, "--load_in_4bit", "true", "--model_name_or_path", str(tiny_agent_path), "--merge", "true")
+
+
+def test_an_adapter_does_not_tell_where_it_was_trained(flags, tmp_path, monkeypatch, model_path):
+    """Everything lies in the home folder of somebody whose name stands in no file that is passed on."""
+    home = tmp_path / "home" / "jane-example"
+    shutil.copytree(model_path, home / "models" / "tiny")
+    shutil.copytree(tmp_path / "stage2", home / "data" / "stage2")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USER", "jane-example")
+    monkeypatch.setenv("LOGNAME", "jane-example")
+    places = {"model_name_or_path": "models/tiny", "dataset_name": "data/stage2", "output_dir": "data/adapter"}
+    moved = [word for name, place in places.items() for word in (f"--{name}", str(home / place))]
+    run(*flags, *moved, "--merge", "true", "--save_strategy", "steps", "--save_steps", "2")
+    folder = home / "data" / "adapter"
+    files = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+    assert {Path("README.md"), Path("merged/config.json"), Path("checkpoint-4/adapter_config.json")} <= files
+    assert not [path for path in files if path.name == "training_args.bin"]
+    telling = [path for path in files if re.search(rb"jane.example", (folder / path).read_bytes())]
+    assert telling == []
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "tiny" and "base_model: tiny" in (folder / "README.md").read_text()
+    # Nothing that was left out is needed to go on, or to load it.
+    run(*flags, *moved, "--max_steps", "6", "--resume_from_checkpoint", str(folder / "checkpoint-4"))
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(home / "models" / "tiny"), folder)

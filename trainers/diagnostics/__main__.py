@@ -29,6 +29,7 @@ from transformers import HfArgumentParser
 
 from cb_datasets.evaluation.results import named_adapters
 from cb_datasets.files import stream_rows, stream_tables, write_json
+from cb_datasets.public_name import public_name
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.splits import choose
 
@@ -131,10 +132,10 @@ def main(args: DiagnosticsArguments) -> None:
     except (FileNotFoundError, ValueError) as error:
         raise SystemExit(str(error)) from error
     settings = {
-        "model": args.model,
+        "model": public_name(args.model),
         "revision": revision_of(args.model),
         "adapters": revisions,
-        "data": args.data,
+        "data": public_name(args.data),
         "max_rows": args.max_rows,
         "seed": args.seed,
     }

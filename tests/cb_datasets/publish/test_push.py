@@ -1,5 +1,6 @@
 """Pushes to a local fake Hub: private, complete, tagged, never a mix of releases, even if they are interrupted."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -372,6 +373,30 @@ def test_an_adapter_of_a_llama_needs_its_name_and_licence(tmp_path: Path):
     make_adapter_release(adapter, report, "someone/Llama-3.1-8B-breaker", tmp_path / "release")
     card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
     assert "license: llama3.1" in card and "Built with Llama" in card
+
+
+def test_an_adapter_of_a_path_is_released_by_its_name(tmp_path: Path):
+    """As an older version wrote it: with the path of the base model in its config and card."""
+    home = tmp_path / "jane-example"
+    home.mkdir()
+    adapter, report = write_adapter(home, base=str(home / "Llama-3.1-8B" / "best"))
+    config = {"base_model_name_or_path": str(home / "Llama-3.1-8B" / "best"), "r": 8}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    write_results(small_results(f"base+{weights_revision(adapter)}"), report / "results.json")
+    make_adapter_release(adapter, report, "someone/Llama-3.1-8B-breaker", tmp_path / "release")
+    files = [path for path in (tmp_path / "release").rglob("*") if path.is_file()]
+    assert not [path for path in files if b"jane-example" in path.read_bytes()]
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "base_model: Llama-3.1-8B/best" in card and "license: llama3.1" in card
+
+
+def test_a_path_of_this_machine_in_an_adapter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    adapter, report = write_adapter(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "jane-example"))
+    (report / "report.md").write_text(f"- model: `{tmp_path}/home/jane-example/models/tiny`\n")
+    with pytest.raises(ReleaseError, match=r"report/report\.md: holds the path of your home folder") as error:
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    assert "jane-example" not in str(error.value)
 
 
 def test_a_token_in_an_adapter_is_refused(tmp_path: Path):

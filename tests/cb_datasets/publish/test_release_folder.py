@@ -11,7 +11,8 @@ import yaml
 from datasets import Features, get_dataset_config_names, load_dataset
 from markdown_it import MarkdownIt
 
-from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_json
+from builders.trace import message
+from cb_datasets.files import load_parquet, load_rows, read_json, save_rows, to_dataset, write_json
 from cb_datasets.publish.check import folder_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
 from cb_datasets.publish.folder import MANIFEST, hash_rows, list_files, write_manifest
@@ -192,6 +193,33 @@ def test_names_of_strangers_are_text_in_the_card(release: Path, data: Path, tmp_
         assert kinds[0].count(kind) == kinds[1].count(kind), kind
     # In a table, in two sentences, and twice in the row of the generator.
     assert text.count("{{ 7 * 7 }}") >= 5
+
+
+def test_a_release_does_not_tell_where_it_was_made(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows and reports as an older version wrote them, with the paths of models."""
+    home = tmp_path / "home" / "jane-example"
+    monkeypatch.setenv("HOME", str(home))
+    model = {"generator_model": f"{home}/models/tiny+{home}/runs/adapter", "generator_revision": f"{home}/models/tiny"}
+    for split in ("train", "eval"):
+        rows = [{**row, "provenance": row["provenance"] | model} for row in load_rows(data / "stage2" / split)]
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / split, {})
+    report = read_json(data / "reports" / "preflight.json")
+    write_json(data / "reports" / "preflight.json", report | {"tokenizer": f"{home}/models/tiny"})
+    sign(data)
+    make_release(data, REPO, tmp_path / "release")
+    for path in (path for path in (tmp_path / "release").rglob("*") if path.is_file()):
+        content = str(list(load_parquet(path))) if path.suffix == ".parquet" else path.read_bytes().decode("latin-1")
+        assert "jane-example" not in content, path
+    [origin] = {
+        (row["provenance"]["generator_model"], row["provenance"]["generator_revision"])
+        for row in load_parquet(tmp_path / "release" / "harmful" / "train-00000-of-00001.parquet")
+    }
+    assert origin == ("tiny+adapter", "tiny")
+    rows = [{**row, "messages": [message("user", f"ls {home}/notes")], "injection": []} for row in rows]
+    save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / "eval", {})
+    sign(data)
+    with pytest.raises(ReleaseError, match=r"test-00000-of-00001\.parquet: holds the path of your home folder"):
+        make_release(data, REPO, tmp_path / "release")
 
 
 def _tokens(text: str) -> list:

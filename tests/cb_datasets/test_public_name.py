@@ -1,0 +1,47 @@
+"""Names that may be published: ids and paths of the project stay, the rest of a path goes."""
+
+import json
+import os
+
+import pytest
+
+from cb_datasets.public_name import public_name, publish_adapter_config
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("demo/tiny_agent", "demo/tiny_agent"),
+        ("tiny_agent", "tiny_agent"),
+        ("", ""),
+        ("/home/jane-example/runs/adapter", "adapter"),
+        ("/home/jane-example/runs/adapter/", "adapter"),
+        ("~/runs/adapter", "adapter"),
+        ("~jane-example/runs/adapter", "adapter"),
+        ("/data/jane-example/Llama-3.1-8B/checkpoint-9", "Llama-3.1-8B/checkpoint-9"),
+        ("/data/jane-example/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"),
+        ("/home/jane-example/.cache/huggingface/hub/models--org--name/snapshots/4c1f", "org/name"),
+        ("~/.cache/huggingface/hub/models--meta-llama--Llama-3.1-8B/snapshots/4c1f", "meta-llama/Llama-3.1-8B"),
+    ],
+)
+def test_names(name, public):
+    assert public_name(name) == public
+
+
+def test_a_path_out_of_the_working_directory_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert public_name("../jane-example/adapter") == "adapter"
+    assert public_name("..") == tmp_path.parent.name and public_name(".") == tmp_path.name
+
+
+def test_an_adapter_keeps_the_rest_of_its_config(tmp_path):
+    file, config = tmp_path / "adapter_config.json", {"r": 8, "base_model_name_or_path": "/home/jane-example/base"}
+    file.write_text(json.dumps(config))
+    publish_adapter_config(tmp_path)
+    assert json.loads(file.read_text()) == {"r": 8, "base_model_name_or_path": "base"}
+    written = os.stat(file).st_mtime_ns
+    publish_adapter_config(tmp_path)
+    assert os.stat(file).st_mtime_ns == written
+    file.unlink()
+    publish_adapter_config(tmp_path)
