@@ -33,6 +33,7 @@ from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from cb_datasets import chat
+from cb_datasets.generation.serving import max_lora_rank, serving_faults
 from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
 
@@ -373,6 +374,16 @@ class CircuitBreakerTrainer(_BaseTrainer):
         """The model with a new adapter on the layers that the loss depends on."""
         if not isinstance(peft_config, LoraConfig):
             raise TypeError(f"`peft_config` must be a `peft.LoraConfig`, got {type(peft_config).__name__}.")
+        if peft_config.bias != "none":
+            raise ValueError(
+                f"`bias={peft_config.bias!r}` is not supported: with trained biases the model without the adapter is "
+                "not the base model, which is the reference. Use `bias='none'`."
+            )
+        if faults := serving_faults(peft_config.to_dict()):
+            logger.warning(
+                f"The adapter has {', '.join(faults)}, so vLLM cannot serve it. Leave that out, or set `merge: true` "
+                "and serve the merged model."
+            )
         peft_config = copy(peft_config)
         layers = get_decoder(model).layers
         if peft_config.target_modules in (None, "all-linear"):
@@ -721,6 +732,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         """
         # The keys of `settings` are row titles of the card's table
         args = self.args
+        adapters = [config.to_dict() for config in self.accelerator.unwrap_model(self.model).peft_config.values()]
+        unserved = [fault for config in adapters for fault in serving_faults(config)]
         settings = {
             "optimizer steps": args.max_steps,
             "rows of Ds and of Dr in a step": " + ".join(
@@ -747,6 +760,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
             "schedule": args.schedule,
             "weights": args.weights,
             "settings": settings,
+            "not_served": unserved,
+            "max_lora_rank": None if unserved else max(map(max_lora_rank, adapters)),
+            "merged": args.merge,
             "curves": (self.output_folder / "curves.png").exists(),
             "paper": self._paper,
             "tags": self._tag_names,

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..generation.vllm_backend import lora_rank
+from ..generation.serving import adapter_rank
 
 
 # Seconds until a server must be up; a large model takes minutes to load.
@@ -117,7 +117,7 @@ def _flags(
     # vLLM's sampling defaults instead of the model's, which may include a repetition penalty.
     yield from ("--generation-config", "vllm", "--tensor-parallel-size", str(tensor_parallel))
     if adapters:
-        rank = max(map(lora_rank, adapters.values()))
+        rank = max(map(adapter_rank, adapters.values()))
         yield from ("--enable-lora", "--max-lora-rank", str(rank), "--max-loras", str(len(adapters)))
         yield from ("--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items()))
     if not _has_gpu():

@@ -2,11 +2,9 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..chat import MAX_LENGTH
-from ..files import read_json
 from .backend import (
     AdapterBackend,
     Completion,
@@ -18,6 +16,7 @@ from .backend import (
     load_tokenizer,
     revision_of,
 )
+from .serving import adapter_rank
 
 
 # 8-bit weights in vLLM, which has no bitsandbytes: fp8 with scales per output channel, computed while loading.
@@ -72,7 +71,7 @@ class VllmBackend(AdapterBackend):
         self._adapter_ids = {
             path: number for number, path in enumerate([adapter, *extra_adapters] if adapter else [], start=1)
         }
-        max_rank = max(map(lora_rank, self._adapter_ids), default=None)
+        max_rank = max(map(adapter_rank, self._adapter_ids), default=None)
         self._engine = _load_engine(model, max_rank, tensor_parallel, load_in_8bit, self.max_length, dtype)
 
     def _use_adapter(self, adapter: str | None) -> None:
@@ -151,9 +150,3 @@ def _load_engine(
     if max_lora_rank is not None:
         arguments |= {"enable_lora": True, "max_lora_rank": max_lora_rank}
     return LLM(**arguments)
-
-
-def lora_rank(adapter: str) -> int:
-    """The adapter's rank, rounded up to a rank that vLLM has kernels for: a power of two, at least 8."""
-    rank = read_json(Path(adapter) / "adapter_config.json")["r"]
-    return max(8, 1 << (rank - 1).bit_length())

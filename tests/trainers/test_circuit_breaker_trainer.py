@@ -394,3 +394,21 @@ def test_card_of_a_breaker_that_does_not_reroute_says_so(make_trainer, attacked_
     trainer = make_trainer(preset="selective", train_dataset=attacked_rows(), output_dir=str(tmp_path))
     trainer.create_model_card()
     assert "does not reroute hidden states" in (tmp_path / "README.md").read_text()
+
+
+def test_card_says_how_the_adapter_is_served(make_trainer, tmp_path, caplog):
+    options = {"r": 24, "target_modules": ["q_proj", "o_proj"]}
+    trainer = make_trainer(output_dir=str(tmp_path), peft_config=LoraConfig(**options))
+    trainer.create_model_card()
+    assert "--enable-lora --max-lora-rank 32 --lora-modules" in (tmp_path / "README.md").read_text()
+    for kind, name in (({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")):
+        trainer = make_trainer(output_dir=str(tmp_path), peft_config=LoraConfig(**options, **kind), fused_lora=False)
+        assert f"The adapter has {name}, so vLLM cannot serve it" in caplog.text
+        trainer.create_model_card()
+        card = (tmp_path / "README.md").read_text()
+        assert f"vLLM cannot serve this adapter: it has {name}. Merge it" in card and "vllm serve" not in card
+
+
+def test_biases_are_refused(make_trainer):
+    with pytest.raises(ValueError, match="`bias='all'` is not supported"):
+        make_trainer(peft_config=LoraConfig(target_modules=["q_proj"], bias="all"))

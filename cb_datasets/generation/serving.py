@@ -1,0 +1,65 @@
+"""What vLLM, which serves adapters, needs of one: LoRA weights alone, of a rank that it has kernels for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json
+
+
+# Ranks above the smallest one in use, see `max_lora_rank` of vLLM.
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+# Settings of PEFT that vLLM rejects or, worse, ignores: the served model would be another one.
+_NOT_SERVED = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules_to_save",
+    "trainable_token_indices": "trainable_token_indices",
+    "layer_replication": "layer_replication",
+    "lora_bias": "LoRA biases",
+}
+
+
+def serving_faults(config: Mapping[str, Any]) -> list[str]:
+    """The parts of an adapter that vLLM cannot serve, by its config; an empty list if it can.
+
+    Args:
+        config (`Mapping[str, Any]`): The content of `adapter_config.json`.
+    """
+    faults = [name for setting, name in _NOT_SERVED.items() if config.get(setting)]
+    if config.get("peft_type", "LORA") != "LORA":
+        faults.insert(0, str(config["peft_type"]))
+    if config.get("bias", "none") != "none":
+        faults.append("biases")
+    if _rank(config) > RANKS[-1]:
+        faults.append(f"a rank above {RANKS[-1]}")
+    return faults
+
+
+def max_lora_rank(config: Mapping[str, Any]) -> int:
+    """The `--max-lora-rank` that an adapter needs: its rank, rounded up to one that vLLM has kernels for.
+
+    Raises:
+        ValueError: If vLLM cannot serve the adapter.
+    """
+    if faults := serving_faults(config):
+        raise ValueError(f"vLLM cannot serve this adapter: it has {', '.join(faults)}.")
+    return next(rank for rank in RANKS if rank >= _rank(config))
+
+
+def adapter_rank(adapter: str) -> int:
+    """The [`max_lora_rank`] of an adapter's folder.
+
+    Raises:
+        ValueError: If vLLM cannot serve it.
+    """
+    try:
+        return max_lora_rank(read_json(Path(adapter) / "adapter_config.json"))
+    except ValueError as error:
+        remedy = "Use --backend transformers, or merge it into its base and serve that."
+        raise ValueError(f"{adapter}: {error} {remedy}") from None
+
+
+def _rank(config: Mapping[str, Any]) -> int:
+    # PEFT's default, and other ranks of single modules.
+    return max([config.get("r", 8), *(config.get("rank_pattern") or {}).values()])
