@@ -4,14 +4,17 @@ data/demo/harmful/lookalike_flips/data.parquet     the rows
 data/demo/harmful/lookalike_flips/report.json      the step's report; written last, so Make takes it for the result
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow
@@ -22,10 +25,21 @@ from datasets import Dataset, Features, are_progress_bars_disabled, disable_prog
 ROWS_FILE = "data.parquet"
 REPORT_FILE = "report.json"
 
-# The temporary name of a file, see `in_one_move`.
-_TEMPORARY = re.compile(r"\.(?P<pid>\d+)@(?P<host>[^/]+)\.tmp$")
+# The temporary name of a file or folder, see `in_one_move` and `scratch_folder`.
+_TEMPORARY = re.compile(r"[.-](?P<pid>\d+)@(?P<host>[^/@]+)\.tmp$")
 # Files are written in seconds. The process of another host cannot be looked up; after this long its file is an orphan.
 _ABANDONED_AFTER_SECONDS = 3600
+
+# Folders that this process has cleaned of what others left in them.
+_cleaned: set[str] = set()
+_cleaning = threading.Lock()
+
+# Faults of a disk, and the texts by which libraries that raise errors of their own tell of them.
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FAULTS = (*DISK_IS_FULL, errno.EROFS, errno.EIO)
+_DISK_TEXTS = re.compile("|".join(rf"{re.escape(os.strerror(code))}|\bos error {code}\b" for code in _DISK_FAULTS))
+# `torch.save` says nothing else of a file that it cannot write.
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
 
 # Rows that a streaming step holds at a time.
 STREAM_ROWS = 2000
@@ -36,8 +50,10 @@ def in_one_move(path: Path) -> Iterator[Path]:
     """A temporary file that replaces `path` at the end, and is removed if anything fails before.
 
     A reader sees the old file or the new one, also after a power cut. The temporary name contains the process id, so
-    that two processes may write the same file: the last to finish wins.
+    that two processes may write the same file: the last to finish wins. Before a process writes its first file to a
+    folder, it removes what killed ones left there.
     """
+    _clean(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
     try:
         yield temporary
@@ -48,12 +64,47 @@ def in_one_move(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch_folder(folder: Path, name: str) -> Iterator[Path]:
+    """An empty folder in another one, which is removed at the end, or by the next process if this one is killed."""
+    _clean(folder)
+    scratch = folder / f".{name}-{os.getpid()}@{socket.gethostname()}.tmp"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """An empty folder whose content moves to `folder` at the end, weights last, unless anything fails before."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(folder, "unfinished") as scratch:
+        yield scratch
+        for path in sorted(scratch.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
+            if (folder / path.name).is_dir():
+                shutil.rmtree(folder / path.name)
+            path.replace(folder / path.name)
+
+
+def _clean(folder: Path) -> None:
+    """Remove what killed processes left in a folder, once in each process: it has no unfinished files there yet."""
+    with _cleaning:
+        if os.path.abspath(folder) not in _cleaned:
+            _cleaned.add(os.path.abspath(folder))
+            remove_orphans(folder)
+
+
 def remove_orphans(folder: Path, name: str = "*") -> None:
-    """Remove unfinished files of dead processes in a folder; `name` is a glob pattern."""
-    for path in folder.glob(f".{name}.*.tmp"):
+    """Remove unfinished files and folders of dead processes in a folder; `name` is a glob pattern."""
+    for path in folder.glob(f".{name}[.-]*.tmp"):
         writer = _TEMPORARY.search(path.name)
         if writer is not None and not _is_being_written(path, int(writer["pid"]), writer["host"]):
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+            # What cannot be removed, because somebody else wrote it, does no harm.
+            with suppress(OSError):
+                path.unlink()
 
 
 def _is_being_written(path: Path, pid: int, host: str) -> bool:
@@ -73,6 +124,31 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def error_line(error: Exception) -> str | None:
+    """The message of an error that a user can act on; `None` for one that is a fault of this program."""
+    if isinstance(error, OSError):
+        return disk_fault(error) or str(error)
+    return str(error) if isinstance(error, ValueError) else disk_fault(error)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """One line on a full, read-only or broken disk, if that is what an error comes from; else `None`.
+
+    Libraries wrap the system's error, in a cause or in a text: `datasets`, safetensors, `torch.save`.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_FAULTS:
+            reason = os.strerror(seen.errno)
+            place = f" ({seen.filename})" if seen.filename else ""
+            return f"{reason}{place}. Free space, or write elsewhere, and run the same command again."
+        if _DISK_TEXTS.search(str(seen)) or _TORCH_WRITER.search(str(seen)):
+            reason = " ".join(str(seen).split())[:200]
+            return f"{reason}. Free space, or write elsewhere, and run the same command again."
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def write_text(path: Path, text: str) -> None:

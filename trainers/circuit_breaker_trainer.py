@@ -1,6 +1,7 @@
 """Circuit breakers as a TRL-style trainer."""
 
 import inspect
+import shutil
 import textwrap
 from collections import Counter, defaultdict
 from copy import copy, deepcopy
@@ -29,10 +30,12 @@ from transformers import (
 )
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from cb_datasets import chat
+from cb_datasets.files import filling, write_text
 from cb_datasets.generation.serving import max_lora_rank, serving_faults
 from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
@@ -794,17 +797,25 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if self.is_world_process_zero():
             facts = self.card_facts(model_name, dataset_name)
             facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
-            model_card(facts, gates, evaluation).save(self.output_folder / "README.md")
+            write_text(self.output_folder / "README.md", str(model_card(facts, gates, evaluation)))
 
     # PEFT saves a model card with unfilled placeholders beside every adapter. `create_model_card` writes ours. An
     # adapter is passed on, so the pickle of the arguments and the path of the base model are left out.
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.output_folder)
+        with filling(Path(output_dir or self.output_folder)) as folder:
+            super()._save(str(folder), state_dict)
             for name in ("README.md", TRAINING_ARGS_NAME):
                 (folder / name).unlink(missing_ok=True)
             publish_adapter_config(folder)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            # `Trainer` resumes from the last checkpoint, whole or not
+            checkpoint = self.output_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
 
     def save_merged(self, folder: str | Path) -> None:
         """
@@ -815,8 +826,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 Folder to write.
         """
         if self.is_world_process_zero():
-            deepcopy(self.accelerator.unwrap_model(self.model)).merge_and_unload().save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+            merged = deepcopy(self.accelerator.unwrap_model(self.model)).merge_and_unload()
+            with filling(Path(folder)) as unfinished:
+                merged.save_pretrained(unfinished)
+                self.processing_class.save_pretrained(unfinished)
 
 
 def _layer_numbers(name: str, layers: list[float], num_layers: int) -> tuple[int, ...]:

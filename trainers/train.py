@@ -6,6 +6,8 @@ Train a circuit breaker from a recipe. Every option of the recipe is also a flag
 """
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from trl import ModelConfig, TrlParser
 
     from .circuit_breaker_config import CircuitBreakerConfig
+    from .circuit_breaker_trainer import CircuitBreakerTrainer
 
 
 @dataclass
@@ -39,14 +42,7 @@ class ScriptArguments:
 
 
 def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig") -> None:
-    from trl import get_peft_config, get_quantization_config
-
-    from cb_datasets.generation.backend import check_model
-    from cb_datasets.terminal import shown
-
     from .circuit_breaker_config import as_dict
-    from .circuit_breaker_trainer import CircuitBreakerTrainer
-    from .curves import plot_curves
 
     if model_args.model_name_or_path is None:
         raise SystemExit("No model: set `model_name_or_path` in the recipe or as a flag.")
@@ -57,20 +53,54 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
         **as_dict(training_args.model_init_kwargs),
     }
 
+    with errors_in_one_line():
+        trainer = make_trainer(script_args, training_args, model_args)
+        train(trainer, script_args, training_args)
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the script with one line and exit status 1 for errors that its user can act on: wrong data, a full disk."""
+    from cb_datasets.files import error_line
+    from cb_datasets.terminal import shown
+
     try:
-        check_model(model_args.model_name_or_path)
-        train_dataset, revision = load_split(script_args, "train", training_args.dataset_revision)
-        training_args.dataset_revision = revision
-        trainer = CircuitBreakerTrainer(
-            model=model_args.model_name_or_path,
-            args=training_args,
-            train_dataset=train_dataset,
-            eval_dataset=None if training_args.eval_strategy == "no" else load_split(script_args, "eval", revision)[0],
-            quantization_config=get_quantization_config(model_args),
-            peft_config=get_peft_config(model_args),
-        )
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(shown(str(error))) from error
+        yield
+    except Exception as error:
+        message = str(error) if isinstance(error, FloatingPointError) else error_line(error)
+        if message is None:
+            raise
+        raise SystemExit(shown(message)) from error
+
+
+def make_trainer(
+    script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig"
+) -> "CircuitBreakerTrainer":
+    """Load data and model."""
+    from trl import get_peft_config, get_quantization_config
+
+    from cb_datasets.generation.backend import check_model
+
+    from .circuit_breaker_trainer import CircuitBreakerTrainer
+
+    check_model(str(model_args.model_name_or_path))
+    train_dataset, revision = load_split(script_args, "train", training_args.dataset_revision)
+    training_args.dataset_revision = revision
+    return CircuitBreakerTrainer(
+        model=str(model_args.model_name_or_path),
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=None if training_args.eval_strategy == "no" else load_split(script_args, "eval", revision)[0],
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+
+
+def train(
+    trainer: "CircuitBreakerTrainer", script_args: ScriptArguments, training_args: "CircuitBreakerConfig"
+) -> None:
+    """Train, and save everything that belongs to the adapter."""
+    from .curves import plot_curves
 
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     folder = trainer.output_folder

@@ -3,6 +3,7 @@
 The Makefile runs the same commands; `make -n demo` shows them with all their flags.
 """
 
+import os
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -45,6 +46,20 @@ def main() -> None:
     """Run the command line. Expected errors are one line on stderr and exit code 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        print(f"error: {shown(str(error))}", file=sys.stderr)
+    except Exception as error:
+        from ..files import error_line
+
+        message = error_line(error)
+        if message is None:
+            raise
+        print(f"error: {shown(message)}", file=sys.stderr)
+        _close_output()
         sys.exit(1)
+
+
+def _close_output() -> None:
+    """Write what standard output still holds, or forget it: Python would fail once more when it exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -7,7 +7,6 @@ samples that a seed gives may depend on which prompts are batched together.
 """
 
 import dataclasses
-import errno
 import hashlib
 import logging
 import os
@@ -22,6 +21,7 @@ from datasets import Dataset
 from builders.trace import to_json
 
 from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH, template_hash
+from ..files import DISK_IS_FULL
 from ..formats import format_of
 from .backend import Backend, Sampling
 from .progress import Progress
@@ -37,7 +37,6 @@ _CODE_HASH = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
 ).hexdigest()[:16]
 
-_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MEMORY_IS_FULL = ("OutOfMemoryError", "out of memory", "can't allocate memory")
 
 _logger = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ def _shard_errors(shards: Shards, index: int) -> Iterator[None]:
 
 
 def _reason_and_remedy(error: Exception) -> tuple[str, str]:
-    if isinstance(error, OSError) and error.errno in _DISK_IS_FULL:
+    if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
         return os.strerror(error.errno).lower(), "free space"
     message = " ".join("".join(traceback.format_exception_only(error)).split())
     # CUDA, CPU allocators and engines in other processes each raise another class, so the text is matched too.

@@ -4,7 +4,6 @@
 2. gather     each partition is read back, sorted by those hashes, and appended to its split's Parquet file
 """
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ import pyarrow
 from tqdm import tqdm
 
 from ..counts import quantiles
-from ..files import STREAM_ROWS, parquet_writer, stream_tables
+from ..files import STREAM_ROWS, parquet_writer, scratch_folder, stream_tables
 from ..sample import SAMPLE_FEATURES
 from .index import SPLITS, MergeIndex
 
@@ -49,8 +48,8 @@ def write_splits(
     # A partition is a range of `order` and a split. The range is the first 32 bits of `order`, scaled: hashes are
     # uniform, so partitions are about equally large.
     partition = ((index.order >> 32) * num_ranges >> 32).astype(np.int64) * len(SPLITS) + index.split
-    with tempfile.TemporaryDirectory(prefix=".merge-", dir=next(iter(paths.values())).parent) as scratch:
-        files = [Path(scratch) / f"{number}.arrow" for number in range(num_ranges * len(SPLITS))]
+    with scratch_folder(next(iter(paths.values())).parent, "merge") as scratch:
+        files = [scratch / f"{number}.arrow" for number in range(num_ranges * len(SPLITS))]
         _scatter(folders, np.where(kept, partition, -1), index.order, files)
         for number, split in enumerate(SPLITS):
             with (

@@ -27,9 +27,9 @@ from cb_datasets.generation import Sampling, complete
 from cb_datasets.generation.shard import COMPLETION_FEATURES
 from cb_datasets.sample import PROMPT_FEATURES
 from tests.cb_datasets.crash_helpers import END, FakeBackend, die_before_rename, kill_at_random, shards_in, start_run
+from tests.small_disk import run_in_namespace
 
 
-ROOT = Path(__file__).parents[3]
 COMPLETION_COLUMNS = list(COMPLETION_FEATURES)
 SAMPLED = Sampling(temperature=1.0, num_samples=2, max_new_tokens=100, seed=5)
 
@@ -443,14 +443,8 @@ def test_a_disk_that_is_really_full(tmp_path):
             print(len([name for name in files if name.startswith("shard-")]), [n for n in files if ".tmp" in n])
             filler.unlink(missing_ok=True)
     """
-    # A separate mount namespace leaves nothing mounted, and needs no root where user namespaces are allowed.
     mount = 'mount -t tmpfs -o size=64k none "$1" && exec "$2" -c "$3" "$1"'
-    command = ["unshare", "--mount", "--map-root-user", "sh", "-c", mount, "sh"]
-    if shutil.which("unshare") is None or subprocess.run([*command, tmp_path, "true"], capture_output=True).returncode:
-        pytest.skip("mounting in a namespace is not permitted here")
-    run = subprocess.run(
-        [*command, tmp_path, sys.executable, textwrap.dedent(script)], cwd=ROOT, capture_output=True, text=True
-    )
+    run = run_in_namespace(mount, tmp_path, sys.executable, textwrap.dedent(script))
     assert run.returncode == 0, run.stderr
     error, files, completed, final_files = run.stdout.splitlines()
     failed = re.match(r"shard (\d) of 10 .*: no space left on device; (\d) shards are kept in .*; free space", error)

@@ -1,0 +1,51 @@
+"""Runs commands on a full disk, on a read-only one, and with space, and prints what came of each.
+
+Started by `test_disk.py` in a mount namespace, once for all commands: importing takes longer than any of them.
+"""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+from cb_datasets.cli import main
+
+
+STATES = {"full": "size=4k", "read-only": "remount,ro", "free": "remount,rw,size=64m"}
+
+
+def outcome(arguments: list[str]) -> tuple[int, str]:
+    """Exit status and error output of `cb-datasets`."""
+    sys.argv, errors = ["cb-datasets", *arguments], io.StringIO()
+    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            status = 99
+            traceback.print_exc()
+    return status, errors.getvalue()
+
+
+def on_disk(disk: Path, arguments: list[str]) -> dict:
+    """Outcome of a command, and the files on the disk, by state of the disk."""
+    found = {}
+    for state, options in STATES.items():
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], check=True)
+        if state == "full":
+            (disk / "filler").write_bytes(bytes(4096))
+        status, errors = outcome(arguments)
+        files = [str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file() and path.name != "filler"]
+        found[state] = {"status": status, "errors": errors, "files": files}
+    subprocess.run(["umount", disk], check=True)
+    return found
+
+
+if __name__ == "__main__":
+    where, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
+    sys.stdout.write(json.dumps({name: on_disk(where, words) for name, words in commands.items()}))
