@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .output import dropped
+from .output import dropped, print_line
 
 
 app = typer.Typer()
@@ -50,7 +50,9 @@ def export(
             raise ValueError(f"{folder}: no sample gives a row for {layout}; {dropped(drops)}.")
 
     write_jsonl(rows(), output)
-    print_line(f"export {layout}: {written['rows']} rows of {count_rows([folder])} samples, {dropped(drops)} -> {output}")
+    print_line(
+        f"export {layout}: {written['rows']} rows of {count_rows([folder])} samples, {dropped(drops)} -> {output}"
+    )
     if written["inexact"]:
         print_line(f"  numbers of {written['inexact']} rows change in load_dataset, see docs/collaborators.md")
 

@@ -84,7 +84,9 @@ def save_set(samples: "SampleSet", output: Path | None, shards: str | None = Non
     print_line(f"{samples.name}: {summary['kept']} samples of {summary['candidates']} ({counts}); ", end="")
     print_line(f"{dropped(summary['drops'])} -> {output or 'not written'}")
     if summary["read_by_schema"]:
-        print_line(f"  {summary['read_by_schema']} with numbers or booleans that were recorded as text, read by the schema")
+        print_line(
+            f"  {summary['read_by_schema']} with numbers or booleans that were recorded as text, read by the schema"
+        )
 
 
 def verdict(passed: bool) -> str:
