@@ -3,6 +3,7 @@
     {"name": "send_money", "parameters": {"amount": 1}}        JSON, alone, in a fence, in <tool_call> or after words
     <function=send_money>{"amount": 1}</function>              Llama's other form, and those with tags like it
     [send_money(amount=1)]                                     Python, alone or in <function_call>
+    call:send_money{amount:1}                                  Gemma's
     I won't call send_money.                                   none
 
 A recorded agent's answer with one of them is no plain text: whoever ran the agent may have executed it, and the next
@@ -34,6 +35,8 @@ def _pattern(names: tuple[str, ...]) -> re.Pattern:
         rf"""|<(?:function|invoke|tool)(?:=|\s+name=["'])({name})(?=["'\s>])"""
         # Keywords, text or an object make it a call; "use send_money()" is talk about a tool, unless it stands alone.
         rf"""|(?<![\w.])(?:functions\.)?({name})\((?=\s{{0,9}}(?:\w+\s{{0,9}}=|["'{{\[]))"""
-        rf"""|^[\W_]{{0,20}}(?:functions\.)?({name})\(\s{{0,9}}\)\W{{0,20}}$""",
+        rf"""|[\[,]\s?({name})\(\s{{0,9}}\)(?=\s?[,\]])"""
+        rf"""|^[\W_]{{0,20}}(?:functions\.)?({name})\(\s{{0,9}}\)\W{{0,20}}$"""
+        rf"""|\bcall:({name})\{{""",
         re.MULTILINE,
     )
