@@ -37,7 +37,10 @@ _cleaning = threading.Lock()
 # Faults of a disk, and the texts by which libraries that raise errors of their own tell of them.
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DISK_FAULTS = (*DISK_IS_FULL, errno.EROFS, errno.EIO)
-_DISK_TEXTS = re.compile("|".join(rf"{re.escape(os.strerror(code))}|\bos error {code}\b" for code in _DISK_FAULTS))
+_DISK_TEXTS = re.compile(
+    "|".join(rf"{re.escape(os.strerror(code))}|\bos error {code}\b" for code in _DISK_FAULTS)
+    + "|Not enough disk space"  # of `datasets`
+)
 # `torch.save` says nothing else of a file that it cannot write.
 _TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
 

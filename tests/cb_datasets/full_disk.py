@@ -14,7 +14,9 @@ from pathlib import Path
 from cb_datasets.cli import main
 
 
-STATES = {"full": "size=4k", "read-only": "remount,ro", "free": "remount,rw,size=64m"}
+# A file fills all of the first but the room that is asked for.
+FULL = 64 * 1024
+STATES = {"full": "size=64k", "read-only": "remount,ro", "free": "remount,rw,size=512m"}
 
 
 def outcome(arguments: list[str]) -> tuple[int, str]:
@@ -32,13 +34,13 @@ def outcome(arguments: list[str]) -> tuple[int, str]:
     return status, errors.getvalue()
 
 
-def on_disk(disk: Path, arguments: list[str]) -> dict:
+def on_disk(disk: Path, arguments: list[str], room: int) -> dict:
     """Outcome of a command, and the files on the disk, by state of the disk."""
     found = {}
     for state, options in STATES.items():
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], check=True)
         if state == "full":
-            (disk / "filler").write_bytes(bytes(4096))
+            (disk / "filler").write_bytes(bytes(FULL - room))
         status, errors = outcome(arguments)
         files = [str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file() and path.name != "filler"]
         found[state] = {"status": status, "errors": errors, "files": files}
@@ -47,5 +49,5 @@ def on_disk(disk: Path, arguments: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    where, commands = Path(sys.argv[1]), json.loads(sys.argv[2])
-    sys.stdout.write(json.dumps({name: on_disk(where, words) for name, words in commands.items()}))
+    where, commands, space = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
+    sys.stdout.write(json.dumps({name: on_disk(where, words, space) for name, words in commands.items()}))

@@ -62,12 +62,11 @@ def on_disk(data, tiny_agent_path, tmp_path_factory) -> dict[str, dict]:
     commands = {
         name: text.format(disk=disk, data=data, model=tiny_agent_path).split() for name, text in COMMANDS.items()
     }
-    result = run_in_namespace(
-        'exec "$@"', sys.executable, "-m", "tests.cb_datasets.full_disk", disk, json.dumps(commands)
-    )
-    cached = {"cache": f"ingest lookalike --n-samples 20 --output {traces}".split()}
-    script = ('exec "$@"', sys.executable, "-m", "tests.cb_datasets.full_disk", disk, json.dumps(cached))
-    cache = run_in_namespace(*script, HF_DATASETS_CACHE=str(disk))
+    start = ('exec "$@"', sys.executable, "-m", "tests.cb_datasets.full_disk", disk)
+    result = run_in_namespace(*start, json.dumps(commands), 0)
+    # Room enough for `datasets` to begin.
+    cached = {"cache": f"ingest lookalike --output {traces}".split()}
+    cache = run_in_namespace(*start, json.dumps(cached), 32 * 1024, HF_DATASETS_CACHE=str(disk))
     assert result.returncode == cache.returncode == 0, result.stderr + cache.stderr
     assert read_json(traces / "train" / "report.json")["records"] > 0
     return json.loads(result.stdout) | json.loads(cache.stdout)

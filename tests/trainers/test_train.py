@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cb_datasets.files import save_rows
 from cb_datasets.sample import RETAIN_CLASSES
+from tests.small_disk import run_in_namespace
 from trainers.train import ScriptArguments, load_split, main, make_parser, parse_arguments
 
 
@@ -185,3 +186,24 @@ def test_an_adapter_does_not_tell_where_it_was_trained(flags, tmp_path, monkeypa
     # Nothing that was left out is needed to go on, or to load it.
     run(*flags, *moved, "--max_steps", "6", "--resume_from_checkpoint", str(folder / "checkpoint-4"))
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(home / "models" / "tiny"), folder)
+
+
+def test_a_full_disk_ends_training_in_one_line(flags, tmp_path):
+    """Neither a checkpoint nor an adapter that is not whole stays; with space, the same command goes through."""
+    script = """
+        disk="$1"; shift
+        mount -t tmpfs -o size=48k none "$disk"
+        "$@" --save_strategy steps --save_steps 2; echo "with checkpoints $?"; find "$disk" -type f
+        "$@"; echo "without $?"; find "$disk" -type f
+        mount -o remount,size=64m "$disk"
+        "$@" --save_strategy steps --save_steps 2; echo "with space $?"; find "$disk" -name "*.tmp"
+    """
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = [sys.executable, "-m", "trainers.train", "--config", str(PLAIN_RECIPE), *flags]
+    result = run_in_namespace(script, disk, *command, "--output_dir", disk / "adapter")
+    ends = [line for line in result.stdout.splitlines() if not line.startswith(("Trained", "{"))]
+    assert ends == ["with checkpoints 1", "without 1", "with space 0"], result.stdout + result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.endswith("and run the same command again.")]
+    assert len(lines) == 2 and all("No space left on device" in line for line in lines), result.stderr
+    assert "Traceback" not in result.stderr
