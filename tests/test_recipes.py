@@ -63,7 +63,7 @@ def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
 
 
-@pytest.mark.parametrize(("recipe", "num_tables"), [("demo", 4), ("smollm2", 3)])
+@pytest.mark.parametrize(("recipe", "num_tables"), [("demo", 4), ("smollm2", 4)])
 def test_the_folder_of_a_redirected_table_is_made_first(recipe, num_tables, tmp_path):
     shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout.replace("\\\n", " ")
     made: set[str] = set()

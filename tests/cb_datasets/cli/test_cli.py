@@ -85,11 +85,11 @@ def test_ingest_counts_what_was_mended_and_what_was_left_out(tmp_path):
     write_text(tmp_path / "in" / "a.jsonl", f'{line}\n{{"id": "2"}}\n')
     flags = ("--data-dir", tmp_path / "in", "--output", tmp_path / "traces" / "jsonl", "--eval-fraction", 0)
     stopped = run("ingest", "jsonl", *flags)
-    assert stopped.returncode == 1 and "a.jsonl:2: messages is missing. Add it." in stopped.stderr
+    assert stopped.returncode == 1 and "a.jsonl:2: messages is missing. Add it;" in stopped.stderr
     said = run("ingest", "jsonl", *flags, "--skip-bad-lines")
     assert said.returncode == 0, said.stderr
     assert "dropped 1 (bad_line 1)" in said.stdout and "repaired: surrogates 1" in said.stdout
-    assert "a.jsonl:2: messages is missing. Add it. The line is left out." in said.stderr
+    assert "a.jsonl:2: messages is missing. Add it;" in said.stderr and "The line is left out." in said.stderr
     report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
     assert (report["records"], report["drops"], report["repaired"]) == (2, {"bad_line": 1}, {"surrogates": 1})
     refused = run("ingest", "ultrachat", "--skip-bad-lines", "--output", tmp_path / "out")
