@@ -49,7 +49,8 @@ def ingest(
         typer.Option(help="jsonl: licence of your files, e.g. cc-by-4.0; releases need one."),
     ] = None,
     skip_bad_lines: Annotated[
-        bool, typer.Option(help="jsonl: drop and count lines that would stop the build (bad_line).")
+        bool,
+        typer.Option("--skip-bad-lines", help="jsonl: drop and count lines that would stop the build (bad_line)."),
     ] = False,
     layout: Annotated[
         str | None,
