@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from ..answers.gibberish import is_degenerate
 from ..formats import FORMATS, Diagnosis, Parsed, get_format
-from ..outcomes import Outcome, outcome_of
+from ..outcomes import Outcome, outcome_of_read
 from .rules import check, has_marker
 
 
@@ -72,7 +72,8 @@ def profile_of(
     parsed, outcome = Parsed(Diagnosis.EMPTY), Outcome.MALFORMED
     if readable:
         tool_format = get_format(provenance["prompt_format"])
-        parsed, outcome = tool_format.parse(completion), outcome_of(completion, row["target"], tool_format)
+        parsed = tool_format.parse(completion)
+        outcome = outcome_of_read(parsed, tool_format.executed_calls(completion), row["target"])
     return RowProfile(
         subset=subset,
         set=row["set"],

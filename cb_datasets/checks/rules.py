@@ -32,7 +32,7 @@ from builders.written_calls import calls_in_words
 
 from ..arguments import parameter_schemas
 from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
-from ..outcomes import Outcome, outcome_of
+from ..outcomes import Outcome, outcome_of_read
 from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
 from .tool_schemas import schema_fault, schemas_of
@@ -96,7 +96,7 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
         violations += _plain_text_rules(sample, raw, executed, tool_format)
     violations += _tool_rules(sample, parsed)
     violations += _turn_rules(sample)
-    violations += _label_rules(sample, tool_format)
+    violations += _label_rules(sample, parsed, executed)
     violations += _provenance_rules(sample["provenance"])
     return violations
 
@@ -207,13 +207,13 @@ def _turn_rules(sample: dict) -> Iterator[Violation]:
             yield Violation("turn", f"the injection {span} is not inside its message")
 
 
-def _label_rules(sample: dict, tool_format: ToolCallFormat) -> Iterator[Violation]:
+def _label_rules(sample: dict, parsed: Parsed, executed: tuple[ToolCall, ...]) -> Iterator[Violation]:
     """Compare all labels with the outcome, which is recomputed from the completion."""
     row_class, is_harmful = sample["priority_class"], sample["priority_class"] in HARMFUL_CLASSES
     if row_class not in PRIORITY_WEIGHTS:
         yield Violation("label", f"unknown priority_class {row_class!r}")
     try:
-        outcome = outcome_of(sample["assistant_raw"] or "", sample["target"], tool_format)
+        outcome = outcome_of_read(parsed, executed, sample["target"])
     except (KeyError, TypeError, ValueError):
         yield Violation("label", "the calls in target are not JSON calls")
         return
@@ -223,7 +223,6 @@ def _label_rules(sample: dict, tool_format: ToolCallFormat) -> Iterator[Violatio
         yield Violation("label", f"split is {sample['split']!r}")
     if sample["set"] != ("circuit_breaker" if is_harmful else "retain"):
         yield Violation("label", f"set is {sample['set']}, priority_class {row_class}")
-    executed = tool_format.executed_calls(sample["assistant_raw"] or "")
     labels = labels_of(sample, executed, outcome, is_harmful)
     wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
     if wrong:

@@ -12,7 +12,7 @@ from ..answers.gibberish import is_degenerate
 from ..chat import DATE_STRING, template_hash
 from ..formats import Diagnosis, ToolCallFormat
 from ..generation import Backend, Sampling
-from ..outcomes import Outcome, has_expected_arguments, outcome_of
+from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
 from .make_sample import make_sample
 from .sample_set import SampleSet
 from .target_model import TargetModel
@@ -95,12 +95,12 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
         return "truncated"
     if not completion["canonical"]:
         return "non_canonical_tokens"
-    outcome = outcome_of(completion["text"], prompt["target"], tool_format)
+    parsed, executed = tool_format.parse(completion["text"]), tool_format.executed_calls(completion["text"])
+    outcome = outcome_of_read(parsed, executed, prompt["target"])
     if outcome not in rule.outcomes:
         return str(outcome)
-    parsed = tool_format.parse(completion["text"])
     # What a server would execute in spite of its form must not be trained on.
-    if tool_format.executed_calls(completion["text"]) and not parsed.is_call:
+    if executed and not parsed.is_call:
         return "call_in_words" if parsed.diagnosis == Diagnosis.TEXT else str(parsed.diagnosis)
     # `None`: the prompt says nothing about the arguments.
     if rule.right_arguments and has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:

@@ -3,7 +3,7 @@
 from builders.trace import to_json
 
 from ..formats import ToolCall, ToolCallFormat
-from ..outcomes import Outcome, outcome_of
+from ..outcomes import Outcome, outcome_of_read
 from ..sample import CIRCUIT_BREAKER, RETAIN, content_id, timestamp
 
 
@@ -28,8 +28,8 @@ def make_sample(
         tool_format ([`ToolCallFormat`]): How the completion writes calls.
         provenance (`dict`): Provenance of the completion; joins the prompt's.
     """
-    calls = tool_format.parse(completion).calls
-    outcome = outcome_of(completion, prompt["target"], tool_format)
+    parsed, executed = tool_format.parse(completion), tool_format.executed_calls(completion)
+    outcome = outcome_of_read(parsed, executed, prompt["target"])
     harmful = id_prefix.startswith("harmful/")
     return {
         **prompt,
@@ -37,10 +37,10 @@ def make_sample(
         "split": split,
         "set": CIRCUIT_BREAKER if harmful else RETAIN,
         "assistant_raw": completion,
-        "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in calls],
+        "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in parsed.calls],
         "outcome": str(outcome),
         "priority_class": priority_class,
-        "labels": labels_of(prompt, tool_format.executed_calls(completion), outcome, harmful),
+        "labels": labels_of(prompt, executed, outcome, harmful),
         "provenance": prompt["provenance"] | provenance | {"timestamp": timestamp()},
     }
 
