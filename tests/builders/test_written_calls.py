@@ -1,10 +1,9 @@
 """Calls that a text writes, in the syntaxes of many models, and words about tools that are none."""
 
-import time
-
 import pytest
 
 from builders.written_calls import calls_in_words
+from tests.growth import FACTOR, growth
 
 
 TOOLS = ["read_file", "send_money", "send_money_back"]
@@ -61,13 +60,4 @@ def test_calls_are_named_once_each_in_the_order_of_the_text():
     "piece", ["send_money", "send_money(", '"name": ', "<function ", "[", "{", " ", "\n", "call:"]
 )
 def test_time_grows_with_the_length_of_the_text_only(piece):
-    def processor_time(text):
-        times = []
-        for _ in range(3):
-            before = time.process_time()
-            calls_in_words(text, TOOLS)
-            times.append(time.process_time() - before)
-        return min(times)
-
-    # Eight times the length: a quadratic pattern would take 64 times as long.
-    assert processor_time(piece * 40_000) < 24 * processor_time(piece * 5_000) + 0.01
+    assert growth(lambda text: calls_in_words(text, TOOLS), lambda n: piece * n, 5_000) < 3 * FACTOR

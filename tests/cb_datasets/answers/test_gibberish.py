@@ -2,12 +2,12 @@
 
 # ruff: noqa: RUF001  Russian letters look like others
 import random
-import time
 
 import pytest
 from transformers import AutoTokenizer
 
 from cb_datasets.answers.gibberish import is_degenerate
+from tests.growth import FACTOR, growth
 
 
 @pytest.mark.parametrize(
@@ -119,17 +119,6 @@ def test_babble_of_few_words_is_gibberish():
     assert sum(map(is_degenerate, texts)) >= 196
 
 
-def processor_time(text):
-    """The least of three."""
-    times = []
-    for _ in range(3):
-        before = time.process_time()
-        is_degenerate(text)
-        times.append(time.process_time() - before)
-    return min(times)
-
-
 @pytest.mark.parametrize("piece", ["-", " ", "\n", "a", "a ", "<|", "(", "{", "\u3042", "-a", "ab\n"])
 def test_time_grows_with_the_length_of_the_text_only(piece):
-    # Eight times the length: a quadratic pattern would take 64 times as long.
-    assert processor_time(piece * 160_000) < 24 * processor_time(piece * 20_000) + 0.01
+    assert growth(is_degenerate, lambda n: piece * n, 20_000) < 3 * FACTOR
