@@ -417,7 +417,7 @@ def write_page(
     found: dict[str, Any],
     page: Path,
     second: dict[str, Any] | None = None,
-    second_live: dict[str, Any] | None = None,
+    live: dict[str, Any] | None = None,
 ) -> None:
     """The page from its template, and the plot beside it.
 
@@ -425,7 +425,7 @@ def write_page(
         found (`dict`): All results, see `gathered`.
         page (`Path`): The page.
         second (`dict`, *optional*): Figures of a second model, see `second_model`.
-        second_live (`dict`, *optional*): Figures of its live runs, see `second_live`.
+        live (`dict`, *optional*): Figures of its live runs, see `second_live`.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -472,8 +472,8 @@ def write_page(
         ],
         second=second,
         second_table=of_second(MAIN, second),
-        second_live=second_live,
-        second_live_table=of_second(LIVE_OF_SECOND, second_live),
+        second_live=live,
+        second_live_table=of_second(LIVE_OF_SECOND, live),
         percent=lambda rate: f"{100 * rate['value']:.1f}",
         missing=[variant.label for name, variant in VARIANTS.items() if not variants[name]],
         share=share,

@@ -19,6 +19,7 @@ from typing import Any
 from ..json_records import parse_json
 from ..json_schema import standard_types
 from ..trace import to_json
+from .layouts.common import dicts_in
 
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -72,7 +73,7 @@ def _mend_json_text(line: dict) -> None:
     r"""Mend the fields that are JSON text, where `\ud83d` is a surrogate; in all other text it is six characters."""
     attack = line.get("attack")
     places = [(line, "tools"), (line, "metadata"), (attack, "expected_calls"), (attack, "goal_calls")]
-    for message in _objects(line.get("messages")):
+    for message in dicts_in(line.get("messages")):
         places += [(call.get("function"), "arguments") for call in _calls(message)]
     for part, field in places:
         if isinstance(part, dict) and isinstance(text := part.get(field), str) and "\\ud" in text.lower():
@@ -88,13 +89,9 @@ def _text_without_surrogates(text: str) -> str:
     return text if mended == value else to_json(mended)
 
 
-def _objects(value: Any) -> list[dict]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
-
-
 def _has_ids_of_text(messages: Any) -> bool:
     """Whether these are messages whose ids are text or missing; others are for the schema of a line to refuse."""
-    if not isinstance(messages, list) or len(_objects(messages)) < len(messages):
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return False
     ids = [call.get("id") for message in messages for call in _calls(message)]
     ids += [message.get("tool_call_id") for message in messages]

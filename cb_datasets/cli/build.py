@@ -87,7 +87,7 @@ def ingest(
 
     if (output_harmful or output_retain) and model is None:
         raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
-    given = {
+    flags = {
         "tools": tools,
         "retain": retain or None,
         "licence": licence,
@@ -95,7 +95,7 @@ def ingest(
         "layout": layout,
         "verdict": verdict,
     }
-    fields = _config_fields(source, **given, num_samples=target_n, seed=seed)
+    fields = _config_fields(source, flags, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     print_line(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
@@ -116,17 +116,21 @@ def ingest(
             save_set(samples, None if dry_run else folder / name)
 
 
-def _config_fields(source: str, **values: Any) -> dict[str, Any]:
-    """The fields of a source's configuration that are set; `num_samples` and `seed` only where it has them."""
+def _config_fields(source: str, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """The fields of a source's configuration that are set: those of `flags`, and of `defaults` where it has them.
+
+    Raises:
+        ValueError: If a flag is given that the source does not have.
+    """
     from dataclasses import fields
 
     from builders import SOURCES
 
     known = {field.name for field in fields(SOURCES[source].BUILDER_CONFIG_CLASS)} if source in SOURCES else set()
-    for name in ("tools", "retain", "licence", "skip_bad_lines", "layout", "verdict"):
-        if values[name] is not None and name not in known:
+    for name, value in flags.items():
+        if value is not None and name not in known:
             raise ValueError(f"{source} takes no --{'format' if name == 'layout' else name.replace('_', '-')}.")
-    return {name: value for name, value in values.items() if name in known and value is not None}
+    return {name: value for name, value in (flags | defaults).items() if name in known and value is not None}
 
 
 @app.command()

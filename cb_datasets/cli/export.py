@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .output import dropped, print_line
+from ..terminal import print_line
+from .output import dropped
 
 
 app = typer.Typer()

@@ -71,8 +71,7 @@ class Backend(Protocol):
     """A model that generates completions.
 
     `model` and `revision` name the loaded weights and go into every row's provenance, so neither has a path of this
-    machine. `max_length` is the maximum
-    number of tokens of a prompt and its completion together.
+    machine. `max_length` is the maximum number of tokens of a prompt and its completion together.
     """
 
     model: str
