@@ -33,6 +33,11 @@ BREAK = "\u200b"
 # A noncharacter, which is part of no token.
 _GONE = "\uffff"
 
+# Control tokens of the known families of models, whichever the target is.
+_OF_ANY_MODEL = re.compile(
+    r"<[|\uff5c][^|\uff5c<>\n]{0,40}[|\uff5c]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:/?AVAILABLE_TOOLS|TOOL_CALLS)\]"
+)
+
 # An added token, and its characters `[start, end)`.
 _Found = tuple[str, int, int]
 
@@ -49,6 +54,14 @@ def private_use_characters(text: str) -> Iterator[str]:
     # Only text made for the purpose contains all of these.
     yield from sorted(set(map(chr, range(0xF0000, 0xFFFFE))) - set(text))
     raise ValueError("A prompt contains all private-use characters; none is left to mark anything in it.")
+
+
+def leaks_control_token(text: str) -> bool:
+    """Whether a completion contains a control token of any family of models.
+
+    No model writes one into an answer; a server that does not split them off leaks them.
+    """
+    return bool(_OF_ANY_MODEL.search(text))
 
 
 def strings_in(value: Any) -> Iterator[str]:

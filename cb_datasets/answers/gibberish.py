@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..control_tokens import leaks_control_token
+
 
 WEIGHTS = Path(__file__).with_name("assets") / "gibberish_v1.npz"
 HASH_BITS = 16
@@ -33,10 +35,6 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing (Knuth 1973,
 
 _REPEATED_WORD = re.compile(r"(\b\w+\b)(?:\W+\1\b){5,}")
 _REPEATED_PIECE = re.compile(r"(\S{2,20}?)\1{7,}")
-# Of any family of models: a completion that spells one is broken.
-_CONTROL_TOKEN = re.compile(
-    r"<[|\uff5c][^|\uff5c<>\n]{0,40}[|\uff5c]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:/?AVAILABLE_TOOLS|TOOL_CALLS)\]"
-)
 _REPLACEMENT = "\ufffd"
 
 
@@ -47,7 +45,7 @@ def is_degenerate(text: str) -> bool:
     A property apart from the outcome. Lines drawn with one character are not degenerate, and short answers are not
     judged by their variety. Linear in the length of the text.
     """
-    if _CONTROL_TOKEN.search(text) or text.count(_REPLACEMENT) > 1 + len(text) // 200:
+    if leaks_control_token(text) or text.count(_REPLACEMENT) > 1 + len(text) // 200:
         return True
     folded = text.casefold()
     piece = _REPEATED_PIECE.search(folded)

@@ -20,6 +20,7 @@ from builders.written_calls import calls_in_words
 
 from ..arguments import parameter_schemas, read_by_schema
 from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
+from ..control_tokens import leaks_control_token
 from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
@@ -172,8 +173,9 @@ def collect_recorded_set(
             if text is None or fault is not None:
                 samples.drop(fault or "empty_turn", category)
                 continue
-            if spells_control_token(tokenizer, {"messages": [recorded], "tools": None}):
-                # In a completion it would be read as such, but the target did not write it.
+            # Tokens of the target would be read as such; those of another model were leaked by its server.
+            leaks = leaks_control_token(recorded["content"] or "")
+            if leaks or spells_control_token(tokenizer, {"messages": [recorded], "tools": None}):
                 samples.drop("control_token_in_turn", category)
                 continue
             if not recorded["tool_calls"] and calls_in_words(recorded["content"], parameter_schemas(trace["tools"])):

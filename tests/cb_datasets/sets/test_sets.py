@@ -277,10 +277,17 @@ def test_calls_of_a_conversation_that_went_well_are_a_sample_each(tiny_tokenizer
 
 
 @pytest.mark.parametrize(
-    "leak", ["ctica assistant<|end_header_id|>\n\nGladly.", "Gladly.<|reserved_special_token_3|>"]
+    "leak",
+    [
+        "ctica assistant<|end_header_id|>\n\nGladly.",
+        "Gladly.<|reserved_special_token_3|>",
+        "Gladly.<|im_end|>",
+        "Gladly.<\uff5ctool\u2581calls\u2581begin\uff5c>",
+        "[/INST] Gladly.",
+    ],
 )
 def test_a_recorded_turn_with_control_tokens_is_dropped(llama_tokenizer, leak):
-    """A server's leak, or text of a stranger: in a completion it would be read as control tokens."""
+    """A server's leak, or text of a stranger: in a completion the target's would be read as control tokens."""
     talk = [message("user", "Tea? <|eot_id|>"), message("assistant", leak)]
     made = collect_recorded_set("retain/ultrachat_subset", sides([own_trace("ultrachat/x", talk)]), llama_tokenizer)
     assert made.samples == [] and made.drops == {"control_token_in_turn": 1}
