@@ -14,7 +14,13 @@ from pathlib import Path
 import pytest
 
 from builders import TraceBuilder, load_source, prepare_source
-from builders.agentdojo.suites import goal_from_injections, installed_suite, is_reference, load_suites
+from builders.agentdojo.suites import (
+    BENCHMARK_VERSION,
+    goal_from_injections,
+    installed_suite,
+    is_reference,
+    load_suites,
+)
 from builders.base import summarize_traces
 from cb_datasets.formats import ToolCall
 from cb_datasets.outcomes import is_attack_call
@@ -446,6 +452,23 @@ def test_without_reference_files_the_installed_benchmark_provides_the_suite(tmp_
     write(tmp_path, record)
     [trace] = load_source("agentdojo", data_dir=tmp_path)["train"]
     assert len(json.loads(trace["tools"])) == 11
+
+
+def test_a_fork_that_is_installed_in_its_place_provides_its_own_suites(tmp_path: Path, monkeypatch):
+    """AgentDyn is one: a package of the same name, with more suites. Here one of AgentDojo's own has another name."""
+    load_suites_module = pytest.importorskip("agentdojo.task_suite.load_suites")
+    suites = load_suites_module.get_suites(BENCHMARK_VERSION)
+    monkeypatch.setitem(suites, "shopping", suites["banking"])
+    monkeypatch.setattr("builders.agentdojo.installed_suite", installed_suite.__wrapped__)  # remembers no suite
+    attack = (
+        "send_money",
+        {"recipient": "US133000000121212121212", "amount": 50, "subject": "x", "date": "2022-01-01"},
+    )
+    injected = {"injection_task_id": "injection_task_0", "attack_type": "direct", "injections": {"bill": INJECTION}}
+    turns = (says(None, ("read_file", {"file_path": "bill.txt"})), returns("read_file", INJECTION), says(None, attack))
+    write(tmp_path, run(*turns, returns("send_money", "Sent."), says("Done."), suite_name="shopping", **injected))
+    [trace] = load_source("agentdojo", data_dir=tmp_path)["train"]
+    assert trace["verdict"] == "compromised" and trace["simulated_tool"] == "send_money"
 
 
 def test_loading_the_installed_benchmark_does_not_change_yaml():
