@@ -286,7 +286,7 @@ def test_a_verdict_in_the_line_goes_before_that_of_all_lines(log):
 def test_fields_of_a_log_become_metadata_and_its_place_the_id():
     trace = trace_of({**sharegpt_log(), "source": "a-data-set", "lang": "en", "metadata": {"lang": "de"}})
     assert (trace["id"], trace["source"]) == ("jsonl/logs.jsonl:3", "jsonl")
-    assert json.loads(trace["metadata"]) == {"source": "a-data-set", "lang": "de"}
+    assert json.loads(trace["metadata"]) == {"source": "a-data-set", "lang": "de", "repaired": ["filled_ids"]}
     trace = trace_of(batch_log())
     assert trace["id"] == "jsonl/request-1"
     assert json.loads(trace["metadata"]) == {
@@ -333,8 +333,8 @@ def test_calls_without_ids_get_new_ones_and_results_the_id_of_the_call_of_their_
         {"role": "tool", "tool_call_id": "call_0", "content": RESULT},
     ]
     messages = trace_of(log)["messages"]
-    assert [call["id"] for call in messages[2]["tool_calls"]] == ["call_1", "call_2", "call_0"]
-    assert [message["tool_call_id"] for message in messages[3:6]] == ["call_2", "call_1", "call_0"]
+    assert [call["id"] for call in messages[2]["tool_calls"]] == ["call_2_0", "call_2_1", "call_0"]
+    assert [message["tool_call_id"] for message in messages[3:6]] == ["call_2_1", "call_2_0", "call_0"]
     assert {call["function"]["arguments"] for call in messages[2]["tool_calls"]} == {"{}"}
 
 
@@ -350,14 +350,14 @@ def test_parallel_results_in_one_turn_are_split():
     log["messages"][3]["content"][0]["value"] = json.dumps([{"content": "one"}, {"content": {"two": 2}}])
     results = [message for message in trace_of(log)["messages"] if message["role"] == "tool"]
     assert [(each["tool_call_id"], each["content"]) for each in results] == [
-        ("call_0", "one"),
-        ("call_1", '{"two": 2}'),
+        ("call_2_0", "one"),
+        ("call_2_1", '{"two": 2}'),
     ]
     log = hermes_log()
     log["conversations"][2]["value"] *= 2
     log["conversations"][3]["value"] = "<tool_response>one</tool_response>\n<tool_response>two</tool_response>"
     results = [message for message in trace_of(log)["messages"] if message["role"] == "tool"]
-    assert [(each["tool_call_id"], each["content"]) for each in results] == [("call_0", "one"), ("call_1", "two")]
+    assert [(each["tool_call_id"], each["content"]) for each in results] == [("call_2_0", "one"), ("call_2_1", "two")]
 
 
 def test_words_beside_anthropics_blocks_are_kept_in_order_and_turns_are_counted_anew():

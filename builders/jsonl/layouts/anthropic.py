@@ -14,7 +14,7 @@ The results in a user's message become messages of their own, before the user's 
 from collections import Counter
 from typing import Any
 
-from .common import call_of, dicts_in, fill_ids, line_of, text_of, without_nulls
+from .common import call_of, dicts_in, line_of, text_of, without_nulls
 from .openai import unpacked
 
 
@@ -43,7 +43,6 @@ def read(record: dict, left_out: Counter[str]) -> dict:
         messages.append((None, {"role": "system", "content": text_of(record["system"], "system", left_out)}))
     for index, raw in enumerate(record["messages"]):
         messages += [(index, message) for message in _messages(raw, f"messages[{index}]", left_out)]
-    fill_ids([message for _, message in messages if isinstance(message, dict)])
     request = {"generator": record.get("model"), **{name: record.get(name) for name in _REQUEST}}
     return line_of(record, messages, record.get("tools"), ("system", "model", *_REQUEST), request)
 

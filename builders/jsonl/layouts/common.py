@@ -1,4 +1,4 @@
-"""What the layouts share: text in parts, calls and their ids, tools, and the fields beside the messages."""
+"""What the layouts share: text in parts, calls, tools, and the fields beside the messages."""
 
 import ast
 import json
@@ -66,7 +66,7 @@ def text_of(content: Any, where: str, left_out: Counter[str], other: tuple[str, 
 
 
 def call_of(raw: Any) -> Any:
-    """A call in the form of a trace; [`fill_ids`] adds an id where there is none.
+    """A call in the form of a trace. Where it has no id, [`~builders.jsonl.repair.repair_line`] adds one.
 
         {"id": "c1", "function": {"name": "read_file", "arguments": ...}}       OpenAI
         {"id": "c1", "function": "read_file", "arguments": ...}                 Inspect
@@ -121,45 +121,6 @@ def named_call(raw: Any) -> dict:
     if not isinstance(raw, dict) or not isinstance(raw.get("name"), str):
         raise ValueError("it has no name")
     return call_of(without_nulls(raw, "id"))
-
-
-def fill_ids(messages: list[dict]) -> None:
-    """Give calls without an id one of their own, and results without one that of the call they answer, in order.
-
-    A result with a name answers the first open call of that name. One that answers no call keeps no id, and the trace
-    is dropped as `unpaired_result`.
-    """
-    calls = [call for message in messages for call in _calls(message)]
-    # An id that is no text stays as it is: the schema of a trace names the fault.
-    taken = {call["id"] for call in calls if call.get("id") and isinstance(call["id"], str)}
-    new_ids = (id for number in range(len(calls) + len(taken)) if (id := f"call_{number}") not in taken)
-    unanswered: list[dict] = []
-    for message in messages:
-        if message.get("role") != "tool":
-            unanswered = _calls(message)
-            for call in unanswered:
-                call["id"] = call.get("id") or next(new_ids)
-            continue
-        if not message.get("tool_call_id"):
-            message.pop("tool_call_id", None)
-            named = [call for call in unanswered if _name(call) == message.get("name")]
-            if named or (unanswered and message.get("name") is None):
-                message["tool_call_id"] = (named or unanswered)[0]["id"]
-        unanswered = _without_first(unanswered, message.get("tool_call_id"))
-
-
-def _calls(message: dict) -> list[dict]:
-    calls = message.get("tool_calls")
-    return [call for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-
-
-def _name(call: dict) -> Any:
-    return call["function"].get("name") if isinstance(call.get("function"), dict) else None
-
-
-def _without_first(calls: list[dict], id: str | None) -> list[dict]:
-    index = next((index for index, call in enumerate(calls) if call["id"] == id), len(calls))
-    return calls[:index] + calls[index + 1 :]
 
 
 def function_schemas(raw: Any) -> Any:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...json_records import parse_json
-from .common import Unusable, call_of, dicts_in, fill_ids, labels_in, line_of, object_in, text_of, without_nulls
+from .common import Unusable, call_of, dicts_in, labels_in, line_of, object_in, text_of, without_nulls
 
 
 # References to texts and images that a log stores once: `tc://` is that of older versions.
@@ -101,7 +101,6 @@ def read(record: dict, left_out: Counter[str]) -> dict:
         (index, _message(_filled(raw, attached), f"messages[{index}]", left_out))
         for index, raw in enumerate(record["messages"])
     ]
-    fill_ids([message for _, message in messages if isinstance(message, dict)])
     evaluation, metadata = object_in(record, "eval"), object_in(record, "metadata")
     scores = {
         name: score.get("value") for name, score in object_in(record, "scores").items() if isinstance(score, dict)

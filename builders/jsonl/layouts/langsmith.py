@@ -15,7 +15,7 @@ A run of a chain, such as an agent of LangGraph, has all its messages in `output
 from collections import Counter
 from typing import Any
 
-from .common import Unusable, call_of, dicts_in, fill_ids, labels_in, line_of, object_in, text_of, without_nulls
+from .common import Unusable, call_of, dicts_in, labels_in, line_of, object_in, text_of, without_nulls
 from .openai import read_message
 
 
@@ -53,7 +53,6 @@ def read(record: dict, left_out: Counter[str]) -> dict:
             f"{path} is missing: only runs whose inputs are messages can be read. Export those of the model."
         )
     messages = [(index, _message(each, f"{path}[{index}]", left_out)) for index, each in enumerate(raw)]
-    fill_ids([message for _, message in messages if isinstance(message, dict)])
     extra = object_in(record, "extra")
     parameters, metadata = object_in(extra, "invocation_params"), object_in(extra, "metadata")
     tools = record.get("tools") or parameters.get("tools") or inputs.get("tools")

@@ -23,7 +23,6 @@ from .common import (
     call_of,
     cut_tags,
     dicts_in,
-    fill_ids,
     is_trace,
     line_of,
     named_call,
@@ -104,16 +103,10 @@ def read(record: dict, left_out: Counter[str]) -> dict:
     for index, raw in enumerate(raws):
         message = read_message(raw, f"messages[{index}]", left_out, logged)
         messages += [(index, each) for each in _split_results(message, raws[index - 1] if index else None)]
-    if logged or any(map(_has_no_ids, dicts_in(raws))):
-        fill_ids([message for _, message in messages if isinstance(message, dict)])
     request = {"generator": record.get("model"), **{name: record.get(name) for name in _REQUEST}}
     own = ("model", "functions", *_REQUEST)
     tools = record.get("functions") if record.get("tools") is None else record["tools"]
     return line_of(record, messages, tools, own, request)
-
-
-def _has_no_ids(raw: dict) -> bool:
-    return raw.get("role") == "function" or raw.get("function_call") is not None or bool(_parts(raw, "tool_call"))
 
 
 def _parts(raw: Any, kind: str) -> list[dict]:

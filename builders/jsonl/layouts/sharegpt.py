@@ -24,7 +24,7 @@ from collections import Counter
 from typing import Any
 
 from ...json_records import parse_json
-from .common import cut_tags, fill_ids, line_of, parse_value, without_nulls
+from .common import cut_tags, line_of, parse_value, without_nulls
 from .openai import calls_in, cut_calls
 
 
@@ -71,7 +71,6 @@ def read(record: dict, left_out: Counter[str]) -> dict:
             # The instructions of the format may be all that the system says.
             if message["role"] != "system" or message["content"]:
                 messages.append((index, message))
-    fill_ids([message for _, message in messages])
     return line_of(
         record, messages, tools, ("conversations", "chat", "system", "model"), {"generator": record.get("model")}
     )
