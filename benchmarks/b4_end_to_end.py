@@ -60,7 +60,7 @@ def commands(data: Path) -> list[list[str]]:
     sets = [harmful, retain / "adversarial_safe", twins, retain / "refusals", retain / "chat"]
     quarantine, reports = ["--quarantine", data / "quarantine"], data / "reports"
     fill = ["--fill", "twin", "--twins", twins]
-    written = ["--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 1]
+    written = ["--reports", reports, "--schemas", data / "schemas", "--min-dr-ratio", 1]
     kinds = [word for kind in ("benign_twins", "refusals", "chat") for word in ("--kinds", kind)]
     return [
         ["generate-ds", "--traces", traces, "--output", harmful, *asked],

@@ -26,7 +26,7 @@ from builders.trace import to_json
 from .chat import DATE_STRING, template_messages
 from .files import ROWS_FILE, STREAM_ROWS, in_one_move, parquet_writer
 from .formats import Diagnosis, get_format
-from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, SAMPLE_FEATURES
+from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
 
 
 _TURNS = List(Json())
@@ -87,6 +87,12 @@ def export_jsonl(samples: Iterable[dict], path: Path) -> None:
     write_jsonl(map(export_row, samples), path)
 
 
+def export_prompts(prompts: Iterable[dict], path: Path) -> None:
+    """Write evaluation prompts as JSON lines: the columns of a sample that say what a model is asked."""
+    records = (export_row({**prompt, "tool_calls_structured": []}) for prompt in prompts)
+    write_jsonl(({name: record[name] for name in PROMPT_FEATURES} for record in records), path)
+
+
 def write_jsonl(rows: Iterable[dict], path: Path) -> None:
     """Write rows as JSON lines; all of them, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +123,14 @@ def _encoded(tool_calls: list[dict]) -> list[dict]:
     ]
 
 
-def import_jsonl(file: Path, folder: Path) -> int:
+def import_jsonl(file: Path, folder: Path, fill: Callable[[dict, str], dict] = lambda record, _: record) -> int:
     """Read samples from JSON lines into a dataset folder and return their number.
+
+    Args:
+        file (`Path`): The file.
+        folder (`Path`): The folder.
+        fill (`Callable[[dict, str], dict]`, *optional*): Completes a record before it is checked; the text says where
+            it stands.
 
     Raises:
         ValueError: If a line is not valid against [`json_schema`]; it names file and line.
@@ -129,10 +141,11 @@ def import_jsonl(file: Path, folder: Path) -> int:
     validator, lines, rows = Draft202012Validator(json_schema()), read_json_lines(file), 0
     with parquet_writer(folder / ROWS_FILE, SAMPLE_FEATURES) as write:
         while batch := list(islice(lines, STREAM_ROWS)):
-            for where, record in batch:
+            records = [(where, fill(record, where)) for where, record in batch]
+            for where, record in records:
                 if error := best_match(validator.iter_errors(record)):
                     raise ValueError(f"{where}: {error.json_path}: {error.message[:200]}. Correct it.")
-            samples = [import_row(record) for _, record in batch]
+            samples = [import_row(record) for _, record in records]
             write(pyarrow.Table.from_pylist(samples, schema=SAMPLE_FEATURES.arrow_schema))
             rows += len(samples)
     return rows

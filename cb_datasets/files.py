@@ -297,12 +297,16 @@ def folders_in(folder: Path, what: str) -> list[Path]:
     return inside
 
 
-def hashes_of(folders: Iterable[Path]) -> dict[str, str]:
+def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
     """Hashes of the rows of dataset folders, by the last two parts of their paths: `{"stage2/train": "9f86..."}`.
 
-    Reports store them, so that a report about other rows is detected.
+    A file is hashed itself, and named without `.jsonl`. Reports store hashes, so that a report about other rows is
+    detected.
     """
-    return {f"{folder.parent.name}/{folder.name}": sha256(_rows_file(folder)) for folder in folders}
+    return {
+        f"{path.parent.name}/{path.name.removesuffix('.jsonl')}": sha256(path if path.is_file() else _rows_file(path))
+        for path in paths
+    }
 
 
 @contextmanager

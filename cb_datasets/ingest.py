@@ -11,6 +11,11 @@ from .files import load_rows, save_rows
 from .splits import choose, split_by_group
 
 
+# The splits of a source that is ingested without saying how: those of `ingest` without flags.
+EVAL_FRACTION, HELD_OUT = 0.2, "test"
+B4 = "fujitsu_b4"
+
+
 def ingest(
     builder: TraceBuilder,
     eval_fraction: float,
@@ -57,13 +62,30 @@ def save_traces(splits: dict[str, Dataset], output: Path, report: dict) -> None:
         save_rows(rows, output / split, report)
 
 
-def load_traces(folders: Iterable[Path]) -> dict[str, Dataset]:
-    """The stored traces of one or more sources, by split.
+def load_traces(paths: Iterable[Path], splits: tuple[str, ...] = ("train", "eval")) -> dict[str, Dataset]:
+    """The traces of one or more sources, by split.
+
+    Args:
+        paths (`Iterable[Path]`): Folders of ingested sources. A file is B4's own, and is ingested in memory.
+        splits (`tuple[str, ...]`, *optional*): The splits to read.
 
     Raises:
         FileNotFoundError: If a source has not been ingested.
+        ValueError: If a file is not B4's.
     """
-    folders = list(folders)
-    return {
-        split: concatenate_datasets([load_rows(folder / split) for folder in folders]) for split in ("train", "eval")
-    }
+    sources = [
+        _ingested_file(path) if path.is_file() else {split: load_rows(path / split) for split in splits}
+        for path in paths
+    ]
+    return {split: concatenate_datasets([source[split] for source in sources]) for split in splits}
+
+
+def source_of(path: Path) -> str:
+    """The source whose traces [`load_traces`] reads from a path."""
+    return B4 if path.is_file() else path.name
+
+
+def _ingested_file(file: Path) -> dict[str, Dataset]:
+    from builders import prepare_source
+
+    return ingest(prepare_source(B4, data_files=[file]), EVAL_FRACTION, HELD_OUT)[0]

@@ -37,7 +37,7 @@ DR_FLAGS := --max-prompts 1400 --per-tool 100
 # As flips are sampled, so that the completions of attacked prompts are made once.
 SAFE_FLAGS := --temperature 0.7 --top-p 0.95
 # Every flip has the right call of its prompt beside it in Dr. What the trainer sees of each is set by its batch sizes.
-MERGE_FLAGS := --dr-ratio 2.5
+MERGE_FLAGS := --min-dr-ratio 2.5
 EVAL_FLAGS := --max-prompts 400
 EVALUATE_FLAGS := --max-new-tokens 96 --batch-size 32
 # Small batches: keys and values of a larger one do not fit the cache of a CPU. Budgets for five minutes.

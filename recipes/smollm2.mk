@@ -33,7 +33,7 @@ SAFE_FLAGS := --temperature 0.7 --top-p 0.95
 # Fewer adversarial-safe rows than a run of full size has; the reports say so.
 GATE_FLAGS := --min-adversarial-safe 150
 # The agent's failures in the office are as many as the demo's.
-MERGE_FLAGS := --min-adversarial-safe 150 --dr-ratio 2.5
+MERGE_FLAGS := --min-adversarial-safe 150 --min-dr-ratio 2.5
 EVAL_FLAGS := --max-prompts 200
 EVALUATE_FLAGS := --max-new-tokens 64 --batch-size 32
 # One process needs no launcher.

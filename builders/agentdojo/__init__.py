@@ -1,7 +1,7 @@
 """AgentDojo runs: agents that work with suites of tools, with and without an injection in the tool results.
 
-There are two layouts for the same runs (both shortened). A dump `dumps/agentdojo-<pipeline>.jsonl` starts with a
-header and has one run per line:
+There are two layouts for the same runs (both shortened). A dump `dumps/agentdojo-<pipeline>.jsonl`, or without that
+folder, starts with a header and has one run per line:
 
     {"metadata": {"benchmark": "agent-dojo", "accuracy": 0.66, "name": "some-model"}}
     {"index": 17, "metadata": {"suite_name": "banking", "model": "some-model", "success": false, "security": true,
@@ -66,7 +66,7 @@ from .verdicts import check_polarity
 
 _logger = datasets.logging.get_logger(__name__)
 
-_DUMPS = "dumps/agentdojo-*.jsonl"
+_DUMPS, _BARE_DUMPS = "dumps/agentdojo-*.jsonl", "agentdojo-*.jsonl"
 _RUNS = "runs/*/*/*/*/*.json"
 
 
@@ -90,7 +90,7 @@ class AgentDojo(TraceBuilder):
 
     BUILDER_CONFIG_CLASS = AgentDojoConfig
     FACT_COLUMNS = ("verdict", "metadata")
-    INPUTS = ((_DUMPS,), (_RUNS,), ("reference/tasks_*.json",), ("reference/tool_schemas_*.json",))
+    INPUTS = ((_DUMPS, _BARE_DUMPS), (_RUNS,), ("reference/tasks_*.json",), ("reference/tool_schemas_*.json",))
     PACKAGES = ("agentdojo",)
     HOW_TO_GET = "The benchmark's repository, github.com/ethz-spylab/agentdojo, has its runs in the folder runs."
     # The benchmark and the runs published with it are MIT; the dumps, an export of such runs, state no licence.
@@ -105,9 +105,13 @@ class AgentDojo(TraceBuilder):
         Raises:
             FileNotFoundError: If there is no file with runs.
         """
-        files = [path for (pattern,) in cls.INPUTS for path in data_dir.glob(pattern) if path.is_file()]
+        files: list[Path] = []
+        for patterns in cls.INPUTS:
+            by_pattern = ([path for path in data_dir.glob(pattern) if path.is_file()] for pattern in patterns)
+            files += next(filter(None, by_pattern), [])  # two layouts would give the same records twice
         if all(is_reference(path) for path in files):
-            raise FileNotFoundError(f"AgentDojo expects {_DUMPS} in {data_dir}, or {_RUNS}, but finds neither.")
+            expected = ", ".join((_DUMPS, _BARE_DUMPS, _RUNS))
+            raise FileNotFoundError(f"AgentDojo expects one of {expected} in {data_dir}, but finds none.")
         return sorted(files)
 
     def facts_of(self, trace: dict) -> Iterable[tuple[str, str, str]]:

@@ -5,6 +5,8 @@
     **/results.json, simulations/   the same as a folder, with a file for each           `recordings.py`
     taubench*.json                  conversations recorded by its predecessor τ-bench    `recordings.py`
 
+They stand below `data_dir`, or below `data/tau2` in it where that is the benchmark's repository.
+
 Points that are easy to get wrong:
 
 - A task is not a conversation: it has a scenario and a sequence of reference actions, but no assistant messages. The
@@ -92,8 +94,10 @@ class Tau2(TraceBuilder):
 
     @classmethod
     def find_inputs(cls, data_dir: Path) -> list[Path]:
-        super().find_inputs(data_dir)  # raises if there is no input
-        return find_files(data_dir)
+        in_repository = data_dir / "data" / "tau2"
+        folder = in_repository if in_repository.is_dir() else data_dir
+        super().find_inputs(folder)  # raises if there is no input
+        return find_files(folder)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         files = [file for file in self.inputs if _holds_records(file, self.config.domain)]

@@ -31,7 +31,7 @@ class Thresholds:
 class MergedThresholds:
     """Thresholds of `merge`."""
 
-    dr_ratio: float = _threshold(4.0, "Minimum number of Dr rows per Ds row.")
+    min_dr_ratio: float = _threshold(4.0, "Minimum number of Dr rows per Ds row.")
     min_adversarial_safe: int = _threshold(400, "Minimum number of adversarial-safe rows in the train split.")
     max_similarity: float = _threshold(0.8, "Jaccard similarity at which a train request counts as one of eval.")
 

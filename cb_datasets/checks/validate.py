@@ -12,11 +12,14 @@ from datasets import Features, List, Value
 from tqdm import tqdm
 
 from ..files import REPORT_FILE, ROWS_FILE, count_rows, parquet_writer, stream_tables, write_json
-from ..sample import SAMPLE_FEATURES
+from ..sample import CIRCUIT_BREAKER, RETAIN, SAMPLE_FEATURES
 from .rules import RULES, check
 
 
 EXAMPLES = 3
+
+# The rows of Ds and of Dr under the names of their folders.
+HALVES = {CIRCUIT_BREAKER: "harmful", RETAIN: "retain"}
 
 # A row in quarantine has the rules it broke in an additional column.
 QUARANTINE_FEATURES = Features({**SAMPLE_FEATURES, "reasons": List(Value("string"))})
@@ -71,10 +74,14 @@ def validate(
         quarantine (`Path`): Folder for the failing rows, each with its `reasons`.
         min_valid (`float`): Minimum fraction of valid rows in each set; below it the whole set fails.
         strict (`bool`, *optional*, defaults to `True`): Whether a completion without its end token fails (R2).
-        split (`str`, *optional*): Check rows of this split only.
+        split (`str`, *optional*): Check rows of this split only, `train` or `eval`; or rows of Ds (`harmful`) or Dr
+            (`retain`) only, and no sets without any.
 
     Returns:
         `dict`: The report, with `passed`.
+
+    Raises:
+        ValueError: If two sets have one name, or no set has rows of Ds or Dr, as asked.
     """
     counts = {f"{folder.parent.name}/{folder.name}": _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
@@ -85,6 +92,10 @@ def validate(
             for table in stream_tables(folder, SAMPLE_FEATURES):
                 _check_table(table, set_counts, strict, split, write)
                 bar.update(len(table))
+    if split in HALVES.values():
+        counts = {name: set_counts for name, set_counts in counts.items() if set_counts.rows}
+        if not counts:
+            raise ValueError(f"No rows of {split} in {', '.join(map(str, folders))}.")
     sets = {name: set_counts.rule_report(min_valid) for name, set_counts in counts.items()}
     write_json(quarantine / REPORT_FILE, {"rows": sum(report["quarantined"] for report in sets.values())})
     passed = bool(sets) and all(report["passed"] for report in sets.values())
@@ -97,7 +108,7 @@ def _check_table(
     """Check the rows of a table and write those that fail."""
     reasons = {}
     for index, row in enumerate(table.to_pylist()):
-        if split in (None, row["split"]) and (row_reasons := counts.add_row(row, strict)):
+        if split in (None, row["split"], HALVES.get(row["set"])) and (row_reasons := counts.add_row(row, strict)):
             reasons[index] = row_reasons
     if reasons:
         failed = table.take(list(reasons))

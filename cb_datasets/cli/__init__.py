@@ -6,15 +6,44 @@ The Makefile runs the same commands; `make -n demo` shows them with all their fl
 import os
 import sys
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from ..terminal import shown
+from ..terminal import print_line, shown
 from . import attack, build, check, evaluate, export, generate, publish
+from .guide_hints import command_hint, flag_hint
+
+
+# Typer brings its own copy of click, of which it exports neither the context nor the errors of its parser.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+class Commands(TyperGroup):
+    """The commands. Where one is written as in the data generation guide, the error says what to write here."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple:
+        if args and args[0] not in self.commands and (hint := command_hint(args[0])):
+            print_line(f"error: {args[0]} is a script of the data generation guide: {hint}", file=sys.stderr)
+            raise typer.Exit(2)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            unknown, param = getattr(error, "option_name", None), getattr(error, "param", None)
+            command = error.ctx.info_name if error.ctx else ""
+            hint = flag_hint(command, [unknown] if unknown else param.opts if param else [])
+            if hint is None:
+                raise
+            print_line(f"error: {command} {'has no' if unknown else 'needs'} {': '.join(hint)}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

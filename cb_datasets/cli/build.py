@@ -28,7 +28,10 @@ app = typer.Typer()
 @app.command()
 def ingest(
     source: Annotated[str, typer.Argument(help="Name of the source, e.g. agentdojo, tau2, ultrachat, jsonl.")],
-    output: OutputOption,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder of traces to write. A .jsonl file: the recorded Dr instead, as --output-retain."),
+    ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of the source, e.g. airline of tau2.")] = None,
     data_dir: Annotated[
         Path | None,
@@ -69,8 +72,14 @@ def ingest(
         typer.Option("--target-n", "--n-samples", min=1, help="Maximum number of traces per split, chosen by --seed."),
     ] = None,
     seed: SeedOption = 0,
-    output_harmful: Annotated[Path | None, typer.Option(help="Also write the source's recorded Ds here.")] = None,
-    output_retain: Annotated[Path | None, typer.Option(help="Also write the source's recorded Dr here.")] = None,
+    output_harmful: Annotated[
+        Path | None,
+        typer.Option(help="A recorded set of Ds, a folder or .jsonl file named for it: harmful/agentdojo_failures."),
+    ] = None,
+    output_retain: Annotated[
+        Path | None,
+        typer.Option(help="A recorded set of Dr, likewise: retain/agentdojo_resisted."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Model in whose format recorded samples are written.")] = None,
     max_each: MaxEachOption = None,
     max_length: MaxLengthOption = 8192,
@@ -83,10 +92,17 @@ def ingest(
 
     from ..ingest import ingest as ingest_source
     from ..ingest import save_traces
-    from ..sets.recorded import RECORDED_SETS, collect_recorded_set
+    from ..sets.jsonl_sets import is_jsonl
+    from ..sets.recorded import collect_recorded_set, recorded_set_named
 
-    if (output_harmful or output_retain) and model is None:
-        raise ValueError("--output-harmful and --output-retain write in the format of a model: name it with --model.")
+    if output is not None and is_jsonl(output) and output_retain is None:
+        output, output_retain = None, output
+    folders = {"harmful": output_harmful, "retain": output_retain}
+    recorded = {recorded_set_named(source, half, path): path for half, path in folders.items() if path is not None}
+    if not recorded and output is None and not dry_run:
+        raise ValueError("No output: pass --output FOLDER for traces, or --output-harmful and --output-retain.")
+    if recorded and model is None:
+        raise ValueError(f"Samples are written in the format of a model: add --model MODEL ({', '.join(recorded)}).")
     flags = {
         "tools": tools,
         "retain": retain or None,
@@ -102,18 +118,15 @@ def ingest(
     print_line(f"{listed(report['verdicts'])}; {dropped(report['drops'])}")
     if report.get("repaired"):
         print_line(f"  repaired: {listed(report['repaired'])}")
-    destination = "not written (--dry-run)" if dry_run else f"-> {output}"
+    destination = "not written (--dry-run)" if dry_run else f"-> {output}" if output else "not written (no --output)"
     print_line(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {destination}")
     if not report["redistributable"]:
         print_line(f"  not redistributable: releases leave these rows out, their licence is {report['licence']}")
-    if not dry_run:
+    if output is not None and not dry_run:
         save_traces(splits, output, report)
-    for subset, (source_of_subset, spec) in RECORDED_SETS.items():
-        split_folder, name = subset.split("/")
-        folder = output_harmful if split_folder == "harmful" else output_retain
-        if source_of_subset == source and spec.verdict in report["verdicts"] and folder and model:
-            samples = collect_recorded_set(subset, splits, tokenizer(model), max_length, fit, max_each)
-            save_set(samples, None if dry_run else folder / name)
+    for subset, path in recorded.items():
+        samples = collect_recorded_set(subset, splits, tokenizer(str(model)), max_length, fit, max_each)
+        save_set(samples, None if dry_run else path)
 
 
 def _config_fields(source: str, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
@@ -184,11 +197,20 @@ def collect(
 
 @app.command()
 def generate_eval(
-    traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources; their eval split is used.")],
-    output: Annotated[Path, typer.Option(help="The prompts folder; each task gets its own folder in it.")],
-    tasks: Annotated[
-        list[str], typer.Option(help="tool_flip, capability, agentdojo, forced_call, multi_turn, later_turn, ...")
+    traces: Annotated[
+        list[Path], typer.Argument(help="Folders of ingested sources, or B4's own file; their eval split is used.")
     ],
+    output: Annotated[
+        Path,
+        typer.Option(help="The prompts folder, in which each task gets its own; or a .jsonl file for all."),
+    ],
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="tool_flip, capability, agentdojo, ...; by default all that have prompts but forced_call."),
+    ] = None,
+    include_forced_calls: Annotated[
+        bool, typer.Option("--include-forced-calls", help="Also forced_call: the attacker's call is begun already.")
+    ] = False,
     prompt_format: Annotated[str, typer.Option(help="Tool-call format of the target.")] = "llama3_json",
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of prompts per task.")] = None,
     seed: SeedOption = 0,
@@ -196,23 +218,37 @@ def generate_eval(
     """Evaluation prompts from the eval split, a folder for each task."""
     from datasets import concatenate_datasets
 
-    from ..files import load_rows, save_rows
+    from ..export import export_prompts
+    from ..files import save_rows
     from ..formats import get_format
-    from ..sets.eval_prompts import EVALUATION_TASKS, evaluation_prompts
+    from ..ingest import load_traces
+    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts
+    from ..sets.jsonl_sets import is_jsonl
     from ..splits import choose
 
-    for task in tasks:
+    for task in tasks or []:
         if task not in EVALUATION_TASKS:
             raise ValueError(f"Unknown task {task!r}; known: {', '.join(EVALUATION_TASKS)}.")
+    wanted = dict.fromkeys(tasks or (task for task in EVALUATION_TASKS if task != FORCED_CALL))
+    wanted |= {FORCED_CALL: None} if include_forced_calls else {}
     tool_format = get_format(prompt_format)
-    held_out = [load_rows(folder / "eval") for folder in traces]
-    for task in tasks:
-        rows = concatenate_datasets([evaluation_prompts(rows, task, tool_format) for rows in held_out])
+    held_out = [load_traces([path], ("eval",))["eval"] for path in traces]
+    chosen = {}
+    for task in wanted:
+        rows = concatenate_datasets([evaluation_prompts(source, task, tool_format) for source in held_out])
+        if len(rows) == 0 and tasks is None and task != FORCED_CALL:
+            continue
         if len(rows) == 0:
             raise ValueError(f"The eval split of {_names(traces)} has no prompts for {task}.")
-        chosen = choose(rows, max_prompts, seed)
-        save_rows(chosen, output / task, {"task": task, "rows": len(chosen), "available": len(rows)})
-        print_line(f"generate-eval {task}: {len(chosen)} prompts of {len(rows)} held out -> {output / task}")
+        chosen[task] = choose(rows, max_prompts, seed)
+        place = output if is_jsonl(output) else output / task
+        if not is_jsonl(output):
+            save_rows(chosen[task], place, {"task": task, "rows": len(chosen[task]), "available": len(rows)})
+        print_line(f"generate-eval {task}: {len(chosen[task])} prompts of {len(rows)} held out -> {place}")
+    if not chosen:
+        raise ValueError(f"The eval split of {_names(traces)} has no evaluation prompts.")
+    if is_jsonl(output):
+        export_prompts(concatenate_datasets(list(chosen.values())), output)
 
 
 def _names(folders: list[Path]) -> str:

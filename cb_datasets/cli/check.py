@@ -1,7 +1,8 @@
 """The commands that check, merge and explain samples."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from ..checks.thresholds import MergedThresholds, Thresholds
 from ..counts import listed
 from ..terminal import print_line, shown, shown_line
-from .options import MaxLengthOption, SeedOption, takes
+from .options import MaxLengthOption, SeedOption, ToolSchemaOption, read_tool_schema, takes
 from .output import dropped, gate_table, stop_unless, table, tokenizer, verdict, write_checked
 
 
@@ -22,23 +23,33 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 SetsArgument = Annotated[
-    list[Path] | None, typer.Argument(help="Folders of sets, e.g. harmful/b4_flips retain/refusals, or of many sets.")
+    list[Path] | None,
+    typer.Argument(help="Sets, e.g. harmful/b4_flips retain/refusals.jsonl, or folders of many of them."),
 ]
 HarmfulOption = Annotated[
-    list[Path] | None, typer.Option("--harmful-dir", "--ds", help="Folder of Ds: a set or a folder of sets.")
+    list[Path] | None, typer.Option("--harmful-dir", "--ds", help="Ds: a set (folder or .jsonl), or a folder of sets.")
 ]
 RetainOption = Annotated[
-    list[Path] | None, typer.Option("--retain-dir", "--dr", help="Folder of Dr: a set or a folder of sets.")
+    list[Path] | None, typer.Option("--retain-dir", "--dr", help="Dr: a set (folder or .jsonl), or a folder of sets.")
 ]
 QuarantineOption = Annotated[Path | None, typer.Option(help="Folder of rows that failed validation.")]
 ModelOption = Annotated[str | None, typer.Option(help="Folder of the target model, or its Hub id.")]
+
+
+class ValidateSplit(StrEnum):
+    TRAIN = "train"
+    EVAL = "eval"
+    HARMFUL = "harmful"
+    RETAIN = "retain"
 
 
 @app.command()
 def validate(
     folders: SetsArgument = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder with harmful/ and retain/: all sets in it.")] = None,
-    split: Annotated[str | None, typer.Option(help="Check only this split, train or eval.")] = None,
+    split: Annotated[
+        ValidateSplit | None, typer.Option(help="Check only train or eval rows, or only Ds (harmful) or Dr (retain).")
+    ] = None,
     strict: Annotated[bool, typer.Option(help="A completion without its end token fails (R2).")] = False,
     quarantine: QuarantineOption = None,
     output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
@@ -137,7 +148,10 @@ def _renderer(model: str) -> Callable[[dict], bool]:
 @takes(MergedThresholds)
 def merge(
     limits: MergedThresholds,
-    output: Annotated[Path, typer.Option(help="Folder of the merged dataset; train/ and eval/ are written into it.")],
+    output: Annotated[
+        Path,
+        typer.Option(help="Folder of the merged dataset, for train/ and eval/; or a .jsonl file for the train split."),
+    ],
     folders: SetsArgument = None,
     harmful_dir: HarmfulOption = None,
     retain_dir: RetainOption = None,
@@ -145,7 +159,8 @@ def merge(
         Path | None, typer.Option(help="The prompts folder; training rows must share nothing with it.")
     ] = None,
     eval_output: Annotated[
-        Path | None, typer.Option(help="Folder of the eval split, by default <output>/eval.")
+        Path | None,
+        typer.Option(help="The eval split: folder or .jsonl file, by default <output>/eval or eval.jsonl."),
     ] = None,
     eval_fraction: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Hold out this fraction of groups; by default as at ingest.")
@@ -154,16 +169,20 @@ def merge(
         list[str] | None,
         typer.Option(metavar="CLASS=PAIRS", help="Maximum number of pairs of a class in train; repeatable."),
     ] = None,
-    max_dr_ratio: Annotated[float | None, typer.Option(min=0.0, help="Maximum number of Dr rows per Ds row.")] = None,
+    dr_ratio: Annotated[
+        float | None, typer.Option(min=0.0, help="Target for Dr rows per Ds row: Dr is sampled down to it.")
+    ] = None,
     weight: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLASS=WEIGHT", help="Weight of a class under --max-dr-ratio; repeatable."),
+        typer.Option(metavar="CLASS=WEIGHT", help="Weight of a class under --dr-ratio; repeatable."),
     ] = None,
     repeat_similarity: Annotated[float, typer.Option(help="Similarity at which rows are near-duplicates.")] = 0.95,
     check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
     quarantine: QuarantineOption = None,
     marks: Annotated[Path | None, typer.Option(help="Audit marks; rows marked bad are left out.")] = None,
-    reports: Annotated[Path | None, typer.Option(help="Folder for stats.json, by default ../reports.")] = None,
+    reports: Annotated[
+        Path | None, typer.Option(help="Folder for stats.json: by default ../reports, or beside a .jsonl.")
+    ] = None,
     schemas: Annotated[Path | None, typer.Option(help="Folder for the JSON Schema, by default ../schemas.")] = None,
     model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures rows for stats.json.")] = None,
     seed: SeedOption = 0,
@@ -171,24 +190,30 @@ def merge(
     """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
     from ..audit.marks import marked_bad
     from ..export import json_schema
-    from ..files import folders_in, write_json
+    from ..files import folders_in, hashes_of, write_json
     from ..merge.dropped_rows import DROPPED_ROWS_FILE
     from ..merge.merge import MergeOptions
     from ..merge.merge import merge as merge_sets
+    from ..sets.jsonl_sets import output_of_splits, reports_beside, written_as_jsonl
 
+    if dr_ratio is not None and dr_ratio < limits.min_dr_ratio:
+        raise ValueError(f"--dr-ratio {dr_ratio:g} is below --min-dr-ratio {limits.min_dr_ratio:g}: lower that too.")
     sets = _sets([*(folders or []), *(harmful_dir or []), *(retain_dir or [])])
     options = MergeOptions(
-        seed, eval_fraction, repeat_similarity, _numbers(quota, int), max_dr_ratio, _numbers(weight, float)
+        seed, eval_fraction, repeat_similarity, _numbers(quota, int), dr_ratio, _numbers(weight, float)
     )
     bad = _quarantined(quarantine)
     if check:
         bad |= _checked(sets, output.parent / "quarantine" / "merge")
-    outputs = {"train": output / "train", "eval": eval_output or output / "eval"}
+    outputs = output_of_splits(output, eval_output)
     prompt_sets = folders_in(prompts, "evaluation prompts") if prompts else []
     marked = marked_bad(marks) if marks else set()
-    stats = (reports or output.parent / "reports") / "stats.json"
+    stats = (reports or reports_beside(output)) / "stats.json"
     left_out = stats.with_name(DROPPED_ROWS_FILE)
-    report = merge_sets(sets, bad, prompt_sets, outputs, options, limits, _length(model), marked, left_out)
+    with written_as_jsonl(outputs) as written:
+        report = merge_sets(sets, bad, prompt_sets, written, options, limits, _length(model), marked, left_out)
+    if report["passed"]:
+        report |= {"outputs": hashes_of(outputs.values())}
     write_json(stats, report)
     gate_table(report)
     stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
@@ -236,16 +261,14 @@ def _length(model: str | None) -> Callable[[dict], int] | None:
 @app.command()
 def preflight(
     train_data: Annotated[
-        Path, typer.Option("--train-data", "--stage2", help="The merged dataset, or a folder of samples.")
+        Path, typer.Option("--train-data", "--stage2", help="The merged dataset, or any samples: a folder or .jsonl.")
     ],
     model: ModelOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "--report", help="The report, by default ../reports/preflight.json."),
     ] = None,
-    tool_schema: Annotated[
-        Path | None, typer.Option(help="Asset with the prompt and tools that B4 rows must carry.")
-    ] = None,
+    tool_schema: ToolSchemaOption = None,
     max_length: MaxLengthOption = 8192,
     check_tokenization: Annotated[
         bool, typer.Option("--check-tokenization/--no-check-tokenization", help="Off: check the tools only.")
@@ -256,16 +279,17 @@ def preflight(
     from tqdm import tqdm
 
     from ..checks.preflight import preflight as check_rows
-    from ..files import count_rows, hashes_of, read_json, stream_rows
+    from ..files import count_rows, hashes_of, stream_rows
     from ..merge.merge import check_outputs
     from ..sample import SAMPLE_FEATURES
+    from ..sets.jsonl_sets import reports_beside
 
     if check_tokenization and model is None:
         raise ValueError("No tokenizer: pass --model, or --no-check-tokenization.")
-    sets = _sets([train_data])
+    asset = read_tool_schema(tool_schema) if tool_schema else None
+    sets, inputs = _sets([train_data]), hashes_of(_sets_in(train_data))
     target = tokenizer(model) if model and check_tokenization else None
-    asset = read_json(tool_schema) if tool_schema else None
-    output, inputs = output or train_data.parent / "reports" / "preflight.json", hashes_of(sets)
+    output = output or reports_beside(train_data) / "preflight.json"
     check_outputs(inputs, output.with_name("stats.json"))
     rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", count_rows(sets), unit="row")
     report = check_rows(rows, target, max_length, asset) | {"inputs": inputs}
@@ -325,14 +349,16 @@ def explain(
 
 
 def _sets(paths: list[Path]) -> list[Path]:
-    """The folders of samples among some paths: each a set, or a folder of sets."""
+    """The folders of samples among some paths: each a set, or a folder of sets. JSON lines are read into folders."""
+    from ..sets.jsonl_sets import as_folder
     from ..sets.set_names import check_former_name, former_name_notice
 
-    folders = [folder for path in paths for folder in _sets_in(path)]
-    if not folders:
+    found = [path for given in paths for path in _sets_in(given)]
+    if not found:
         raise ValueError(
             f"No samples in {', '.join(map(str, paths)) or 'no folder'}: name a set, or a folder of sets."
         )
+    folders = [as_folder(path) for path in found]
     for folder in folders:
         check_former_name(folder)
         if notice := former_name_notice(folder):
@@ -340,13 +366,16 @@ def _sets(paths: list[Path]) -> list[Path]:
     return folders
 
 
-def _sets_in(path: Path) -> Iterator[Path]:
+def _sets_in(path: Path) -> list[Path]:
+    """The sets in a folder, in subfolders or in JSON lines; or the path itself, which may be one."""
     from ..files import ROWS_FILE
+    from ..sets.jsonl_sets import SUFFIX, name_of
 
-    parents = [folder for folder in (path / "harmful", path / "retain") if folder.is_dir()]
-    inside = [file.parent for parent in parents or [path] for file in sorted(parent.glob(f"*/{ROWS_FILE}"))]
+    parents = [folder for folder in (path / "harmful", path / "retain") if folder.is_dir()] or [path]
+    inside = [file.parent for parent in parents for file in parent.glob(f"*/{ROWS_FILE}")]
+    inside += [file for parent in parents for file in parent.glob(f"*{SUFFIX}")]
     # A folder without any is left to the reader of rows, whose error says what is missing.
-    yield from inside if inside and not (path / ROWS_FILE).is_file() else [path]
+    return sorted(inside, key=name_of) if inside and not (path / ROWS_FILE).is_file() else [path]
 
 
 def _quarantined(folder: Path | None) -> set[str]:

@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from ..terminal import print_line
-from .output import dropped
+from .options import read_tool_schema
+from .output import dropped, tokenizer
 
 
 app = typer.Typer()
@@ -24,18 +25,30 @@ class ExportLayout(StrEnum):
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="Folder of samples, e.g. stage2/train.")],
-    output: Annotated[Path, typer.Option(help="The JSONL file to write.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Samples, e.g. stage2/train; or a data folder with harmful/, retain/ and stage2/.")
+    ],
+    output: Annotated[Path, typer.Option(help="The JSONL file to write; for a data folder, the folder of files.")],
     layout: Annotated[
         ExportLayout,
         typer.Option("--format", help="samples: all columns; sft, dpo: rows for TRL; openai: rows for fine-tuning."),
     ] = ExportLayout.SAMPLES,
 ) -> None:
-    """Samples as JSON lines: valid against canonical_sample_schema.json, or in the layout of another trainer."""
+    """Samples as JSON lines: valid against canonical_sample_schema.json, or in the layout of another trainer.
+
+    Of a data folder every set, the merged splits and their reports are written, as one tree of files.
+    """
     from ..export import TRL_FEATURES, export_jsonl, export_rows, is_exact, write_jsonl
     from ..files import count_rows, stream_rows
     from ..sample import SAMPLE_FEATURES
+    from ..sets.jsonl_sets import export_tree, is_jsonl
 
+    if (folder / "stage2").is_dir() and not is_jsonl(output):
+        if layout != ExportLayout.SAMPLES:
+            raise ValueError(f"--format {layout} takes one folder of samples, e.g. {folder / 'stage2' / 'train'}.")
+        for file, rows in export_tree(folder, output).items():
+            print_line(f"export: {file}" + (f", {rows} rows" if rows is not None else ""))
+        return
     if layout == ExportLayout.SAMPLES:
         export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
         print_line(f"export: {count_rows([folder])} rows -> {output}")
@@ -60,13 +73,29 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A JSONL file as `export` writes it.")],
+    file: Annotated[Path, typer.Argument(help="A JSONL file as `export` writes it, or with fewer columns.")],
     output: Annotated[Path, typer.Option(help="Folder of samples to write.")],
+    model: Annotated[
+        str | None, typer.Option(help="Model that wrote the completions, for records that do not state its template.")
+    ] = None,
+    tool_schema: Annotated[
+        Path | None, typer.Option(help="Tools for records without any: a file, or the package's b4_standard_v1.")
+    ] = None,
 ) -> None:
-    """JSON lines -> samples; each line must be valid against canonical_sample_schema.json."""
+    """JSON lines -> samples.
+
+    A record needs messages, assistant_raw and set; columns that it lacks are filled, and then it must be valid against
+    canonical_sample_schema.json.
+    """
     from ..export import import_jsonl
     from ..files import REPORT_FILE, write_json
+    from ..sets.fill_record import RecordFiller
+    from ..sets.jsonl_sets import name_of
 
-    rows = import_jsonl(file, output)
-    write_json(output / REPORT_FILE, {"file": file.name, "rows": rows})
+    tools = read_tool_schema(tool_schema)["tools"] if tool_schema else None
+    filler = RecordFiller(name_of(file), tokenizer(model) if model else None, tools)
+    rows = import_jsonl(file, output, filler.fill)
+    write_json(output / REPORT_FILE, {"file": file.name, "rows": rows, "filled": sorted(filler.columns)})
+    if notice := filler.notice(file):
+        print_line(notice)
     print_line(f"import: {rows} rows -> {output}")

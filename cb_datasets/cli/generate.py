@@ -62,6 +62,7 @@ def generate_ds(
     """Complete attacked prompts and keep the verified flips (Ds)."""
     from ..ingest import load_traces
     from ..sets.harmful import FlipOptions, generate_flips
+    from ..sets.jsonl_sets import name_of
     from ..sets.prompts import ATTACKED_TASKS
 
     by_split = load_traces([traces])
@@ -69,7 +70,7 @@ def generate_ds(
         return
     options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
     sampling = generation.sampling(temperature, top_p, num_samples)
-    name = f"harmful/{output.name}"
+    name = f"harmful/{name_of(output)}"
     flips = generate_flips(by_split, generation.target_model(), sampling, options, name)
     save_set(flips, output, generation.shards)
 
@@ -77,10 +78,18 @@ def generate_ds(
 @app.command()
 @takes(GenerationOptions)
 def generate_dr(
-    traces: Annotated[list[Path], typer.Option(help="Folder of one source's traces; repeatable.")],
-    output: Annotated[Path, typer.Option(help="The retain folder; each set gets its own folder in it.")],
-    kinds: Annotated[list[str], typer.Option(help="benign_twins, refusals, chat; repeatable.")],
+    traces: Annotated[
+        list[Path],
+        typer.Option("--traces", "--b4-data", help="Folder of one source's traces, or B4's own file; repeatable."),
+    ],
+    output: Annotated[
+        Path, typer.Option(help="The retain folder, in which each set gets its own; or a .jsonl file for all of them.")
+    ],
     generation: GenerationOptions,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(help="benign_twins, refusals, chat; repeatable. By default all that have prompts."),
+    ] = None,
     temperature: TemperatureOption = 0.3,
     top_p: TopPOption = 1.0,
     num_samples: NumSamplesOption = 1,
@@ -89,21 +98,36 @@ def generate_dr(
 
     Benign twins are named for the first of the sources, e.g. b4_benign_twins.
     """
-    from ..ingest import load_traces
+    from ..ingest import load_traces, source_of
+    from ..sets.jsonl_sets import is_jsonl, name_of
     from ..sets.retain import RETAIN_TASKS, generate_retain_set
+    from ..sets.sample_set import SampleSet
     from ..sets.set_names import BENIGN_TWINS, set_name
 
-    for subset in kinds:
+    for subset in kinds or []:
         if subset not in RETAIN_TASKS:
             raise ValueError(f"Unknown kind {subset!r}; known: {', '.join(RETAIN_TASKS)}.")
     by_split = load_traces(traces)
+    kinds = kinds or [subset for subset, (_, tasks) in RETAIN_TASKS.items() if _have_prompts(by_split, tasks)]
     if _is_dry_run(by_split, {task for subset in kinds for task in RETAIN_TASKS[subset][1]}, generation):
         return
     sampling, target_model = generation.sampling(temperature, top_p, num_samples), generation.target_model()
+    together = SampleSet(f"retain/{name_of(output)}")
     for subset in kinds:
-        name = set_name(traces[0].name, BENIGN_TWINS) if subset == BENIGN_TWINS else subset
+        name = set_name(source_of(traces[0]), BENIGN_TWINS) if subset == BENIGN_TWINS else subset
         samples = generate_retain_set(subset, by_split, target_model, sampling, f"retain/{name}")
-        save_set(samples, output / name, generation.shards)
+        if is_jsonl(output):
+            together.add_round(samples)
+        else:
+            save_set(samples, output / name, generation.shards)
+    if is_jsonl(output):
+        save_set(together, output, generation.shards)
+
+
+def _have_prompts(by_split: "dict[str, Dataset]", tasks: tuple[str, ...]) -> bool:
+    from ..sets.prompts import prompts_for_task
+
+    return any(len(prompts_for_task(rows, task)) for rows in by_split.values() for task in tasks)
 
 
 @app.command()
@@ -113,7 +137,7 @@ def generate_adversarial_safe(
     output: OutputOption,
     generation: GenerationOptions,
     fill: Annotated[str | None, typer.Option(help="twin: fill up with the verified call of the clean twin.")] = None,
-    twins: Annotated[Path | None, typer.Option(help="Folder of benign twins; needed by --fill twin.")] = None,
+    twins: Annotated[Path | None, typer.Option(help="Benign twins; needed by --fill twin.")] = None,
     temperature: TemperatureOption = 0.1,
     top_p: TopPOption = 1.0,
     num_samples: NumSamplesOption = 1,
@@ -130,6 +154,7 @@ def generate_adversarial_safe(
     from ..ingest import load_traces
     from ..sample import SAMPLE_FEATURES
     from ..sets import retain
+    from ..sets.jsonl_sets import as_folder
     from ..sets.prompts import ATTACKED_TASKS
     from ..sets.set_names import check_former_name
 
@@ -141,7 +166,7 @@ def generate_adversarial_safe(
     verified = None
     if twins is not None:
         check_former_name(twins)
-        verified = load_rows(twins, SAMPLE_FEATURES)
+        verified = load_rows(as_folder(twins), SAMPLE_FEATURES)
     options = retain.SafeOptions(target_n, min_n, tuple(retry_temperatures or ()), retry_samples)
     sampling = generation.sampling(temperature, top_p, num_samples)
     target_model = generation.target_model()
@@ -154,9 +179,11 @@ def generate_adversarial_safe(
 def regenerate(
     traces: TracesOption,
     output_harmful: Annotated[
-        Path, typer.Option(help="Folder for successful attacks, e.g. harmful/agentdojo_failures.")
+        Path, typer.Option(help="Successful attacks: a folder or .jsonl file, e.g. harmful/agentdojo_failures.")
     ],
-    output_retain: Annotated[Path, typer.Option(help="Folder for resisted ones, e.g. retain/agentdojo_resisted.")],
+    output_retain: Annotated[
+        Path, typer.Option(help="Resisted ones: a folder or .jsonl file, e.g. retain/agentdojo_resisted.")
+    ],
     generation: GenerationOptions,
     temperature: TemperatureOption = 0.7,
     top_p: TopPOption = 0.95,

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from ..sets.target_model import TargetModel
 
 TracesOption = Annotated[
-    Path, typer.Option("--traces", "--b4-data", help="Folder of one source's traces, with train/ and eval/.")
+    Path,
+    typer.Option(
+        "--traces", "--b4-data", help="Folder of a source's traces, with train/ and eval/, or B4's own file."
+    ),
 ]
 ModelOption = Annotated[str, typer.Option(help="Folder of the target model, or its Hub id.")]
-OutputOption = Annotated[Path, typer.Option(help="Folder to write to.")]
+OutputOption = Annotated[Path, typer.Option(help="Folder of the set to write, or a .jsonl file.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling in this step.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")]
@@ -47,7 +50,8 @@ DiagnosticsOption = Annotated[
 ]
 CurvesOption = Annotated[Path | None, typer.Option(exists=True, help="The trainer's plot of its run, curves.png.")]
 ToolSchemaOption = Annotated[
-    Path | None, typer.Option(help="Asset with the system prompt and tools that prompts must carry.")
+    Path | None,
+    typer.Option(help="System prompt and tools that B4 prompts must carry: a file, or the package's b4_standard_v1."),
 ]
 
 
@@ -151,11 +155,10 @@ class GenerationOptions(Engine):
 
     def target_model(self) -> "TargetModel":
         """The model, loaded, with these options."""
-        from ..files import read_json
         from ..sets.target_model import TargetModel
 
         # Read first: a wrong path is an error before a model loads.
-        asset = read_json(self.tool_schema) if self.tool_schema else None
+        asset = read_tool_schema(self.tool_schema) if self.tool_schema else None
         return TargetModel(
             self.load(),
             self.work_dir,
@@ -166,6 +169,25 @@ class GenerationOptions(Engine):
             self.system_modifier,
             asset,
         )
+
+
+def read_tool_schema(path: Path) -> dict:
+    """The asset that `--tool-schema` names: a file, or one of the package's by its name.
+
+    Raises:
+        FileNotFoundError: If there is no such file; the message names the package's own.
+    """
+    import builders
+
+    from ..files import read_json
+
+    assets = {asset.stem: asset for asset in Path(builders.__file__).parent.glob("assets/b4_*.json")}
+    if path.is_file():
+        return read_json(path)
+    if str(path) not in assets:
+        own = ", ".join(f"--tool-schema {name}" for name in assets)
+        raise FileNotFoundError(f"There is no file {path}. The package's own: {own}.")
+    return read_json(assets[str(path)])
 
 
 def takes(options: type) -> Callable[[Callable], Callable]:

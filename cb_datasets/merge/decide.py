@@ -36,17 +36,17 @@ class MergeOptions:
             is one above 1.
         quotas (`Mapping[str, int]`, *optional*): Maximum number of pairs per class in the train split. A pair over a
             quota is dropped with all its rows, so that siblings stay together.
-        max_dr_ratio (`float`, *optional*): Maximum number of Dr rows per Ds row. Only pairs
-            without a row in Ds are dropped, no more than necessary.
+        dr_ratio (`float`, *optional*): Number of Dr rows per Ds row to sample Dr down to. Only pairs without a row in
+            Ds are dropped, no more than necessary.
         weights (`Mapping[str, float]`, *optional*, defaults to [`PRIORITY_WEIGHTS`]): Sampling weight of each class
-            under `max_dr_ratio`; a pair has the largest weight of its rows.
+            under `dr_ratio`; a pair has the largest weight of its rows.
     """
 
     seed: int = 0
     eval_fraction: float | None = None
     repeat_similarity: float = 0.95
     quotas: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    max_dr_ratio: float | None = None
+    dr_ratio: float | None = None
     weights: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -85,7 +85,7 @@ def decide(index: MergeIndex, marked_bad: np.ndarray, options: MergeOptions) -> 
         over = _over_quota(index, kept(train_only=True), CLASSES.index(name), quota)
         drop("over_quota", over & (index.row_class == CLASSES.index(name)))
         drop("sibling_over_quota", over)
-    if options.max_dr_ratio is not None:
+    if options.dr_ratio is not None:
         drop("over_dr_ratio", _over_ratio(index, kept(train_only=True), options))
     return reasons, np.where(near >= 0, near, exact)
 
@@ -125,8 +125,8 @@ def _over_quota(index: MergeIndex, kept: np.ndarray, row_class: int, quota: int)
 
 
 def _over_ratio(index: MergeIndex, kept: np.ndarray, options: MergeOptions) -> np.ndarray:
-    """Rows of the pairs to drop so that Dr has at most `max_dr_ratio` rows per row of Ds."""
-    allowed = int(options.max_dr_ratio * (kept & index.is_ds).sum())
+    """Rows of the pairs to drop so that Dr has at most `dr_ratio` rows per row of Ds."""
+    allowed = int(options.dr_ratio * (kept & index.is_ds).sum())
     # Pairs with a Ds row are kept whole, so that siblings stay together. The other pairs are sampled.
     bound = kept & np.isin(index.pair, index.pair[kept & index.is_ds])
     free = np.flatnonzero(kept & ~bound)

@@ -19,7 +19,8 @@ from .prompts import TASKS, asked_prompt, prompts_for_task
 # Tasks of prompts that follow earlier turns, and what makes these prompts of traces that have no such turns.
 _AFTER_EARLIER_TURNS = {"multi_turn": multi_turn_prompts, "later_turn": later_turn_prompts}
 
-EVALUATION_TASKS = (*TASKS, "forced_call")
+FORCED_CALL = "forced_call"
+EVALUATION_TASKS = (*TASKS, FORCED_CALL)
 
 
 def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) -> Dataset:
@@ -30,7 +31,7 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
         task (`str`): One of `EVALUATION_TASKS`.
         tool_format ([`ToolCallFormat`]): The target's tool-call format, for prefills.
     """
-    if task == "forced_call":
+    if task == FORCED_CALL:
         return to_dataset(list(forced_prompts(traces, tool_format)), PROMPT_FEATURES)
     prompts = prompts_for_task(traces, task)
     if task in _AFTER_EARLIER_TURNS:

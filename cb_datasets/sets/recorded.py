@@ -11,6 +11,7 @@ Such rows are off-policy (`completion_source = recorded`): the target never wrot
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets import Dataset
@@ -26,6 +27,7 @@ from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome
 from ..sample import READ_BY_SCHEMA, content_id
 from .fit_context import prune_context, tools_used
+from .jsonl_sets import name_of
 from .make_sample import make_sample
 from .prompts import call_turns, completing_turn, decision_prompt, spliced_turn_prompt, turn_fault, turn_prompt
 from .sample_set import SampleSet
@@ -212,6 +214,27 @@ def source_of_set(subset: str) -> str:
     if subset not in RECORDED_SETS:
         raise ValueError(f"Unknown set {subset!r}; known: {', '.join(RECORDED_SETS)}.")
     return RECORDED_SETS[subset][0]
+
+
+def recorded_set_named(source: str, half: str, path: Path) -> str:
+    """The recorded set of a source that a folder or file is named for, or its only one.
+
+    Args:
+        source (`str`): Name of the source.
+        half (`str`): `harmful` for Ds, `retain` for Dr.
+        path (`Path`): The folder, or `.jsonl` file.
+
+    Raises:
+        ValueError: If there is none; the message lists what there is.
+    """
+    own = [name for name, (of, _) in RECORDED_SETS.items() if of == source and name.startswith(f"{half}/")]
+    if not own:
+        sources = dict.fromkeys(of for name, (of, _) in RECORDED_SETS.items() if name.startswith(f"{half}/"))
+        raise ValueError(f"{source} gives no recorded {half} set; {', '.join(sources)} do.")
+    named = f"{half}/{name_of(path)}"
+    if named not in own and len(own) > 1:
+        raise ValueError(f"{path}: {source} gives {', '.join(own)}. Name the folder or file for one of them.")
+    return named if named in own else own[0]
 
 
 def _shuffled(traces: dict[str, Dataset], verdict: str) -> Iterator[tuple[str, dict]]:

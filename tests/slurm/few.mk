@@ -9,6 +9,6 @@ GENERATE_FLAGS := --max-new-tokens 96 --batch-size 128 --max-prompts 400 --max-e
 DR_FLAGS :=
 EVAL_FLAGS := --max-prompts 10
 # No adversarial-safe rows are made, so their gate fails until it is lowered.
-MERGE_FLAGS := --dr-ratio 1 --min-adversarial-safe 0
+MERGE_FLAGS := --min-dr-ratio 1 --min-adversarial-safe 0
 # Ten prompts of a task prove nothing of a breaker.
 EVALUATE_FLAGS += --min-asr-reduction -100 --min-benign-kept 0

@@ -238,7 +238,7 @@ def test_merge_drops_rows_that_are_marked_bad(server: AuditServer, data: Path, t
     assert mark(server, bad, "bad") == 200
     sets = [folder for name in ("harmful", "retain") for folder in sorted((data / name).iterdir())]
     arguments = ("--prompts", data / "prompts", "--output", tmp_path / "stage2", "--min-adversarial-safe", 1)
-    run("merge", *sets, *arguments, "--marks", data / "audit" / "marks.parquet", "--dr-ratio", 1)
+    run("merge", *sets, *arguments, "--marks", data / "audit" / "marks.parquet", "--min-dr-ratio", 1)
     kept = {row["id"] for split in ("train", "eval") for row in load_rows(tmp_path / "stage2" / split)}
     assert kept and bad not in kept
 

@@ -47,7 +47,7 @@ def test_the_defaults_are_those_of_a_full_size_run():
     full, merged = Thresholds(), MergedThresholds()
     assert (full.min_valid, full.min_harmful_rate, full.min_categories, full.max_category_share) == (0.95, 0.8, 2, 0.8)
     assert (full.min_adversarial_safe, full.min_verdict_known, full.min_tau2) == (400, 0.9, 300)
-    assert (merged.dr_ratio, merged.min_adversarial_safe) == (4.0, 400)
+    assert (merged.min_dr_ratio, merged.min_adversarial_safe) == (4.0, 400)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def test_gates_and_merge_take_folders_of_sets(make_sample, sets, tmp_path):
         "--output",
         tmp_path / "out" / "x",
     )
-    demands = ("--dr-ratio", 0.5, "--min-adversarial-safe", 1)
+    demands = ("--min-dr-ratio", 0.5, "--min-adversarial-safe", 1)
     unchecked = run("merge", *flags, *demands)
     assert unchecked.returncode == 1 and not (tmp_path / "out" / "x" / "train" / "data.parquet").exists()
     stats = read_json(tmp_path / "out" / "reports" / "stats.json")
@@ -262,7 +262,7 @@ def test_prompts_that_are_not_there_are_an_error(make_sample, prompt, tmp_path):
         save_rows(to_dataset([row], SAMPLE_FEATURES), tmp_path / name, {})
 
     def merged(prompts: Path) -> subprocess.CompletedProcess:
-        flags = ("--dr-ratio", 1, "--min-adversarial-safe", 1, "--prompts", prompts)
+        flags = ("--min-dr-ratio", 1, "--min-adversarial-safe", 1, "--prompts", prompts)
         return run("merge", tmp_path, "--output", tmp_path / "out", *flags)
 
     (tmp_path / "empty").mkdir()
@@ -324,7 +324,7 @@ def pipeline(tmp_path_factory, tiny_agent_path):
         ),
         (
             *("merge", *sets, *quarantine, "--prompts", data / "prompts", "--output", data / "stage2"),
-            *("--reports", reports, "--schemas", data / "schemas", "--dr-ratio", 3, "--min-adversarial-safe", 5),
+            *("--reports", reports, "--schemas", data / "schemas", "--min-dr-ratio", 3, "--min-adversarial-safe", 5),
         ),
         ("preflight", "--stage2", data / "stage2", *model, "--output", reports / "preflight.json"),
     ]

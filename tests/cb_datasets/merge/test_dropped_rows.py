@@ -45,7 +45,7 @@ def merged(release_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     run("validate", "--data-dir", data, "--strict", "--min-valid", 0.1)
     sets = [data / name for name in (*SETS, "retain/more")]
     files = ("--quarantine", data / "quarantine" / "validate", "--marks", data / "audit" / "marks.parquet")
-    options = ("--quota", "adversarial_safe=5", "--max-dr-ratio", 4, "--dr-ratio", 1, "--min-adversarial-safe", 1)
+    options = ("--quota", "adversarial_safe=5", "--dr-ratio", 4, "--min-dr-ratio", 1, "--min-adversarial-safe", 1)
     run("merge", *sets, *files, "--prompts", data / "prompts", "--output", data / "stage2", *options)
     return data
 

@@ -12,7 +12,7 @@ from cb_datasets.sample import SAMPLE_FEATURES
 from ..conftest import INJECTION, REFUSAL, RIGHT, TEXT, WRONG
 
 
-ANY = MergedThresholds(dr_ratio=0, min_adversarial_safe=0)
+ANY = MergedThresholds(min_dr_ratio=0, min_adversarial_safe=0)
 THINGS = [
     "pump",
     "valve",
@@ -210,7 +210,7 @@ def test_the_dr_ratio_is_reached_by_weighted_sampling(trios, sample_about, merge
     chat = [sample_about(f"{name} so", TEXT, "general_conversation", injected=False) for name in names]
     sets = trios | {"retain/refusals": refusals, "retain/chat": chat}
     weights = {"refusal": 1.0, "general_conversation": 1.0} | {heavy: 1e6}
-    _, report = merged(sets, max_dr_ratio=5.0, weights=weights, repeat_similarity=1.1)
+    _, report = merged(sets, dr_ratio=5.0, weights=weights, repeat_similarity=1.1)
     train = report["splits"]["train"]
     assert train["dr_ratio"] == 5.0 and train["circuit_breaker"] == len(THINGS)
     assert train["classes"][heavy] == 3 * len(THINGS) and len(train["classes"]) == 4
