@@ -16,7 +16,17 @@ PROMPT_SETS := $(TASKS:%=$(PROMPTS)/%/report.json)
 WEIGHTS := $(wildcard $(MODEL)/*.safetensors)
 
 .PHONY: data traces harmful retain generate-shards prompts validate gates merge preflight train evaluate attack agentdojo \
-	cards push push-model view clean
+	export cards push push-model view clean clean-all
+
+# What is missing is said at once, not after the steps before it.
+ifneq ($(filter push push-model,$(MAKECMDGOALS)),)
+$(if $(REPO),,$(error Name the repository: make $(filter push push-model,$(MAKECMDGOALS)) REPO=owner/name))
+endif
+TRAINED := $(filter train evaluate attack push-model,$(MAKECMDGOALS))
+ifneq ($(TRAINED),)
+$(if $(wildcard recipes/$(RECIPE).yaml),,$(error make $(TRAINED): the recipe $(RECIPE) has no training, since there is \
+	no recipes/$(RECIPE).yaml; it makes data: make data RECIPE=$(RECIPE)))
+endif
 
 # ---------------------------------------------------------------------------------------------------------------- data
 
@@ -37,10 +47,11 @@ $(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY)
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
 RUNS := $(DATA)/runs
 ifneq ($(RUNS_FLAGS),)
-$(RUNS)/agentdojo.json: $(WEIGHTS) | $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
+FROM_RUNS := $(TRACES)/agentdojo/train/report.json
+$(RUNS)/agentdojo.json: $(WEIGHTS) | $(filter-out $(FROM_RUNS),$(INGESTED)) $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
 	$(CB) agentdojo --model $(MODEL) --output $(RUNS) $(RUNS_FLAGS)
 
-$(TRACES)/agentdojo/train/report.json: $(RUNS)/agentdojo.json
+$(FROM_RUNS): $(RUNS)/agentdojo.json
 INGEST_FLAGS_agentdojo := --data-dir $(RUNS) $(INGEST_FLAGS_agentdojo)
 COLLECT_FLAGS += --own-agent local-base
 endif
@@ -69,6 +80,8 @@ ENGINE = --model $(MODEL) --work-dir $(WORK) $(GENERATE_FLAGS)
 TOOL_SCHEMA := builders/assets/b4_standard_v1.json
 SCHEMA_FLAG := --tool-schema $(TOOL_SCHEMA)
 WITH_SCHEMA = $(ENGINE) $(SCHEMA_FLAG)
+# Every source is read before a model is asked: a missing one is found in minutes, not after hours of generation.
+$(GENERATED:%=%/report.json): | $(filter-out $(FROM_RUNS),$(INGESTED))
 
 $(FLIPS:%=$(HARMFUL)/%/report.json): $(TRACES)/$(ATTACKED)/train/report.json $(WEIGHTS)
 	$(CB) generate-ds --traces $(TRACES)/$(ATTACKED) --output $(@D) $(WITH_SCHEMA) $(DS_FLAGS)
@@ -197,19 +210,27 @@ agentdojo: $(READY) $(AGENTDOJO_READY)  ## AgentDojo's own benchmark: make agent
 
 # Recipes whose inputs are all on disk stay offline; publishing needs the network.
 push push-model: export HF_HUB_OFFLINE := 0
-REPOSITORY = $(or $(REPO),$(error Name the repository: make $@ REPO=owner/name))
 
 cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; send nothing
 	$(CB) push $(or $(REPO),owner/name) --data $(DATA) --dry-run
 
 push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
-	$(CB) push $(REPOSITORY) --data $(DATA) $(PUSH_FLAGS)
+	$(CB) push $(REPO) --data $(DATA) $(PUSH_FLAGS)
 
 push-model: $(DATA)/report/table.txt  ## Publish the adapter: make push-model REPO=owner/name
-	$(CB) push-model $(REPOSITORY) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
+	$(CB) push-model $(REPO) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
+
+EXPORT ?= $(DATA)/jsonl
+export: $(REPORTS)/preflight.json  ## All sets, the merged splits and their reports as a tree of JSON lines, in EXPORT
+	$(CB) export $(DATA) --output $(EXPORT)
 
 view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark them
 	$(CB) view $(DATA) --model $(MODEL) $(VIEW_FLAGS)
 
-clean:  ## Delete the recipe's data
+# What a model wrote took hours, and marks are a person's work.
+KEPT_BY_CLEAN := completions runs audit
+clean:  ## Delete the recipe's data, except completions, runs of the model and audit marks
+	test ! -d $(DATA) || find $(DATA) -mindepth 1 -maxdepth 1 $(KEPT_BY_CLEAN:%=! -name %) -exec rm -rf {} +
+
+clean-all:  ## Delete all of the recipe's data
 	rm -rf $(DATA)

@@ -46,8 +46,8 @@ def export(
     if (folder / "stage2").is_dir() and not is_jsonl(output):
         if layout != ExportLayout.SAMPLES:
             raise ValueError(f"--format {layout} takes one folder of samples, e.g. {folder / 'stage2' / 'train'}.")
-        for file, rows in export_tree(folder, output).items():
-            print_line(f"export: {file}" + (f", {rows} rows" if rows is not None else ""))
+        for file, count in export_tree(folder, output).items():
+            print_line(f"export: {file}" + (f", {count} rows" if count is not None else ""))
         return
     if layout == ExportLayout.SAMPLES:
         export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
