@@ -131,6 +131,11 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
     from cb_datasets.sample import SAMPLE_FEATURES
 
     folder = Path(script_args.dataset_name)
+    if folder.suffix == ".jsonl":
+        raise ValueError(
+            f"{folder}: the trainer reads folders. Write cb-datasets import {folder} --output {folder.with_suffix('')}, "
+            f"and --dataset_name {folder.parent}."
+        )
     on_disk = folder.exists() or len(folder.parts) != 2
     if on_disk:
         rows = load_rows(folder / split, SAMPLE_FEATURES)
