@@ -1,4 +1,4 @@
-"""docs/from_the_guide.md: commands of the two documents run as written, or the error says what to write; ours parse."""
+"""docs/from_the_guide.md: commands of the documents run as written, or the error says what to write; ours parse."""
 
 import re
 import shlex
@@ -44,7 +44,9 @@ def test_what_the_table_says_to_write_is_a_command(ours: str):
     if program == "cb-datasets":
         parse(words)
     else:
-        assert words[words.index("-m") + 1] == "trainers.train" and (ROOT / words[words.index("--config") + 1]).is_file()
+        assert (
+            words[words.index("-m") + 1] == "trainers.train" and (ROOT / words[words.index("--config") + 1]).is_file()
+        )
 
 
 @pytest.mark.parametrize("theirs", [theirs for theirs, _ in SCRIPTS if " " in theirs])

@@ -109,6 +109,59 @@ def test_a_recipe_of_ones_own_files_needs_no_rule_of_its_own(tmp_path):
     assert "generate-" not in shown.replace("generate-eval", "")
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("target", ["data", "harmful"])
+def test_every_source_is_read_before_a_model_is_asked(recipe, target, tmp_path):
+    """Except the model's own runs, which are a source."""
+    steps = [words[:2] for words in commands_of(recipe, target, tmp_path)]
+    asked = [index for index, (name, _) in enumerate(steps) if name in ("generate-ds", "generate-dr", "regenerate")]
+    asked += [index for index, (name, _) in enumerate(steps) if name in ("generate-adversarial-safe", "agentdojo")]
+    has_runs = any(name == "agentdojo" for name, _ in steps)
+    read = [
+        index
+        for index, (name, source) in enumerate(steps)
+        if name == "ingest" and not (has_runs and source == "agentdojo")
+    ]
+    assert read and (not asked or max(read) < min(asked))
+
+
+@pytest.mark.parametrize("target", ["push", "push-model"])
+def test_a_repository_that_is_not_named_is_missed_first(target, tmp_path):
+    shown = make("--dry-run", target, f"DATA={tmp_path}")
+    assert shown.returncode != 0 and f"make {target} REPO=owner/name" in shown.stderr and not shown.stdout
+    assert " o/n " in make("--dry-run", target, f"DATA={tmp_path}", "REPO=o/n").stdout
+
+
+@pytest.mark.parametrize("target", ["train", "evaluate", "attack"])
+def test_a_recipe_without_training_says_so(target, tmp_path):
+    shown = make("--dry-run", target, "RECIPE=local", "RAW=raw", f"DATA={tmp_path}")
+    assert shown.returncode != 0 and not shown.stdout
+    assert f"make {target}: the recipe local has no training" in shown.stderr
+
+
+def test_clean_keeps_what_a_model_wrote_and_a_person_marked(tmp_path):
+    for name in ("completions/a", "audit/marks.parquet", "runs/b", "harmful/c", "stage2/train/d", "reports/e.json"):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    assert make("clean", f"DATA={tmp_path / 'data'}").returncode == 0
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"completions", "audit", "runs"}
+    assert make("clean-all", f"DATA={tmp_path / 'data'}").returncode == 0 and not (tmp_path / "data").exists()
+    assert make("clean", f"DATA={tmp_path / 'data'}").returncode == 0, "nothing is there"
+
+
+def test_recorded_answers_have_a_recipe(tmp_path):
+    collected = [words[1] for words in commands_of("recorded", "data", tmp_path) if words[0] == "collect"]
+    assert {"harmful/fujitsu_rag", "harmful/fujitsu_direct", "retain/xstest_borderline"} <= set(collected)
+    ingests = {words[1]: words for words in commands_of("recorded", "data", tmp_path) if words[0] == "ingest"}
+    assert all("--retain" in ingests[name] for name in ("xstest", "xstest_completions"))
+
+
+def test_export_writes_the_tree_beside_the_data_or_where_it_is_wanted(tmp_path):
+    *_, words = commands_of("local", "export", tmp_path)
+    assert words == ["export", str(tmp_path), "--output", f"{tmp_path}/jsonl"]
+
+
 @pytest.mark.vllm
 def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")

@@ -133,8 +133,8 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
     folder = Path(script_args.dataset_name)
     if folder.suffix == ".jsonl":
         raise ValueError(
-            f"{folder}: the trainer reads folders. Write cb-datasets import {folder} --output {folder.with_suffix('')}, "
-            f"and --dataset_name {folder.parent}."
+            f"{folder}: the trainer reads folders. Write cb-datasets import {folder} --output "
+            f"{folder.with_suffix('')}, and --dataset_name {folder.parent}."
         )
     on_disk = folder.exists() or len(folder.parts) != 2
     if on_disk:

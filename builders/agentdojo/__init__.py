@@ -110,8 +110,8 @@ class AgentDojo(TraceBuilder):
             by_pattern = ([path for path in data_dir.glob(pattern) if path.is_file()] for pattern in patterns)
             files += next(filter(None, by_pattern), [])  # two layouts would give the same records twice
         if all(is_reference(path) for path in files):
-            expected = ", ".join((_DUMPS, _BARE_DUMPS, _RUNS))
-            raise FileNotFoundError(f"AgentDojo expects one of {expected} in {data_dir}, but finds none.")
+            expected = f"{_DUMPS} in {data_dir}, or {_BARE_DUMPS}, or {_RUNS}"
+            raise FileNotFoundError(f"AgentDojo expects {expected}, but finds none.")
         return sorted(files)
 
     def facts_of(self, trace: dict) -> Iterable[tuple[str, str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builders import TraceBuilder, load_source, prepare_source
+from builders.agentdojo import AgentDojo
 from builders.agentdojo.layouts import parse_dump_run
 from builders.agentdojo.suites import goal_from_solution, is_reference, load_suites
 from builders.agentdojo.verdicts import _fisher_p_value, check_polarity
@@ -146,6 +147,16 @@ def test_the_same_tool_with_other_arguments_is_not_the_attackers_call(tmp_path: 
         says("Done."),
     ]
     assert trace_of(tmp_path, exposed(*turns))["verdict"] == "resisted"
+
+
+def test_dumps_need_no_folder_of_their_own(tmp_path: Path):
+    trace_of(tmp_path, exposed(*booked(), security=False))
+    [dump] = (tmp_path / "dumps").iterdir()
+    assert dump in AgentDojo.find_inputs(tmp_path)
+    bare = dump.rename(tmp_path / dump.name)
+    (tmp_path / "dumps").rmdir()
+    assert bare in AgentDojo.find_inputs(tmp_path)
+    assert load_source("agentdojo", data_dir=tmp_path)["train"]["verdict"] == ["resisted"]
 
 
 @pytest.mark.parametrize(("success", "verdict"), [(True, "benign_success"), (False, "benign_failure")])

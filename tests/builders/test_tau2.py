@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from builders import load_source, prepare_source
+from builders.tau2 import Tau2
 from builders.tau2.conversation import Unusable
 from builders.tau2.known_faults import _WRONG_REFERENCES, wrong_reference
 from builders.tau2.reference import find_files
@@ -53,6 +54,12 @@ def replayed(record: dict, domain: str = "mock"):
 
 def metadata(trace: dict) -> dict:
     return json.loads(trace["metadata"])
+
+
+def test_the_root_of_the_benchmarks_repository_is_a_folder_of_its_files(tmp_path: Path):
+    write(tmp_path / "data" / "tau2", [task("plants"), task("cats")])
+    (tmp_path / "results.json").write_text("{}", encoding="utf-8")
+    assert Tau2.find_inputs(tmp_path) == Tau2.find_inputs(tmp_path / "data" / "tau2") != []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
