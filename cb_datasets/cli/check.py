@@ -371,7 +371,7 @@ def _sets_in(path: Path) -> list[Path]:
     from ..files import ROWS_FILE
     from ..sets.jsonl_sets import SUFFIX, name_of
 
-    parents = [folder for folder in (path / "harmful", path / "retain") if folder.is_dir()] or [path]
+    parents = [path / name for name in ("harmful", "retain", "ds", "dr") if (path / name).is_dir()] or [path]
     inside = [file.parent for parent in parents for file in parent.glob(f"*/{ROWS_FILE}")]
     inside += [file for parent in parents for file in parent.glob(f"*{SUFFIX}")]
     # A folder without any is left to the reader of rows, whose error says what is missing.

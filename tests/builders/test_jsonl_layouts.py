@@ -277,6 +277,11 @@ def test_a_log_without_a_verdict_is_an_error_that_names_the_option(layout: str, 
     assert message.startswith("logs.jsonl:3: verdict is missing") and "--verdict" in message
 
 
+def test_a_sample_is_no_trace_and_has_a_reader_of_its_own():
+    message = error_message({**openai_log(), "assistant_raw": ANSWER}, verdict=None)
+    assert message.startswith("logs.jsonl:3: this is a sample") and "cb-datasets import" in message
+
+
 @pytest.mark.parametrize("log", [openai_log, legacy_log, anthropic_log, sharegpt_log, langchain_log])
 def test_a_verdict_in_the_line_goes_before_that_of_all_lines(log):
     trace = trace_of({"id": "a", "verdict": "benign_failure", **log()} | {"parallel_tool_calls": None})

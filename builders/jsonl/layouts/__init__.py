@@ -92,6 +92,8 @@ def read_line(record: dict, where: str, layout: str, verdict: str | None, left_o
         raise ValueError(
             "this is a run of AgentDojo. Read it with `ingest agentdojo`, which judges what the attack did."
         )
+    if "assistant_raw" in record and not is_trace(record):
+        raise ValueError("this is a sample, not a trace. Read it with `cb-datasets import`.")
     if layout == "auto":
         layout = next((name for name, known in LAYOUTS.items() if known.matches(record)), "openai")
     here: Counter[str] = Counter()
