@@ -372,10 +372,12 @@ def _sets_in(path: Path) -> list[Path]:
     from ..sets.jsonl_sets import SUFFIX, name_of
 
     parents = [path / name for name in ("harmful", "retain", "ds", "dr") if (path / name).is_dir()] or [path]
-    inside = [file.parent for parent in parents for file in parent.glob(f"*/{ROWS_FILE}")]
-    inside += [file for parent in parents for file in parent.glob(f"*{SUFFIX}")]
+    inside = []
+    for parent in parents:
+        sets = [*(file.parent for file in parent.glob(f"*/{ROWS_FILE}")), *parent.glob(f"*{SUFFIX}")]
+        inside += sorted(sets, key=name_of)
     # A folder without any is left to the reader of rows, whose error says what is missing.
-    return sorted(inside, key=name_of) if inside and not (path / ROWS_FILE).is_file() else [path]
+    return inside if inside and not (path / ROWS_FILE).is_file() else [path]
 
 
 def _quarantined(folder: Path | None) -> set[str]:

@@ -207,3 +207,8 @@ def test_a_full_disk_ends_training_in_one_line(flags, tmp_path):
     lines = [line for line in result.stderr.splitlines() if line.endswith("and run the same command again.")]
     assert len(lines) == 2 and all("No space left on device" in line for line in lines), result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_json_lines_are_imported_first(tmp_path):
+    with pytest.raises(ValueError, match=r"Write cb-datasets import .*train\.jsonl --output .*stage2/train, and"):
+        load_split(ScriptArguments(str(tmp_path / "stage2" / "train.jsonl")), "train", None)

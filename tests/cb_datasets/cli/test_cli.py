@@ -309,7 +309,8 @@ def test_the_plans_files_go_from_sets_to_preflight(make_sample, tiny_agent_path,
 
     flip, safe = make_sample(WRONG, "harmful_flip"), make_sample(RIGHT, "adversarial_safe")
     chat = [
-        make_sample(TEXT, "general_conversation", injection=[], pair=f"chat/{n}", id=f"chat/{n}") for n in range(9)
+        make_sample(TEXT, "general_conversation", injection=[], pair=word, messages=[message("user", f"{word}?")])
+        for word in ["pumps", "cranes", "boilers", "lathes", "kilns", "presses", "mills", "looms", "forges"]
     ]
     export_jsonl([flip], tmp_path / "harmful" / "b4_flips.jsonl")
     export_jsonl([safe, *chat], tmp_path / "retain" / "mixed.jsonl")
