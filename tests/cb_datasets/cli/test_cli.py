@@ -309,7 +309,9 @@ def test_the_plans_files_go_from_sets_to_preflight(make_sample, tiny_agent_path,
 
     flip, safe = make_sample(WRONG, "harmful_flip"), make_sample(RIGHT, "adversarial_safe")
     chat = [
-        make_sample(TEXT, "general_conversation", injection=[], pair=word, messages=[message("user", f"{word}?")])
+        make_sample(
+            TEXT, "general_conversation", injection=[], pair=word, id=word, messages=[message("user", f"{word}?")]
+        )
         for word in ["pumps", "cranes", "boilers", "lathes", "kilns", "presses", "mills", "looms", "forges"]
     ]
     export_jsonl([flip], tmp_path / "harmful" / "b4_flips.jsonl")
@@ -329,7 +331,7 @@ def test_the_plans_files_go_from_sets_to_preflight(make_sample, tiny_agent_path,
     refused = run("merge", *flags, "--dr-ratio", 3)
     assert refused.returncode == 1 and "--dr-ratio 3 is below --min-dr-ratio 4" in refused.stderr
     merged = run("merge", *flags, "--dr-ratio", 4.5)
-    assert merged.returncode == 0, merged.stderr
+    assert merged.returncode == 0, merged.stdout
     assert [len(file.read_text(encoding="utf-8").splitlines()) for file in files] == [1 + 4, 0], (
         "a target, not a floor"
     )
