@@ -68,6 +68,8 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     REDISTRIBUTABLE: bool
     # One line that cites the work behind the source.
     CITATION: str | None = None
+    # What a reader of the data sheet and the card must know about the source, as one sentence or a few.
+    NOTE: str | None = None
     # Columns of a trace that `facts_of` reads.
     FACT_COLUMNS: tuple[str, ...] = ("verdict",)
     _generate_traces: Callable[..., Iterator[dict | Dropped]]

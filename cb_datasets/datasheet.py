@@ -86,6 +86,7 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         ]
         for name, sheet in sheets.items()
     ]
+    notes = [f"- {name}: {sheet['note']}" for name, sheet in sheets.items() if sheet.get("note")]
     parts = [
         "# Sources",
         "Every record of a source is in one verdict or in one drop.",
@@ -95,5 +96,6 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         markdown_table(
             ["source", "licence", "redistributable", "revision", "tokens", "traces that spell control tokens"], origins
         ),
+        *(["\n".join(notes)] if notes else []),
     ]
     return "\n\n".join(parts) + "\n"

@@ -44,6 +44,7 @@ def ingest(
         "licence": builder.licence,
         "redistributable": builder.redistributable,
         "citation": builder.CITATION,
+        "note": builder.NOTE,
         "source_revision": revision,
         "pinned_by_revision_only": [] if is_local else [d.path for d in builder.DOWNLOADS if d.sha256 is None],
         "not_chosen": sum(len(rows) for rows in traces.values()) - sum(len(rows) for rows in chosen.values()),

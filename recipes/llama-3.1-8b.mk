@@ -23,6 +23,8 @@ TASKS := tool_flip agentdojo forced_call multi_turn capability later_turn irrele
 INGEST_FLAGS := --eval-fraction 0.2
 INGEST_FLAGS_fujitsu_b4 = --data-dir $(RAW)/fujitsu
 INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
+# Its own split holds tasks out.
+INGEST_FLAGS_tau2 := --eval-fraction 0
 INGEST_FLAGS_ultrachat := --n-samples 2000
 
 ENGINE_FLAGS = --backend vllm --tensor-parallel $(TENSOR_PARALLEL)

@@ -21,7 +21,8 @@ TASKS := agentdojo multi_turn tool_flip capability later_turn over_refusal
 INGEST_FLAGS := --eval-fraction 0.2
 INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
 INGEST_FLAGS_fujitsu_b4 = --data-dir $(RAW)/fujitsu
-INGEST_FLAGS_tau2 = --data-dir $(RAW)/tau2
+# TAU2's own split holds tasks out.
+INGEST_FLAGS_tau2 = --data-dir $(RAW)/tau2 --eval-fraction 0
 INGEST_FLAGS_ultrachat = --data-dir $(RAW)/ultrachat
 INGEST_FLAGS_xstest = --data-dir $(RAW)/xstest
 # Inboxes and listings are long: older results give way, visibly, before a row is dropped.

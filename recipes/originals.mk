@@ -17,6 +17,8 @@ TASKS := agentdojo multi_turn capability later_turn over_refusal agentharm
 
 INGEST_FLAGS := --eval-fraction 0.2
 INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
+# Its own split holds tasks out.
+INGEST_FLAGS_tau2 := --eval-fraction 0
 INGEST_FLAGS_ultrachat := --n-samples 1000
 COLLECT_FLAGS := --fit
 

@@ -17,13 +17,18 @@ Points that are easy to get wrong:
   messages. `user_actions` in the metadata counts them. A missing requestor means the assistant.
 - The reference actions are one way to reach a state of the database. They leave out lookups: `ungrounded_calls` lists
   the messages whose call contains an id that does not occur earlier. Some calls fail as written: `failed_calls`.
-- The user turn of a replayed task is its ticket, or otherwise the scenario, which is an instruction for a simulated
-  user and not a message that a user would write. `user_turn` in the metadata says which.
+- The user turn of a replayed task is its ticket, or otherwise the scenario. A scenario directs a simulated user and is
+  not what a user would write, so it is rewritten by a rule (`user_words.py`), and dropped where nothing in it is a
+  request (`scripted_user_turn`). `user_turn` in the metadata says which.
+- The policies want the user's confirmation before consequential calls, and the reference actions go without:
+  `unconfirmed_calls` lists the messages with such a call. They and all later turns are never trained on.
 - Telecom's tasks are combinations of faults on the user's device, which the assistant does not see: thousands of tasks
   give the same ten conversations. Duplicates are dropped (`same_conversation`).
-- Many of the benchmark's `test` tasks are rewordings of its `train` tasks. Here all tasks about one customer (or with
-  one ticket) are a group, and a group with a `test` task is entirely in `test`: training on its solutions would
-  invalidate the benchmark. Telecom has few tickets, and all of them are in `test`.
+- The split is the benchmark's own. Many of its `test` tasks are rewordings of its `train` tasks: all tasks about one
+  customer (or with one ticket) are a group, and `test` tasks of a group with a `train` task are dropped
+  (`group_in_train`), so that no prompt is in both. What has no official split, such as recordings of τ-bench, is
+  dropped too where its group has tasks of both. Scores on such tasks of the benchmark say little after training on
+  its `train` split, here as anywhere.
 - A recorded conversation is used if the benchmark gave it the full reward and every check in the file holds: the
   reward alone ignores most of them (`rewards.py`). Some tasks are rewarded wrongly (`known_faults.py`).
 - The user of a recording ends with control tokens such as `###STOP###`. They are cut out, and a message that consists
@@ -39,6 +44,7 @@ import datasets
 
 from ..base import TraceBuilder, TraceConfig
 from ..trace import Dropped, to_json
+from .confirmation import unconfirmed_calls
 from .conversation import Conversation, Unusable
 from .known_faults import wrong_reference
 from .recordings import Recording, name_of, read_recordings
@@ -82,6 +88,12 @@ class Tau2(TraceBuilder):
     LICENSE = "mit"
     REDISTRIBUTABLE = True
     CITATION = "tau2-bench (Barres et al. 2025, arXiv:2506.07982)"
+    NOTE = (
+        "a call by `reference actions` was written by no model. It is the next of the actions that the benchmark lists "
+        "as one way to solve a task, executed in the benchmark's environment; other calls can be right, too. The user "
+        "turn is the task's ticket, or its scenario for a simulated user, put in the first person by a rule. Calls that "
+        "the policy wants confirmed by the user, and all turns after them, are left out unless the user said yes."
+    )
 
     @classmethod
     def default_data_dir(cls) -> Path:
@@ -131,8 +143,12 @@ class Tau2(TraceBuilder):
             seen: set[str] = set()
             try:
                 for record in read_tasks(file) if holds_tasks(file) else read_recordings(file, reference):
-                    is_of_domain = self.config.domain in (None, record.domain)
-                    if is_of_domain and reference.split_of_group(record.domain, record.group) in splits:
+                    if self.config.domain not in (None, record.domain):
+                        continue
+                    split = reference.split_of(record.domain, record.group, record.task_id)
+                    if split is None and str(datasets.Split.TRAIN) in splits:
+                        yield Dropped("group_in_train", record.where)
+                    elif split in splits:
                         yield _drop_repeated(tau2_trace(record, reference), record.where, seen)
             except RecursionError:
                 raise ValueError(f"{name_of(file)}: nested too deeply. Flatten it.") from None
@@ -214,6 +230,7 @@ def _build_trace(id: str, record: Task | Recording, conversation: Conversation, 
     conversation_metadata = {
         "domain": record.domain,
         "failed_calls": conversation.failed_calls,
+        "unconfirmed_calls": unconfirmed_calls(conversation.messages, record.domain),
         "control_tokens": conversation.control_tokens,
         "greeting": conversation.greeting,
         "user_calls": conversation.user_calls,

@@ -45,6 +45,7 @@ class Recording:
         domain (`str`): The domain; empty if it is unknown.
         id (`str`): Id of the trace.
         group (`str`): Group of the trace, as [`Task.group`].
+        task_id (`str`, *optional*): Id of the τ² task.
         where (`str`): File and position of the record.
         failure ([`Unusable`], *optional*): Why it is no success of the agent.
         policy (`str`, *optional*): The system prompt, if it is not among the messages.
@@ -56,6 +57,7 @@ class Recording:
     domain: str
     id: str
     group: str
+    task_id: str | None
     where: str
     failure: Unusable | None
     policy: str | None
@@ -115,6 +117,7 @@ def _trajectory_recording(raw: object, file: Path, where: str) -> Recording:
         id=f"tau2/{file.stem}/{task_id}/{trial}",
         # The tasks are older versions of τ²'s tasks with other ids, but the customers are the same.
         group=f"{domain}/{min(customers_in(customer), default=customer)}",
+        task_id=None,
         where=where,
         failure=Unusable("reward_below_one") if required(record, "reward", (int, float), where) < 1 else None,
         policy=None,
@@ -148,6 +151,7 @@ def _simulation_recordings(document: dict, file: Path, reference: Reference) -> 
             domain=domain,
             id=f"tau2/{domain}/{task_id}/{required(record, 'id', str, where)}",
             group=tasks[task_id].group,
+            task_id=task_id,
             where=where,
             failure=_failure(record, tasks[task_id], where),
             policy=policy,

@@ -76,7 +76,7 @@ class Reference:
         self._inputs = inputs
         self._files = [*inputs, *(find_files(package) if package else [])]
         self._splits: dict[str, dict[str, list[str]]] = {}
-        self._test_groups: dict[str, set[str]] = {}
+        self._groups: dict[str, dict[str, set[str]]] = {}
 
     def official_splits(self, domain: str) -> dict[str, list[str]]:
         """The benchmark's splits of a domain: split name -> task ids."""
@@ -89,14 +89,29 @@ class Reference:
         """The benchmark's splits that contain a task."""
         return [name for name, ids in self.official_splits(domain).items() if task in ids]
 
-    def split_of_group(self, domain: str, group: str) -> str:
-        """`test` for a group with a task of the benchmark's `test` split, otherwise `train`."""
-        if domain not in self._test_groups:
+    def split_of(self, domain: str, group: str, task: str | None) -> str | None:
+        """The split of a task or of a recording of it; `None` for what must be dropped, lest a group be in both.
+
+        Args:
+            domain (`str`): The domain.
+            group (`str`): The group of the task.
+            task (`str`, *optional*): Its id, if it is one of the benchmark's tasks.
+        """
+        splits = self._splits_of_group(domain, group)
+        if len(splits) < 2:
+            return next(iter(splits), "train")
+        return "train" if task is not None and task in self.official_splits(domain)["train"] else None
+
+    def _splits_of_group(self, domain: str, group: str) -> set[str]:
+        """Which of `train` and `test` the benchmark's tasks of a group are in."""
+        if domain not in self._groups:
             file = next((file for file in self._files if holds_tasks(file) and file.parent.name == domain), None)
-            test_ids = set(self.official_splits(domain).get("test", []))
-            tasks = read_tasks(file) if file and test_ids else ()
-            self._test_groups[domain] = {task.group for task in tasks if task.id in test_ids}
-        return "test" if group in self._test_groups[domain] else "train"
+            official = {name: set(self.official_splits(domain).get(name, [])) for name in ("train", "test")}
+            self._groups[domain] = {}
+            for each in read_tasks(file) if file and any(official.values()) else ():
+                own = {name for name, ids in official.items() if each.id in ids}
+                self._groups[domain].setdefault(each.group, set()).update(own)
+        return self._groups[domain].get(group, set())
 
     def tools(self, domain: str) -> str:
         """JSON text of the assistant's tools in a domain.

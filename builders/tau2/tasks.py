@@ -20,14 +20,12 @@ from pathlib import Path
 from ..fujitsu import normalize_query
 from ..json_records import optional, read_json, required
 from .conversation import Unusable, as_object
+from .user_words import SCENARIO, user_words
 
 
 # Forms in which a task names its customer: ada_osei_1234, or "Your name is Ada Osei".
 _CUSTOMER_ID = re.compile(r"\b([a-z]+_[a-z]+)_\d{4}\b")
 _CUSTOMER_NAME = re.compile(r"\bYou(?:'re| are|r? name is) ([A-Z][a-z]+) ([A-Z][a-z]+)\b")
-
-# Fields of a scenario, in the order in which they are joined to a user turn.
-_SCENARIO = ("reason_for_call", "known_info", "unknown_info", "task_instructions")
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,10 @@ class Task:
     where: str
     record: dict
     actions: tuple[Action, ...]
+
+    @property
+    def task_id(self) -> str:
+        return self.id
 
     @property
     def group(self) -> str:
@@ -72,23 +74,23 @@ class Task:
 
     @property
     def user_turn(self) -> tuple[str, str]:
-        """The user turn and its origin: the `ticket`, or otherwise the `scenario`.
-
-        A scenario tells a simulated user in the second person what to request and how to behave; it was not written as
-        a prompt for an agent. It is used in full, since the reference actions depend on all of it.
+        """The user turn and its origin: the `ticket`, or otherwise the `rewritten_scenario`.
 
         Raises:
-            Unusable: If the task has neither.
+            Unusable: If the task has neither, or if its scenario only directs the simulated user.
         """
         ticket = self.record.get("ticket") or ""
         if ticket.strip():
             return ticket, "ticket"
         instructions = (self.record.get("user_scenario") or {}).get("instructions") or ""
-        if isinstance(instructions, dict):
-            instructions = "\n\n".join(instructions[field] for field in _SCENARIO if instructions.get(field))
-        if not instructions.strip():
+        if isinstance(instructions, str):
+            instructions = {SCENARIO[0]: instructions}
+        if not any((instructions.get(field) or "").strip() for field in SCENARIO):
             raise Unusable("no_user_turn")
-        return instructions, "scenario"
+        words = user_words(instructions)
+        if words is None:
+            raise Unusable("scripted_user_turn")
+        return words, "rewritten_scenario"
 
 
 def customers_in(text: str) -> set[str]:
@@ -122,7 +124,7 @@ def parse_task(record: object, domain: str, where: str) -> Task:
     scenario = optional(task, "user_scenario", dict, where) or {}
     instructions = optional(scenario, "instructions", (dict, str), f"{where}.user_scenario")
     if isinstance(instructions, dict):
-        for field in _SCENARIO:
+        for field in SCENARIO:
             optional(instructions, field, str, f"{where}.user_scenario.instructions")
     criteria = optional(task, "evaluation_criteria", dict, where) or {}
     actions = optional(criteria, "actions", list, f"{where}.evaluation_criteria") or []

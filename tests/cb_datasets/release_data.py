@@ -57,6 +57,7 @@ def write_data(folder: Path, rows: int = 24, seed: int = 0, source: str = "looka
         "names": [source],
         "licence": "apache-2.0",
         "citation": "Lookalikes (Nobody 2026)",
+        "note": "no word of them is real.",
         "redistributable": True,
         "source_revision": REVISION,
         "sides": {},

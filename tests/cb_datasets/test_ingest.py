@@ -6,6 +6,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from builders import prepare_source
+from builders.tau2 import Tau2
 from cb_datasets.datasheet import sheet_markdown, source_sheets
 from cb_datasets.files import load_rows
 from cb_datasets.ingest import ingest, save_traces
@@ -100,6 +101,14 @@ def test_the_data_sheet_shows_all_that_a_source_gave(builder, tmp_path, tiny_age
     for part in ("| fujitsu_b4 | 40 | 40 | 36 | prompt_only 36 | degenerate 4 |", "cc-by-4.0", "local:", "p50"):
         assert part in text
     assert "not measured" in sheet_markdown(source_sheets([tmp_path / "traces" / "fujitsu_b4"]))
+
+
+def test_the_data_sheet_says_what_a_reference_action_is(builder, tmp_path):
+    builder.NOTE = Tau2.NOTE
+    sides, report = ingest(builder, 0.3, "test")
+    save_traces(sides, tmp_path / "tau2", report)
+    text = sheet_markdown(source_sheets([tmp_path / "tau2"]))
+    assert text.endswith(f"\n- tau2: {Tau2.NOTE}\n") and "`reference actions`" in Tau2.NOTE
 
 
 def test_the_data_sheet_counts_traces_that_spell_control_tokens(builder, tmp_path, tiny_agent_path):

@@ -75,8 +75,11 @@ def judge_task(task: dict, tools: Collection[str], known_states: Collection[str]
     reasons = []
     if not assistant_actions:
         reasons.append("no_assistant_action")
-    if not (task.get("ticket") or "").strip() and not (instructions or "").strip():
+    has_ticket, scripted = bool((task.get("ticket") or "").strip()), frozenset()
+    if not has_ticket and not (instructions or "").strip():
         reasons.append("no_user_turn")
+    elif not has_ticket:
+        scripted = drop("scripted_user_turn")  # whether any of its sentences is a request is up to the builder's rule
     if not {action["name"] for action in assistant_actions} <= set(tools):
         reasons.append("unknown_tools")
     state = task.get("initial_state")
@@ -85,13 +88,13 @@ def judge_task(task: dict, tools: Collection[str], known_states: Collection[str]
     is_doubtful = state is not None and comparable(state) not in known_states
     if is_doubtful:
         allowed = ERROR | drop("initial_state_fails", "unpaired_result") | verdict("benign_success")
-        return allowed | drop(*reasons)
+        return allowed | scripted | drop(*reasons)
     if reasons:
-        return drop(*reasons)
+        return scripted | drop(*reasons)
     arguments = [value for action in actions or [] for value in action["arguments"].values()]
     if all(isinstance(value, str) and value.isprintable() for value in arguments):
-        return verdict("benign_success")
-    return verdict("benign_success") | drop("replay_fails")
+        return scripted | verdict("benign_success")
+    return scripted | verdict("benign_success") | drop("replay_fails")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

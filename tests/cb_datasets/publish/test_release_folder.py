@@ -291,6 +291,7 @@ def test_sources_are_looked_up_by_the_name_in_their_rows(data: Path, tmp_path: P
     make_release(data, REPO, tmp_path / "release")
     head, text = card_of(tmp_path / "release")
     assert head["license"] == "apache-2.0" and "And the sources: Lookalikes (Nobody 2026)." in text
+    assert "\n- lookalike: no word of them is real.\n" in text
     strict = sheet | {"redistributable": False, "licence": "other"}
     write_json(data / "reports" / "sources.json", {"jsonl": strict, "more": sheet})
     with pytest.raises(ReleaseError, match="rows of lookalike: its licence"):
