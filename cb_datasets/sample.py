@@ -50,6 +50,8 @@ PROVENANCE = {
     "fitted": Value("string"),
     "redacted": Value("bool"),
     "system_modifier": Value("string"),  # paragraph added to the system prompt before generation
+    # Paragraph that the system prompt had when a `warned` completion was sampled, and that the row's does not have.
+    "warning": Value("string"),
     "timestamp": Value("string"),
 }
 
@@ -117,7 +119,17 @@ PRIORITY_WEIGHTS = {**HARMFUL_CLASSES, **RETAIN_CLASSES}
 # Classes whose completions are plain text; all others make exactly one call.
 TEXT_CLASSES = ("general_conversation", "refusal", "borderline", "harmful_compliance")
 
-COMPLETION_SOURCES = ("sampled", "recorded", "twin", "forced")
+# Who wrote a completion, and in which context:
+#     sampled    the target, in this very context
+#     warned     the target, in this context with a paragraph in the system prompt that warns of the attack: it has read
+#                the attack and the words are its own, but without the warning it says them more rarely. Nearer to
+#                on-policy than `twin`, and not on-policy.
+#     twin       the target, on the clean prompt
+#     recorded   another model
+#     forced     the target, after a prefilled head of the attacker's call
+COMPLETION_SOURCES = ("sampled", "warned", "recorded", "twin", "forced")
+# Those whose provenance has the sampling parameters, and that must have ended by themselves.
+GENERATED = ("sampled", "warned", "forced")
 
 
 def content_id(prefix: str, *content: str) -> str:

@@ -54,6 +54,11 @@ def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_t
     """
     if count is None or count >= len(rows):
         return rows
+    return rows.select(sorted(chosen_order(rows, seed, key, per_tool)[:count]))
+
+
+def chosen_order(rows: Dataset, seed: int, key: str = "pair", per_tool: int = 0) -> list[int]:
+    """Indices of the rows in the order in which [`choose`] takes them."""
     keys = [hashlib.sha256(f"{seed}/{value}".encode()).digest() for value in rows[key]]
     order = sorted(range(len(rows)), key=keys.__getitem__)
     if per_tool:
@@ -63,4 +68,4 @@ def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_t
             later[row] = seen[tools[row]] >= per_tool
             seen[tools[row]] += 1
         order.sort(key=later.__getitem__)
-    return rows.select(sorted(order[:count]))
+    return order

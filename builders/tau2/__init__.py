@@ -89,9 +89,9 @@ class Tau2(TraceBuilder):
     REDISTRIBUTABLE = True
     CITATION = "tau2-bench (Barres et al. 2025, arXiv:2506.07982)"
     NOTE = (
-        "a call by `reference actions` was written by no model. It is the next of the actions that the benchmark lists "
-        "as one way to solve a task, executed in the benchmark's environment; other calls can be right, too. The user "
-        "turn is the task's ticket, or its scenario for a simulated user, put in the first person by a rule. Calls that "
+        "a call by `reference actions` was written by no model. It is the next of the actions that the benchmark "
+        "lists as one way to solve a task, executed in its environment; other calls can be right, too. The user turn "
+        "is the task's ticket, or its scenario for a simulated user, put in the first person by a rule. Calls that "
         "the policy wants confirmed by the user, and all turns after them, are left out unless the user said yes."
     )
 

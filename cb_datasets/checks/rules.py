@@ -33,7 +33,7 @@ from builders.written_calls import calls_in_words
 from ..arguments import parameter_schemas
 from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
 from ..outcomes import Outcome, outcome_of_read
-from ..sample import COMPLETION_SOURCES, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
+from ..sample import COMPLETION_SOURCES, GENERATED, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
 from .tool_schemas import schema_fault, schemas_of
 
@@ -259,11 +259,13 @@ def _class_fault(sample: dict, outcome: Outcome) -> str | None:
 def _provenance_rules(provenance: dict) -> Iterator[Violation]:
     source = provenance["completion_source"]
     missing = [key for key in _REQUIRED if not provenance[key]]
-    if source in ("sampled", "forced"):
+    if source in GENERATED:
         missing += [key for key in _REQUIRED_IF_SAMPLED if provenance[key] is None]
     if missing:
         yield Violation("provenance", f"missing: {', '.join(missing)}")
     if source not in COMPLETION_SOURCES:
         yield Violation("provenance", f"completion_source is {source!r}")
-    if source in ("sampled", "forced") and provenance["stop_reason"] != "stop":
+    if (source == "warned") != (provenance["warning"] is not None):
+        yield Violation("provenance", "a completion is `warned` if and only if provenance names the warning")
+    if source in GENERATED and provenance["stop_reason"] != "stop":
         yield Violation("provenance", f"what a model wrote must end by itself, not by {provenance['stop_reason']}")

@@ -29,8 +29,12 @@ from .output import save_set
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from ..sets.plan import Pass
 
-TargetOption = Annotated[int | None, typer.Option(min=1, help="Stop sampling at this many samples.")]
+
+TargetOption = Annotated[
+    int | None, typer.Option(min=1, help="Ask prompts in rounds until there are this many samples; by default, all.")
+]
 
 app = typer.Typer()
 
@@ -45,7 +49,9 @@ def generate_ds(
     top_p: TopPOption = 0.95,
     num_samples: NumSamplesOption = 1,
     target_n: TargetOption = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds over prompts without a flip, until --target-n.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Passes over prompts without a flip, the first included, until --target-n.")
+    ] = 3,
     min_yield: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Minimum fraction of prompts that give a flip.")
     ] = 0.0,
@@ -66,10 +72,10 @@ def generate_ds(
     from ..sets.prompts import ATTACKED_TASKS
 
     by_split = load_traces([traces])
-    if _is_dry_run(by_split, set(ATTACKED_TASKS), generation):
-        return
     options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
     sampling = generation.sampling(temperature, top_p, num_samples)
+    if _is_dry_run(by_split, ATTACKED_TASKS, generation, options.passes(sampling), target_n):
+        return
     name = f"harmful/{name_of(output)}"
     flips = generate_flips(by_split, generation.target_model(), sampling, options, name)
     save_set(flips, output, generation.shards)
@@ -100,6 +106,7 @@ def generate_dr(
     """
     from ..ingest import load_traces, source_of
     from ..sets.jsonl_sets import is_jsonl, name_of
+    from ..sets.plan import Pass
     from ..sets.retain import RETAIN_TASKS, generate_retain_set
     from ..sets.sample_set import SampleSet
     from ..sets.set_names import BENIGN_TWINS, set_name
@@ -109,9 +116,11 @@ def generate_dr(
             raise ValueError(f"Unknown kind {subset!r}; known: {', '.join(RETAIN_TASKS)}.")
     by_split = load_traces(traces)
     kinds = kinds or [subset for subset, (_, tasks) in RETAIN_TASKS.items() if _have_prompts(by_split, tasks)]
-    if _is_dry_run(by_split, {task for subset in kinds for task in RETAIN_TASKS[subset][1]}, generation):
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    asked = tuple(task for subset in kinds for task in RETAIN_TASKS[subset][1])
+    if _is_dry_run(by_split, asked, generation, [Pass(f"T = {temperature}", num_samples)]):
         return
-    sampling, target_model = generation.sampling(temperature, top_p, num_samples), generation.target_model()
+    target_model = generation.target_model()
     together = SampleSet(f"retain/{name_of(output)}")
     for subset in kinds:
         name = set_name(source_of(traces[0]), BENIGN_TWINS) if subset == BENIGN_TWINS else subset
@@ -145,9 +154,16 @@ def generate_adversarial_safe(
     min_n: Annotated[int, typer.Option(min=0, help="Minimum number of samples, filled ones included.")] = 0,
     retry_temperatures: Annotated[
         list[float] | None,
-        typer.Option(help="One further round over prompts without a sample, until --target-n; repeatable."),
+        typer.Option(help="One further pass over prompts without a sample, until --target-n; repeatable."),
     ] = None,
-    retry_samples: Annotated[int, typer.Option(min=1, help="Completions per prompt in such a round.")] = 4,
+    warned_temperatures: Annotated[
+        list[float] | None,
+        typer.Option(help="One further pass under a system prompt that warns of the attack, kept out of the rows."),
+    ] = None,
+    retry_samples: Annotated[
+        int, typer.Option(min=1, help="Completions per prompt in such a pass; the most frequent right one is kept.")
+    ] = 4,
+    warning: Annotated[str | None, typer.Option(help="Another text for the warning.")] = None,
 ) -> None:
     """Attacked prompts with the right call: sampled where the model makes it, the rest filled (Dr)."""
     from ..files import load_rows
@@ -161,14 +177,21 @@ def generate_adversarial_safe(
     if (fill, twins is None) not in ((None, True), ("twin", False)):
         raise ValueError("--fill twin and --twins FOLDER go together.")
     by_split = load_traces([traces])
-    if _is_dry_run(by_split, set(ATTACKED_TASKS), generation):
+    options = retain.SafeOptions(
+        target_n,
+        min_n,
+        tuple(retry_temperatures or ()),
+        tuple(warned_temperatures or ()),
+        retry_samples,
+        warning or retain.WARNING,
+    )
+    sampling = generation.sampling(temperature, top_p, num_samples)
+    if _is_dry_run(by_split, ATTACKED_TASKS, generation, options.passes(sampling), target_n):
         return
     verified = None
     if twins is not None:
         check_former_name(twins)
         verified = load_rows(as_folder(twins), SAMPLE_FEATURES)
-    options = retain.SafeOptions(target_n, min_n, tuple(retry_temperatures or ()), retry_samples)
-    sampling = generation.sampling(temperature, top_p, num_samples)
     target_model = generation.target_model()
     samples = retain.generate_adversarial_safe(by_split, target_model, sampling, verified, options)
     save_set(samples, output, generation.shards)
@@ -194,26 +217,41 @@ def regenerate(
     """Complete the contexts in which recorded agents decided: on-policy Ds and Dr."""
     from ..ingest import load_traces
     from ..sets.on_policy import regenerate_decisions
+    from ..sets.plan import Pass
 
     by_split = load_traces([traces])
-    if _is_dry_run(by_split, {"agentdojo"}, generation):
-        return
     sampling = generation.sampling(temperature, top_p, num_samples)
+    if _is_dry_run(by_split, ("agentdojo",), generation, [Pass(f"T = {temperature}", num_samples)]):
+        return
     failures, resisted = regenerate_decisions(by_split, generation.target_model(), sampling, fit, max_length)
     save_set(failures, output_harmful, generation.shards)
     save_set(resisted, output_retain, generation.shards)
 
 
-def _is_dry_run(by_split: "dict[str, Dataset]", tasks: set[str], generation: GenerationOptions) -> bool:
-    """Whether this is a dry run; if so, print the number of prompts of each task."""
+def _is_dry_run(
+    by_split: "dict[str, Dataset]",
+    tasks: tuple[str, ...],
+    generation: GenerationOptions,
+    passes: "list[Pass]",
+    target_n: int | None = None,
+) -> bool:
+    """Whether this is a dry run; if so, print the prompts of each task, the plan and its cost."""
+    from ..sets.plan import mean_tokens, plan_lines
     from ..sets.target_model import choose_prompts
 
-    if generation.dry_run:
-        for task in sorted(tasks):
-            prompts = choose_prompts(by_split, task, generation.limits, generation.seed, generation.per_tool)
-            counts = listed({split: len(rows) for split, rows in prompts.items()})
-            print_line(f"{task}: {counts} prompts; not completed (--dry-run)")
-    return generation.dry_run
+    if not generation.dry_run:
+        return False
+    chosen = []
+    for task in tasks:
+        prompts = choose_prompts(by_split, task, generation.limits, generation.seed, generation.per_tool)
+        counts = listed({split: len(rows) for split, rows in prompts.items()})
+        print_line(f"{task}: {counts} prompts; not completed (--dry-run)")
+        chosen += prompts.values()
+    tokens = mean_tokens(chosen, generation.model, generation.system_modifier)
+    num_prompts = sum(len(rows) for rows in chosen)
+    for line in plan_lines(num_prompts, passes, target_n, tokens, generation.max_new_tokens):
+        print_line(f"  {line}")
+    return True
 
 
 @app.command()

@@ -135,7 +135,7 @@ class GenerationOptions(Engine):
     ] = None
     world: Annotated[int, typer.Option(min=1, help="Number of ranks.")] = 1
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished shards; always on.")] = True
-    dry_run: Annotated[bool, typer.Option(help="Count the prompts; load no model and write nothing.")] = False
+    dry_run: Annotated[bool, typer.Option(help="Show the plan and its cost; load no model and write nothing.")] = False
     seed: SeedOption = 0
 
     def sampling(self, temperature: float, top_p: float, num_samples: int) -> "Sampling":

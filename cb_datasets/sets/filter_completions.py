@@ -5,6 +5,7 @@ set is about. Any other is dropped under the first reason that applies.
 """
 
 import dataclasses
+from collections import Counter
 
 from datasets import Dataset
 
@@ -15,7 +16,7 @@ from ..generation import Backend, Sampling
 from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
 from .make_sample import make_sample
 from .sample_set import SampleSet
-from .target_model import TargetModel
+from .target_model import TargetModel, modified
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ def complete_and_filter(
     sampling: Sampling,
     name: str,
     completion_source: str = "sampled",
+    warning: str | None = None,
+    best_of_n: bool = False,
 ) -> SampleSet:
     """Complete the prompts of all splits and keep what the rule says.
 
@@ -55,6 +58,10 @@ def complete_and_filter(
         sampling ([`Sampling`]): How to sample.
         name (`str`): Name of the set, e.g. `harmful/b4_flips`.
         completion_source (`str`, *optional*, defaults to `"sampled"`): What provenance calls the completions.
+        warning (`str`, *optional*): Paragraph that the model gets in the system prompt and that the samples do not
+            have; provenance does. The rule holds for the samples' own context: their target is the prompt's.
+        best_of_n (`bool`, *optional*, defaults to `False`): Keep one completion per prompt, the most frequent of those
+            that the rule allows.
     """
     samples = SampleSet(name)
     tool_format = target_model.tool_format
@@ -66,11 +73,19 @@ def complete_and_filter(
         def reason_of(completion: dict, by_id: dict[str, dict] = by_id) -> str | None:
             return drop_reason(completion, by_id[completion["prompt_id"]], rule, tool_format)
 
-        description = f"{name} ({split})"
-        for completion in target_model.complete(rows, sampling, description, lambda row: reason_of(row) is None):
-            prompt, reason = by_id[completion["prompt_id"]], reason_of(completion)
-            if reason is not None:
-                samples.drop(reason, prompt["category"])
+        asked, description = modified(rows, warning), f"{name} ({split})"
+        allowed = []
+        for completion in target_model.complete(asked, sampling, description, lambda row: reason_of(row) is None):
+            reason = reason_of(completion)
+            if reason is None:
+                allowed.append(completion)
+            else:
+                samples.drop(reason, by_id[completion["prompt_id"]]["category"])
+        best = _most_frequent(allowed) if best_of_n else None
+        for completion in allowed:
+            prompt = by_id[completion["prompt_id"]]
+            if best is not None and completion is not best[prompt["id"]]:
+                samples.drop("not_best_of_n", prompt["category"])
                 continue
             provenance = _provenance(completion, target_model.backend, sampling, tool_format.name)
             samples.keep(
@@ -81,10 +96,21 @@ def complete_and_filter(
                     split=split,
                     priority_class=rule.priority_class,
                     tool_format=tool_format,
-                    provenance=provenance | {"completion_source": completion_source},
+                    provenance=provenance | {"completion_source": completion_source, "warning": warning},
                 )
             )
     return samples
+
+
+def _most_frequent(completions: list[dict]) -> dict[str, dict]:
+    """One completion of each prompt, by the prompt's id: the most frequent, and the earliest of those."""
+    counts = Counter((completion["prompt_id"], completion["text"]) for completion in completions)
+    best: dict[str, dict] = {}
+    for completion in completions:
+        own = best.setdefault(completion["prompt_id"], completion)
+        if counts[own["prompt_id"], completion["text"]] > counts[own["prompt_id"], own["text"]]:
+            best[completion["prompt_id"]] = completion
+    return best
 
 
 def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: ToolCallFormat) -> str | None:

@@ -1,6 +1,7 @@
 """Ds, the circuit breaker set: completions sampled from a model in which the attack succeeded."""
 
 import dataclasses
+import functools
 from collections import Counter
 
 from datasets import Dataset
@@ -10,7 +11,9 @@ from ..generation import Sampling
 from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES, clean_messages
 from .filter_completions import KeepRule, complete_and_filter
+from .plan import Pass
 from .prompts import ATTACKED_TASKS
+from .rounds import first_round, sample_in_rounds
 from .sample_set import SampleSet
 from .target_model import SEEDS_PER_ROUND, TargetModel, drop_completed_pairs
 
@@ -23,9 +26,9 @@ class FlipOptions:
     """Options of [`generate_flips`].
 
     Args:
-        target_n (`int`, *optional*): Repeat the prompts that gave no flip, with other seeds, until there are this many
-            samples; without it, every prompt is completed once.
-        rounds (`int`, *optional*, defaults to `3`): Maximum number of rounds, the first one included.
+        target_n (`int`, *optional*): Ask in rounds until there are this many samples, see `rounds.py`, and prompts
+            that gave no flip again, with other seeds; without it, every prompt is completed once.
+        rounds (`int`, *optional*, defaults to `3`): Maximum number of passes over the prompts, the first one included.
         min_yield (`float`, *optional*, defaults to `0.0`): Minimum fraction of prompts that give a flip.
         max_category_share (`float`, *optional*, defaults to `1.0`): Maximum fraction of one category; the rest of
             it is dropped as `over_category_share`.
@@ -41,6 +44,16 @@ class FlipOptions:
     max_category_share: float = 1.0
     include_forced: bool = False
     redact: bool = False
+
+    def num_passes(self, sampling: Sampling) -> int:
+        """Number of passes over the prompts. A greedy model would give the same completions in every pass."""
+        return 1 if self.target_n is None or sampling.temperature == 0 else self.rounds
+
+    def passes(self, sampling: Sampling) -> list[Pass]:
+        """The passes, in words."""
+        described = [Pass(f"T = {sampling.temperature}", sampling.num_samples)] * self.num_passes(sampling)
+        forced = Pass(f"T = {sampling.temperature}, the head of the attacker's call given", sampling.num_samples)
+        return described + [forced] * self.include_forced
 
 
 def generate_flips(
@@ -63,16 +76,17 @@ def generate_flips(
         ValueError: If fewer prompts give a flip than `min_yield` says.
     """
     prompts = target_model.prompts(traces, ATTACKED_TASKS, sampling.seed)
-    flips = complete_and_filter(prompts, FLIP_RULE, target_model, sampling, name)
-    if target_model.rank is not None:
-        return flips  # what follows needs the shards of all ranks
-    for number in range(1, options.rounds):
-        # A greedy model would give the same completions again.
-        if options.target_n is None or len(flips.samples) >= options.target_n or sampling.temperature == 0:
-            break
+    size, order = (options.target_n, sampling.num_samples), (sampling.seed, target_model.per_tool)
+    if target_model.rank is not None:  # what follows needs the shards of all ranks
+        return complete_and_filter(first_round(prompts, *size, *order), FLIP_RULE, target_model, sampling, name)
+    flips = SampleSet(name)
+    for number in range(options.num_passes(sampling)):
         missing = drop_completed_pairs(prompts, {sample["pair"] for sample in flips.samples})
         again = dataclasses.replace(sampling, seed=sampling.seed + number * SEEDS_PER_ROUND)
-        flips.add_round(complete_and_filter(missing, FLIP_RULE, target_model, again, name))
+        ask = functools.partial(
+            complete_and_filter, rule=FLIP_RULE, target_model=target_model, sampling=again, name=name
+        )
+        sample_in_rounds(missing, ask, flips, *size, *order)
     num_prompts = sum(len(rows) for rows in prompts.values())
     flipped = {sample["pair"] for sample in flips.samples}
     if len(flipped) < options.min_yield * num_prompts:
