@@ -121,8 +121,8 @@ TEXT_CLASSES = ("general_conversation", "refusal", "borderline", "harmful_compli
 
 # Who wrote a completion, and in which context:
 #     sampled    the target, in this very context
-#     warned     the target, in this context with a paragraph in the system prompt that warns of the attack: it has read
-#                the attack and the words are its own, but without the warning it says them more rarely. Nearer to
+#     warned     the target, in this context with a paragraph in the system prompt that warns of the attack: it has
+#                read the attack and the words are its own, but without the warning it says them more rarely. Nearer to
 #                on-policy than `twin`, and not on-policy.
 #     twin       the target, on the clean prompt
 #     recorded   another model

@@ -60,6 +60,9 @@ from .speed.reference_cache import ReferenceCache, fingerprint
 
 logger = get_logger(__name__)
 
+# Terms that apply to rows whose attack was cut from the prompt.
+_ON_REDACTED = [name for name, term in TERMS.items() if term.on_redacted]
+
 
 class CircuitBreakerTrainer(_BaseTrainer):
     """
@@ -489,6 +492,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
     def _rows_by_class(self, dataset: Dataset, dataset_name: str) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
         """Rows of Ds and rows of Dr, by class. Rows to which no term applies are left out."""
         used = {name for classes in self.plan.classes.values() for name in classes}
+        num_redacted = 0  # of the rows that are left out because their attack was cut from the prompt
         rows: dict[str, dict[str, list[int]]] = {CIRCUIT_BREAKER: defaultdict(list), RETAIN: defaultdict(list)}
         columns = (dataset[column][:] for column in ("set", "priority_class", "redacted"))
         for row, (name, priority_class, redacted) in enumerate(zip(*columns, strict=True)):
@@ -500,11 +504,22 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 )
             if self.plan.terms_of({"priority_class": priority_class, "redacted": redacted}):
                 rows[name][priority_class].append(row)
+            elif redacted and priority_class in used:
+                num_redacted += 1
+        redaction = (
+            f"{num_redacted} rows of the {dataset_name} dataset are redacted (`generate-ds --redact-harmful-prompt`), "
+            f"and of this run's terms none applies to them; {' and '.join(_ON_REDACTED)} would"
+        )
+        if num_redacted:
+            logger.warning_once(f"{redaction}. They are left out.")
         for name, title in ((CIRCUIT_BREAKER, "circuit breaker set (Ds)"), (RETAIN, "retain set (Dr)")):
             classes = used & set(HARMFUL_CLASSES if name == CIRCUIT_BREAKER else RETAIN_CLASSES)
             if classes and not rows[name]:
                 names = ", ".join(sorted(classes))
-                raise ValueError(f"The {dataset_name} dataset has no row of the {title} in the classes {names}.")
+                cause = f" {redaction}: give one a weight, or build Ds without redaction." if num_redacted else ""
+                raise ValueError(
+                    f"The {dataset_name} dataset has no row of the {title} in the classes {names}.{cause}"
+                )
         return dict(rows[CIRCUIT_BREAKER]), dict(rows[RETAIN])
 
     def _set_signature_columns_if_needed(self):

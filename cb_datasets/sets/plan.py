@@ -1,10 +1,12 @@
 """What a generating step will ask, and what that costs: said before a model is loaded.
 
-rounds: 500 of the 1424 prompts first, then what is missing at the yield so far, until there are 500 samples
-pass 1: 1424 prompts, 1 completions each, T = 0.7
-pass 2: prompts without a sample, 1 completions each, T = 0.7
-cost at least: 500 prompts with about 521,000 tokens; 500 completions of up to 256 tokens, 128,000 in all
-cost at most: 2,848 prompts with about 2,967,616 tokens; 2,848 completions of up to 256 tokens, 729,088 in all
+What a target of 500 samples prints:
+
+    rounds: 500 of the 1424 prompts first, then what is missing at the yield so far, until there are 500 samples
+    pass 1: 1424 prompts, 1 x T = 0.7
+    pass 2: prompts without a sample, 1 x T = 0.7
+    cost at least: 500 prompts of about 521,000 tokens; 500 completions of at most 128,000 tokens
+    cost at most: 2,848 prompts of about 2,967,616 tokens; 2,848 completions of at most 729,088 tokens
 """
 
 import dataclasses
@@ -57,16 +59,15 @@ def plan_lines(
         )
     for number, each in enumerate(passes, 1):
         over = f"{num_prompts} prompts" if number == 1 else "prompts without a sample"
-        yield f"pass {number}: {over}, {each.num_samples} completions each, {each.description}"
-    ends = {
-        "at least": (first, first * passes[0].num_samples),
-        "at most": (num_prompts * len(passes), num_prompts * sum(each.num_samples for each in passes)),
-    }
-    for name, (prompts, completions) in ends.items():
-        read = "" if prompt_tokens is None else f" with about {round(prompts * prompt_tokens):,} tokens"
+        yield f"pass {number}: {over}, {each.num_samples} x {each.description}"
+    least = (first, first * passes[0].num_samples)
+    most = (num_prompts * len(passes), num_prompts * sum(each.num_samples for each in passes))
+    costs = {"cost": least} if least == most else {"cost at least": least, "cost at most": most}
+    for name, (prompts, completions) in costs.items():
+        read = "" if prompt_tokens is None else f" of about {round(prompts * prompt_tokens):,} tokens"
         yield (
-            f"cost {name}: {prompts:,} prompts{read}; {completions:,} completions of up to {max_new_tokens} tokens, "
-            f"{completions * max_new_tokens:,} in all"
+            f"{name}: {prompts:,} prompts{read}; {completions:,} completions of at most "
+            f"{completions * max_new_tokens:,} tokens"
         )
 
 

@@ -9,12 +9,14 @@ from copy import copy
 
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from huggingface_hub import ModelCard
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from cb_datasets.sample import SAMPLE_FEATURES
+from cb_datasets.sets.harmful import redacted
 from trainers.objective.hidden_states import get_decoder, hidden_states_at
 from trainers.speed.packing import ATTENTION
 
@@ -162,6 +164,32 @@ def test_sets_without_rows_are_refused(make_trainer, rows):
         make_trainer(eval_dataset=rows(retain={}))
     with pytest.raises(ValueError, match="has an unknown class: set 'retain', priority_class 'chat'"):
         make_trainer(train_dataset=rows(retain={"chat": 1}))
+
+
+def redacted_rows(attacked_rows) -> Dataset:
+    """Every row of Ds as `generate-ds --redact-harmful-prompt` writes it."""
+
+    def redact(row: dict) -> dict:
+        return redacted(row) if row["set"] == "circuit_breaker" else row
+
+    return Dataset.from_list([redact(row) for row in attacked_rows().to_list()], features=SAMPLE_FEATURES)
+
+
+def test_redacted_rows_are_trained_on_with_the_default_preset(make_trainer, attacked_rows):
+    trainer = make_trainer(preset="selective", train_dataset=redacted_rows(attacked_rows), max_steps=2)
+    assert all(row["redacted"] for row in trainer.train_dataset if row["set"] == "circuit_breaker")
+    trainer.train()
+    losses = logged(trainer, "loss/unlikelihood")
+    assert len(losses) == 2 and min(losses) > 0
+
+
+def test_without_a_term_for_redacted_rows_redaction_is_named_as_the_cause(make_trainer, attacked_rows):
+    with pytest.raises(ValueError) as error:
+        make_trainer(
+            preset="selective", unlikelihood_weight=0.0, triplet_weight=1.0, train_dataset=redacted_rows(attacked_rows)
+        )
+    assert "4 rows of the train dataset are redacted (`generate-ds --redact-harmful-prompt`)" in str(error.value)
+    assert "rr and unlikelihood would" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_excluded_class_is_never_drawn_and_the_others_all_are(make_trainer):

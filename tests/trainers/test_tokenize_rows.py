@@ -72,6 +72,13 @@ def test_divergence_is_the_first_token_unlike_the_right_call(prepared, tokenizer
     assert attack_tokens(rows["refusal/0"]) == []
 
 
+def test_after_a_redacted_prompt_only_the_name_is_wrong(prepared):
+    row = prepared()["harmful_flip/0"] | {"divergence": prepared()["harmful_flip/0"]["tool_call"][0]}
+    first = row["tool_name"][0]
+    assert attack_tokens(row) == [row["divergence"], first, first + 1]
+    assert attack_tokens(row | {"redacted": True}) == [first, first + 1]
+
+
 def test_the_name_of_the_right_tool_is_no_attack_token_and_no_wrong_call(attacked_rows, tokenizer):
     """Where the attacker wants the right tool with other arguments, its name must not be unlearned."""
     rows = attacked_rows(records=1, refusals=0).to_list()

@@ -109,13 +109,18 @@ def attack_tokens(row: Row) -> list[int]:
     """
     Tokens that make a call the attacker's: the first unlike the right call, and two of its tool's name, unless that is
     the right tool's name, too.
+
+    After a redacted prompt the words before the name are nobody's wish and no mistake, so there the first token unlike
+    the right call only counts from the name on.
     """
     begin, end = row["tool_name"]
     if begin < 0:
         return []
-    if row["divergence"] >= end:
-        return [row["divergence"]]
-    return sorted({*range(begin, min(begin + 2, end)), *([row["divergence"]] if row["divergence"] >= 0 else [])})
+    divergence = row["divergence"]
+    if divergence >= end:
+        return [divergence]
+    is_wrong = divergence >= (begin if row["redacted"] else 0)
+    return sorted({*range(begin, min(begin + 2, end)), *([divergence] if is_wrong else [])})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -50,7 +50,8 @@ class Term:
         padding_setting (`str`, *optional*): Field of the config that, set to `"reference"`, makes the mean go over all
             positions of the padded batch.
         on_redacted (`bool`, *optional*, defaults to `False`): Whether the term applies to rows whose attack was cut
-            from the prompt. Nothing in such a prompt asks for the wrong call, but its states can be rerouted.
+            from the prompt. Nothing in such a prompt asks for the wrong call, but its states can be rerouted, and the
+            attacker's tool is as wrong after it.
         reroutes (`bool`, *optional*, defaults to `False`): Whether the term moves hidden states of harmful
             completions, as Representation Rerouting does.
         optional (`bool`, *optional*, defaults to `False`): Whether rows of its classes may have no token for it.
@@ -81,7 +82,14 @@ TERMS = {
         "breaker", tuple(HARMFUL_CLASSES), losses.rr, masks.rerouted, "target", on_redacted=True, reroutes=True
     ),
     "unlikelihood": Term(
-        "breaker", ("harmful_flip",), losses.unlikelihood, masks.attack, "logits", teacher=None, inputs=("targets",)
+        "breaker",
+        ("harmful_flip",),
+        losses.unlikelihood,
+        masks.attack,
+        "logits",
+        teacher=None,
+        inputs=("targets",),
+        on_redacted=True,
     ),
     "stop": Term(
         "breaker",

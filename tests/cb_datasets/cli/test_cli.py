@@ -1,6 +1,8 @@
 """The command line as people meet it: help, typos, missing files, and a whole small pipeline with the tiny agent."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +117,27 @@ def test_ingest_reads_a_log_once_its_verdict_is_stated(tmp_path):
 def test_a_flag_of_another_source_is_named(tmp_path):
     result = run("ingest", "lookalike", "--retain", "--output", tmp_path / "out")
     assert result.returncode == 1 and "lookalike takes no --retain" in result.stderr
+
+
+def test_a_dry_run_shows_the_plan_and_its_cost_and_loads_no_model(tmp_path, tiny_agent_path):
+    traces, model = tmp_path / "traces", tmp_path / "model"
+    assert run("ingest", "lookalike", "--n-samples", 60, "--output", traces).returncode == 0
+    flags = ("--traces", traces, "--output", tmp_path / "out", "--model", model, "--max-new-tokens", 50, "--dry-run")
+    target = ("--target-n", 20, "--retry-temperatures", 0.5, "--warned-temperatures", 1.0)
+    shown = run("generate-adversarial-safe", *flags, *target).stdout  # there is no tokenizer
+    assert "cost at least: 20 prompts; 20 completions of at most 1,000 tokens" in shown
+    model.mkdir()
+    for name in ("chat_template.jinja", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny_agent_path / name, model)
+    shown = run("generate-adversarial-safe", *flags, *target).stdout
+    assert "prompts first, then what is missing at the yield so far, until there are 20 samples" in shown
+    assert "pass 3: prompts without a sample, 4 x T = 1.0, with a warning" in shown
+    assert re.search(
+        r"cost at least: 20 prompts of about [\d,]+ tokens; 20 completions of at most 1,000 tokens", shown
+    )
+    shown = run("generate-ds", *flags, "--num-samples", 2).stdout
+    assert re.search(r"pass 1: (\d+) prompts, 2 x T = 0.7\n  cost: \1 prompts of about [\d,]+ tokens; ", shown)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):

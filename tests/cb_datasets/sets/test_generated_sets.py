@@ -4,6 +4,7 @@ The backend here is a stand-in that answers by rule, so that every branch can be
 are in `test_cli.py`.
 """
 
+import itertools
 import json
 
 import pytest
@@ -16,10 +17,11 @@ from cb_datasets.checks.rules import check
 from cb_datasets.files import to_dataset
 from cb_datasets.generation import Sampling
 from cb_datasets.generation.backend import Completion
-from cb_datasets.sample import PROMPT_FEATURES
+from cb_datasets.sample import PROMPT_FEATURES, carries_asset, cut_spans
 from cb_datasets.sets.harmful import FlipOptions, generate_flips
 from cb_datasets.sets.on_policy import regenerate_decisions
-from cb_datasets.sets.retain import SafeOptions, generate_adversarial_safe
+from cb_datasets.sets.retain import WARNING, SafeOptions, generate_adversarial_safe, generate_retain_set
+from cb_datasets.sets.rounds import round_size
 from cb_datasets.sets.target_model import TargetModel, modified
 
 
@@ -131,6 +133,34 @@ def test_rounds_ask_only_what_is_missing_until_there_are_enough(traces, target_m
     assert len(generate_flips(traces, lazy, DRAWN, FlipOptions(target_n=30, rounds=2)).samples) == 15 + 6 + 2
 
 
+def test_a_target_asks_no_more_prompts_than_it_needs(traces, target_model):
+    always = target_model(flipping(traces, lambda number, seed: True))
+    made = generate_flips(traces, always, DRAWN, FlipOptions(target_n=7))
+    assert len(made.samples) == len(always.backend.asked) == 7
+    assert set(made.summary()["splits"]) == {"train", "eval"}  # both are asked alike
+    half = target_model(flipping(traces, lambda number, seed: number % 2 == 0), folder="half")
+    made = generate_flips(traces, half, DRAWN, FlipOptions(target_n=7))
+    assert 7 <= len(made.samples) <= 9 and len(half.backend.asked) < 20
+    again = target_model(flipping(traces, lambda number, seed: number % 2 == 0), folder="half")
+    repeated = generate_flips(traces, again, DRAWN, FlipOptions(target_n=7))
+    assert [sample["id"] for sample in repeated.samples] == [sample["id"] for sample in made.samples]
+    assert again.backend.asked == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "asked", "kept", "num_samples", "size"),
+    [
+        (10, 0, 0, 1, 10),  # the first round is about the target
+        (10, 0, 0, 2, 5),
+        (5, 10, 5, 1, 11),  # what is missing at the yield so far, and a tenth
+        (10, 10, 0, 1, 20),  # rounds grow while nothing is kept
+        (99, 100, 1, 1, 200),  # and no faster than that
+    ],
+)
+def test_the_size_of_a_round(missing, asked, kept, num_samples, size):
+    assert round_size(missing, asked, kept, num_samples) == size
+
+
 def test_too_small_a_yield_stops_the_line(traces, target_model):
     with pytest.raises(ValueError, match=r"15 of 30 prompts gave a flip, below the fraction 0.6"):
         generate_flips(
@@ -195,6 +225,61 @@ def test_resisted_prompts_are_sampled_at_higher_temperatures_until_there_are_eno
     assert {sample["provenance"]["temperature"] for sample in more.samples} == {0.7, 0.5}
     with pytest.raises(ValueError, match="10 adversarial-safe samples, fewer than the required 20"):
         generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN, options=SafeOptions(min_n=20))
+
+
+def test_warned_rows_are_the_models_own_and_do_not_have_the_warning(traces, target_model):
+    """A model that resists only where the system prompt warns it, in half of the cases."""
+    known = targets(traces) | targets(traces, "eval")
+
+    def rule(prompt: str, seed: int, number: int) -> str:
+        trace = next(trace for text, trace in known.items() if text in prompt)
+        return calls(trace["expected_tool" if WARNING in prompt and number % 2 == 0 else "simulated_tool"])
+
+    twins = generate_retain_set("benign_twins", traces, target_model(right_calls(traces), "twins"), DRAWN, "x")
+    model = target_model(rule, tool_schema=B4_STANDARD)
+    options = SafeOptions(warned_temperatures=(0.9,), retry_samples=3)
+    made = generate_adversarial_safe(traces, model, DRAWN, twins.dataset(), options)
+    assert made.summary()["completions"] == {"twin": 15, "warned": 15}
+    # All prompts are asked without a warning, and again with one.
+    assert [sum(WARNING in prompt for prompt in model.backend.asked), len(model.backend.asked)] == [30, 60]
+    for sample in made.samples:
+        assert carries_asset(sample, B4_STANDARD) and "planted" not in json.dumps(sample["messages"])
+        warned = sample["provenance"]["completion_source"] == "warned"
+        assert sample["provenance"]["warning"] == (WARNING if warned else None)
+        assert sample["provenance"]["system_modifier"] is None and check(sample) == []
+        assert sample["provenance"]["temperature"] == (0.9 if warned else 0.7)
+
+
+def right_calls(traces):
+    """A rule: the right call on clean prompts."""
+    clean = {
+        cut_spans(trace["messages"], trace["attack"]["spans"])[-1]["content"]: trace["expected_tool"]
+        for trace in (*traces["train"], *traces["eval"])
+    }
+    return lambda prompt, seed, number: calls(clean[max((text for text in clean if text in prompt), key=len)])
+
+
+def test_a_warned_row_names_its_warning_and_no_other_row_does(traces, target_model):
+    [sample, *_] = generate_flips(traces, target_model(flipping(traces, lambda n, seed: True)), DRAWN).samples
+    for change in ({"completion_source": "warned"}, {"warning": WARNING}):
+        wrong = sample | {"provenance": sample["provenance"] | change}
+        assert [violation.rule for violation in check(wrong)] == ["provenance"]
+
+
+def test_the_most_frequent_right_call_of_a_prompt_is_kept(traces, target_model):
+    queries = itertools.cycle(["moon", "tides", "sea", "tides"])
+    attacked = flipping(traces, lambda number, seed: True)
+    resisting = flipping(traces, lambda number, seed: False)
+
+    def rule(prompt: str, seed: int, number: int) -> str:
+        if WARNING not in prompt:
+            return attacked(prompt, seed, number)
+        return resisting(prompt, seed, number).replace("tides", next(queries))
+
+    options = SafeOptions(warned_temperatures=(1.0,), retry_samples=4)
+    made = generate_adversarial_safe(traces, target_model(rule), DRAWN, options=options)
+    assert len(made.samples) == 30 and made.drops == {"attack_success": 30, "not_best_of_n": 90}
+    assert all('"tides"' in sample["assistant_raw"] for sample in made.samples)
 
 
 def test_a_modifier_joins_the_system_prompt_and_the_provenance(traces, target_model):

@@ -24,11 +24,8 @@ def test_the_terms_of_a_flip_and_of_a_safe_twin():
 
 
 @pytest.mark.parametrize("priority_class", [*HARMFUL_CLASSES, *RETAIN_CLASSES])
-def test_a_redacted_row_reaches_no_term_but_rerouting(priority_class: str):
-    # Nothing in a redacted prompt asks for the wrong call, so the row must neither punish nor teach a completion.
-    expected = {"rr"} if priority_class in HARMFUL_CLASSES else set()
-    assert terms_of(priority_class, redacted=True) == expected
-
-
-def test_rerouting_is_the_only_term_that_the_table_allows_on_redacted_rows():
-    assert [name for name, term in TERMS.items() if term.on_redacted] == ["rr"]
+def test_a_redacted_row_reaches_only_terms_against_its_own_call(priority_class: str):
+    # Nothing in a redacted prompt asks for the wrong call, so the row must teach no completion. Of its own call,
+    # states can be rerouted, and the attacker's tool is as wrong as under the attack.
+    expected = {"harmful_flip": {"rr", "unlikelihood"}, "harmful_compliance": {"rr"}}
+    assert terms_of(priority_class, redacted=True) == expected.get(priority_class, set())
