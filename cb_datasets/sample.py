@@ -50,7 +50,8 @@ PROVENANCE = {
     "fitted": Value("string"),
     "redacted": Value("bool"),
     "system_modifier": Value("string"),  # paragraph added to the system prompt before generation
-    # Paragraph that the system prompt had when a `warned` completion was sampled, and that the row's does not have.
+    # Paragraph that the system prompt had when a `warned` completion was sampled. The row does not have it, nor the
+    # user's own request after the attack, which was repeated there.
     "warning": Value("string"),
     "timestamp": Value("string"),
 }
@@ -121,9 +122,9 @@ TEXT_CLASSES = ("general_conversation", "refusal", "borderline", "harmful_compli
 
 # Who wrote a completion, and in which context:
 #     sampled    the target, in this very context
-#     warned     the target, in this context with a paragraph in the system prompt that warns of the attack: it has
-#                read the attack and the words are its own, but without the warning it says them more rarely. Nearer to
-#                on-policy than `twin`, and not on-policy.
+#     warned     the target, in this context with a paragraph in the system prompt that warns of the attack and the
+#                request repeated after it: the model has read the attack and the words are its own, but without the
+#                help it says them more rarely. Nearer to on-policy than `twin`, and not on-policy.
 #     twin       the target, on the clean prompt
 #     recorded   another model
 #     forced     the target, after a prefilled head of the attacker's call

@@ -31,8 +31,9 @@ ENGINE_FLAGS = --backend vllm --tensor-parallel $(TENSOR_PARALLEL)
 GENERATE_FLAGS = $(ENGINE_FLAGS) --max-new-tokens 256
 # More than half of the prompts flip. Ds takes some of them, so that Dr, which asks all, is at least four times as large.
 DS_FLAGS := --max-prompts 4000 --num-samples 2
-# Four draws each for the prompts that the model did not resist, until there are enough; then the clean twins' calls.
-SAFE_FLAGS := --target-n 3000 --min-n 400 --retry-temperatures 0.7 --retry-temperatures 1.0
+# Four draws each for the prompts that the model did not resist, then four more under a warning that the rows do not
+# have, until there are enough; then the clean twins' calls.
+SAFE_FLAGS := --target-n 3000 --min-n 400 --retry-temperatures 0.7 --retry-temperatures 1.0 --warned-temperatures 0.7
 REGENERATE_FLAGS := --fit --num-samples 2
 COLLECT_FLAGS := --fit
 EVAL_FLAGS := --max-prompts 500

@@ -16,7 +16,7 @@ from ..generation import Backend, Sampling
 from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
 from .make_sample import make_sample
 from .sample_set import SampleSet
-from .target_model import TargetModel, modified
+from .target_model import TargetModel, warned
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +58,9 @@ def complete_and_filter(
         sampling ([`Sampling`]): How to sample.
         name (`str`): Name of the set, e.g. `harmful/b4_flips`.
         completion_source (`str`, *optional*, defaults to `"sampled"`): What provenance calls the completions.
-        warning (`str`, *optional*): Paragraph that the model gets in the system prompt and that the samples do not
-            have; provenance does. The rule holds for the samples' own context: their target is the prompt's.
+        warning (`str`, *optional*): Paragraph that the model gets in the system prompt, with the user's own request
+            once more after the attack, see [`~target_model.warned`]. The samples have neither; provenance says it. The
+            rule holds for the samples' own context: their target is the prompt's.
         best_of_n (`bool`, *optional*, defaults to `False`): Keep one completion per prompt, the most frequent of those
             that the rule allows.
     """
@@ -73,7 +74,7 @@ def complete_and_filter(
         def reason_of(completion: dict, by_id: dict[str, dict] = by_id) -> str | None:
             return drop_reason(completion, by_id[completion["prompt_id"]], rule, tool_format)
 
-        asked, description = modified(rows, warning), f"{name} ({split})"
+        asked, description = rows if warning is None else warned(rows, warning), f"{name} ({split})"
         allowed = []
         for completion in target_model.complete(asked, sampling, description, lambda row: reason_of(row) is None):
             reason = reason_of(completion)

@@ -9,7 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from ..files import to_dataset
 from ..formats import ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
-from ..sample import PROMPT_FEATURES, carries_asset
+from ..sample import PROMPT_FEATURES, carries_asset, clean_messages
 from ..splits import choose
 from .prompts import prompts_for_task
 
@@ -120,6 +120,19 @@ def modified(prompts: Dataset, modifier: str | None) -> Dataset:
     if modifier is None:
         return prompts
     return to_dataset([_with_modifier(prompt, modifier) for prompt in prompts], PROMPT_FEATURES)
+
+
+def warned(prompts: Dataset, warning: str) -> Dataset:
+    """Attacked prompts with a warning as a paragraph of their system prompt, and the user's own request once more.
+
+    A model follows what it read last, and a small one reads no warnings: the request stands after the attack.
+    """
+    rows = []
+    for prompt in modified(prompts, warning):
+        *earlier, last = prompt["messages"]
+        request = clean_messages(prompt)[-1]["content"]
+        rows.append({**prompt, "messages": [*earlier, {**last, "content": f"{last['content']}\n\n{request}"}]})
+    return to_dataset(rows, PROMPT_FEATURES)
 
 
 def _with_modifier(prompt: dict, modifier: str) -> dict:

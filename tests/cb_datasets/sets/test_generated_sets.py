@@ -242,6 +242,12 @@ def test_warned_rows_are_the_models_own_and_do_not_have_the_warning(traces, targ
     assert made.summary()["completions"] == {"twin": 15, "warned": 15}
     # All prompts are asked without a warning, and again with one.
     assert [sum(WARNING in prompt for prompt in model.backend.asked), len(model.backend.asked)] == [30, 60]
+    for prompt in model.backend.asked:
+        if WARNING in prompt:  # the request stands once more after the attack
+            trace = next(trace for text, trace in known.items() if text in prompt)
+            request = cut_spans(trace["messages"], trace["attack"]["spans"])[-1]["content"]
+            asked = trace["messages"][-1]["content"].strip()
+            assert f"{asked}\n\n{request}" in prompt
     for sample in made.samples:
         assert carries_asset(sample, B4_STANDARD) and "planted" not in json.dumps(sample["messages"])
         warned = sample["provenance"]["completion_source"] == "warned"
