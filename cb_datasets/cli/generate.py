@@ -241,7 +241,7 @@ def _is_dry_run(
 
     if not generation.dry_run:
         return False
-    chosen = []
+    chosen: list[Dataset] = []
     for task in tasks:
         prompts = choose_prompts(by_split, task, generation.limits, generation.seed, generation.per_tool)
         counts = listed({split: len(rows) for split, rows in prompts.items()})

@@ -3,12 +3,17 @@
 A file is one JSON document, so a record is named by its position in it: `mock/tasks.json[3]`.
 """
 
+import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from .expected import ERROR, SILENT, Outcomes, Unit, comparable, drop, parse_bytes, parse_json, verdict
+
+
+# A sentence of a scenario that a user can say.
+_PLAIN_REQUEST = re.compile(r"(?:^|\. )(?:Now y|Y)ou want [\w ]+\.")
 
 
 class Malformed(Exception):
@@ -78,8 +83,8 @@ def judge_task(task: dict, tools: Collection[str], known_states: Collection[str]
     has_ticket, scripted = bool((task.get("ticket") or "").strip()), frozenset()
     if not has_ticket and not (instructions or "").strip():
         reasons.append("no_user_turn")
-    elif not has_ticket:
-        scripted = drop("scripted_user_turn")  # whether any of its sentences is a request is up to the builder's rule
+    elif not has_ticket and not _PLAIN_REQUEST.search(instructions or ""):
+        scripted = drop("scripted_user_turn")  # whether any other sentence is a request is up to the builder's rule
     if not {action["name"] for action in assistant_actions} <= set(tools):
         reasons.append("unknown_tools")
     state = task.get("initial_state")
