@@ -36,6 +36,8 @@ DS_FLAGS := --max-prompts 4000 --num-samples 2
 SAFE_FLAGS := --target-n 3000 --min-n 400 --retry-temperatures 0.7 --retry-temperatures 1.0 --warned-temperatures 0.7
 REGENERATE_FLAGS := --fit --num-samples 2
 COLLECT_FLAGS := --fit
+# TAU2's official train split has some 260 calls that need no confirmation.
+GATE_FLAGS := --min-tau2 250
 EVAL_FLAGS := --max-prompts 500
 EVALUATE_FLAGS = $(ENGINE_FLAGS)
 LAUNCH_FLAGS := --num_processes 1 --num_machines 1 --mixed_precision bf16 --dynamo_backend no
