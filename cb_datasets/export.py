@@ -1,6 +1,6 @@
 """Samples as JSON lines: with decoded calls and tools and back without loss, or in the layout of another trainer.
 
-    samples    the record of a sample, valid against canonical_sample_schema.json
+    samples    the record of a sample, valid against canonical_sample_schema.json; its messages as templates read them
     sft        {"prompt": [...], "completion": [turn], "tools": "[...]"}                     TRL's SFTTrainer
     dpo        {"prompt": [...], "chosen": [turn], "rejected": [turn], "tools": "[...]"}     TRL's DPOTrainer
     openai     {"messages": [..., turn], "tools": [...]}                                     OpenAI's fine-tuning API
@@ -27,6 +27,7 @@ from .chat import DATE_STRING, template_messages
 from .files import ROWS_FILE, STREAM_ROWS, in_one_move, parquet_writer
 from .formats import Diagnosis, get_format
 from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
+from .template_form import published_messages, stored_messages
 
 
 _TURNS = List(Json())
@@ -44,8 +45,12 @@ def json_schema() -> dict:
     properties = {name: schema_of(feature) for name, feature in SAMPLE_FEATURES.items()}
     properties["tools"] = {"type": ["array", "null"], "items": {"type": "object"}}
     properties["tool_calls_structured"]["items"]["properties"]["arguments"] = {"type": "object"}
-    function = properties["messages"]["items"]["properties"]["tool_calls"]["items"]["properties"]["function"]
-    function["properties"]["arguments"] = {"type": "object"}
+    # Fields that a message does not have are absent; records of older versions have them as null or `[]`.
+    messages = properties["messages"]["items"]
+    messages["required"] = ["role"]
+    messages["properties"]["tool_calls"]["items"]["properties"]["function"]["properties"]["arguments"] = {
+        "type": "object"
+    }
     for key in ("expected_calls", "goal_calls"):
         properties["target"]["properties"][key] = {"type": ["array", "null"], "items": {"type": "object"}}
     for name in ("id", "group", "split", "set", "assistant_raw", "outcome", "priority_class"):
@@ -61,25 +66,20 @@ def json_schema() -> dict:
 
 
 def export_row(sample: dict) -> dict:
-    """A sample with its JSON text decoded: the record shape of the JSONL export."""
+    """A sample with its JSON text decoded and its messages published: the record shape of the JSONL export."""
     calls = [{**call, "arguments": json.loads(call["arguments"])} for call in sample["tool_calls_structured"]]
     target = dict(sample["target"])
     for key in ("expected_calls", "goal_calls"):
         target[key] = json.loads(target[key]) if target[key] else None
+    messages, injection = published_messages(sample["messages"], sample["injection"])
     return {
         **sample,
-        "messages": [{**message, "tool_calls": _decoded(message["tool_calls"])} for message in sample["messages"]],
+        "messages": messages,
+        "injection": injection,
         "tools": json.loads(sample["tools"]) if sample["tools"] else None,
         "tool_calls_structured": calls,
         "target": target,
     }
-
-
-def _decoded(tool_calls: list[dict] | None) -> list[dict]:
-    return [
-        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
-        for call in tool_calls or []
-    ]
 
 
 def export_jsonl(samples: Iterable[dict], path: Path) -> None:
@@ -101,26 +101,19 @@ def write_jsonl(rows: Iterable[dict], path: Path) -> None:
 
 
 def import_row(record: dict) -> dict:
-    """The sample of a record, the inverse of [`export_row`]."""
+    """The sample of a record, the inverse of [`export_row`]: exported again, it is the same record."""
     target = dict(record["target"])
     for key in ("expected_calls", "goal_calls"):
         target[key] = None if target[key] is None else to_json(target[key])
     return {
         **record,
-        "messages": [{**turn, "tool_calls": _encoded(turn["tool_calls"])} for turn in record["messages"]],
+        "messages": stored_messages(record["messages"]),
         "tools": None if record["tools"] is None else to_json(record["tools"]),
         "tool_calls_structured": [
             {**call, "arguments": to_json(call["arguments"])} for call in record["tool_calls_structured"]
         ],
         "target": target,
     }
-
-
-def _encoded(tool_calls: list[dict]) -> list[dict]:
-    return [
-        {**call, "function": {**call["function"], "arguments": to_json(call["function"]["arguments"])}}
-        for call in tool_calls
-    ]
 
 
 def import_jsonl(file: Path, folder: Path, fill: Callable[[dict, str], dict] = lambda record, _: record) -> int:
@@ -184,7 +177,11 @@ class _NotExported(Exception):
 def _sft_row(sample: dict, _: dict) -> dict:
     if sample["set"] == CIRCUIT_BREAKER:
         raise _NotExported("circuit_breaker")
-    return {**_trl_columns(sample), "prompt": template_messages(sample["messages"]), "completion": [_turn(sample)]}
+    return {
+        **_trl_columns(sample),
+        "prompt": template_messages(sample["messages"]),
+        "completion": [completion_turn(sample)],
+    }
 
 
 def _dpo_row(sample: dict, chosen: dict[tuple, dict]) -> dict:
@@ -197,13 +194,13 @@ def _dpo_row(sample: dict, chosen: dict[tuple, dict]) -> dict:
     if turn is None:
         raise _NotExported("no_sibling_with_this_prompt")
     columns = {**_trl_columns(sample), "pair": sample["pair"], "prompt": template_messages(sample["messages"])}
-    return {**columns, "chosen": [turn], "rejected": [_turn(sample)]}
+    return {**columns, "chosen": [turn], "rejected": [completion_turn(sample)]}
 
 
 def _openai_row(sample: dict, _: dict) -> dict:
     if sample["set"] == CIRCUIT_BREAKER:
         raise _NotExported("circuit_breaker")
-    turns = [*template_messages(sample["messages"]), _turn(sample)]
+    turns = [*template_messages(sample["messages"]), completion_turn(sample)]
     # The API trains on every assistant turn unless its weight is 0: here only on the completion.
     messages = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in _numbered(turns)]
     messages[-1]["weight"] = 1
@@ -218,13 +215,17 @@ _CONVERT: dict[str, Callable[[dict, dict[tuple, dict]], dict]] = {
 }
 
 
-def _trl_columns(sample: dict) -> dict:
+def chat_template_kwargs(row: dict) -> dict:
+    """Further arguments of the chat template that render the prompt of a row; TRL takes them from a column."""
     # Templates print today's date by default: the prompt would not be the one that was completed.
-    date = sample["provenance"]["date_string"] or DATE_STRING
-    return {"id": sample["id"], "tools": sample["tools"], "chat_template_kwargs": {"date_string": date}}
+    return {"date_string": row["provenance"]["date_string"] or DATE_STRING}
 
 
-def _turn(sample: dict) -> dict:
+def _trl_columns(sample: dict) -> dict:
+    return {"id": sample["id"], "tools": sample["tools"], "chat_template_kwargs": chat_template_kwargs(sample)}
+
+
+def completion_turn(sample: dict) -> dict:
     """The completion of a sample as a message."""
     parsed = get_format(sample["provenance"]["prompt_format"]).parse(sample["assistant_raw"])
     if parsed.is_call:
@@ -247,7 +248,7 @@ def _chosen_turns(samples: Iterable[dict]) -> dict[tuple, dict]:
     for sample in samples:
         if sample["pair"] is not None and sample["set"] != CIRCUIT_BREAKER and _prompt_key(sample) not in chosen:
             with suppress(_NotExported):
-                chosen[_prompt_key(sample)] = _turn(sample)
+                chosen[_prompt_key(sample)] = completion_turn(sample)
     return chosen
 
 

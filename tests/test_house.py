@@ -25,7 +25,8 @@ FLOORS = (
 )
 GROUND = {
     *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
-    *("markdown", "outcomes", "placement", "public_name", "sample", "splits", "terminal", "web"),
+    *("markdown", "outcomes", "placement", "public_name", "sample", "splits", "template_form"),
+    *("terminal", "web"),
 }
 
 # Files that may be longer than 400 lines, as in TRL.

@@ -38,6 +38,7 @@ from cb_datasets import chat
 from cb_datasets.files import filling, write_text
 from cb_datasets.generation.serving import max_lora_rank, serving_faults
 from cb_datasets.public_name import public_name, publish_adapter_config
+from cb_datasets.publish.released_rows import stored_dataset
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
 
 from . import augment, tokenize_rows
@@ -111,7 +112,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             Function to use to form a batch from a list of prepared rows. Will default to
             [`DataCollatorForCircuitBreaker`].
         train_dataset ([`~datasets.Dataset`]):
-            Samples to train on, of both sets (see `cb_datasets/sample.py`).
+            Samples to train on, of both sets (see `cb_datasets/sample.py`), or rows of a release.
         eval_dataset ([`~datasets.Dataset`], *optional*):
             Samples to compute the losses on, of both sets.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -428,6 +429,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         # Tokenize the dataset, unless it has been already
         if "input_ids" not in dataset.column_names:
+            dataset = stored_dataset(dataset)
 
             def prepare_fn(example, tokenizer, siblings, augmentation, sources):
                 return tokenize_rows.prepare_row(example, tokenizer, siblings, augmentation)

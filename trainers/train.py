@@ -128,6 +128,7 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
     from huggingface_hub import HfApi
 
     from cb_datasets.files import ROWS_FILE, load_rows
+    from cb_datasets.publish.released_rows import stored_dataset
     from cb_datasets.sample import SAMPLE_FEATURES
 
     folder = Path(script_args.dataset_name)
@@ -146,7 +147,7 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
     # Published datasets have the usual split names of the Hub
     hub_split = {"train": "train", "eval": "test"}[split]
     rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=hub_split, revision=revision)
-    return rows.cast(SAMPLE_FEATURES), revision
+    return stored_dataset(rows).cast(SAMPLE_FEATURES), revision
 
 
 def read_gates_report(folder: Path) -> dict | None:

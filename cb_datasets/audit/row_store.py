@@ -16,6 +16,7 @@ import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from ..publish.released_rows import stored_row
 from .search import Search
 
 
@@ -68,7 +69,7 @@ class RowStore:
         return len(self.facets)
 
     def row(self, number: int) -> dict[str, Any]:
-        """Read one whole row.
+        """Read one whole row; one of a release in its stored form.
 
         Raises:
             IndexError: If the number is out of range.
@@ -81,7 +82,7 @@ class RowStore:
         metadata = _parquet_file(self.files[file]).metadata
         for group in range(metadata.num_row_groups):
             if within < metadata.row_group(group).num_rows:
-                return _row_group(self.files[file], group).slice(within, 1).to_pylist()[0]
+                return stored_row(_row_group(self.files[file], group).slice(within, 1).to_pylist()[0])
             within -= metadata.row_group(group).num_rows
         raise IndexError(f"{self.files[file]} changed: open it again.")
 

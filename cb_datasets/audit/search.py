@@ -11,6 +11,7 @@ The index consists of self-contained segments of some tens of thousands of rows,
 memory. A text that many rows share, such as a system prompt, is stored once per segment.
 """
 
+import json
 import re
 from array import array
 from bisect import bisect_left
@@ -84,12 +85,15 @@ def _texts_of_rows(files: list[Path]) -> Iterator[list[str]]:
                 columns = [batch[name].to_pylist() for name in names if name != "messages"]
                 # Flat contents and row offsets are much faster than converting the nested messages to Python.
                 messages = batch["messages"]
-                contents, starts = (
-                    pc.struct_field(messages.values, "content").to_pylist(),
-                    messages.offsets.to_pylist(),
-                )
+                contents, starts = _contents(messages.values), messages.offsets.to_pylist()
                 for at, texts in enumerate(zip(*columns, strict=True)):
                     yield [text for text in (*texts, *contents[starts[at] : starts[at + 1]]) if text is not None]
+
+
+def _contents(messages: pyarrow.Array) -> list[str | None]:
+    if isinstance(messages.type, pyarrow.JsonType):  # of a release
+        return [json.loads(message).get("content") for message in messages.to_pylist()]
+    return pc.struct_field(messages, "content").to_pylist()
 
 
 class _SegmentBuilder:

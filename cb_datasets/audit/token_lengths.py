@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from ..chat import RENDERER_HASH, encode_completion, encode_prompt, template_hash
 from ..checks.preflight import histogram
 from ..files import stream_file
+from ..publish.released_rows import stored_row
 from .cached_table import CachedTable
 
 
@@ -72,7 +73,7 @@ class TokenLengths(CachedTable):
     def _compute_batches(self) -> Iterator[pyarrow.RecordBatch]:
         for file in self._files:
             for table in stream_file(file):
-                lengths = [self.count_tokens(row) or dict.fromkeys(PARTS) for row in table.to_pylist()]
+                lengths = [self.count_tokens(stored_row(row)) or dict.fromkeys(PARTS) for row in table.to_pylist()]
                 yield pyarrow.RecordBatch.from_pylist(lengths, schema=self.SCHEMA)
                 self._bar.update(len(lengths))
 

@@ -4,6 +4,7 @@
 ['README.md: unknown licence "apache2"', 'harmful/train-00000-of-00001.parquet: holds a Hugging Face token']
 """
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -161,14 +162,28 @@ def _column_contains(column: pyarrow.ChunkedArray, pattern: str) -> bool:
 
 
 def _texts(array: pyarrow.Array) -> Iterator[pyarrow.Array]:
-    """All string arrays of a column, at any depth of structs and lists."""
+    """All string arrays of a column, at any depth of structs, lists and JSON."""
     if pyarrow.types.is_struct(array.type):
         for field in array.flatten():
             yield from _texts(field)
     elif pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type):
         yield from _texts(array.flatten())
+    elif isinstance(array.type, pyarrow.JsonType):
+        # In JSON text the letters of an escaped line break would stand before a word.
+        yield pyarrow.array(
+            [text for each in array.to_pylist() for text in _strings(json.loads(each))], pyarrow.string()
+        )
     elif pyarrow.types.is_string(array.type) or pyarrow.types.is_large_string(array.type):
         yield array
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings of a JSON value, the keys of objects among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 # ------------------------------------------------------------------------------------------------------------ the data

@@ -18,11 +18,11 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..counts import listed
 from ..datasheet import by_source
-from ..export import export_row
 from ..files import read_json
 from ..markdown import cell, code
-from ..sample import PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
+from ..sample import PRIORITY_WEIGHTS
 from .folder import PLOT, SIZE_CATEGORIES, WrittenSplit, union
+from .released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES
 
 
 # `cards/` is beside the packages, both in a checkout and in an installation.
@@ -100,7 +100,7 @@ def card_data(configs: Configs, licences: list[str], folder: Path) -> DatasetCar
 
 def features_of(config: str) -> Features:
     """The row type of a configuration."""
-    return PROMPT_FEATURES if config == "eval" else SAMPLE_FEATURES
+    return RELEASED_PROMPT_FEATURES if config == "eval" else RELEASED_SAMPLE_FEATURES
 
 
 def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
@@ -230,8 +230,8 @@ def _generators(samples: list[WrittenSplit]) -> list[dict[str, Any]]:
 
 
 def _example(row: dict) -> tuple[str, bool]:
-    """A row as JSON text, and whether it was shortened."""
-    full = export_row(row)
+    """A row as JSON text, without the column that repeats its messages, and whether it was shortened."""
+    full = {name: value for name, value in row.items() if name != "prompt"}
     short = _shortened(full)
     return json.dumps(short, indent=2, ensure_ascii=False), short != full
 

@@ -9,11 +9,8 @@
 
 The same data give the same bytes, so pushing them a second time changes nothing.
 
-Tools, arguments and targets are JSON text, as in every other step, and not `datasets.Json` columns, whose structure
-the Hub's viewer would show: with datasets 5.2.0 (its decoder is that of pandas 3.1.1) a reader does not get what was
-written. 0.7 becomes 0.7000000000000001; of the numbers with one decimal below 100 it changes 4 in 999, of those with
-two below 1,000 50 in 99,999, of random doubles 92 %. An integer from 2**64 on cannot be decoded. Written as objects
-instead of text, 1e-12 becomes 0.0. `test_the_json_feature_still_changes_numbers` fails when this is over.
+Rows are samples and prompts in the form of `released_rows.py`, which `datasets` and `transformers` read without this
+package.
 """
 
 import hashlib
@@ -33,6 +30,13 @@ from ..export import json_schema
 from ..files import count_rows, parquet_writer, read_json, sha256, stream_tables, write_json, write_text
 from ..public_name import public_name
 from ..sample import PROMPT_FEATURES, READ_BY_SCHEMA, SAMPLE_FEATURES
+from .released_rows import (
+    RELEASED_PROMPT_FEATURES,
+    RELEASED_SAMPLE_FEATURES,
+    released_row,
+    released_table,
+    rows_of,
+)
 
 
 MANIFEST = "manifest.json"
@@ -118,15 +122,16 @@ def write_release(data: Path, folder: Path) -> dict[str, dict[str, WrittenSplit]
     for config, name in SETS.items():
         for merged_split, split in SPLITS.items():
             tables = _tables_of_set(data / "stage2" / merged_split, name)
-            written = _write_split(tables, SAMPLE_FEATURES, folder, f"{config}/{split}")
+            written = _write_split(tables, RELEASED_SAMPLE_FEATURES, folder, f"{config}/{split}")
             if written.rows:
                 configs[config][split] = written
         if "train" not in configs[config]:
             raise ValueError(f"{data / 'stage2' / 'train'}: no rows of {config}. A release needs Ds and Dr.")
     for prompts in sorted(path for path in (data / "prompts").glob("*") if path.is_dir()):
         if count_rows([prompts]):
-            tables = map(_published, stream_tables(prompts, PROMPT_FEATURES))
-            configs["eval"][prompts.name] = _write_split(tables, PROMPT_FEATURES, folder, f"eval/{prompts.name}")
+            tables = (_released(table, RELEASED_PROMPT_FEATURES) for table in stream_tables(prompts, PROMPT_FEATURES))
+            name = f"eval/{prompts.name}"
+            configs["eval"][prompts.name] = _write_split(tables, RELEASED_PROMPT_FEATURES, folder, name)
     if not configs["eval"]:
         raise ValueError(f"{data / 'prompts'}: no evaluation prompts. Run `make prompts`.")
     _copy_reports(data, folder)
@@ -198,10 +203,15 @@ def replacing_folder(output: Path) -> Iterator[Path]:
 
 def _tables_of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:
     for table in stream_tables(folder, SAMPLE_FEATURES):
-        yield _published(table.filter(pyarrow.compute.equal(table["set"], name)))
+        yield _released(table.filter(pyarrow.compute.equal(table["set"], name)), RELEASED_SAMPLE_FEATURES)
 
 
-def _published(table: pyarrow.Table) -> pyarrow.Table:
+def _released(table: pyarrow.Table, features: Features) -> pyarrow.Table:
+    rows = (row for batch in _without_paths(table).to_batches(PIECE_ROWS) for row in batch.to_pylist())
+    return released_table(map(released_row, rows), features)
+
+
+def _without_paths(table: pyarrow.Table) -> pyarrow.Table:
     """The rows without paths of this machine, which provenance had before models were named without theirs."""
     origins = table["provenance"].combine_chunks()
     columns = {field.name: origins.field(field.name) for field in origins.type}
@@ -231,7 +241,7 @@ def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Pa
             shard_bytes += group.nbytes
             written.rows += len(group)
             written.num_bytes += group.nbytes
-            for row in _rows(group):
+            for row in rows_of(group):
                 digest.update(row)
                 _count_row(written, row)
     for number, shard in enumerate(shards):
@@ -255,11 +265,6 @@ def _row_groups(tables: Iterable[pyarrow.Table]) -> Iterator[pyarrow.Table]:
             num_bytes += piece.nbytes
     if pieces:
         yield pyarrow.concat_tables(pieces)
-
-
-def _rows(table: pyarrow.Table) -> Iterator[dict]:
-    for batch in table.to_batches(PIECE_ROWS):
-        yield from batch.to_pylist()
 
 
 def _count_row(written: WrittenSplit, row: dict) -> None:

@@ -122,8 +122,15 @@ class Draw:
 
     def message(self) -> dict:
         made = {"id": self.text(), "type": "function", "function": self.call()}
-        told = {key: self.maybe(self.text) for key in ("content", "tool_call_id", "name")}
-        return {"role": self.text(), "tool_calls": [made] * self.random.randrange(2), **told}
+        told = {key: text for key in ("tool_call_id", "name") if (text := self.maybe(self.text))}
+        return self.random.choice(
+            [
+                {"role": "x" + self.text(), "content": self.text()},
+                {"role": "tool", "content": self.text(), **told},
+                {"role": "assistant", "tool_calls": [made]},
+                {"role": "assistant", "content": "x" + self.text(), "tool_calls": [made]},
+            ]
+        )
 
     def span(self) -> dict:
         return {key: self.random.randrange(100) for key in ("message", "start", "end")}

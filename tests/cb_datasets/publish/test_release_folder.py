@@ -17,6 +17,7 @@ from cb_datasets.publish.check import folder_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
 from cb_datasets.publish.folder import MANIFEST, hash_rows, list_files, write_manifest
 from cb_datasets.publish.release import ReleaseError, make_release
+from cb_datasets.publish.released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES, stored_row
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
 
 from ..release_data import run, sign
@@ -61,14 +62,14 @@ def test_every_row_is_in_the_release_once(release_data: Path, release: Path, tmp
             for config in ("harmful", "retain", "train")
         }
         assert expected and len(released["train"]) == len(expected)
-        assert {row["id"]: row for row in released["train"]} == {row["id"]: row for row in expected}
+        assert {row["id"]: stored_row(row) for row in released["train"]} == {row["id"]: row for row in expected}
         assert list(released["train"]) == [*released["harmful"], *released["retain"]]
         assert set(released["harmful"]["set"]) == {"circuit_breaker"} and set(released["retain"]["set"]) == {"retain"}
-        assert released["train"].features == SAMPLE_FEATURES
+        assert released["train"].features == RELEASED_SAMPLE_FEATURES
     for task in ("tool_flip", "capability"):
         prompts = load_dataset(str(release), "eval", split=task, cache_dir=tmp_path)
-        assert list(prompts) == list(load_rows(release_data / "prompts" / task))
-        assert prompts.features == PROMPT_FEATURES
+        assert [*map(stored_row, prompts)] == list(load_rows(release_data / "prompts" / task))
+        assert prompts.features == RELEASED_PROMPT_FEATURES
 
 
 def test_the_manifest_covers_every_row_and_file(release: Path, tmp_path: Path):
@@ -94,7 +95,7 @@ def test_large_splits_become_several_files_of_small_row_groups(release_data: Pat
     assert any(pyarrow.parquet.read_metadata(file).num_row_groups > 1 for file in files)
     rows = load_dataset(str(tmp_path / "release"), "retain", split="train", cache_dir=tmp_path / "cache")
     expected = [row for row in load_rows(release_data / "stage2" / "train") if row["set"] == "retain"]
-    assert list(rows) == expected
+    assert [*map(stored_row, rows)] == expected
 
 
 # ------------------------------------------------------------------------------------------------------------ the card
@@ -108,7 +109,8 @@ def test_the_yaml_is_complete_and_correct(release: Path, release_data: Path):
     merged = {split: load_rows(release_data / "stage2" / split) for split in ("train", "eval")}
     num_examples = {split["name"]: split["num_examples"] for split in infos["train"]["splits"]}
     assert num_examples == {"train": len(merged["train"]), "test": len(merged["eval"])}
-    assert all(Features._from_yaml_list(infos[name]["features"]) == SAMPLE_FEATURES for name in ("harmful", "retain"))
+    for name in ("harmful", "retain"):
+        assert Features._from_yaml_list(infos[name]["features"]) == RELEASED_SAMPLE_FEATURES
     [default] = [config["config_name"] for config in head["configs"] if config.get("default")]
     assert default == "train"
 
