@@ -24,7 +24,7 @@ from builders.json_schema import DRAFT, object_schema, schema_of
 from builders.trace import to_json
 
 from .chat import DATE_STRING, template_messages
-from .files import ROWS_FILE, STREAM_ROWS, in_one_move, parquet_writer
+from .files import STREAM_ROWS, in_one_move, set_writer
 from .formats import Diagnosis, get_format
 from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
 from .template_form import published_messages, stored_messages
@@ -132,7 +132,7 @@ def import_jsonl(file: Path, folder: Path, fill: Callable[[dict, str], dict] = l
     from jsonschema.exceptions import best_match
 
     validator, lines, rows = Draft202012Validator(json_schema()), read_json_lines(file), 0
-    with parquet_writer(folder / ROWS_FILE, SAMPLE_FEATURES) as write:
+    with set_writer(folder, SAMPLE_FEATURES) as write:
         while batch := list(islice(lines, STREAM_ROWS)):
             records = [(where, fill(record, where)) for where, record in batch]
             for where, record in records:

@@ -1,7 +1,9 @@
 """Datasets and reports on disk: Parquet folders and JSON files, each either complete or absent.
 
-data/demo/harmful/lookalike_flips/data.parquet     the rows
-data/demo/harmful/lookalike_flips/report.json      the step's report; written last, so Make takes it for the result
+data/demo/stage2/train/data.parquet                the rows
+data/demo/stage2/train/report.json                 the step's report; written last, so Make takes it for the result
+data/demo/harmful/lookalike_flips/train.parquet    the rows of a set, which has both splits: one file for each, so that
+data/demo/harmful/lookalike_flips/eval.parquet     `load_dataset` of the folder takes them for splits, too
 """
 
 import errno
@@ -14,15 +16,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pyarrow
+import pyarrow.compute
 import pyarrow.parquet
-from datasets import Dataset, Features, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from datasets import (
+    Dataset,
+    Features,
+    are_progress_bars_disabled,
+    concatenate_datasets,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 
 
 ROWS_FILE = "data.parquet"
+SPLIT_FILES = {"train": "train.parquet", "eval": "eval.parquet"}
 REPORT_FILE = "report.json"
 
 # The temporary name of a file or folder, see `in_one_move` and `scratch_folder`.
@@ -228,17 +239,16 @@ def load_rows(folder: Path, features: Features | None = None) -> Dataset:
     """The rows of a dataset folder.
 
     Args:
-        folder (`Path`): Folder with a `data.parquet`.
+        folder (`Path`): Folder with a `data.parquet`, or with a file for each split.
         features ([`~datasets.Features`], *optional*): The row type it must have.
 
     Raises:
         FileNotFoundError: If there is no such dataset.
         ValueError: If it holds other columns.
     """
-    rows = load_parquet(_rows_file(folder))
-    if features is not None:
-        _check_features(folder, rows.features, features)
-    return rows
+    files = _rows_files(folder)
+    _check_features(files, features)
+    return concatenate_datasets([load_parquet(file) for file in files])
 
 
 def stream_tables(
@@ -247,17 +257,17 @@ def stream_tables(
     """The rows of a dataset folder in tables of [`STREAM_ROWS`], for data that do not fit into memory.
 
     Args:
-        folder (`Path`): Folder with a `data.parquet`.
+        folder (`Path`): Folder with a `data.parquet`, or with a file for each split.
         features ([`~datasets.Features`], *optional*): The row type it must have.
         columns (`list[str]`, *optional*): The columns to read; all if left out.
 
     Raises:
         FileNotFoundError, ValueError: As for [`load_rows`].
     """
-    path = _rows_file(folder)
-    if features is not None:
-        _check_features(folder, Features.from_arrow_schema(pyarrow.parquet.read_schema(path)), features)
-    yield from stream_file(path, columns)
+    files = _rows_files(folder)
+    _check_features(files, features)
+    for file in files:
+        yield from stream_file(file, columns)
 
 
 def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
@@ -276,7 +286,8 @@ def stream_rows(folders: Iterable[Path], features: Features | None = None) -> It
 
 def count_rows(folders: Iterable[Path]) -> int:
     """Number of rows in dataset folders, from the files' metadata."""
-    return sum(pyarrow.parquet.read_metadata(_rows_file(folder)).num_rows for folder in folders)
+    files = (file for folder in folders for file in _rows_files(folder))
+    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
 
 
 def folders_in(folder: Path, what: str) -> list[Path]:
@@ -289,7 +300,7 @@ def folders_in(folder: Path, what: str) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: name the one with {what}.")
-    if (folder / ROWS_FILE).is_file():
+    if holds_rows(folder):
         return [folder]
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
     if not inside:
@@ -304,9 +315,14 @@ def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
     detected.
     """
     return {
-        f"{path.parent.name}/{path.name.removesuffix('.jsonl')}": sha256(path if path.is_file() else _rows_file(path))
+        f"{path.parent.name}/{path.name.removesuffix('.jsonl')}": _hash_of([path] if path.is_file() else _rows_files(path))
         for path in paths
     }
+
+
+def _hash_of(files: list[Path]) -> str:
+    hashes = [sha256(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
 
 @contextmanager
@@ -323,16 +339,57 @@ def parquet_writer(path: Path, features: Features) -> Iterator[Callable[[pyarrow
             yield lambda table: writer.write_table(table.cast(schema))
 
 
-def _rows_file(folder: Path) -> Path:
-    path = folder / ROWS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"No dataset in {folder}: {ROWS_FILE} is missing. Run the step that makes it.")
-    return path
+@contextmanager
+def set_writer(folder: Path, features: Features) -> Iterator[Callable[[pyarrow.Table], None]]:
+    """A function that appends samples to a set. Each split that has rows gets a file, when all have been written."""
+    writers: dict[str, Callable[[pyarrow.Table], None]] = {}
+    with ExitStack() as stack:
+
+        def write(table: pyarrow.Table) -> None:
+            for split, name in SPLIT_FILES.items():
+                rows = table.filter(pyarrow.compute.equal(table["split"], split))
+                if len(rows) and split not in writers:
+                    writers[split] = stack.enter_context(parquet_writer(folder / name, features))
+                if len(rows):
+                    writers[split](rows)
+
+        yield write
+    # What an earlier run left here, or an older version, which wrote one file.
+    for name in (ROWS_FILE, *(name for split, name in SPLIT_FILES.items() if split not in writers)):
+        (folder / name).unlink(missing_ok=True)
 
 
-def _check_features(folder: Path, stored: Features, features: Features) -> None:
-    if stored != features:
-        wrong = sorted(set(features) ^ set(stored)) or "column types"
-        raise ValueError(
-            f"{folder / ROWS_FILE}: not the expected rows (differs in {wrong}). Make it again with this version."
-        )
+def save_set(rows: Dataset, folder: Path, report: dict) -> None:
+    """Write the folder of a set: a file for each split, the report last."""
+    with set_writer(folder, rows.features) as write:
+        for batch in rows.with_format("arrow").iter(STREAM_ROWS):
+            write(batch)
+    write_json(folder / REPORT_FILE, report)
+
+
+def holds_rows(folder: Path) -> bool:
+    """Whether a folder is a dataset folder."""
+    return any((folder / name).is_file() for name in (ROWS_FILE, *SPLIT_FILES.values()))
+
+
+def dataset_folders(parent: Path, pattern: str = "*") -> list[Path]:
+    """The dataset folders in a folder whose paths match a pattern."""
+    return [folder for folder in sorted(parent.glob(pattern)) if holds_rows(folder)]
+
+
+def _rows_files(folder: Path) -> list[Path]:
+    for names in ((ROWS_FILE,), SPLIT_FILES.values()):
+        if files := [folder / name for name in names if (folder / name).is_file()]:
+            return files
+    raise FileNotFoundError(
+        f"No dataset in {folder}: {ROWS_FILE} is missing, and so are {' and '.join(SPLIT_FILES.values())}. Run the "
+        "step that makes it."
+    )
+
+
+def _check_features(files: list[Path], features: Features | None) -> None:
+    for file in files if features is not None else ():
+        stored = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        if stored != features:
+            wrong = sorted(set(features or ()) ^ set(stored)) or "column types"
+            raise ValueError(f"{file}: not the expected rows (differs in {wrong}). Make it again with this version.")

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow.parquet
 import pytest
 import typer
 
 from cb_datasets.cli import app
+from cb_datasets.files import load_rows
 from tools.small_models import save_wide_agent
 
 
@@ -173,6 +173,6 @@ def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
         "harmful", "RECIPE=llama-3.1-8b", f"MODEL={model}", f"DATA={data}", "HARMFUL_SETS=lookalike_flips", *small
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = pyarrow.parquet.read_table(data / "harmful" / "lookalike_flips" / "data.parquet").to_pylist()
+    rows = load_rows(data / "harmful" / "lookalike_flips")
     assert len(rows) >= 20
     assert {row["provenance"]["generator_model"] for row in rows} == {str(model)}

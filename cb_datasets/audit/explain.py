@@ -7,7 +7,7 @@ import pyarrow.compute
 
 from ..checks.rules import CALL_RULES, RULES, check, makes_call
 from ..checks.thresholds import MergedThresholds
-from ..files import ROWS_FILE, stream_rows, stream_tables
+from ..files import dataset_folders, stream_rows, stream_tables
 from ..formats import get_format
 from ..merge.dropped_rows import DROPPED_ROWS_FILE, drop_reasons
 from ..merge.gates import HeldOut
@@ -71,7 +71,7 @@ def _leaked_request(row: dict, data: Path) -> list[str]:
 
 
 def _folders(data: Path, places: tuple[str, ...]) -> list[Path]:
-    return [file.parent for place in places for file in sorted(data.glob(f"{place}/{ROWS_FILE}"))]
+    return [folder for place in places for folder in dataset_folders(data, place)]
 
 
 def _rows_with(folder: Path, id: str) -> list[dict]:

@@ -3,6 +3,7 @@
 data/demo/stage2/train/data.parquet              config stage2,     split train
 data/demo/prompts/tool_flip/data.parquet         config prompts,    split tool_flip
 data/demo/quarantine/validate/data.parquet       config quarantine, split validate
+harmful/lookalike_flips/train.parquet            config lookalike_flips, split train
 release/harmful/train-00000-of-00001.parquet     config harmful,    split train
 """
 
@@ -16,6 +17,7 @@ import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from ..files import ROWS_FILE, SPLIT_FILES
 from ..publish.released_rows import stored_row
 from .search import Search
 
@@ -37,7 +39,10 @@ _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 # Files that are read from a data folder, from a release, and from any other folder.
 _DATA = ("stage2/*/data.parquet", "prompts/*/data.parquet", "quarantine/*/data.parquet")
 _RELEASE = ("harmful/*.parquet", "retain/*.parquet", "eval/*.parquet")
-_SETS = ("data.parquet", "*/data.parquet", "*/*/data.parquet", "*.parquet")
+_SETS = (
+    *(f"{folders}{name}" for name in (ROWS_FILE, *SPLIT_FILES.values()) for folders in ("", "*/", "*/*/")),
+    "*.parquet",
+)
 
 
 class RowStore:
@@ -143,6 +148,8 @@ def _config_and_split(file: Path, path: Path) -> tuple[str, str]:
     shard = _SHARD.fullmatch(file.stem)
     if shard:
         return file.parent.name, shard[1]
+    if file.name in SPLIT_FILES.values():
+        return file.parent.name, file.stem
     folders = file.parent.relative_to(path).parts if file.is_relative_to(path) and file != path else ()
     return (folders[0] if folders else file.parent.name), (folders[-1] if len(folders) > 1 else "all")
 

@@ -368,16 +368,15 @@ def _sets(paths: list[Path]) -> list[Path]:
 
 def _sets_in(path: Path) -> list[Path]:
     """The sets in a folder, in subfolders or in JSON lines; or the path itself, which may be one."""
-    from ..files import ROWS_FILE
+    from ..files import dataset_folders, holds_rows
     from ..sets.jsonl_sets import SUFFIX, name_of
 
     parents = [path / name for name in ("harmful", "retain", "ds", "dr") if (path / name).is_dir()] or [path]
     inside = []
     for parent in parents:
-        sets = [*(file.parent for file in parent.glob(f"*/{ROWS_FILE}")), *parent.glob(f"*{SUFFIX}")]
-        inside += sorted(sets, key=name_of)
+        inside += sorted([*dataset_folders(parent), *parent.glob(f"*{SUFFIX}")], key=name_of)
     # A folder without any is left to the reader of rows, whose error says what is missing.
-    return inside if inside and not (path / ROWS_FILE).is_file() else [path]
+    return inside if inside and not holds_rows(path) else [path]
 
 
 def _quarantined(folder: Path | None) -> set[str]:

@@ -69,7 +69,7 @@ def save_set(samples: "SampleSet", output: Path | None, shards: str | None = Non
         output (`Path`, *optional*): Its folder, or a `.jsonl` file; without one, the summary is printed only.
         shards (`str`, *optional*): The shards that this rank of several has done, of which no set can be made yet.
     """
-    from ..files import save_rows
+    from .. import files
     from ..sets.jsonl_sets import is_jsonl, save_jsonl
 
     summary = samples.summary()
@@ -80,7 +80,7 @@ def save_set(samples: "SampleSet", output: Path | None, shards: str | None = Non
     if not samples.samples:
         raise ValueError(f"{samples.name}: no sample was kept; {dropped(summary['drops'])}.")
     if output is not None:
-        save = save_jsonl if is_jsonl(output) else save_rows
+        save = save_jsonl if is_jsonl(output) else files.save_set
         save(samples.dataset(), output, summary)
     counts = f"{listed(summary['splits'])}; {listed(summary['completions'])}"
     print_line(f"{samples.name}: {summary['kept']} samples of {summary['candidates']} ({counts}); ", end="")

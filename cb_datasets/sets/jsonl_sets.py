@@ -1,7 +1,7 @@
 """Sets in JSON lines, for programs that read no Parquet: written where an output ends in `.jsonl`, read like folders.
 
-    harmful/b4_flips/data.parquet, report.json      the form that the pipeline works on
-    harmful/b4_flips.jsonl, b4_flips.report.json    the same rows, valid against canonical_sample_schema.json
+    harmful/b4_flips/{train,eval}.parquet, report.json    the form that the pipeline works on
+    harmful/b4_flips.jsonl, b4_flips.report.json          the same rows, valid against canonical_sample_schema.json
 
 A file is read through a Parquet copy in a temporary folder, so every check streams it like any other set.
 """
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..export import export_jsonl, import_jsonl
-from ..files import REPORT_FILE, ROWS_FILE, count_rows, read_json, stream_rows, write_json
+from ..files import REPORT_FILE, count_rows, dataset_folders, read_json, stream_rows, write_json
 from ..sample import SAMPLE_FEATURES
 from ..terminal import print_line
 from .fill_record import RecordFiller
@@ -99,7 +99,7 @@ def export_tree(data: Path, output: Path) -> dict[Path, int | None]:
         `dict[Path, int | None]`: The files written, with the number of rows of those that hold samples.
     """
     written: dict[Path, int | None] = {}
-    for folder in (file.parent for name in _SAMPLE_FOLDERS for file in sorted((data / name).glob(f"*/{ROWS_FILE}"))):
+    for folder in (folder for name in _SAMPLE_FOLDERS for folder in dataset_folders(data / name)):
         path = output / folder.parent.name / f"{folder.name}{SUFFIX}"
         export_jsonl(stream_rows([folder], SAMPLE_FEATURES), path)
         written[path] = count_rows([folder])

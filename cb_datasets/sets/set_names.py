@@ -9,7 +9,7 @@ listed in `recorded.py`.
 
 from pathlib import Path
 
-from ..files import ROWS_FILE, stream_rows
+from ..files import holds_rows, stream_rows
 
 
 FLIPS, BENIGN_TWINS = "flips", "benign_twins"
@@ -33,7 +33,7 @@ def check_former_name(folder: Path) -> None:
         ValueError: Naming both folders and the remedy.
     """
     former = folder.with_name(_FORMER_NAMES.get(folder.name, folder.name))
-    if not (folder / ROWS_FILE).is_file() and former != folder and (former / ROWS_FILE).is_file():
+    if not holds_rows(folder) and former != folder and holds_rows(former):
         raise ValueError(
             f"There is no set in {folder}, but {former} is there: the release before called it {former.name}. Rename "
             "the folder, or run the step again that makes it."
@@ -43,7 +43,7 @@ def check_former_name(folder: Path) -> None:
 def former_name_notice(folder: Path) -> str | None:
     """A sentence on a set of look-alike prompts that still has the name of the release before; `None` for others."""
     name = next((name for name, former in _FORMER_NAMES.items() if former == folder.name), None)
-    if name is None or not (folder / ROWS_FILE).is_file():
+    if name is None or not holds_rows(folder):
         return None
     row = next(stream_rows([folder]), None)
     if row is None or row["provenance"]["source_dataset"] != "lookalike":

@@ -10,7 +10,7 @@ from builders.trace import message, to_json
 from cb_datasets.chat import template_hash
 from cb_datasets.cli import app
 from cb_datasets.cli.output import tokenizer
-from cb_datasets.files import hashes_of, read_json, save_rows, to_dataset, write_json, write_text
+from cb_datasets.files import hashes_of, read_json, save_rows, save_set, to_dataset, write_json, write_text
 from cb_datasets.formats import FORMATS
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
 from cb_datasets.sets.make_sample import make_sample
@@ -44,7 +44,7 @@ def write_data(folder: Path, rows: int = 24, seed: int = 0, source: str = "looka
     words = [" ".join("".join(draw.choices("bdklmnrstvaeiou", k=7)) for _ in range(5)) for _ in range(rows)]
     for name in SETS:
         samples = [_sample(name, text, source, hashed) for text in words]
-        save_rows(to_dataset(samples, SAMPLE_FEATURES), folder / name, {})
+        save_set(to_dataset(samples, SAMPLE_FEATURES), folder / name, {})
     for task in ("tool_flip", "capability"):
         prompts = [_evaluation_prompt(task, at, draw, source) for at in range(6)]
         save_rows(to_dataset(prompts, PROMPT_FEATURES), folder / "prompts" / task, {})

@@ -136,9 +136,13 @@ def test_a_release_a_set_and_a_file_can_be_opened(release_data: Path, tmp_path: 
     release = RowStore(tmp_path / "release")
     assert set(release.facets["config"].to_pylist()) == {"harmful", "retain", "eval"}
     assert {"train", "test", "tool_flip"} <= set(release.facets["split"].to_pylist())
-    number = len(load_rows(release_data / "retain" / "chat"))
-    assert len(RowStore(release_data / "retain" / "chat")) == number
-    assert len(RowStore(release_data / "retain" / "chat" / "data.parquet")) == number
+    chat = load_rows(release_data / "retain" / "chat")
+    opened = RowStore(release_data / "retain" / "chat")
+    assert opened.facets["split"].to_pylist() == chat["split"][:]
+    assert len(RowStore(release_data / "retain" / "chat" / "train.parquet")) == chat["split"][:].count("train")
+    [first] = [row for row in load_rows(release_data / "stage2" / "train") if row["id"] == release.row(0)["id"]]
+    assert release.row(0) == first, "a released row is shown as it was stored"
+    assert release.search.rows_with(first["messages"][1]["content"], seconds=60)[0]
     with pytest.raises(FileNotFoundError, match="No Parquet files"):
         RowStore(tmp_path / "nothing")
 

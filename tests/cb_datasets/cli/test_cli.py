@@ -503,8 +503,8 @@ def test_drops_add_up(pipeline):
     kept = sum(part["rows"] for part in stats["splits"].values())
     made = sum(
         len(load_rows(path.parent))
-        for path in pipeline.glob("*/*/data.parquet")
-        if "prompts" not in path.parts and path.parts[-3] in ("harmful", "retain")
+        for path in pipeline.glob("*/*/report.json")
+        if path.parts[-3] in ("harmful", "retain")
     )
     assert kept + sum(stats["drops"].values()) == made
 
