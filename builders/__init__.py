@@ -53,18 +53,24 @@ def load_source(
     num_proc: int | None = None,
     cache_dir: str | Path | None = None,
     streaming: bool = False,
+    split: Any = None,
     **config_fields: Any,
-) -> datasets.DatasetDict | datasets.IterableDatasetDict:
-    """Load the traces of a source, as one dataset per split.
+) -> datasets.DatasetDict | datasets.IterableDatasetDict | datasets.Dataset | datasets.IterableDataset:
+    """Load the traces of a source, as `datasets.load_dataset` does: one dataset per split, or the split asked for.
 
     Args:
         name, config, data_dir, data_files, num_proc, cache_dir, config_fields: As for [`prepare_source`].
         streaming (`bool`, *optional*, defaults to `False`): Yield traces while the files are read, and cache nothing.
             Drops are logged and the verdicts are checked once all splits have been read to their end in one process.
+        split (`str`, `datasets.Split` or `datasets.ReadInstruction`, *optional*): As for `datasets.load_dataset`:
+            `"train"`, or, unless `streaming`, a part such as `"train[:10%]"` or a union, `"train+test"`.
+
+    Returns:
+        `DatasetDict` (`IterableDatasetDict` if `streaming`), or with a split `Dataset` (`IterableDataset`).
     """
     if streaming:
-        return _make_builder(name, config, data_dir, data_files, cache_dir, config_fields).as_streaming_dataset()
-    return prepare_source(name, config, data_dir, data_files, num_proc, cache_dir, **config_fields).as_dataset()
+        return _make_builder(name, config, data_dir, data_files, cache_dir, config_fields).as_streaming_dataset(split)
+    return prepare_source(name, config, data_dir, data_files, num_proc, cache_dir, **config_fields).as_dataset(split)
 
 
 def prepare_source(

@@ -1,6 +1,7 @@
 """Base class of the sources: one row type, counted drops, and a cache key that covers the code and the inputs."""
 
 import hashlib
+import inspect
 import json
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -35,6 +36,8 @@ class TraceConfig(datasets.BuilderConfig):
 
     inputs: tuple[str, ...] = ()
     source_revision: str | None = None
+    # Of the rows' form, raised when a column changes its meaning; `source_revision` is that of their content.
+    version: datasets.Version | str | None = "1.0.0"
 
 
 @dataclass
@@ -48,8 +51,9 @@ class ShardCounts:
 class TraceBuilder(datasets.GeneratorBasedBuilder):
     """Base class of a source of traces.
 
-    A subclass declares where its records come from (`INPUTS`, `LICENSE`, `REDISTRIBUTABLE`, `CITATION`), implements
-    `_split_generators`, and yields a trace or a [`Dropped`] for every record from `_generate_traces`.
+    A subclass declares where its records come from (`INPUTS`, `LICENSE`, `REDISTRIBUTABLE`, `CITATION`, `HOMEPAGE`),
+    describes them in its docstring, implements `_split_generators`, and yields a trace or a [`Dropped`] for every
+    record from `_generate_traces`.
     """
 
     BUILDER_CONFIG_CLASS = TraceConfig
@@ -70,6 +74,8 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     CITATION: str | None = None
     # What a reader of the data sheet and the card must know about the source, as one sentence or a few.
     NOTE: str | None = None
+    # Where it is published.
+    HOMEPAGE: str | None = None
     # Columns of a trace that `facts_of` reads.
     FACT_COLUMNS: tuple[str, ...] = ("verdict",)
     _generate_traces: Callable[..., Iterator[dict | Dropped]]
@@ -154,7 +160,13 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
         """Log what is odd about all traces together, or raise a `ValueError` if their counts are implausible."""
 
     def _info(self) -> datasets.DatasetInfo:
-        return datasets.DatasetInfo(features=TRACE_FEATURES, license=self.licence)
+        return datasets.DatasetInfo(
+            description=inspect.cleandoc(self.__doc__ or ""),
+            citation=self.CITATION or "",
+            homepage=self.HOMEPAGE or "",
+            license=self.licence,
+            features=TRACE_FEATURES,
+        )
 
     def _download_and_prepare(self, *args, **kwargs) -> None:
         # An interrupted build leaves its folder behind and the next build reuses it: do not count its drops twice.

@@ -84,6 +84,7 @@ class UltraChat(TraceBuilder):
     LICENSE = "mit"
     REDISTRIBUTABLE = True
     CITATION = "UltraChat (Ding et al. 2023, arXiv:2305.14233)"
+    HOMEPAGE = "https://huggingface.co/datasets/HuggingFaceH4/ultrachat_200k"
     DOWNLOADS = tuple(Download(f"{_PUBLISHED}/{path}", path, sha256) for path, sha256 in _SHARDS.items())
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:

@@ -70,6 +70,7 @@ class XSTestConfig(TraceConfig):
 class _XSTestSource(TraceBuilder):
     BUILDER_CONFIG_CLASS = XSTestConfig
     CITATION = "XSTest (Röttger et al. 2024, arXiv:2308.01263)"
+    HOMEPAGE = "https://github.com/paul-rottger/xstest"
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         split = datasets.Split.TRAIN if self.config.retain else datasets.Split.TEST

@@ -97,6 +97,7 @@ class AgentDojo(TraceBuilder):
     LICENSE = "mit"
     REDISTRIBUTABLE = True
     CITATION = "AgentDojo (Debenedetti et al. 2024, arXiv:2406.13352)"
+    HOMEPAGE = "https://github.com/ethz-spylab/agentdojo"
 
     @classmethod
     def find_inputs(cls, data_dir: Path) -> list[Path]:

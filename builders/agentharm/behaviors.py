@@ -65,6 +65,7 @@ class AgentHarm(TraceBuilder):
     LICENSE = "other"
     REDISTRIBUTABLE = False
     CITATION = "AgentHarm (Andriushchenko et al. 2024, arXiv:2410.09024)"
+    HOMEPAGE = "https://huggingface.co/datasets/ai-safety-institute/AgentHarm"
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         gen_kwargs = {"files": self.inputs, "benchmark": installed_benchmark()}

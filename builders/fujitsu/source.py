@@ -31,6 +31,7 @@ class FujitsuSource(TraceBuilder):
     # adds no terms to the licence; releases go to private repositories only.
     REDISTRIBUTABLE = True
     CITATION = "Fujitsu/agentic-rag-redteam-bench"
+    HOMEPAGE = "https://huggingface.co/datasets/Fujitsu/agentic-rag-redteam-bench"
 
     HOW_TO_GET = (
         "Accept the terms on https://huggingface.co/datasets/Fujitsu/agentic-rag-redteam-bench, run `hf auth login`, "

@@ -94,6 +94,7 @@ class Tau2(TraceBuilder):
         "is the task's ticket, or its scenario for a simulated user, put in the first person by a rule. Calls that "
         "the policy wants confirmed by the user, and all turns after them, are left out unless the user said yes."
     )
+    HOMEPAGE = "https://github.com/sierra-research/tau2-bench"
 
     @classmethod
     def default_data_dir(cls) -> Path:

@@ -111,7 +111,7 @@ def ingest(
         "layout": layout,
         "verdict": verdict,
     }
-    fields = _config_fields(source, flags, num_samples=target_n, seed=seed)
+    fields = config_fields(source, flags, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     print_line(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
@@ -129,7 +129,7 @@ def ingest(
         save_set(samples, None if dry_run else path)
 
 
-def _config_fields(source: str, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+def config_fields(source: str, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:
     """The fields of a source's configuration that are set: those of `flags`, and of `defaults` where it has them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The commands that publish and show data: `push`, `push-model`, `view`."""
+"""The commands that publish and show data: `push`, `publish-source`, `push-model`, `view`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import typer
 
 from ..counts import listed
 from ..terminal import print_line
+from .build import config_fields
 from .options import takes
 from .output import table
 
@@ -26,7 +27,10 @@ class Publishing:
     """Options of a push."""
 
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the release, by default <data>/release or <adapter>_release.")
+        Path | None,
+        typer.Option(
+            help="Folder of the release, by default <data>/release, data/sources/<name> or <adapter>_release."
+        ),
     ] = None
     revision: Annotated[str | None, typer.Option(help="Branch to push to, by default main.")] = None
     create_pr: Annotated[bool, typer.Option(help="Open a pull request instead of committing.")] = False
@@ -94,6 +98,38 @@ def push(
     revision = publishing.send("push", target, folder, manifest, token, is_dataset_file, read_back)
     for config in manifest["configs"] if revision else ():
         print_line(f'  load_dataset("{repo}", "{config}", revision="{revision}")')
+
+
+@app.command()
+@takes(Publishing)
+def publish_source(
+    name: Annotated[str, typer.Argument(help="Name of the source, e.g. agentdojo, tau2, ultrachat, jsonl.")],
+    repo: RepoArgument,
+    publishing: Publishing,
+    config: Annotated[str | None, typer.Option(help="Configuration of the source, e.g. airline of tau2.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Local copy of the source's files; by default they are downloaded where possible."),
+    ] = None,
+    data_files: Annotated[list[Path] | None, typer.Option(help="The files themselves; repeatable.")] = None,
+    licence: Annotated[str | None, typer.Option(help="jsonl: licence of your files, e.g. cc-by-4.0.")] = None,
+) -> None:
+    """Publish the traces of a source as one commit of a private Hub repository, tagged and verified."""
+    from builders import prepare_source
+
+    from ..publish.folder import is_dataset_file
+    from ..publish.source import make_source_release
+    from ..publish.verify import read_back
+
+    target = publishing.target(repo, "dataset")
+    token = publishing.token()
+    builder = prepare_source(name, config, data_dir, data_files, **config_fields(name, {"licence": licence}))
+    folder = publishing.output or Path("data", "sources", name)
+    manifest = make_source_release(name, builder, repo, folder, token)
+    _print_folder(folder, manifest)
+    revision = publishing.send("publish-source", target, folder, manifest, token, is_dataset_file, read_back)
+    if revision:
+        print_line(f'  load_dataset("{repo}", revision="{revision}")')
 
 
 @app.command()

@@ -192,7 +192,8 @@ def _strings(value: Any) -> Iterator[str]:
 def _data_faults(folder: Path, data: dict[str, Any]) -> list[str]:
     """Disagreements between card, manifest and Parquet files, and rows that the viewer cannot show."""
     manifest = read_json(folder / MANIFEST)
-    infos = {info["config_name"]: info for info in _list(data["dataset_info"])}
+    # The configuration `default` has no name there if it is the only one.
+    infos = {info.get("config_name", "default"): info for info in _list(data["dataset_info"])}
     faults = []
     for config in data["configs"]:
         name = config["config_name"]

@@ -77,23 +77,45 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
 
 
 def card_data(configs: Configs, licences: list[str], folder: Path) -> DatasetCardData:
-    """The YAML header of the card, which the Hub, its viewer and `load_dataset` read."""
-    all_configs = _all(configs)
-    total = sum(written.rows for splits in configs.values() for written in splits.values())
+    """The YAML header of the card of a release."""
+    features = {name: features_of(name) for name in _all(configs)}
+    return yaml_header("Circuit breakers for tool-calling agents", _all(configs), features, licences, TAGS, folder)
+
+
+def yaml_header(
+    title: str,
+    configs: Configs,
+    features: dict[str, Features],
+    licences: list[str],
+    tags: list[str],
+    folder: Path,
+) -> DatasetCardData:
+    """A YAML header, which the Hub, its viewer and `load_dataset` read.
+
+    Args:
+        title (`str`): Title of the card.
+        configs (`dict`): The splits by configuration. If there are several, `train` is the default one.
+        features (`dict`): The row type of each configuration.
+        licences (`list[str]`): Licences of the rows.
+        tags (`list[str]`): Tags on the Hub.
+        folder (`Path`): The folder of the files.
+    """
+    # `train` repeats the rows of other configurations.
+    total = sum(written.rows for name, splits in configs.items() if name != "train" for written in splits.values())
     data = DatasetCardData(
-        pretty_name="Circuit breakers for tool-calling agents",
+        pretty_name=title,
         language=["en"],
         license=licences if len(licences) > 1 else licences[0],
         size_categories=[next(name for name, bound in SIZE_CATEGORIES.items() if total < bound)],
         task_categories=["text-generation"],
-        tags=TAGS,
+        tags=tags,
         viewer=True,
         extra_gated_prompt=GATED_PROMPT,
         extra_gated_fields=GATED_FIELDS,
     )
-    data_files = {name: _data_files(name, splits) for name, splits in all_configs.items()}
+    data_files = {name: _data_files(name, splits) for name, splits in configs.items()}
     MetadataConfigs(data_files).to_dataset_card_data(data)
-    infos = {name: _info(name, splits, folder) for name, splits in all_configs.items()}
+    infos = {name: _info(features[name], splits, folder) for name, splits in configs.items()}
     DatasetInfosDict(infos).to_dataset_card_data(data)
     return data
 
@@ -179,12 +201,12 @@ def _data_files(config: str, splits: dict[str, WrittenSplit]) -> dict[str, Any]:
     return {"data_files": files} | ({"default": True} if config == "train" else {})
 
 
-def _info(config: str, splits: dict[str, WrittenSplit], folder: Path) -> DatasetInfo:
+def _info(features: Features, splits: dict[str, WrittenSplit], folder: Path) -> DatasetInfo:
     infos = SplitDict()
     for name, written in splits.items():
         infos[name] = SplitInfo(name, written.num_bytes, written.rows)
     return DatasetInfo(
-        features=features_of(config),
+        features=features,
         splits=infos,
         download_size=sum((folder / file).stat().st_size for written in splits.values() for file in written.files),
         dataset_size=sum(written.num_bytes for written in splits.values()),

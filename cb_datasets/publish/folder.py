@@ -17,7 +17,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ PLOT = "class_balance.png"
 REPORTS = ("sources", "validation_report", "quality_gates", "stats", "preflight")
 SCHEMA = "canonical_sample_schema.json"
 # Files in a repository that belong to a release: those that a new release does not have are deleted.
-_OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/")
+_OWNED = ("harmful/", "retain/", "eval/", "reports/", "schemas/", "data/")
 
 # Splits of the merged dataset, and their names on the Hub.
 SPLITS = {"train": "train", "eval": "test"}
@@ -122,7 +122,7 @@ def write_release(data: Path, folder: Path) -> dict[str, dict[str, WrittenSplit]
     for config, name in SETS.items():
         for merged_split, split in SPLITS.items():
             tables = _tables_of_set(data / "stage2" / merged_split, name)
-            written = _write_split(tables, RELEASED_SAMPLE_FEATURES, folder, f"{config}/{split}")
+            written = write_split(tables, RELEASED_SAMPLE_FEATURES, folder, f"{config}/{split}", _count_row)
             if written.rows:
                 configs[config][split] = written
         if "train" not in configs[config]:
@@ -131,7 +131,7 @@ def write_release(data: Path, folder: Path) -> dict[str, dict[str, WrittenSplit]
         if count_rows([prompts]):
             tables = (_released(table, RELEASED_PROMPT_FEATURES) for table in stream_tables(prompts, PROMPT_FEATURES))
             name = f"eval/{prompts.name}"
-            configs["eval"][prompts.name] = _write_split(tables, RELEASED_PROMPT_FEATURES, folder, name)
+            configs["eval"][prompts.name] = write_split(tables, RELEASED_PROMPT_FEATURES, folder, name, _count_row)
     if not configs["eval"]:
         raise ValueError(f"{data / 'prompts'}: no evaluation prompts. Run `make prompts`.")
     _copy_reports(data, folder)
@@ -170,7 +170,7 @@ def write_manifest(folder: Path, configs: dict[str, dict[str, WrittenSplit]]) ->
 
 
 def is_dataset_file(path: str) -> bool:
-    """Whether a file of a dataset repository belongs to a release."""
+    """Whether a file of a dataset repository belongs to a release, of a dataset or of a source."""
     return path.startswith(_OWNED)
 
 
@@ -226,8 +226,14 @@ def _without_paths(table: pyarrow.Table) -> pyarrow.Table:
     return table.set_column(table.column_names.index("provenance"), table.schema.field("provenance"), changed)
 
 
-def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Path, name: str) -> WrittenSplit:
-    """Write tables as shards `<name>-00000-of-0000N.parquet` and count their rows."""
+def write_split(
+    tables: Iterable[pyarrow.Table],
+    features: Features,
+    folder: Path,
+    name: str,
+    count: Callable[[WrittenSplit, dict], None] | None = None,
+) -> WrittenSplit:
+    """Write tables as shards `<name>-00000-of-0000N.parquet`, and count their rows; `count` adds what the card says."""
     written, digest, shard_bytes = WrittenSplit(), RowsHash(), 0
     # Shards are renamed at the end: their names contain the number of shards, which is not known before.
     shards: list[Path] = []
@@ -243,7 +249,8 @@ def _write_split(tables: Iterable[pyarrow.Table], features: Features, folder: Pa
             written.num_bytes += group.nbytes
             for row in rows_of(group):
                 digest.update(row)
-                _count_row(written, row)
+                if count is not None:
+                    count(written, row)
     for number, shard in enumerate(shards):
         written.files.append(f"{name}-{number:05}-of-{len(shards):05}.parquet")
         shard.rename(folder / written.files[-1])

@@ -36,14 +36,14 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
         ReleaseError: If a check failed, a source may not be redistributed, or the Hub would reject the folder.
         FileNotFoundError: If a step of the pipeline has not been run.
     """
-    _raise_if_any(_report_faults(data / "reports") or _stale_report_faults(data))
+    raise_if_any(_report_faults(data / "reports") or _stale_report_faults(data))
     with replacing_folder(output) as folder:
         configs = write_release(data, folder)
-        _raise_if_any(source_faults(configs, read_json(data / "reports" / "sources.json")))
+        raise_if_any(source_faults(configs, read_json(data / "reports" / "sources.json")))
         plot_classes(configs, folder / PLOT)
         dataset_card(repo_id, folder, configs).save(folder / "README.md")
         manifest = write_manifest(folder, configs)
-        _raise_if_any(folder_faults(folder, token))
+        raise_if_any(folder_faults(folder, token))
     return manifest
 
 
@@ -54,18 +54,22 @@ def source_faults(configs: Configs, sheets: dict[str, dict]) -> list[str]:
     for name, splits in configs.items():
         for split, written in splits.items():
             for source, rows in sorted(written.counts["source"].items()):
-                if source == "agentharm":
-                    why = "AgentHarm is never published"
-                elif source not in source_sheets:
-                    why = "the source is not in reports/sources.json, so its licence is not known"
-                elif source_sheets[source]["licence"] == "unknown":
-                    why = "its licence was not stated; state it with `ingest jsonl --licence NAME`"
-                elif not source_sheets[source]["redistributable"]:
-                    why = f"its licence ({source_sheets[source]['licence']}) does not allow redistribution"
-                else:
-                    continue
-                faults.append(f"{name}/{split}: {rows} rows of {source}: {why}. Make the data without it.")
+                if why := source_fault(source, source_sheets.get(source)):
+                    faults.append(f"{name}/{split}: {rows} rows of {source}: {why}. Make the data without it.")
     return faults
+
+
+def source_fault(source: str, sheet: dict | None) -> str | None:
+    """Why rows of a source may not be redistributed, by its data sheet; `None` if they may."""
+    if source == "agentharm":
+        return "AgentHarm is never published"
+    if sheet is None:
+        return "the source is not in reports/sources.json, so its licence is not known"
+    if sheet["licence"] == "unknown":
+        return "its licence was not stated; state it with `--licence NAME`"
+    if not sheet["redistributable"]:
+        return f"its licence ({sheet['licence']}) does not allow redistribution"
+    return None
 
 
 def _report_faults(reports: Path) -> list[str]:
@@ -96,7 +100,8 @@ def _stale_report_faults(data: Path) -> list[str]:
     ]
 
 
-def _raise_if_any(faults: list[str]) -> None:
+def raise_if_any(faults: list[str]) -> None:
+    """Raise a [`ReleaseError`] that names all faults."""
     # One fault fits on the line of the error; several are listed below it.
     if faults:
         raise ReleaseError("no release: " + "\n  ".join(["", *faults][len(faults) == 1 :]))

@@ -117,13 +117,11 @@ def released_table(rows: Iterable[dict], features: Features) -> pyarrow.Table:
 
 
 def rows_of(table: pyarrow.Table) -> Iterator[dict]:
-    """The released rows of a table, as `load_dataset` gives them."""
+    """The rows of a table, as `load_dataset` gives them."""
+    decoded = [name for name, feature in Features.from_arrow_schema(table.schema).items() if feature == _TURNS]
     for batch in table.to_batches(_BATCH_ROWS):
         for row in batch.to_pylist():
-            turns = {
-                name: [*map(json.loads, row[name])] for name in ("messages", "prompt", "completion") if name in row
-            }
-            yield row | turns
+            yield row | {name: [*map(json.loads, row[name])] for name in decoded}
 
 
 def _turns_of(row: dict, features: Features) -> Iterator[list[dict]]:

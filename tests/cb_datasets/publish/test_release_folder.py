@@ -281,9 +281,7 @@ def test_a_source_that_is_not_redistributable_stops_the_release(data: Path, tmp_
 
 def test_a_source_of_unknown_licence_stops_the_release(data: Path, tmp_path: Path):
     _change_sheet(data, redistributable=False, licence="unknown")
-    refused(
-        data, tmp_path, "rows of lookalike: its licence was not stated; state it with `ingest jsonl --licence NAME`"
-    )
+    refused(data, tmp_path, "rows of lookalike: its licence was not stated; state it with `--licence NAME`")
 
 
 def test_sources_are_looked_up_by_the_name_in_their_rows(data: Path, tmp_path: Path):
