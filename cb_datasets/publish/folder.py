@@ -233,7 +233,7 @@ def write_split(
     name: str,
     count: Callable[[WrittenSplit, dict], None] | None = None,
 ) -> WrittenSplit:
-    """Write tables as shards `<name>-00000-of-0000N.parquet` and count their rows, and by `count` what the card says."""
+    """Write tables as shards `<name>-00000-of-0000N.parquet`; `count` counts what the card says of the rows."""
     written, digest, shard_bytes = WrittenSplit(), RowsHash(), 0
     # Shards are renamed at the end: their names contain the number of shards, which is not known before.
     shards: list[Path] = []

@@ -1,5 +1,6 @@
 """Properties of all sources: missing inputs are named, drops counted, ids unique, caches never stale."""
 
+import inspect
 import json
 import logging
 import subprocess
@@ -189,6 +190,36 @@ def test_the_end_of_a_stream_reports_drops_and_checks_all_verdicts_at_once(two_s
             list(streams["test"])
         assert TwoSplits.checked == [{"prompt_only": 3}]
         assert caplog.messages == ["two_splits: dropped {'no_injection': 3}"]
+
+
+# ------------------------------------------------------------------------------------------------ splits, information
+
+
+def test_a_split_is_taken_as_load_dataset_takes_it(two_splits: Path):
+    def load(split, **options):
+        return load_source("two_splits", data_dir=two_splits, split=split, **options)
+
+    traces = load(None)
+    assert isinstance(load("train"), datasets.Dataset) and load("train")["id"] == traces["train"]["id"]
+    assert load("train[:1]")["id"] == traces["train"]["id"][:1]
+    assert load("train+test")["id"] == [*traces["train"]["id"], *traces["test"]["id"]]
+    assert load(datasets.Split.TEST)["id"] == traces["test"]["id"]
+    assert [rows["id"] for rows in load(["test", "train"])] == [traces["test"]["id"], traces["train"]["id"]]
+    stream = load("train", streaming=True)
+    assert isinstance(stream, datasets.IterableDataset) and list(stream) == list(traces["train"])
+    with pytest.raises(ValueError, match='Unknown split "dev"'):
+        load("dev")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_builder_is_described(name: str, tmp_path: Path):
+    source = SOURCES[name]
+    info = source(hash="0", cache_dir=str(tmp_path)).info
+    assert info.description == inspect.cleandoc(source.__doc__) and info.description.endswith(".")
+    assert info.license == source.LICENSE and str(info.version) == "1.0.0"
+    # Traces of the user's own have neither; our look-alike prompts are published nowhere else.
+    assert info.citation or name == "jsonl"
+    assert info.homepage.startswith("https://") or name in ("jsonl", "lookalike")
 
 
 # ------------------------------------------------------------------------------------------- inputs and configurations

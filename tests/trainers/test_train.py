@@ -12,11 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cb_datasets.files import save_rows
-from cb_datasets.sample import RETAIN_CLASSES
+from cb_datasets.publish.released_rows import RELEASED_SAMPLE_FEATURES, released_row, released_table
+from cb_datasets.sample import RETAIN_CLASSES, SAMPLE_FEATURES
 from tests.small_disk import run_in_namespace
 from trainers.train import ScriptArguments, load_split, main, make_parser, parse_arguments
 
@@ -154,6 +156,14 @@ def test_dataset_of_the_hub_is_loaded_at_its_commit(monkeypatch, rows):
     assert (loaded.num_rows, revision) == (16, "c0ffee")
     assert requests == [(("someone/samples", "default"), {"split": "train", "revision": "c0ffee"})]
     assert load_split(script_args, "train", "0ld")[1] == "0ld"
+
+
+def test_rows_of_a_release_are_read_as_they_were_stored(monkeypatch, rows):
+    released = Dataset(released_table(map(released_row, rows()), RELEASED_SAMPLE_FEATURES))
+    assert "labels" not in released.column_names
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: released)
+    loaded, _ = load_split(ScriptArguments("someone/samples"), "train", "c0ffee")
+    assert list(loaded) == list(rows()) and loaded.features == SAMPLE_FEATURES
 
 
 def test_quantized_model_is_trained(flags, tmp_path, tiny_agent_path):

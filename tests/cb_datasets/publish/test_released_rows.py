@@ -181,7 +181,10 @@ def check_rendering(release: Path, data: Path, template_of, cache: Path) -> None
             for row in rows:
                 seen += 1
                 if plain_ids(template_of, row) != encode_prompt(template_of, stored[row["id"]]):
-                    wrong.append(row["id"])
+                    # The documented exception: `transformers` takes forged control tokens for tokens.
+                    text = str(row["messages"]) + row["tools"]
+                    if not any(token in text for token in template_of.get_added_vocab()):
+                        wrong.append(row["id"])
     assert seen == len(stored) and wrong == []
 
 
