@@ -170,7 +170,7 @@ def is_exact(row: dict) -> bool:
         return False
 
 
-class _NotExported(Exception):
+class _NotExported(ValueError):
     """Raised for a sample that gives no row; the message is the reason."""
 
 

@@ -54,7 +54,11 @@ _BATCH_ROWS = 100
 
 
 def released_row(row: dict) -> dict:
-    """A stored sample or prompt as a row of a release."""
+    """A stored sample or prompt as a row of a release.
+
+    Raises:
+        ValueError: If the completion of a sample makes no message; it names the row.
+    """
     messages, injection = published_messages(row["messages"], row["injection"])
     released = {
         **row,
@@ -65,7 +69,11 @@ def released_row(row: dict) -> dict:
     }
     if "assistant_raw" not in row:
         return released
-    return released | {"row_labels": released.pop("labels"), "prompt": messages, "completion": [completion_turn(row)]}
+    try:
+        completion = [completion_turn(row)]
+    except ValueError as reason:
+        raise ValueError(f"{row['id']}: {reason}. Run `validate` and `merge` again, which leave it out.") from None
+    return released | {"row_labels": released.pop("labels"), "prompt": messages, "completion": completion}
 
 
 def stored_row(row: dict) -> dict:

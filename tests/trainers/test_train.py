@@ -159,11 +159,14 @@ def test_dataset_of_the_hub_is_loaded_at_its_commit(monkeypatch, rows):
 
 
 def test_rows_of_a_release_are_read_as_they_were_stored(monkeypatch, rows):
-    released = Dataset(released_table(map(released_row, rows()), RELEASED_SAMPLE_FEATURES))
+    stored = [row | {"assistant_raw": "Fine.<|eot_id|>"} for row in rows(even=True)]
+    for row in stored:
+        row["provenance"] = row["provenance"] | {"prompt_format": "llama3_json"}
+    released = Dataset(released_table(map(released_row, stored), RELEASED_SAMPLE_FEATURES))
     assert "labels" not in released.column_names
     monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: released)
     loaded, _ = load_split(ScriptArguments("someone/samples"), "train", "c0ffee")
-    assert list(loaded) == list(rows()) and loaded.features == SAMPLE_FEATURES
+    assert list(loaded) == stored and loaded.features == SAMPLE_FEATURES
 
 
 def test_quantized_model_is_trained(flags, tmp_path, tiny_agent_path):

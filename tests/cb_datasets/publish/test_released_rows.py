@@ -159,6 +159,12 @@ def test_a_number_that_datasets_cannot_read_is_named_with_its_row(make_sample):
         released_table([released_row(sample)], RELEASED_SAMPLE_FEATURES)
 
 
+def test_a_completion_that_makes_no_message_is_named_with_its_row(make_sample):
+    sample = make_sample(RIGHT, "adversarial_safe") | {"assistant_raw": RIGHT * 2}
+    with pytest.raises(ValueError, match=rf"^{sample['id']}: malformed_completion \(trailing_text\)\. Run `validate`"):
+        released_row(sample)
+
+
 # ---------------------------------------------------------------------------------------------------- whole releases
 
 
