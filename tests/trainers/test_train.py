@@ -16,6 +16,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from builders.trace import message
 from cb_datasets.files import save_rows
 from cb_datasets.publish.released_rows import RELEASED_SAMPLE_FEATURES, released_row, released_table
 from cb_datasets.sample import RETAIN_CLASSES, SAMPLE_FEATURES
@@ -162,6 +163,7 @@ def test_rows_of_a_release_are_read_as_they_were_stored(monkeypatch, rows):
     stored = [row | {"assistant_raw": "Fine.<|eot_id|>"} for row in rows(even=True)]
     for row in stored:
         row["provenance"] = row["provenance"] | {"prompt_format": "llama3_json"}
+        row["messages"] = [message(**turn) for turn in row["messages"]]
     released = Dataset(released_table(map(released_row, stored), RELEASED_SAMPLE_FEATURES))
     assert "labels" not in released.column_names
     monkeypatch.setattr("datasets.load_dataset", lambda *args, **kwargs: released)
