@@ -140,7 +140,8 @@ def test_a_release_a_set_and_a_file_can_be_opened(release_data: Path, tmp_path: 
     opened = RowStore(release_data / "retain" / "chat")
     assert opened.facets["split"].to_pylist() == chat["split"][:]
     assert len(RowStore(release_data / "retain" / "chat" / "train.parquet")) == chat["split"][:].count("train")
-    [first] = [row for row in load_rows(release_data / "stage2" / "train") if row["id"] == release.row(0)["id"]]
+    merged = [row for split in ("train", "eval") for row in load_rows(release_data / "stage2" / split)]
+    [first] = [row for row in merged if row["id"] == release.row(0)["id"]]
     assert release.row(0) == first, "a released row is shown as it was stored"
     assert release.search.rows_with(first["messages"][1]["content"], seconds=60)[0]
     with pytest.raises(FileNotFoundError, match="No Parquet files"):

@@ -198,6 +198,7 @@ def test_every_row_of_a_release_renders_as_here(release: Path, release_data: Pat
     check_rendering(release, release_data, llama_tokenizer, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["demo", "local"])
 def test_every_row_of_a_recipe_renders_as_here(recipe: str, llama_tokenizer, tmp_path: Path):
     data = ROOT / "data" / recipe
