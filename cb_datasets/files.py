@@ -315,7 +315,9 @@ def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
     detected.
     """
     return {
-        f"{path.parent.name}/{path.name.removesuffix('.jsonl')}": _hash_of([path] if path.is_file() else _rows_files(path))
+        f"{path.parent.name}/{path.name.removesuffix('.jsonl')}": _hash_of(
+            [path] if path.is_file() else _rows_files(path)
+        )
         for path in paths
     }
 
