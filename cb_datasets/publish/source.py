@@ -75,6 +75,7 @@ def _card(
         title=title,
         repo_id=repo_id,
         info=builder.info,
+        note=builder.NOTE,
         revision=builder.config.source_revision,
         splits={split: written.rows for split, written in splits.items()},
         counts=counts,
