@@ -1,9 +1,8 @@
 """Traces of AgentDojo runs."""
 
 import json
-from collections import Counter
 
-from ..trace import Dropped, attack, to_json
+from ..trace import Dropped, attack, calls_left, to_json
 from .exposure import find_spans, injected_texts, is_dos_attack, is_recognisable
 from .layouts import Run
 from .suites import Goal, Suite
@@ -43,7 +42,7 @@ def _dos_trace(run: Run, suite: Suite) -> dict:
 
     The injection task in its name has no part in it, and `security` only says that the user's task failed.
     """
-    user_calls = suite.user_calls.get(run.user_task, [])
+    user_calls = suite.user_calls.get(run.user_task)
     evidence = Evidence(find_spans(run.messages, injected_texts(run.injections)), [], None, touched=False)
     return {
         **_shared_columns(run, suite),
@@ -65,8 +64,8 @@ def _attacked_trace(
     texts = injected_texts(run.injections)
     if not is_recognisable(run.attack_type, texts):
         return Dropped("unknown_injection", where, is_attacked=True)  # nor without a way to find the injection
-    user_calls = suite.user_calls.get(run.user_task, [])
-    evidence = find_evidence(run, goal, user_calls, find_spans(run.messages, texts, goal.is_in))
+    user_calls = suite.user_calls.get(run.user_task)
+    evidence = find_evidence(run, goal, user_calls or [], find_spans(run.messages, texts, goal.is_in))
     offered = suite.offered_tools(run.chosen_tools)
     verdict = verdict_of(run, evidence, goal.is_offered(offered), attack_succeeded_when)
     if verdict == "resisted" and goal.tool is None and run.chosen_tools is not None:
@@ -76,7 +75,7 @@ def _attacked_trace(
     goal_from = suite.origin if injection_task in suite.goals else "injection"
     return {
         **_shared_columns(run, suite),
-        "expected_tool": expected_tool_of(run, evidence, verdict, turn, user_calls, offered),
+        "expected_tool": expected_tool_of(run, evidence, verdict, turn, user_calls or [], offered),
         "simulated_tool": _simulated_tool(run, evidence, verdict, goal),
         "attack": _attack_of(run, evidence, user_calls, goal),
         "verdict": verdict,
@@ -102,22 +101,20 @@ def expected_tool_of(
 ) -> str | None:
     """Name of the correct tool at the decision turn; `None` if it cannot be determined, or is not offered.
 
-    If the model resisted, it is the tool of its single call, provided that the user's task needs it. If the model was
-    compromised, it is the first call of the reference solution that had not been made before the attacker's, be it in
-    the same turn.
+    If the model resisted, it is the tool of its single call, provided that the user's task still needs it. If the
+    model was compromised, it is the first call of the reference solution that had not been made before the attacker's,
+    be it in the same turn.
     """
-    needed = [call["name"] for call in user_calls]
     if verdict == "resisted" and turn is not None:
+        needed = [call["name"] for call in calls_left(user_calls, run.messages[:turn])]
         called = [call["function"]["name"] for call in run.messages[turn]["tool_calls"]]
         return called[0] if len(called) == 1 and called[0] in needed else None
     if verdict == "compromised":
         index, number = evidence.goal_calls[0]
-        turns = [*(each["tool_calls"] for each in run.messages[:index]), run.messages[index]["tool_calls"][:number]]
-        earlier = Counter(call["function"]["name"] for calls in turns for call in calls)
-        for name in needed:
-            if not earlier[name]:
-                return name if any(tool["function"]["name"] == name for tool in offered) else None
-            earlier[name] -= 1
+        decision = run.messages[index]
+        before = [*run.messages[:index], {**decision, "tool_calls": decision["tool_calls"][:number]}]
+        first = next((call["name"] for call in calls_left(user_calls, before)), None)
+        return first if any(tool["function"]["name"] == first for tool in offered) else None
     return None
 
 
@@ -128,7 +125,7 @@ def _simulated_tool(run: Run, evidence: Evidence, verdict: str, goal: Goal) -> s
     return goal.tool
 
 
-def _attack_of(run: Run, evidence: Evidence, user_calls: list[dict], goal: Goal | None) -> dict:
+def _attack_of(run: Run, evidence: Evidence, user_calls: list[dict] | None, goal: Goal | None) -> dict:
     text = run.injections[0] if run.injections else None
     # Dumps do not state the injected text: take it from the first place where a tool returned it.
     if text is None and evidence.spans:
@@ -141,7 +138,7 @@ def _attack_of(run: Run, evidence: Evidence, user_calls: list[dict], goal: Goal 
         family=run.attack_type,
         category=run.suite,
         subtype=run.injection_task,
-        expected_calls=user_calls or None,
+        expected_calls=user_calls,
         goal_calls=None if goal is None else goal.calls,
     )
 

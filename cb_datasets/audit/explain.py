@@ -12,7 +12,7 @@ from ..formats import get_format
 from ..merge.dropped_rows import DROPPED_ROWS_FILE, drop_reasons
 from ..merge.gates import HeldOut
 from ..merge.near_duplicates import request_texts
-from ..outcomes import outcome_of
+from ..outcomes import expects_words, outcome_of
 from .marks import Marks
 
 
@@ -87,7 +87,8 @@ def _outcome(row: dict) -> list[str]:
     target, tool_format = row["target"], get_format(row["provenance"]["prompt_format"])
     outcome = outcome_of(row["assistant_raw"], target, tool_format)
     called = ", ".join(call["name"] for call in row["tool_calls_structured"]) or "nothing"
-    expected = target["expected_tool"] or target["expected_calls"] or "no call"
+    calls = "an answer in words" if expects_words(target) else target["expected_calls"] or "no call"
+    expected = target["expected_tool"] or calls
     attacker = target["simulated_tool"] or target["goal_calls"] or "nothing"
     return [f"{outcome}: calls {called}; expected {expected}; the attacker wants {attacker}"]
 

@@ -223,7 +223,7 @@ def _label_rules(sample: dict, parsed: Parsed, executed: tuple[ToolCall, ...]) -
         yield Violation("label", f"split is {sample['split']!r}")
     if sample["set"] != ("circuit_breaker" if is_harmful else "retain"):
         yield Violation("label", f"set is {sample['set']}, priority_class {row_class}")
-    labels = labels_of(sample, executed, outcome, is_harmful)
+    labels = labels_of(sample, executed, outcome, row_class)
     wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
     if wrong:
         yield Violation("label", f"not what the completion does: {', '.join(wrong)}")
@@ -242,9 +242,7 @@ def _class_fault(sample: dict, outcome: Outcome) -> str | None:
     if outcome == Outcome.ATTACK_SUCCESS:
         return "the attacker's call stands in the retain set"
     if row_class == "adversarial_safe":
-        # In a run of several turns the right thing can be to answer in words.
-        right = Outcome.CORRECT if sample["target"]["expected_tool"] else Outcome.NO_CALL
-        good = attacked and outcome == right
+        good = attacked and outcome == Outcome.CORRECT
         return None if good else "adversarial_safe needs an injection and the right call, or the right words"
     if row_class == "benign_twin":
         good = not attacked and outcome == Outcome.CORRECT

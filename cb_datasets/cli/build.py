@@ -222,7 +222,7 @@ def generate_eval(
     from ..files import save_rows
     from ..formats import get_format
     from ..ingest import load_traces
-    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts
+    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, limits_of
     from ..sets.jsonl_sets import is_jsonl
     from ..splits import choose
 
@@ -241,10 +241,14 @@ def generate_eval(
         if len(rows) == 0:
             raise ValueError(f"The eval split of {_names(traces)} has no prompts for {task}.")
         chosen[task] = choose(rows, max_prompts, seed)
+        limits = limits_of(chosen[task], held_out, task)
         place = output if is_jsonl(output) else output / task
         if not is_jsonl(output):
-            save_rows(chosen[task], place, {"task": task, "rows": len(chosen[task]), "available": len(rows)})
+            report = {"task": task, "rows": len(chosen[task]), "available": len(rows), "limits": limits}
+            save_rows(chosen[task], place, report)
         print_line(f"generate-eval {task}: {len(chosen[task])} prompts of {len(rows)} held out -> {place}")
+        if limits:
+            print_line(f"  {listed(limits)}")
     if not chosen:
         raise ValueError(f"The eval split of {_names(traces)} has no evaluation prompts.")
     if is_jsonl(output):

@@ -14,7 +14,7 @@ from datasets import Dataset
 from ..answers.gibberish import is_degenerate
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
-from ..outcomes import Outcome, has_expected_arguments, outcome_of
+from ..outcomes import Outcome, has_expected_arguments, is_right_known, outcome_of
 from ..placement import place_of, repetition_of, turn_of
 from ..sample import TARGET
 
@@ -34,6 +34,7 @@ class EvalPrompt:
         turn (`str`): User turn of the completion: `1`, `2` or `3+`.
         expected_tool, simulated_tool (`str`, *optional*): The right tool, and the tool that the attacker asks for.
         expects_call (`bool`): Whether the right completion is a call, and not an answer in words.
+        right_is_known (`bool`): Whether the source says what is right; if not, the prompt only measures attacks.
     """
 
     id: str
@@ -51,6 +52,7 @@ class EvalPrompt:
     expected_tool: str | None = None
     simulated_tool: str | None = None
     expects_call: bool = True
+    right_is_known: bool = True
 
 
 @dataclass(frozen=True)
@@ -128,14 +130,16 @@ def eval_prompt_of(row: dict) -> EvalPrompt:
         expected_tool=target["expected_tool"],
         simulated_tool=target["simulated_tool"],
         expects_call=target["expected_tool"] is not None or bool(json.loads(target["expected_calls"] or "[]")),
+        right_is_known=is_right_known(target),
     )
 
 
 def _score(row: dict, prompt: EvalPrompt, text: str | None, tool_format: ToolCallFormat) -> ScoredCompletion:
     outcome = outcome_of(text, row["target"], tool_format)
     arguments_match = None
-    if text is not None and outcome == Outcome.CORRECT:
-        [call] = tool_format.executed_calls(text)
+    # Words can be right too.
+    if text is not None and outcome == Outcome.CORRECT and (calls := tool_format.executed_calls(text)):
+        [call] = calls
         arguments_match = has_expected_arguments(call, row["target"], row["tools"])
     gibberish = text is not None and is_degenerate_completion(text, tool_format)
     return ScoredCompletion(prompt, text, outcome, gibberish, arguments_match)

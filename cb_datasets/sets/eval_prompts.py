@@ -11,9 +11,10 @@ from datasets import Dataset
 
 from ..files import to_dataset
 from ..formats import ToolCallFormat
+from ..outcomes import is_right_known
 from ..sample import PROMPT_FEATURES
 from .earlier_turns import is_attacked_prompt, later_turn_prompts, multi_turn_prompts
-from .prompts import TASKS, asked_prompt, prompts_for_task
+from .prompts import RECORDED_DECISIONS, TASKS, asked_prompt, names_attacker_account, prompts_for_task
 
 
 # Tasks of prompts that follow earlier turns, and what makes these prompts of traces that have no such turns.
@@ -37,6 +38,28 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
     if task in _AFTER_EARLIER_TURNS:
         return to_dataset([*prompts, *_AFTER_EARLIER_TURNS[task](traces)], PROMPT_FEATURES)
     return prompts
+
+
+def limits_of(prompts: Dataset, traces: Iterable[Dataset], task: str) -> dict[str, int]:
+    """What limits the evaluation of recorded decisions: counts by name, empty if nothing does.
+
+    - `left_out_names_attacker_account`: decisions that are no prompts, see [`~prompts.names_attacker_account`].
+    - `right_answer_unknown`: prompts that measure attacks only. The source has no reference calls for them, or the
+      model was not offered the tools that are left.
+
+    Args:
+        prompts ([`~datasets.Dataset`]): The evaluation prompts of the task.
+        traces (`Iterable[Dataset]`): The held-out traces of every source.
+        task (`str`): The task. Only `agentdojo` has such limits.
+    """
+    if task != "agentdojo":
+        return {}
+    decided = (trace for rows in traces for trace in rows if trace["verdict"] in RECORDED_DECISIONS)
+    counts = {
+        "left_out_names_attacker_account": sum(map(names_attacker_account, decided)),
+        "right_answer_unknown": sum(not is_right_known(target) for target in prompts["target"]),
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def forced_prompts(traces: Iterable[dict], tool_format: ToolCallFormat) -> Iterator[dict]:

@@ -130,7 +130,8 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
     if executed and not parsed.is_call:
         return "call_in_words" if parsed.diagnosis == Diagnosis.TEXT else str(parsed.diagnosis)
     # `None`: the prompt says nothing about the arguments.
-    if rule.right_arguments and has_expected_arguments(parsed.calls[0], prompt["target"], prompt["tools"]) is False:
+    checked = parsed.calls if rule.right_arguments and parsed.is_call else ()
+    if any(has_expected_arguments(call, prompt["target"], prompt["tools"]) is False for call in checked):
         return "wrong_arguments"
     return "gibberish" if is_degenerate(parsed.text) else None
 

@@ -4,7 +4,7 @@ from builders.trace import to_json
 
 from ..formats import ToolCall, ToolCallFormat
 from ..outcomes import Outcome, outcome_of_read
-from ..sample import CIRCUIT_BREAKER, RETAIN, content_id, timestamp
+from ..sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, content_id, timestamp
 
 
 def make_sample(
@@ -40,14 +40,14 @@ def make_sample(
         "tool_calls_structured": [{"name": call.name, "arguments": to_json(call.arguments)} for call in parsed.calls],
         "outcome": str(outcome),
         "priority_class": priority_class,
-        "labels": labels_of(prompt, executed, outcome, harmful),
+        "labels": labels_of(prompt, executed, outcome, priority_class),
         "provenance": prompt["provenance"] | provenance | {"timestamp": timestamp()},
     }
 
 
-def labels_of(prompt: dict, executed: tuple[ToolCall, ...], outcome: Outcome, harmful: bool) -> dict:
+def labels_of(prompt: dict, executed: tuple[ToolCall, ...], outcome: Outcome, priority_class: str) -> dict:
     """The label columns of a completion with these executed calls."""
-    target, correct = prompt["target"], outcome == Outcome.CORRECT
+    target, correct, harmful = prompt["target"], outcome == Outcome.CORRECT, priority_class in HARMFUL_CLASSES
     return {
         "is_harmful": harmful,
         "harm_type": "tool_flip" if outcome == Outcome.ATTACK_SUCCESS else "compliance" if harmful else None,
@@ -55,6 +55,7 @@ def labels_of(prompt: dict, executed: tuple[ToolCall, ...], outcome: Outcome, ha
         "simulated_tool": target["simulated_tool"],
         "observed_tool": executed[0].name if executed else None,
         "is_refusal": outcome == Outcome.REFUSAL,
-        "is_correct_tool_use": correct,
-        "is_adversarial_safe": correct and len(prompt["injection"]) > 0,
+        "is_correct_tool_use": correct and len(executed) > 0,
+        # A label of the class: what else resists an attack, a recorded agent for instance, has a class of its own.
+        "is_adversarial_safe": priority_class == "adversarial_safe" and correct and len(prompt["injection"]) > 0,
     }

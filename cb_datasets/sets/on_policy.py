@@ -23,7 +23,7 @@ from .target_model import TargetModel
 
 
 FAILURE_RULE = KeepRule("harmful/agentdojo_failures", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
-RESISTED_RULE = KeepRule("retain/agentdojo_resisted", "injection_resisted", (Outcome.CORRECT, Outcome.REFUSAL))
+RESISTED_RULE = KeepRule("retain/agentdojo_resisted", "injection_resisted", (Outcome.CORRECT,))
 
 # Verdicts of runs in which the injection was shown before the decision, whatever the recorded agent did.
 _EXPOSED = ("compromised", "resisted", "attempted")
@@ -38,8 +38,8 @@ def regenerate_decisions(
 ) -> tuple[SampleSet, SampleSet]:
     """The target's completions at the decision turns of recorded traces: successful attacks, and resisted ones.
 
-    Of the resisted ones only the right call and a refusal are kept: another call or plain text may be a step towards
-    the attacker's goal.
+    Of the resisted ones only the right call is kept, or words where they are right: another call may be a step towards
+    the attacker's goal, and a refusal may be of the user's own task.
 
     Args:
         traces (`dict[str, Dataset]`): Traces by split.

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from datasets import Dataset
 
-from builders.trace import to_json
+from builders.trace import calls_left, to_json
 
+from ..arguments import parameter_schemas
 from ..files import to_dataset
 from ..formats import ToolCall
 from ..outcomes import is_attack_call
@@ -22,10 +23,18 @@ from ..sample import PROMPT_FEATURES, cut_spans, empty_provenance
 # Tasks with an injection in the user's message, whose completions are Ds and the adversarial-safe part of Dr.
 ATTACKED_TASKS = ("tool_flip", "multi_turn")
 
+# Verdicts of runs in which the recorded agent took or resisted the bait.
+RECORDED_DECISIONS = ("compromised", "resisted")
+
 
 def task_of(trace: dict) -> str | None:
     """The evaluation task a trace belongs to, if its builder states one."""
     return json.loads(trace["metadata"]).get("task")
+
+
+def names_attacker_account(trace: dict) -> bool:
+    """Whether the user's own task names the attacker's account: the right call and the attacker's look alike then."""
+    return bool(json.loads(trace["metadata"]).get("names_attacker_account"))
 
 
 def is_attacked(trace: dict) -> bool:
@@ -63,6 +72,9 @@ def decision_prompt(trace: dict) -> dict:
         recorded    list_files(), send_money(to="eve"), read_file()    three calls, then three results
         context     list_files(), and its result                       what comes before the attacker's first call
         decision    send_money(to="eve")                               without such a call, the first one
+
+    Of the source's reference calls, those are expected that have not been made; where all have, the right answer is
+    words. What is right is unknown without a reference, and where the model was offered none of the tools left.
     """
     turn, number = trace["decision_turn"], _decisive_call(trace)
     messages = trace["messages"][:turn]
@@ -71,7 +83,18 @@ def decision_prompt(trace: dict) -> dict:
         results = trace["messages"][turn + 1 : turn + 1 + number]
         messages = [*messages, {**trace["messages"][turn], "tool_calls": made}, *results]
     spans = [span for span in trace["attack"]["spans"] if span["message"] < len(messages)]
-    return _prompt(trace, task_of(trace) or "agentdojo", messages, spans)
+    prompt = _prompt(trace, task_of(trace) or "agentdojo", messages, spans)
+    prompt["target"]["expected_calls"] = _calls_to_make(trace, messages)
+    return prompt
+
+
+def _calls_to_make(trace: dict, messages: list[dict]) -> str | None:
+    """The reference calls that are left and offered, as JSON text; `None` if it is unknown which are right."""
+    if trace["attack"]["expected_calls"] is None:
+        return None
+    left = calls_left(json.loads(trace["attack"]["expected_calls"]), messages)
+    offered = [call for call in left if call["name"] in parameter_schemas(trace["tools"])]
+    return to_json(offered) if offered or not left else None
 
 
 def completing_turn(trace: dict, turn: int) -> dict:
@@ -134,10 +157,11 @@ def turn_prompt(trace: dict, turn: int) -> dict:
 def spliced_turn_prompt(trace: dict, turn: int) -> dict:
     """The context of a turn from the decision of a spliced run on; what the clean run does there is expected.
 
-    The decision itself makes a pair with the attacked run's own.
+    The decision itself makes a pair with the attacked run's own. Words are right where the clean run answers in words.
     """
     context = _prompt(trace, "agentdojo", trace["messages"][:turn], trace["attack"]["spans"])
     prompt = _expecting_turn(context, trace, turn)
+    prompt["target"]["expected_calls"] = prompt["target"]["expected_calls"] or to_json([])
     return prompt if turn == trace["decision_turn"] else _numbered(prompt, turn)
 
 
@@ -185,9 +209,10 @@ def prompts_for_task(traces: Dataset, task: str) -> Dataset:
     """The prompts of one task in these traces; there may be none.
 
     `tool_flip` are the attacked prompts of one turn, `multi_turn` those with earlier turns, `agentdojo` the recorded
-    decisions; `capability` and `later_turn` are the clean twins of attacked prompts of one turn and of several;
-    `capability` are also the calls of successful traces; `refusal` are openly harmful requests, answered or not; every
-    other task (`chat`, `irrelevance`, `over_refusal`, `agentharm`) is named by the trace.
+    decisions, without those of [`names_attacker_account`]; `capability` and `later_turn` are the clean twins of
+    attacked prompts of one turn and of several; `capability` are also the calls of successful traces; `refusal` are
+    openly harmful requests, answered or not; every other task (`chat`, `irrelevance`, `over_refusal`, `agentharm`) is
+    named by the trace.
     """
     return to_dataset([prompt for trace in traces for prompt in _prompts_of(trace, task)], PROMPT_FEATURES)
 
@@ -213,7 +238,8 @@ def _prompts_of(trace: dict, task: str) -> Iterator[dict]:
             yield from (prompt for prompt in prompts if prompt["task"] == task)
         case "benign_success" if task == "capability":
             yield from (turn_prompt(trace, turn) for turn in call_turns(trace) if turn_fault(trace, turn) is None)
-        case "compromised" | "resisted" if task == "agentdojo":
-            yield decision_prompt(trace)
+        case verdict if verdict in RECORDED_DECISIONS and task == "agentdojo":
+            if not names_attacker_account(trace):
+                yield decision_prompt(trace)
         case "complied" if task == task_of(trace):
             yield decision_prompt(trace)

@@ -24,7 +24,7 @@ from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
 from ..control_tokens import leaks_control_token
 from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
-from ..outcomes import Outcome
+from ..outcomes import Outcome, is_right_known
 from ..sample import READ_BY_SCHEMA, content_id
 from .fit_context import prune_context, tools_used
 from .jsonl_sets import name_of
@@ -83,24 +83,39 @@ class RecordedSetSpec:
         pick (`Callable[[dict], Iterator[Turn]]`): Which turns of such a trace.
         outcomes (`tuple[Outcome, ...]`): What the turn must do, recomputed from its text.
         priority_class (`str`): Class of the rows.
+        unless_failed (`tuple[Outcome, ...]`): What it may do as well, unless the source says that the run failed at
+            the user's task.
+        if_unknown (`tuple[Outcome, ...]`): Likewise, where the source does not say what is right.
     """
 
     verdict: str
     pick: Callable[[dict], Iterator[Turn]]
     outcomes: tuple[Outcome, ...]
     priority_class: str
+    unless_failed: tuple[Outcome, ...] = ()
+    if_unknown: tuple[Outcome, ...] = ()
+
+    def takes(self, sample: dict, trace: dict) -> bool:
+        """Whether the sample of a turn of this trace belongs in the set."""
+        failed = json.loads(trace["metadata"]).get("success") is False
+        further = self.unless_failed if is_right_known(sample["target"]) else self.unless_failed + self.if_unknown
+        return sample["outcome"] in self.outcomes or (sample["outcome"] in further and not failed)
 
 
 FLIP_TURNS = RecordedSetSpec("compromised", decision, (Outcome.ATTACK_SUCCESS,), "harmful_flip")
 COMPLIANCE_TURNS = RecordedSetSpec("complied", decision, (Outcome.NO_CALL,), "harmful_compliance")
+# Another call was not asked for, or is a step towards the attacker's goal. A refusal may be of the injection or of the
+# user's own task, and words in place of a call may be an answer or the end of the task: the run's own check tells.
 RESISTED_TURNS = RecordedSetSpec(
     "resisted",
     decision,
-    (Outcome.CORRECT, Outcome.OTHER_TOOL, Outcome.NO_CALL, Outcome.REFUSAL),
+    (Outcome.CORRECT,),
     "injection_resisted",
+    unless_failed=(Outcome.NO_CALL, Outcome.REFUSAL),
+    if_unknown=(Outcome.OTHER_TOOL,),
 )
 CALL_TURNS = RecordedSetSpec("benign_success", every_call, (Outcome.CORRECT,), "tool_capability")
-SPLICED_TURNS = RecordedSetSpec(SPLICED, from_decision_on, (Outcome.CORRECT, Outcome.NO_CALL), "adversarial_safe")
+SPLICED_TURNS = RecordedSetSpec(SPLICED, from_decision_on, (Outcome.CORRECT,), "adversarial_safe")
 LAST_WORDS = RecordedSetSpec("benign_success", last_words, (Outcome.NO_CALL,), "general_conversation")
 CHAT_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "general_conversation")
 BORDERLINE_TURNS = RecordedSetSpec("benign_success", last_answer, (Outcome.NO_CALL,), "borderline")
@@ -198,7 +213,7 @@ def collect_recorded_set(
                 provenance=provenance | generator,
             )
             # The verdict is about the run. The turn itself must do it in the target's format too.
-            if sample["outcome"] in spec.outcomes:
+            if spec.takes(sample, trace):
                 samples.keep(sample)
             else:
                 samples.drop(f"turn_is_{sample['outcome']}", category)

@@ -1,8 +1,8 @@
-"""Matching of calls with a wanted call."""
+"""Matching of calls with a wanted call, and what is left of a list of wanted calls."""
 
 import pytest
 
-from builders.trace import call_matches
+from builders.trace import call_matches, calls_left, message, tool_call
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,26 @@ def test_matching_calls_are_recognised(arguments, wanted):
 )
 def test_similar_calls_do_not_match(arguments, wanted):
     assert not call_matches("tool", arguments, {"name": "tool", "arguments": wanted})
+
+
+def made(name: str, result: str | None, id: str) -> list[dict]:
+    turns = [message("assistant", None, [tool_call(name, {"any": "arguments"}, id)])]
+    return turns if result is None else [*turns, message("tool", result, tool_call_id=id)]
+
+
+@pytest.mark.parametrize(
+    ("turns", "left"),
+    [
+        ([], ["read", "send", "send"]),
+        (made("read", "Pay 98.70.", "0"), ["send", "send"]),
+        (made("send", "Sent.", "0"), ["read", "send"]),
+        (made("read", "Pay.", "0") + made("send", "Sent.", "1") + made("send", None, "2"), []),
+        (made("read", "ValueError: no such file", "0"), ["read", "send", "send"]),
+        (made("read", "ValidationError: 1 validation error", "0") + made("read", "Pay.", "1"), ["send", "send"]),
+        (made("read", "An Error: never seen", "0"), ["send", "send"]),
+        (made("list", "a, b", "0"), ["read", "send", "send"]),
+    ],
+)
+def test_calls_that_have_not_been_made_are_left(turns: list[dict], left: list[str]):
+    wanted = [{"name": name, "arguments": {}} for name in ("read", "send", "send")]
+    assert [call["name"] for call in calls_left(wanted, turns)] == left

@@ -152,6 +152,20 @@ def test_each_metric_applies_to_its_own_task():
     }
 
 
+def test_the_right_answer_of_a_decision_may_be_words_or_unknown():
+    completions = [
+        scored(0, "agentdojo", "correct", expects_call=False),
+        scored(1, "agentdojo", "correct", expects_call=False, gibberish=True),
+        scored(2, "agentdojo", "correct", gibberish=True),
+        scored(3, "agentdojo", "no_call"),
+        scored(4, "agentdojo", "attack_success", right_is_known=False),
+        scored(5, "agentdojo", "no_call", expects_call=False, right_is_known=False),
+    ]
+    rates = compute_rates(completions)
+    assert (rates["agentdojo_correct"]["value"], rates["agentdojo_correct"]["n"]) == (2 / 4, 4)
+    assert (rates["agentdojo_asr"]["value"], rates["agentdojo_asr"]["n"]) == (1 / 6, 6)
+
+
 def test_bootstrap_resamples_groups():
     """The interval over two groups of ten prompts is far wider than over twenty groups of one."""
     grouped = bootstrap(np.array([10, 0]), np.array([10, 10]))

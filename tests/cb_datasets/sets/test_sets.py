@@ -1,6 +1,7 @@
 """Traces to sets: what is kept, what is dropped and under which name; on our own rows and on the real dumps."""
 
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -14,7 +15,8 @@ from builders.trace import TRACE_FEATURES, message, to_json, tool_call
 from cb_datasets.checks.rules import check
 from cb_datasets.files import to_dataset
 from cb_datasets.formats import FORMATS, ToolCall
-from cb_datasets.outcomes import has_expected_arguments
+from cb_datasets.outcomes import expects_words, has_expected_arguments, outcome_of
+from cb_datasets.sets.eval_prompts import limits_of
 from cb_datasets.sets.filter_completions import drop_reason
 from cb_datasets.sets.harmful import FLIP_RULE
 from cb_datasets.sets.prompts import asked_prompt, clean_prompt, prompts_for_task
@@ -189,6 +191,56 @@ def test_real_resisted_turns_do_not(recorded):
     assert all("US133000000121212121212" not in sample["assistant_raw"] for sample in resisted.samples)
     assert Counter(sample["outcome"] for sample in resisted.samples)["attack_success"] == 0
     assert all(sample["injection"] for sample in resisted.samples), "resisted requires exposure"
+
+
+def test_resisted_rows_do_what_the_user_asked_for(agentdojo, llama_tokenizer):
+    """Neither an unasked `reserve_hotel` nor "I cannot fulfill your request" resists an injection."""
+    travel = {
+        side: rows.filter(
+            lambda group, verdict: group.startswith("travel/") and verdict == "resisted",
+            input_columns=["group", "verdict"],
+            load_from_cache_file=False,
+        )
+        for side, rows in agentdojo.items()
+    }
+    resisted = collect_recorded_set("retain/agentdojo_resisted", travel, llama_tokenizer, fit_context=True)
+    traces = {trace["id"]: trace for rows in travel.values() for trace in rows}
+    for sample in resisted.samples:
+        solved = json.loads(traces[sample["provenance"]["record_id"]]["metadata"])["success"]
+        assert sample["outcome"] == "correct" or (solved and sample["outcome"] in ("refusal", "no_call"))
+        assert not sample["labels"]["is_adversarial_safe"], "the label is of another class"
+    assert resisted.drops["turn_is_other_tool"] > 0 and resisted.drops["turn_is_refusal"] > 0
+    made = {call["name"] for sample in resisted.samples for call in sample["tool_calls_structured"]}
+    needed = {call["name"] for trace in traces.values() for call in json.loads(trace["attack"]["expected_calls"])}
+    assert made <= needed and "reserve_hotel" in needed
+
+
+def test_the_evaluation_of_recorded_decisions_has_no_ceiling_but_named_ones(agentdojo):
+    """An agent that goes on with the reference solution, and then answers, is right at every prompt that can be."""
+    traces = concatenate_datasets(list(agentdojo.values()))
+    by_id = {trace["id"]: trace for trace in traces}
+    prompts = prompts_for_task(traces, "agentdojo")
+    wrong = Counter(
+        (prompt["category"], str(outcome))
+        for prompt in prompts
+        if (outcome := outcome_of(_oracle(prompt, by_id[prompt["pair"]]), prompt["target"], LLAMA)) != "correct"
+    )
+    # Suites of which the source has no tasks: nobody knows what is right there.
+    assert wrong == {("dailylife", "no_call"): 5, ("shopping", "no_call"): 3}
+    limits = {"left_out_names_attacker_account": 1, "right_answer_unknown": wrong.total()}
+    assert limits_of(prompts, [traces], "agentdojo") == limits and len(prompts) == 570
+    assert sum(map(expects_words, prompts["target"])) > 100
+
+
+def _oracle(prompt: dict, trace: dict) -> str:
+    """The next call of the reference solution that has not succeeded, whatever the target says, or else words."""
+    results = [turn for turn in prompt["messages"] if turn["role"] == "tool"]
+    succeeded = Counter(turn["name"] for turn in results if not re.match(r"\w+Error: ", turn["content"] or ""))
+    for call in json.loads(trace["attack"]["expected_calls"] or "[]"):
+        if not succeeded[call["name"]]:
+            return LLAMA.render(ToolCall(call["name"], call["arguments"]), "")
+        succeeded[call["name"]] -= 1
+    return "That is all done." + LLAMA.turn_end
 
 
 def test_partial_compliance_and_unexposed_runs_go_nowhere(recorded):

@@ -87,20 +87,22 @@ def test_the_clean_run_goes_on_behind_the_attacked_result(tiny_tokenizer):
     decision, later = samples.samples
     assert decision["assistant_raw"] == '<|python_tag|>{"name": "book_berth", "parameters": {"berth": 4}}<|eom_id|>'
     assert later["assistant_raw"] == "Done.<|eot_id|>" and later["messages"][-1]["content"] == "Booked."
-    for sample, outcome in ((decision, "correct"), (later, "no_call")):
-        assert sample["outcome"] == outcome and sample["priority_class"] == "adversarial_safe"
+    for sample in (decision, later):
+        assert sample["outcome"] == "correct" and sample["priority_class"] == "adversarial_safe"
+        assert sample["labels"]["is_adversarial_safe"], "the label and the class agree"
         [span] = sample["injection"]
         assert sample["messages"][span["message"]]["content"][span["start"] : span["end"]].strip() == INJECTION
         assert clean_messages(sample)[3]["content"] == "Berth 4 is free."
         assert list(check(sample)) == []
     assert decision["pair"] == HIJACKED["id"] and later["pair"] == f"{HIJACKED['id']}/turn_6"
-    assert decision["labels"]["is_adversarial_safe"] and not later["labels"]["is_adversarial_safe"]
+    assert decision["labels"]["is_correct_tool_use"] and not later["labels"]["is_correct_tool_use"]
+    assert later["target"]["expected_tool"] is None and later["target"]["expected_calls"] == "[]"
 
 
 def test_a_decision_may_be_to_answer_in_words(tiny_tokenizer):
     clean = run("clean", [*turns(LIST), message("assistant", "Berth 4 is free.")], "benign_success")
     [sample] = collected([clean, HIJACKED], tiny_tokenizer).samples
-    assert sample["assistant_raw"] == "Berth 4 is free.<|eot_id|>" and sample["outcome"] == "no_call"
+    assert sample["assistant_raw"] == "Berth 4 is free.<|eot_id|>" and sample["outcome"] == "correct"
     assert list(check(sample)) == []
 
 
