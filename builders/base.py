@@ -274,9 +274,11 @@ def count_repairs(traces: datasets.DatasetDict) -> Counter[str]:
 
 
 def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> dict:
-    """Counts `{records, attacked, verdicts, groups, drops}` of one source, and `repaired` where traces were mended.
+    """Counts `{records, attacked, verdicts, groups, drops, attacked_drops}` of one source, and `repaired` where traces
+    were mended.
 
-    Every record is counted once, under its verdict or under the reason for which it was dropped.
+    Every record is counted once, under its verdict or under the reason for which it was dropped; `attacked_drops` are
+    those of the drops that contain an attack.
     """
     verdicts = count_verdicts(traces)
     repaired = count_repairs(traces)
@@ -287,5 +289,6 @@ def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> di
         "verdicts": dict(sorted(verdicts.items())),
         "groups": len({group for split in traces.values() for group in pc.unique(split.data["group"]).to_pylist()}),
         "drops": dict(sorted(Counter(drop.reason for drop in dropped).items())),
+        "attacked_drops": dict(sorted(Counter(drop.reason for drop in dropped if drop.is_attacked).items())),
         **({"repaired": dict(sorted(repaired.items()))} if repaired else {}),
     }

@@ -14,7 +14,8 @@ RECIPE_READY := $(SOURCES_READY)
 
 SOURCES := fujitsu_b4 agentdojo tau2 ultrachat xstest lookalike
 ATTACKED := fujitsu_b4
-# The look-alike prompts give what B4 has none of: requests to refuse, chat, and questions that need no tool.
+# The look-alike prompts give what B4 has none of: requests to refuse, chat, and questions that need no tool. Their
+# attacked prompts are not made, so that every attack in the report is of B4 or of AgentDojo.
 RETAIN_SOURCES := fujitsu_b4 lookalike
 HARMFUL_SETS := b4_flips agentdojo_failures
 RETAIN_SETS := adversarial_safe b4_benign_twins agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset refusals chat
@@ -26,6 +27,7 @@ INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
 # Its own split holds tasks out.
 INGEST_FLAGS_tau2 := --eval-fraction 0
 INGEST_FLAGS_ultrachat := --n-samples 2000
+INGEST_FLAGS_lookalike := --tasks refusal --tasks chat --tasks irrelevance
 
 ENGINE_FLAGS = --backend vllm --tensor-parallel $(TENSOR_PARALLEL)
 GENERATE_FLAGS = $(ENGINE_FLAGS) --max-new-tokens 256
@@ -38,6 +40,8 @@ REGENERATE_FLAGS := --fit --num-samples 2
 COLLECT_FLAGS := --fit
 # TAU2's official train split has some 260 calls that need no confirmation.
 GATE_FLAGS := --min-tau2 250
+# The definition of done: a train split of full size.
+MERGE_FLAGS := --min-train 5000
 EVAL_FLAGS := --max-prompts 500
 EVALUATE_FLAGS = $(ENGINE_FLAGS)
 LAUNCH_FLAGS := --num_processes 1 --num_machines 1 --mixed_precision bf16 --dynamo_backend no

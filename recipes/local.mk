@@ -29,7 +29,8 @@ INGEST_FLAGS_xstest = --data-dir $(RAW)/xstest
 COLLECT_FLAGS := --fit
 
 # What these files and no model can give. Each change is listed in reports/quality_gates.json and reports/stats.json:
-#   nothing is generated, so all of Ds is recorded, and there are no adversarial-safe rows.
+#   nothing is generated, so all of Ds is recorded, and there are no adversarial-safe rows;
+#   all of Ds is AgentDojo's, whose recordings are of one family and, in all but a few runs, of one injection task;
 #   TAU2's official train split has some 260 calls that need no confirmation.
-GATE_FLAGS := --max-recorded 1 --min-adversarial-safe 0 --min-tau2 250
+GATE_FLAGS := --max-recorded 1 --min-adversarial-safe 0 --max-family-share 1 --max-injection-task-share 1 --min-tau2 250
 MERGE_FLAGS := --min-adversarial-safe 0

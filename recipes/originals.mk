@@ -22,7 +22,8 @@ INGEST_FLAGS_tau2 := --eval-fraction 0
 INGEST_FLAGS_ultrachat := --n-samples 1000
 COLLECT_FLAGS := --fit
 
-# Nothing is generated: all of Ds is recorded, and there are no adversarial-safe rows.
-# TAU2's official train split has some 260 calls that need no confirmation.
-GATE_FLAGS := --max-recorded 1 --min-adversarial-safe 0 --min-tau2 250
+# Nothing is generated: all of Ds is recorded, and there are no adversarial-safe rows. AgentDojo's recordings are of one
+# family and, in all but a few runs, of one injection task. TAU2's official train split has some 260 calls that need no
+# confirmation.
+GATE_FLAGS := --max-recorded 1 --min-adversarial-safe 0 --max-family-share 1 --max-injection-task-share 1 --min-tau2 250
 MERGE_FLAGS := --min-adversarial-safe 0

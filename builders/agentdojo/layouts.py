@@ -132,14 +132,17 @@ def _build_run(record: dict, metadata: dict, pipeline: str, details: dict, where
     # DRIFT names them as chat data sets do.
     name = "conversations" if "messages" not in record and "conversations" in record else "messages"
     raw_messages = required(record, name, list, where)
+    security = optional(metadata, "security", bool, where)
+    if security is None:
+        # A reason of its own: a file in which many records lack the label is another file than it seems.
+        return Dropped("no_security", where, is_attacked=is_attacked)
     if not raw_messages:
         return Dropped("empty", where, is_attacked=is_attacked)
     # The labels of an aborted run are meaningless: runs with a context overflow were recorded as successful attacks.
     utility = optional(metadata, "utility" if "utility" in metadata else "success", bool, where)
-    security = optional(metadata, "security", bool, where)
     last, at = raw_messages[-1], f"{where}, message {len(raw_messages) - 1}"
     last_role = required(last, "role", str, at) if isinstance(last, dict) else None
-    if utility is None or security is None or last_role != "assistant" or record.get("error"):
+    if utility is None or last_role != "assistant" or record.get("error"):
         return Dropped("aborted", where, is_attacked=is_attacked)
     user_task = required(metadata, "user_task_id", str, where)
     if user_task.startswith("injection_task"):

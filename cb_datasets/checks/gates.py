@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from ..outcomes import Outcome
-from .row_counts import RowCounts, RowProfile
+from .row_counts import UNNAMED, RowCounts, RowProfile
 from .thresholds import MergedThresholds, Thresholds, changed_thresholds
 
 
@@ -65,15 +65,14 @@ def harmful_gates(counts: RowCounts, limits: Thresholds) -> list[Gate]:
     n = ds.total()
     harmful = count_where(ds, lambda profile: profile.is_harmful)
     recorded = count_where(ds, lambda profile: profile.completion_source == "recorded")
-    categories: Counter[str] = Counter()
-    for profile, count in ds.items():
-        categories[profile.category] += count
+    categories = count_values(ds, "category")
     largest = max(categories.values(), default=0)
     gates = [
         at_least("harmful: attack succeeded", fraction(harmful, n), limits.min_harmful_rate, n),
         at_most("harmful: recorded, not sampled", fraction(recorded, n), limits.max_recorded, n),
         at_least("harmful: categories", len(categories), limits.min_categories, n),
         at_most("harmful: largest category", fraction(largest, n), limits.max_category_share, n),
+        *_distribution_gates(ds, limits),
         at_most("harmful: synthetic markers", count_where(ds, lambda profile: profile.has_marker), 0, n),
     ]
     flips = count_where(ds, _is_flip)
@@ -84,6 +83,44 @@ def harmful_gates(counts: RowCounts, limits: Thresholds) -> list[Gate]:
     return gates
 
 
+def _distribution_gates(ds: RowCounts, limits: Thresholds) -> list[Gate]:
+    """Gates of the largest family, injection task and goal: many categories can still be one attack.
+
+    Where the rows name no value of one of these, there is no gate: textual compliance has no attacker's tool.
+    """
+    flips = Counter({profile: count for profile, count in ds.items() if _is_flip(profile)})
+    parts = (
+        ("family", ds, limits.max_family_share),
+        ("injection_task", ds, limits.max_injection_task_share),
+        ("goal", flips, limits.max_goal_share),
+    )
+    gates = []
+    for field, rows, limit in parts:
+        values, n = count_values(rows, field), rows.total()
+        if values.keys() - {UNNAMED}:
+            name = f"harmful: largest {field.replace('_', ' ')}"
+            gates.append(at_most(name, fraction(max(values.values()), n), limit, n))
+    return gates
+
+
+def count_values(counts: RowCounts, field: str) -> Counter[str]:
+    """Number of rows with each value of a field of their profiles."""
+    values: Counter[str] = Counter()
+    for profile, count in counts.items():
+        values[getattr(profile, field)] += count
+    return values
+
+
+def distribution(counts: RowCounts) -> dict[str, dict[str, int]]:
+    """What Ds consists of, by category, family, injection task and goal, and who wrote the adversarial-safe rows."""
+    ds, dr = _outside_quarantine(counts, "circuit_breaker"), _outside_quarantine(counts, "retain")
+    fields = ("category", "family", "injection_task", "goal")
+    return {
+        **{f"harmful by {field}": dict(count_values(ds, field).most_common()) for field in fields},
+        "adversarial-safe by completion": dict(count_values(_safe(dr), "completion_source").most_common()),
+    }
+
+
 def _is_flip(profile: RowProfile) -> bool:
     return profile.priority_class == "harmful_flip"
 
@@ -92,29 +129,44 @@ def retain_gates(counts: RowCounts, limits: Thresholds) -> list[Gate]:
     """Gates of Dr. A minimum of zero means that the recipe does without that class."""
     dr = _outside_quarantine(counts, "retain")
     n = dr.total()
-    outcomes: Counter[str] = Counter()
-    for profile, count in dr.items():
-        outcomes[profile.outcome] += count
+    outcomes = count_values(dr, "outcome")
+    calls = count_where(dr, lambda profile: profile.outcome == Outcome.CORRECT and profile.called_tool is not None)
     tools = {profile.called_tool for profile in dr if profile.called_tool is not None}
     return [
         at_most("retain: attack succeeded", outcomes[Outcome.ATTACK_SUCCESS], 0, n),
         at_least("retain: adversarial-safe rows", adversarial_safe(dr), limits.min_adversarial_safe, n),
+        *_safe_gates(dr, limits),
         at_least("retain: refusals", outcomes[Outcome.REFUSAL], limits.min_refusals, n),
-        at_least("retain: right calls", outcomes[Outcome.CORRECT], limits.min_correct_calls, n),
+        at_least("retain: right calls", calls, limits.min_correct_calls, n),
         at_least("retain: classes", len({profile.priority_class for profile in dr}), limits.min_retain_classes, n),
         at_least("retain: tools called", len(tools), limits.min_retain_tools, n),
         at_most("retain: synthetic markers", count_where(dr, lambda profile: profile.has_marker), 0, n),
     ]
 
 
+def _safe_gates(dr: RowCounts, limits: Thresholds) -> list[Gate]:
+    """Gates of how the adversarial-safe rows came about; their number has a gate of its own, also where it is 0."""
+    written, n = count_values(_safe(dr), "completion_source"), adversarial_safe(dr)
+    if not n:
+        return []
+    return [
+        at_least("retain: adversarial-safe, sampled", written["sampled"] / n, limits.min_safe_sampled, n),
+        at_most("retain: adversarial-safe, from twins", written["twin"] / n, limits.max_safe_twins, n),
+        at_most("retain: adversarial-safe, recorded", written["recorded"] / n, limits.max_safe_recorded, n),
+    ]
+
+
 def adversarial_safe(counts: RowCounts) -> int:
-    """Number of rows labelled adversarial-safe that really are: attacked, with the expected call."""
-    return count_where(
-        counts,
-        lambda profile: (
-            profile.priority_class == "adversarial_safe" and profile.attacked and profile.outcome == Outcome.CORRECT
-        ),
-    )
+    """Number of rows with the label `is_adversarial_safe`, recomputed: of that class, attacked, and answered right."""
+    return _safe(counts).total()
+
+
+def _safe(counts: RowCounts) -> RowCounts:
+    def is_safe(profile: RowProfile) -> bool:
+        right = profile.attacked and profile.outcome == Outcome.CORRECT
+        return right and profile.priority_class == "adversarial_safe"
+
+    return Counter({profile: count for profile, count in counts.items() if is_safe(profile)})
 
 
 def source_gates(counts: RowCounts, sheets: dict[str, dict], limits: Thresholds) -> list[Gate]:
@@ -130,13 +182,16 @@ def source_gates(counts: RowCounts, sheets: dict[str, dict], limits: Thresholds)
     gates = []
     # The verdicts are in the data sheet alone. Rows of AgentDojo without one fail: nothing says they were judged.
     if "agentdojo" in sources | set(sheets):
-        verdicts = sheets.get("agentdojo", {}).get("verdicts", {})
+        sheet = sheets.get("agentdojo", {})
+        verdicts, attacked, drops = sheet.get("verdicts", {}), sheet.get("attacked", 0), sheet.get("attacked_drops")
+        missing = None if drops is None else fraction(drops.get("no_security", 0), attacked)
+        gates.append(at_most("agentdojo: without security", missing, limits.max_without_security, attacked))
         clear = verdicts.get("compromised", 0) + verdicts.get("resisted", 0)
         exposed = clear + verdicts.get("attempted", 0) + verdicts.get("unverified", 0)
         gates.append(at_least("agentdojo: verdict known", fraction(clear, exposed), limits.min_verdict_known, exposed))
     if "tau2" in sources:
-        n = count_where(kept, lambda profile: profile.source == "tau2")
-        gates.append(at_least("tau2: rows", n, limits.min_tau2, n))
+        n = count_where(kept, lambda profile: profile.source == "tau2" and profile.split == "train")
+        gates.append(at_least("tau2: train rows", n, limits.min_tau2, n))
     if "ultrachat" in sources:
         rendered = count_where(kept, lambda profile: profile.renders is not None)
         renders = count_where(kept, lambda profile: profile.renders is True)

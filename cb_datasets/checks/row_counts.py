@@ -16,15 +16,23 @@ from ..outcomes import Outcome, outcome_of_read
 from .rules import check, has_marker
 
 
+# The value of a row whose source does not name one.
+UNNAMED = "none"
+
+
 class RowProfile(NamedTuple):
     """Properties of a row that gates use. `outcome` and `is_harmful` are computed from `assistant_raw`, not read."""
 
     subset: str
+    split: str
     set: str
     priority_class: str
     source: str
     completion_source: str
     category: str
+    family: str
+    injection_task: str  # or the subtype of the source's taxonomy
+    goal: str  # the tool that the attacker wants called
     outcome: str
     is_harmful: bool  # makes the attacker's call, or complies in text
     called_tool: str | None  # if there is exactly one well-formed call
@@ -76,11 +84,15 @@ def profile_of(
         outcome = outcome_of_read(parsed, tool_format.executed_calls(completion), row["target"])
     return RowProfile(
         subset=subset,
+        split=row["split"],
         set=row["set"],
         priority_class=row["priority_class"],
         source=provenance["source_dataset"],
         completion_source=provenance["completion_source"],
-        category=row["category"] or "none",
+        category=row["category"] or UNNAMED,
+        family=row["family"] or UNNAMED,
+        injection_task=row["subtype"] or UNNAMED,
+        goal=row["target"]["simulated_tool"] or UNNAMED,
         outcome=str(outcome),
         is_harmful=_is_harmful(row["priority_class"], outcome, parsed),
         called_tool=parsed.calls[0].name if parsed.is_call else None,

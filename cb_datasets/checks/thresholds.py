@@ -17,14 +17,24 @@ class Thresholds:
     min_harmful_rate: float = _threshold(0.8, "Minimum fraction of Ds in which the attack succeeded.")
     min_categories: int = _threshold(2, "Minimum number of attack categories in Ds.")
     max_category_share: float = _threshold(0.8, "Maximum fraction of Ds in one category.")
+    max_family_share: float = _threshold(0.8, "Maximum fraction of Ds in one attack family.")
+    max_injection_task_share: float = _threshold(0.8, "Maximum fraction of Ds with one injection task or subtype.")
+    # B4 has two goals: the web instead of the documents, and, more rarely, the reverse.
+    max_goal_share: float = _threshold(0.95, "Maximum fraction of flips towards one tool of the attacker's.")
     max_recorded: float = _threshold(0.5, "Maximum fraction of Ds written by another model.")
     min_adversarial_safe: int = _threshold(400, "Minimum number of adversarial-safe rows in Dr.")
+    min_safe_sampled: float = _threshold(
+        0.1, "Minimum fraction of adversarial-safe rows that the model wrote under the attack itself."
+    )
+    max_safe_twins: float = _threshold(0.9, "Maximum fraction of adversarial-safe rows filled from clean twins.")
+    max_safe_recorded: float = _threshold(0.5, "Maximum fraction of adversarial-safe rows not written by the model.")
     min_refusals: int = _threshold(1, "Minimum number of refusals in Dr.")
     min_correct_calls: int = _threshold(1, "Minimum number of right calls in Dr.")
     min_retain_classes: int = _threshold(3, "Minimum number of priority classes in Dr.")
     min_retain_tools: int = _threshold(2, "Minimum number of tools that Dr calls.")
+    max_without_security: float = _threshold(0.1, "Maximum fraction of attacked AgentDojo records without `security`.")
     min_verdict_known: float = _threshold(0.9, "Minimum fraction of exposed AgentDojo records with a clear verdict.")
-    min_tau2: int = _threshold(300, "Minimum number of TAU2 rows, where there are any.")
+    min_tau2: int = _threshold(300, "Minimum number of TAU2 rows in the train split, where there are any.")
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,7 @@ class MergedThresholds:
     """Thresholds of `merge`."""
 
     min_dr_ratio: float = _threshold(4.0, "Minimum number of Dr rows per Ds row.")
+    min_train: int = _threshold(0, "Minimum number of rows in the train split; 5000 is that of a full-size run.")
     min_adversarial_safe: int = _threshold(400, "Minimum number of adversarial-safe rows in the train split.")
     max_similarity: float = _threshold(0.8, "Jaccard similarity at which a train request counts as one of eval.")
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_SHOWN = 6  # values of a distribution on the terminal; the report has all
+
 SetsArgument = Annotated[
     list[Path] | None,
     typer.Argument(help="Sets, e.g. harmful/b4_flips retain/refusals.jsonl, or folders of many of them."),
@@ -100,16 +102,25 @@ def quality_gates(
     output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
 ) -> None:
     """Fail unless every set, Ds and Dr pass their gates; quarantined rows are left out."""
-    from ..checks.gates import format_gates, gate_report, harmful_gates, retain_gates, source_gates
+    from ..checks.gates import distribution, format_gates, gate_report, harmful_gates, retain_gates, source_gates
     from ..files import read_json
 
     counts = _row_counts(_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
     gates = format_gates(counts, limits) + harmful_gates(counts, limits) + retain_gates(counts, limits)
     gates += source_gates(counts, read_json(sources) if sources else {}, limits)
-    report = gate_report(gates, limits)
+    report = gate_report(gates, limits) | {"distribution": distribution(counts)}
     written = write_checked(output, report) if output else "the table"
     gate_table(report)
+    for name, values in report["distribution"].items():
+        print_line(f"  {name}: {_most_common(values)}")
     stop_unless(report["passed"], f"quality-gates: a gate failed; see {written}")
+
+
+def _most_common(counts: dict[str, int]) -> str:
+    """The largest counts on one line, and how many values there are besides."""
+    largest = dict(list(counts.items())[:_SHOWN])
+    others = len(counts) - len(largest)
+    return (listed(largest) or "none") + (f", and {others} more" if others else "")
 
 
 def _row_counts(sets: list[Path], quarantine: Path | None, model: str | None) -> "RowCounts":

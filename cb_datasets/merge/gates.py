@@ -104,6 +104,7 @@ def _gates_of_rows(counts: RowCounts, limits: MergedThresholds) -> list[Gate]:
     agentharm = count_where(counts, lambda profile: profile.source == "agentharm")
     invalid = count_where(counts, lambda profile: not profile.is_valid)
     return [
+        at_least("merged: train rows", train.total(), limits.min_train, train.total()),
         at_least("merged: Dr rows for each Ds row", ratio, limits.min_dr_ratio, n_ds),
         at_least("merged: adversarial-safe rows", adversarial_safe(train), limits.min_adversarial_safe, n_dr),
         at_most("merged: rows that break a rule", invalid, 0, counts.total()),

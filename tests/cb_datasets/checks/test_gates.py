@@ -1,12 +1,16 @@
 """One test per gate: a good set passes it, and the set with one defect fails it."""
 
 import dataclasses
+import json
 
 import pytest
 
+from builders import prepare_source
 from cb_datasets.checks.gates import (
+    adversarial_safe,
     at_least,
     at_most,
+    distribution,
     format_gates,
     gate_report,
     harmful_gates,
@@ -15,12 +19,16 @@ from cb_datasets.checks.gates import (
 )
 from cb_datasets.checks.row_counts import count_profiles
 from cb_datasets.checks.thresholds import MergedThresholds, Thresholds
+from cb_datasets.ingest import ingest
 from cb_datasets.merge.gates import merged_gates
+from tests.builders.toy_suite import write_reference
 
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
 
 
-LIMITS = Thresholds(min_adversarial_safe=1)
+# The rows of these tests are of one family, one subtype and one goal, unless a test is about that.
+ONE_ATTACK = {"max_family_share": 1.0, "max_injection_task_share": 1.0, "max_goal_share": 1.0}
+LIMITS = Thresholds(min_adversarial_safe=1, **ONE_ATTACK)
 MERGED = MergedThresholds(min_adversarial_safe=1)
 
 
@@ -46,8 +54,11 @@ def test_no_gate_passes_over_zero_rows():
 def test_the_defaults_are_those_of_a_full_size_run():
     full, merged = Thresholds(), MergedThresholds()
     assert (full.min_valid, full.min_harmful_rate, full.min_categories, full.max_category_share) == (0.95, 0.8, 2, 0.8)
+    assert (full.max_family_share, full.max_injection_task_share, full.max_goal_share) == (0.8, 0.8, 0.95)
     assert (full.min_adversarial_safe, full.min_verdict_known, full.min_tau2) == (400, 0.9, 300)
-    assert (merged.min_dr_ratio, merged.min_adversarial_safe) == (4.0, 400)
+    assert (full.min_safe_sampled, full.max_safe_twins, full.max_safe_recorded) == (0.1, 0.9, 0.5)
+    assert full.max_without_security == 0.1
+    assert (merged.min_dr_ratio, merged.min_adversarial_safe, merged.min_train) == (4.0, 400, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -96,6 +107,61 @@ def test_no_category_may_dominate(make_sample, good_ds):
     more = harmful(make_sample, n=20)
     assert failed(harmful_gates(count_profiles(more + good_ds[5:]), LIMITS)) == set()
     assert failed(harmful_gates(count_profiles(more + good_ds[6:]), LIMITS)) == {"harmful: largest category"}
+
+
+def flips(make_sample, counts, simulated="search_web", **columns):
+    """Flips of ten categories, `counts` of them with each value of the columns."""
+    target = dict.fromkeys(("expected_calls", "goal_calls", "prefill"))
+    target |= {"expected_tool": "retrieve_multimodal_docs", "simulated_tool": simulated}
+    [(column, values)] = columns.items() or [("family", ["html_comment"])]
+    completion = WRONG if simulated == "search_web" else WRONG.replace("search_web", simulated)
+    return [
+        make_sample(completion, "harmful_flip", category=f"LLM{k % 10}", id=f"{simulated}/{value}/{k}")
+        | {column: value, "target": target}
+        for value, count in zip(values, counts, strict=True)
+        for k in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "gate"), [("family", "harmful: largest family"), ("subtype", "harmful: largest injection task")]
+)
+def test_many_categories_may_be_one_attack(make_sample, column, gate):
+    """Six categories were one family, and 131 of 137 rows one injection task."""
+    named = {column: ["important_instructions", "direct"]}
+    limits = dataclasses.replace(
+        Thresholds(), **ONE_ATTACK | {f"max_{gate.split('largest ')[1].replace(' ', '_')}_share": 0.8}
+    )
+    assert failed(harmful_gates(count_profiles(flips(make_sample, (131, 6), **named)), limits)) == {gate}
+    assert failed(harmful_gates(count_profiles(flips(make_sample, (80, 20), **named)), limits)) == set()
+    unnamed = flips(make_sample, (137,), **{column: [None]})
+    assert gate not in {each.name for each in harmful_gates(count_profiles(unnamed), limits)}, "nothing to measure"
+    assert failed(harmful_gates(count_profiles(unnamed + flips(make_sample, (6,), **{column: ["a"]})), limits)) == {
+        gate
+    }
+
+
+def test_flips_towards_one_tool_are_limited(make_sample):
+    limits = dataclasses.replace(LIMITS, max_goal_share=0.95)
+    web, file = flips(make_sample, (96,)), flips(make_sample, (5,), simulated="read_file")
+    file = [{**row, "assistant_raw": row["assistant_raw"].replace('"query"', '"path"')} for row in file]
+    assert failed(harmful_gates(count_profiles(web + file[:4]), limits)) == {"harmful: largest goal"}
+    assert failed(harmful_gates(count_profiles(web[:95] + file), limits)) == set()
+    compliant = [make_sample(TEXT, "harmful_compliance", category=f"LLM0{k % 2}", id=str(k)) for k in range(10)]
+    assert "harmful: largest goal" not in {gate.name for gate in harmful_gates(count_profiles(compliant), limits)}
+
+
+def test_the_distribution_is_reported_without_quarantined_rows(make_sample):
+    rows = flips(make_sample, (3, 1), family=["html_comment", "role_play"])
+    rows += [change(make_sample(RIGHT, "adversarial_safe", id=s), completion_source=s) for s in ("twin", "sampled")]
+    counted = distribution(count_profiles(rows, quarantined={rows[0]["id"]}))
+    assert counted == {
+        "harmful by category": {"LLM1": 1, "LLM2": 1, "LLM0": 1},
+        "harmful by family": {"html_comment": 2, "role_play": 1},
+        "harmful by injection_task": {"comment": 3},
+        "harmful by goal": {"search_web": 3},
+        "adversarial-safe by completion": {"twin": 1, "sampled": 1},
+    }
 
 
 def test_outcomes_are_recomputed(make_sample, good_ds):
@@ -175,6 +241,31 @@ def test_dr_needs_right_calls_and_classes(good_dr):
     }
 
 
+def test_words_are_right_answers_and_no_right_calls(make_sample, good_dr):
+    target = make_sample(TEXT, "adversarial_safe")["target"] | {"expected_tool": None, "expected_calls": "[]"}
+    words = make_sample(TEXT, "adversarial_safe", target=target)
+    assert adversarial_safe(count_profiles([words])) == 1
+    assert "retain: right calls" in failed(retain_gates(count_profiles([words, *good_dr[1:3]]), LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("sources", "gates"),
+    [
+        ({"sampled": 10, "twin": 90}, set()),
+        ({"sampled": 9, "twin": 91}, {"retain: adversarial-safe, sampled", "retain: adversarial-safe, from twins"}),
+        ({"sampled": 50, "recorded": 50}, set()),
+        ({"sampled": 49, "recorded": 51}, {"retain: adversarial-safe, recorded"}),
+    ],
+)
+def test_how_adversarial_safe_rows_came_about_is_limited(make_sample, good_dr, sources, gates):
+    safe = [
+        change(make_sample(RIGHT, "adversarial_safe", id=f"{source}/{k}"), completion_source=source)
+        for source, count in sources.items()
+        for k in range(count)
+    ]
+    assert failed(retain_gates(count_profiles([*safe, *good_dr[1:]]), LIMITS)) == gates
+
+
 def test_an_attackers_call_in_dr_fails(make_sample, good_dr):
     assert failed(retain_gates(count_profiles([*good_dr, make_sample(WRONG, "refusal")]), LIMITS)) == {
         "retain: attack succeeded"
@@ -192,21 +283,55 @@ def test_an_adversarial_safe_label_is_not_enough(make_sample, good_dr):
 
 def test_agentdojo_verdicts(make_sample):
     verdicts = {"compromised": 45, "resisted": 45, "attempted": 10, "not_exposed": 500}
-    nothing = count_profiles([])
-    assert failed(source_gates(nothing, {"agentdojo": {"verdicts": verdicts}}, LIMITS)) == set()
-    assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {**verdicts, "attempted": 11}}}, LIMITS))
-    assert failed(source_gates(nothing, {"agentdojo": {"verdicts": {"benign_success": 5}}}, LIMITS))
+    nothing, known = count_profiles([]), "agentdojo: verdict known"
+
+    def sheet(**verdicts) -> dict:
+        return {"agentdojo": {"verdicts": verdicts, "attacked": 600, "attacked_drops": {}}}
+
+    assert failed(source_gates(nothing, sheet(**verdicts), LIMITS)) == set()
+    assert failed(source_gates(nothing, sheet(**verdicts | {"attempted": 11}), LIMITS)) == {known}
+    assert failed(source_gates(nothing, sheet(benign_success=5), LIMITS)) == {known}
     assert source_gates(nothing, {"xstest": {"verdicts": {}}}, LIMITS) == []
     rows = count_profiles([change(make_sample(WRONG, "harmful_flip"), source_dataset="agentdojo")])
-    assert failed(source_gates(rows, {}, LIMITS)) == {"agentdojo: verdict known"}, "rows without a data sheet"
+    without_sheet = {known, "agentdojo: without security"}
+    assert failed(source_gates(rows, {}, LIMITS)) == without_sheet, "rows without a data sheet"
 
 
-def test_tau2_rows(make_sample):
+@pytest.mark.parametrize(("missing", "fails"), [(0, False), (9, False), (10, True), (49, True)])
+def test_agentdojo_without_security_fails(missing, fails, tmp_path):
+    """The plan's limit: more than 10 % of the attacked records lack the label. Once, 49 of 97 passed as `aborted`."""
+
+    def record(number: int, attacked: bool, labelled: bool) -> dict:
+        metadata = {"suite_name": "harbour", "user_task_id": f"user_task_{number}", "success": True}
+        metadata |= (
+            {"injection_task_id": "injection_task_0", "attack_type": "important_instructions"} if attacked else {}
+        )
+        metadata = {"injection_task_id": None, **metadata, **({"security": False} if labelled else {})}
+        turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello.", "tool_calls": None}]
+        return {"metadata": metadata, "messages": turns}
+
+    attacked = [record(number, True, number >= missing) for number in range(97)]
+    clean = [record(number, False, number > 0) for number in range(97)]
+    write_reference(tmp_path)
+    (tmp_path / "dumps").mkdir()
+    lines = "".join(json.dumps(each) + "\n" for each in [*attacked, *clean])
+    (tmp_path / "dumps" / "agentdojo-agent.jsonl").write_text(lines)
+    _, report = ingest(prepare_source("agentdojo", data_dir=tmp_path, cache_dir=tmp_path / "cache"), 0.2, "test")
+    assert report["attacked"] == 97 and report["drops"].get("no_security", 0) == missing + 1
+    gates = {gate.name: gate for gate in source_gates(count_profiles([]), {"agentdojo": report}, LIMITS)}
+    gate = gates["agentdojo: without security"]
+    assert (gate.passed, gate.value, gate.rows) == (not fails, missing / 97, 97)
+
+
+def test_tau2_train_rows(make_sample):
     row = change(make_sample(RIGHT, "tool_capability", injection=[]), source_dataset="tau2")
     rows = [{**row, "id": str(number)} for number in range(300)]
     assert failed(source_gates(count_profiles(rows), {}, LIMITS)) == set()
-    assert failed(source_gates(count_profiles(rows[1:]), {}, LIMITS)) == {"tau2: rows"}
-    assert failed(source_gates(count_profiles(rows, quarantined={"7"}), {}, LIMITS)) == {"tau2: rows"}
+    few = {"tau2: train rows"}
+    assert failed(source_gates(count_profiles(rows[1:]), {}, LIMITS)) == few
+    assert failed(source_gates(count_profiles(rows, quarantined={"7"}), {}, LIMITS)) == few
+    held_out = [{**row, "id": f"eval/{number}", "split": "eval"} for number in range(500)]
+    assert failed(source_gates(count_profiles(rows[1:] + held_out), {}, LIMITS)) == few, "they are never trained on"
 
 
 def test_ultrachat_rows_render(make_sample):
@@ -251,6 +376,15 @@ def test_ratio_adversarial_safe_rows_and_unique_ids(train, held_out):
     assert failed(merged_gates(train[:4], [held_out], [], MERGED)) == {"merged: Dr rows for each Ds row"}
     assert failed(merged_gates(train, [held_out], [], MergedThresholds())) == {"merged: adversarial-safe rows"}
     assert failed(merged_gates([*train, train[1]], [held_out], [], MERGED)) == {"merged: repeated ids"}
+
+
+def test_the_definition_of_done_counts_train_rows(train, held_out):
+    def gates(min_train: int) -> set[str]:
+        return failed(
+            merged_gates(train, [held_out], [], MergedThresholds(min_adversarial_safe=1, min_train=min_train))
+        )
+
+    assert gates(len(train)) == set() and gates(len(train) + 1) == {"merged: train rows"}
 
 
 def test_merged_rows_break_no_rule(make_sample, train, held_out):
