@@ -4,17 +4,24 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import typer
 
+from builders import load_source
 from cb_datasets.cli import app
 from cb_datasets.files import load_rows
+from cb_datasets.formats import get_format
+from cb_datasets.sets.eval_prompts import evaluation_prompts
+from cb_datasets.sets.prompts import prompts_for_task
+from cb_datasets.sets.retain import RETAIN_TASKS
 from tools.small_models import save_wide_agent
 
 
 ROOT = Path(__file__).parents[1]
+LLAMA3_JSON = get_format("llama3_json")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.mk"))
 
 
@@ -50,6 +57,37 @@ def test_a_recipe_with_a_model_puts_it_into_agentdojos_situations(tmp_path):
     assert ["regenerate", "--traces"] in steps["llama-3.1-8b"]
     assert ["collect", "harmful/agentdojo_failures"] not in steps["llama-3.1-8b"]
     assert ["collect", "harmful/agentdojo_failures"] in steps["local"]
+
+
+def options_of(words, name):
+    """The values of an option that may be repeated."""
+    return [value for option, value in pairwise(words) if option == name]
+
+
+def test_look_alikes_give_the_full_recipe_what_it_says_and_no_attacks(tmp_path):
+    """In the headline pool they would stand for B4."""
+    commands = commands_of("llama-3.1-8b", "data", tmp_path)
+    [ingest] = [words for words in commands if words[:2] == ["ingest", "lookalike"]]
+    tasks = options_of(ingest, "--tasks")
+    assert tasks == ["refusal", "chat", "irrelevance"]
+    traces = load_source("lookalike", cache_dir=tmp_path / "cache", tasks=tuple(tasks))
+    [generated] = [words for words in commands if words[0] == "generate-eval"]
+    given = {
+        task for task in options_of(generated, "--tasks") if len(evaluation_prompts(traces["test"], task, LLAMA3_JSON))
+    }
+    assert given == set(tasks)
+    [retained] = [words for words in commands if words[0] == "generate-dr"]
+    assert options_of(retained, "--kinds") == ["benign_twins", "refusals", "chat"]
+    assert not any(len(prompts_for_task(traces["train"], task)) for task in RETAIN_TASKS["benign_twins"][1])
+
+
+def test_the_definition_of_done_is_a_gate_of_the_full_recipe(tmp_path):
+    merges = {
+        recipe: next(words for words in commands_of(recipe, "data", tmp_path) if words[0] == "merge")
+        for recipe in RECIPES
+    }
+    assert options_of(merges["llama-3.1-8b"], "--min-train") == ["5000"]
+    assert not any("--min-train" in words for recipe, words in merges.items() if recipe != "llama-3.1-8b")
 
 
 @pytest.mark.parametrize("recipe", ["demo", "smollm2"])

@@ -104,10 +104,24 @@ class LookalikeConfig(TraceConfig):
         sizes (`dict[str, dict[str, int]]`, *optional*): Split -> task -> number of rows, for the tasks `tool_flip`,
             `multi_turn` (attacked prompts after earlier turns), `refusal`, `chat` and `irrelevance`. A few records of
             the first two are degenerate and are dropped.
+        tasks (`tuple[str, ...]`, *optional*): Generate rows of these tasks only, for instance to give another source
+            the chat that it lacks and no attacked prompts.
     """
 
     seed: int = 0
     sizes: dict[str, dict[str, int]] = field(default_factory=_default_sizes)
+    tasks: tuple[str, ...] | None = None
+
+    def sizes_of(self, split: str) -> dict[str, int]:
+        """Number of rows of each chosen task in a split.
+
+        Raises:
+            ValueError: If a chosen task has no rows in any split.
+        """
+        known = list(dict.fromkeys(task for sizes in self.sizes.values() for task in sizes))
+        if unknown := [task for task in self.tasks or () if task not in known]:
+            raise ValueError(f"lookalike has no task {', '.join(unknown)}; known: {', '.join(known)}.")
+        return {task: n for task, n in self.sizes[split].items() if self.tasks is None or task in self.tasks}
 
 
 class Lookalike(TraceBuilder):
@@ -123,7 +137,7 @@ class Lookalike(TraceBuilder):
         return [datasets.SplitGenerator(split, gen_kwargs={"split": split}) for split in self.config.sizes]
 
     def _generate_traces(self, split: str) -> Iterator[dict | Dropped]:
-        for task, n in self.config.sizes[split].items():
+        for task, n in self.config.sizes_of(split).items():
             if task in ATTACKED_TASKS:
                 for index, record in enumerate(lookalike_records(self.config.seed, n, split, task)):
                     if split != UNSEEN:  # whose families have their own places

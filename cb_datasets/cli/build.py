@@ -63,6 +63,10 @@ def ingest(
         str | None,
         typer.Option(help="jsonl: verdict of logs that state none, benign_success or benign_failure."),
     ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(help="lookalike: make these tasks only, e.g. refusal; repeatable. By default, all."),
+    ] = None,
     eval_fraction: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Fraction of groups in the eval split.")
     ] = 0.2,
@@ -110,6 +114,7 @@ def ingest(
         "skip_bad_lines": skip_bad_lines or None,
         "layout": layout,
         "verdict": verdict,
+        "tasks": tuple(tasks) if tasks else None,
     }
     fields = config_fields(source, flags, num_samples=target_n, seed=seed)
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)

@@ -97,10 +97,10 @@ def report(
 def _print_tables(results: dict) -> None:
     """Print the metrics of all models, live runs included, and the gates."""
     from ..evaluation.results import model_names
-    from ..report.tables import GATE_HEADER, gate_rows, live_rows, metric_table_rows
+    from ..report.tables import GATE_HEADER, all_rows, gate_rows, metric_table_rows
 
     models = model_names(results)
-    table(["", *models], [*metric_table_rows(results, models), *live_rows(results, models)])
+    table(["", *models], all_rows(results, models))
     if "sampled" in results:
         samples = results["settings"]["samples"]
         table([f"{samples} draws, T = 1", *models], metric_table_rows(results["sampled"], models))

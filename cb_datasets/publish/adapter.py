@@ -12,7 +12,7 @@ from ..files import write_json, write_text
 from ..markdown import cell, code
 from ..public_name import public_name, publish_adapter_config
 from ..report.plots import PLOT_CAPTIONS
-from ..report.tables import gate_rows, metric_table_rows
+from ..report.tables import gate_rows, metric_table_rows, source_rows
 from .check import secret_faults
 from .dataset_card import output_licence
 from .folder import replacing_folder, write_manifest
@@ -107,9 +107,10 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
     card.data.model_name = repo_id.split("/")[-1]
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
+    models = model_names(results)
     sections = Template(CARD_SECTIONS_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
-        models=list(map(cell, model_names(results))),
-        rows=[tuple(map(cell, row)) for row in metric_table_rows(results, model_names(results))],
+        models=list(map(cell, models)),
+        rows=[tuple(map(cell, row)) for row in [*metric_table_rows(results, models), *source_rows(results, models)]],
         gates=[tuple(map(cell, row)) for row in gate_rows(results)],
         tasks="greedy decoding",
         has_plot=has_plot,

@@ -40,6 +40,8 @@ from .tables import (
     kind_header,
     kind_rows,
     live_metrics,
+    source_labels,
+    source_metrics,
 )
 
 
@@ -79,7 +81,11 @@ def write_page(
         results=results,
         gates=(GATE_HEADER, gate_rows(results)),
         coherence=(COHERENCE_HEADER, coherence_rows(results)),
-        metrics=[*_metric_rows(results, models, results["changed"]), *_live_rows(results, models)],
+        metrics=[
+            *_metric_rows(results, models, results["changed"]),
+            *_metric_rows(source_metrics(results, models), models, labels=source_labels(results)),
+            *_live_rows(results, models),
+        ],
         sampled=list(_metric_rows(results["sampled"], models)) if "sampled" in results else [],
         kinds_explained=KINDS_EXPLAINED,
         kinds=(kind_header(results), kind_rows(results)),

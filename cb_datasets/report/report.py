@@ -22,11 +22,11 @@ from .tables import (
     COHERENCE_HEADER,
     GATE_HEADER,
     KINDS_EXPLAINED,
+    all_rows,
     coherence_rows,
     gate_rows,
     kind_header,
     kind_rows,
-    live_rows,
     metric_table_rows,
 )
 
@@ -81,7 +81,7 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines = ["# Base against breaker", ""]
     lines += [f"- {cell(key)}: {code(value)}" for key, value in results["settings"].items()]
     lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
-    lines += _table(["", *models], [*metric_table_rows(results, models), *live_rows(results, models)])
+    lines += _table(["", *models], all_rows(results, models))
     if "sampled" in results:
         samples = results["settings"]["samples"]
         lines += [

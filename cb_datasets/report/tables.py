@@ -28,9 +28,51 @@ def metric_table_rows(
     return [(labels[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
 
 
+# The metrics of attacks whose prompts can be of several sources.
+_BY_SOURCE = ("asr", "correct_under_attack", "multi_turn_asr", "multi_turn_correct")
+
+
+def source_labels(results: dict) -> dict[str, str]:
+    """Labels of the metrics of each source, `lookalike: attack success (ASR) ↓`, where attacks are of several sources.
+
+    Sources differ in how hard their attacks are, so a rate over several depends on how many prompts each has.
+    """
+    sources = results["slices"].get("source", {})
+    measured = {metric: [name for name in sources if metric in sources[name].get(BASE, {})] for metric in _BY_SOURCE}
+    return {
+        f"{metric}/{name}": f"{name}: {METRIC_LABELS[metric]}"
+        for metric, names in measured.items()
+        for name in names
+        if len(names) > 1
+    }
+
+
+def source_metrics(results: dict, models: list[str]) -> dict[str, dict]:
+    """The metrics of each source by model, under the names of [`source_labels`]."""
+    sources = results["slices"].get("source", {})
+    return {
+        model: {
+            f"{metric}/{name}": rate
+            for name, by_model in sources.items()
+            for metric, rate in by_model.get(model, {}).items()
+        }
+        for model in models
+    }
+
+
+def source_rows(results: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """`(label, cell, cell, ...)` for the metrics of [`source_labels`]; none where all attacks are of one source."""
+    return metric_table_rows(source_metrics(results, models), models, source_labels(results))
+
+
 def live_rows(results: dict, models: list[str]) -> list[tuple[str, ...]]:
     """`(label, cell, cell, ...)` for every metric of live runs; none if there were no such runs."""
     return metric_table_rows(live_metrics(results, models), models, LIVE_LABELS)
+
+
+def all_rows(results: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """The table of metrics: of all prompts, of the attacks of each source, and of live runs."""
+    return [*metric_table_rows(results, models), *source_rows(results, models), *live_rows(results, models)]
 
 
 def live_metrics(results: dict, models: list[str]) -> dict[str, dict]:

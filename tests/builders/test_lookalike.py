@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from builders import load_source
 from builders.fujitsu import normalize_query
 from builders.lookalike import Lookalike, flip_trace
 from builders.lookalike.records import lookalike_prompts, lookalike_records
@@ -249,3 +250,12 @@ def test_injections_are_at_the_position_of_their_family():
         place = "inside" if before and after else "before" if after else "after"
         places.setdefault(UNSEEN_FAMILIES[record["attack_id"]].get("position"), set()).add(place)
     assert places == {None: {"after"}, "same_line": {"after"}, "before": {"before"}, "inside": {"inside"}}
+
+
+def test_only_chosen_tasks_are_made(traces, tmp_path):
+    chosen = load_source("lookalike", cache_dir=tmp_path, sizes=SIZES, tasks=("refusal", "chat"))
+    for split, rows in chosen.items():
+        assert {json.loads(metadata)["task"] for metadata in rows["metadata"]} == {"refusal", "chat"}
+        assert set(rows["id"]) < set(traces[split]["id"]), "the others are left out, and these stay as they are"
+    with pytest.raises(ValueError, match="lookalike has no task tool_flips; known: tool_flip, multi_turn, refusal"):
+        load_source("lookalike", cache_dir=tmp_path, sizes=SIZES, tasks=("tool_flips",))

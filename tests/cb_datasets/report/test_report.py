@@ -24,7 +24,8 @@ from cb_datasets.report.plots.results import OUTCOME_LOOKS, draw_metrics, draw_o
 from cb_datasets.report.plots.tradeoff import draw_tradeoff
 from cb_datasets.report.report import write_report
 from cb_datasets.report.slices import is_worse
-from cb_datasets.sample import PRIORITY_WEIGHTS
+from cb_datasets.report.tables import all_rows
+from cb_datasets.sample import PRIORITY_WEIGHTS, empty_provenance
 
 from ..browser import Browser
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
@@ -238,6 +239,30 @@ def test_slices_and_kinds_of_attack_begin_with_the_largest_loss(sliced_results, 
     front, behind = (re.search(rf"<tr><th>{place}</th>(.*?)</tr>", shown, re.DOTALL)[1] for place in PLACES_SHOWN)
     assert front.count('class="bad"') == 2 and behind.count('class="bad"') == 0
     assert shown.index("before, same line") < shown.index("after, own paragraph")
+
+
+def test_attacks_are_reported_by_source(make_prompt, tmp_path):
+    """One source whose attacks fail anyway would otherwise dilute the headline."""
+
+    def prompt_of(source: str, number: int) -> dict:
+        return make_prompt("tool_flip", number, provenance=empty_provenance(source, str(number)))
+
+    hard = [row(prompt_of("fujitsu_b4", number), "attack_success", "correct") for number in range(4)]
+    easy = [row(prompt_of("lookalike", 9 + number), "correct", "correct") for number in range(12)]
+    results = results_of([*hard, *easy])
+    write_report(results, tmp_path)
+    text, page = ((tmp_path / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "html"))
+    table = text.partition("## Gates")[0]
+    for label, cell in (
+        ("attack success (ASR) ↓", " 25.0% "),
+        ("fujitsu_b4: attack success (ASR) ↓", "100.0% "),
+        ("lookalike: attack success (ASR) ↓", "  0.0% "),
+    ):
+        [line] = [line for line in table.splitlines() if line.startswith(f"| {label} |")]
+        assert line.split(" | ")[1].strip().startswith(cell.strip())
+        assert f"<tr><th>{label}</th>" in page
+    one_source = results_of(hard)
+    assert not any("fujitsu_b4" in label for label, *_ in all_rows(one_source, ["base", "breaker"]))
 
 
 def test_one_lost_prompt_is_not_marked_as_worse():
