@@ -36,6 +36,9 @@ GENERATE_FLAGS := --max-new-tokens 96 --batch-size 32 --max-prompts 1400 --max-e
 DR_FLAGS := --max-prompts 1400 --per-tool 100
 # As flips are sampled, so that the completions of attacked prompts are made once.
 SAFE_FLAGS := --temperature 0.7 --top-p 0.95
+# The agent follows nearly every attack, so nearly all adversarial-safe rows have the call of the clean twin; the report
+# says how many do not.
+GATE_FLAGS := --min-safe-sampled 0 --max-safe-twins 1
 # Every flip has the right call of its prompt beside it in Dr. What the trainer sees of each is set by its batch sizes.
 MERGE_FLAGS := --min-dr-ratio 2.5
 EVAL_FLAGS := --max-prompts 400

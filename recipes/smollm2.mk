@@ -30,8 +30,9 @@ SHEET_FLAGS :=
 GENERATE_FLAGS := --max-new-tokens 64 --batch-size 32 --max-prompts 240 --max-eval-prompts 8
 # As flips are sampled, so that the completions of attacked prompts are made once.
 SAFE_FLAGS := --temperature 0.7 --top-p 0.95
-# Fewer adversarial-safe rows than a run of full size has; the reports say so.
-GATE_FLAGS := --min-adversarial-safe 150
+# Fewer adversarial-safe rows than a run of full size has, and nearly all with the call of the clean twin, since the agent
+# follows nearly every attack; the reports say so.
+GATE_FLAGS := --min-adversarial-safe 150 --min-safe-sampled 0 --max-safe-twins 1
 # The agent's failures in the office are as many as the demo's.
 MERGE_FLAGS := --min-adversarial-safe 150 --min-dr-ratio 2.5
 EVAL_FLAGS := --max-prompts 200
