@@ -274,14 +274,14 @@ def count_repairs(traces: datasets.DatasetDict) -> Counter[str]:
 
 
 def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> dict:
-    """Counts `{records, attacked, verdicts, groups, drops, attacked_drops}` of one source, and `repaired` where traces
-    were mended.
+    """Counts `{records, attacked, verdicts, groups, drops}` of one source, `attacked_drops` where some of the drops
+    contain an attack, and `repaired` where traces were mended.
 
-    Every record is counted once, under its verdict or under the reason for which it was dropped; `attacked_drops` are
-    those of the drops that contain an attack.
+    Every record is counted once, under its verdict or under the reason for which it was dropped.
     """
     verdicts = count_verdicts(traces)
     repaired = count_repairs(traces)
+    attacked = Counter(drop.reason for drop in dropped if drop.is_attacked)
     return {
         "records": sum(verdicts.values()) + sum(drop.is_record for drop in dropped),
         "attacked": sum(len(split) - split.data["attack"].null_count for split in traces.values())
@@ -289,6 +289,6 @@ def summarize_traces(traces: datasets.DatasetDict, dropped: list[Dropped]) -> di
         "verdicts": dict(sorted(verdicts.items())),
         "groups": len({group for split in traces.values() for group in pc.unique(split.data["group"]).to_pylist()}),
         "drops": dict(sorted(Counter(drop.reason for drop in dropped).items())),
-        "attacked_drops": dict(sorted(Counter(drop.reason for drop in dropped if drop.is_attacked).items())),
+        **({"attacked_drops": dict(sorted(attacked.items()))} if attacked else {}),
         **({"repaired": dict(sorted(repaired.items()))} if repaired else {}),
     }

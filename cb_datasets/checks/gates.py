@@ -183,8 +183,8 @@ def source_gates(counts: RowCounts, sheets: dict[str, dict], limits: Thresholds)
     # The verdicts are in the data sheet alone. Rows of AgentDojo without one fail: nothing says they were judged.
     if "agentdojo" in sources | set(sheets):
         sheet = sheets.get("agentdojo", {})
-        verdicts, attacked, drops = sheet.get("verdicts", {}), sheet.get("attacked", 0), sheet.get("attacked_drops")
-        missing = None if drops is None else fraction(drops.get("no_security", 0), attacked)
+        verdicts, attacked = sheet.get("verdicts", {}), sheet.get("attacked", 0)
+        missing = fraction(sheet.get("attacked_drops", {}).get("no_security", 0), attacked)
         gates.append(at_most("agentdojo: without security", missing, limits.max_without_security, attacked))
         clear = verdicts.get("compromised", 0) + verdicts.get("resisted", 0)
         exposed = clear + verdicts.get("attempted", 0) + verdicts.get("unverified", 0)

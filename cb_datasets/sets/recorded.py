@@ -10,7 +10,7 @@ Such rows are off-policy (`completion_source = recorded`): the target never wrot
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,8 +112,9 @@ RESISTED_TURNS = RecordedSetSpec(
     (Outcome.CORRECT,),
     "injection_resisted",
     unless_failed=(Outcome.NO_CALL, Outcome.REFUSAL),
-    if_unknown=(Outcome.OTHER_TOOL,),
 )
+# Traces of one's own need not say which call is right: whoever stated the verdict has judged the call.
+OWN_RESISTED_TURNS = replace(RESISTED_TURNS, if_unknown=(Outcome.OTHER_TOOL,))
 CALL_TURNS = RecordedSetSpec("benign_success", every_call, (Outcome.CORRECT,), "tool_capability")
 SPLICED_TURNS = RecordedSetSpec(SPLICED, from_decision_on, (Outcome.CORRECT,), "adversarial_safe")
 LAST_WORDS = RecordedSetSpec("benign_success", last_words, (Outcome.NO_CALL,), "general_conversation")
@@ -135,7 +136,7 @@ RECORDED_SETS = {
     "retain/xstest_borderline": ("xstest_completions", BORDERLINE_TURNS),
     "harmful/jsonl_failures": ("jsonl", FLIP_TURNS),
     "harmful/jsonl_compliance": ("jsonl", COMPLIANCE_TURNS),
-    "retain/jsonl_resisted": ("jsonl", RESISTED_TURNS),
+    "retain/jsonl_resisted": ("jsonl", OWN_RESISTED_TURNS),
     "retain/jsonl_benign": ("jsonl", CALL_TURNS),
     "retain/jsonl_chat": ("jsonl", CHAT_TURNS),
     "retain/jsonl_refusals": ("jsonl", REFUSAL_TURNS),

@@ -6,6 +6,7 @@ dumps. The official layout is tested in `test_agentdojo_runs.py`.
 
 import json
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -682,6 +683,7 @@ def test_real_totals(builder: TraceBuilder):
         },
         "groups": 97,
         "drops": {"aborted": 14, "empty": 34, "header": 8},
+        "attacked_drops": {"aborted": 7, "empty": 34},
     }
 
 
@@ -803,10 +805,10 @@ def _has_goal_call(message: dict, trace: dict) -> bool:
 def test_real_expected_tools(traces: list[dict]):
     known = Counter((trace["verdict"], trace["expected_tool"] is not None) for trace in traces if trace["attack"])
     assert known == {
-        ("compromised", True): 106,
-        ("compromised", False): 31,
-        ("resisted", True): 203,
-        ("resisted", False): 223,
+        ("compromised", True): 108,
+        ("compromised", False): 29,
+        ("resisted", True): 195,
+        ("resisted", False): 231,
         ("attempted", False): 40,
         ("not_exposed", False): 132,
     }
@@ -825,8 +827,10 @@ def test_real_expected_tools(traces: list[dict]):
 
 
 def _next_call(trace: dict, messages: list[dict]) -> str | None:
-    """Tool of the first call of the reference solution that the messages do not make."""
-    made = [call["function"]["name"] for message in messages for call in message["tool_calls"]]
+    """Tool of the first call of the reference solution that the messages do not make, or make with an error only."""
+    failed = [turn["tool_call_id"] for turn in messages if re.match(r"\w+Error: ", turn["content"] or "")]
+    calls = [call for turn in messages for call in turn["tool_calls"]]
+    made = [call["function"]["name"] for call in calls if call["id"] not in failed]
     for call in json.loads(trace["attack"]["expected_calls"] or "[]"):
         if call["name"] not in made:
             return call["name"]

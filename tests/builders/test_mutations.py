@@ -260,7 +260,7 @@ WHOLE = {
         "resisted": 2,
         "not_exposed": 1,
         "drop:attacker_as_user": 5,
-        "drop:aborted": 2,
+        "drop:no_security": 2,
         "drop:non_native_calls": 1,
         "drop:unknown_goal": 4,
     },

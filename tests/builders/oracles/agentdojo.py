@@ -80,11 +80,13 @@ def judge(
 
 def early_drop(record: dict, metadata: dict, messages: list) -> Outcomes:
     """The drop that does not depend on the content of the messages, or no outcome."""
+    if metadata.get("security") is None:
+        return drop("no_security")
     if not messages:
         return drop("empty")
     utility = metadata.get("utility", metadata.get("success"))
     last = messages[-1].get("role") if isinstance(messages[-1], dict) else None
-    if utility is None or metadata.get("security") is None or last != "assistant" or record.get("error"):
+    if utility is None or last != "assistant" or record.get("error"):
         return drop("aborted")
     if str(metadata.get("user_task_id")).startswith("injection_task"):
         return drop("attacker_as_user")

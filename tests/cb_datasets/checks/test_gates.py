@@ -286,7 +286,7 @@ def test_agentdojo_verdicts(make_sample):
     nothing, known = count_profiles([]), "agentdojo: verdict known"
 
     def sheet(**verdicts) -> dict:
-        return {"agentdojo": {"verdicts": verdicts, "attacked": 600, "attacked_drops": {}}}
+        return {"agentdojo": {"verdicts": verdicts, "attacked": 600}}
 
     assert failed(source_gates(nothing, sheet(**verdicts), LIMITS)) == set()
     assert failed(source_gates(nothing, sheet(**verdicts | {"attempted": 11}), LIMITS)) == {known}

@@ -96,7 +96,7 @@ def test_if_the_attackers_call_is_the_first_the_rest_is_left_out(llama_tokenizer
 
 
 def test_a_model_that_resists_in_parallel_decides_with_its_first_call(llama_tokenizer):
-    trace = decided("resisted", *turn(1, "Two things.", LIST, READ))
+    trace = decided("resisted", *turn(1, "Two things.", LIST, READ), expected_tool="list")
     [sample] = collected(trace, "retain/agentdojo_resisted", llama_tokenizer).samples
     assert sample["messages"] == trace["messages"][:3] and called(sample) == ["list"]
     assert sample["assistant_raw"].startswith("Two things.<|python_tag|>") and check(sample) == []
