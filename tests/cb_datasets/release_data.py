@@ -66,6 +66,8 @@ def write_data(folder: Path, rows: int = 24, seed: int = 0, source: str = "looka
     write_text(folder / "reports" / "sources.md", "# Sources\n")
     run("validate", "--data-dir", folder, "--strict")
     gates = ["--min-adversarial-safe", 1, "--min-categories", 1, "--max-category-share", 1, "--min-retain-tools", 1]
+    # All attacks are one.
+    gates += ["--max-family-share", 1, "--max-injection-task-share", 1, "--max-goal-share", 1]
     sets = [folder / name for name in SETS]
     quarantine = ["--quarantine", folder / "quarantine" / "validate"]
     report = folder / "reports" / "quality_gates.json"

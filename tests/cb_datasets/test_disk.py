@@ -32,7 +32,8 @@ COMMANDS = {
     "ingest": "ingest lookalike --n-samples 20 --output {disk}/traces",
     "validate": "validate {data}/harmful {data}/retain --quarantine {disk}/quarantine --report {disk}/report.json",
     "quality-gates": "quality-gates {data}/harmful {data}/retain --min-adversarial-safe 1 --min-categories 1 "
-    "--max-category-share 1 --min-retain-tools 1 --report {disk}/gates.json",
+    "--max-category-share 1 --max-family-share 1 --max-injection-task-share 1 --max-goal-share 1 --min-retain-tools 1 "
+    "--report {disk}/gates.json",
     "merge": "merge {data}/harmful {data}/retain --prompts {data}/prompts --output {disk}/stage2 --min-dr-ratio 1 "
     "--min-adversarial-safe 1",
     "preflight": "preflight --train-data {data}/stage2 --model {model} --report {disk}/preflight.json",

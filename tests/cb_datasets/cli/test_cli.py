@@ -428,6 +428,7 @@ def pipeline(tmp_path_factory, tiny_agent_path):
         (
             *("quality-gates", *sets, *quarantine, "--sources", reports / "sources.json"),
             *("--output", reports / "quality_gates.json", "--min-adversarial-safe", 5),
+            *("--min-safe-sampled", 0, "--max-safe-twins", 1),
         ),
         (
             *("merge", *sets, *quarantine, "--prompts", data / "prompts", "--output", data / "stage2"),
