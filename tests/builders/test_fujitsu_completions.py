@@ -300,6 +300,7 @@ def test_each_part_finds_its_own_files(tmp_path: Path, source: str, files: list[
             "verdicts": {"complied": 1},
             "groups": 1,
             "drops": {"empty_output": 1},
+            "attacked_drops": {"empty_output": 1},
         }
 
 

@@ -278,6 +278,7 @@ def test_the_real_completions(real_data: Path, tmp_path: Path):
         "verdicts": {"benign_failure": 2, "benign_success": 246, "complied": 128, "refused": 47},
         "groups": 249,
         "drops": {"partial_refusal": 27},
+        "attacked_drops": {"partial_refusal": 25},
     }
     prompts = load_source("xstest", data_dir=real_data / "xstest")["test"]
     by_number = {row["id"].removeprefix("xstest/"): (row["group"], row["attack"]) for row in prompts}
