@@ -149,8 +149,9 @@ def _safe_gates(dr: RowCounts, limits: Thresholds) -> list[Gate]:
     written, n = count_values(_safe(dr), "completion_source"), adversarial_safe(dr)
     if not n:
         return []
+    own = written["sampled"] + written["warned"]
     return [
-        at_least("retain: adversarial-safe, sampled", written["sampled"] / n, limits.min_safe_sampled, n),
+        at_least("retain: adversarial-safe, sampled or warned", own / n, limits.min_safe_sampled, n),
         at_most("retain: adversarial-safe, from twins", written["twin"] / n, limits.max_safe_twins, n),
         at_most("retain: adversarial-safe, recorded", written["recorded"] / n, limits.max_safe_recorded, n),
     ]

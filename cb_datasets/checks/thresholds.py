@@ -24,7 +24,7 @@ class Thresholds:
     max_recorded: float = _threshold(0.5, "Maximum fraction of Ds written by another model.")
     min_adversarial_safe: int = _threshold(400, "Minimum number of adversarial-safe rows in Dr.")
     min_safe_sampled: float = _threshold(
-        0.1, "Minimum fraction of adversarial-safe rows that the model wrote under the attack itself."
+        0.1, "Minimum fraction of adversarial-safe rows that the model wrote under the attack, warned of it or not."
     )
     max_safe_twins: float = _threshold(0.9, "Maximum fraction of adversarial-safe rows filled from clean twins.")
     max_safe_recorded: float = _threshold(0.5, "Maximum fraction of adversarial-safe rows not written by the model.")
