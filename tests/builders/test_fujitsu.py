@@ -219,6 +219,7 @@ def test_the_real_sample(real_data: Path):
         "verdicts": {"prompt_only": 16},
         "groups": 16,
         "drops": {"degenerate": 9},
+        "attacked_drops": {"degenerate": 9},
     }
     lines = (real_data / "fujitsu" / "b4_records_sample.jsonl").read_text(encoding="utf-8").splitlines()
     records = {f"fujitsu_b4/{record['record_id']}": record for record in map(json.loads, lines)}
