@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,19 +15,12 @@ from cb_datasets.formats import get_format
 from cb_datasets.sets.eval_prompts import evaluation_prompts
 from cb_datasets.sets.prompts import prompts_for_task
 from cb_datasets.sets.retain import RETAIN_TASKS
+from tests.make import ROOT, make
 from tools.small_models import save_wide_agent
 
 
-ROOT = Path(__file__).parents[1]
 LLAMA3_JSON = get_format("llama3_json")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.mk"))
-
-
-def make(*arguments):
-    # The environment that runs the tests has all that is needed.
-    ready = [word for name in ("", "-sources") for word in ("-o", f"{sys.prefix}/.ready{name}")]
-    command = ["make", "--no-print-directory", *ready, f"VENV={sys.prefix}", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def commands_of(recipe, target, data):
@@ -213,4 +204,4 @@ def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     rows = load_rows(data / "harmful" / "lookalike_flips")
     assert len(rows) >= 20
-    assert {row["provenance"]["generator_model"] for row in rows} == {str(model)}
+    assert {row["provenance"]["generator_model"] for row in rows} == {model.name}
