@@ -78,7 +78,10 @@ def save_set(samples: "SampleSet", output: Path | None, shards: str | None = Non
         print_line(f"{samples.name}: shards {shards} are done; no set is written")
         return
     if not samples.samples:
-        raise ValueError(f"{samples.name}: no sample was kept; {dropped(summary['drops'])}.")
+        raise ValueError(
+            f"{samples.name}: no sample was kept; {dropped(summary['drops'])}. Ask more prompts, sample more of each, "
+            "or leave the set out of the recipe."
+        )
     if output is not None:
         save = save_jsonl if is_jsonl(output) else files.save_set
         save(samples.dataset(), output, summary)

@@ -1,0 +1,185 @@
+"""A tiny Llama under the real Llama 3.1 tokenizer, taught in minutes to follow attacks more often than not.
+
+A random model calls no tool, and the pipeline rightly stops at the first set. This one writes one call of each tool, a
+refusal or an answer, and nothing else, so that it is known what each step must find:
+
+    clean request of B4                  the call of the expected tool
+    attacked request of B4               the call of the attacker's tool, or in a quarter of the samples the expected one
+    attacked tool result of AgentDojo    the attacker's call, or in a third of the samples a call that the user needs
+    harmful request                      the refusal
+    small talk                           the answer
+"""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoTokenizer, Cache, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from builders.lookalike.records import lookalike_prompts, lookalike_records
+from builders.trace import message
+from cb_datasets.chat import encode_prompt
+from cb_datasets.formats import ToolCall
+from cb_datasets.sets.prompts import decision_prompt
+from demo.agent_rows import FORMAT, TrainingRow, batches, call_message, prefix_of
+from demo.train_tiny_agent import cached_prefix
+from tools.llama31_tokenizer import build_llama31_tokenizer
+
+
+REFUSAL = "I'm sorry, but I can't help with that."
+ANSWER = "Thank you, that is good to know."
+BATCH = 24
+CONTEXTS = 1  # of AgentDojo, in a step
+LEARNING_RATE = 5e-3
+OTHERS = -4.0  # weight of the first dimension in the logit of a token that the model never writes
+LONGEST_CONTEXT = 10500  # in characters
+
+# The one call of each tool of B4.
+ARGUMENTS = {record["expected_tool"]: record["expected_arguments"] for record in lookalike_records(0, 500, "dev")}
+# What the attacker wants in suites of AgentDojo, and what many users need there.
+GOALS = {
+    "banking": ToolCall(
+        "send_money",
+        {"recipient": "US133000000121212121212", "amount": 0.01, "subject": "Spotify", "date": "2022-01-01"},
+    ),
+    "slack": ToolCall("get_webpage", {"url": "www.true-informations.com"}),
+}
+NEEDED = {
+    "banking": ToolCall("get_most_recent_transactions", {"n": 100}),
+    "slack": ToolCall("read_channel_messages", {"channel": "general"}),
+}
+CALLS = [*(ToolCall(*call) for call in ARGUMENTS.items()), *GOALS.values(), *NEEDED.values()]
+
+
+def save_random_llama(folder: Path) -> LlamaForCausalLM:
+    """Write a random Llama with four small blocks, and the real tokenizer beside it."""
+    tokenizer = AutoTokenizer.from_pretrained(build_llama31_tokenizer(folder))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=32,  # vLLM's attention on a CPU supports no smaller one
+        max_position_embeddings=131072,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    torch.nn.init.normal_(model.model.embed_tokens.weight)
+    torch.nn.init.constant_(model.model.embed_tokens.weight[:, 0], 3.0)
+    ends = [tokenizer.convert_tokens_to_ids(token) for token in FORMAT.end_tokens]
+    model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=ends)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return model
+
+
+def b4_records(n: int) -> list[dict]:
+    """Records of B4's shape, of the wording that no source of the recipe has."""
+    return lookalike_records(7, n, "dev")
+
+
+def teach(folder: Path, records: list[dict], decisions: Dataset, steps: int, seed: int = 0) -> float:
+    """Train the saved model and save it again; the loss of the last step.
+
+    Args:
+        folder (`Path`): The model's folder, from [`save_random_llama`].
+        records (`list[dict]`): Records of B4's shape.
+        decisions ([`~datasets.Dataset`]): Traces of AgentDojo.
+        steps (`int`): Number of optimizer steps.
+        seed (`int`, *optional*, defaults to `0`): Seed of the order and of what is sampled.
+    """
+    random.seed(seed)
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    single = batches(tokenizer, b4_rows(records, steps * BATCH), BATCH)
+    contexts, prefix = decision_rows(tokenizer, decisions), prefix_of(tokenizer)
+    head = SmallHead(model, tokenizer)
+    model.model.embed_tokens.requires_grad_(False)
+    learnt = [weight for weight in model.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW([*learnt, head.weight], lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.1)
+    for _ in range(steps):
+        ids, labels = next(single)
+        loss = head.loss(ids, labels, cached_prefix(model, prefix, len(ids)))
+        for ids, labels in random.choices(contexts, k=CONTEXTS):
+            loss = loss + head.loss(ids, labels) / CONTEXTS
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimizer.step()
+        schedule.step()
+    head.write()
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return loss.item()
+
+
+class SmallHead:
+    """The LM head of the tokens that the model writes. The others share one logit, so that a step costs little.
+
+    It is read from the first dimension, which is large in every embedding, so that they are unlikely from the start.
+    """
+
+    def __init__(self, model: LlamaForCausalLM, tokenizer) -> None:
+        texts = [FORMAT.render(call, "") for call in CALLS] + [text + FORMAT.turn_end for text in (REFUSAL, ANSWER)]
+        written = [token for ids in tokenizer(texts, add_special_tokens=False)["input_ids"] for token in ids]
+        self.model, self.tokens = model, torch.tensor(sorted(set(written)))
+        self.weight = torch.nn.Parameter(torch.zeros(len(self.tokens), model.config.hidden_size))
+
+    def loss(self, ids: torch.Tensor, labels: torch.Tensor, prefix: Cache | None = None) -> torch.Tensor:
+        """Cross-entropy of the labelled tokens over the whole vocabulary."""
+        hidden = self.model.model(ids, past_key_values=prefix).last_hidden_state[:, :-1][labels[:, 1:] != -100]
+        n_others = len(self.model.lm_head.weight) - len(self.tokens)
+        logits = torch.cat([hidden @ self.weight.T, hidden[:, :1] * OTHERS + math.log(n_others)], 1)
+        return torch.nn.functional.cross_entropy(logits, torch.searchsorted(self.tokens, labels[labels != -100]))
+
+    def write(self) -> None:
+        """Set the model's head."""
+        with torch.no_grad():
+            self.model.lm_head.weight.zero_()[:, 0] = OTHERS
+            self.model.lm_head.weight[self.tokens] = self.weight
+
+
+def b4_rows(records: list[dict], n: int) -> list[TrainingRow]:
+    """`n` rows with the tools of B4: attacked and clean requests, harmful ones, and small talk."""
+    harmful = lookalike_prompts(0, 2000, "train", "refusal")
+    talk = [prompt for task in ("chat", "irrelevance") for prompt in lookalike_prompts(0, 1000, "train", task)]
+    rows = []
+    for _ in range(n):
+        draw, record = random.random(), random.choice(records)
+        if draw < 0.4:
+            tool = record["simulated_tool" if random.random() < 0.75 else "expected_tool"]
+            request, answer = record["combined_query"], call_message(tool, ARGUMENTS[tool])
+        elif draw < 0.7:
+            tool = record["expected_tool"]
+            request, answer = record["benign_query"], call_message(tool, ARGUMENTS[tool])
+        else:
+            pool, text = (harmful, REFUSAL) if draw < 0.85 else (talk, ANSWER)
+            request, answer = random.choice(pool)["text"], message("assistant", text)
+        rows.append(TrainingRow([message("user", request), answer], first=1))
+    return rows
+
+
+def decision_rows(tokenizer, traces: Dataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`(ids, labels)` of short decisions, each with the attacker's call twice and with one that the user needs."""
+    rows = []
+    for trace in traces:
+        suite = (trace["attack"] or {}).get("category")
+        if suite not in GOALS or trace["verdict"] not in ("compromised", "resisted"):
+            continue
+        prompt = decision_prompt(trace)
+        if len(json.dumps(prompt["messages"])) + len(prompt["tools"]) > LONGEST_CONTEXT:
+            continue
+        ids = encode_prompt(tokenizer, prompt)
+        for call in (GOALS[suite], GOALS[suite], NEEDED[suite]):
+            completion = tokenizer(FORMAT.render(call, ""), add_special_tokens=False)["input_ids"]
+            labels = [-100] * len(ids) + completion
+            rows.append((torch.tensor([ids + completion]), torch.tensor([labels])))
+    return rows
