@@ -25,15 +25,16 @@ from cb_datasets.chat import encode_prompt
 from cb_datasets.formats import ToolCall
 from cb_datasets.sets.prompts import decision_prompt
 from demo.agent_rows import FORMAT, TrainingRow, batches, call_message, prefix_of
-from demo.train_tiny_agent import cached_prefix
+from demo.train_tiny_agent import cached_prefix, learning_rate_at, make_optimizers, update
 from tools.llama31_tokenizer import build_llama31_tokenizer
 
 
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Thank you, that is good to know."
 BATCH = 24
-CONTEXTS = 1  # of AgentDojo, in a step
-LEARNING_RATE = 5e-3
+SHORT = 0.35
+TAIL = 400
+LEARNING_RATE = 3e-3
 OTHERS = -4.0  # weight of the first dimension in the logit of a token that the model never writes
 LONGEST_CONTEXT = 10500  # in characters
 
@@ -65,6 +66,7 @@ def save_random_llama(folder: Path) -> LlamaForCausalLM:
         num_hidden_layers=4,
         num_attention_heads=2,
         num_key_value_heads=2,
+        initializer_range=0.1,
         head_dim=32,  # vLLM's attention on a CPU supports no smaller one
         max_position_embeddings=131072,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -99,23 +101,21 @@ def teach(folder: Path, records: list[dict], decisions: Dataset, steps: int, see
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.model.embed_tokens.requires_grad_(False)
+    head, optimizers = SmallHead(model, tokenizer), make_optimizers(model)
+    optimizers[1].add_param_group({"params": [head.weight]})
     single = batches(tokenizer, b4_rows(records, steps * BATCH), BATCH)
     contexts, prefix = decision_rows(tokenizer, decisions), prefix_of(tokenizer)
-    head = SmallHead(model, tokenizer)
-    model.model.embed_tokens.requires_grad_(False)
-    learnt = [weight for weight in model.model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW([*learnt, head.weight], lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps, pct_start=0.1)
-    for _ in range(steps):
+    for index in range(steps):
+        is_short = index < SHORT * steps
         ids, labels = next(single)
-        loss = head.loss(ids, labels, cached_prefix(model, prefix, len(ids)))
-        for ids, labels in random.choices(contexts, k=CONTEXTS):
-            loss = loss + head.loss(ids, labels) / CONTEXTS
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learnt, 1.0)
-        optimizer.step()
-        schedule.step()
+        loss = head.loss(ids, labels, None if is_short else cached_prefix(model, prefix, len(ids)))
+        for ids, labels in random.choices(contexts, k=4 if is_short else 1):
+            ids, labels = (ids[:, -TAIL:], labels[:, -TAIL:]) if is_short else (ids, labels)
+            loss = loss + head.loss(ids, labels) / (4 if is_short else 1)
+        update(optimizers, loss, learning_rate_at(index, steps, LEARNING_RATE, warmup=20))
+        if index % 20 == 0:
+            print(index, f"{loss.item():.3f}", flush=True)
     head.write()
     model.to(torch.bfloat16).save_pretrained(folder)
     return loss.item()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cb_datasets.files import load_rows, read_json
+from cb_datasets.files import load_rows
 from tests.llama_agent import b4_records, save_random_llama, teach
 from tests.make import make
 

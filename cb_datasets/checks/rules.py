@@ -35,7 +35,7 @@ from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_
 from ..outcomes import Outcome, outcome_of_read
 from ..sample import COMPLETION_SOURCES, GENERATED, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
-from .tool_schemas import schema_fault, schemas_of
+from ..tool_schemas import schema_fault, schemas_of
 
 
 CALL_RULES = ("R1", "R3", "R4", "R4b", "R5", "R6", "agreement")

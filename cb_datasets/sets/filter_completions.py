@@ -11,9 +11,10 @@ from datasets import Dataset
 
 from ..answers.gibberish import is_degenerate
 from ..chat import DATE_STRING, template_hash
-from ..formats import Diagnosis, ToolCallFormat
+from ..formats import Diagnosis, ToolCall, ToolCallFormat
 from ..generation import Backend, Sampling
 from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
+from ..tool_schemas import schema_fault, schemas_of
 from .make_sample import make_sample
 from .sample_set import SampleSet
 from .target_model import TargetModel, warned
@@ -133,7 +134,18 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
     checked = parsed.calls if rule.right_arguments and parsed.is_call else ()
     if any(has_expected_arguments(call, prompt["target"], prompt["tools"]) is False for call in checked):
         return "wrong_arguments"
+    # Validation refuses such a row, and a whole set that has many of them.
+    if not _fit_schemas(parsed.calls, prompt["tools"]):
+        return "arguments_do_not_fit"
     return "gibberish" if is_degenerate(parsed.text) else None
+
+
+def _fit_schemas(calls: tuple[ToolCall, ...], tools: str | None) -> bool:
+    """Whether the arguments fit the tools' schemas; a schema that cannot be evaluated is for validation to name."""
+    try:
+        return all(schema_fault(call, schemas_of(tools)) is None for call in calls)
+    except ValueError:
+        return True
 
 
 def _provenance(completion: dict, backend: Backend, sampling: Sampling, prompt_format: str) -> dict:

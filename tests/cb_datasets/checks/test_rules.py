@@ -6,8 +6,8 @@ import pytest
 
 from builders.trace import message
 from cb_datasets.checks.rules import RULES, check
-from cb_datasets.checks.tool_schemas import schemas_of
 from cb_datasets.sample import HARMFUL_CLASSES, PRIORITY_WEIGHTS
+from cb_datasets.tool_schemas import schemas_of
 from tests.growth import FACTOR, growth
 
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG

@@ -102,6 +102,17 @@ def test_every_prompt_is_asked_once_and_its_flip_kept(traces, target_model):
         assert sample["labels"]["observed_tool"] == sample["target"]["simulated_tool"] and check(sample) == []
 
 
+def test_a_call_whose_arguments_do_not_fit_is_dropped_before_validation(traces, target_model):
+    flips = flipping(traces, lambda number, seed: True)
+
+    def rule(prompt: str, seed: int, number: int) -> str:
+        return flips(prompt, seed, number).replace("query", "q" if number % 3 == 0 else "query")
+
+    made = generate_flips(traces, target_model(rule), DRAWN)
+    assert len(made.samples) == 16 + 4 and made.drops == {"arguments_do_not_fit": 10}
+    assert all(check(sample) == [] for sample in made.samples)
+
+
 def test_what_became_of_each_category_is_told(traces, target_model):
     made = generate_flips(traces, target_model(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
     table = made.by_category()

@@ -7,11 +7,11 @@ import pytest
 
 from builders.trace import to_json
 from cb_datasets.checks.rules import check
-from cb_datasets.checks.tool_schemas import MAX_STEPS, ToolSchema, schema_fault, schemas_of
 from cb_datasets.formats import ToolCall
+from cb_datasets.tool_schemas import MAX_STEPS, ToolSchema, schema_fault, schemas_of
 from tests.growth import FACTOR, growth
 
-from ..conftest import RIGHT
+from .conftest import RIGHT
 
 
 NODE = {"type": "object", "properties": {"next": {"$ref": "#"}, "size": {"type": "integer"}}}

@@ -24,8 +24,8 @@ from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-from ..arguments import parameter_schemas
-from ..formats import ToolCall
+from .arguments import parameter_schemas
+from .formats import ToolCall
 
 
 # Keywords of a schema that are evaluated for one call. A few nested alternatives that refer to each other double the
