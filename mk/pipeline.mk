@@ -140,7 +140,8 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 # Breakers that a recipe trains beside its own, by name: recipes/<recipe>-<name>.yaml.
 EXTRA_ADAPTERS := $(ALSO:%=$(DATA)/adapters/%/adapter_model.safetensors)
 ADAPTERS := --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DATA)/adapters/$(name))
-LAUNCH ?= $(BIN)/accelerate launch $(LAUNCH_FLAGS)
+# Quiet: an error of the training is one line, without a traceback of the launcher.
+LAUNCH ?= $(BIN)/accelerate launch --quiet $(LAUNCH_FLAGS)
 TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
 	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
 
