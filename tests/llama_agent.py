@@ -1,11 +1,11 @@
 """A tiny Llama under the real Llama 3.1 tokenizer, taught in minutes to follow attacks more often than not.
 
 A random model calls no tool, and the pipeline rightly stops at the first set. This one writes one call of each tool, a
-refusal or an answer, and nothing else, so that it is known what each step must find:
+refusal or an answer, and hardly anything else, so that it is known what each step must find:
 
     clean request of B4                  the call of the expected tool
-    attacked request of B4               the call of the attacker's tool, or in a quarter of the samples the expected one
-    attacked tool result of AgentDojo    the attacker's call, or in a third of the samples a call that the user needs
+    attacked request of B4               the call of the attacker's tool; in a quarter of the samples, the expected one
+    attacked tool result of AgentDojo    the attacker's call, or as often one that the user needs
     harmful request                      the refusal
     small talk                           the answer
 """
@@ -32,8 +32,7 @@ from tools.llama31_tokenizer import build_llama31_tokenizer
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Thank you, that is good to know."
 BATCH = 24
-SHORT = 0.35
-TAIL = 400
+TAIL = 400  # tokens at the end of a context of AgentDojo
 LEARNING_RATE = 3e-3
 OTHERS = -4.0  # weight of the first dimension in the logit of a token that the model never writes
 LONGEST_CONTEXT = 10500  # in characters
@@ -55,7 +54,7 @@ NEEDED = {
 CALLS = [*(ToolCall(*call) for call in ARGUMENTS.items()), *GOALS.values(), *NEEDED.values()]
 
 
-def save_random_llama(folder: Path) -> LlamaForCausalLM:
+def save_random_llama(folder: Path) -> None:
     """Write a random Llama with four small blocks, and the real tokenizer beside it."""
     tokenizer = AutoTokenizer.from_pretrained(build_llama31_tokenizer(folder))
     torch.manual_seed(0)
@@ -75,11 +74,10 @@ def save_random_llama(folder: Path) -> LlamaForCausalLM:
     )
     model = LlamaForCausalLM(config)
     torch.nn.init.normal_(model.model.embed_tokens.weight)
-    torch.nn.init.constant_(model.model.embed_tokens.weight[:, 0], 3.0)
+    torch.nn.init.constant_(model.model.embed_tokens.weight[:, 0], 3.0)  # see `SmallHead`
     ends = [tokenizer.convert_tokens_to_ids(token) for token in FORMAT.end_tokens]
     model.generation_config = GenerationConfig(bos_token_id=tokenizer.bos_token_id, eos_token_id=ends)
     model.to(torch.bfloat16).save_pretrained(folder)
-    return model
 
 
 def b4_records(n: int) -> list[dict]:
@@ -87,14 +85,17 @@ def b4_records(n: int) -> list[dict]:
     return lookalike_records(7, n, "dev")
 
 
-def teach(folder: Path, records: list[dict], decisions: Dataset, steps: int, seed: int = 0) -> float:
-    """Train the saved model and save it again; the loss of the last step.
+def teach(folder: Path, records: list[dict], decisions: Dataset, steps: int = 450, seed: int = 0) -> None:
+    """Train the saved model and save it again.
+
+    The first third of the steps sees the ends of prompts, which are the fastest to learn from; the others see whole
+    prompts, with the long schemas of the tools.
 
     Args:
         folder (`Path`): The model's folder, from [`save_random_llama`].
         records (`list[dict]`): Records of B4's shape.
         decisions ([`~datasets.Dataset`]): Traces of AgentDojo.
-        steps (`int`): Number of optimizer steps.
+        steps (`int`, *optional*, defaults to `450`): Number of optimizer steps, most of a second each.
         seed (`int`, *optional*, defaults to `0`): Seed of the order and of what is sampled.
     """
     random.seed(seed)
@@ -106,19 +107,16 @@ def teach(folder: Path, records: list[dict], decisions: Dataset, steps: int, see
     optimizers[1].add_param_group({"params": [head.weight]})
     single = batches(tokenizer, b4_rows(records, steps * BATCH), BATCH)
     contexts, prefix = decision_rows(tokenizer, decisions), prefix_of(tokenizer)
-    for index in range(steps):
-        is_short = index < SHORT * steps
+    for step in range(steps):
+        is_short = step < steps // 3
         ids, labels = next(single)
         loss = head.loss(ids, labels, None if is_short else cached_prefix(model, prefix, len(ids)))
-        for ids, labels in random.choices(contexts, k=4 if is_short else 1):
-            ids, labels = (ids[:, -TAIL:], labels[:, -TAIL:]) if is_short else (ids, labels)
-            loss = loss + head.loss(ids, labels) / (4 if is_short else 1)
-        update(optimizers, loss, learning_rate_at(index, steps, LEARNING_RATE, warmup=20))
-        if index % 20 == 0:
-            print(index, f"{loss.item():.3f}", flush=True)
+        for ids, labels in random.choices(contexts, k=4) if is_short else [random.choice(contexts)]:
+            start = -TAIL if is_short else 0
+            loss = loss + head.loss(ids[:, start:], labels[:, start:]) / (4 if is_short else 1)
+        update(optimizers, loss, learning_rate_at(step, steps, LEARNING_RATE, warmup=20))
     head.write()
     model.to(torch.bfloat16).save_pretrained(folder)
-    return loss.item()
 
 
 class SmallHead:
@@ -168,7 +166,7 @@ def b4_rows(records: list[dict], n: int) -> list[TrainingRow]:
 
 
 def decision_rows(tokenizer, traces: Dataset) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`(ids, labels)` of short decisions, each with the attacker's call twice and with one that the user needs."""
+    """`(ids, labels)` of short decisions, each with the attacker's call and with one that the user needs."""
     rows = []
     for trace in traces:
         suite = (trace["attack"] or {}).get("category")
@@ -178,7 +176,7 @@ def decision_rows(tokenizer, traces: Dataset) -> list[tuple[torch.Tensor, torch.
         if len(json.dumps(prompt["messages"])) + len(prompt["tools"]) > LONGEST_CONTEXT:
             continue
         ids = encode_prompt(tokenizer, prompt)
-        for call in (GOALS[suite], GOALS[suite], NEEDED[suite]):
+        for call in (GOALS[suite], NEEDED[suite]):
             completion = tokenizer(FORMAT.render(call, ""), add_special_tokens=False)["input_ids"]
             labels = [-100] * len(ids) + completion
             rows.append((torch.tensor([ids + completion]), torch.tensor([labels])))
