@@ -5,6 +5,9 @@
 The same runs of the demo's office suite, clean and attacked, are made by the same served model, one at a time and
 sixteen in flight, in turn, suite by suite. The time is the wall clock's, without the start of the server. The verdicts
 of both must agree; the table shows how many do.
+
+vLLM on a CPU has no attention for heads as narrow as the tiny agent's: give it the model that `save_wide_agent` of
+`tools/small_models.py` saves.
 """
 
 import argparse

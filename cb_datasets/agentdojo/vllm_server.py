@@ -1,6 +1,7 @@
 """A temporary vLLM server for the base model and adapters, each under its own name; vLLM parses the tool calls."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,9 @@ DEATH_TIMEOUT = 10
 
 # Lines of a dead server's log that the error message shows.
 _LOG_LINES = 15
+
+# An exception in a log. vLLM writes the process and the time before it, and prints much after it while it shuts down.
+_EXCEPTION = re.compile(r"^(?:\(.*?\) ERROR .*?\] )?(\w*(?:Error|Exception): .+)$", re.MULTILINE)
 
 # vLLM's tool-call parser for each tool-call format.
 _TOOL_PARSERS = {"llama3_json": "llama3_json"}
@@ -156,8 +160,10 @@ def _wait_until_up(url: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def _log_tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
-    return "\n".join([f"The end of {log}:", *lines])
+    text = log.read_text(encoding="utf-8", errors="replace")
+    cause = _EXCEPTION.search(text)
+    end = "\n".join([f"The end of {log}:", *text.splitlines()[-_LOG_LINES:]])
+    return f"Its first error is {cause[1]!r}. {end}" if cause else end
 
 
 def _stop(process: subprocess.Popen) -> None:

@@ -265,6 +265,17 @@ def test_a_server_that_does_not_come_up_shows_its_log(adapter, tmp_path, monkeyp
         pytest.fail("the block must not be entered")
 
 
+def test_the_error_of_a_dead_server_is_shown_however_much_it_prints_afterwards(adapter, tmp_path, monkeypatch):
+    error = "(Worker pid=7) ERROR 11-29 22:31:24 [executor.py:63] RuntimeError: Unsupported head_dim=24"
+    code = f"import sys; print({error!r}); print('leaked\\n' * 40); sys.exit(0)"
+    monkeypatch.setattr(vllm_server_module, "_COMMAND", [sys.executable, "-c", code])
+    error_is_shown = pytest.raises(
+        ConnectionError, match=r"exit code 0. Its first error is 'RuntimeError: Unsupported head_dim=24'. The end of"
+    )
+    with error_is_shown, start(adapter, tmp_path / "log"):
+        pytest.fail("the block must not be entered")
+
+
 def test_a_server_that_dies_during_the_run_shows_its_log(fake_server, adapter, tmp_path):
     log_is_shown = pytest.raises(ConnectionError, match=r"(?s)died with exit code 7.*out of memory")
     with log_is_shown, start(adapter, tmp_path / "log") as url:
