@@ -196,8 +196,8 @@ def test_the_recipe_for_a_gpu_generates_with_vllm(tiny_agent_path, tmp_path):
     pytest.importorskip("vllm", reason="vLLM is not installed: make test-vllm installs it")
     model, data = tmp_path / "model", tmp_path / "data"
     save_wide_agent(tiny_agent_path, model)
-    small = ["INGEST_FLAGS=--eval-fraction 0", "DS_FLAGS=", "SOURCES=lookalike", "ATTACKED=lookalike"]
-    small += ["GENERATE_FLAGS=--backend vllm --max-prompts 20 --max-eval-prompts 5"]
+    small = ["INGEST_FLAGS=--eval-fraction 0", "INGEST_FLAGS_lookalike=", "SOURCES=lookalike", "ATTACKED=lookalike"]
+    small += ["DS_FLAGS=", "GENERATE_FLAGS=--backend vllm --max-prompts 20 --max-eval-prompts 5"]
     done = make(
         "harmful", "RECIPE=llama-3.1-8b", f"MODEL={model}", f"DATA={data}", "HARMFUL_SETS=lookalike_flips", *small
     )

@@ -76,6 +76,7 @@ def generate_ds(
     sampling = generation.sampling(temperature, top_p, num_samples)
     if _is_dry_run(by_split, ATTACKED_TASKS, generation, options.passes(sampling), target_n):
         return
+    _require_prompts(by_split, ATTACKED_TASKS, [traces])
     name = f"harmful/{name_of(output)}"
     flips = generate_flips(by_split, generation.target_model(), sampling, options, name)
     save_set(flips, output, generation.shards)
@@ -120,6 +121,8 @@ def generate_dr(
     asked = tuple(task for subset in kinds for task in RETAIN_TASKS[subset][1])
     if _is_dry_run(by_split, asked, generation, [Pass(f"T = {temperature}", num_samples)]):
         return
+    for subset in kinds:
+        _require_prompts(by_split, RETAIN_TASKS[subset][1], traces)
     target_model = generation.target_model()
     together = SampleSet(f"retain/{name_of(output)}")
     for subset in kinds:
@@ -137,6 +140,15 @@ def _have_prompts(by_split: "dict[str, Dataset]", tasks: tuple[str, ...]) -> boo
     from ..sets.prompts import prompts_for_task
 
     return any(len(prompts_for_task(rows, task)) for rows in by_split.values() for task in tasks)
+
+
+def _require_prompts(by_split: "dict[str, Dataset]", tasks: tuple[str, ...], traces: list[Path]) -> None:
+    """Refuse traces without a prompt of these tasks, before a model is loaded for nothing."""
+    if not _have_prompts(by_split, tasks):
+        raise ValueError(
+            f"{', '.join(map(str, traces))}: no prompts for {' or '.join(tasks)}. Name traces with some, or leave "
+            "the set out of the recipe."
+        )
 
 
 @app.command()
@@ -188,6 +200,7 @@ def generate_adversarial_safe(
     sampling = generation.sampling(temperature, top_p, num_samples)
     if _is_dry_run(by_split, ATTACKED_TASKS, generation, options.passes(sampling), target_n):
         return
+    _require_prompts(by_split, ATTACKED_TASKS, [traces])
     verified = None
     if twins is not None:
         check_former_name(twins)

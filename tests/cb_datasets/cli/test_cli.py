@@ -140,6 +140,21 @@ def test_a_dry_run_shows_the_plan_and_its_cost_and_loads_no_model(tmp_path, tiny
     assert not (tmp_path / "out").exists()
 
 
+def test_traces_without_a_prompt_for_a_set_are_refused_before_a_model_is_loaded(tmp_path):
+    traces, out = tmp_path / "traces", tmp_path / "out"
+    assert run("ingest", "lookalike", "--tasks", "chat", "--n-samples", 20, "--output", traces).returncode == 0
+    flags = ("--traces", traces, "--output", out, "--model", tmp_path / "no_model")
+    attacked = f"{traces}: no prompts for tool_flip or multi_turn."
+    for command, error in (
+        (("generate-ds",), attacked),
+        (("generate-adversarial-safe",), attacked),
+        (("generate-dr", "--kinds", "chat", "--kinds", "refusals"), f"{traces}: no prompts for refusal."),
+    ):
+        refused = run(*command, *flags)
+        assert refused.returncode == 1 and error in refused.stderr, refused.stderr
+    assert "no_model" in run("generate-dr", "--kinds", "chat", *flags).stderr
+
+
 def test_a_dry_run_counts_and_writes_nothing(tmp_path):
     result = run("ingest", "lookalike", "--n-samples", 10, "--output", tmp_path / "out", "--dry-run")
     assert result.returncode == 0 and "not written (--dry-run)" in result.stdout
