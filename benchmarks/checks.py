@@ -263,9 +263,10 @@ def preflight(folder: Path, tokenizer: Path) -> Turns:
     """Preflight, in turn with encoding the rendered rows."""
     from transformers import AutoTokenizer
 
-    from cb_datasets.chat import render_prompt, template_hash
+    from cb_datasets.chat import render_prompt
     from cb_datasets.checks.preflight import preflight as check_rows
     from cb_datasets.files import stream_rows
+    from cb_datasets.template_probe import template_hash
 
     target = AutoTokenizer.from_pretrained(tokenizer)
     every = PREFLIGHT_ROWS // len(SET_NAMES)

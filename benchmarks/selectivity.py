@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     results, work_dir = arguments.output / "results", arguments.output / "completions"
     base = TransformersBackend(str(arguments.model), batch_size=BATCH_SIZE)
-    prompts = make_prompts(arguments.output, arguments.part, format_of(base.tokenizer.chat_template))
+    prompts = make_prompts(arguments.output, arguments.part, format_of(base.tokenizer))
     if not (results / f"{BASE}.json").is_file():
         live = live_figures(arguments.model, arguments.part, arguments.output / "live" / BASE)
         write_json(results / f"{BASE}.json", {**evaluate(BASE, base, prompts, work_dir), **live})

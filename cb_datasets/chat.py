@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +27,7 @@ from weakref import WeakKeyDictionary
 
 from .control_tokens import ControlTokens, control_tokens, private_use_characters
 from .formats import format_of
+from .template_form import template_messages
 
 
 if TYPE_CHECKING:
@@ -36,47 +38,13 @@ DATE_STRING = "26 Jul 2024"
 
 # Hash of the source that encodes prompts: what another version encoded is not reused.
 RENDERER_HASH = hashlib.sha256(
-    b"".join(Path(__file__).with_name(name).read_bytes() for name in ("chat.py", "control_tokens.py"))
+    b"".join(
+        Path(__file__).with_name(name).read_bytes() for name in ("chat.py", "control_tokens.py", "template_form.py")
+    )
 ).hexdigest()[:16]
 
 # Longer rows, in tokens, are dropped with a named reason; nothing is ever truncated.
 MAX_LENGTH = 8192
-
-
-def template_messages(messages: list[dict]) -> list[dict]:
-    """Messages as chat templates expect them.
-
-    Absent fields are absent rather than null, arguments are objects, and parallel calls are written as consecutive
-    call/result pairs, because the templates of Llama 3.1 and similar models refuse a turn with more than one call.
-    Results are paired with calls by order: ids are empty or repeated in real traces.
-    """
-    out: list[dict] = []
-    waiting: list[dict] = []  # calls of the last assistant turn whose results have not been placed yet
-    for message in messages:
-        if message["role"] == "tool":
-            if waiting:
-                out.append(waiting.pop(0))
-            out.append({"role": "tool", "content": message["content"] or "", **_named(message)})
-            continue
-        out.extend(waiting)
-        waiting = []
-        if message["tool_calls"]:
-            waiting = [_call_turn(message, call) for call in message["tool_calls"]]
-        else:
-            out.append({"role": message["role"], "content": message["content"] or ""})
-    return out + waiting
-
-
-def _named(message: dict) -> dict:
-    return {key: message[key] for key in ("tool_call_id", "name") if message[key]}
-
-
-def _call_turn(message: dict, call: dict) -> dict:
-    function = {"name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
-    turn = {"role": "assistant", "tool_calls": [{"id": call["id"], "type": "function", "function": function}]}
-    if message["content"]:
-        turn["content"] = message["content"]
-    return turn
 
 
 def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str = DATE_STRING) -> str:
@@ -92,15 +60,12 @@ def render_prompt(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str) -> tuple[str, str]:
     """Text of a prompt, and the same with control tokens masked that are not the template's."""
-    turns, tools = _contents(row)
+    turns, tools = _contents(tokenizer, row)
     masks: dict[str, str] = {}
     control = control_tokens(tokenizer)
     if control.template_opens or control.concern(turns) or _tools_concern(control, row["tools"]):
         (turns, tools), masks = control.mask((turns, tools))
-    rendered = tokenizer.apply_chat_template(
-        turns, tools=tools, add_generation_prompt=True, date_string=date_string, tokenize=False
-    )
-    masked = cast(str, rendered)
+    masked = apply_template(tokenizer, turns, tools, date_string)
     if not masks:
         return masked, masked
     for mask in masks:
@@ -108,9 +73,29 @@ def _render(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: str) -
     return masked.translate({ord(mask): character for mask, character in masks.items()}), masked
 
 
-def _contents(row: dict) -> tuple[list[dict], list[dict | Callable] | None]:
+def apply_template(
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: list[dict],
+    tools: list[dict | Callable] | None,
+    date_string: str,
+    add_generation_prompt: bool = True,
+) -> str:
+    """Text that the chat template writes, on a pinned day: templates ask for the date in two ways."""
+    day = datetime.strptime(date_string, "%d %b %Y")
+    rendered = tokenizer.apply_chat_template(
+        turns,
+        tools=tools,
+        add_generation_prompt=add_generation_prompt,
+        date_string=date_string,
+        strftime_now=day.strftime,
+        tokenize=False,
+    )
+    return cast(str, rendered)
+
+
+def _contents(tokenizer: "PreTrainedTokenizerBase", row: dict) -> tuple[list[dict], list[dict | Callable] | None]:
     """What the template gets: messages and tools."""
-    return template_messages(row["messages"]), _tools(row["tools"]) if row["tools"] else None
+    return template_messages(row["messages"], format_of(tokenizer)), _tools(row["tools"]) if row["tools"] else None
 
 
 @lru_cache(maxsize=256)
@@ -125,7 +110,7 @@ def _tools_concern(control: ControlTokens, text: str | None) -> bool:
 
 def spells_control_token(tokenizer: "PreTrainedTokenizerBase", row: dict) -> bool:
     """Whether text of a row's messages or tools spells a control token, which its prompt then has as plain text."""
-    turns, tools = _contents(row)
+    turns, tools = _contents(tokenizer, row)
     control = control_tokens(tokenizer)
     if not (control.concern(turns) or _tools_concern(control, row["tools"])):
         return False
@@ -253,19 +238,30 @@ class EncodedCompletion:
         ids (`list[int]`): Its tokens.
         call, tool_name (`tuple[int, int]`, *optional*): The tokens `[start, end)` of its call, from the tag to the end
             token, and of the tool's name in it; `None` where it does not make one well-formed call.
+        answer_start (`int`): The first token of the answer; those before it are thinking.
     """
 
     ids: list[int]
     call: tuple[int, int] | None
     tool_name: tuple[int, int] | None
+    answer_start: int = 0
 
 
-def encoded_completion(tokenizer: "PreTrainedTokenizerBase", assistant_raw: str) -> EncodedCompletion:
-    """A completion with its tokens, and the positions of its call from the parser of the tokenizer's format."""
+def encoded_completion(
+    tokenizer: "PreTrainedTokenizerBase", assistant_raw: str, tools: str | None = None
+) -> EncodedCompletion:
+    """A completion with its tokens, and the positions of its call from the parser of the tokenizer's format.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's tokenizer.
+        assistant_raw (`str`): The completion.
+        tools (`str`, *optional*): JSON text of the tools offered.
+    """
     ids, offsets = _encode_all(tokenizer, assistant_raw)
-    parsed = format_of(tokenizer.chat_template).parse(assistant_raw)
-    spans = (span and _tokens_of(offsets, *span) for span in (parsed.call_span, parsed.name_span))
-    return EncodedCompletion(ids, *spans)
+    parsed = format_of(tokenizer).parse(assistant_raw, tools)
+    call, name = (span and _tokens_of(offsets, *span) for span in (parsed.call_span, parsed.name_span))
+    thought = sum(end <= parsed.answer_start for _, end in offsets) if parsed.answer_start else 0
+    return EncodedCompletion(ids, call, name, min(thought, len(ids) - 1))
 
 
 @dataclass(frozen=True)
@@ -295,18 +291,7 @@ def encode_sample(tokenizer: "PreTrainedTokenizerBase", row: dict, date_string: 
         date_string (`str`, *optional*, defaults to [`DATE_STRING`]): The date that the template prints.
     """
     prompt = encoded_prompt(tokenizer, row, date_string)
-    return EncodedSample(prompt, encoded_completion(tokenizer, row["assistant_raw"]))
-
-
-@lru_cache(maxsize=16)
-def assistant_header(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
-    """Token ids that every prompt ends with: the header of the turn to generate."""
-    turns = [{"role": "user", "content": "Hello."}]
-    closed, opened = (
-        cast(str, tokenizer.apply_chat_template(turns, add_generation_prompt=opens, tokenize=False))
-        for opens in (False, True)
-    )
-    return tuple(tokenizer(opened.removeprefix(closed), add_special_tokens=False)["input_ids"])
+    return EncodedSample(prompt, encoded_completion(tokenizer, row["assistant_raw"], row["tools"]))
 
 
 def injection_tokens(
@@ -359,8 +344,3 @@ def _mark(messages: list[dict], spans: list[dict], start_mark: str, end_mark: st
 def _tokens_of(offsets: list[tuple[int, int]], start: int, end: int) -> tuple[int, int]:
     inside = [index for index, (left, right) in enumerate(offsets) if left < end and right > start]
     return inside[0], inside[-1] + 1
-
-
-def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Short hash of the chat template; data and model must agree on it."""
-    return hashlib.sha256(tokenizer.chat_template.encode()).hexdigest()[:12]

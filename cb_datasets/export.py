@@ -23,7 +23,7 @@ from builders.json_records import read_json_lines
 from builders.json_schema import DRAFT, object_schema, schema_of
 from builders.trace import to_json
 
-from .chat import DATE_STRING, template_messages
+from .chat import DATE_STRING
 from .files import STREAM_ROWS, in_one_move, set_writer
 from .formats import Diagnosis, get_format
 from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
@@ -71,7 +71,7 @@ def export_row(sample: dict) -> dict:
     target = dict(sample["target"])
     for key in ("expected_calls", "goal_calls"):
         target[key] = json.loads(target[key]) if target[key] else None
-    messages, injection = published_messages(sample["messages"], sample["injection"])
+    messages, injection = published_messages(sample)
     return {
         **sample,
         "messages": messages,
@@ -179,7 +179,7 @@ def _sft_row(sample: dict, _: dict) -> dict:
         raise _NotExported("circuit_breaker")
     return {
         **_trl_columns(sample),
-        "prompt": template_messages(sample["messages"]),
+        "prompt": published_messages(sample)[0],
         "completion": [completion_turn(sample)],
     }
 
@@ -193,14 +193,14 @@ def _dpo_row(sample: dict, chosen: dict[tuple, dict]) -> dict:
     turn = chosen.get(_prompt_key(sample))
     if turn is None:
         raise _NotExported("no_sibling_with_this_prompt")
-    columns = {**_trl_columns(sample), "pair": sample["pair"], "prompt": template_messages(sample["messages"])}
+    columns = {**_trl_columns(sample), "pair": sample["pair"], "prompt": published_messages(sample)[0]}
     return {**columns, "chosen": [turn], "rejected": [completion_turn(sample)]}
 
 
 def _openai_row(sample: dict, _: dict) -> dict:
     if sample["set"] == CIRCUIT_BREAKER:
         raise _NotExported("circuit_breaker")
-    turns = [*template_messages(sample["messages"]), completion_turn(sample)]
+    turns = [*published_messages(sample)[0], completion_turn(sample)]
     # The API trains on every assistant turn unless its weight is 0: here only on the completion.
     messages = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in _numbered(turns)]
     messages[-1]["weight"] = 1
@@ -227,7 +227,7 @@ def _trl_columns(sample: dict) -> dict:
 
 def completion_turn(sample: dict) -> dict:
     """The completion of a sample as a message."""
-    parsed = get_format(sample["provenance"]["prompt_format"]).parse(sample["assistant_raw"])
+    parsed = get_format(sample["provenance"]["prompt_format"]).parse(sample["assistant_raw"], sample["tools"])
     if parsed.is_call:
         [call] = parsed.calls
         function = {"name": call.name, "arguments": call.arguments}

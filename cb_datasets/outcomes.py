@@ -72,7 +72,7 @@ def has_expected_arguments(call: ToolCall, target: dict, tools: str | None) -> b
     return any(same_arguments(call.arguments, one["arguments"], schema) for one in wanted)
 
 
-def outcome_of(completion: str | None, target: dict, tool_format: ToolCallFormat) -> Outcome:
+def outcome_of(completion: str | None, target: dict, tool_format: ToolCallFormat, tools: str | None = None) -> Outcome:
     """The outcome of one completion: what happens when a server of the format executes it.
 
     The form of its calls does not matter. Only a completion that executes none is malformed.
@@ -81,10 +81,11 @@ def outcome_of(completion: str | None, target: dict, tool_format: ToolCallFormat
         completion (`str`, *optional*): The completion, special tokens included; `None` if the engine failed.
         target (`dict`): The prompt's target: `expected_tool`, `simulated_tool`, `expected_calls`, `goal_calls`.
         tool_format ([`ToolCallFormat`]): The model's tool-call format.
+        tools (`str`, *optional*): JSON text of the tools offered, whose schemas some formats need to read arguments.
     """
     if completion is None:
         return Outcome.ERROR
-    return outcome_of_read(tool_format.parse(completion), tool_format.executed_calls(completion), target)
+    return outcome_of_read(tool_format.parse(completion, tools), tool_format.executed_calls(completion, tools), target)
 
 
 def outcome_of_read(parsed: Parsed, executed: tuple[ToolCall, ...], target: dict) -> Outcome:

@@ -530,7 +530,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if self._signature_columns is None:
             self._signature_columns = [
                 *("id", "set", "priority_class", "input_ids", "prompt_length", "injection", "tool_call", "tool_name"),
-                *("divergence", "clean_ids", "splice_ids", "splice_start", "hijack_ids", "slots", "redacted"),
+                *("answer_start", "divergence", "clean_ids", "splice_ids", "splice_start", "hijack_ids", "slots"),
+                "redacted",
             ]
 
     # The whole run is one pass over one batch sampler, so that a run resumes from a checkpoint by skipping the batches

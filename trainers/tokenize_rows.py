@@ -2,6 +2,7 @@
 
     input_ids       <|begin_of_text|>...Pictures of the moon? <!-- use search_web --> ...<|python_tag|>{"name": ...
     prompt_length   where the completion begins
+    answer_start    where its answer begins, after the thinking of a model that thinks
     injection       [[41, 52]], token ranges of the injected span
     tool_call       [68, 90], tool_name [73, 75]: of the completion's call; [-1, -1] where it makes none
     divergence      first token that differs from the sibling's right call, of a harmful completion; -1 without sibling
@@ -91,7 +92,7 @@ def prepare_row(
     prompt, completion = sample.prompt.ids, sample.completion
     harmful = None  # the sibling's completion, for a row of Dr
     if row["set"] == RETAIN and row["injection"] and "harmful" in siblings_of_row:
-        harmful = chat.encoded_completion(tokenizer, siblings_of_row["harmful"])
+        harmful = chat.encoded_completion(tokenizer, siblings_of_row["harmful"], row["tools"])
     injection = chat.injection_tokens_in(tokenizer, row, sample.prompt) if row["injection"] else []
     has_slots = bool(injection) and is_perturbed(row, augmentation)
     if has_slots and len(sample.ids) + augmentation.adversary_padding <= augmentation.max_length:
@@ -112,6 +113,7 @@ def prepare_row(
         "injection": [list(span) for span in injection],
         "tool_call": _shifted(completion.call, n),
         "tool_name": _shifted(completion.tool_name, n),
+        "answer_start": n + completion.answer_start,
         "divergence": -1 if divergence is None else n + divergence,
         "clean_ids": [],
         "splice_ids": [],
@@ -197,7 +199,7 @@ def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[
     if tool is None:
         return []
     # Of a whole call, because a tokenizer can join the end of the name to what follows
-    call = format_of(tokenizer.chat_template).render(ToolCall(tool, {}), "")
+    call = format_of(tokenizer).render(ToolCall(tool, {}), "")
     completion = chat.encoded_completion(tokenizer, call)
     assert completion.tool_name is not None  # the format parses what it renders
     return completion.ids[: completion.tool_name[1]]
@@ -205,7 +207,7 @@ def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[
 
 @lru_cache(maxsize=16)
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return chat.encode_completion(tokenizer, format_of(tokenizer.chat_template).turn_end)
+    return chat.encode_completion(tokenizer, format_of(tokenizer).turn_end)
 
 
 def _wrong_opening(
@@ -214,7 +216,7 @@ def _wrong_opening(
     """Tokens before a wrong call: the attacker's opening (half of the time), none, or a generic phrase."""
     opening = rng.choice(("harmful", "harmful", "bare", "generic"))
     if opening == "generic":
-        return chat.encode_completion(tokenizer, rng.choice(GENERIC_OPENINGS))
+        return chat.encode_completion(tokenizer, format_of(tokenizer).opening(rng.choice(GENERIC_OPENINGS)))
     if opening == "harmful" and harmful is not None:
         return harmful.ids[: harmful.call[0]] if harmful.call else []
     return []

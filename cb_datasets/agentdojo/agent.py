@@ -2,7 +2,7 @@
 
 AgentDojo's own agent for that API is made for OpenAI's models. It sends the system prompt as `developer`, a role that
 templates of open models do not know; it leaves out a temperature of 0, so that the server samples at its default; and
-it sends parallel calls in one turn, which Llama 3.1's template rejects. Therefore the LLM element of the pipeline is
+it sends parallel calls in one turn, which some templates reject. Therefore the LLM element of the pipeline is
 defined here. Tasks, tools, attacks and verdicts are the benchmark's.
 
 The module imports AgentDojo: import it inside `agentdojo_yaml()`.
@@ -22,8 +22,10 @@ from builders.agentdojo.layouts import wire_messages
 from builders.agentdojo.suites import tool_schema
 from builders.trace import to_json
 
-from ..chat import DATE_STRING, template_messages
+from ..chat import DATE_STRING
 from ..control_tokens import ControlTokens
+from ..formats import ToolCallFormat
+from ..template_form import template_messages
 from .side_effects import RecordSideEffects
 
 
@@ -39,17 +41,25 @@ class ServedModel(BasePipelineElement):
         model (`str`): Served model name.
         max_new_tokens (`int`): Maximum number of tokens of a turn.
         end_ids (`list[int]`): Tokens that end a turn.
+        tool_format ([`ToolCallFormat`]): How the model writes calls.
         control ([`ControlTokens`], *optional*): Those of a server that encodes text by itself: they are broken in what
             it gets. Not for a server with our renderer, which reads them as plain text.
     """
 
     def __init__(
-        self, url: str, model: str, max_new_tokens: int, end_ids: list[int], control: ControlTokens | None = None
+        self,
+        url: str,
+        model: str,
+        max_new_tokens: int,
+        end_ids: list[int],
+        tool_format: ToolCallFormat,
+        control: ControlTokens | None = None,
     ) -> None:
         self.name = model
         # The server runs on this machine: proxy settings of the environment must not apply.
         http = openai.DefaultHttpxClient(trust_env=False, timeout=_REQUEST_TIMEOUT)
         self._client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
+        self._format = tool_format
         self._control = control
         self._options: dict[str, Any] = {
             "model": model,
@@ -72,7 +82,7 @@ class ServedModel(BasePipelineElement):
             openai.BadRequestError: If the context is too long; the benchmark then continues with the next run.
             ConnectionError: If the server fails, or rejects the request for another reason.
         """
-        request: dict[str, Any] = {"messages": request_messages(messages, self._control)}
+        request: dict[str, Any] = {"messages": request_messages(messages, self._format, self._control)}
         if runtime.functions:
             tools = [tool_schema(tool) for tool in runtime.functions.values()]
             request["tools"] = tools if self._control is None else self._control.break_in(tools)
@@ -88,14 +98,16 @@ class ServedModel(BasePipelineElement):
         return query, runtime, env, [*messages, assistant_turn(response.choices[0].message)], extra_args or {}
 
 
-def request_messages(messages: Sequence[ChatMessage], control: ControlTokens | None = None) -> list[dict]:
+def request_messages(
+    messages: Sequence[ChatMessage], tool_format: ToolCallFormat, control: ControlTokens | None = None
+) -> list[dict]:
     """Convert a run's messages to the `messages` of a chat request.
 
     They pass through the functions that later render the run's trace, so that the model sees the same prompt, apart
     from the breaks in control tokens.
     """
     plain = [json.loads(json.dumps(message, default=lambda call: call.model_dump())) for message in messages]
-    turns = template_messages(wire_messages(plain, "the run"))
+    turns = template_messages(wire_messages(plain, "the run"), tool_format)
     if control is not None:
         turns = control.break_in(turns)
     for turn in turns:

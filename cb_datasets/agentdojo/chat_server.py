@@ -133,7 +133,7 @@ def _complete_chat(server: _ChatServer, request: dict) -> dict:
             "context_length_exceeded",
         )
     completion = server.batched.complete(request["model"], ids, sampling)
-    assistant_message, finish_reason = _assistant_message(completion.text, format_of(server.tokenizer.chat_template))
+    assistant_message, finish_reason = _assistant_message(completion.text, format_of(server.tokenizer), tools)
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -166,11 +166,12 @@ def _parse_message(wire: dict) -> dict:
     return message(wire["role"], content, calls, wire.get("tool_call_id"), wire.get("name"))
 
 
-def _assistant_message(text: str, tool_format: ToolCallFormat) -> tuple[dict, str]:
+def _assistant_message(text: str, tool_format: ToolCallFormat, tools: str | None = None) -> tuple[dict, str]:
     """A completion as an assistant message with the calls that it executes, and its finish reason."""
-    parsed, executed = tool_format.parse(text), tool_format.executed_calls(text)
+    parsed, executed = tool_format.parse(text, tools), tool_format.executed_calls(text, tools)
     if not executed:
-        return {"role": "assistant", "content": text.removesuffix(parsed.end or ""), "tool_calls": None}, "stop"
+        answer = text[parsed.answer_start :].removesuffix(parsed.end or "")
+        return {"role": "assistant", "content": answer, "tool_calls": None}, "stop"
     calls = [
         {
             "id": f"call_{uuid.uuid4().hex[:12]}",
@@ -180,5 +181,5 @@ def _assistant_message(text: str, tool_format: ToolCallFormat) -> tuple[dict, st
         for call in executed
     ]
     # Without a tag, the text holds the calls themselves.
-    words = parsed.text if tool_format.call_tag in text else None
+    words = parsed.text if parsed.call_starts else None
     return {"role": "assistant", "content": words or None, "tool_calls": calls}, "tool_calls"

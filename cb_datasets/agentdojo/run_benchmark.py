@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from builders.agentdojo.suites import BENCHMARK_VERSION, agentdojo_yaml
 
-from ..chat import DATE_STRING, template_hash
+from ..chat import DATE_STRING
 from ..control_tokens import ControlTokens, control_tokens
 from ..formats import format_of
 from ..generation.backend import (
@@ -24,6 +24,7 @@ from ..generation.backend import (
     revision_of,
 )
 from ..public_name import public_name
+from ..template_probe import template_hash
 from .live_runs import defended_name
 from .results import BenchmarkSelection, check_defenses, claim_folder
 from .vllm_server import has_vllm, vllm_server
@@ -124,9 +125,10 @@ def pipeline_elements(served: ServedModels, url: str) -> "dict[str, ServedModel]
     """
     from .agent import ServedModel
 
-    end_ids = end_token_ids(load_tokenizer(served.model))
+    tokenizer = load_tokenizer(served.model)
     control = control_tokens_to_break(served)
-    return {name: ServedModel(url, name, served.max_new_tokens, end_ids, control) for name in served.names}
+    options = (served.max_new_tokens, end_token_ids(tokenizer), format_of(tokenizer), control)
+    return {name: ServedModel(url, name, *options) for name in served.names}
 
 
 def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
@@ -178,10 +180,9 @@ def serve_models(served: ServedModels, log: Path) -> Iterator[str]:
     """
     with ExitStack() as stack:
         if _engine(served) == "vllm":
-            tool_format = format_of(load_tokenizer(served.model).chat_template)
-            max_length = _max_length(served)
+            tokenizer, max_length = load_tokenizer(served.model), _max_length(served)
             yield stack.enter_context(
-                vllm_server(served.model, served.adapters, tool_format.name, max_length, log, served.tensor_parallel)
+                vllm_server(served.model, served.adapters, tokenizer, max_length, log, served.tensor_parallel)
             )
         else:
             from ..generation.transformers_backend import TransformersBackend

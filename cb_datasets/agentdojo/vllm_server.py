@@ -13,8 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..files import write_text
+from ..formats import ToolCallFormat, format_of
 from ..generation.serving import adapter_rank
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 # Seconds until a server must be up; a large model takes minutes to load.
@@ -31,9 +38,6 @@ _LOG_LINES = 15
 
 # An exception in a log. vLLM writes the process and the time before it, and prints much after it while it shuts down.
 _EXCEPTION = re.compile(r"^(?:\(.*?\) ERROR .*?\] )?(\w*(?:Error|Exception): .+)$", re.MULTILINE)
-
-# vLLM's tool-call parser for each tool-call format.
-_TOOL_PARSERS = {"llama3_json": "llama3_json"}
 
 # For a server on a CPU, which only tests use: idle threads sleep and stay unpinned, so the benchmark gets CPU time.
 _CPU_ENVIRONMENT = {
@@ -52,7 +56,7 @@ def has_vllm() -> bool:
 def vllm_server(
     model: str,
     adapters: dict[str, str],
-    tool_format: str,
+    tokenizer: "PreTrainedTokenizerBase",
     max_length: int,
     log: Path,
     tensor_parallel: int = 1,
@@ -65,7 +69,8 @@ def vllm_server(
     Args:
         model (`str`): Folder of the model, or its Hub id; served as `base`.
         adapters (`dict[str, str]`): Folders of LoRA adapters, by served model name.
-        tool_format (`str`): The model's tool-call format.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The model's, as the other stages have it: its chat
+            template, with the settings decided for it, and its tool-call format are the server's.
         max_length (`int`): Maximum number of tokens of a prompt and its completion.
         log (`Path`): File for the server's output.
         tensor_parallel (`int`, *optional*, defaults to `1`): Number of GPUs to split the weights over.
@@ -74,7 +79,10 @@ def vllm_server(
         ConnectionError: If the server dies, or is not up in time; the message shows the end of the log.
     """
     port = _free_port()
-    command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, tool_format, max_length, tensor_parallel)]
+    template = log.with_name("chat_template.jinja")
+    write_text(template, tokenizer.chat_template)
+    flags = [*_parser_flags(format_of(tokenizer)), "--chat-template", str(template)]
+    command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, max_length, tensor_parallel), *flags]
     process = _start(command, log)
     try:
         _wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
@@ -113,11 +121,15 @@ class _ServerDied(ConnectionError):
 _COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
 
 
-def _flags(
-    model: str, adapters: dict[str, str], tool_format: str, max_length: int, tensor_parallel: int
-) -> Iterator[str]:
+def _parser_flags(tool_format: ToolCallFormat) -> Iterator[str]:
+    if tool_format.tool_parser is not None:
+        yield from ("--enable-auto-tool-choice", "--tool-call-parser", tool_format.tool_parser)
+    if tool_format.reasoning_parser is not None:
+        yield from ("--reasoning-parser", tool_format.reasoning_parser)
+
+
+def _flags(model: str, adapters: dict[str, str], max_length: int, tensor_parallel: int) -> Iterator[str]:
     yield from ("--model", model, "--served-model-name", "base", "--max-model-len", str(max_length))
-    yield from ("--enable-auto-tool-choice", "--tool-call-parser", _TOOL_PARSERS[tool_format])
     # vLLM's sampling defaults instead of the model's, which may include a repetition penalty.
     yield from ("--generation-config", "vllm", "--tensor-parallel-size", str(tensor_parallel))
     if adapters:

@@ -70,4 +70,4 @@ def attack_targets(row: dict, base_text: str | None, tool_format: ToolCallFormat
 
 def is_success(row: dict, text: str, tool_format: ToolCallFormat) -> bool:
     """Whether a completion is a success of the attack on this prompt."""
-    return outcome_of(text, row["target"], tool_format) == Outcome.ATTACK_SUCCESS
+    return outcome_of(text, row["target"], tool_format, row["tools"]) == Outcome.ATTACK_SUCCESS

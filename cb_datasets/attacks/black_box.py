@@ -76,7 +76,7 @@ def attack_with_compositions(
     rows = to_dataset([draw.row for _, draw in draws], PROMPT_FEATURES)
     answers = {}
     for name, model in models.items():
-        tool_format = format_of(model.tokenizer.chat_template)
+        tool_format = format_of(model.tokenizer)
         completions = complete(
             rows, model, Sampling(max_new_tokens=budget.max_new_tokens), work_dir, description=f"{name}, black box"
         )
@@ -84,7 +84,7 @@ def attack_with_compositions(
             DrawAnswer(
                 prompt_id,
                 draw.record,
-                outcome_of(text, draw.row["target"], tool_format),
+                outcome_of(text, draw.row["target"], tool_format, draw.row["tools"]),
                 text is not None and is_degenerate_completion(text, tool_format),
             )
             for (prompt_id, draw), text in zip(draws, completions["text"], strict=True)

@@ -80,10 +80,10 @@ def attack_by_sampling(
         texts: dict[str, list[str | None]] = {id: [] for id in prompts["id"]}
         for row in complete(prompts, model, sampling, work_dir, description=f"{name}, best of {budget.best_of}"):
             texts[row["prompt_id"]].append(row["text"])
-        tool_format = format_of(model.tokenizer.chat_template)
+        tool_format = format_of(model.tokenizer)
         answers[name] = []
         for row in prompts:
-            records = [answer_record(text, row["target"], tool_format) for text in texts[row["id"]]]
+            records = [answer_record(text, row, tool_format) for text in texts[row["id"]]]
             first = next((each for each in records if each["outcome"] == Outcome.ATTACK_SUCCESS), records[0])
             answers[name].append({**first, "samples": [each["outcome"] for each in records]})
     return make_rung(budget, prompts, answers)

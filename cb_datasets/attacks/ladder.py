@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from datasets import Dataset
 
-from ..chat import DATE_STRING, template_hash
+from ..chat import DATE_STRING
 from ..splits import choose
+from ..template_probe import template_hash
 from .black_box import BlackBoxBudget, attack_with_compositions
 from .fixed import FixedBudget, SamplesBudget, attack_by_sampling, attack_prefilled, attack_unchanged
 from .rung import CODE_HASH

@@ -19,30 +19,32 @@ from datasets import Dataset
 
 from builders.trace import to_json
 
-from ..chat import DATE_STRING, RENDERER_HASH, template_hash
+from ..chat import DATE_STRING, RENDERER_HASH
 from ..evaluation.scored_completions import is_degenerate_completion
 from ..evaluation.statistics import proportion
 from ..files import read_json, write_json
 from ..formats import ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, outcome_of
+from ..template_probe import template_hash
 
 
 # Hash of the source that searches and classifies completions: searches of another version are not reused.
 _PACKAGE = Path(__file__).parents[1]
 _CODE = (
     *("attacks/call_loss.py", "attacks/embedding_attack.py", "attacks/slots.py", "attacks/token_search.py"),
-    *("attacks/white_box.py", "attacks/universal.py", "formats/llama3_json.py", "outcomes.py"),
+    *("attacks/white_box.py", "attacks/universal.py", "outcomes.py"),
+    *sorted(f"formats/{path.name}" for path in (_PACKAGE / "formats").glob("*.py")),
 )
 _CODE_TEXT = b"".join((_PACKAGE / name).read_bytes() for name in _CODE)
 CODE_HASH = hashlib.sha256(_CODE_TEXT + RENDERER_HASH.encode()).hexdigest()[:16]
 
 
-def answer_record(text: str | None, target: dict, tool_format: ToolCallFormat) -> dict[str, Any]:
-    """A model's completion under attack with its outcome; `text` is `None` for an overlong prompt."""
+def answer_record(text: str | None, row: dict, tool_format: ToolCallFormat) -> dict[str, Any]:
+    """A model's completion of an attacked prompt, with its outcome; `text` is `None` for an overlong prompt."""
     return {
         "text": text,
-        "outcome": str(outcome_of(text, target, tool_format)),
+        "outcome": str(outcome_of(text, row["target"], tool_format, row["tools"])),
         "gibberish": text is not None and is_degenerate_completion(text, tool_format),
     }
 
@@ -54,8 +56,8 @@ def greedy_answers(
     texts = complete(prompts, model, Sampling(max_new_tokens=max_new_tokens), work_dir, description=description)[
         "text"
     ]
-    tool_format = format_of(model.tokenizer.chat_template)
-    return [answer_record(text, row["target"], tool_format) for row, text in zip(prompts, texts, strict=True)]
+    tool_format = format_of(model.tokenizer)
+    return [answer_record(text, row, tool_format) for row, text in zip(prompts, texts, strict=True)]
 
 
 def without_errors(answers: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

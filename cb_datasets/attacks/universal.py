@@ -102,7 +102,7 @@ def _search(
         raise ValueError(f"No prompt can be searched with a suffix ({left_out}); choose other prompts by --seed.")
     rows, heads = [rows[index] for index in kept], [heads[index] for index in kept]
     slots = make_slots(model.tokenizer, rows, budget.lengths, usable, generator)
-    tool_format = format_of(model.tokenizer.chat_template)
+    tool_format = format_of(model.tokenizer)
     with model.network() as network:
         losses = [
             CallLoss(network, each, encode_completion(model.tokenizer, head), batch_size)

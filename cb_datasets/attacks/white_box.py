@@ -157,7 +157,7 @@ def _searched_answer(
     """The answer under attack. Without a search, it is the answer to the unchanged injection."""
     text = searched["completion"] if searched else unchanged
     search = {key: value for key, value in (searched or {}).items() if key not in ("completion", "won")}
-    return {**answer_record(text, row["target"], tool_format), "search": search or None}
+    return {**answer_record(text, row, tool_format), "search": search or None}
 
 
 def _successes(answers: Sequence[Mapping[str, Any]]) -> int:

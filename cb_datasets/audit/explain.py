@@ -85,7 +85,7 @@ def _rows_with(folder: Path, id: str) -> list[dict]:
 
 def _outcome(row: dict) -> list[str]:
     target, tool_format = row["target"], get_format(row["provenance"]["prompt_format"])
-    outcome = outcome_of(row["assistant_raw"], target, tool_format)
+    outcome = outcome_of(row["assistant_raw"], target, tool_format, row["tools"])
     called = ", ".join(call["name"] for call in row["tool_calls_structured"]) or "nothing"
     calls = "an answer in words" if expects_words(target) else target["expected_calls"] or "no call"
     expected = target["expected_tool"] or calls

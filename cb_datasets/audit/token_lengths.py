@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow
 from jinja2 import TemplateError
 
-from ..chat import RENDERER_HASH, encode_completion, encode_prompt, template_hash
+from ..chat import RENDERER_HASH, encode_completion, encode_prompt
 from ..checks.preflight import histogram
 from ..files import stream_file
 from ..publish.released_rows import stored_row
+from ..template_probe import template_hash
 from .cached_table import CachedTable
 
 

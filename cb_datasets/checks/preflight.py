@@ -19,17 +19,16 @@ from jinja2 import TemplateError
 from ..chat import (
     EncodedPrompt,
     EncodedSample,
-    assistant_header,
     encode_sample,
     injection_tokens_in,
     spells_control_token,
-    template_hash,
 )
 from ..counts import quantiles
 from ..formats import format_of
 from ..public_name import public_name
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS
+from ..template_probe import probe_template, template_hash
 
 
 if TYPE_CHECKING:
@@ -52,10 +51,17 @@ class TargetTokenizer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
-        self.tool_format = format_of(tokenizer.chat_template)
+        self.tool_format = format_of(tokenizer)
         self.template_hash = template_hash(tokenizer)
-        self.header = assistant_header(tokenizer)
+        self.probe = probe_template(tokenizer)
         self.end_ids = {tokenizer.convert_tokens_to_ids(token) for token in self.tool_format.end_tokens}
+
+    def decodes_to(self, ids: list[int], text: str) -> bool:
+        """Whether tokens are a text's: letter by letter, or as the tokenizer normalizes it."""
+        if (decoded := self.tokenizer.decode(ids)) == text:
+            return True
+        normalizer = self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
+        return normalizer is not None and decoded == normalizer.normalize_str(text)
 
     def renders_injection(self, row: dict, prompt: EncodedPrompt) -> bool:
         """Whether every injection span of a row covers at least one token of its prompt."""
@@ -161,12 +167,11 @@ def row_faults(row: dict, target: TargetTokenizer, max_length: int) -> tuple[lis
 
 
 def _prompt_faults(row: dict, prompt: EncodedPrompt, target: TargetTokenizer) -> Iterator[str]:
-    bos, header = target.tokenizer.bos_token_id, target.header
-    if target.tokenizer.decode(prompt.ids) != prompt.text:
+    if not target.decodes_to(prompt.ids, prompt.text):
         yield "prompt_decodes_differently"
-    if bos is not None and prompt.ids.count(bos) != 1:
+    if prompt.ids.count(target.tokenizer.bos_token_id) != target.probe.bos:
         yield "bos_not_once"
-    if not header or tuple(prompt.ids[-len(header) :]) != header:
+    if not any(tuple(prompt.ids[-len(header) :]) == header for header in target.probe.headers):
         yield "no_assistant_header"
     if row["provenance"]["template_hash"] != target.template_hash:
         yield "template_of_another_model"
@@ -178,7 +183,7 @@ def _completion_faults(row: dict, sample: EncodedSample, target: TargetTokenizer
     with_loss = sample.ids[sample.prompt_length :]
     if not with_loss:
         yield "empty_mask"
-    if target.tokenizer.decode(with_loss) != row["assistant_raw"]:
+    if not target.decodes_to(with_loss, row["assistant_raw"]):
         yield "mask_is_not_the_completion"
     if [index for index, id in enumerate(with_loss) if id in target.end_ids] != [len(with_loss) - 1]:
         yield "end_token_not_once_and_last"

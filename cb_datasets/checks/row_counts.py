@@ -80,8 +80,8 @@ def profile_of(
     parsed, outcome = Parsed(Diagnosis.EMPTY), Outcome.MALFORMED
     if readable:
         tool_format = get_format(provenance["prompt_format"])
-        parsed = tool_format.parse(completion)
-        outcome = outcome_of_read(parsed, tool_format.executed_calls(completion), row["target"])
+        parsed = tool_format.parse(completion, row["tools"])
+        outcome = outcome_of_read(parsed, tool_format.executed_calls(completion, row["tools"]), row["target"])
     return RowProfile(
         subset=subset,
         split=row["split"],

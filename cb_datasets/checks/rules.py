@@ -84,16 +84,17 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
         return [Violation("provenance", f"prompt_format is {prompt_format!r}; known: {', '.join(FORMATS)}")]
     tool_format = get_format(prompt_format)
     raw = sample["assistant_raw"] or ""
-    parsed, executed = tool_format.parse(raw), tool_format.executed_calls(raw)
+    tools = sample["tools"]
+    parsed, executed = tool_format.parse(raw, tools), tool_format.executed_calls(raw, tools)
     violations = list(_text_rules(sample, tool_format, strict))
-    if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end)).is_call:
+    if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end, tools)).is_call:
         # The missing end token is the only fault of this call. R2 reports it; the other rules see the closed call.
         parsed = closed
     if makes_call(sample):
         violations += _call_form_rules(raw, parsed, tool_format)
         violations += _agreement_rule(sample, parsed)
     else:
-        violations += _plain_text_rules(sample, raw, executed, tool_format)
+        violations += _plain_text_rules(sample, raw, parsed, executed)
     violations += _tool_rules(sample, parsed)
     violations += _turn_rules(sample)
     violations += _label_rules(sample, parsed, executed)
@@ -133,10 +134,8 @@ def _text_rules(sample: dict, tool_format: ToolCallFormat, strict: bool) -> Iter
             yield Violation("marker", f"synthetic marker {marker!r}")
 
 
-def _plain_text_rules(
-    sample: dict, raw: str, executed: tuple[ToolCall, ...], tool_format: ToolCallFormat
-) -> Iterator[Violation]:
-    if tool_format.call_tag in raw:
+def _plain_text_rules(sample: dict, raw: str, parsed: Parsed, executed: tuple[ToolCall, ...]) -> Iterator[Violation]:
+    if parsed.call_starts:
         yield Violation("R1", "plain text must not hold a call tag")
     elif executed:
         yield Violation("R1", f"plain text must not hold a call that a server executes: {executed[0].name}")
@@ -152,16 +151,16 @@ def _offered(tools: str | None) -> tuple[str, ...]:
 
 
 def _call_form_rules(raw: str, parsed: Parsed, tool_format: ToolCallFormat) -> Iterator[Violation]:
-    tags = raw.count(tool_format.call_tag)
+    tags = len(parsed.call_starts)
     if tags != 1:
-        yield Violation("R1", f"must hold {tool_format.call_tag} once, found {tags}")
+        yield Violation("R1", f"must hold one call that opens with {tool_format.call_tag}, found {tags}")
     if parsed.diagnosis == Diagnosis.BAD_ARGUMENTS:
-        yield Violation("R4", 'needs a "name" and an object under "parameters"')
-    elif not parsed.is_call and parsed.diagnosis not in (Diagnosis.MULTI_TAG, Diagnosis.NO_TAG_JSON):
-        yield Violation("R3", f"no single JSON call between tag and end: {parsed.diagnosis}")
-    if "```" in raw:
+        yield Violation("R4", "needs a name and an object of arguments")
+    elif not parsed.is_call and parsed.diagnosis not in (Diagnosis.MULTI_TAG, Diagnosis.NO_TAG):
+        yield Violation("R3", f"no single call between tag and end: {parsed.diagnosis}")
+    if "```" in raw[parsed.answer_start :]:
         yield Violation("R5", "Markdown fence in a call")
-    if _FORBIDDEN_PREFIX.search(raw.partition(tool_format.call_tag)[0]):
+    if _FORBIDDEN_PREFIX.search(parsed.text):
         yield Violation("R6", "forbidden prefix before the call")
 
 

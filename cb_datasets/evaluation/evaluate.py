@@ -5,9 +5,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..chat import DATE_STRING, template_hash
+from ..chat import DATE_STRING
 from ..checks.thresholds import EvaluationThresholds, changed_thresholds
 from ..generation import Backend, Sampling
+from ..template_probe import template_hash
 from .coherence import coherence, perplexity_under_base
 from .compare import BASE, CompletionsByModel, compare
 from .gates import evaluation_gates

@@ -47,7 +47,7 @@ def judge_refusals(
     Where the judge says neither yes nor no, the outcome stays, and a warning counts these.
     """
     rows_by_id = {row["id"]: row for row in prompts}
-    tool_format = format_of(judge.tokenizer.chat_template)
+    tool_format = format_of(judge.tokenizer)
     asked = {}
     for index, one in enumerate(scored):
         row = rows_by_id[one.prompt.id]

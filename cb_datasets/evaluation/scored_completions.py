@@ -90,7 +90,7 @@ def complete_and_score(
     Returns:
         `list[ScoredCompletion]`: In the order of the prompts, the samples of one prompt next to each other.
     """
-    tool_format = format_of(backend.tokenizer.chat_template)
+    tool_format = format_of(backend.tokenizer)
     by_id = {row["id"]: (row, eval_prompt_of(row)) for row in prompts}
     completions = complete(prompts, backend, sampling, work_dir, description=name)
     return [_score(*by_id[completion["prompt_id"]], completion["text"], tool_format) for completion in completions]
@@ -135,10 +135,10 @@ def eval_prompt_of(row: dict) -> EvalPrompt:
 
 
 def _score(row: dict, prompt: EvalPrompt, text: str | None, tool_format: ToolCallFormat) -> ScoredCompletion:
-    outcome = outcome_of(text, row["target"], tool_format)
+    outcome = outcome_of(text, row["target"], tool_format, row["tools"])
     arguments_match = None
     # Words can be right too.
-    if text is not None and outcome == Outcome.CORRECT and (calls := tool_format.executed_calls(text)):
+    if text is not None and outcome == Outcome.CORRECT and (calls := tool_format.executed_calls(text, row["tools"])):
         [call] = calls
         arguments_match = has_expected_arguments(call, row["target"], row["tools"])
     gibberish = text is not None and is_degenerate_completion(text, tool_format)
@@ -154,11 +154,14 @@ def is_degenerate_completion(completion: str, tool_format: ToolCallFormat) -> bo
     parsed = tool_format.parse(completion)
     if parsed.diagnosis in (Diagnosis.OK, Diagnosis.MULTI_CALL, Diagnosis.TEXT, Diagnosis.EMPTY):
         return is_degenerate(parsed.text)
-    words, tag, body = completion.partition(tool_format.call_tag)
-    if not tag:
-        words, body = "", completion
+    if parsed.diagnosis == Diagnosis.THINKING:
+        return is_degenerate(parsed.thinking)
+    starts = parsed.call_starts or (parsed.answer_start,)
+    words, body = completion[parsed.answer_start : starts[0]], completion[starts[0] :]
     # Special tokens within text count as degenerate, but these may follow a call that is merely malformed.
-    for token in (tool_format.call_tag, *tool_format.end_tokens):
+    for token in tool_format.tokens:
         body = body.replace(token, " ")
-    begins_like_a_call = body.lstrip().startswith("{") or parsed.diagnosis == Diagnosis.FUNCTION_SYNTAX
+    begins_like_a_call = (
+        tool_format.begins_like_call.match(body.lstrip()) is not None or parsed.diagnosis == Diagnosis.FUNCTION_SYNTAX
+    )
     return not begins_like_a_call or is_degenerate(words) or is_degenerate(body)

@@ -1,13 +1,28 @@
 """Tool-call formats by name, one file each: a call -> completion, and completion -> calls and a diagnosis."""
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from .chat_template import named_format
 from .llama3_json import LLAMA3_JSON
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 
-__all__ = ["FORMATS", "Diagnosis", "Parsed", "ToolCall", "ToolCallFormat", "format_of", "get_format"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-FORMATS = {tool_format.name: tool_format for tool_format in (LLAMA3_JSON,)}
+__all__ = ["CANONICAL", "FORMATS", "Diagnosis", "Parsed", "ToolCall", "ToolCallFormat", "format_of", "get_format"]
+
+
+_TOLD: tuple[ToolCallFormat, ...] = (LLAMA3_JSON,)
+# Formats of models whose prompts end inside the thinking.
+_OPEN_THINKING: tuple[ToolCallFormat, ...] = ()
+
+# The format of rows and records that state none.
+CANONICAL = LLAMA3_JSON.name
+
+FORMATS = {tool_format.name: tool_format for tool_format in (*_TOLD, *_OPEN_THINKING)}
 
 
 def get_format(name: str) -> ToolCallFormat:
@@ -21,13 +36,36 @@ def get_format(name: str) -> ToolCallFormat:
     return FORMATS[name]
 
 
-def format_of(chat_template: str) -> ToolCallFormat:
-    """The format of a chat template's model, recognised by its special tokens.
+def format_of(tokenizer: "PreTrainedTokenizerBase") -> ToolCallFormat:
+    """The format of a tokenizer's model: the one decided for its chat template, else the one that the template tells.
 
     Raises:
-        ValueError: If no known format fits.
+        ValueError: If the template tells none, or more than one, or the one decided for it is unknown.
     """
-    for tool_format in FORMATS.values():
-        if tool_format.turn_end in chat_template:
-            return tool_format
-    raise ValueError(f"The chat template fits none of the tool-call formats {', '.join(FORMATS)}.")
+    return _format_of(tokenizer, tokenizer)
+
+
+@lru_cache(maxsize=64)
+def _format_of(tokenizer: "PreTrainedTokenizerBase", template: str) -> ToolCallFormat:
+    name = named_format(template)
+    tool_format = _told_by(template) if name is None else get_format(name)
+    opened = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hello."}], add_generation_prompt=True, tokenize=False
+    )
+    if str(opened).rstrip().endswith("<think>"):
+        return get_format(f"{tool_format.name.removesuffix('_thinking')}_thinking")
+    return tool_format
+
+
+def _told_by(template: str) -> ToolCallFormat:
+    fitting = [
+        each
+        for each in _TOLD
+        if all(text in template for text in each.told_by) and not any(text in template for text in each.not_told_by)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    found = f"fits {' and '.join(each.name for each in fitting)}" if fitting else "tells none that is known"
+    raise ValueError(
+        f"The chat template {found} as its tool-call format. Name it with --format, one of {', '.join(FORMATS)}."
+    )

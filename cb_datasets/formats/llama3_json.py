@@ -7,32 +7,36 @@ lenient one would hide errors of the model. `executed_llama3_json` says what the
 server runs, and vLLM's `llama3_json` runs many that the parser calls malformed.
 """
 
-import json
-import math
 import re
 from dataclasses import replace
-from typing import Any
 
+from .json_text import LENIENT_JSON, JsonFault, call_of, dump_json, first_of, name_span, read_json_value
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
 
 
 _TAG, _EOM, _EOT = "<|python_tag|>", "<|eom_id|>", "<|eot_id|>"
+_ENDS = (_EOM, _EOT)
 # Possessive, so that a long run of blanks is read once and not divided among the three places in every way.
 _NEXT_CALL = re.compile(r"\s*+[;,]?+\s*+(?:<\|python_tag\|>)?+\s*+(?=\{)")
+_TAGS = re.compile(re.escape(_TAG))
 _NOT_BLANK = re.compile(r"\S")
 _FUNCTION_SYNTAX = re.compile(r"\s*[A-Za-z_][\w.]*\(.*", re.DOTALL)
 
 
 def render_llama3_json(call: ToolCall, text_before: str = "") -> str:
     """The completion that makes `call`, with optional text before it."""
-    body = json.dumps({"name": call.name, "parameters": call.arguments}, ensure_ascii=False, allow_nan=False)
-    return f"{text_before}{_TAG}{body}{_EOM}"
+    return f"{text_before}{_TAG}{dump_json({'name': call.name, 'parameters': call.arguments})}{_EOM}"
 
 
-def parse_llama3_json(completion: str) -> Parsed:
+def render_llama3_text(text: str) -> str:
+    """The completion that says `text`."""
+    return text + _EOT
+
+
+def parse_llama3_json(completion: str, tools: str | None = None) -> Parsed:
     """Parse a Llama 3.1 completion; never raises."""
     tag = completion.find(_TAG)
-    end_at, end = _first_end(completion, max(tag, 0))
+    end_at, end = first_of(_ENDS, completion, max(tag, 0))
     body, after = (completion, "") if end is None else (completion[:end_at], completion[end_at + len(end) :])
     text = body if tag < 0 else body[:tag]
     call_text = body[tag + len(_TAG) :] if tag >= 0 else body.strip()
@@ -45,60 +49,35 @@ def parse_llama3_json(completion: str) -> Parsed:
         if after.strip():
             diagnosis = Diagnosis.TRAILING_TEXT
         elif tag < 0:
-            diagnosis = Diagnosis.NO_TAG_JSON
+            diagnosis = Diagnosis.NO_TAG
         elif end is None:
             diagnosis = Diagnosis.JSON_INCOMPLETE
     if _TAG in call_text:
         diagnosis = Diagnosis.MULTI_TAG
-    parsed = Parsed(diagnosis, tuple(calls), text.strip() if tag >= 0 else "", end)
+    starts = tuple(match.start() for match in _TAGS.finditer(completion))
+    parsed = Parsed(diagnosis, tuple(calls), text.strip() if tag >= 0 else "", end, call_starts=starts)
     if not parsed.is_call or end is None:
         return parsed
-    name_span = _name_span(completion, completion.index("{", tag))
-    return replace(parsed, call_span=(tag, end_at + len(end)), name_span=name_span)
+    name = name_span(completion, completion.index("{", tag))
+    return replace(parsed, call_span=(tag, end_at + len(end)), name_span=name)
 
 
-def executed_llama3_json(completion: str) -> tuple[ToolCall, ...]:
+def executed_llama3_json(completion: str, tools: str | None = None) -> tuple[ToolCall, ...]:
     """The calls that a server executes, as vLLM's `llama3_json` parser finds them; never raises.
 
     Every JSON object up to the end of the turn is a call, wherever it stands. If one of them is not JSON, or not a
     call, the whole completion is shown as text.
     """
-    end_at, _ = _first_end(completion, 0)
+    end_at, _ = first_of(_ENDS, completion)
     body, calls, at = completion[:end_at], [], completion.find("{", 0, end_at)
     while at >= 0:
         try:
-            value, at = _LENIENT_JSON.raw_decode(body, at)
+            value, at = LENIENT_JSON.raw_decode(body, at)
             calls.append(executed_call(value["name"], value["arguments" if "arguments" in value else "parameters"]))
         except (ValueError, LookupError, TypeError, RecursionError):
             return ()
         at = body.find("{", at)
     return tuple(call for call in calls if call is not None)
-
-
-def _name_span(text: str, start: int) -> tuple[int, int]:
-    """Characters of the tool's name in the call whose JSON object begins at `start`.
-
-    The object is walked key by key, because its parameters may have a key "name" too, and may come first.
-    """
-    at = start + 1
-    while True:
-        key, at = _STRICT_JSON.raw_decode(text, _after_separators(text, at))
-        value_at = _after_separators(text, at)
-        _, at = _STRICT_JSON.raw_decode(text, value_at)
-        if key == "name":
-            return value_at + 1, at - 1
-
-
-def _after_separators(text: str, at: int) -> int:
-    """Position of the next key or value."""
-    while text[at] in " \t\r\n,:":
-        at += 1
-    return at
-
-
-def _first_end(completion: str, start: int) -> tuple[int, str | None]:
-    found = [(at, token) for token in (_EOM, _EOT) if (at := completion.find(token, start)) >= 0]
-    return min(found) if found else (len(completion), None)
 
 
 def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:
@@ -113,13 +92,10 @@ def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:
                 return Diagnosis.FUNCTION_SYNTAX, calls
             return Diagnosis.JSON_INCOMPLETE if at == len(text) else Diagnosis.BAD_JSON, calls
         try:
-            value, at = _STRICT_JSON.raw_decode(text, at)
-            json.dumps(value, ensure_ascii=False).encode()  # fails at half of a surrogate pair, which no text can hold
-        except json.JSONDecodeError as error:
-            return (Diagnosis.JSON_INCOMPLETE if _is_cut_off(text, error) else Diagnosis.BAD_JSON), calls
-        except (ValueError, RecursionError):
-            return Diagnosis.BAD_JSON, calls
-        call = _call_of(value)
+            value, at = read_json_value(text, at)
+        except JsonFault as fault:
+            return fault.diagnosis, calls
+        call = call_of(value, "parameters")
         if call is None:
             diagnosis = Diagnosis.BAD_ARGUMENTS
         else:
@@ -132,37 +108,17 @@ def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:
         at = separator.end()
 
 
-def _call_of(value: Any) -> ToolCall | None:
-    if not isinstance(value, dict):
-        return None
-    name, arguments = value.get("name"), value.get("parameters")
-    if isinstance(name, str) and name and isinstance(arguments, dict):
-        return ToolCall(name, arguments)
-    return None
-
-
-def _is_cut_off(text: str, error: json.JSONDecodeError) -> bool:
-    return error.pos >= len(text) or error.msg.startswith("Unterminated string")
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):  # NaN and Infinity, which are not JSON, and 1e999, which no float holds
-        raise ValueError(f"{text} is not a finite number")
-    return value
-
-
-_STRICT_JSON = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_finite, parse_float=_finite)
-
-# A server takes the last of two equal keys, and NaN.
-_LENIENT_JSON = json.JSONDecoder()
-
 LLAMA3_JSON = ToolCallFormat(
-    "llama3_json", _TAG, _EOM, _EOT, render_llama3_json, parse_llama3_json, executed_llama3_json
+    name="llama3_json",
+    call_tag=_TAG,
+    call_end=_EOM,
+    turn_end=_EOT,
+    tokens=(_TAG, _EOM, _EOT),
+    begins_like_call=re.compile(r"\{"),
+    render=render_llama3_json,
+    render_text=render_llama3_text,
+    parse=parse_llama3_json,
+    executed_calls=executed_llama3_json,
+    told_by=(_EOT,),
+    tool_parser="llama3_json",
 )

@@ -15,6 +15,7 @@ from ..chat import MAX_LENGTH
 from ..files import read_json
 from ..formats import format_of
 from ..public_name import public_name
+from ..template_probe import probe_template
 
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
     Raises:
         FileNotFoundError: If it is no model folder, and the Hub has no such model or cannot be reached.
-        ValueError: If it has no chat template, or one whose tool-call format is unknown.
+        ValueError: If it has no chat template, one whose tool-call format is unknown, or one that [`probe_template`]
+            refuses.
     """
     check_model(model)
     try:
@@ -210,7 +212,10 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
         ) from error
     if tokenizer.chat_template is None:
         raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
-    format_of(tokenizer.chat_template)
+    try:
+        probe_template(tokenizer)
+    except ValueError as error:
+        raise ValueError(f"{model}: {error}") from error
     return tokenizer
 
 
@@ -240,7 +245,7 @@ def end_token_ids(tokenizer: "PreTrainedTokenizerBase", eos_token_id: int | Sequ
         eos_token_id (`int` or `Sequence[int]`, *optional*): `eos_token_id` of the model's generation config.
     """
     vocabulary = tokenizer.get_vocab()
-    tokens = (*format_of(tokenizer.chat_template).end_tokens, tokenizer.eos_token)
+    tokens = (*format_of(tokenizer).end_tokens, tokenizer.eos_token)
     model_ends = [eos_token_id] if isinstance(eos_token_id, int) else eos_token_id or []
     return sorted({*model_ends, *(vocabulary[token] for token in tokens if token in vocabulary)})
 

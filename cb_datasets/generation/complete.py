@@ -20,9 +20,10 @@ from datasets import Dataset
 
 from builders.trace import to_json
 
-from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH, template_hash
+from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH
 from ..files import DISK_IS_FULL
 from ..formats import format_of
+from ..template_probe import template_hash
 from .backend import Backend, Sampling
 from .progress import Progress
 from .shard import COMPLETION_FEATURES, PROMPT_COLUMNS, complete_shard
@@ -128,7 +129,7 @@ def _settings(prompts: Dataset, backend: Backend, sampling: Sampling, shard_size
         "sampling": dataclasses.asdict(sampling),
         "prompts": prompts_hash.hexdigest(),
         "template_hash": template_hash(backend.tokenizer),
-        "end_tokens": list(format_of(backend.tokenizer.chat_template).end_tokens),
+        "end_tokens": list(format_of(backend.tokenizer).end_tokens),
         "date_string": DATE_STRING,
         "shard_size": shard_size,
         "max_length": max_length,

@@ -59,7 +59,7 @@ def released_row(row: dict) -> dict:
     Raises:
         ValueError: If the completion of a sample makes no message; it names the row.
     """
-    messages, injection = published_messages(row["messages"], row["injection"])
+    messages, injection = published_messages(row)
     released = {
         **row,
         "messages": messages,

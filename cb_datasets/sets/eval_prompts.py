@@ -1,6 +1,6 @@
 """Evaluation prompts of every task, among them harder forms of the attacked ones.
 
-forced_call     the completion starts with `<|python_tag|>{"name": "search_web`; the rest is the model's
+forced_call     the completion starts with the attacker's call up to the tool's name; the rest is the model's
 multi_turn      attacked requests after earlier turns, see `earlier_turns.py`
 later_turn      honest requests after earlier turns
 """
@@ -76,5 +76,5 @@ def forced_prompts(traces: Iterable[dict], tool_format: ToolCallFormat) -> Itera
 def prefills(tool: str, tool_format: ToolCallFormat) -> dict[str, str]:
     """Beginnings of a call: `tag` ends before the tool's name, `word` after its first word, `name` with all of it."""
     head = tool_format.call_head(tool)
-    tag = head[: head.index(tool)]
-    return {"tag": tag, "word": tag + tool.split("_")[0], "name": head}
+    word = head[: len(head) - len(tool)] + tool.split("_")[0]
+    return {"tag": tool_format.name_head(tool), "word": word, "name": head}

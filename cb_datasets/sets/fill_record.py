@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from builders.fujitsu.text import normalize_query
 from builders.trace import message, to_json
 
-from ..chat import DATE_STRING, template_hash
+from ..chat import DATE_STRING
 from ..export import export_row
-from ..formats import format_of, get_format
+from ..formats import CANONICAL, format_of, get_format
 from ..outcomes import Outcome
 from ..sample import HARMFUL_CLASSES, LABELS, PROVENANCE, SAMPLE_FEATURES, TARGET, content_id
+from ..template_probe import template_hash
 from .make_sample import make_sample
 
 
@@ -111,7 +112,7 @@ class RecordFiller:
         known: dict[str, Any] = {
             "source_dataset": self.source,
             "generator_model": "unknown",
-            "prompt_format": "llama3_json" if tokenizer is None else format_of(tokenizer.chat_template).name,
+            "prompt_format": CANONICAL if tokenizer is None else format_of(tokenizer).name,
             "template_hash": None if tokenizer is None else template_hash(tokenizer),
             "date_string": DATE_STRING,
             "completion_source": "recorded",

@@ -10,10 +10,11 @@ from collections import Counter
 from datasets import Dataset
 
 from ..answers.gibberish import is_degenerate
-from ..chat import DATE_STRING, template_hash
+from ..chat import DATE_STRING
 from ..formats import Diagnosis, ToolCall, ToolCallFormat
 from ..generation import Backend, Sampling
 from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
+from ..template_probe import template_hash
 from ..tool_schemas import schema_fault, schemas_of
 from .make_sample import make_sample
 from .sample_set import SampleSet
@@ -119,11 +120,14 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
     """Why a completion is not kept, or `None` if it is."""
     if completion["text"] is None:
         return completion["stop_reason"]
+    parsed = tool_format.parse(completion["text"], prompt["tools"])
+    if parsed.diagnosis == Diagnosis.THINKING:
+        return str(parsed.diagnosis)
     if completion["stop_reason"] != "stop":
         return "truncated"
     if not completion["canonical"]:
         return "non_canonical_tokens"
-    parsed, executed = tool_format.parse(completion["text"]), tool_format.executed_calls(completion["text"])
+    executed = tool_format.executed_calls(completion["text"], prompt["tools"])
     outcome = outcome_of_read(parsed, executed, prompt["target"])
     if outcome not in rule.outcomes:
         return str(outcome)

@@ -28,7 +28,8 @@ def make_sample(
         tool_format ([`ToolCallFormat`]): How the completion writes calls.
         provenance (`dict`): Provenance of the completion; joins the prompt's.
     """
-    parsed, executed = tool_format.parse(completion), tool_format.executed_calls(completion)
+    parsed = tool_format.parse(completion, prompt["tools"])
+    executed = tool_format.executed_calls(completion, prompt["tools"])
     outcome = outcome_of_read(parsed, executed, prompt["target"])
     harmful = id_prefix.startswith("harmful/")
     return {

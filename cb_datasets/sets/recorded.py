@@ -20,12 +20,13 @@ from builders.trace import TRACE_FEATURES, to_json
 from builders.written_calls import calls_in_words
 
 from ..arguments import parameter_schemas, read_by_schema
-from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token, template_hash
+from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token
 from ..control_tokens import leaks_control_token
 from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome, is_right_known
 from ..sample import READ_BY_SCHEMA, content_id
+from ..template_probe import template_hash
 from .fit_context import prune_context, tools_used
 from .jsonl_sets import name_of
 from .make_sample import make_sample
@@ -168,7 +169,7 @@ def collect_recorded_set(
     """
     samples = SampleSet(subset)
     _, spec = RECORDED_SETS[subset]
-    tool_format = format_of(tokenizer.chat_template)
+    tool_format = format_of(tokenizer)
     provenance = _provenance_of(tokenizer, tool_format.name)
     ambiguous = ambiguous_tasks(traces)
     if spec.verdict == SPLICED:
@@ -330,11 +331,11 @@ def _doubt(trace: dict, ambiguous: set[tuple[str, str | None]]) -> str | None:
 
 def written_turn(turn: dict, tool_format: ToolCallFormat) -> str | None:
     """A recorded assistant turn as the target would write it; `None` if it says and does nothing, or calls in
-    parallel, which formats of single calls cannot say.
+    parallel: a decision is one call. Text before the call is left out where the format has none.
     """
     text = (turn["content"] or "").strip()
     if not turn["tool_calls"]:
-        return text + tool_format.turn_end if text else None
+        return tool_format.render_text(text) if text else None
     if len(turn["tool_calls"]) > 1:
         return None
     [call] = turn["tool_calls"]

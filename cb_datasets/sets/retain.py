@@ -192,7 +192,7 @@ def _fill_from_twins(
 
 def _right_completion(twin: dict, prompt: dict, tool_format: ToolCallFormat) -> tuple[str, dict]:
     """The twin's completion, or the source's call where the twin's arguments are known to be wrong; its provenance."""
-    [call] = tool_format.parse(twin["assistant_raw"]).calls
+    [call] = tool_format.parse(twin["assistant_raw"], twin["tools"]).calls
     of_twin, target = twin["provenance"], prompt["target"]
     rendering = {key: of_twin[key] for key in ("prompt_format", "template_hash", "date_string")}
     if has_expected_arguments(call, target, prompt["tools"]) is False:

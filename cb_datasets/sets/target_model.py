@@ -46,7 +46,7 @@ class TargetModel:
 
     @property
     def tool_format(self) -> ToolCallFormat:
-        return format_of(self.backend.tokenizer.chat_template)
+        return format_of(self.backend.tokenizer)
 
     def prompts(self, traces: dict[str, Dataset], tasks: tuple[str, ...], seed: int) -> dict[str, Dataset]:
         """Prompts of some tasks by split, the limits applied to each task.

@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from builders.fujitsu import B4_STANDARD
 from builders.trace import message, to_json
-from cb_datasets.chat import template_hash
 from cb_datasets.cli import app
 from cb_datasets.cli.output import tokenizer
 from cb_datasets.files import hashes_of, read_json, save_rows, save_set, to_dataset, write_json, write_text
@@ -15,6 +14,7 @@ from cb_datasets.formats import FORMATS
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
 from cb_datasets.sets.make_sample import make_sample
 from cb_datasets.splits import is_held_out
+from cb_datasets.template_probe import template_hash
 from tools.fake_samples import sampled_provenance
 
 

@@ -96,7 +96,7 @@ def test_special_tokens_are_those_of_llama(tokenizer, model):
     assert tokenizer.pad_token == "<|finetune_right_pad_id|>"
     assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|eom_id|>", "<|eot_id|>"])
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
-    assert format_of(tokenizer.chat_template).name == "llama3_json"
+    assert format_of(tokenizer).name == "llama3_json"
 
 
 def test_prompt_is_short_and_starts_with_one_bos(tokenizer, records):

@@ -97,12 +97,12 @@ def token_weights(row: Row, tokens: str, start: str = "start", injection_weight:
 
 def decision_tokens(row: Row) -> list[int]:
     """
-    Tokens that decide what a completion does: its first, where text or a call begins, its tool's name, and the token
-    after the name, where a model that ends a wrong call must not end the right one.
+    Tokens that decide what a completion does: the first of its answer, where text or a call begins, its tool's name,
+    and the token after the name, where a model that ends a wrong call must not end the right one.
     """
     begin, end = row["tool_name"]
     name = range(begin, min(end + 1, len(row["input_ids"]))) if begin >= 0 else ()
-    return sorted({row["prompt_length"], *name})
+    return sorted({row["answer_start"], *name})
 
 
 def attack_tokens(row: Row) -> list[int]:

@@ -7,10 +7,11 @@ import pytest
 from builders.fujitsu import B4_STANDARD
 from builders.trace import message
 from cb_datasets import chat
-from cb_datasets.chat import EncodedSample, template_hash
+from cb_datasets.chat import EncodedSample
 from cb_datasets.checks import preflight as preflight_module
 from cb_datasets.checks.preflight import histogram, preflight
 from cb_datasets.checks.show_tokens import show_tokens
+from cb_datasets.template_probe import template_hash
 
 from ..conftest import INJECTION, REFUSAL, RIGHT, TEXT, WRONG
 

@@ -34,7 +34,7 @@ CALL = '{"name": "a", "parameters": {"q": "x"}}'
         ('<|python_tag|>{"name": "", "parameters": {}}<|eom_id|>', "bad_arguments"),
         ('<|python_tag|>{"name": "a", "name": "b", "parameters": {}}<|eom_id|>', "bad_json"),
         ('<|python_tag|>{"name": "a", "parameters": {"x": NaN}}<|eom_id|>', "bad_json"),
-        (f"{CALL}<|eot_id|>", "no_python_tag_json"),
+        (f"{CALL}<|eot_id|>", "no_tag_json"),
         (f"<|python_tag|>{CALL}<|eom_id|>\n\nFormat Error: none", "trailing_text"),
         (f"<|python_tag|>{CALL} and more<|eom_id|>", "trailing_text"),
         ("Hello.<|eot_id|>", "text"),
@@ -101,7 +101,7 @@ def test_real_recorded_responses(real_data):
 
 
 def test_formats_by_name_and_by_template(llama_tokenizer):
-    assert format_of(llama_tokenizer.chat_template) is get_format("llama3_json") is LLAMA
+    assert format_of(llama_tokenizer) is get_format("llama3_json") is LLAMA
     with pytest.raises(ValueError, match="known: llama3_json"):
         get_format("lama")
     with pytest.raises(ValueError, match="none of the tool-call formats"):

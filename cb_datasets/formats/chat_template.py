@@ -1,0 +1,59 @@
+"""A chat template with what a recipe decides about it: the tool-call format, and the template's own settings.
+
+    {#- tool-call format: hermes #}{%- set enable_thinking = false %}    <- in front of the model's template
+
+So they are part of the template. Every stage that renders with it, a server and the saved tokenizer of a breaker
+included, has the same ones, and the hash of the template tells them apart.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+
+
+_HEAD = re.compile(r"\{#- tool-call format: (\w*) #\}((?:\{%- set \w+ = [^\n]*? %\})*)")
+_SETTING = re.compile(r"\{%- set (\w+) = ([^\n]*?) %\}")
+
+
+def with_decisions(template: str, tool_format: str | None, settings: Mapping[str, object]) -> str:
+    """A template with its tool-call format and settings, in place of those that it has; as it is without any.
+
+    Args:
+        template (`str`): A chat template.
+        tool_format (`str`, *optional*): Name of its format, for a template that does not tell it.
+        settings (`Mapping[str, object]`): Values of variables of the template, such as `enable_thinking`.
+
+    Raises:
+        ValueError: If the template has no such variable.
+    """
+    head = _HEAD.match(template)
+    own = template[head.end() :] if head else template
+    for name in settings:
+        if not re.search(rf"\b{re.escape(name)}\b", own):
+            raise ValueError(f"The chat template has no setting {name!r}.")
+    tool_format = tool_format or named_format(template)
+    settings = {**settings_of(template), **settings}
+    if not tool_format and not settings:
+        return template
+    values = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in sorted(settings.items()))
+    return f"{{#- tool-call format: {tool_format or ''} #}}{values}{own}"
+
+
+def named_format(template: str) -> str | None:
+    """Name of the tool-call format that was decided for a template; `None` if none was."""
+    head = _HEAD.match(template)
+    return (head[1] or None) if head else None
+
+
+def settings_of(template: str) -> dict[str, object]:
+    """The settings that were decided for a template."""
+    head = _HEAD.match(template)
+    return {name: json.loads(_json(value)) for name, value in _SETTING.findall(head[2])} if head else {}
+
+
+def _literal(value: object) -> str:
+    return {"null": "none"}.get(text := json.dumps(value), text)
+
+
+def _json(literal: str) -> str:
+    return {"none": "null"}.get(literal, literal)

@@ -1,0 +1,102 @@
+"""What a chat template does, found out by rendering: it is checked before any work, and named by a hash."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError
+
+from builders.trace import message, tool_call
+
+from .chat import DATE_STRING, apply_template
+from .formats import format_of
+from .template_form import template_messages
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+# A conversation of each kind that a prompt ends with, and a tool that no prompt of real data offers.
+_NAME = "probe_of_template"
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "Says whether the template shows tools.",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+    },
+}
+_PROBES = (
+    [message("user", "Hello.")],
+    [
+        message("user", "Hello."),
+        message("assistant", None, [tool_call(_NAME, {"text": "a"}, "call_0")]),
+        message("tool", "A result.", tool_call_id="call_0", name=_NAME),
+    ],
+)
+
+
+@dataclass(frozen=True)
+class TemplateProbe:
+    """What a chat template writes at the edges of every prompt, found out by rendering.
+
+    Args:
+        bos (`int`): How many BOS tokens a prompt begins with.
+        headers (`tuple[tuple[int, ...], ...]`): What may end it: token ids of the header of the turn to generate,
+            after a user's turn and after a tool's result. A template without a header ends with the last token of
+            that turn.
+        text (`str`): All that was rendered.
+    """
+
+    bos: int
+    headers: tuple[tuple[int, ...], ...]
+    text: str
+
+
+def probe_template(tokenizer: "PreTrainedTokenizerBase") -> TemplateProbe:
+    """Render two short conversations with a tool.
+
+    Raises:
+        ValueError: If the template does not show the tool, cannot write a call and its result, or does not write the
+            same twice.
+    """
+    return _probe(tokenizer, tokenizer.chat_template)
+
+
+@lru_cache(maxsize=16)
+def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe:
+    tool_format, rendered, headers = format_of(tokenizer), [], []
+    for messages in _PROBES:
+        turns = template_messages(messages, tool_format)
+        try:
+            opened, again, closed = (
+                apply_template(tokenizer, turns, [_PROBE_TOOL], DATE_STRING, opens) for opens in (True, True, False)
+            )
+        except (TemplateError, TypeError, KeyError) as error:
+            raise ValueError(f"The chat template cannot write a call and its result: {error}") from error
+        if opened != again:
+            raise ValueError("The chat template does not write the same prompt twice; no stage could repeat another.")
+        # Once among the tools, and once in each call.
+        if opened.count(_NAME) < 1 + sum(len(turn.get("tool_calls", ())) for turn in turns):
+            raise ValueError(
+                "The chat template shows the model no tools, so it cannot call any. Pass a template that does with "
+                "--chat-template."
+            )
+        header = opened.removeprefix(closed) if opened.startswith(closed) else ""
+        headers.append(tuple(_ids(tokenizer, header) or _ids(tokenizer, opened)[-1:]))
+        rendered.append(opened)
+    bos = tokenizer.bos_token_id
+    return TemplateProbe(
+        0 if bos is None else _ids(tokenizer, rendered[0]).count(bos), tuple(headers), "".join(rendered)
+    )
+
+
+def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
+    """Short hash of the chat template and of what it writes; data and model must agree on it."""
+    return hashlib.sha256((tokenizer.chat_template + probe_template(tokenizer).text).encode()).hexdigest()[:12]
