@@ -25,9 +25,9 @@ from builders.trace import to_json
 
 from .chat import DATE_STRING
 from .files import STREAM_ROWS, in_one_move, set_writer
-from .formats import Diagnosis, get_format
+from .formats import CANONICAL, Diagnosis, Parsed, get_format
 from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
-from .template_form import published_messages, stored_messages
+from .template_form import published_messages, stored_messages, template_messages
 
 
 _TURNS = List(Json())
@@ -200,7 +200,8 @@ def _dpo_row(sample: dict, chosen: dict[tuple, dict]) -> dict:
 def _openai_row(sample: dict, _: dict) -> dict:
     if sample["set"] == CIRCUIT_BREAKER:
         raise _NotExported("circuit_breaker")
-    turns = [*published_messages(sample)[0], completion_turn(sample)]
+    # One call a turn, as the rows ask the API for.
+    turns = [*template_messages(sample["messages"], get_format(CANONICAL)), completion_turn(sample)]
     # The API trains on every assistant turn unless its weight is 0: here only on the completion.
     messages = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in _numbered(turns)]
     messages[-1]["weight"] = 1
@@ -232,10 +233,16 @@ def completion_turn(sample: dict) -> dict:
         [call] = parsed.calls
         function = {"name": call.name, "arguments": call.arguments}
         text = {"content": parsed.text} if parsed.text else {}
-        return {"role": "assistant", "tool_calls": [{"id": "call", "type": "function", "function": function}], **text}
+        calls = [{"id": "call", "type": "function", "function": function}]
+        return {"role": "assistant", "tool_calls": calls, **text, **_thought(parsed)}
     if parsed.diagnosis != Diagnosis.TEXT:
         raise _NotExported(f"malformed_completion ({parsed.diagnosis})")
-    return {"role": "assistant", "content": parsed.text}
+    return {"role": "assistant", "content": parsed.text, **_thought(parsed)}
+
+
+def _thought(parsed: Parsed) -> dict:
+    """The thinking of a turn, under the name that templates and trainers have for it."""
+    return {"reasoning_content": parsed.thinking} if parsed.thinking else {}
 
 
 def _prompt_key(sample: dict) -> tuple:

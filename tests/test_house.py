@@ -26,7 +26,7 @@ FLOORS = (
 GROUND = {
     *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
     *("markdown", "outcomes", "placement", "public_name", "sample", "splits", "template_form"),
-    *("terminal", "tool_schemas", "web"),
+    *("template_probe", "terminal", "tool_schemas", "web"),
 }
 
 # Files that may be longer than 400 lines, as in TRL.

@@ -42,7 +42,7 @@ def format_of(tokenizer: "PreTrainedTokenizerBase") -> ToolCallFormat:
     Raises:
         ValueError: If the template tells none, or more than one, or the one decided for it is unknown.
     """
-    return _format_of(tokenizer, tokenizer)
+    return _format_of(tokenizer, tokenizer.chat_template)
 
 
 @lru_cache(maxsize=64)

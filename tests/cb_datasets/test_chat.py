@@ -11,7 +11,6 @@ from builders.trace import message, tool_call
 from cb_datasets.chat import (
     _HEADS,
     _Head,
-    assistant_header,
     encode_completion,
     encode_prompt,
     encode_sample,
@@ -19,8 +18,10 @@ from cb_datasets.chat import (
     encoded_prompt,
     injection_tokens,
     render_prompt,
-    template_messages,
 )
+from cb_datasets.formats import FORMATS
+from cb_datasets.template_form import template_messages
+from cb_datasets.template_probe import probe_template
 
 from .conftest import INJECTION, REQUEST, TEXT, WRONG
 
@@ -110,7 +111,7 @@ def test_parallel_calls_become_pairs_in_order():
         message("tool", "second"),
         message("assistant", "done"),
     ]
-    rendered = template_messages(history)
+    rendered = template_messages(history, FORMATS["llama3_json"])
     assert [turn["role"] for turn in rendered] == ["user", "assistant", "tool", "assistant", "tool", "assistant"]
     assert [turn["tool_calls"][0]["function"]["name"] for turn in rendered if "tool_calls" in turn] == ["a", "b"]
     assert [turn["content"] for turn in rendered if turn["role"] == "tool"] == ["first", "second"]
@@ -119,7 +120,7 @@ def test_parallel_calls_become_pairs_in_order():
 
 def test_unanswered_calls_stay_and_no_field_is_null():
     history = [message("assistant", tool_calls=[tool_call("a", {}, "")]), message("user", "again")]
-    rendered = template_messages(history)
+    rendered = template_messages(history, FORMATS["llama3_json"])
     assert [turn["role"] for turn in rendered] == ["assistant", "user"]
     assert all(value is not None for turn in rendered for value in turn.values())
 
@@ -212,7 +213,7 @@ def test_a_changed_template_is_noticed(tiny_agent_path, prompt):
 
 
 def test_the_header_of_the_assistant(llama_tokenizer, prompt):
-    header = assistant_header(llama_tokenizer)
+    [header] = set(probe_template(llama_tokenizer).headers)
     assert llama_tokenizer.decode(list(header)) == "<|start_header_id|>assistant<|end_header_id|>\n\n"
     assert tuple(encode_prompt(llama_tokenizer, prompt)[-len(header) :]) == header
 

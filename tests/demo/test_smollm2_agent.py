@@ -27,7 +27,7 @@ def test_the_compact_template_names_tools_and_changes_nothing_else(tokenizer):
     for name, template in (("whole", TEMPLATE), ("compact", COMPACT_TEMPLATE)):
         tokenizer.chat_template = template
         prompts[name] = render_prompt(tokenizer, row).split("Functions you can call:\n")
-        assert format_of(template).name == "llama3_json"
+        assert format_of(tokenizer).name == "llama3_json"
     (head, rest), (compact_head, compact_rest) = prompts["whole"], prompts["compact"]
     assert head == compact_head
     tools, turns = compact_rest.split("<|eot_id|>", 1)

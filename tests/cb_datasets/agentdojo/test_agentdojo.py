@@ -35,8 +35,10 @@ from cb_datasets.control_tokens import control_tokens
 from cb_datasets.evaluation.results import LIVE_KEYS
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.files import read_json, write_json
+from cb_datasets.formats import FORMATS
 from cb_datasets.generation.backend import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
+from tests.conftest import REPOSITORY
 from tools.small_models import save_adapter, save_wide_agent
 
 from ..conftest import WRONG
@@ -109,12 +111,12 @@ def test_plain_text_is_returned_as_content(server, prompt):
 
 
 def test_well_formed_calls_are_parsed_and_malformed_ones_stay_text():
-    message, reason = chat_server_module._assistant_message(WRONG, chat_server_module.format_of("<|eot_id|>"))
+    message, reason = chat_server_module._assistant_message(WRONG, FORMATS["llama3_json"])
     assert reason == "tool_calls" and json.loads(message["tool_calls"][0]["function"]["arguments"]) == {
         "query": "pump"
     }
     broken = WRONG.replace("}}", "}")
-    message, reason = chat_server_module._assistant_message(broken, chat_server_module.format_of("<|eot_id|>"))
+    message, reason = chat_server_module._assistant_message(broken, FORMATS["llama3_json"])
     assert reason == "stop" and message["content"] == broken.removesuffix("<|eom_id|>"), "no call, and the whole text"
 
 
@@ -194,7 +196,8 @@ def child_of(log):
 
 
 def start(adapter, log):
-    return vllm_server("some/model", {"breaker": str(adapter)}, "llama3_json", 4096, log)
+    tokenizer = load_tokenizer(str(REPOSITORY / "demo" / "tiny_agent"))
+    return vllm_server("some/model", {"breaker": str(adapter)}, tokenizer, 4096, log)
 
 
 def test_the_server_gets_flags_for_tools_and_adapters(fake_server, adapter, tmp_path):
@@ -203,6 +206,8 @@ def test_the_server_gets_flags_for_tools_and_adapters(fake_server, adapter, tmp_
     flags = (tmp_path / "log").read_text()
     assert "--enable-auto-tool-choice --tool-call-parser llama3_json" in flags
     assert f"--enable-lora --max-lora-rank 8 --max-loras 1 --lora-modules breaker={adapter}" in flags
+    template = (tmp_path / "chat_template.jinja").read_text()
+    assert f"--chat-template {tmp_path / 'chat_template.jinja'}" in flags and "<|python_tag|>" in template
     assert "--model some/model --served-model-name base --max-model-len 4096" in flags
 
 
@@ -312,7 +317,8 @@ def test_a_request_has_the_messages_of_the_later_trace(live_agent):
             {"role": "user", "content": text("Do both.")},
             {"role": "assistant", "content": None, "tool_calls": calls},
             *results,
-        ]
+        ],
+        FORMATS["llama3_json"],
     )
     assert [turn["role"] for turn in sent] == ["system", "user", "assistant", "tool", "assistant", "tool"]
     assert sent[0]["content"] == "Be good."
@@ -339,7 +345,7 @@ def test_a_server_that_takes_text_reads_no_spelled_control_token(live_agent, tin
             {"role": "assistant", "content": text(said), "tool_calls": [call]},
             result,
         ]
-        requests.append(live_agent.request_messages(turns, control_tokens(tokenizer)))
+        requests.append(live_agent.request_messages(turns, FORMATS["llama3_json"], control_tokens(tokenizer)))
         for turn in requests[-1]:
             for each in turn.get("tool_calls", ()):
                 each["function"]["arguments"] = json.loads(each["function"]["arguments"])
@@ -371,7 +377,7 @@ def test_a_request_to_vllm_has_breaks_and_one_to_our_server_has_none(live_agent,
 
     for engine in ("transformers", "vllm"):
         control = control_tokens_to_break(dataclasses.replace(tiny, engine=engine))
-        model = live_agent.ServedModel("http://127.0.0.1:1/v1", "base", 16, [], control)
+        model = live_agent.ServedModel("http://127.0.0.1:1/v1", "base", 16, [], FORMATS["llama3_json"], control)
         monkeypatch.setattr(model._client.chat.completions, "create", create)
         with pytest.raises(ConnectionError):
             turns = [{"role": "user", "content": text("a<|eot_id|>")}]
@@ -397,7 +403,7 @@ def test_a_failing_server_raises_instead_of_giving_a_turn(live_agent, agent, mon
 
     monkeypatch.setattr(chat_server_module, "encode_prompt", fails)
     with chat_server({"base": agent}, 1024) as url:
-        model = live_agent.ServedModel(url, "base", 16, [])
+        model = live_agent.ServedModel(url, "base", 16, [], FORMATS["llama3_json"])
         model._client = model._client.with_options(max_retries=0)
         with pytest.raises(ConnectionError, match="no room"):
             model.query("", live_agent.FunctionsRuntime([]), messages=[{"role": "user", "content": text("Hello.")}])
