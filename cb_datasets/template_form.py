@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from builders.trace import message, to_json
 
-from .formats import CANONICAL, ToolCallFormat, get_format
+from .formats import CANONICAL, FORMATS, ToolCallFormat
 
 
 def template_messages(messages: list[dict], tool_format: ToolCallFormat) -> list[dict]:
@@ -38,7 +38,7 @@ def template_messages(messages: list[dict], tool_format: ToolCallFormat) -> list
             out.append({"role": "tool", "content": each["content"] or "", **_named(each, turn, tool_format)})
             continue
         out += waiting if in_pairs else []
-        waiting = [_call_turn(each, call, tool_format, next(numbers)) for call in each["tool_calls"]]
+        waiting = [_call_turn(each, call, tool_format, next(numbers)) for call in each["tool_calls"] or ()]
         if not waiting:
             out.append({"role": each["role"], "content": each["content"] or ""})
         elif not in_pairs:
@@ -66,9 +66,9 @@ def _call_turn(made_by: dict, call: dict, tool_format: ToolCallFormat, number: i
 
 def format_of_row(row: dict) -> ToolCallFormat:
     """The format that a row was made for. A prompt is made for none: it is written as for the canonical one, which
-    all templates take.
+    all templates take. So is a row of an unknown format, about which the rules have a word.
     """
-    return get_format(row["provenance"]["prompt_format"] or CANONICAL)
+    return FORMATS.get(row["provenance"]["prompt_format"], FORMATS[CANONICAL])
 
 
 def published_messages(row: dict) -> tuple[list[dict], list[dict]]:

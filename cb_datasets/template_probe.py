@@ -43,31 +43,39 @@ class TemplateProbe:
     """What a chat template writes at the edges of every prompt, found out by rendering.
 
     Args:
-        bos (`int`): How many BOS tokens a prompt begins with.
+        bos (`int`): How many BOS tokens a prompt has.
         headers (`tuple[tuple[int, ...], ...]`): What may end it: token ids of the header of the turn to generate,
             after a user's turn and after a tool's result. A template without a header ends with the last token of
             that turn.
         text (`str`): All that was rendered.
+        fault (`str`, *optional*): Why no prompts can be written with the template.
     """
 
     bos: int
     headers: tuple[tuple[int, ...], ...]
     text: str
+    fault: str | None = None
+
+
+def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Check that prompts of agents can be written with a tokenizer's chat template.
+
+    Raises:
+        ValueError: If the template does not show tools, cannot write a call and its result, does not open the
+            model's turn, does not write the same twice, or is of no known format.
+    """
+    if fault := probe_template(tokenizer).fault:
+        raise ValueError(fault)
 
 
 def probe_template(tokenizer: "PreTrainedTokenizerBase") -> TemplateProbe:
-    """Render two short conversations with a tool.
-
-    Raises:
-        ValueError: If the template does not show the tool, cannot write a call and its result, or does not write the
-            same twice.
-    """
+    """Render two short conversations with a tool."""
     return _probe(tokenizer, tokenizer.chat_template)
 
 
 @lru_cache(maxsize=16)
 def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe:
-    tool_format, rendered, headers = format_of(tokenizer), [], []
+    tool_format, rendered, headers, faults = format_of(tokenizer), [], [], []
     for messages in _PROBES:
         turns = template_messages(messages, tool_format)
         try:
@@ -75,22 +83,26 @@ def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe
                 apply_template(tokenizer, turns, [_PROBE_TOOL], DATE_STRING, opens) for opens in (True, True, False)
             )
         except (TemplateError, TypeError, KeyError) as error:
-            raise ValueError(f"The chat template cannot write a call and its result: {error}") from error
+            faults.append(f"The chat template cannot write a call and its result: {error}")
+            continue
         if opened != again:
-            raise ValueError("The chat template does not write the same prompt twice; no stage could repeat another.")
+            faults.append("The chat template does not write the same prompt twice; no stage could repeat another.")
         # Once among the tools, and once in each call.
         if opened.count(_NAME) < 1 + sum(len(turn.get("tool_calls", ())) for turn in turns):
-            raise ValueError(
+            faults.append(
                 "The chat template shows the model no tools, so it cannot call any. Pass a template that does with "
                 "--chat-template."
             )
-        header = opened.removeprefix(closed) if opened.startswith(closed) else ""
-        headers.append(tuple(_ids(tokenizer, header) or _ids(tokenizer, opened)[-1:]))
         rendered.append(opened)
-    bos = tokenizer.bos_token_id
-    return TemplateProbe(
-        0 if bos is None else _ids(tokenizer, rendered[0]).count(bos), tuple(headers), "".join(rendered)
-    )
+        header = opened.removeprefix(closed) if opened.startswith(closed) else ""
+        if header or not opened.rstrip().endswith(tool_format.end_tokens):
+            headers.append(tuple(_ids(tokenizer, header) or _ids(tokenizer, opened)[-1:]))
+        else:
+            faults.append("The chat template ignores `add_generation_prompt`: no prompt opens the model's turn.")
+    bos = _ids(tokenizer, rendered[0]).count(tokenizer.bos_token_id) if rendered else 0
+    if bos > 1:
+        faults.append(f"The chat template writes {tokenizer.bos_token} {bos} times.")
+    return TemplateProbe(bos, tuple(headers), "".join(rendered), faults[0] if faults else None)
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

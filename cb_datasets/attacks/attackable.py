@@ -34,7 +34,7 @@ def _drop_reason(prompt: dict) -> str | None:
 
 def format_of_models(models: Mapping[str, Backend]) -> ToolCallFormat:
     """The tool-call format of models that share their chat template."""
-    return format_of(next(iter(models.values())).tokenizer.chat_template)
+    return format_of(next(iter(models.values())).tokenizer)
 
 
 def complete_unchanged(

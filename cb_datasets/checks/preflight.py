@@ -169,7 +169,7 @@ def row_faults(row: dict, target: TargetTokenizer, max_length: int) -> tuple[lis
 def _prompt_faults(row: dict, prompt: EncodedPrompt, target: TargetTokenizer) -> Iterator[str]:
     if not target.decodes_to(prompt.ids, prompt.text):
         yield "prompt_decodes_differently"
-    if prompt.ids.count(target.tokenizer.bos_token_id) != target.probe.bos:
+    if prompt.ids.count(target.tokenizer.bos_token_id) != min(target.probe.bos, 1):
         yield "bos_not_once"
     if not any(tuple(prompt.ids[-len(header) :]) == header for header in target.probe.headers):
         yield "no_assistant_header"

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from .chat_template import named_format
 from .llama3_json import LLAMA3_JSON
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
@@ -49,12 +51,19 @@ def format_of(tokenizer: "PreTrainedTokenizerBase") -> ToolCallFormat:
 def _format_of(tokenizer: "PreTrainedTokenizerBase", template: str) -> ToolCallFormat:
     name = named_format(template)
     tool_format = _told_by(template) if name is None else get_format(name)
-    opened = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Hello."}], add_generation_prompt=True, tokenize=False
-    )
-    if str(opened).rstrip().endswith("<think>"):
+    if _opens_thinking(tokenizer):
         return get_format(f"{tool_format.name.removesuffix('_thinking')}_thinking")
     return tool_format
+
+
+def _opens_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether prompts end inside the thinking of the turn to generate."""
+    turns = [{"role": "user", "content": "Hello."}]
+    try:
+        prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    except TemplateError:  # `check_template` says what the template cannot write
+        return False
+    return str(prompt).rstrip().endswith("<think>")
 
 
 def _told_by(template: str) -> ToolCallFormat:

@@ -15,7 +15,7 @@ from ..chat import MAX_LENGTH
 from ..files import read_json
 from ..formats import format_of
 from ..public_name import public_name
-from ..template_probe import probe_template
+from ..template_probe import check_template
 
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
 
     Raises:
         FileNotFoundError: If it is no model folder, and the Hub has no such model or cannot be reached.
-        ValueError: If it has no chat template, one whose tool-call format is unknown, or one that [`probe_template`]
+        ValueError: If it has no chat template, one whose tool-call format is unknown, or one that [`check_template`]
             refuses.
     """
     check_model(model)
@@ -213,7 +213,7 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     if tokenizer.chat_template is None:
         raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
     try:
-        probe_template(tokenizer)
+        check_template(tokenizer)
     except ValueError as error:
         raise ValueError(f"{model}: {error}") from error
     return tokenizer

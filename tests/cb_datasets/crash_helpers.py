@@ -29,6 +29,7 @@ class CharacterTokenizer:
     """A tokenizer with one token per character."""
 
     chat_template = END
+    bos_token_id = None
     is_fast = False
     added_tokens_decoder: ClassVar = {}
 

@@ -20,6 +20,9 @@ from cb_datasets.control_tokens import BREAK, control_tokens, private_use_charac
 
 TOKENIZERS = ["tiny agent", "llama-3.1", "qwen2.5", "qwen3", "gpt-oss"]
 
+# In front of templates of no model: the tool-call format that they do not tell.
+NAMED = "{#- tool-call format: llama3_json #}"
+
 # Text that no template and no tokenizer treats in a special way.
 PLAIN = "Qx7"
 
@@ -221,7 +224,7 @@ def test_a_completion_keeps_its_control_tokens(llama_tokenizer):
 
 @pytest.mark.parametrize("printed", ["content", "content | trim", "content | tojson", "content | tojson | trim"])
 def test_templates_that_trim_and_quote(tiny, printed):
-    tiny.chat_template = (
+    tiny.chat_template = NAMED + (
         "{% for m in messages %}{% set content = m.content %}<|eom_id|>{{ " + printed + " }}{% endfor %}<|eot_id|>"
     )
     expected = [tiny.convert_tokens_to_ids(token) for token in ("<|eom_id|>", "<|eom_id|>", "<|eot_id|>")]
@@ -230,14 +233,14 @@ def test_templates_that_trim_and_quote(tiny, printed):
 
 
 def test_a_template_that_escapes_all_but_ascii(tiny):
-    tiny.chat_template = "{{ messages[0].content | tojson(ensure_ascii=True) }}<|eot_id|>"
+    tiny.chat_template = NAMED + "{{ messages[0].content | tojson(ensure_ascii=True) }}<|eot_id|>"
     row = row_of("é <|eot_id|> \\ue000")
     assert render_prompt(tiny, row) == json.dumps("é <|eot_id|> \\ue000") + "<|eot_id|>"
     check_plain(tiny, row, [tiny.convert_tokens_to_ids("<|eot_id|>")])
 
 
 def test_text_of_two_messages_forms_no_token(tiny):
-    tiny.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<|eom_id|>"
+    tiny.chat_template = NAMED + "{% for m in messages %}{{ m.content }}{% endfor %}<|eom_id|>"
     eom = tiny.convert_tokens_to_ids("<|eom_id|>")
     token = "<|eot_id|>"
     for cut in range(len(token) + 1):
@@ -248,7 +251,9 @@ def test_text_of_two_messages_forms_no_token(tiny):
 
 @pytest.mark.parametrize("before", ["<", "<|", "<|eot", "{{ '<' ~ '|' }}", "<{{ '' }}", "<{# #}\n{{- '' }}"])
 def test_text_completes_no_token_that_the_template_begins(tiny, before):
-    tiny.chat_template = before + "{{ messages[0].content }}|>{% for m in messages %}{{ m.content }}{% endfor %}"
+    tiny.chat_template = (
+        NAMED + before + "{{ messages[0].content }}|>{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
     prefix = render_prompt(tiny, {**row_of(""), "messages": [message("user", "")]}).removesuffix("|>")
     rest = "<|eot_id|>".removeprefix(prefix)
     assert control_tokens(tiny).template_opens
@@ -262,7 +267,7 @@ def test_text_completes_no_token_that_the_template_begins(tiny, before):
 def test_a_key_completes_no_token_that_the_template_begins(other_tokenizer):
     """Qwen3-Coder's template writes unknown keys of a tool's schema as tags."""
     tokenizer = copy.copy(other_tokenizer("qwen3"))
-    tokenizer.chat_template = (
+    tokenizer.chat_template = NAMED + (
         "{% for tool in tools %}{% for key in tool.function if key not in ['name', 'type'] %}"
         "{{ '\n<' ~ key ~ '>' ~ tool.function[key] ~ '</' ~ key ~ '>' }}{% endfor %}{% endfor %}"
         "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}{% endif %}{% endfor %}"
@@ -286,7 +291,7 @@ def test_templates_of_real_models_begin_no_token(tokenizer):
 def test_tokens_in_another_case_are_found_after_normalization(tiny):
     tiny.backend_tokenizer.normalizer = Lowercase()
     tiny.add_tokens([AddedToken("<stop>", normalized=True)])
-    tiny.chat_template = "{{ messages[0].content }}<|eot_id|>"
+    tiny.chat_template = NAMED + "{{ messages[0].content }}<|eot_id|>"
     row = row_of("a <STOP> b <sToP>")
     prompt = encoded_prompt(tiny, row)
     assert tiny.convert_tokens_to_ids("<stop>") in tiny(prompt.text, add_special_tokens=False)["input_ids"]
@@ -296,7 +301,7 @@ def test_tokens_in_another_case_are_found_after_normalization(tiny):
 
 def test_tokens_that_swallow_spaces(tiny):
     tiny.add_tokens([AddedToken("<sep>", lstrip=True, rstrip=True), AddedToken("<word>", single_word=True)])
-    tiny.chat_template = "{{ messages[0].content }} <sep> x <word> {{ messages[1].content }}"
+    tiny.chat_template = NAMED + "{{ messages[0].content }} <sep> x <word> {{ messages[1].content }}"
     prompt = encoded_prompt(tiny, row_of("a <sep> b<word>", "<word> <sep>"))
     reference = encoded_prompt(tiny, row_of("a Qx7 b", "c"))
     assert control_ids(tiny, prompt.ids) == control_ids(tiny, reference.ids)
@@ -307,7 +312,7 @@ def test_tokens_that_swallow_spaces(tiny):
 
 def test_tokens_of_one_character_and_of_white_space(tiny):
     tiny.add_tokens([AddedToken("☃"), AddedToken("\n\n"), AddedToken("☃a☃")])
-    tiny.chat_template = "☃{{ messages[0].content }}\n\n."
+    tiny.chat_template = NAMED + "☃{{ messages[0].content }}\n\n."
     names = [tiny.decode([id]) for id in control_ids(tiny, encoded_prompt(tiny, row_of("☃☃a☃\n\n☃ b")).ids)]
     assert names == ["☃", "\n\n", "\n\n"], "white space is no control token"
 
@@ -319,7 +324,7 @@ def test_texts_between_tokens_are_encoded_as_in_the_middle_of_a_prompt():
     backend.pre_tokenizer = Metaspace(prepend_scheme="first")
     backend.add_special_tokens(["<|a|>", "<|b|>"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    tokenizer.chat_template = "abc<|a|>{{ messages[0].content }}<|a|>de"
+    tokenizer.chat_template = NAMED + "abc<|a|>{{ messages[0].content }}<|a|>de"
     prompt = encoded_prompt(tokenizer, row_of("fg<|b|>h"))
     expected = ["▁", *"abc", "<|a|>", *"fg<|b|>h", "<|a|>", *"de"]
     assert tokenizer.convert_ids_to_tokens(prompt.ids) == expected
@@ -328,7 +333,7 @@ def test_texts_between_tokens_are_encoded_as_in_the_middle_of_a_prompt():
 
 def test_a_slow_tokenizer():
     tokenizer = ByT5Tokenizer(extra_ids=4)
-    tokenizer.chat_template = "<extra_id_1>{{ messages[0].content }}<extra_id_2>"
+    tokenizer.chat_template = NAMED + "<extra_id_1>{{ messages[0].content }}<extra_id_2>"
     prompt = encoded_prompt(tokenizer, row_of("é<extra_id_1><extra_<extra_id_0>id_3>"))
     names = [tokenizer.decode([id]) for id in control_ids(tokenizer, prompt.ids)]
     assert names == ["<extra_id_1>", "<extra_id_2>"] and tokenizer.decode(prompt.ids) == prompt.text
@@ -339,7 +344,7 @@ def test_a_model_that_knows_the_token_as_a_word_is_an_error():
     backend.pre_tokenizer = WhitespaceSplit()
     backend.add_special_tokens(["[end]"])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    tokenizer.chat_template = "{{ messages[0].content }} [end]"
+    tokenizer.chat_template = NAMED + "{{ messages[0].content }} [end]"
     assert encoded_prompt(tokenizer, row_of("hello")).ids == [1, 2]
     with pytest.raises(ValueError, match="has control tokens as words"):
         encoded_prompt(tokenizer, row_of("hello [end]"))
@@ -348,7 +353,7 @@ def test_a_model_that_knows_the_token_as_a_word_is_an_error():
 def test_a_tokenizer_without_control_tokens():
     backend = Tokenizer(BPE({letter: number for number, letter in enumerate("abc<|>")}, []))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend)
-    tokenizer.chat_template = "{{ messages[0].content }}"
+    tokenizer.chat_template = NAMED + "{{ messages[0].content }}"
     assert len(encoded_prompt(tokenizer, row_of("<|a|>")).ids) == 5
 
 
@@ -405,6 +410,6 @@ def test_tokens_that_cannot_be_broken_are_refused(tiny):
     tiny.add_tokens(["☃"])
     with pytest.raises(ValueError, match=r"cannot be broken\. Use --engine transformers"):
         control_tokens(tiny).break_in("☃")
-    tiny.chat_template = "<|{{ messages[0].content }}"
+    tiny.chat_template = NAMED + "<|{{ messages[0].content }}"
     with pytest.raises(ValueError, match=r"beginning of a control token.*Use --engine transformers"):
         control_tokens(tiny).break_in("a")

@@ -298,6 +298,7 @@ def test_several_spans_of_a_message_are_varied():
 ROW = {
     "input_ids": list(range(12)),
     "prompt_length": 6,
+    "answer_start": 6,
     "injection": [[1, 2], [3, 5]],
     "tool_call": [7, 11],
     "tool_name": [8, 10],
