@@ -140,7 +140,7 @@ def live_figures(model: Path, part: str, folder: Path) -> dict[str, Any]:
     from cb_datasets.agentdojo.live_runs import read_live_runs
     from cb_datasets.agentdojo.results import BenchmarkSelection, metrics_of
     from cb_datasets.agentdojo.run_benchmark import ServedModels, run_agentdojo
-    from cb_datasets.generation.backend import load_tokenizer
+    from cb_datasets.generation.tokenizer import load_tokenizer
 
     served = ServedModels(str(model), {}, "transformers", max_new_tokens=MAX_NEW_TOKENS)
     selection = BenchmarkSelection((f"office_{part}_*",), "lookalike", suite_module="demo.office", max_steps=8)

@@ -47,13 +47,13 @@ class TemplateProbe:
         headers (`tuple[tuple[int, ...], ...]`): What may end it: token ids of the header of the turn to generate,
             after a user's turn and after a tool's result. A template without a header ends with the last token of
             that turn.
-        text (`str`): All that was rendered.
+        prompts (`tuple[str, ...]`): The prompts: a user's first words, and a tool's result after a call.
         fault (`str`, *optional*): Why no prompts can be written with the template.
     """
 
     bos: int
     headers: tuple[tuple[int, ...], ...]
-    text: str
+    prompts: tuple[str, ...]
     fault: str | None = None
 
 
@@ -90,8 +90,8 @@ def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe
         # Once among the tools, and once in each call.
         if opened.count(_NAME) < 1 + sum(len(turn.get("tool_calls", ())) for turn in turns):
             faults.append(
-                "The chat template shows the model no tools, so it cannot call any. Pass a template that does with "
-                "--chat-template."
+                "The chat template shows the model no tools, so it cannot call any. Take one that does: "
+                "`cb-datasets tokenizer MODEL --chat-template FILE`."
             )
         rendered.append(opened)
         header = opened.removeprefix(closed) if opened.startswith(closed) else ""
@@ -102,7 +102,7 @@ def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe
     bos = _ids(tokenizer, rendered[0]).count(tokenizer.bos_token_id) if rendered else 0
     if bos > 1:
         faults.append(f"The chat template writes {tokenizer.bos_token} {bos} times.")
-    return TemplateProbe(bos, tuple(headers), "".join(rendered), faults[0] if faults else None)
+    return TemplateProbe(bos, tuple(headers), tuple(rendered), faults[0] if faults else None)
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
@@ -111,4 +111,5 @@ def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
 
 def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Short hash of the chat template and of what it writes; data and model must agree on it."""
-    return hashlib.sha256((tokenizer.chat_template + probe_template(tokenizer).text).encode()).hexdigest()[:12]
+    written = "".join([tokenizer.chat_template, *probe_template(tokenizer).prompts])
+    return hashlib.sha256(written.encode()).hexdigest()[:12]

@@ -9,6 +9,13 @@ REPORTS := $(DATA)/reports
 QUARANTINE := $(DATA)/quarantine/validate
 WORK := $(DATA)/completions
 
+# What a recipe decides about the chat template, once for all steps: FORMAT, TEMPLATE_SETTINGS, CHAT_TEMPLATE. The
+# decided tokenizer is a folder, which stands for the model wherever prompts are written and nothing is generated.
+DECISIONS := $(FORMAT:%=--tool-format %) $(TEMPLATE_SETTINGS:%=--template-setting %) $(CHAT_TEMPLATE:%=--chat-template %)
+DECIDED := $(if $(strip $(DECISIONS)),$(DATA)/tokenizer/tokenizer.json)
+TARGET := $(if $(DECIDED),$(DATA)/tokenizer,$(MODEL))
+TOKENIZER_FLAG := $(DECIDED:%/tokenizer.json=--tokenizer %)
+
 SETS := $(HARMFUL_SETS:%=$(HARMFUL)/%) $(RETAIN_SETS:%=$(RETAIN)/%)
 TRACE_FOLDERS := $(SOURCES:%=$(TRACES)/%)
 INGESTED := $(TRACE_FOLDERS:%=%/train/report.json)
@@ -40,8 +47,13 @@ gates: $(REPORTS)/quality_gates.json  ## Check the numbers of the sets
 merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
 preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
 
+ifneq ($(DECIDED),)
+$(DECIDED): recipes/$(RECIPE).mk $(TOKENIZER_FILE) | $(READY)
+	$(CB) tokenizer $(MODEL) --output $(@D) $(DECISIONS)
+endif
+
 # An edited recipe redoes everything; finished completions are found again by the hash of their inputs.
-$(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY)
+$(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY) $(DECIDED)
 	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
@@ -49,7 +61,7 @@ RUNS := $(DATA)/runs
 ifneq ($(RUNS_FLAGS),)
 FROM_RUNS := $(TRACES)/agentdojo/train/report.json
 $(RUNS)/agentdojo.json: $(WEIGHTS) | $(filter-out $(FROM_RUNS),$(INGESTED)) $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
-	$(CB) agentdojo --model $(MODEL) --output $(RUNS) $(RUNS_FLAGS)
+	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) --output $(RUNS) $(RUNS_FLAGS)
 
 $(FROM_RUNS): $(RUNS)/agentdojo.json
 INGEST_FLAGS_agentdojo := --data-dir $(RUNS) $(INGEST_FLAGS_agentdojo)
@@ -57,7 +69,7 @@ COLLECT_FLAGS += --own-agent local-base
 endif
 
 # The data sheet has the token lengths of traces with the target's tokenizer.
-SHEET_FLAGS ?= --model $(MODEL)
+SHEET_FLAGS ?= --model $(TARGET)
 
 $(REPORTS)/sources.json: $(INGESTED) $(TOKENIZER_FILE)
 	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS) $(SHEET_FLAGS)
@@ -75,7 +87,7 @@ REGENERATED := $(if $(TOKENIZER_FILE)$(RUNS_FLAGS),,$(filter agentdojo_failures 
 GENERATED := $(FLIPS:%=$(HARMFUL)/%) $(ANSWERS:%=$(RETAIN)/%) $(SAFE:%=$(RETAIN)/%) \
 	$(if $(REGENERATED),$(HARMFUL)/agentdojo_failures $(RETAIN)/agentdojo_resisted)
 
-ENGINE = --model $(MODEL) --work-dir $(WORK) $(GENERATE_FLAGS)
+ENGINE = --model $(MODEL) $(TOKENIZER_FLAG) --work-dir $(WORK) $(GENERATE_FLAGS)
 # The system prompt and the tools that B4-style prompts must carry to the end.
 TOOL_SCHEMA := builders/assets/b4_standard_v1.json
 SCHEMA_FLAG := --tool-schema $(TOOL_SCHEMA)
@@ -112,16 +124,16 @@ generate-shards: $(INGESTED)  ## Part RANK of WORLD of all completions that the 
 RECORDED := $(filter-out $(GENERATED),$(SETS))
 
 $(RECORDED:%=%/report.json): %/report.json: $(INGESTED) $(TOKENIZER_FILE)
-	$(CB) collect $(*:$(DATA)/%=%) --traces $(TRACES) --model $(MODEL) --output $* $(COLLECT_FLAGS)
+	$(CB) collect $(*:$(DATA)/%=%) --traces $(TRACES) --model $(TARGET) --output $* $(COLLECT_FLAGS)
 
-$(PROMPT_SETS) &: $(INGESTED)
-	$(CB) generate-eval $(TRACE_FOLDERS) --output $(PROMPTS) $(TASKS:%=--tasks %) $(EVAL_FLAGS)
+$(PROMPT_SETS) &: $(INGESTED) $(TOKENIZER_FILE)
+	$(CB) generate-eval $(TRACE_FOLDERS) --model $(TARGET) --output $(PROMPTS) $(TASKS:%=--tasks %) $(EVAL_FLAGS)
 
 $(REPORTS)/validation_report.json: $(SETS:%=%/report.json)
 	$(CB) validate $(SETS) --strict --quarantine $(QUARANTINE) --output $@ $(VALIDATE_FLAGS)
 
 $(REPORTS)/quality_gates.json: $(REPORTS)/validation_report.json $(REPORTS)/sources.json
-	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --model $(MODEL) \
+	$(CB) quality-gates $(SETS) --quarantine $(QUARANTINE) --sources $(REPORTS)/sources.json --model $(TARGET) \
 		--output $@ $(GATE_FLAGS)
 
 # Rows that were marked bad in the audit are left out.
@@ -129,10 +141,10 @@ MARKS := $(wildcard $(DATA)/audit/marks.parquet)
 
 $(STAGE2)/eval/report.json: $(REPORTS)/quality_gates.json $(PROMPT_SETS) $(MARKS)
 	$(CB) merge $(SETS) $(if $(TASKS),--prompts $(PROMPTS)) --quarantine $(QUARANTINE) --output $(STAGE2) --reports $(REPORTS) \
-		--schemas $(DATA)/schemas --model $(MODEL) $(MARKS:%=--marks %) $(MERGE_FLAGS)
+		--schemas $(DATA)/schemas --model $(TARGET) $(MARKS:%=--marks %) $(MERGE_FLAGS)
 
 $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
-	$(CB) preflight --train-data $(STAGE2) --model $(MODEL) --output $@ \
+	$(CB) preflight --train-data $(STAGE2) --model $(TARGET) --output $@ \
 		--tool-schema $(TOOL_SCHEMA) $(PREFLIGHT_FLAGS)
 
 # ------------------------------------------------------------------------------------------------ training, evaluation
@@ -143,7 +155,8 @@ ADAPTERS := --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DA
 # Quiet: an error of the training is one line, without a traceback of the launcher.
 LAUNCH ?= $(BIN)/accelerate launch --quiet $(LAUNCH_FLAGS)
 TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
-	--model_name_or_path $(MODEL) --dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
+	--model_name_or_path $(MODEL) $(TOKENIZER_FLAG:--tokenizer%=--tokenizer_name_or_path%) \
+	--dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
 
 # A recipe with suites of AgentDojo's or its own tests base and breakers in live runs, too.
 LIVE_TABLE := $(if $(LIVE_FLAGS),$(DATA)/report/agentdojo/table.txt)
@@ -160,9 +173,10 @@ $(EXTRA_ADAPTERS): $(DATA)/adapters/%/adapter_model.safetensors: $(REPORTS)/pref
 
 # Cosines between breaker and base on the hidden states of held-out samples.
 $(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)
-	$(BIN)/python -m trainers.diagnostics --model $(MODEL) $(ADAPTERS) --data $(STAGE2)/eval --output $@ $(DIAGNOSTICS_FLAGS)
+	$(BIN)/python -m trainers.diagnostics --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) \
+		--data $(STAGE2)/eval --output $@ $(DIAGNOSTICS_FLAGS)
 
-EVALUATE = $(CB) evaluate --model $(MODEL) --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) $(EVALUATE_FLAGS)
+EVALUATE = $(CB) evaluate --model $(MODEL) $(TOKENIZER_FLAG) --prompts $(PROMPTS) --output $(@D) --work-dir $(WORK) $(EVALUATE_FLAGS)
 
 # An extra breaker has a report of its own, whatever its gates say. It is made while the breaker trains, and the
 # comparison below finds the completions of the base and of the extra breakers finished.
@@ -181,7 +195,7 @@ REPORT = $(CB) report $(DATA)/report/results.json --output $(DATA)/report
 # Finished runs are reused.
 $(LIVE_TABLE): $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) | $(AGENTDOJO_READY)
 	mkdir -p $(@D)
-	$(CB) agentdojo --model $(MODEL) $(ADAPTERS) --output $(@D) $(LIVE_FLAGS) > $@
+	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --output $(@D) $(LIVE_FLAGS) > $@
 
 # The cosines are measured meanwhile, and added with the live runs to the report of a breaker that passes.
 $(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/diagnostics.json
@@ -194,7 +208,7 @@ UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(REPORT) \
 
 # Attackers who try again or know the breaker, about whom fixed attacks say nothing.
 attack: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) $(PROMPT_SETS)  ## The ladder of attacks against base and breakers: black box, searches, free vectors
-	$(CB) attack --model $(MODEL) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
+	$(CB) attack --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
 		--work-dir $(WORK) $(ATTACK_FLAGS)
 	$(UPDATE_REPORT)
 
@@ -203,7 +217,7 @@ ADAPTER ?= $(DATA)/adapter
 SUITES ?= banking
 ATTACK ?= important_instructions
 agentdojo: $(READY) $(AGENTDOJO_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
-	$(CB) agentdojo --model $(MODEL) --adapter $(ADAPTER) --output $(DATA)/report/agentdojo --attack $(ATTACK) \
+	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) --adapter $(ADAPTER) --output $(DATA)/report/agentdojo --attack $(ATTACK) \
 		$(SUITES:%=--suite %) $(USER_TASKS:%=--user-task %) $(INJECTION_TASKS:%=--injection-task %) $(AGENTDOJO_FLAGS)
 	$(UPDATE_REPORT)
 
@@ -226,7 +240,7 @@ export: $(REPORTS)/preflight.json  ## All sets, the merged splits and their repo
 	$(CB) export $(DATA) --output $(EXPORT)
 
 view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark them
-	$(CB) view $(DATA) --model $(MODEL) $(VIEW_FLAGS)
+	$(CB) view $(DATA) --model $(TARGET) $(VIEW_FLAGS)
 
 # What a model wrote took hours, and marks are a person's work.
 KEPT_BY_CLEAN := completions runs audit

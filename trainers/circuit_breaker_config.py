@@ -238,6 +238,9 @@ class CircuitBreakerConfig(_BaseConfig):
 
         > Parameters that control what is saved
 
+        tokenizer_name_or_path (`str`, *optional*):
+            Folder of the tokenizer that the data were made with, where it is not the model's own: what
+            `cb-datasets tokenizer` wrote. If `None`, the model's.
         dataset_revision (`str`, *optional*):
             Revision of the dataset, for the model card: a commit on the Hub, or a hash. The training script sets it.
         merge (`bool`, *optional*, defaults to `False`):
@@ -310,6 +313,7 @@ class CircuitBreakerConfig(_BaseConfig):
     reference_cache: str | None = None
 
     # Parameters that control what is saved
+    tokenizer_name_or_path: str | None = None
     dataset_revision: str | None = None
     merge: bool = False
 

@@ -225,7 +225,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Processing class
         if processing_class is None:
             processing_class = AutoTokenizer.from_pretrained(
-                get_config_model_id(model.config), trust_remote_code=args.trust_remote_code
+                args.tokenizer_name_or_path or get_config_model_id(model.config),
+                trust_remote_code=args.trust_remote_code,
             )
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token

@@ -79,7 +79,7 @@ def make_trainer(
     """Load data and model."""
     from trl import get_peft_config, get_quantization_config
 
-    from cb_datasets.generation.backend import check_model
+    from cb_datasets.generation.tokenizer import check_model
 
     from .circuit_breaker_trainer import CircuitBreakerTrainer
 

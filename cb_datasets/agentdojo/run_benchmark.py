@@ -20,9 +20,9 @@ from ..generation.backend import (
     context_length,
     end_token_ids,
     load_models,
-    load_tokenizer,
     revision_of,
 )
+from ..generation.tokenizer import load_tokenizer
 from ..public_name import public_name
 from ..template_probe import template_hash
 from .live_runs import defended_name
@@ -31,6 +31,8 @@ from .vllm_server import has_vllm, vllm_server
 
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from ..generation import Backend
     from .agent import ServedModel
     from .benchmark import Contestant
@@ -54,6 +56,7 @@ class ServedModels:
             lowered to the model's own limit.
         max_new_tokens (`int`, *optional*, defaults to `512`): Maximum number of tokens of a turn.
         tensor_parallel (`int`, *optional*, defaults to `1`): Number of GPUs to split the weights over (vLLM only).
+        tokenizer_folder (`str`, *optional*): Folder of the tokenizer, where it is not the model's own.
     """
 
     model: str
@@ -62,6 +65,12 @@ class ServedModels:
     max_length: int = 32768
     max_new_tokens: int = 512
     tensor_parallel: int = 1
+    tokenizer_folder: str | None = None
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The models' tokenizer."""
+        return load_tokenizer(self.tokenizer_folder or self.model)
 
     @property
     def names(self) -> list[str]:
@@ -94,7 +103,6 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
                 selection = replace(selection, suites=tuple(own_suites) or ("banking",))
             runs = planned_runs(selection)
             check_defenses(selection.defenses)
-            load_tokenizer(served.model)
             control_tokens_to_break(served)
             claim_folder(folder, _settings(served, selection))
             used = {run.suite.name: run.suite for run in runs}
@@ -125,7 +133,7 @@ def pipeline_elements(served: ServedModels, url: str) -> "dict[str, ServedModel]
     """
     from .agent import ServedModel
 
-    tokenizer = load_tokenizer(served.model)
+    tokenizer = served.tokenizer
     control = control_tokens_to_break(served)
     options = (served.max_new_tokens, end_token_ids(tokenizer), format_of(tokenizer), control)
     return {name: ServedModel(url, name, *options) for name in served.names}
@@ -141,7 +149,7 @@ def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
         "engine": _engine(served),
         "max_length": _max_length(served),
         "max_new_tokens": served.max_new_tokens,
-        "template_hash": template_hash(load_tokenizer(served.model)),
+        "template_hash": template_hash(served.tokenizer),
         "spelled_control_tokens": _SPELLED_CONTROL_TOKENS[_engine(served)],
         "date_string": DATE_STRING,
         "benchmark": BENCHMARK_VERSION,
@@ -157,7 +165,7 @@ def control_tokens_to_break(served: ServedModels) -> ControlTokens | None:
     """
     if _engine(served) != "vllm":
         return None
-    control = control_tokens(load_tokenizer(served.model))
+    control = control_tokens(served.tokenizer)
     control.break_in([])  # before a server starts
     return control
 
@@ -180,7 +188,7 @@ def serve_models(served: ServedModels, log: Path) -> Iterator[str]:
     """
     with ExitStack() as stack:
         if _engine(served) == "vllm":
-            tokenizer, max_length = load_tokenizer(served.model), _max_length(served)
+            tokenizer, max_length = served.tokenizer, _max_length(served)
             yield stack.enter_context(
                 vllm_server(served.model, served.adapters, tokenizer, max_length, log, served.tensor_parallel)
             )
@@ -188,7 +196,10 @@ def serve_models(served: ServedModels, log: Path) -> Iterator[str]:
             from ..generation.transformers_backend import TransformersBackend
             from .chat_server import chat_server
 
-            models = load_models(lambda adapter, _: TransformersBackend(served.model, adapter), served.adapters)
+            models = load_models(
+                lambda adapter, _: TransformersBackend(served.model, adapter, tokenizer=served.tokenizer_folder),
+                served.adapters,
+            )
             yield stack.enter_context(chat_server(cast("dict[str, Backend]", models), _max_length(served)))
 
 

@@ -9,8 +9,8 @@ import typer
 
 from ..counts import listed
 from ..terminal import print_line
-from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, takes
-from .output import table, tokenizer
+from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, TokenizerOption, takes
+from .output import table
 
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def agentdojo(
         int, typer.Option(min=1, help="Maximum number of tokens of a run, if the model takes them.")
     ] = 32768,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a turn.")] = 512,
+    tokenizer: TokenizerOption = None,
 ) -> None:
     """AgentDojo's own benchmark against base and breaker, which are served while it runs.
 
@@ -136,11 +137,11 @@ def agentdojo(
         defenses=tuple(defense or ()),
     )
     served = ServedModels(
-        model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel
+        model, named_adapters(adapter, also or []), backend, max_length, max_new_tokens, tensor_parallel, tokenizer
     )
     run_agentdojo(served, selection, output)
     models = [*served.names, *map(defended_name, selection.defenses)]
-    result = read_agentdojo_runs(output, models, tokenizer(model))
+    result = read_agentdojo_runs(output, models, served.tokenizer)
     write_json(output / AGENTDOJO_FILE, {"settings": read_json(output / SETTINGS_FILE), **result})
     table(["", *models], metric_table_rows(result, models, AGENTDOJO_METRICS))
     for name in models:

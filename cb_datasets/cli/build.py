@@ -1,5 +1,7 @@
 """The commands that build traces, recorded sets and evaluation prompts; no model runs."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,6 +202,48 @@ def collect(
     save_set(samples, output)
 
 
+@app.command("tokenizer")
+def decide_tokenizer(
+    model: Annotated[str, typer.Argument(help="Folder of the target model, or its Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder to write, for --tokenizer of other commands.")],
+    tool_format: Annotated[
+        str | None, typer.Option(help="How the model writes tool calls, where its chat template does not tell.")
+    ] = None,
+    template_setting: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="A variable of the chat template: enable_thinking=false; repeatable."),
+    ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="A file with another chat template, or one of the package's by its name.")
+    ] = None,
+) -> None:
+    """Decide once, for all commands, how prompts are written for a model; its chat template is checked.
+
+    A format or settings that the template leaves open are written into it, so that a server and the trainer have them.
+    A short prompt is shown.
+    """
+    from ..formats import format_of
+    from ..generation.tokenizer import decided_tokenizer, save_tokenizer
+    from ..template_probe import probe_template, template_hash
+
+    settings = dict(map(_setting, template_setting or []))
+    decided = decided_tokenizer(model, tool_format, settings, chat_template)
+    save_tokenizer(decided, output)
+    for line in probe_template(decided).prompts[-1].splitlines():
+        print_line(line)
+    print_line(f"tokenizer: {format_of(decided).name}, template {template_hash(decided)} -> {output}")
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """`enable_thinking=false` as a name and a value: of JSON where it is that, else text."""
+    name, separator, value = text.partition("=")
+    if not (separator and name.isidentifier()):
+        raise ValueError(f"--template-setting {text!r}: write NAME=VALUE, e.g. enable_thinking=false.")
+    with suppress(ValueError):
+        return name, json.loads(value)
+    return name, value
+
+
 @app.command()
 def generate_eval(
     traces: Annotated[
@@ -216,7 +260,11 @@ def generate_eval(
     include_forced_calls: Annotated[
         bool, typer.Option("--include-forced-calls", help="Also forced_call: the attacker's call is begun already.")
     ] = False,
-    prompt_format: Annotated[str, typer.Option(help="Tool-call format of the target.")] = "llama3_json",
+    tool_format: Annotated[
+        str | None,
+        typer.Option("--tool-format", "--prompt-format", help="How the target writes calls; by default Llama 3.1's."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The target, in place of --tool-format.")] = None,
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of prompts per task.")] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -225,7 +273,7 @@ def generate_eval(
 
     from ..export import export_prompts
     from ..files import save_rows
-    from ..formats import get_format
+    from ..formats import CANONICAL, format_of, get_format
     from ..ingest import load_traces
     from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, limits_of
     from ..sets.jsonl_sets import is_jsonl
@@ -236,11 +284,11 @@ def generate_eval(
             raise ValueError(f"Unknown task {task!r}; known: {', '.join(EVALUATION_TASKS)}.")
     wanted = dict.fromkeys(tasks or (task for task in EVALUATION_TASKS if task != FORCED_CALL))
     wanted |= {FORCED_CALL: None} if include_forced_calls else {}
-    tool_format = get_format(prompt_format)
+    target_format = format_of(tokenizer(model)) if model else get_format(tool_format or CANONICAL)
     held_out = [load_traces([path], ("eval",))["eval"] for path in traces]
     chosen = {}
     for task in wanted:
-        rows = concatenate_datasets([evaluation_prompts(source, task, tool_format) for source in held_out])
+        rows = concatenate_datasets([evaluation_prompts(source, task, target_format) for source in held_out])
         if len(rows) == 0 and tasks is None and task != FORCED_CALL:
             continue
         if len(rows) == 0:

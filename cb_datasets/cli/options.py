@@ -32,6 +32,9 @@ TracesOption = Annotated[
     ),
 ]
 ModelOption = Annotated[str, typer.Option(help="Folder of the target model, or its Hub id.")]
+TokenizerOption = Annotated[
+    str | None, typer.Option(help="Folder that `cb-datasets tokenizer` wrote; by default the model's own tokenizer.")
+]
 OutputOption = Annotated[Path, typer.Option(help="Folder of the set to write, or a .jsonl file.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling in this step.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
@@ -66,6 +69,7 @@ class Engine:
     """Options of the engine that runs the model."""
 
     model: ModelOption
+    tokenizer: TokenizerOption = None
     work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun completes only missing ones.")] = (
         Path("data/completions")
     )
@@ -84,7 +88,7 @@ class Engine:
 
     def load(self) -> "Backend":
         """The model, loaded."""
-        return self.serve(self.model, self.model) if self.backend == BackendName.SERVER else self._load(None, [])
+        return self.serve(self.model, self._tokenizer) if self.backend == BackendName.SERVER else self._load(None, [])
 
     def load_all(self, adapters: dict[str, str]) -> "dict[str, Backend]":
         """The base model and breakers by name, on weights that are loaded once.
@@ -99,8 +103,14 @@ class Engine:
         from ..generation.backend import BASE, load_models
 
         if self.backend == BackendName.SERVER:
-            return {name: self.serve(served, self.model) for name, served in ({BASE: self.model} | adapters).items()}
+            return {
+                name: self.serve(served, self._tokenizer) for name, served in ({BASE: self.model} | adapters).items()
+            }
         return cast("dict[str, Backend]", load_models(self._load, adapters))
+
+    @property
+    def _tokenizer(self) -> str:
+        return self.tokenizer or self.model
 
     def serve(self, name: str, tokenizer: str) -> "ServerBackend":
         """A model that is served at `--server-url` under this name."""
@@ -113,10 +123,17 @@ class Engine:
         if self.backend == BackendName.VLLM:
             from ..generation.vllm_backend import VllmBackend
 
-            return VllmBackend(self.model, adapter, self.tensor_parallel, self.load_in_8bit, extra_adapters=others)
+            return VllmBackend(
+                self.model,
+                adapter,
+                self.tensor_parallel,
+                self.load_in_8bit,
+                extra_adapters=others,
+                tokenizer=self.tokenizer,
+            )
         from ..generation.transformers_backend import TransformersBackend
 
-        return TransformersBackend(self.model, adapter, self.batch_size, self.load_in_8bit)
+        return TransformersBackend(self.model, adapter, self.batch_size, self.load_in_8bit, self.tokenizer)
 
 
 @dataclass

@@ -22,8 +22,8 @@ def dropped(drops: dict[str, int]) -> str:
 
 
 def tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model, see [`~generation.backend.load_tokenizer`]."""
-    from ..generation.backend import load_tokenizer
+    """The tokenizer of a model, see [`~generation.tokenizer.load_tokenizer`]."""
+    from ..generation.tokenizer import load_tokenizer
 
     return load_tokenizer(model)
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 
 from ..chat import MAX_LENGTH
-from ..files import read_json
 from ..formats import format_of
 from ..public_name import public_name
-from ..template_probe import check_template
 
 
 if TYPE_CHECKING:
-    from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 
 # Name of the model without an adapter, wherever results are keyed by model.
@@ -164,77 +162,6 @@ def load_models(
         first: loaded,
         **{name: loaded.with_adapter(other) for name, other in others},
     }
-
-
-def check_model(model: str) -> None:
-    """Raise if `model` is a local path without a model, before the Hub is queried for it, with retries.
-
-    It counts as a path if it begins with `.`, `/` or `~`, or if its parent folder exists.
-
-    Args:
-        model (`str`): Folder of a model, or a Hub id.
-
-    Raises:
-        FileNotFoundError: If it is a path and holds no tokenizer.
-    """
-    path = Path(model)
-    if path.is_dir():
-        if not any(path.glob("tokenizer*")):
-            raise FileNotFoundError(f"{model} is not a model folder: it has no tokenizer.")
-    elif path.exists():
-        raise FileNotFoundError(f"{model} is a file. Pass the model's folder.")
-    elif model.startswith((".", "/", "~")):
-        raise FileNotFoundError(f"There is no folder {model}.")
-    elif "/" in model and path.parent.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {model}. If you mean a Hub model, run from a directory without a folder "
-            f"{path.parent}."
-        )
-
-
-def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
-    """Load a model's tokenizer, and check that tool prompts can be rendered with it.
-
-    Args:
-        model (`str`): Folder of the model, or its Hub id.
-
-    Raises:
-        FileNotFoundError: If it is no model folder, and the Hub has no such model or cannot be reached.
-        ValueError: If it has no chat template, one whose tool-call format is unknown, or one that [`check_template`]
-            refuses.
-    """
-    check_model(model)
-    try:
-        tokenizer = _tokenizer_class(Path(model)).from_pretrained(model)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{model} is neither a model folder nor available on the Hub: {str(error).splitlines()[0]}"
-        ) from error
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{model} has no chat template; tool prompts cannot be rendered for it.")
-    try:
-        check_template(tokenizer)
-    except ValueError as error:
-        raise ValueError(f"{model}: {error}") from error
-    return tokenizer
-
-
-def _tokenizer_class(folder: Path) -> "type[AutoTokenizer] | type[PreTrainedTokenizerFast]":
-    """`AutoTokenizer`, or the class that it would choose for a folder that names the general one.
-
-    Most do. `AutoTokenizer` imports the whole of text generation, which takes three seconds of every command.
-    """
-    config = folder / "tokenizer_config.json"
-    if config.is_file() and (folder / "tokenizer.json").is_file():
-        settings = read_json(config)
-        general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        if general and "auto_map" not in settings:
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer
 
 
 def end_token_ids(tokenizer: "PreTrainedTokenizerBase", eos_token_id: int | Sequence[int] | None = None) -> list[int]:

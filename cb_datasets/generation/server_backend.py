@@ -11,7 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 
 from ..public_name import public_name
-from .backend import Completion, Sampling, context_length, decode_completion, end_token_ids, load_tokenizer
+from .backend import Completion, Sampling, context_length, decode_completion, end_token_ids
+from .tokenizer import load_tokenizer
 
 
 # Seconds between attempts, while the server is busy, restarting or not up yet.

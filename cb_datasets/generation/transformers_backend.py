@@ -34,9 +34,9 @@ from .backend import (
     context_length,
     decode_completion,
     end_token_ids,
-    load_tokenizer,
     revision_of,
 )
+from .tokenizer import load_tokenizer
 
 
 class TransformersBackend(AdapterBackend):
@@ -48,6 +48,7 @@ class TransformersBackend(AdapterBackend):
         batch_size (`int`, *optional*, defaults to `64`): Sequences per forward pass; each sample of a prompt counts.
             Prompts are sorted by length, so that those of similar length share a batch.
         load_in_8bit (`bool`, *optional*, defaults to `False`): Quantise the weights with bitsandbytes; needs a GPU.
+        tokenizer (`str`, *optional*): Folder of the tokenizer, where it is not the model's own.
 
     Raises:
         FileNotFoundError: If there is no such model or adapter.
@@ -56,11 +57,16 @@ class TransformersBackend(AdapterBackend):
     """
 
     def __init__(
-        self, model: str, adapter: str | None = None, batch_size: int = 64, load_in_8bit: bool = False
+        self,
+        model: str,
+        adapter: str | None = None,
+        batch_size: int = 64,
+        load_in_8bit: bool = False,
+        tokenizer: str | None = None,
     ) -> None:
         if adapter is not None:
             adapter_revision(adapter)  # a wrong path fails before the model loads
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(tokenizer or model)
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. Padding is masked, so any token will do.
         self.tokenizer.pad_token = self.tokenizer.pad_token or self.tokenizer.eos_token

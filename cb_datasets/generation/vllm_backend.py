@@ -13,10 +13,10 @@ from .backend import (
     context_length,
     decode_completion,
     end_token_ids,
-    load_tokenizer,
     revision_of,
 )
 from .serving import adapter_rank
+from .tokenizer import load_tokenizer
 
 
 # 8-bit weights in vLLM, which has no bitsandbytes: fp8 with scales per output channel, computed while loading.
@@ -39,6 +39,7 @@ class VllmBackend(AdapterBackend):
             `float32` on a CPU.
         extra_adapters (`Sequence[str]`, *optional*): Folders of the adapters that `with_adapter` may switch to: the
             engine reserves memory for the largest rank at start-up.
+        tokenizer (`str`, *optional*): Folder of the tokenizer, where it is not the model's own.
 
     Raises:
         FileNotFoundError: If there is no such model or adapter.
@@ -58,10 +59,11 @@ class VllmBackend(AdapterBackend):
         max_length: int = MAX_LENGTH,
         dtype: str | None = None,
         extra_adapters: Sequence[str] = (),
+        tokenizer: str | None = None,
     ) -> None:
         if adapter is not None:
             adapter_revision(adapter)  # a wrong path fails before the model loads
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(tokenizer or model)
         # vLLM itself adds the end tokens of the model's generation config.
         self._end_ids = end_token_ids(self.tokenizer)
         super().__init__(model, revision_of(model) + (f"@{EIGHT_BIT}" if load_in_8bit else ""), adapter)

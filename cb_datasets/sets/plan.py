@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from datasets import Dataset
 
 from ..chat import encode_prompt
-from ..generation.backend import load_tokenizer
+from ..generation.tokenizer import load_tokenizer
 from ..splits import choose
 from .rounds import round_size
 from .target_model import modified

@@ -62,6 +62,8 @@ class DiagnosticsArguments:
             JSON file to write.
         also (`list[str]`, *optional*):
             Additional adapters, as `NAME=PATH`; repeatable.
+        tokenizer (`str`, *optional*):
+            Folder of the tokenizer, where it is not the model's own.
         max_rows (`int`, *optional*, defaults to `200`):
             Maximum number of rows of each class.
         seed (`int`, *optional*, defaults to `0`):
@@ -73,6 +75,7 @@ class DiagnosticsArguments:
     data: str
     output: str
     also: list[str] = field(default_factory=list, metadata={"action": "extend"})
+    tokenizer: str | None = None
     max_rows: int = 200
     seed: int = 0
 
@@ -118,7 +121,8 @@ def load_adapted(model: str, adapters: Mapping[str, str]) -> PeftModel:
 
 
 def main(args: DiagnosticsArguments) -> None:
-    from cb_datasets.generation.backend import adapter_revision, load_tokenizer, revision_of
+    from cb_datasets.generation.backend import adapter_revision, revision_of
+    from cb_datasets.generation.tokenizer import load_tokenizer
 
     try:
         adapters = named_adapters(args.adapter, args.also)
@@ -126,7 +130,7 @@ def main(args: DiagnosticsArguments) -> None:
         numbers = choose_rows(
             Path(args.data), args.max_rows, args.seed
         )  # first: a wrong path fails before a model loads
-        tokenizer = load_tokenizer(args.model)
+        tokenizer = load_tokenizer(args.tokenizer or args.model)
         model = load_adapted(args.model, adapters)
         classes = measure_cosines(model, tokenizer, stream_chosen(Path(args.data), numbers), BATCH_TOKENS)
     except (FileNotFoundError, ValueError) as error:

@@ -36,7 +36,7 @@ from cb_datasets.evaluation.results import LIVE_KEYS
 from cb_datasets.evaluation.statistics import proportion
 from cb_datasets.files import read_json, write_json
 from cb_datasets.formats import FORMATS
-from cb_datasets.generation.backend import load_tokenizer
+from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from tests.conftest import REPOSITORY
 from tools.small_models import save_adapter, save_wide_agent

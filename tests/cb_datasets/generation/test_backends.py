@@ -19,8 +19,9 @@ from transformers import AutoModelForCausalLM
 from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, server_backend
-from cb_datasets.generation.backend import BASE, decode_completion, load_models, load_tokenizer, revision_of
+from cb_datasets.generation.backend import BASE, decode_completion, load_models, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
+from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.generation.vllm_backend import VllmBackend
 from cb_datasets.sets.prompts import prompts_for_task

@@ -18,7 +18,8 @@ from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
 from cb_datasets.files import read_json, save_rows, write_json
 from cb_datasets.generation import Sampling, complete
-from cb_datasets.generation.backend import end_token_ids, load_tokenizer, weights_revision
+from cb_datasets.generation.backend import end_token_ids, weights_revision
+from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sets.prompts import prompts_for_task
 from tests.cb_datasets.crash_helpers import kill_at_random, shards_in, start_run
@@ -196,7 +197,7 @@ def test_the_tokenizer_is_the_one_that_auto_tokenizer_loads(is_general, tiny_age
 def test_a_general_tokenizer_loads_without_text_generation(tiny_agent_path):
     code = f"""
         import sys
-        from cb_datasets.generation.backend import load_tokenizer
+        from cb_datasets.generation.tokenizer import load_tokenizer
         load_tokenizer({str(tiny_agent_path)!r})
         sys.exit("transformers.generation" in sys.modules)
     """

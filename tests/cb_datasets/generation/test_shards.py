@@ -26,6 +26,7 @@ from cb_datasets.files import read_json, to_dataset, write_json
 from cb_datasets.generation import Sampling, complete
 from cb_datasets.generation.shard import COMPLETION_FEATURES
 from cb_datasets.sample import PROMPT_FEATURES
+from cb_datasets.template_probe import template_hash
 from tests.cb_datasets.crash_helpers import END, FakeBackend, die_before_rename, kill_at_random, shards_in, start_run
 from tests.small_disk import run_in_namespace
 
@@ -98,6 +99,7 @@ def test_seeds_of_prompts_and_shards_do_not_overlap(uninterrupted):
 
 def test_prompts_are_encoded_shard_by_shard(prompts, tmp_path, monkeypatch):
     backend = FakeBackend()
+    template_hash(backend.tokenizer)  # renders too, once
     encoded = []
     render = backend.tokenizer.apply_chat_template
     monkeypatch.setattr(
