@@ -103,9 +103,8 @@ class Engine:
         from ..generation.backend import BASE, load_models
 
         if self.backend == BackendName.SERVER:
-            return {
-                name: self.serve(served, self._tokenizer) for name, served in ({BASE: self.model} | adapters).items()
-            }
+            models = {BASE: self.model} | adapters
+            return {name: self.serve(served, self._tokenizer) for name, served in models.items()}
         return cast("dict[str, Backend]", load_models(self._load, adapters))
 
     @property

@@ -76,6 +76,6 @@ def _told_by(template: str) -> ToolCallFormat:
         return fitting[0]
     found = f"fits {' and '.join(each.name for each in fitting)}" if fitting else "tells none that is known"
     raise ValueError(
-        f"The chat template {found} as its tool-call format. Name it: `cb-datasets tokenizer MODEL --tool-format NAME`, "
-        f"where NAME is one of {', '.join(FORMATS)}."
+        f"The chat template {found} as its tool-call format. Name it, one of {', '.join(FORMATS)}: "
+        "`cb-datasets tokenizer MODEL --tool-format NAME`."
     )
