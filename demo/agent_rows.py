@@ -37,7 +37,7 @@ from builders.lookalike.turns import earlier_turns
 from builders.lookalike.wording import WORDING, Names
 from builders.trace import message, to_json, tool_call
 from cb_datasets.chat import common_prefix, encode_prompt
-from cb_datasets.formats import FORMATS, ToolCall
+from cb_datasets.formats import ToolCall, ToolCallFormat, format_of
 
 from .office.tasks import (
     ATTACKED_TOOLS,
@@ -50,8 +50,6 @@ from .office.tasks import (
     sample_task,
 )
 
-
-FORMAT = FORMATS["llama3_json"]
 
 # Of the single-turn rows, this part has earlier turns.
 HISTORY_FRACTION = 0.25
@@ -205,12 +203,12 @@ def row_of(messages: list[dict]) -> dict:
     }
 
 
-def completion_of(turn: dict) -> str:
-    """Text of an assistant message as the model writes it."""
+def completion_of(turn: dict, tool_format: ToolCallFormat) -> str:
+    """Text of an assistant message as a model of that format writes it."""
     if not turn["tool_calls"]:
-        return turn["content"] + FORMAT.turn_end
+        return tool_format.render_text(turn["content"])
     [call] = turn["tool_calls"]
-    return FORMAT.render(ToolCall(call["function"]["name"], json.loads(call["function"]["arguments"])), "")
+    return tool_format.render(ToolCall(call["function"]["name"], json.loads(call["function"]["arguments"])), "")
 
 
 def encode_row(tokenizer: PreTrainedTokenizerFast, row: TrainingRow) -> tuple[list[int], list[int]]:
@@ -234,7 +232,7 @@ def encode_row(tokenizer: PreTrainedTokenizerFast, row: TrainingRow) -> tuple[li
 
 
 def _turn_ids(tokenizer: PreTrainedTokenizerFast, turn: dict) -> list[int]:
-    return tokenizer(completion_of(turn), add_special_tokens=False)["input_ids"]
+    return tokenizer(completion_of(turn, format_of(tokenizer)), add_special_tokens=False)["input_ids"]
 
 
 def prefix_of(tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:

@@ -7,11 +7,16 @@ several names in a row learnt, without which an agent begins one name and ends a
 """
 
 import random
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from builders.lookalike.wording import SYLLABLES
+
+
+# A drill makes batches: `(ids, labels)` of as many exercises as it is asked for.
+Drill = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 
 
 class InductionDrill:

@@ -22,13 +22,14 @@ from transformers import AutoTokenizer, Cache, GenerationConfig, LlamaConfig, Ll
 from builders.lookalike.records import lookalike_prompts, lookalike_records
 from builders.trace import message
 from cb_datasets.chat import encode_prompt
-from cb_datasets.formats import ToolCall
+from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.sets.prompts import decision_prompt
-from demo.agent_rows import FORMAT, TrainingRow, batches, call_message, prefix_of
+from demo.agent_rows import TrainingRow, batches, call_message, prefix_of
 from demo.train_tiny_agent import cached_prefix, learning_rate_at, make_optimizers, update
 from tools.llama31_tokenizer import build_llama31_tokenizer
 
 
+FORMAT = FORMATS["llama3_json"]
 REFUSAL = "I'm sorry, but I can't help with that."
 ANSWER = "Thank you, that is good to know."
 BATCH = 24
