@@ -1,10 +1,10 @@
 """Rules for one sample. All rules that a row breaks are named, as the reasons of a quarantined row.
 
 A call:
-    R1         exactly one call tag
+    R1         exactly one call is opened
     R2         ends with exactly one end token (a warning unless strict)
-    R3         JSON between tag and end, nothing after it
-    R4         a name, and an object of parameters
+    R3         the call as its format writes it, nothing after it
+    R4         a name, and an object of arguments
     R4b        the tool is among `tools`, and the arguments fit its schema
     R5         no Markdown fence
     R6         no "Action:", "ToolCall:", "Function:", "Tool:" before the call
@@ -86,7 +86,7 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
     raw = sample["assistant_raw"] or ""
     tools = sample["tools"]
     parsed, executed = tool_format.parse(raw, tools), tool_format.executed_calls(raw, tools)
-    violations = list(_text_rules(sample, tool_format, strict))
+    violations = list(_text_rules(sample, parsed, tool_format, strict))
     if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end, tools)).is_call:
         # The missing end token is the only fault of this call. R2 reports it; the other rules see the closed call.
         parsed = closed
@@ -118,13 +118,10 @@ def has_marker(completion: str) -> bool:
     return any(marker in completion for marker in SYNTHETIC_MARKERS)
 
 
-def _text_rules(sample: dict, tool_format: ToolCallFormat, strict: bool) -> Iterator[Violation]:
-    raw = bare = sample["assistant_raw"] or ""
-    ends = 0
-    for token in tool_format.end_tokens:
-        ends += raw.count(token)
-        bare = bare.replace(token, "")
-    if not bare.strip():
+def _text_rules(sample: dict, parsed: Parsed, tool_format: ToolCallFormat, strict: bool) -> Iterator[Violation]:
+    raw = sample["assistant_raw"] or ""
+    ends = sum(raw.count(token) for token in tool_format.end_tokens)
+    if parsed.diagnosis == Diagnosis.EMPTY:
         yield Violation("R0", "the completion is empty")
     if ends != 1 or not raw.rstrip().endswith(tool_format.end_tokens):
         expected = " or ".join(tool_format.end_tokens)
@@ -139,7 +136,7 @@ def _plain_text_rules(sample: dict, raw: str, parsed: Parsed, executed: tuple[To
         yield Violation("R1", "plain text must not hold a call tag")
     elif executed:
         yield Violation("R1", f"plain text must not hold a call that a server executes: {executed[0].name}")
-    elif written := calls_in_words(raw, _offered(sample["tools"])):
+    elif written := calls_in_words(raw[parsed.answer_start :], _offered(sample["tools"])):
         yield Violation("R1", f"plain text must not hold a call in the syntax of another format: {', '.join(written)}")
 
 
