@@ -70,10 +70,10 @@ EXTRAS = {
         "mypy>=1.18",
         # Formats and lints.
         "ruff>=0.14",
-        # Carries the real Llama 3.1 tokenizer, which the tests and `make data RECIPE=local` use.
-        "llama-models==0.3.0",
-        # Reads that tokenizer's file.
+        # Reads the vocabularies of Llama 3, Qwen3.6 and Mistral, whose tokenizers the tests and `make data` use.
         "tiktoken>=0.9",
+        # Lets the generator of Mistral's chat templates be imported from its wheel; see `tools/real_tokenizers.py`.
+        "pydantic-extra-types[pycountry]>=2.11",
         # Builds the wheel that a test installs.
         "build>=1.2",
         "setuptools>=77",
@@ -97,6 +97,7 @@ setup(
             "attacks/assets/*.json",
             "evaluation/*.json",
             "evaluation/metrics/*/*",
+            "formats/templates/*.jinja",
             "audit/view.html",
             "report/page.*",
             "web/*.css",
