@@ -61,7 +61,7 @@ def _opens_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
     turns = [{"role": "user", "content": "Hello."}]
     try:
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except TemplateError:  # `check_template` says what the template cannot write
+    except (TemplateError, TypeError, KeyError):  # `check_template` says what the template cannot write
         return False
     return str(prompt).rstrip().endswith("<think>")
 
