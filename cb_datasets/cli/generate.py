@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from ..counts import listed
 from ..terminal import print_line
@@ -289,7 +289,7 @@ def generate(
     """
     own_flags = {"ds": ds_flags, "dr": dr_flags, "safe": safe_flags, "regenerate": regenerate_flags}
     commands = generating_commands(sets.split(), data_dir, attacked_source, retain_sources.split(), own_flags)
-    group = cast(click.Group, typer.main.get_command(app))
+    group = cast(TyperGroup, typer.main.get_command(app))
     for name, *arguments in commands:
         arguments += [*(flags or []), "--rank", str(rank), "--world", str(world)]
         group.commands[name].main(arguments, prog_name=f"cb-datasets {name}", standalone_mode=False)
