@@ -1,12 +1,14 @@
 """Datasets and reports on disk: Parquet folders and JSON files, each either complete or absent.
 
+data/demo/traces/xstest/eval/data.parquet          a source's rows of one split; one without rows has no file
+data/demo/traces/xstest/report.json                its report, on both
 data/demo/stage2/train/data.parquet                the rows
 data/demo/stage2/train/report.json                 the step's report; written last, so Make takes it for the result
 data/demo/harmful/lookalike_flips/train.parquet    the rows of a set, which has both splits: one file for each, so that
 data/demo/harmful/lookalike_flips/eval.parquet     `load_dataset` of the folder takes them for splits, too
+data/demo/prompts/tool_flip/eval.parquet           evaluation prompts, which are of that split
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -44,16 +46,6 @@ _ABANDONED_AFTER_SECONDS = 3600
 # Folders that this process has cleaned of what others left in them.
 _cleaned: set[str] = set()
 _cleaning = threading.Lock()
-
-# Faults of a disk, and the texts by which libraries that raise errors of their own tell of them.
-DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_DISK_FAULTS = (*DISK_IS_FULL, errno.EROFS, errno.EIO)
-_DISK_TEXTS = re.compile(
-    "|".join(rf"{re.escape(os.strerror(code))}|\bos error {code}\b" for code in _DISK_FAULTS)
-    + "|Not enough disk space"  # of `datasets`
-)
-# `torch.save` says nothing else of a file that it cannot write.
-_TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
 
 # Rows that a streaming step holds at a time.
 STREAM_ROWS = 2000
@@ -140,31 +132,6 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def error_line(error: Exception) -> str | None:
-    """The message of an error that a user can act on; `None` for one that is a fault of this program."""
-    if isinstance(error, OSError):
-        return disk_fault(error) or str(error)
-    return str(error) if isinstance(error, ValueError) else disk_fault(error)
-
-
-def disk_fault(error: BaseException) -> str | None:
-    """One line on a full, read-only or broken disk, if that is what an error comes from; else `None`.
-
-    Libraries wrap the system's error, in a cause or in a text: `datasets`, safetensors, `torch.save`.
-    """
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _DISK_FAULTS:
-            reason = os.strerror(seen.errno)
-            place = f" ({seen.filename})" if seen.filename else ""
-            return f"{reason}{place}. Free space, or write elsewhere, and run the same command again."
-        if _DISK_TEXTS.search(str(seen)) or _TORCH_WRITER.search(str(seen)):
-            reason = " ".join(str(seen).split())[:200]
-            return f"{reason}. Free space, or write elsewhere, and run the same command again."
-        seen = seen.__cause__ or seen.__context__
-    return None
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,11 +172,18 @@ def to_dataset(rows: list[dict], features: Features) -> Dataset:
     return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
 
 
-def save_rows(rows: Dataset, folder: Path, report: dict) -> None:
-    """Write a dataset folder: the rows first, the report last."""
+def save_rows(rows: Dataset, folder: Path, report: dict, file: str = ROWS_FILE) -> None:
+    """Write a dataset folder of one file: the rows first, the report last."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_parquet(rows, folder / ROWS_FILE)
+    save_parquet(rows, folder / file)
+    _remove_other_rows(folder, {file})
     write_json(folder / REPORT_FILE, report)
+
+
+def _remove_other_rows(folder: Path, written: Collection[str]) -> None:
+    """Remove the files of rows that an earlier run or an older version left in a folder under other names."""
+    for name in {ROWS_FILE, *SPLIT_FILES.values()} - set(written):
+        (folder / name).unlink(missing_ok=True)
 
 
 def save_parquet(rows: Dataset, path: Path) -> None:
@@ -356,9 +330,7 @@ def set_writer(folder: Path, features: Features) -> Iterator[Callable[[pyarrow.T
                     writers[split](rows)
 
         yield write
-    # What an earlier run left here, or an older version, which wrote one file.
-    for name in (ROWS_FILE, *(name for split, name in SPLIT_FILES.items() if split not in writers)):
-        (folder / name).unlink(missing_ok=True)
+    _remove_other_rows(folder, {SPLIT_FILES[split] for split in writers})
 
 
 def save_set(rows: Dataset, folder: Path, report: dict) -> None:

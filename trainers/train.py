@@ -61,7 +61,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
     """End the script with one line and exit status 1 for errors that its user can act on: wrong data, a full disk."""
-    from cb_datasets.files import error_line
+    from cb_datasets.disk_faults import error_line
     from cb_datasets.terminal import shown
 
     try:

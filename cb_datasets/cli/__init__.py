@@ -76,7 +76,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from ..files import error_line
+        from ..disk_faults import error_line
 
         message = error_line(error)
         if message is None:

@@ -21,7 +21,7 @@ from datasets import Dataset
 from builders.trace import to_json
 
 from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH
-from ..files import DISK_IS_FULL
+from ..disk_faults import DISK_IS_FULL
 from ..formats import format_of
 from ..template_probe import template_hash
 from .backend import Backend, Sampling

@@ -1,0 +1,41 @@
+"""Faults of a disk, in one line that a user can act on, whatever library raised them."""
+
+import errno
+import os
+import re
+
+
+# Faults of a disk, and the texts by which libraries that raise errors of their own tell of them.
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FAULTS = (*DISK_IS_FULL, errno.EROFS, errno.EIO)
+_DISK_TEXTS = re.compile(
+    "|".join(rf"{re.escape(os.strerror(code))}|\bos error {code}\b" for code in _DISK_FAULTS)
+    + "|Not enough disk space"  # of `datasets`
+)
+# `torch.save` says nothing else of a file that it cannot write.
+_TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
+
+
+def error_line(error: Exception) -> str | None:
+    """The message of an error that a user can act on; `None` for one that is a fault of this program."""
+    if isinstance(error, OSError):
+        return disk_fault(error) or str(error)
+    return str(error) if isinstance(error, ValueError) else disk_fault(error)
+
+
+def disk_fault(error: BaseException) -> str | None:
+    """One line on a full, read-only or broken disk, if that is what an error comes from; else `None`.
+
+    Libraries wrap the system's error, in a cause or in a text: `datasets`, safetensors, `torch.save`.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_FAULTS:
+            reason = os.strerror(seen.errno)
+            place = f" ({seen.filename})" if seen.filename else ""
+            return f"{reason}{place}. Free space, or write elsewhere, and run the same command again."
+        if _DISK_TEXTS.search(str(seen)) or _TORCH_WRITER.search(str(seen)):
+            reason = " ".join(str(seen).split())[:200]
+            return f"{reason}. Free space, or write elsewhere, and run the same command again."
+        seen = seen.__cause__ or seen.__context__
+    return None
