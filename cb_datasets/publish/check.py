@@ -29,12 +29,15 @@ MAX_ROW_BYTES = 2 * 10**6
 REQUIRED_KEYS = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
 SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
 
+# Where a word begins: also behind an escape of JSON text, `\nhf_...`, whose last letter belongs to no word.
+_BEGINS = r"(?:\b|\\[bfnrt]|\\u[0-9A-Fa-f]{4})"
+
 # Credentials by their form, and the marker by which benchmarks ask not to be redistributed.
 SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}\b",
-    "a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{50,})\b",
-    "an API key": r"\bsk-[A-Za-z0-9_-]{32,}",
-    "an AWS key": r"\bAKIA[A-Z0-9]{16}\b",
+    "a Hugging Face token": rf"{_BEGINS}hf_[A-Za-z0-9]{{30,}}\b",
+    "a GitHub token": rf"{_BEGINS}(gh[pousr]_[A-Za-z0-9]{{36}}|github_pat_[A-Za-z0-9_]{{50,}})\b",
+    "an API key": rf"{_BEGINS}sk-[A-Za-z0-9_-]{{32,}}",
+    "an AWS key": rf"{_BEGINS}AKIA[A-Z0-9]{{16}}\b",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a benchmark's canary": r"(?i)canary guid",
 }
@@ -169,7 +172,7 @@ def _texts(array: pyarrow.Array) -> Iterator[pyarrow.Array]:
     elif pyarrow.types.is_list(array.type) or pyarrow.types.is_large_list(array.type):
         yield from _texts(array.flatten())
     elif isinstance(array.type, pyarrow.JsonType):
-        # In JSON text the letters of an escaped line break would stand before a word.
+        # JSON text may write any letter of a path or a token as an escape.
         yield pyarrow.array(
             [text for each in array.to_pylist() for text in _strings(json.loads(each))], pyarrow.string()
         )

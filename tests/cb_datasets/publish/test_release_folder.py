@@ -8,12 +8,12 @@ import datasets
 import pyarrow.parquet
 import pytest
 import yaml
-from datasets import Features, get_dataset_config_names, load_dataset
+from datasets import Dataset, Features, get_dataset_config_names, load_dataset
 from markdown_it import MarkdownIt
 
-from builders.trace import message
-from cb_datasets.files import load_parquet, load_rows, read_json, save_rows, to_dataset, write_json
-from cb_datasets.publish.check import folder_faults
+from builders.trace import message, to_json
+from cb_datasets.files import load_parquet, load_rows, read_json, save_parquet, save_rows, to_dataset, write_json
+from cb_datasets.publish.check import folder_faults, secret_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
 from cb_datasets.publish.folder import MANIFEST, hash_rows, list_files, write_manifest
 from cb_datasets.publish.release import ReleaseError, make_release
@@ -337,6 +337,17 @@ def test_a_secret_in_a_row_stops_the_release_and_is_not_printed(data: Path, tmp_
     with pytest.raises(ReleaseError, match=f"train-00000-of-00001.parquet: holds {secret}") as refusal:
         make_release(data, REPO, tmp_path / "release", token="mysecret")
     assert text not in str(refusal.value)
+
+
+@pytest.mark.parametrize("token", ["hf_" + "aB3" * 12, "ghp_" + "aB3" * 12, "sk-" + "aB3" * 12, "AKIA" + "AB3D" * 4])
+@pytest.mark.parametrize("before", ["\n", "\t", "\x1b"])
+def test_a_secret_is_found_behind_an_escape_of_json(tmp_path: Path, token: str, before: str):
+    text = to_json({"content": f"a{before}{token}{before}z"})
+    (tmp_path / "a.jsonl").write_text(text + "\n", encoding="utf-8")
+    save_parquet(Dataset.from_dict({"metadata": [to_json([text])]}), tmp_path / "b.parquet")
+    assert [fault.split(":")[0] for fault in secret_faults(tmp_path)] == ["a.jsonl", "b.parquet"]
+    (tmp_path / "a.jsonl").write_text(f"de{token}\n", encoding="utf-8")
+    assert [fault.split(":")[0] for fault in secret_faults(tmp_path)] == ["b.parquet"], "a part of a word"
 
 
 def test_a_folder_that_is_not_a_release_is_not_overwritten(release_data: Path, tmp_path: Path):
