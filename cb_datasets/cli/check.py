@@ -205,7 +205,7 @@ def merge(
     from ..merge.dropped_rows import DROPPED_ROWS_FILE
     from ..merge.merge import MergeOptions
     from ..merge.merge import merge as merge_sets
-    from ..sets.jsonl_sets import output_of_splits, reports_beside, written_as_jsonl
+    from ..sets.jsonl_sets import output_of_splits, reports_beside, schemas_beside, written_as_jsonl
 
     if dr_ratio is not None and dr_ratio < limits.min_dr_ratio:
         raise ValueError(f"--dr-ratio {dr_ratio:g} is below --min-dr-ratio {limits.min_dr_ratio:g}: lower that too.")
@@ -228,7 +228,7 @@ def merge(
     write_json(stats, report)
     gate_table(report)
     stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
-    write_json((schemas or output.parent / "schemas") / "canonical_sample_schema.json", json_schema())
+    write_json((schemas or schemas_beside(output)) / "canonical_sample_schema.json", json_schema())
     for split, part in report["splits"].items():
         print_line(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
     print_line(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")

@@ -24,7 +24,8 @@ from .fill_record import RecordFiller
 SUFFIX = ".jsonl"
 
 # The tree of an exported data folder: the folders of samples, and the place of each report.
-_SAMPLE_FOLDERS = ("harmful", "retain", "stage2")
+_MERGED = "stage2"
+_SAMPLE_FOLDERS = ("harmful", "retain", _MERGED)
 _REPORTS = {
     "reports/validation_report.json": "stage2/validation_report.json",
     "reports/stats.json": "stage2/stats.json",
@@ -72,6 +73,12 @@ def as_folder(path: Path) -> Path:
 def reports_beside(path: Path) -> Path:
     """The folder of the reports on a merged dataset: `reports/` beside its folder, or where its file is."""
     return path.parent if is_jsonl(path) else path.parent / "reports"
+
+
+def schemas_beside(path: Path) -> Path:
+    """`schemas/` beside a merged dataset, which is a folder, a file, or a file in `stage2/`."""
+    merged = path.parent if is_jsonl(path) and path.absolute().parent.name == _MERGED else path
+    return merged.parent / "schemas"
 
 
 def output_of_splits(output: Path, eval_output: Path | None) -> dict[str, Path]:

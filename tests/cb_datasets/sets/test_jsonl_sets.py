@@ -1,6 +1,7 @@
 """Sets as JSON lines, and records that state only some columns."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from cb_datasets.export import export_row, import_jsonl
 from cb_datasets.files import load_rows, save_rows, to_dataset, write_json
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.fill_record import RecordFiller
-from cb_datasets.sets.jsonl_sets import as_folder, export_tree, save_jsonl
+from cb_datasets.sets.jsonl_sets import as_folder, export_tree, save_jsonl, schemas_beside
 
 from ..conftest import REFUSAL, REQUEST, RIGHT, TEXT, WRONG
 
@@ -120,6 +121,11 @@ def test_a_file_reads_like_the_folder_it_was_written_for(make_sample, tmp_path):
     assert as_folder(folder) == folder
     with pytest.raises(FileNotFoundError, match="There is no file"):
         as_folder(tmp_path / "nowhere.jsonl")
+
+
+@pytest.mark.parametrize("output", ["d/stage2", "d/stage2/train.jsonl", "d/merged.jsonl"])
+def test_the_schema_is_beside_the_merged_dataset(output):
+    assert schemas_beside(Path(output)) == Path("d", "schemas")
 
 
 def test_the_tree_has_the_plans_files(make_sample, tmp_path):
