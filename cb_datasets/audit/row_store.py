@@ -1,7 +1,7 @@
 """Random access to the rows of many Parquet files: the filterable columns are in memory, the rows stay on disk.
 
 data/demo/stage2/train/data.parquet              config stage2,     split train
-data/demo/prompts/tool_flip/data.parquet         config prompts,    split tool_flip
+data/demo/prompts/tool_flip/eval.parquet         config prompts,    split tool_flip
 data/demo/quarantine/validate/data.parquet       config quarantine, split validate
 harmful/lookalike_flips/train.parquet            config lookalike_flips, split train
 release/harmful/train-00000-of-00001.parquet     config harmful,    split train
@@ -37,7 +37,7 @@ FACETS = {
 }
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 # Files that are read from a data folder, from a release, and from any other folder.
-_DATA = ("stage2/*/data.parquet", "prompts/*/data.parquet", "quarantine/*/data.parquet")
+_DATA = ("stage2/*/data.parquet", "prompts/*/*.parquet", "quarantine/*/data.parquet")
 _RELEASE = ("harmful/*.parquet", "retain/*.parquet", "eval/*.parquet")
 _SETS = (
     *(f"{folders}{name}" for name in (ROWS_FILE, *SPLIT_FILES.values()) for folders in ("", "*/", "*/*/")),
@@ -148,9 +148,9 @@ def _config_and_split(file: Path, path: Path) -> tuple[str, str]:
     shard = _SHARD.fullmatch(file.stem)
     if shard:
         return file.parent.name, shard[1]
-    if file.name in SPLIT_FILES.values():
-        return file.parent.name, file.stem
     folders = file.parent.relative_to(path).parts if file.is_relative_to(path) and file != path else ()
+    if file.name in SPLIT_FILES.values() and folders[:1] != ("prompts",):
+        return file.parent.name, file.stem
     return (folders[0] if folders else file.parent.name), (folders[-1] if len(folders) > 1 else "all")
 
 

@@ -272,7 +272,7 @@ def generate_eval(
     from datasets import concatenate_datasets
 
     from ..export import export_prompts
-    from ..files import save_rows
+    from ..files import SPLIT_FILES, save_rows
     from ..formats import CANONICAL, format_of, get_format
     from ..ingest import load_traces
     from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, limits_of
@@ -298,7 +298,7 @@ def generate_eval(
         place = output if is_jsonl(output) else output / task
         if not is_jsonl(output):
             report = {"task": task, "rows": len(chosen[task]), "available": len(rows), "limits": limits}
-            save_rows(chosen[task], place, report)
+            save_rows(chosen[task], place, report, SPLIT_FILES["eval"])
         print_line(f"generate-eval {task}: {len(chosen[task])} prompts of {len(rows)} held out -> {place}")
         if limits:
             print_line(f"  {listed(limits)}")

@@ -6,7 +6,7 @@ data/demo/{stage2,prompts,reports}/ -> data/demo/release/ -> one commit of a pri
 from pathlib import Path
 
 from ..datasheet import by_source
-from ..files import ROWS_FILE, hashes_of, read_json
+from ..files import dataset_folders, hashes_of, read_json
 from .check import folder_faults
 from .dataset_card import Configs, dataset_card, plot_classes
 from .folder import PLOT, REPORTS, SPLITS, replacing_folder, write_manifest, write_release
@@ -87,7 +87,7 @@ def _stale_report_faults(data: Path) -> list[str]:
     """Reports of other rows than the current ones, by the hashes that they recorded."""
     stats, preflight = (read_json(data / "reports" / f"{name}.json") for name in ("stats", "preflight"))
     merged = hashes_of(data / "stage2" / split for split in SPLITS)
-    prompts = hashes_of(file.parent for file in sorted(data.glob(f"prompts/*/{ROWS_FILE}")))
+    prompts = hashes_of(dataset_folders(data, "prompts/*"))
     hashes = {
         "stats": (merged | prompts, stats.get("outputs", {}) | stats.get("inputs", {})),
         "preflight": (merged, preflight.get("inputs", {})),

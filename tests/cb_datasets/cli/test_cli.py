@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import typer
+from datasets import load_dataset
 from typer.testing import CliRunner
 
 from builders.trace import message
@@ -76,7 +77,7 @@ def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
     )
     said = run("ingest", "jsonl", *flags, "--licence", "mit")
     assert said.returncode == 0 and "no release" not in said.stdout
-    report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
+    report = read_json(tmp_path / "traces" / "jsonl" / "report.json")
     assert (report["licence"], report["redistributable"], report["names"]) == ("mit", True, ["mine"])
     assert "knows no licence 'mitt'" in run("ingest", "jsonl", *flags, "--licence", "mitt").stderr
 
@@ -92,7 +93,7 @@ def test_ingest_counts_what_was_mended_and_what_was_left_out(tmp_path):
     assert said.returncode == 0, said.stderr
     assert "dropped 1 (bad_line 1)" in said.stdout and "repaired: surrogates 1" in said.stdout
     assert "a.jsonl:2: messages is missing. Add it;" in said.stderr and "The line is left out." in said.stderr
-    report = read_json(tmp_path / "traces" / "jsonl" / "train" / "report.json")
+    report = read_json(tmp_path / "traces" / "jsonl" / "report.json")
     assert (report["records"], report["drops"], report["repaired"]) == (2, {"bad_line": 1}, {"surrogates": 1})
     refused = run("ingest", "ultrachat", "--skip-bad-lines", "--output", tmp_path / "out")
     assert refused.returncode == 1 and "ultrachat takes no --skip-bad-lines" in refused.stderr
@@ -375,6 +376,8 @@ def test_the_plans_files_go_from_sets_to_preflight(make_sample, tiny_agent_path,
     )
     stats = read_json(tmp_path / "stage2" / "stats.json")
     assert set(stats["outputs"]) == {"stage2/train", "stage2/eval"} and stats["splits"]["train"]["dr_ratio"] == 4
+    schema = "schemas/canonical_sample_schema.json"
+    assert (tmp_path / schema).is_file() and not (tmp_path / "stage2" / schema).exists(), "as for folders"
     again = ("preflight", "--train-data", files[0], "--model", tiny_agent_path)
     run(*again)
     assert "template_of_another_model" in read_json(tmp_path / "stage2" / "preflight.failed.json")["faults"]
@@ -510,6 +513,12 @@ def test_the_two_sides_share_no_group(pipeline):
     for folder in (pipeline / "prompts").iterdir():
         held_out |= set(load_rows(folder)["group"])
     assert train and held_out and not train & held_out
+
+
+def test_load_dataset_takes_evaluation_prompts_for_a_test_split(pipeline, tmp_path):
+    for folder, rows in (("prompts/tool_flip", 20), ("prompts", 80)):
+        loaded = load_dataset(str(pipeline / folder), cache_dir=str(tmp_path))
+        assert {split: len(part) for split, part in loaded.items()} == {"test": rows}
 
 
 def test_drops_add_up(pipeline):
