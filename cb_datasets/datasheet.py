@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from .chat import MAX_LENGTH, encode_prompt, spells_control_token
 from .counts import listed
-from .files import REPORT_FILE, load_rows, read_json
+from .files import REPORT_FILE, read_json
+from .ingest import load_split
 from .markdown import Markdown, markdown_table
 from .terminal import shown_line
 
@@ -32,7 +33,7 @@ def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase |
     """
     sheets = {}
     for folder in sorted(folders):
-        sheets[folder.name] = read_json(folder / "train" / REPORT_FILE)
+        sheets[folder.name] = read_json(folder / REPORT_FILE)
         if tokenizer is not None:
             sheets[folder.name] |= _measured(folder, tokenizer)
     return sheets
@@ -48,7 +49,7 @@ def by_source(sheets: dict[str, dict]) -> dict[str, dict]:
 
 
 def _measured(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict:
-    splits = [load_rows(folder / split) for split in ("train", "eval")]
+    splits = [load_split(folder, split) for split in ("train", "eval")]
     traces = (trace for rows in splits for trace in rows)
     bar = tqdm(traces, desc=shown_line(f"Measuring {folder.name}"), total=sum(map(len, splits)), unit="trace")
     measured = [(len(encode_prompt(tokenizer, trace)), spells_control_token(tokenizer, trace)) for trace in bar]

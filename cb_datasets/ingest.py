@@ -3,17 +3,21 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 
 from builders.base import TraceBuilder, summarize_traces
+from builders.trace import TRACE_FEATURES
 
-from .files import load_rows, save_rows
+from .files import REPORT_FILE, ROWS_FILE, holds_rows, load_rows, read_json, save_parquet, to_dataset, write_json
 from .splits import choose, split_by_group
 
 
 # The splits of a source that is ingested without saying how: those of `ingest` without flags.
 EVAL_FRACTION, HELD_OUT = 0.2, "test"
 B4 = "fujitsu_b4"
+
+# A stored trace, which says what it was made of.
+STORED_FEATURES = Features({**TRACE_FEATURES, "source_revision": Value("string")})
 
 
 def ingest(
@@ -52,15 +56,28 @@ def ingest(
         "sides": {split: len(rows) for split, rows in splits.items()},
     }
     with_revision = {
-        split: rows.add_column("source_revision", [revision] * len(rows)) for split, rows in splits.items()
+        # Without rows the type of the column must be given.
+        split: rows.add_column("source_revision", [revision] * len(rows), feature=STORED_FEATURES["source_revision"])
+        for split, rows in splits.items()
     }
     return with_revision, report
 
 
 def save_traces(splits: dict[str, Dataset], output: Path, report: dict) -> None:
-    """Write `<output>/train` and `<output>/eval`, each with the report."""
+    """Write `<output>/train`, `<output>/eval` and the report.
+
+    A split without rows gets no file, on which `load_dataset` would fail.
+    """
     for split, rows in splits.items():
-        save_rows(rows, output / split, report)
+        file = output / split / ROWS_FILE
+        # Older versions wrote it here, where `load_dataset` would take it for rows.
+        file.with_name(REPORT_FILE).unlink(missing_ok=True)
+        if len(rows):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_parquet(rows, file)
+        else:
+            file.unlink(missing_ok=True)
+    write_json(output / REPORT_FILE, report)
 
 
 def load_traces(paths: Iterable[Path], splits: tuple[str, ...] = ("train", "eval")) -> dict[str, Dataset]:
@@ -75,10 +92,22 @@ def load_traces(paths: Iterable[Path], splits: tuple[str, ...] = ("train", "eval
         ValueError: If a file is not B4's.
     """
     sources = [
-        _ingested_file(path) if path.is_file() else {split: load_rows(path / split) for split in splits}
+        _ingested_file(path) if path.is_file() else {split: load_split(path, split) for split in splits}
         for path in paths
     ]
     return {split: concatenate_datasets([source[split] for source in sources]) for split in splits}
+
+
+def load_split(folder: Path, split: str) -> Dataset:
+    """The traces of one split of an ingested source, which may have none.
+
+    Raises:
+        FileNotFoundError: If the source has not been ingested.
+    """
+    report = folder / REPORT_FILE
+    if not holds_rows(folder / split) and report.is_file() and read_json(report).get("sides", {}).get(split) == 0:
+        return to_dataset([], STORED_FEATURES)
+    return load_rows(folder / split)
 
 
 def source_of(path: Path) -> str:

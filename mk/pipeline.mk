@@ -18,7 +18,7 @@ TOKENIZER_FLAG := $(DECIDED:%/tokenizer.json=--tokenizer %)
 
 SETS := $(HARMFUL_SETS:%=$(HARMFUL)/%) $(RETAIN_SETS:%=$(RETAIN)/%)
 TRACE_FOLDERS := $(SOURCES:%=$(TRACES)/%)
-INGESTED := $(TRACE_FOLDERS:%=%/train/report.json)
+INGESTED := $(TRACE_FOLDERS:%=%/report.json)
 PROMPT_SETS := $(TASKS:%=$(PROMPTS)/%/report.json)
 WEIGHTS := $(wildcard $(MODEL)/*.safetensors)
 
@@ -53,13 +53,13 @@ $(DECIDED): recipes/$(RECIPE).mk $(TOKENIZER_FILE) | $(READY)
 endif
 
 # An edited recipe redoes everything; finished completions are found again by the hash of their inputs.
-$(TRACES)/%/train/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY) $(DECIDED)
+$(TRACES)/%/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY) $(DECIDED)
 	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
 RUNS := $(DATA)/runs
 ifneq ($(RUNS_FLAGS),)
-FROM_RUNS := $(TRACES)/agentdojo/train/report.json
+FROM_RUNS := $(TRACES)/agentdojo/report.json
 $(RUNS)/agentdojo.json: $(WEIGHTS) | $(filter-out $(FROM_RUNS),$(INGESTED)) $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
 	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) --output $(RUNS) $(RUNS_FLAGS)
 
@@ -95,10 +95,10 @@ WITH_SCHEMA = $(ENGINE) $(SCHEMA_FLAG)
 # Every source is read before a model is asked: a missing one is found in minutes, not after hours of generation.
 $(GENERATED:%=%/report.json): | $(filter-out $(FROM_RUNS),$(INGESTED))
 
-$(FLIPS:%=$(HARMFUL)/%/report.json): $(TRACES)/$(ATTACKED)/train/report.json $(WEIGHTS)
+$(FLIPS:%=$(HARMFUL)/%/report.json): $(TRACES)/$(ATTACKED)/report.json $(WEIGHTS)
 	$(CB) generate-ds --traces $(TRACES)/$(ATTACKED) --output $(@D) $(WITH_SCHEMA) $(DS_FLAGS)
 
-$(ANSWERS:%=$(RETAIN)/%/report.json) &: $(RETAIN_SOURCES:%=$(TRACES)/%/train/report.json) $(WEIGHTS)
+$(ANSWERS:%=$(RETAIN)/%/report.json) &: $(RETAIN_SOURCES:%=$(TRACES)/%/report.json) $(WEIGHTS)
 	$(CB) generate-dr $(RETAIN_SOURCES:%=--traces $(TRACES)/%) --output $(RETAIN) \
 		$(TWINS:%=--kinds benign_twins) $(patsubst %,--kinds %,$(filter refusals chat,$(ANSWERS))) $(WITH_SCHEMA) $(DR_FLAGS)
 
@@ -108,7 +108,7 @@ $(SAFE:%=$(RETAIN)/%/report.json): $(TWINS:%=$(RETAIN)/%/report.json) | $(FLIPS:
 		$(TWINS:%=--fill twin --twins $(RETAIN)/%)
 
 ifneq ($(REGENERATED),)
-$(HARMFUL)/agentdojo_failures/report.json $(RETAIN)/agentdojo_resisted/report.json &: $(TRACES)/agentdojo/train/report.json $(WEIGHTS)
+$(HARMFUL)/agentdojo_failures/report.json $(RETAIN)/agentdojo_resisted/report.json &: $(TRACES)/agentdojo/report.json $(WEIGHTS)
 	$(CB) regenerate --traces $(TRACES)/agentdojo --output-harmful $(HARMFUL)/agentdojo_failures \
 		--output-retain $(RETAIN)/agentdojo_resisted $(ENGINE) $(REGENERATE_FLAGS)
 endif

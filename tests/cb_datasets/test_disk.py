@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from datasets.exceptions import DatasetGenerationError
 
+from cb_datasets.disk_faults import disk_fault, error_line
 from cb_datasets.evaluation.results import write_results
 from cb_datasets.files import (
-    disk_fault,
-    error_line,
     filling,
     in_one_move,
     read_json,
@@ -69,7 +68,7 @@ def on_disk(data, tiny_agent_path, tmp_path_factory) -> dict[str, dict]:
     cached = {"cache": f"ingest lookalike --output {traces}".split()}
     cache = run_in_namespace(*start, json.dumps(cached), 32 * 1024, HF_DATASETS_CACHE=str(disk))
     assert result.returncode == cache.returncode == 0, result.stderr + cache.stderr
-    assert read_json(traces / "train" / "report.json")["records"] > 0
+    assert read_json(traces / "report.json")["records"] > 0
     return json.loads(result.stdout) | json.loads(cache.stdout)
 
 
