@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from .chat_template import named_format
+from .harmony import HARMONY
 from .llama3_json import LLAMA3_JSON
+from .pythonic import PYTHONIC
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["CANONICAL", "FORMATS", "Diagnosis", "Parsed", "ToolCall", "ToolCallFormat", "format_of", "get_format"]
 
 
-_TOLD: tuple[ToolCallFormat, ...] = (LLAMA3_JSON,)
+_TOLD: tuple[ToolCallFormat, ...] = (
+    LLAMA3_JSON,
+    HARMONY,
+    PYTHONIC,
+)
 # Formats of models whose prompts end inside the thinking.
 _OPEN_THINKING: tuple[ToolCallFormat, ...] = ()
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import replace
 
 from .json_text import LENIENT_JSON, JsonFault, call_of, dump_json, first_of, name_span, read_json_value
+from .pythonic import ASKS_FOR_PYTHON
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
 
 
@@ -120,5 +121,6 @@ LLAMA3_JSON = ToolCallFormat(
     parse=parse_llama3_json,
     executed_calls=executed_llama3_json,
     told_by=(_EOT,),
+    not_told_by=(ASKS_FOR_PYTHON,),
     tool_parser="llama3_json",
 )
