@@ -221,6 +221,7 @@ PYTHONIC = ToolCallFormat(
     parse=parse_pythonic,
     executed_calls=executed_pythonic,
     told_by=(_EOT, ASKS_FOR_PYTHON),
+    seam="[",  # as in `[get`, one token
     text_before_call=False,
     parallel_calls=True,
     tool_parser="pythonic",
