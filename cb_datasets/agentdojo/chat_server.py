@@ -21,7 +21,7 @@ from typing import Any
 from builders.trace import message, to_json, tool_call
 
 from ..chat import encode_prompt
-from ..formats import ToolCallFormat, format_of
+from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling
 from .batching import BatchedBackends
 
@@ -170,7 +170,9 @@ def _assistant_message(text: str, tool_format: ToolCallFormat, tools: str | None
     """A completion as an assistant message with the calls that it executes, and its finish reason."""
     parsed, executed = tool_format.parse(text, tools), tool_format.executed_calls(text, tools)
     if not executed:
-        answer = text[parsed.answer_start :].removesuffix(parsed.end or "")
+        # Words without what some formats write around them; what is malformed stays as it is.
+        is_words = parsed.diagnosis in (Diagnosis.TEXT, Diagnosis.EMPTY)
+        answer = parsed.text if is_words else text[parsed.answer_start :].removesuffix(parsed.end or "")
         return {"role": "assistant", "content": answer, "tool_calls": None}, "stop"
     calls = [
         {

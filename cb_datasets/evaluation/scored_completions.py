@@ -157,7 +157,7 @@ def is_degenerate_completion(completion: str, tool_format: ToolCallFormat) -> bo
     if parsed.diagnosis == Diagnosis.THINKING:
         return is_degenerate(parsed.thinking)
     starts = parsed.call_starts or (parsed.answer_start,)
-    words, body = completion[parsed.answer_start : starts[0]], completion[starts[0] :]
+    words, body = parsed.text if parsed.call_starts else "", completion[starts[0] :]
     # Special tokens within text count as degenerate, but these may follow a call that is merely malformed.
     for token in tool_format.tokens:
         body = body.replace(token, " ")
