@@ -185,7 +185,7 @@ def _diagnosis_of_words(words: list[_Message], trails: bool) -> Diagnosis:
 
 def _read_call(message: _Message) -> tuple[Diagnosis, ToolCall | None]:
     if message.content is None:
-        return Diagnosis.JSON_INCOMPLETE, None
+        return Diagnosis.BAD_JSON if _MESSAGE in message.header else Diagnosis.JSON_INCOMPLETE, None
     fields, name = message.fields, message.name_span
     if fields is None or fields["channel"] == "final":
         return Diagnosis.BAD_JSON, None
