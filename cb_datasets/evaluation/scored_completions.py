@@ -161,7 +161,9 @@ def is_degenerate_completion(completion: str, tool_format: ToolCallFormat) -> bo
     # Special tokens within text count as degenerate, but these may follow a call that is merely malformed.
     for token in tool_format.tokens:
         body = body.replace(token, " ")
-    begins_like_a_call = (
-        tool_format.begins_like_call.match(body.lstrip()) is not None or parsed.diagnosis == Diagnosis.FUNCTION_SYNTAX
-    )
-    return not begins_like_a_call or is_degenerate(words) or is_degenerate(body)
+    body = body.lstrip()
+    beginning = tool_format.begins_like_call.match(body)
+    if beginning is None and parsed.diagnosis != Diagnosis.FUNCTION_SYNTAX:
+        return True
+    # The beginning itself, a header in some formats, is no text to judge.
+    return is_degenerate(words) or is_degenerate(body[beginning.end() if beginning else 0 :])

@@ -166,10 +166,11 @@ def _messages(turn: str) -> Iterator[_Message]:
 
 def _answer_start(completion: str, messages: list[_Message], end_at: int) -> int:
     """Where the answer begins: after the last message of thinking and what opens the next message."""
-    answer: list[_Message] = []
-    for message in messages:
-        answer = [] if message.is_thinking else [*answer, message]
-    at = answer[0].at if answer else end_at
+    at = end_at
+    for message in reversed(messages):
+        if message.is_thinking:
+            break
+        at = message.at
     return at + len(_CHANNEL) if completion.startswith(_CHANNEL, at) else at
 
 
@@ -251,7 +252,7 @@ HARMONY = ToolCallFormat(
     call_end=_CALL,
     turn_end=_RETURN,
     tokens=(_START, _CHANNEL, _CONSTRAIN, _MESSAGE, _END, _CALL, _RETURN),
-    begins_like_call=re.compile(r"(?:\w+\s+)?to=\S+\s+(?:\w+\s+){0,2}\{"),
+    begins_like_call=re.compile(r"(?:\w+\s+)?to=\S+\s*(?:\w+\s+){0,2}(?:\{|\Z)"),
     render=render_harmony,
     render_text=render_harmony_text,
     parse=parse_harmony,

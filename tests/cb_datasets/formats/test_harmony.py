@@ -151,6 +151,7 @@ def test_the_answer_begins_after_all_thinking():
 
 def test_what_is_left_of_a_malformed_call_is_degenerate_only_if_it_is_no_call():
     assert not is_degenerate_completion(f"{WORDS}{CALL[:-3]}", HARMONY)
+    assert not is_degenerate_completion(CALL[:40], HARMONY)
     assert not is_degenerate_completion(f"{THOUGHT}{CALL}<|return|>", HARMONY)
     assert is_degenerate_completion(f"{CALL.replace('{', 'the the the ')}<|call|>", HARMONY)
 
