@@ -193,9 +193,9 @@ def openai_harmony():
     return pytest.importorskip("openai_harmony", reason="OpenAI's own parser comes with vLLM")
 
 
-def test_openai_reads_and_writes_the_same(openai_harmony, other_tokenizer):
+def test_openai_reads_and_writes_the_same(openai_harmony, real_tokenizer):
     """Its encoder makes the tokens of our tokenizer, its parser our calls, and its renderer our completion."""
-    of, tokenizer, rng = openai_harmony, other_tokenizer("gpt-oss"), random.Random(0)
+    of, tokenizer, rng = openai_harmony, real_tokenizer("gpt-oss"), random.Random(0)
     encoding = of.load_harmony_encoding("HarmonyGptOss")
     for _ in range(100):
         call = ToolCall("search_web", {text_of(rng): value_of(rng) for _ in range(rng.randrange(4))})
@@ -211,11 +211,11 @@ def test_openai_reads_and_writes_the_same(openai_harmony, other_tokenizer):
 
 
 @pytest.mark.vllm
-def test_completions_execute_as_in_vllm(other_tokenizer):
+def test_completions_execute_as_in_vllm(real_tokenizer):
     from vllm.entrypoints.openai.parser.harmony_utils import get_encoding
     from vllm.parser.parser_manager import ParserManager
 
-    tokenizer, encoding = other_tokenizer("gpt-oss"), get_encoding()
+    tokenizer, encoding = real_tokenizer("gpt-oss"), get_encoding()
     parser = ParserManager.get_parser("openai", "openai_gptoss", True, is_harmony=True)(tokenizer)
     wrong, executing = [], 0
     for completion in edits(SEEDS, PIECES, seed=0, n=2000):
@@ -237,8 +237,8 @@ def test_completions_execute_as_in_vllm(other_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def gpt_oss(other_tokenizer):
-    return other_tokenizer("gpt-oss")
+def gpt_oss(real_tokenizer):
+    return real_tokenizer("gpt-oss")
 
 
 @pytest.fixture

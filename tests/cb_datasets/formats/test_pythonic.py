@@ -227,9 +227,9 @@ def test_completions_execute_as_in_vllm(tiny_agent_path):
 
 
 @pytest.fixture(scope="module")
-def llama_3_2(other_tokenizer):
+def llama_3_2(real_tokenizer):
     """Llama 3.2 with the template that asks for Python; its own asks for JSON."""
-    tokenizer = other_tokenizer("llama-3.2")
+    tokenizer = real_tokenizer("llama-3.2")
     assert format_of(tokenizer) is FORMATS["llama3_json"]
     templates = Path(chat.__file__).parent / "formats" / "templates"
     tokenizer.chat_template = (templates / "pythonic_llama3.jinja").read_text()
@@ -265,14 +265,14 @@ def test_the_template_tells_the_format(llama_3_2):
     assert probe.fault is None and probe.bos == 1
 
 
-def test_a_named_format_is_taken(other_tokenizer):
-    tokenizer = other_tokenizer("llama-3.2")
+def test_a_named_format_is_taken(real_tokenizer):
+    tokenizer = real_tokenizer("llama-3.2")
     tokenizer.chat_template = with_decisions(tokenizer.chat_template, "pythonic", {})
     assert format_of(tokenizer) is PYTHONIC
 
 
-def test_gemma_3_shows_no_tools(other_tokenizer):
-    tokenizer = other_tokenizer("gemma-3")
+def test_gemma_3_shows_no_tools(real_tokenizer):
+    tokenizer = real_tokenizer("gemma-3")
     with pytest.raises(ValueError, match="--tool-format NAME"):
         format_of(tokenizer)
     tokenizer.chat_template = with_decisions(tokenizer.chat_template, "pythonic", {})
