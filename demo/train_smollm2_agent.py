@@ -81,11 +81,12 @@ def train(
             continue
         if on_dev < TARGET_DEV_LOSS:
             break
-        loss = sum(_mixed_precision_loss(model, prefix, *batch) for batch in pair)
-        update([optimizer], loss, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
+        # One batch after the other: together they do not fit the memory of a small machine.
+        losses = (_mixed_precision_loss(model, prefix, *batch) for batch in pair)
+        update([optimizer], losses, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
         if (index + 1) % CHECKPOINT_STEPS == 0 or index + 1 == steps:
             on_dev = dev_loss(model, tokenizer, prefix, dev_rows)
-            tqdm.write(f"step {index + 1}: loss {loss.item() / 2:.4f}, on dev {on_dev:.4f}")
+            tqdm.write(f"step {index + 1}: loss on dev {on_dev:.4f}")
             states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             _save_checkpoint({**states, "done": index + 1, "on_dev": on_dev}, checkpoint)
 

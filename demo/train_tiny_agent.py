@@ -28,7 +28,7 @@ import random
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -250,12 +250,16 @@ def learning_rate_at(index: int, steps: int, peak: float, warmup: int) -> float:
     return peak * min(1, (index + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * index / steps))
 
 
-def update(optimizers: list[torch.optim.Optimizer], loss: torch.Tensor, learning_rate: float) -> None:
-    """One step of each optimizer, with the norm of the whole gradient clipped to 1."""
+def update(optimizers: list[torch.optim.Optimizer], losses: Iterable[torch.Tensor], learning_rate: float) -> None:
+    """One step of each optimizer on the sum of the losses, with the norm of the whole gradient clipped to 1.
+
+    Losses that are computed only when they are asked for do not need memory at the same time.
+    """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    for loss in losses:
+        loss.backward()
     torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -276,7 +280,7 @@ def train(
     drills = [drill(tokenizer, random.Random(seed)) for drill in (InductionDrill, CopyDrill, NamesDrill, NumberDrill)]
     for index in tqdm(range(DRILL_STEPS), desc="copying", mininterval=5):
         loss = sum(loss_of(model, *drill(32)) for drill in (drills[:1] if index < DRILL_STEPS // 2 else drills))
-        update(optimizers, loss, LEARNING_RATE * min(1, (index + 1) / 50))
+        update(optimizers, [loss], LEARNING_RATE * min(1, (index + 1) / 50))
     train_on_rows(model, tokenizer, optimizers, drills, single, office, steps)
 
 
@@ -297,7 +301,7 @@ def train_on_rows(
         pair = (batch, next(single_batches))
         losses = [loss_of(model, ids, labels, cached_prefix(model, prefix, len(ids))) for ids, labels in pair]
         copying = sum(loss_of(model, *drill(8)) for drill in drills)
-        update(optimizers, sum(losses) + 0.3 * copying, learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
+        update(optimizers, [sum(losses) + 0.3 * copying], learning_rate_at(index, steps, LEARNING_RATE, warmup=50))
         if index % 50 == 0:
             shown = {"office": losses[0], "single": losses[1], "drills": copying}
             bar.set_postfix({name: f"{loss.item():.4f}" for name, loss in shown.items()})

@@ -121,7 +121,7 @@ def teach(folder: Path, records: list[dict], decisions: Dataset, steps: int = 45
         for ids, labels in random.choices(contexts, k=4) if is_short else [random.choice(contexts)]:
             start = -TAIL if is_short else 0
             loss = loss + head.loss(ids[:, start:], labels[:, start:]) / (4 if is_short else 1)
-        update(optimizers, loss, learning_rate_at(step, steps, LEARNING_RATE, warmup=20))
+        update(optimizers, [loss], learning_rate_at(step, steps, LEARNING_RATE, warmup=20))
     head.write()
     model.to(torch.bfloat16).save_pretrained(folder)
 
