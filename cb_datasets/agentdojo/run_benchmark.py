@@ -22,7 +22,7 @@ from ..generation.backend import (
     load_models,
     revision_of,
 )
-from ..generation.tokenizer import load_tokenizer
+from ..generation.tokenizer import check_model, load_tokenizer
 from ..public_name import public_name
 from ..template_probe import template_hash
 from .live_runs import defended_name
@@ -103,6 +103,7 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
                 selection = replace(selection, suites=tuple(own_suites) or ("banking",))
             runs = planned_runs(selection)
             check_defenses(selection.defenses)
+            check_model(served.model)
             control_tokens_to_break(served)
             claim_folder(folder, _settings(served, selection))
             used = {run.suite.name: run.suite for run in runs}

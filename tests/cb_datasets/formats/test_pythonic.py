@@ -3,7 +3,6 @@
 import ast
 import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -228,12 +227,8 @@ def test_completions_execute_as_in_vllm(tiny_agent_path):
 
 @pytest.fixture(scope="module")
 def llama_3_2(real_tokenizer):
-    """Llama 3.2 with the template that asks for Python; its own asks for JSON."""
-    tokenizer = real_tokenizer("llama-3.2")
-    assert format_of(tokenizer) is FORMATS["llama3_json"]
-    templates = Path(chat.__file__).parent / "formats" / "templates"
-    tokenizer.chat_template = (templates / "pythonic_llama3.jinja").read_text()
-    return tokenizer
+    """Llama 3.2 with the package's template, which asks for Python; its own asks for JSON."""
+    return real_tokenizer("llama-3.2")
 
 
 @pytest.fixture
