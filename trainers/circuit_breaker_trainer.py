@@ -54,7 +54,7 @@ from .objective.objective import Objective
 from .objective.terms import NORM, TERMS, Plan
 from .speed.fused_lora import fuse_lora
 from .speed.fused_rms_norm import fuse_norms
-from .speed.packing import ATTENTION
+from .speed.packing_check import use_packed_attention
 from .speed.recomputed_mlp import recompute_gates
 from .speed.reference_cache import ReferenceCache, fingerprint
 
@@ -262,7 +262,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if args.recompute_gates:
             recompute_gates(get_decoder(model))
         if args.padding_free:
-            model.set_attn_implementation(ATTENTION)
+            use_packed_attention(model, self.plan.layers_reached, args.shared_prefix, args.max_length)
         cache = None
         if args.reference_cache is not None:
             # With `masked_logits` terms on logits store the states from which the LM head computes them

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.harmful import redacted
 from trainers.objective.hidden_states import get_decoder, hidden_states_at
-from trainers.speed.packing import ATTENTION
+from trainers.speed.packed_attention import ATTENTION
 
 
 def adapter(trainer):

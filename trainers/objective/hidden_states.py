@@ -29,7 +29,6 @@ class Decoder(nn.Module):
     """Type of a stack of decoder layers: for type checkers, which know no attributes of a module."""
 
     layers: nn.ModuleList
-    norm: nn.Module
 
 
 def get_base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -40,6 +39,17 @@ def get_base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def get_decoder(model: PreTrainedModel | PeftModel) -> Decoder:
     """The stack of decoder layers of a causal language model, with or without an adapter."""
     return cast(Decoder, get_base_model(model).get_decoder())
+
+
+def get_final_norm(decoder: nn.Module) -> nn.Module:
+    """The norm after the last decoder layer: `norm`, or else the only norm that is a child of the decoder itself."""
+    norms = {name: child for name, child in decoder.named_children() if type(child).__name__.endswith("Norm")}
+    if "norm" not in norms and len(norms) != 1:
+        raise ValueError(
+            f"The final norm of {type(decoder).__name__} is not known: among its modules are {sorted(norms) or 'none'}"
+            ". This architecture is not supported."
+        )
+    return norms.get("norm") or next(iter(norms.values()))
 
 
 @contextmanager
@@ -72,7 +82,7 @@ def recorded(decoder: Decoder, layers: Iterable[int]) -> Iterator[dict[int, torc
             def record_output(module, args, output, layer=layer):
                 states[layer] = output
 
-            module = decoder.norm if layer == NORM else decoder.layers[layer - 1]
+            module = get_final_norm(decoder) if layer == NORM else decoder.layers[layer - 1]
             handles.append(module.register_forward_hook(record_output))
     try:
         yield states

@@ -10,26 +10,18 @@ attention the tokens of a segment attend to its prefix segments and, causally, t
 tokens they attend to in their own sequences. So the states of a shared prefix are those that it has in each of its
 sequences, and their gradients are summed over these.
 
-Segments with the same prefix and of similar length are attended in one call. They are adjacent in the packed row, so
-that the tokens of a call, and the gradients of these tokens, are one slice. On a GPU and in half precision Flash
-Attention takes segments of any length in a single call, for which the prefixes are copied.
+Segments with the same prefix and of similar length are attended in one call (`packed_attention.py`). They are adjacent
+in the packed row, so that the tokens of a call, and the gradients of these tokens, are one slice. On a GPU and in half
+precision Flash Attention takes segments of any length in a single call, for which the prefixes are copied.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
-from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward, use_gqa_in_sdpa
-from transformers.masking_utils import sdpa_mask
 
-
-ATTENTION = "circuit_breaker_packed"
 
 # A shared prefix with fewer tokens is computed for each sequence: every further segment can cost an attention call.
 MIN_SHARED = 16
@@ -77,7 +69,7 @@ def packed(
     identities: Sequence[Sequence[int] | np.ndarray] | None = None,
 ) -> Layout:
     """
-    All sequences in one row, for a model whose attention implementation is [`ATTENTION`].
+    All sequences in one row, for a model whose attention implementation is `packed_attention.ATTENTION`.
 
     Args:
         sequences (`Sequence[Sequence[int]]`):
@@ -223,109 +215,3 @@ def _flash_arguments(
     if any(segment.prefix for segment in segments):
         arguments["keys"] = torch.from_numpy(np.concatenate(keys))
     return arguments
-
-
-def packed_attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    segments: dict[str, Any] | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """
-    Attention of a packed row. A forward without `segments` has an ordinary batch, for which this is SDPA.
-
-    Args:
-        module, query, key, value, attention_mask, dropout, scaling, sliding_window:
-            Arguments of an attention function of Transformers; `query` has shape `(batch, heads, tokens, head_size)`.
-        segments (`dict[str, Any]`, *optional*):
-            `segments` of the inputs that [`packed`] returns.
-    """
-    if segments is None:
-        kwargs["sliding_window"] = sliding_window
-        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
-    if sliding_window is not None and segments["max_k"] > sliding_window:
-        raise ValueError(
-            f"A row of {segments['max_k']} tokens is longer than this model's sliding window of {sliding_window}, "
-            "which packed rows do not support. Set `padding_free: false`."
-        )
-    # Token-major, so that selecting or splitting tokens moves contiguous memory
-    states = [state[0].transpose(0, 1) for state in (query, key, value)]
-    if _has_flash(query) and not dropout:
-        return _attend_in_one_call(states, segments, scaling)[None], None
-    return _attend_by_group(states, segments, dropout, scaling)[None], None
-
-
-def _has_flash(query: torch.Tensor) -> bool:
-    """Whether Flash Attention supports this device, dtype and head size."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or query.shape[-1] > 256:
-        return False
-    return torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _attend_in_one_call(
-    states: Sequence[torch.Tensor], segments: Mapping[str, Any], scaling: float | None
-) -> torch.Tensor:
-    """Flash Attention of all segments. States are query, key and value, of shape `(tokens, heads, head_size)`."""
-    query, key, value = states
-    if "keys" in segments:
-        key, value = (state.index_select(0, segments["keys"]) for state in (key, value))
-    ends = (segments[name] for name in ("cu_seq_q", "cu_seq_k", "max_q", "max_k"))
-    # The window is causal from the end: a segment's last query attends to all its keys, the one before to all but one
-    output = varlen_attn(query, key, value, *ends, scale=scaling, window_size=(-1, 0), enable_gqa=True)
-    return cast(torch.Tensor, output)  # a tuple only with `return_aux`
-
-
-def _attend_by_group(
-    states: Sequence[torch.Tensor], segments: Mapping[str, Any], dropout: float, scaling: float | None
-) -> torch.Tensor:
-    """Attention of one group of segments after another. States as in [`_attend_in_one_call`]."""
-    outputs, groups = [], segments["groups"]
-    by_group = [state.split([group["size"] for group in groups]) for state in states]
-    for number, group in enumerate(groups):
-        rows, length = group["shape"]
-        own = [state[number] for state in by_group]
-        if "pad" in group:
-            own = [state.index_select(0, group["pad"]) for state in own]
-        q, k, v = (state.unflatten(0, (rows, length)) for state in own)
-        num_prefix = sum(end - start for _, start, end in group["prefix"])
-        mask = None
-        if num_prefix:
-            # Keys and values of the prefix come before those of each segment: expanded, not copied, until `cat`
-            prefixes = (
-                torch.cat([state[other][start:end] for other, start, end in group["prefix"]]).expand(rows, -1, -1, -1)
-                for state in by_group[1:]
-            )
-            k, v = (torch.cat(pair, dim=1) for pair in zip(prefixes, (k, v), strict=True))
-            # Made once for all layers, and additive: SDPA would convert a boolean mask into this one in every call
-            if "mask" not in group:
-                group["mask"] = q.new_full((length, num_prefix + length), -torch.inf).triu(num_prefix + 1)
-            mask = group["mask"]
-        output = _sdpa(q, k, v, mask, dropout, scaling)
-        outputs.append(output.index_select(0, group["unpad"]) if "unpad" in group else output)
-    return torch.cat(outputs)
-
-
-def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, dropout: float, scaling: float | None
-) -> torch.Tensor:
-    """SDPA of one group: `(rows, tokens, heads, head_size)` to `(rows * tokens, heads, head_size)`."""
-    q, k, v = (state.transpose(1, 2) for state in (q, k, v))
-    grouped = k.shape[1] < q.shape[1]
-    # Not every kernel supports fewer heads for keys and values than for queries
-    if grouped and not use_gqa_in_sdpa(mask, k, v):
-        k, v = (repeat_kv(state, q.shape[1] // state.shape[1]) for state in (k, v))
-        grouped = False
-    output = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
-    )
-    return output.transpose(1, 2).flatten(0, 1)
-
-
-AttentionInterface.register(ATTENTION, packed_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -6,7 +6,8 @@ import torch
 from accelerate.utils import send_to_device
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from trainers.speed.packing import ATTENTION, packed, packed_attention, padded
+from trainers.speed.packed_attention import ATTENTION, packed_attention
+from trainers.speed.packing import packed, padded
 
 
 SYSTEM = list(range(100, 140))
