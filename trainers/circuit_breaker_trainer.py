@@ -262,7 +262,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if args.recompute_gates:
             recompute_gates(get_decoder(model))
         if args.padding_free:
-            use_packed_attention(model, self.plan.layers_reached, args.shared_prefix, args.max_length)
+            use_packed_attention(model, self.plan.layers_reached, args.max_length)
         cache = None
         if args.reference_cache is not None:
             # With `masked_logits` terms on logits store the states from which the LM head computes them
