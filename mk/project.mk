@@ -1,6 +1,6 @@
 # Work on the project itself: tests that need heavy installs, studies, code style.
 
-.PHONY: test-vllm test-slow test-slurm test-browser selectivity smollm2 tiny-agent style quality
+.PHONY: test-vllm test-slow test-slurm test-browser selectivity smollm2 models tiny-agent style quality
 
 # The engine runs in the tests' own process, where it starts in half the time that one of its own takes.
 test-vllm: export HF_HUB_OFFLINE := 1
@@ -35,6 +35,9 @@ smollm2:  ## The breakers on SmolLM2-135M, a second model; adds it to docs/selec
 	$(BIN)/python benchmarks/selectivity.py --redraw --second data/smollm2 \
 		--second-live data/smollm2/report/agentdojo/agentdojo.json --json benchmarks/selectivity.json \
 		--page docs/selectivity.md
+
+models: $(READY)  ## Compare the trainer's speed switches on tiny models of many architectures; writes docs/models.md
+	$(BIN)/python benchmarks/architectures.py --page docs/models.md
 
 tiny-agent: $(READY)  ## Train the demo's tiny agent again, from a fixed seed
 	$(BIN)/python demo/train_tiny_agent.py --output demo/tiny_agent --seed 0

@@ -266,7 +266,7 @@ def _written_out(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention with a soft cap or sinks, which SDPA does not have. States have the shape `(rows, heads, tokens, size)`."""
+    """Attention with a soft cap or sinks, which SDPA does not have. States as in [`_sdpa`]."""
     k, v = (repeat_kv(state, q.shape[1] // state.shape[1]) for state in (k, v))
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:

@@ -6,8 +6,8 @@ other, and would train on wrong states without an error. Two short rows are enou
     row 0    p p p ... p   a a a a a a a a     packed    p p p ... p   b b b b b   a a a a a a a a
     row 1    p p p ... p   b b b b b           a must not depend on b: only the tokens a and b are compared
 
-Only as many layers run as it takes to have one of each composition. In half precision differences grow with every layer
-of experts, where rounding can change the choice of an expert; one row that runs into another differs at once.
+Only as many layers run as it takes to have one of each composition. In half precision differences grow with every
+layer of experts, where rounding can change the choice of an expert; a row that runs into another differs at once.
 """
 
 from collections.abc import Iterable, Iterator

@@ -11,6 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from tests.trainers.conftest import make_model
 from tests.trainers.objective.test_parity import assert_same, one_batch
+from tools.tiny_architectures import tiny_model
 from trainers.objective.terms import TERMS
 from trainers.speed.fused_lora import LoraProduct, MergedLoraProduct, merging_pays
 from trainers.speed.fused_rms_norm import RMSNormProduct, fuse_norms
@@ -199,6 +200,17 @@ def test_gradients_of_a_norm_are_those_of_its_formula():
     x, weight = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in [(5, 8), (8,)])
     assert torch.allclose(RMSNormProduct.apply(x, weight, 0.1), nn.functional.rms_norm(x, (8,), weight, 0.1))
     assert torch.autograd.gradcheck(RMSNormProduct.apply, (x, weight, 0.1))
+
+
+def test_norms_and_mlps_that_take_a_further_argument_keep_their_forward():
+    """The norm of Granite 4's Mamba layers computes the same without its optional gate, but is given one."""
+    model, x = tiny_model("granitemoehybrid"), torch.randint(3, 99, (2, 9))
+    plain = model(x).logits
+    fuse_norms(model)
+    recompute_gates(model)
+    assert torch.allclose(model(x).logits, plain, rtol=1e-5, atol=1e-6)
+    fused = {type(module).__name__ for module in model.modules() if "forward" in vars(module)}
+    assert fused == {"GraniteMoeHybridRMSNorm"}
 
 
 def test_only_norms_with_the_same_forward_are_fused():

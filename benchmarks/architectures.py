@@ -1,7 +1,7 @@
 """Every speed switch of the trainer against the plain path, on tiny models of many architectures: docs/models.md.
 
-    python tools/architecture_matrix.py --page docs/models.md         all models, and the page
-    python tools/architecture_matrix.py --only gpt_oss gemma2         some of them, printed
+    make models                                             all models, and the page
+    python benchmarks/architectures.py --only gpt_oss gemma2      some of them, printed
 
 Plain is a padded batch, attention written out as in the models' own code (`eager`), every layer and all logits. With a
 switch on, loss and gradients of the adapter must be the same up to rounding, or the trainer must refuse the switch for
@@ -11,12 +11,16 @@ this model with an error that says what to set instead.
 import argparse
 import logging
 import random
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import datasets
+import jinja2
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -27,6 +31,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from cb_datasets.files import write_text  # noqa: E402
 from tools.tiny_architectures import ARCHITECTURES, VOCAB_SIZE, WINDOW, tiny_model  # noqa: E402
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer  # noqa: E402
 
@@ -63,6 +68,9 @@ class Same(NamedTuple):
 
     loss: float
     gradients: float
+
+    def __str__(self) -> str:
+        return f"loss {self.loss:.1e}, gradients {self.gradients:.1e}"
 
     @property
     def within(self) -> bool:
@@ -240,3 +248,90 @@ def _refused(error: Exception) -> Refused:
 # The page
 
 
+SAME = "same"
+
+
+class Notes:
+    """Numbers of the errors that cells of the table refer to, in the order in which they are first met."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def number(self, refused: Refused) -> int:
+        # One note for all models that are refused alike
+        text = re.sub(r"\b\w+ForCausalLM\b", "*Model*", refused.error)
+        text = re.sub(r"differ by [\d.e-]+ relatively", "differ by ... relatively", text)
+        if text not in self.texts:
+            self.texts.append(text)
+        return self.texts.index(text) + 1
+
+
+def table_row(name: str, report: Report, notes: Notes) -> list[str]:
+    """Cells of a model: family, result of each switch, largest deviations, modules with LoRA."""
+    cells = [f"{ARCHITECTURES[name].title} (`{ARCHITECTURES[name].model_type}`)"]
+    cells += [switch_cell(report, switch, notes) for switch in (*SWITCHES, TOGETHER)]
+    largest = report.largest
+    cells.append("" if largest is None else str(largest))
+    cells.append(", ".join(f"`{module}`" for module in report.lora))
+    return cells
+
+
+def switch_cell(report: Report, switch: str, notes: Notes) -> str:
+    """What became of a switch: one word if it is the same for all presets."""
+    cells = {}
+    for preset in PRESETS:
+        result = report.results.get((preset, "plain")) or report.results[preset, switch]
+        if isinstance(result, Refused):
+            cells[preset] = f"{'refused' if result.by_name else '**fails**'} [{notes.number(result)}]"
+        else:
+            cells[preset] = SAME if result.within else f"**differs** ({result})"
+    if len(set(cells.values())) == 1:
+        return cells[next(iter(PRESETS))]
+    return "; ".join(f"`{preset}` {cell}" for preset, cell in cells.items())
+
+
+def write_page(reports: dict[str, Report], page: Path) -> None:
+    """Write docs/models.md."""
+    template = Path(__file__).with_name("models.md.jinja")
+    notes = Notes()
+    rows = [table_row(name, report, notes) for name, report in reports.items()]
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    text = environment.from_string(template.read_text()).render(
+        header=["model", *(f"`{switch}`" for switch in SWITCHES), TOGETHER, "largest deviation", "LoRA on"],
+        rows=rows,
+        notes=notes.texts,
+        loss_tolerance=LOSS_TOLERANCE,
+        gradient_tolerance=GRADIENT_TOLERANCE,
+        window=WINDOW,
+        versions={name: version(name) for name in ("transformers", "torch", "peft")},
+    )
+    write_text(page, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=ARCHITECTURES, metavar="NAME", help="Models to compare.")
+    parser.add_argument("--page", type=Path, help="Page to write, with all models.")
+    arguments = parser.parse_args()
+    if arguments.only and arguments.page:
+        parser.error("--page has all models: leave out --only")
+    datasets.disable_progress_bars()
+    logging.disable(logging.WARNING)
+    reports = {}
+    for name in arguments.only or ARCHITECTURES:
+        reports[name] = report = compare(name)
+        largest = report.largest
+        print(
+            f"{name}: {'not trained' if largest is None else f'loss {largest.loss:.1e}, gradients {largest.gradients:.1e}'}"
+        )
+        for (preset, switch), result in report.results.items():
+            if isinstance(result, Refused):
+                print(f"  {preset}, {switch}: {result.error}")
+            elif not result.within:
+                print(f"  {preset}, {switch}: DIFFERS, {result}")
+    if arguments.page:
+        write_page(reports, arguments.page)
+
+
+if __name__ == "__main__":
+    main()
