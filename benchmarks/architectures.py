@@ -320,10 +320,7 @@ def main() -> None:
     reports = {}
     for name in arguments.only or ARCHITECTURES:
         reports[name] = report = compare(name)
-        largest = report.largest
-        print(
-            f"{name}: {'not trained' if largest is None else f'loss {largest.loss:.1e}, gradients {largest.gradients:.1e}'}"
-        )
+        print(f"{name}: {report.largest or 'not trained'}")
         for (preset, switch), result in report.results.items():
             if isinstance(result, Refused):
                 print(f"  {preset}, {switch}: {result.error}")

@@ -141,6 +141,7 @@ ARCHITECTURES = {
     ),
     "cohere": Architecture("Cohere, Command R", "cohere", {"logit_scale": 0.25}),
     "cohere2": Architecture("Cohere 2, window in every other layer", "cohere2", _WINDOW_EVERY_OTHER),
+    "exaone4": Architecture("EXAONE 4, window in every other layer", "exaone4", _WINDOW_EVERY_OTHER),
     "lfm2": Architecture(
         "LFM2: convolutions", "lfm2", {"layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 8}
     ),

@@ -2,9 +2,9 @@
 
 What models ask of their attention, and how the packed row gets it:
 
-    sliding window     a band in the mask of a group; the window of Flash Attention
-    sinks (gpt-oss)    a further logit per head in the softmax, without a value: written out, or Flash Attention rescaled
-    soft cap (Gemma 2) written out; Flash Attention here has none, and SDPA of Transformers leaves it out
+    sliding window      a band in the mask of a group; the window of Flash Attention
+    sinks (gpt-oss)     a further logit of each head's softmax, without a value: written out; Flash Attention rescaled
+    soft cap (Gemma 2)  written out; Flash Attention here has none, and SDPA of Transformers leaves it out
 
 The positions of the keys of a segment are 0, 1, 2, ...: those of its prefixes come before its own. So a mask by index
 is a mask by position, whatever the segment shares.
@@ -53,7 +53,6 @@ def packed_attention(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     segments: dict[str, Any] | None = None,
@@ -65,18 +64,21 @@ def packed_attention(
     Args:
         module, query, key, value, attention_mask, dropout, scaling:
             Arguments of an attention function of Transformers; `query` has shape `(batch, heads, tokens, head_size)`.
-        sliding_window (`int`, *optional*):
-            Number of tokens, up to and including itself, that a token attends to.
         softcap (`float`, *optional*):
             Bound `c` of the scores: `c * tanh(score / c)`.
         s_aux (`torch.Tensor`, *optional*):
             The attention sink of each head: a logit of the softmax that no value belongs to.
         segments (`dict[str, Any]`, *optional*):
             `segments` of the inputs that [`packed`] returns.
+        kwargs:
+            `sliding_window`, the number of tokens, up to and including itself, that a token attends to, and arguments
+            that do not change the result.
 
     Raises:
         ValueError: If the model passes an argument that is not known here, and that may change the result.
     """
+    # Qwen2-MoE has the window in its mask only. Others pass `None` where a layer does not use its module's window.
+    sliding_window = kwargs.pop("sliding_window", getattr(module, "sliding_window", None))
     if segments is None:
         _refuse_unknown(module, kwargs, _WITHOUT_EFFECT | _OF_SDPA)
         if softcap is None and s_aux is None:  # a sliding window is in the mask
@@ -86,8 +88,6 @@ def packed_attention(
     if kwargs.get("is_causal"):
         del kwargs["is_causal"]
     _refuse_unknown(module, kwargs, _WITHOUT_EFFECT)
-    if sliding_window is None:  # Qwen2-MoE has the window in its mask, and does not pass it on
-        sliding_window = getattr(module, "sliding_window", None)
     if sliding_window is not None and sliding_window >= segments["max_k"]:
         sliding_window = None
     # Token-major, so that selecting or splitting tokens moves contiguous memory
@@ -143,9 +143,10 @@ class FlashAttentionWithSinks(torch.autograd.Function):
     Flash Attention with one more logit in each head's softmax, which has no value.
 
     A sink `s` turns the log-sum-exp `l` of a token's scores into `l' = log(exp(l) + exp(s))` and its output `o` into
-    `o' = exp(l - l') * o`. The backward of Flash Attention computes the probabilities `exp(score - l)` and the gradient
-    `p * (dp - do . o)` of the scores from `l` and `o`, and so it is right for sinks with `l'` and `o'`. The gradient
-    through the log-sum-exp that `varlen_attn` returns would be none: it is not differentiable there.
+    `o' = exp(l - l') * o`. The backward of Flash Attention computes the probabilities `p = exp(score - l)` and the
+    gradient `p * (dp - do . o)` of the scores from `l` and `o`, so that with `l'` and `o'` it is the one with sinks.
+    Rescaling the output of `varlen_attn` instead would lose a part of the gradient without an error: the log-sum-exp
+    that it returns has none.
     """
 
     @staticmethod
@@ -210,31 +211,24 @@ def _attend_by_group(
             )
             k, v = (torch.cat(pair, dim=1) for pair in zip(prefixes, (k, v), strict=True))
         q, k, v = (state.transpose(1, 2) for state in (q, k, v))
-        if softcap is None and sinks is None:
-            mask = _group_mask(group, q, k, sliding_window)
-            output = _sdpa(q, k, v, mask, dropout, scaling)
+        window = None if sliding_window is None or sliding_window >= k.shape[2] else sliding_window
+        if softcap is not None or sinks is not None:
+            output = _written_out(q, k, v, _group_mask(group, q, k, window), dropout, scaling, softcap, sinks)
         else:
-            mask = _group_mask(group, q, k, sliding_window, always=True)
-            output = _written_out(q, k, v, mask, dropout, scaling, softcap, sinks)
+            mask = _group_mask(group, q, k, window) if group["prefix"] or window is not None else None
+            output = _sdpa(q, k, v, mask, dropout, scaling)
         output = output.transpose(1, 2).flatten(0, 1)
         outputs.append(output.index_select(0, group["unpad"]) if "unpad" in group else output)
     return torch.cat(outputs)
 
 
-def _group_mask(
-    group: dict[str, Any], q: torch.Tensor, k: torch.Tensor, sliding_window: int | None, always: bool = False
-) -> torch.Tensor | None:
-    """Additive mask of a group's attention call; `None` stands for a causal one, unless `always` is set."""
-    num_queries, num_keys = q.shape[2], k.shape[2]
-    if sliding_window is not None and sliding_window >= num_keys:
-        sliding_window = None
-    if num_queries == num_keys and sliding_window is None and not always:
-        return None
+def _group_mask(group: dict[str, Any], q: torch.Tensor, k: torch.Tensor, sliding_window: int | None) -> torch.Tensor:
+    """Additive mask of a group's attention call."""
     # Made once for all layers with the same window, and additive: SDPA would convert a boolean mask in every call
     masks = group.setdefault("masks", {})
     if sliding_window not in masks:
-        masks[sliding_window] = _causal_mask(q, num_keys, sliding_window)
-    return masks[sliding_window]
+        masks[sliding_window] = _causal_mask(q, k.shape[2], sliding_window)
+    return cast(torch.Tensor, masks[sliding_window])
 
 
 def _causal_mask(q: torch.Tensor, num_keys: int, sliding_window: int | None = None) -> torch.Tensor:

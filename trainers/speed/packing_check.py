@@ -94,7 +94,7 @@ def _refuse_by_config(model: PeftModel, max_length: int) -> None:
     """Raise an error for what two short rows do not show, and the configuration says."""
     config = get_base_model(model).config.get_text_config()
     reasons = []
-    chunk_size = getattr(config, "attention_chunk_size", None)
+    chunk_size: int = getattr(config, "attention_chunk_size", None) or max_length
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()) and chunk_size < max_length:
         reasons.append(
             f"its attention is in chunks of {chunk_size} tokens (`attention_chunk_size`), and rows have up to "
@@ -134,7 +134,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 def _states(model: PeftModel, depth: int, layout: Layout) -> list[torch.Tensor]:
     """States of the tokens that are each row's own, after `depth` layers."""
-    device = get_base_model(model).get_input_embeddings().weight.device
+    device = next(model.parameters()).device
     gather = {
         str(row): ((depth,), torch.from_numpy(positions[MIN_SHARED:]).to(device))
         for row, positions in enumerate(layout.positions)

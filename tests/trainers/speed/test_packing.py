@@ -58,9 +58,11 @@ def logits_and_gradients(model, layout):
     return logits, torch.autograd.grad(logits.square().sum(), parameters)
 
 
-# Windows of 16 tokens, where rows have up to 65 and share up to 63; sinks, soft cap, values smaller than keys
+# Windows of 16 tokens, where rows have up to 65 and share up to 63: of all layers or of every other one, passed to the
+# attention or not. Sinks, a soft cap, values smaller than keys.
 @pytest.mark.parametrize(
-    "architecture", ["llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "qwen2_moe", "deepseek_v3"]
+    "architecture",
+    ["llama", "qwen3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "qwen2_moe", "exaone4", "deepseek_v3"],
 )
 @pytest.mark.parametrize("share_prefixes", [False, True])
 def test_logits_and_gradients_equal_those_of_padded_rows(architecture, share_prefixes):
