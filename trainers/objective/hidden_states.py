@@ -37,19 +37,31 @@ def get_base_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def get_decoder(model: PreTrainedModel | PeftModel) -> Decoder:
-    """The stack of decoder layers of a causal language model, with or without an adapter."""
-    return cast(Decoder, get_base_model(model).get_decoder())
+    """
+    The stack of decoder layers of a causal language model, with or without an adapter.
+
+    Raises:
+        ValueError: If the model has none that this module can read.
+    """
+    # `get_decoder` returns the stack of most models, but the whole of Llama 4
+    for module in get_base_model(model).get_decoder().modules():
+        if isinstance(getattr(module, "layers", None), nn.ModuleList) and _norms(module):
+            return cast(Decoder, module)
+    raise ValueError(
+        f"{type(get_base_model(model)).__name__} is not supported: it has no module with decoder layers in "
+        "`layers` and one final norm, so its hidden states cannot be read."
+    )
 
 
-def get_final_norm(decoder: nn.Module) -> nn.Module:
-    """The norm after the last decoder layer: `norm`, or else the only norm that is a child of the decoder itself."""
-    norms = {name: child for name, child in decoder.named_children() if type(child).__name__.endswith("Norm")}
-    if "norm" not in norms and len(norms) != 1:
-        raise ValueError(
-            f"The final norm of {type(decoder).__name__} is not known: among its modules are {sorted(norms) or 'none'}"
-            ". This architecture is not supported."
-        )
-    return norms.get("norm") or next(iter(norms.values()))
+def final_norm(decoder: nn.Module) -> nn.Module:
+    """The norm after the last decoder layer."""
+    return decoder.get_submodule(_norms(decoder)[0])
+
+
+def _norms(decoder: nn.Module) -> list[str]:
+    """Name of the final norm: `norm`, or that of the only norm beside the layers."""
+    names = [name for name, _ in decoder.named_children() if "norm" in name]
+    return ["norm"] if "norm" in names else names if len(names) == 1 else []
 
 
 @contextmanager
@@ -69,8 +81,8 @@ def recorded(decoder: Decoder, layers: Iterable[int]) -> Iterator[dict[int, torc
     states: dict[int, torch.Tensor] = {}
     handles = []
     for layer in layers:
-        # Decoder layers return a tensor (a tuple until transformers 5). Embeddings are recorded as the first layer's
-        # input, because some models scale them before.
+        # Decoder layers return a tensor, or a tuple with it (Falcon-H1). Embeddings are recorded as the input of the
+        # first layer, because some models scale them before.
         if layer == 0:
 
             def record_input(module, args, layer=layer):
@@ -80,9 +92,9 @@ def recorded(decoder: Decoder, layers: Iterable[int]) -> Iterator[dict[int, torc
         else:
 
             def record_output(module, args, output, layer=layer):
-                states[layer] = output
+                states[layer] = output[0] if isinstance(output, tuple) else output
 
-            module = get_final_norm(decoder) if layer == NORM else decoder.layers[layer - 1]
+            module = final_norm(decoder) if layer == NORM else decoder.layers[layer - 1]
             handles.append(module.register_forward_hook(record_output))
     try:
         yield states

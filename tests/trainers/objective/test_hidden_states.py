@@ -4,15 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig, Qwen3Config
 
-from tools.tiny_architectures import tiny_model
 from trainers.objective import losses
-from trainers.objective.hidden_states import (
-    LogitsHead,
-    first_layers,
-    get_decoder,
-    get_final_norm,
-    hidden_states_at,
-)
+from trainers.objective.hidden_states import LogitsHead, first_layers, get_decoder, hidden_states_at
 from trainers.objective.terms import NORM
 
 
@@ -140,19 +133,3 @@ def test_logits_in_chunks_are_the_logits(model, chunk_size):
 def test_model_that_scales_its_logits_is_refused():
     with pytest.raises(ValueError, match=r"Granite.* `masked_logits: false`"):
         LogitsHead(other_model(GraniteConfig(**{**SMALL, "logits_scaling": 3.0})), chunk_size=10)
-
-
-@pytest.mark.parametrize("architecture", ["llama", "lfm2", "gemma3_text"])
-def test_the_final_norm_is_found_whatever_its_name(architecture):
-    model = tiny_model(architecture, vocab_size=263).eval()
-    [state] = recorded_states(model, (NORM,), num_layers=4)
-    # The last entry of the tuple is after the final norm
-    torch.testing.assert_close(state, plain_states(model)[-1], rtol=0, atol=1e-6)
-
-
-def test_an_unknown_final_norm_is_an_error():
-    decoder = torch.nn.ModuleDict({"a": torch.nn.LayerNorm(2), "b": torch.nn.LayerNorm(2)})
-    with pytest.raises(ValueError, match=r"ModuleDict is not known: among its modules are \['a', 'b'\]"):
-        get_final_norm(decoder)
-    with pytest.raises(ValueError, match="none"):
-        get_final_norm(torch.nn.Linear(1, 1))
