@@ -137,6 +137,7 @@ def make_rows() -> Dataset:
                     "input_ids": prompt + completion,
                     "prompt_length": start,
                     "injection": [[len(clean), len(attacked)]] if prompt is attacked else [],
+                    "answer_start": start,
                     "tool_call": [start, start + len(completion)],
                     "tool_name": [start + 3, start + 3 + len(name)],
                     "divergence": start + 3 if set_name == "circuit_breaker" else -1,
