@@ -214,7 +214,8 @@ class CircuitBreakerConfig(_BaseConfig):
         > Parameters that control the speed
 
         padding_free (`bool`, *optional*, defaults to `True`):
-            Whether rows are packed one after another instead of padded to the longest. The loss is the same.
+            Whether rows are packed one after another instead of padded to the longest. The loss is the same. Models
+            for which it would not be are refused: those with layers that mix tokens other than by attention.
         shared_prefix (`bool`, *optional*, defaults to `True`):
             Whether a prefix that packed rows share, such as a system prompt with its tool schemas, is computed once.
             The loss is the same.
