@@ -261,7 +261,7 @@ class Notes:
     def number(self, refused: Refused) -> int:
         # One note for all models that are refused alike
         text = re.sub(r"\b\w+ForCausalLM\b", "*Model*", refused.error)
-        text = re.sub(r"differ by [\d.e-]+ relatively", "differ by ... relatively", text)
+        text = re.sub(r"(relative difference of) [\d.e-]+", r"\1 ...", text)
         if text not in self.texts:
             self.texts.append(text)
         return self.texts.index(text) + 1

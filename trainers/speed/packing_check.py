@@ -73,7 +73,7 @@ def use_packed_attention(model: PeftModel, num_layers: int, max_length: int) -> 
     if not difference <= tolerance:  # NaN differs, too
         raise ValueError(
             f"{type(get_base_model(model)).__name__} computes other hidden states for packed rows than for padded "
-            f"ones: they differ by {difference:.2g} relatively, where rounding explains {tolerance}."
+            f"ones: a relative difference of {difference:.2g}, where rounding explains at most {tolerance}."
             f"{_layer_types(model)} {REMEDY}"
         )
 
