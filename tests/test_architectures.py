@@ -28,7 +28,7 @@ REFUSED = {
     "qwen3_next": _LINEAR,
     "qwen3_5_text": _LINEAR,
     "lfm2": dict.fromkeys(_PACKED, _MIXED.format("conv")),
-    "llama4_text": dict.fromkeys(_PACKED, r"chunks of 16 tokens .* `attn_temperature_tuning`"),
+    "llama4_text": dict.fromkeys(_PACKED, r"chunks of 16 tokens .*`attn_temperature_tuning`"),
 }
 
 CORE = ("mistral", "gemma2", "gpt_oss", "granitemoehybrid", "lfm2")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from tools.tiny_architectures import tiny_model
 from trainers.speed import packed_attention as attention_module
-from trainers.speed.packed_attention import ATTENTION, packed_attention
+from trainers.speed.packed_attention import ATTENTION, FlashAttentionWithSinks, packed_attention
 from trainers.speed.packing import packed, padded
 
 
@@ -183,6 +184,20 @@ def test_one_call_computes_what_the_groups_compute(monkeypatch, share_prefixes, 
     monkeypatch.setattr(attention_module, "_has_flash", lambda query, value: True)
     for ours, expected in zip(attend(), by_group, strict=True):
         assert (ours - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_the_kernels_take_the_arguments_and_return_the_shapes_that_sinks_need():
+    """PyTorch's own operators on tensors without values: their schemas and shapes are those of the GPU's."""
+    with FakeTensorMode():
+        states = [torch.empty(9, heads, 8, dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2)]
+        sinks = torch.empty(4, dtype=torch.bfloat16, requires_grad=True)
+        ends = (torch.empty(3, dtype=torch.int32), torch.empty(3, dtype=torch.int32), 5, 5)
+        for window in ((-1, 0), (2, 0)):
+            output = FlashAttentionWithSinks.apply(*states, sinks, ends, 0.3, window)
+            gradients = torch.autograd.grad(output.sum(), [*states, sinks])
+            shapes = [(9, 4, 8), (9, 2, 8), (9, 2, 8), (4,)]
+            assert [tuple(gradient.shape) for gradient in gradients] == shapes
+            assert output.dtype == torch.bfloat16
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def check(model, num_layers=NUM_LAYERS, max_length=512):
 def test_layers_that_mix_tokens_other_than_by_attention_are_refused(architecture, layers, dtype):
     model = tiny_model(architecture).to(dtype)
     message = (
-        rf"{type(model).__name__} computes other hidden states for packed rows .* relative difference of 0\.\d+ .*"
+        rf"{type(model).__name__} computes other hidden states for packed rows .* relative difference of 0\.\d+, .*"
         rf"Not all of its layers are full or sliding attention: {layers} .*`padding_free: false`"
     )
     with pytest.raises(ValueError, match=message):
