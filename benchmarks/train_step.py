@@ -149,6 +149,7 @@ def make_rows(mix: str, shape: Shape, selective: bool) -> Dataset:
             "priority_class": priority_class,
             "input_ids": prompt + completion,
             "prompt_length": n,
+            "answer_start": n,
             "injection": [[n - 20, n - 2]],
             "tool_call": [n, n + len(completion)],
             "tool_name": [n + 4, n + 7],
@@ -156,6 +157,8 @@ def make_rows(mix: str, shape: Shape, selective: bool) -> Dataset:
             "clean_ids": prompt[:-20] + completion if priority_class == "adversarial_safe" else [],
             "splice_ids": prompt + tokens(8) + completion[4:] if priority_class == "adversarial_safe" else [],
             "splice_start": n + 8,
+            "hijack_ids": prompt + completion[:7] + tokens(1),
+            "slots": [],
             "redacted": False,
             "num_tokens": n + len(completion),
         }
