@@ -4,6 +4,7 @@ Some models open it themselves, others find it open: their prompt ends inside it
 of the first with `_thinking` at the end of its name, see [`with_open_thinking`].
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -41,19 +42,36 @@ def _until(completion: str, start: int, close_tag: str) -> Thinking:
     return Thinking(completion[start:at].strip(), end)
 
 
+def parse_after_thinking(
+    completion: str, thinking: Thinking, end_tokens: tuple[str, ...], parse: Callable[[str], Parsed]
+) -> Parsed:
+    """A completion without its thinking, parsed; its spans are characters of the whole completion.
+
+    Args:
+        completion (`str`): The completion.
+        thinking ([`Thinking`]): What it begins with.
+        end_tokens (`tuple[str, ...]`): The tokens that end a turn.
+        parse (`Callable`): `answer -> Parsed`.
+    """
+    if thinking.is_cut_off:
+        return cut_off(thinking, completion, end_tokens)
+    return _moved(parse(completion[thinking.end :]), thinking)
+
+
 def with_open_thinking(
     tool_format: ToolCallFormat, close_tag: str = "</think>", between: str = "\n\n"
 ) -> ToolCallFormat:
     """The format of models whose prompts end inside the thinking.
 
-    What is rendered closes it at once: a turn that is recorded, or begun for the model, has no thinking.
+    What is rendered closes it at once, as templates write a turn without thinking: one that is recorded, or begun for
+    the model, has none.
 
     Args:
         tool_format ([`ToolCallFormat`]): The format of the answers.
         close_tag (`str`): What ends the thinking.
         between (`str`): What the model writes between that and the answer.
     """
-    no_thinking = close_tag + between
+    no_thinking = f"\n{close_tag}{between}"
 
     def render(call: ToolCall, text_before: str = "") -> str:
         return no_thinking + tool_format.render(call, text_before)
@@ -63,9 +81,9 @@ def with_open_thinking(
 
     def parse(completion: str, tools: str | None = None) -> Parsed:
         thinking = _until(completion, 0, close_tag)
-        if thinking.is_cut_off:
-            return cut_off(thinking, completion, tool_format.end_tokens)
-        return _moved(tool_format.parse(completion[thinking.end :], tools), thinking)
+        return parse_after_thinking(
+            completion, thinking, tool_format.end_tokens, lambda answer: tool_format.parse(answer, tools)
+        )
 
     def executed_calls(completion: str, tools: str | None = None) -> tuple[ToolCall, ...]:
         thinking = _until(completion, 0, close_tag)
@@ -99,6 +117,6 @@ def _moved(parsed: Parsed, thinking: Thinking) -> Parsed:
         call_span=span(parsed.call_span),
         name_span=span(parsed.name_span),
         call_starts=tuple(start + thinking.end for start in parsed.call_starts),
-        thinking=thinking.text,
-        answer_start=thinking.end,
+        thinking="\n\n".join(filter(None, (thinking.text, parsed.thinking))),
+        answer_start=parsed.answer_start + thinking.end,
     )
