@@ -7,8 +7,10 @@ from jinja2 import TemplateError
 
 from .chat_template import named_format
 from .harmony import HARMONY
+from .hermes import HERMES, HERMES_THINKING
 from .llama3_json import LLAMA3_JSON
 from .pythonic import PYTHONIC
+from .qwen3_xml import QWEN3_XML, QWEN3_XML_THINKING
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 
@@ -21,11 +23,16 @@ __all__ = ["CANONICAL", "FORMATS", "Diagnosis", "Parsed", "ToolCall", "ToolCallF
 
 _TOLD: tuple[ToolCallFormat, ...] = (
     LLAMA3_JSON,
+    HERMES,
+    QWEN3_XML,
     HARMONY,
     PYTHONIC,
 )
 # Formats of models whose prompts end inside the thinking.
-_OPEN_THINKING: tuple[ToolCallFormat, ...] = ()
+_OPEN_THINKING: tuple[ToolCallFormat, ...] = (
+    HERMES_THINKING,
+    QWEN3_XML_THINKING,
+)
 
 # The format of rows and records that state none.
 CANONICAL = LLAMA3_JSON.name

@@ -6,6 +6,7 @@ can hold. A server is lenient: it takes the last of two equal keys, and NaN.
 
 import json
 import math
+import re
 from typing import Any
 
 from .tool_call import Diagnosis, ToolCall
@@ -26,6 +27,9 @@ def _finite(text: str) -> float:
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique_keys, parse_constant=_finite, parse_float=_finite)
 LENIENT_JSON = json.JSONDecoder()
+# Up to the JSON object that a text begins with, or a fence in it. Possessive, so that blanks are read once.
+OPENS_OBJECT = re.compile(r"\s*+(?=\{)|.*?```(?:json)?+\s*+(?=\{)", re.DOTALL)
+_BARE_NAME = re.compile(r'\{\s*+"name"\s*+:')
 
 
 class JsonFault(ValueError):
@@ -65,6 +69,22 @@ def call_of(value: Any, arguments_key: str) -> ToolCall | None:
     if isinstance(name, str) and name and isinstance(arguments, dict):
         return ToolCall(name, arguments)
     return None
+
+
+def bare_call_form(text: str) -> Diagnosis | None:
+    """The form of a call without the tags of a format, alone or in a Markdown fence; `None` if there is none.
+
+    JSON that is no call is an answer in words.
+    """
+    start = OPENS_OBJECT.match(text)
+    if start is None:
+        return None
+    try:
+        value, _ = read_json_value(text, start.end())
+    except JsonFault as fault:
+        return fault.diagnosis if _BARE_NAME.match(text, start.end()) else None
+    is_call = any(call_of(value, key) is not None for key in ("arguments", "parameters"))
+    return Diagnosis.NO_TAG if is_call else None
 
 
 def dump_json(value: Any) -> str:
