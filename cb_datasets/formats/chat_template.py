@@ -1,6 +1,6 @@
 """A chat template with what a recipe decides about it: the tool-call format, and the template's own settings.
 
-    {#- tool-call format: hermes #}{%- set enable_thinking = false %}    <- in front of the model's template
+    {#- tool-call format: hermes #}{#- setting #}{%- set enable_thinking = false %}    <- before the model's template
 
 So they are part of the template. Every stage that renders with it, a server and the saved tokenizer of a breaker
 included, has the same ones, and the hash of the template tells them apart.
@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 
 
-_HEAD = re.compile(r"\{#- tool-call format: (\w*) #\}((?:\{%- set \w+ = [^\n]*? %\})*)")
+# Settings are marked, because many templates begin with a `set` of their own.
+_HEAD = re.compile(r"\{#- tool-call format: (\w*) #\}((?:\{#- setting #\}\{%- set \w+ = [^\n]*? %\})*)")
 _SETTING = re.compile(r"\{%- set (\w+) = ([^\n]*?) %\}")
 
 
@@ -35,7 +36,9 @@ def with_decisions(template: str, tool_format: str | None, settings: Mapping[str
     settings = {**settings_of(template), **settings}
     if not tool_format and not settings:
         return template
-    values = "".join(f"{{%- set {name} = {_literal(value)} %}}" for name, value in sorted(settings.items()))
+    values = "".join(
+        f"{{#- setting #}}{{%- set {name} = {_literal(value)} %}}" for name, value in sorted(settings.items())
+    )
     return f"{{#- tool-call format: {tool_format or ''} #}}{values}{own}"
 
 

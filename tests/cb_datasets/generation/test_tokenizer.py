@@ -31,6 +31,13 @@ def test_decisions_are_in_the_template_and_are_replaced_one_by_one():
     assert with_decisions(PLAIN, None, {}) == PLAIN and settings_of(PLAIN) == {} and named_format(PLAIN) is None
 
 
+def test_what_a_template_sets_itself_is_no_decision():
+    own = "{%- set count = namespace(value=0) %}{%- set mood = 1 %}" + PLAIN
+    named = with_decisions(own, None, {"mood": "kind"})
+    assert settings_of(named) == {"mood": "kind"} and named_format(named) is None
+    assert with_decisions(named, None, {"mood": "kind"}) == named and named.endswith(own)
+
+
 def test_a_setting_reaches_every_render(tiny_agent_path, tmp_path):
     (tmp_path / "own.jinja").write_text(PLAIN)
     row = {"messages": [message("user", "Hi.")], "tools": "[]"}
