@@ -27,6 +27,7 @@ TARGETS = [
     ("qwen3.6", {}, "qwen3_xml_thinking", "<think>\n"),
     ("qwen3.6", {"enable_thinking": False}, "qwen3_xml", "<think>\n\n</think>\n\n"),
 ]
+DECISIONS = r"^\{#- tool-call format.*? #\}(\{#- setting #\}\{%- set .*? %\})*"
 SEARCH = ToolCall("search_web", {"query": "tides"})
 RESULT = "High tide at 5."
 
@@ -168,7 +169,7 @@ def faults_of(target, prompt, sampled):
 
 
 def test_preflight_finds_no_fault(target, faults_of):
-    tokenizer, tool_format, _, _ = target
+    _, tool_format, _, _ = target
     decomposed = "Cafe\u0301, Zoe\u0308"
     turns = [
         message("assistant", None, [tool_call("search_web", {"query": "tides"}, "call_0")]),
@@ -189,13 +190,13 @@ def test_preflight_finds_no_fault(target, faults_of):
 def test_trl_reads_the_same_calls(target, prompt, words, monkeypatch):
     from trl.chat_template_utils import add_response_schema, parse_response
 
-    tokenizer, tool_format, _, prompt_end = target
+    tokenizer, tool_format, _, _ = target
     calls = [SEARCH, ToolCall("see_docs", {"query": "a \u201cb\u201d {c}"})]
     blocks = "\n".join(tool_format.render(call, "").removeprefix(tool_format.opening("")) for call in calls)
     one, two = tool_format.render(SEARCH, words), blocks.replace("<|im_end|>", "", 1)
     prefix = encode_prompt(tokenizer, prompt)
     # TRL knows templates by their text, which has no settings in front of it.
-    monkeypatch.setattr(tokenizer, "chat_template", re.sub(r"^\{#-.*? #\}(\{%-.*?%\})*", "", tokenizer.chat_template))
+    monkeypatch.setattr(tokenizer, "chat_template", re.sub(DECISIONS, "", tokenizer.chat_template))
     add_response_schema(tokenizer)
     for completion in (one, f"{tool_format.opening('')}{two}"):
         ids = encoded_completion(tokenizer, completion).ids
