@@ -2,10 +2,12 @@
 
 import json
 import random
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from cb_datasets.formats import FORMATS, ToolCall
+from cb_datasets.formats import FORMATS, ToolCall, _told_by
 from tests.growth import FACTOR, growth
 
 from .mutations import SEEDS, TOOLS, mutations
@@ -118,3 +120,19 @@ def test_reading_takes_linear_time(name, pieces):
 
     assert growth(read, make, 4000) < 3 * FACTOR
     assert growth(read, lambda length: make(length)[len(start) :], 4000) < 3 * FACTOR
+
+
+def test_templates_of_many_families_tell_the_format_of_two():
+    """TRL's copies of chat templates: `<tool_call>` and `<|im_end|>` are in many that write calls in other ways."""
+    import trl
+
+    told: dict[str, set[str]] = {"hermes": set(), "qwen3_xml": set()}
+    templates = sorted((Path(trl.__file__).parent / "chat_templates").glob("*.jinja"))
+    for path in templates:
+        with suppress(ValueError):
+            told.setdefault(_told_by(path.read_text(encoding="utf-8")).name, set()).add(
+                path.stem.split("_training")[0]
+            )
+    assert told["hermes"] == {"qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_vl"}
+    assert {name.rsplit("_", 1)[0] for name in told["qwen3_xml"]} <= {"qwen3", "qwen3_5", "nemotron_3", "nemotron_3_5"}
+    assert {"qwen3_5_think", "qwen3_5_nothink", "qwen3_6"} <= told["qwen3_xml"] and len(templates) > 50
