@@ -10,12 +10,17 @@ Which types a schema allows is read as vLLM reads it, so that strict and lenient
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..arguments import parameter_schemas
 from .json_text import LENIENT_JSON, JsonFault, read_json_value
 from .tool_call import Diagnosis
+
+
+# What no words begin with, and numbers that are none of JSON's.
+_LIKE_JSON = re.compile(r"[\[{]|(?:-?[0-9.]++(?:[eE][-+]?[0-9]++)?|NaN|-?Infinity)$")
 
 
 def argument_types(tools: str | None, tool: str, key: str) -> set[str]:
@@ -49,10 +54,12 @@ def json_types(value: Any) -> tuple[str, ...]:
 
 
 def read_typed(text: str, types: set[str]) -> Any:
-    """The value that a text stands for. What has another type than text is JSON.
+    """The value that a text stands for. One of another type than text is JSON.
+
+    Words where the schema wants none stay text: a fault of the arguments, not of their form.
 
     Raises:
-        JsonFault: If it is not.
+        JsonFault: If it is JSON with an error.
     """
     wanted = types - {"string"}
     if not wanted:
@@ -65,7 +72,7 @@ def read_typed(text: str, types: set[str]) -> Any:
         if end < len(stripped):
             raise JsonFault(Diagnosis.BAD_JSON)
     except JsonFault:
-        if "string" in types:
+        if "string" in types or not _LIKE_JSON.match(stripped):
             return text
         raise JsonFault(Diagnosis.BAD_JSON) from None
     return text if "string" in types and wanted.isdisjoint(json_types(value)) else value
