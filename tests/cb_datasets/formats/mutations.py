@@ -1,9 +1,10 @@
 """Completions near calls: what models write when they are not quite right, and random edits of it."""
 
 import json
-import random
 
 from cb_datasets.formats import ToolCallFormat
+
+from .edits import edits
 
 
 TOOLS = json.dumps(
@@ -162,23 +163,6 @@ def _seeds(name: str) -> list[str]:
 
 
 def mutations(tool_format: ToolCallFormat, seed: int, n: int) -> list[str]:
-    """`n` completions: the seeds, then seeds with a few pieces deleted, inserted, doubled or cut off."""
-    rng, seeds = random.Random(seed), _seeds(tool_format.name)
-    pieces = [*PIECES, *tool_format.tokens, *_FURTHER_PIECES.get(tool_format.name.removesuffix("_thinking"), ())]
-    made = list(seeds)
-    while len(made) < n:
-        text = rng.choice(seeds)
-        for _ in range(rng.randint(1, 4)):
-            start = rng.randrange(len(text) + 1)
-            end = min(len(text), start + rng.choice((0, 0, 1, 2, 8)))
-            match rng.randrange(4):
-                case 0:
-                    text = text[:start] + text[end:]
-                case 1:
-                    text = text[:start] + rng.choice(pieces) + text[start:]
-                case 2:
-                    text = text[:end] + text[start:]
-                case 3 if rng.random() < 0.3:
-                    text = text[:start]
-        made.append(text)
-    return made
+    """`n` completions of a format: the seeds, and random edits of them."""
+    further = _FURTHER_PIECES.get(tool_format.name.removesuffix("_thinking"), [])
+    return edits(_seeds(tool_format.name), [*PIECES, *tool_format.tokens, *further], seed, n)

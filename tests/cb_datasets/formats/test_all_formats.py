@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from cb_datasets.formats import FORMATS, ToolCall, _told_by
+from cb_datasets.formats.typed_text import json_types
 from tests.growth import FACTOR, growth
 
+from .edits import value_of
 from .mutations import SEEDS, TOOLS, mutations
 
 
@@ -17,39 +19,16 @@ NAMES = ("search_web", "a", "getThem2", "name", "arguments", "x" * 64)
 # Names that a JSON text or a tag can hold.
 ODD_NAMES = ("see-docs", "files.read", "files/read", "Zoë", "天気", "a b")
 QUOTED = {"llama3_json", "hermes", "hermes_thinking", "qwen3_xml", "qwen3_xml_thinking"}
-LETTERS = "abc {}[]\"\\,:;/'`é\u0301天😀\u2028\u00a0\t\n-_.|0123"
 SEEDED = [name for name in FORMATS if name.removesuffix("_thinking") in SEEDS]
-
-
-def text(rng: random.Random) -> str:
-    return "".join(rng.choice(LETTERS) for _ in range(rng.randint(0, 12)))
-
-
-def value(rng: random.Random, depth: int = 0) -> tuple[object, str]:
-    """A random JSON value, and its type."""
-    match rng.randrange(6 if depth < 3 else 4):
-        case 0:
-            return text(rng), "string"
-        case 1:
-            return rng.choice([0, -1, 2**70, rng.randrange(1000)]), "integer"
-        case 2:
-            return rng.choice([0.5, -1e-7, 1e300, rng.random()]), "number"
-        case 3:
-            return rng.choice([(True, "boolean"), (False, "boolean"), (None, "null")])
-        case 4:
-            return [value(rng, depth + 1)[0] for _ in range(rng.randint(0, 3))], "array"
-        case _:
-            return {text(rng): value(rng, depth + 1)[0] for _ in range(rng.randint(0, 3))}, "object"
 
 
 def random_call(rng: random.Random, names: tuple[str, ...]) -> tuple[ToolCall, str]:
     """A call, and the tools that offer it."""
-    typed = {rng.choice([*NAMES, f"key{number}"]): value(rng) for number in range(rng.randint(0, 4))}
+    arguments = {rng.choice([*NAMES, f"key{number}"]): value_of(rng) for number in range(rng.randint(0, 4))}
     name = rng.choice(names)
-    properties = {key: {"type": kind} for key, (_, kind) in typed.items()}
+    properties = {key: {"type": json_types(each)[0]} for key, each in arguments.items()}
     function = {"name": name, "parameters": {"type": "object", "properties": properties}}
-    call = ToolCall(name, {key: each for key, (each, _) in typed.items()})
-    return call, json.dumps([{"type": "function", "function": function}])
+    return ToolCall(name, arguments), json.dumps([{"type": "function", "function": function}])
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -1,5 +1,6 @@
 """`hermes` and `qwen3_xml` with the real tokenizers and chat templates of Qwen2.5, Qwen3 and Qwen3.6."""
 
+import copy
 import json
 import re
 
@@ -35,9 +36,9 @@ RESULT = "High tide at 5."
 @pytest.fixture(
     scope="module", params=TARGETS, ids=lambda target: f"{target[0]}{'' if target[1] == {} else '-direct'}"
 )
-def target(request, other_tokenizer):
+def target(request, real_tokenizer):
     name, settings, format_name, prompt_end = request.param
-    tokenizer = other_tokenizer(name)
+    tokenizer = copy.deepcopy(real_tokenizer(name))
     tokenizer.chat_template = with_decisions(tokenizer.chat_template, None, settings)
     return tokenizer, format_of(tokenizer), format_name, prompt_end
 

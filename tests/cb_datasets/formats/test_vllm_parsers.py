@@ -26,7 +26,7 @@ def quiet():
 
 
 @pytest.fixture
-def calls_of_vllm(quiet, tiny_agent_path, other_tokenizer):
+def calls_of_vllm(quiet, tiny_agent_path, real_tokenizer):
     """`calls_of_vllm(format)(text)`: the calls that vLLM makes of a completion without its end token."""
     from transformers import AutoTokenizer
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
@@ -37,7 +37,7 @@ def calls_of_vllm(quiet, tiny_agent_path, other_tokenizer):
 
     def of(tool_format):
         name = TOKENIZERS.get(tool_format.name)
-        tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path) if name is None else other_tokenizer(name)
+        tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path) if name is None else real_tokenizer(name)
         parser_class = ParserManager.get_parser(tool_format.tool_parser, tool_format.reasoning_parser, True)
         parser = parser_class(tokenizer, request.tools)
 
