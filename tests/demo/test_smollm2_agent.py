@@ -27,10 +27,10 @@ def test_the_compact_template_names_tools_and_changes_nothing_else(tokenizer):
     for name, template in (("whole", TEMPLATE), ("compact", COMPACT_TEMPLATE)):
         tokenizer.chat_template = template
         prompts[name] = render_prompt(tokenizer, row).split("Functions you can call:\n")
-        assert format_of(tokenizer).name == "llama3_json"
+        assert format_of(tokenizer).name == "hermes"
     (head, rest), (compact_head, compact_rest) = prompts["whole"], prompts["compact"]
     assert head == compact_head
-    tools, turns = compact_rest.split("<|eot_id|>", 1)
+    tools, turns = compact_rest.split("<|im_end|>", 1)
     assert tools.split("\n")[:2] == ["search_web", "retrieve_multimodal_docs"] and len(tools.split("\n")) == 8
     assert rest.endswith(turns) and rest.startswith('{"name": "search_web"')
 
