@@ -157,7 +157,7 @@ def make_rows(mix: str, shape: Shape, selective: bool) -> Dataset:
             "clean_ids": prompt[:-20] + completion if priority_class == "adversarial_safe" else [],
             "splice_ids": prompt + tokens(8) + completion[4:] if priority_class == "adversarial_safe" else [],
             "splice_start": n + 8,
-            "hijack_ids": prompt + completion[:7] + tokens(1),
+            "hijack_ids": [],
             "slots": [],
             "redacted": False,
             "num_tokens": n + len(completion),
@@ -183,6 +183,8 @@ def make_trainer(shape: Shape, mix: str, selective: bool, device: str, switches:
     args = CircuitBreakerConfig(
         output_dir="unused",
         preset="selective" if selective else "reference",
+        # The plain step has the terms that all of its rows have; this one has rows of its own.
+        stop_weight=0.0,
         lora_b_init_std=0.02,
         pad_to_multiple_of=LENGTH,
         max_steps=STEPS,
