@@ -192,6 +192,18 @@ class CircuitBreakerTrainer(_BaseTrainer):
             # different numbers of forwards would deadlock.
             args.ddp_broadcast_buffers = False
 
+        # Processing class, before the model, which takes long to load: rows of another model are refused at once
+        if processing_class is None:
+            processing_class = AutoTokenizer.from_pretrained(
+                args.tokenizer_name_or_path or (model if isinstance(model, str) else get_config_model_id(model.config)),
+                trust_remote_code=args.trust_remote_code,
+            )
+        if processing_class.pad_token is None:
+            processing_class.pad_token = processing_class.eos_token
+        train_dataset = self._own_rows(train_dataset, processing_class, "train")
+        if eval_dataset is not None:
+            eval_dataset = self._own_rows(eval_dataset, processing_class, "eval")
+
         # Model
         # PEFT initializes the adapter weights randomly, so set_seed must be done before creating the model to ensure
         # reproducibility.
@@ -222,14 +234,6 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "Merge into the original: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
             )
 
-        # Processing class
-        if processing_class is None:
-            processing_class = AutoTokenizer.from_pretrained(
-                args.tokenizer_name_or_path or get_config_model_id(model.config),
-                trust_remote_code=args.trust_remote_code,
-            )
-        if processing_class.pad_token is None:
-            processing_class.pad_token = processing_class.eos_token
         # The model must agree with the tokenizer on the pad token from construction, so mirror it onto the model
         # configs.
         model.config.get_text_config().pad_token_id = processing_class.pad_token_id
@@ -418,6 +422,16 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 parameter.data.copy_(noise)
         return adapted
 
+    def _own_rows(self, dataset: Dataset, processing_class: PreTrainedTokenizerBase, dataset_name: str) -> Dataset:
+        """The dataset as samples, which were made for this tokenizer; a dataset that is tokenized already as it is."""
+        if not isinstance(dataset, Dataset):
+            raise TypeError(f"The {dataset_name} dataset must be a `Dataset`, got `{type(dataset).__name__}`.")
+        if "input_ids" in dataset.column_names:
+            return dataset
+        dataset = stored_dataset(dataset)
+        tokenize_rows.check_rendering(dataset.select_columns(["id", "provenance"]), processing_class, dataset_name)
+        return dataset
+
     def _prepare_dataset(
         self,
         dataset: Dataset,
@@ -425,12 +439,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         args: CircuitBreakerConfig,
         dataset_name: str,
     ) -> Dataset:
-        if not isinstance(dataset, Dataset):
-            raise TypeError(f"The {dataset_name} dataset must be a `Dataset`, got `{type(dataset).__name__}`.")
-
         # Tokenize the dataset, unless it has been already
         if "input_ids" not in dataset.column_names:
-            dataset = stored_dataset(dataset)
 
             def prepare_fn(example, tokenizer, siblings, augmentation, sources):
                 return tokenize_rows.prepare_row(example, tokenizer, siblings, augmentation)
@@ -709,6 +719,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
     ) -> dict[str, float]:
         # A dataset passed directly is prepared as in `__init__`. `_prepare_dataset` is idempotent.
         if eval_dataset is not None:
+            eval_dataset = self._own_rows(eval_dataset, self.processing_class, "eval")
             eval_dataset = self._prepare_dataset(eval_dataset, self.processing_class, self.args, "eval")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 

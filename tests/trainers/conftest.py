@@ -11,7 +11,9 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+
 from cb_datasets.sample import LABELS, SAMPLE_FEATURES, empty_provenance
+from cb_datasets.template_probe import template_hash
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
 from trainers.circuit_breaker_config import PRESETS
 
@@ -47,6 +49,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token="<|eot_id|>", pad_token="<|pad|>", chat_template=CHAT_TEMPLATE
     )
+
+
+# Provenance of rows that were made for that tokenizer
+RENDERING = {"prompt_format": "llama3_json", "template_hash": template_hash(make_tokenizer())}
 
 
 @pytest.fixture
@@ -98,7 +104,7 @@ def make_sample(
         },
         "category": None,
         "subtype": None,
-        "provenance": empty_provenance("test", identifier),
+        "provenance": empty_provenance("test", identifier) | RENDERING,
         "split": split,
         "set": set_name,
         "assistant_raw": completion,
