@@ -37,6 +37,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from cb_datasets import chat
 from cb_datasets.files import filling, write_text
 from cb_datasets.generation.serving import max_lora_rank, serving_faults
+from cb_datasets.markdown import code
 from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.publish.released_rows import stored_dataset
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
@@ -46,6 +47,7 @@ from .batch_sampler import CircuitBreakerBatchSampler
 from .callbacks import LiveLine, Watchdog
 from .circuit_breaker_config import CircuitBreakerConfig, as_dict
 from .collator import DataCollatorForCircuitBreaker
+from .lora_targets import REASONS, choose_targets, lora_coverage
 from .model_card import model_card
 from .objective import losses
 from .objective.hidden_states import get_base_model, get_decoder
@@ -258,6 +260,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "`peft_config`, e.g. `LoraConfig(r=16, lora_alpha=16)`, or `use_peft: true` in a recipe."
             )
 
+        self.lora_coverage = lora_coverage(model, self.plan.layers_reached)
+
         # Speed
         if args.fused_lora:
             fuse_lora(model)
@@ -397,22 +401,26 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "and serve the merged model."
             )
         peft_config = copy(peft_config)
-        layers = get_decoder(model).layers
-        if peft_config.target_modules in (None, "all-linear"):
-            # As a list of names: PEFT combines `layers_to_transform` with nothing else
-            linear = (name for name, module in layers.named_modules() if isinstance(module, nn.Linear))
-            peft_config.target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear})
         num_layers = self.plan.layers_reached
-        if peft_config.layers_to_transform is None and not isinstance(peft_config.target_modules, str):
-            peft_config.layers_to_transform = list(range(num_layers))
+        choose_targets(model, peft_config, num_layers)
+        layers = get_decoder(model).layers
         adapted = get_peft_model(model, peft_config)
         for number, layer in enumerate(layers[num_layers:], start=num_layers):
-            if any(isinstance(module, BaseTunerLayer) for module in layer.modules()):
+            if _with_lora(layer):
                 raise ValueError(
                     f"The adapter has weights in decoder layer {number} (counted from 0), but with these terms and "
                     f"layers the loss depends on none above {num_layers - 1}: they would never be trained. Leave the "
                     "layer out of `layers_to_transform`, or of the pattern in `target_modules`."
                 )
+        embeddings = {model.get_input_embeddings(), model.get_output_embeddings()}
+        others = _with_lora(adapted) - _with_lora(layers) - embeddings
+        if others:
+            names = [name for name, module in adapted.get_base_model().named_modules() if module in others]
+            raise ValueError(
+                f"The adapter has weights outside of the decoder layers, which would never be trained: "
+                f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}. Leave them out of the pattern in "
+                "`target_modules`."
+            )
 
         # Noise in place of B = 0, where the cosine of `rr` is at its maximum and has no gradient
         generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same noise on every device
@@ -793,6 +801,14 @@ class CircuitBreakerTrainer(_BaseTrainer):
             "schedule": args.schedule,
             "weights": args.weights,
             "settings": settings,
+            "lora": [
+                (
+                    ", ".join(map(code, rows.modules)),
+                    rows.number,
+                    f"no: {REASONS[rows.reason]}" if rows.reason else "yes",
+                )
+                for rows in self.lora_coverage
+            ],
             "not_served": unserved,
             "max_lora_rank": None if unserved else max(map(max_lora_rank, adapters)),
             "merged": args.merge,
@@ -860,6 +876,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
             with filling(Path(folder)) as unfinished:
                 merged.save_pretrained(unfinished)
                 self.processing_class.save_pretrained(unfinished)
+
+
+def _with_lora(root: nn.Module) -> set[nn.Module]:
+    return {module for module in root.modules() if isinstance(module, BaseTunerLayer)}
 
 
 def _layer_numbers(name: str, layers: list[float], num_layers: int) -> tuple[int, ...]:

@@ -39,9 +39,7 @@ from .objective.masks import NONE
 GENERIC_OPENINGS = ("Sure, I'll do that.", "Of course.", "I'll take care of that now.")
 
 
-def check_rendering(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, dataset_name: str
-) -> None:
+def check_rendering(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, dataset_name: str) -> None:
     """
     Raise an error for rows that were made for another model: it was prompted with other tokens, and what it wrote is
     not how this one writes a call.
@@ -63,15 +61,15 @@ def check_rendering(
         return
     theirs = {name: others[0]["provenance"][name] for name in own}
     more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-    row = f"Row {others[0]['id']}{more} of the {dataset_name} dataset"
+    first = f"Row {others[0]['id']}{more} of the {dataset_name} dataset"
     unknown = [f"`provenance.{name}`" for name, value in theirs.items() if value is None]
     if unknown:
         raise ValueError(
-            f"{row} has no {' and no '.join(unknown)}, so that nothing says for which model it was made. Make or import "
-            "the data with this model's tokenizer: `cb-datasets import --model`."
+            f"{first} has no {' and no '.join(unknown)}, so it may have been made for another model. Make the data "
+            "with this model, or import them with its tokenizer: `cb-datasets import --model`."
         )
     raise ValueError(
-        f"{row} was made for another model: it has format {theirs['prompt_format']} and chat template "
+        f"{first} was made for another model: it has format {theirs['prompt_format']} and chat template "
         f"{theirs['template_hash']}, and the tokenizer {tokenizer.name_or_path} has {own['prompt_format']} and "
         f"{own['template_hash']}. Make the data with this model, or train the model of the data."
     )

@@ -101,7 +101,9 @@ def train(
 ) -> None:
     """Train, and save everything that belongs to the adapter."""
     from .curves import plot_curves
+    from .lora_targets import coverage_line
 
+    trainer.accelerator.print(coverage_line(trainer.lora_coverage))
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     folder = trainer.output_folder
     trainer.save_model(str(folder))
