@@ -9,7 +9,7 @@ from cb_datasets.chat import MAX_LENGTH
 from cb_datasets.sample import PRIORITY_WEIGHTS
 
 from .docstring_help import docstring_help
-from .objective.losses import SCHEDULES
+from .objective.losses import DISTANCES, SCHEDULES
 from .objective.masks import MASKS, STARTS
 from .objective.terms import TERMS
 
@@ -27,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decision_weight": 1.0,
         "retain_tokens": "all",
         "retain_l2_layers": ["all"],
+        "retain_l2_distance": "absolute",
         "retain_l2_norm": "reference",
         "span_wrap_probability": 0.0,
         "span_noise_probability": 0.0,
@@ -49,6 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decision_weight": 5.0,
         "retain_tokens": "completion",
         "retain_l2_layers": ["target"],
+        "retain_l2_distance": "scaled",
         "retain_l2_norm": "token",
         "span_wrap_probability": 0.4,
         "span_noise_probability": 0.3,
@@ -174,6 +176,10 @@ class CircuitBreakerConfig(_BaseConfig):
             Layers of the term `retain_l2`: `"target"` for the target layers, numbers as in `target_layers`, or `"all"`
             for the published computation: the embeddings, every layer up to the last target, and the final norm after
             one layer more. If `None`, the preset decides.
+        retain_l2_distance (`str`, *optional*):
+            Measure of the term `retain_l2`: `"absolute"` for the distance itself, the published computation, whose
+            weight has to suit the norm of the model's hidden states, or `"scaled"` for the distance as if the frozen
+            state had norm 10, so that one weight suits all models. If `None`, the preset decides.
         retain_l2_norm (`str`, *optional*):
             Denominator of the term `retain_l2`: `"token"` for the number of `retain_tokens`, or `"reference"` for the
             number of positions of the padded batch, which is the published computation. If `None`, the preset decides.
@@ -284,6 +290,7 @@ class CircuitBreakerConfig(_BaseConfig):
     decision_weight: float | None = None
     retain_tokens: str | None = None
     retain_l2_layers: list[str] | None = None
+    retain_l2_distance: str | None = None
     retain_l2_norm: str | None = None
     kl_temperature: float = 1.0
     triplet_margins: list[float] = field(default_factory=lambda: [500.0, 1500.0])
@@ -334,6 +341,7 @@ class CircuitBreakerConfig(_BaseConfig):
             ("rr_tokens", MASKS),
             ("rr_from", STARTS),
             ("retain_tokens", MASKS),
+            ("retain_l2_distance", DISTANCES),
             ("retain_l2_norm", ("token", "reference")),
         ):
             _check_choice(name, getattr(self, name), allowed)

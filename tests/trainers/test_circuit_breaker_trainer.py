@@ -135,6 +135,7 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
         ({"peft_config": None}, "Pass a `peft_config`"),
         ({"target_layers": [2, 9]}, r"asks for the layers \[2, 9\], but the model has the layers 1 to 4"),
         ({"retain_l2_layers": ["0.5", "7"]}, r"`retain_l2_layers` asks for the layers \[2, 7\]"),
+        ({"retain_l2_distance": "relative"}, r"`retain_l2_distance` must be one of \('absolute', 'scaled'\)"),
         ({"term_classes": {"retain_l2": ["benign"]}}, r"`term_classes` has \['benign'\] for 'retain_l2'"),
         ({"term_classes": {"retain": ["refusal"]}}, "a term of `term_classes` must be one of .* got 'retain'"),
         ({"term_classes": {"retain_l2": ["borderline"]}}, "no row of the retain set .* in the classes borderline"),

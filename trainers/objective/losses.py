@@ -34,6 +34,10 @@ import torch.nn.functional as F
 
 SCHEDULES = ("linear", "cosine", "constant")
 
+# Measures of `retain_l2`, and the norm that states have in the second
+DISTANCES = ("absolute", "scaled")
+SCALED_NORM = 10.0
+
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor, num_items: torch.Tensor | float) -> torch.Tensor:
     """
@@ -71,21 +75,45 @@ def rr(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> tor
     return _mean_over_layers([F.relu(token_cosine(h, h0)) for h, h0 in zip(hidden, reference, strict=True)])
 
 
-def retain_l2(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:
+def retain_l2(
+    hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor], measure: str = "absolute"
+) -> torch.Tensor:
     """
     Distance to the frozen states, on Dr (section 3, L_r of Algorithm 1):
 
-        retain_l2_i = 1/|L| * sum_l || h_li - h0_li ||_2
+        absolute    retain_l2_i = 1/|L| * sum_l || h_li - h0_li ||_2
+        scaled      retain_l2_i = 1/|L| * sum_l 10 || h_li - h0_li ||_2 / || h0_li ||_2
 
-    In the published code N is the number of positions of the padded batch; those without weight add distance 0.
+    In the published code, which has the absolute distance, N is the number of positions of the padded batch; those
+    without weight add distance 0.
+
+    The norm of hidden states differs by model, from ten to thousands, and the absolute distance grows with it while
+    the cosine of `rr` does not. The scaled one is that of states with norm 10, about that of Llama 3 8B at the target
+    layers of the published run, so that the published weight has the same meaning for every model. It is divided token
+    by token because the norms of a few tokens, the first among them, are a hundred times those of the others
+    (https://huggingface.co/papers/2402.17762, section 2): after division by a layer's mean they would dominate.
+
+    Args:
+        hidden, reference (`Sequence[torch.Tensor]`):
+            For each layer, states of the adapted and of the frozen network, shape `(tokens, hidden_size)`.
+        measure (`str`, *optional*, defaults to `"absolute"`):
+            One of [`DISTANCES`].
     """
-    return _mean_over_layers([distance(h, h0) for h, h0 in zip(hidden, reference, strict=True)])
+    pairs = zip(hidden, reference, strict=True)
+    if measure == "absolute":
+        return _mean_over_layers([distance(h, h0) for h, h0 in pairs])
+    return _mean_over_layers([SCALED_NORM * relative_distance(h, h0) for h, h0 in pairs])
 
 
 def distance(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """`|| h - h0 ||_2` of each token."""
     # At distance 0, where every run starts, `vector_norm` has gradient 0; the root of a sum of squares would have NaN
     return torch.linalg.vector_norm(hidden.float() - reference.float(), dim=-1)
+
+
+def relative_distance(hidden: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """`|| h - h0 ||_2 / || h0 ||_2` of each token."""
+    return distance(hidden, reference) / torch.linalg.vector_norm(reference.float(), dim=-1)
 
 
 def twin(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -95,12 +123,7 @@ def twin(hidden: Sequence[torch.Tensor], reference: Sequence[torch.Tensor]) -> t
 
         twin_i = 1/|L| * sum_l || h_li(attacked) - h0_li(clean) ||_2 / || h0_li(clean) ||_2
     """
-    return _mean_over_layers(
-        [
-            distance(h, h0) / torch.linalg.vector_norm(h0.float(), dim=-1)
-            for h, h0 in zip(hidden, reference, strict=True)
-        ]
-    )
+    return _mean_over_layers([relative_distance(h, h0) for h, h0 in zip(hidden, reference, strict=True)])
 
 
 def kl(logits: torch.Tensor, reference: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -113,7 +113,13 @@ TERMS = {
         reroutes=True,
     ),
     "retain_l2": Term(
-        "retain", tuple(RETAIN_CLASSES), losses.retain_l2, masks.retained, "retain", padding_setting="retain_l2_norm"
+        "retain",
+        tuple(RETAIN_CLASSES),
+        losses.retain_l2,
+        masks.retained,
+        "retain",
+        settings={"measure": "retain_l2_distance"},
+        padding_setting="retain_l2_norm",
     ),
     "retain_kl": Term(
         "retain", _PRESERVED, losses.kl, masks.retained_decisions, "logits", settings={"temperature": "kl_temperature"}

@@ -52,6 +52,18 @@ def test_retain_l2_is_a_mean_over_tokens_or_over_padded_positions(published):
     assert ours.item() == pytest.approx(sum(norms) / len(norms), abs=1e-6)
 
 
+def test_scaled_distance_of_retain_l2_is_that_of_frozen_states_with_norm_10():
+    hidden, reference = states(layers=3, rows=2, length=6)
+    scales = torch.linspace(1, 300, 12).reshape(2, 6, 1)  # of tokens, within a layer
+    ours = losses.retain_l2(hidden, reference, "scaled")
+    torch.testing.assert_close(
+        ours, losses.retain_l2([h * scales for h in hidden], [h0 * scales for h0 in reference], "scaled")
+    )
+    norms = [10 / h0.norm(dim=-1, keepdim=True) for h0 in reference]
+    ten = [[h * norm for h, norm in zip(network, norms, strict=True)] for network in (hidden, reference)]
+    torch.testing.assert_close(ours, losses.retain_l2(*ten))
+
+
 def test_gradient_at_the_start_of_a_run_is_zero_and_not_nan():
     hidden, _ = states(layers=1, rows=1, length=4)
     start = hidden[0][0].requires_grad_()
