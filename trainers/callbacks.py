@@ -108,8 +108,8 @@ class Watchdog(TrainerCallback):
             self._warn(
                 "stuck",
                 f"The cosine on the circuit breaker set is {ds:.4f} {at}: nothing is being rerouted. Raise "
-                "`learning_rate`, lower `retain_l2_weight` or set `retain_l2_distance: scaled`, or, if it never moved, "
-                "set `lora_b_init_std` to 1e-3 or more.",
+                "`learning_rate`, lower `retain_l2_weight` or set `retain_l2_distance: scaled`, or, if it never "
+                "moved, set `lora_b_init_std` to 1e-3 or more.",
             )
         if state.global_step < state.max_steps * DRIFT_FRACTION:
             return

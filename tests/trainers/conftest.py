@@ -9,9 +9,9 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-
+from cb_datasets.formats import format_of
 from cb_datasets.sample import LABELS, SAMPLE_FEATURES, empty_provenance
 from cb_datasets.template_probe import template_hash
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
@@ -53,6 +53,12 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 # Provenance of rows that were made for that tokenizer
 RENDERING = {"prompt_format": "llama3_json", "template_hash": template_hash(make_tokenizer())}
+
+
+def made_for(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """The rows, with the provenance of rows that were made for a tokenizer."""
+    own = {"prompt_format": format_of(tokenizer).name, "template_hash": template_hash(tokenizer)}
+    return rows.map(lambda row: {"provenance": row["provenance"] | own})
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.trainers.conftest import made_for
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
 
 
@@ -47,7 +48,7 @@ def test_twenty_steps_end_to_end(preset, settings, falls, smollm2, attacked_rows
             model_init_kwargs={"dtype": "float32"},
             save_strategy="no",
         ),
-        train_dataset=attacked_rows(records=12, refusals=8),
+        train_dataset=made_for(attacked_rows(records=12, refusals=8), AutoTokenizer.from_pretrained(smollm2)),
         peft_config=LoraConfig(r=8, lora_alpha=16),
     )
     assert trainer.plan.target_layers == (9, 19)  # of 30

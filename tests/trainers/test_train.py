@@ -21,6 +21,7 @@ from cb_datasets.files import save_rows
 from cb_datasets.publish.released_rows import RELEASED_SAMPLE_FEATURES, released_row, released_table
 from cb_datasets.sample import RETAIN_CLASSES, SAMPLE_FEATURES
 from tests.small_disk import run_in_namespace
+from tests.trainers.conftest import made_for
 from trainers.train import ScriptArguments, load_split, main, make_parser, parse_arguments
 
 
@@ -171,8 +172,64 @@ def test_rows_of_a_release_are_read_as_they_were_stored(monkeypatch, rows):
     assert list(loaded) == stored and loaded.features == SAMPLE_FEATURES
 
 
-def test_quantized_model_is_trained(flags, tmp_path, tiny_agent_path):
+def test_rows_of_another_model_are_refused_before_the_model_loads(flags, tiny_agent_path):
+    command = [sys.executable, "-m", "trainers.train", "--config", str(PLAIN_RECIPE), *flags]
+    result = subprocess.run(
+        [*command, "--model_name_or_path", str(tiny_agent_path), "--attn_implementation", "no-such-attention"],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("Row ")]
+    template = r"chat template [0-9a-f]{12}"
+    assert re.fullmatch(
+        rf"Row ds/0 \(and 15 more\) of the train dataset was made for another model: it has format llama3_json and "
+        rf"{template}, and the tokenizer \S+ has llama3_json and [0-9a-f]{{12}}\. Make the data with this model, or "
+        rf"train the model of the data\.",
+        line,
+    )
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        (
+            {"prompt_format": "hermes"},
+            "refusal/1 of the train .* it has format hermes and chat template [0-9a-f]+",
+        ),
+        ({"template_hash": None}, "refusal/1 of the train dataset has no `provenance.template_hash`, so it may have"),
+        (
+            {"template_hash": None, "prompt_format": None},
+            "no `provenance.prompt_format` and no `provenance.template",
+        ),
+    ],
+)
+def test_one_row_of_another_format_or_of_none_is_named(provenance, message, rows, flags, tmp_path):
+    changed = [row for row in rows() if row["id"] != "refusal/1"]
+    changed += [row | {"provenance": row["provenance"] | provenance} for row in rows() if row["id"] == "refusal/1"]
+    save_rows(Dataset.from_list(changed, features=SAMPLE_FEATURES), tmp_path / "stage2" / "train", report={})
+    with pytest.raises(SystemExit, match=message):
+        run(*flags)
+
+
+def test_rows_to_evaluate_on_are_refused_too(make_trainer, rows, tokenizer):
+    other = [row | {"provenance": row["provenance"] | {"template_hash": "0123456789ab"}} for row in rows()]
+    dataset = Dataset.from_list(other, features=SAMPLE_FEATURES)
+    with pytest.raises(ValueError, match=r"^Row ds/0 .* of the eval dataset was made for another model"):
+        make_trainer(eval_dataset=dataset)
+    with pytest.raises(ValueError, match=r"^Row ds/0 .* of the eval dataset was made for another model"):
+        make_trainer().evaluate(dataset)
+
+
+def test_quantized_model_is_trained(flags, tmp_path, rows, tiny_agent_path):
     pytest.importorskip("bitsandbytes", reason="no bitsandbytes: pip install 'cb-datasets[qlora]'")
+    for split in ("train", "eval"):
+        own = made_for(rows(split=split), AutoTokenizer.from_pretrained(tiny_agent_path))
+        save_rows(own, tmp_path / "stage2" / split, report={})
     run(*flags, "--load_in_4bit", "true", "--model_name_or_path", str(tiny_agent_path))
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_agent_path), tmp_path / "adapter")
     with pytest.raises(SystemExit, match="`merge` is not supported with a quantized model"):

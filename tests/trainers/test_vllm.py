@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import AutoTokenizer
 
 from builders import load_source
 from cb_datasets.chat import encode_prompt
 from cb_datasets.generation import Sampling
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sets.prompts import prompts_for_task
+from tests.trainers.conftest import made_for
 from tools.small_models import save_wide_agent
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
 
@@ -54,6 +56,7 @@ def train(model: str, rows: Dataset, adapter: Path) -> None:
         model_init_kwargs={"dtype": "float32"},
         save_strategy="no",
     )
+    rows = made_for(rows, AutoTokenizer.from_pretrained(model))
     trainer = CircuitBreakerTrainer(model, args, train_dataset=rows, peft_config=LoraConfig(r=8, lora_alpha=16))
     trainer.train()
     trainer.save_model(str(adapter))
