@@ -126,10 +126,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
         quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
             Quantization configuration for a `model` that is a string: QLoRA.
         peft_config ([`~peft.LoraConfig`], *optional*):
-            Configuration of the adapter. `target_modules` defaults to all linear modules of the decoder layers, and
-            `layers_to_transform` to the decoder layers that the loss depends on: the others would keep their initial
-            noise. If `target_modules` is a string, it is a regular expression for whole module names, which selects
-            the decoder layers, too.
+            Configuration of the adapter. `target_modules` defaults to all linear modules of the decoder layers but
+            routers, experts and a few more (see `lora_targets.py`), and `layers_to_transform` to the decoder layers
+            that the loss depends on: the others would keep their initial noise. If `target_modules` is a string, it is
+            a regular expression for whole module names, which selects the decoder layers, too.
     """
 
     args: CircuitBreakerConfig

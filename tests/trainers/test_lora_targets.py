@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from trainers.lora_targets import coverage_line
 
@@ -183,6 +185,18 @@ def test_models_with_other_names_for_their_layers_are_refused(make_trainer):
     config = AutoConfig.for_model("gpt2", vocab_size=263, n_embd=32, n_layer=4, n_head=4)
     with pytest.raises(ValueError, match=r"^GPT2LMHeadModel is not supported: it has no module with decoder"):
         make_trainer(model=AutoModelForCausalLM.from_config(config), **PLAIN)
+
+
+@pytest.mark.parametrize("excluded", [None, ["k_proj"], r".*\.k_proj"])
+def test_experts_that_share_names_with_dense_mlps_are_excluded(excluded, model, make_trainer, tmp_path):
+    """As in models whose code keeps a list of experts: names of modules alone would select these, too."""
+    model.model.layers[1].mlp.experts = nn.ModuleList([LlamaMLP(model.config)])
+    config = LoraConfig(r=4, exclude_modules=excluded)
+    trainer = make_trainer(model=model, peft_config=config, output_dir=str(tmp_path), **PLAIN)
+    coverage = {rows.reason: rows for rows in trainer.lora_coverage}
+    assert coverage["expert"].modules == tuple(f"mlp.experts.0.{name}" for name in sorted(MLP))
+    adapted = {name.rpartition(".")[2] for name in coverage[None].modules}
+    assert adapted == MLP | ATTENTION - ({"k_proj"} if excluded else set())
 
 
 def test_report_in_one_line_and_in_the_card(make_trainer, tmp_path):
