@@ -274,7 +274,7 @@ def test_a_full_disk_ends_training_in_one_line(flags, tmp_path):
     disk.mkdir()
     command = [sys.executable, "-m", "trainers.train", "--config", str(PLAIN_RECIPE), *flags]
     result = run_in_namespace(script, disk, *command, "--output_dir", disk / "adapter")
-    ends = [line for line in result.stdout.splitlines() if not line.startswith(("Trained", "{"))]
+    ends = [line for line in result.stdout.splitlines() if not line.startswith(("LoRA on", "Trained", "{"))]
     assert ends == ["with checkpoints 1", "without 1", "with space 0"], result.stdout + result.stderr
     lines = [line for line in result.stderr.splitlines() if line.endswith("and run the same command again.")]
     assert len(lines) == 2 and all("No space left on device" in line for line in lines), result.stderr

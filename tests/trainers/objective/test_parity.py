@@ -122,7 +122,9 @@ def plain_term(trainer, rows, term):
                 row["prompt_length"] - 1, len(row["input_ids"])
             ):  # from the token that predicts the first one
                 cosines = [F.cosine_similarity(h[layer][i], h0[layer][i], dim=0) for layer in layers]
-                distances = [torch.norm(h[layer][i] - h0[layer][i]) for layer in layers]
+                distances = [
+                    10 * torch.norm(h[layer][i] - h0[layer][i]) / torch.norm(h0[layer][i]) for layer in layers
+                ]
                 values.append(sum(map(F.relu, cosines)) / 2 if term == "rr" else sum(distances) / 2)
     if term in ("retain_kl", "distill", "twin"):
         for row in others if term == "retain_kl" else safe:
