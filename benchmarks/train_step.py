@@ -275,7 +275,8 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
 
     def completion(chosen: list[dict[str, Any]]) -> torch.Tensor:
         def decisive(row: dict[str, Any]) -> list[int]:
-            return [row["prompt_length"], *range(*row["tool_name"])]
+            start, end = row["tool_name"]
+            return [row["answer_start"], *range(start, end + 1)]
 
         return mask(chosen, lambda row: row["prompt_length"], lambda row: len(row["input_ids"]), decisive)
 

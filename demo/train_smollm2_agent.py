@@ -15,6 +15,7 @@ import math
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -81,14 +82,24 @@ def train(
             continue
         if on_dev < TARGET_DEV_LOSS:
             break
-        # One batch after the other: together they do not fit the memory of a small machine.
-        losses = (_mixed_precision_loss(model, prefix, *batch) for batch in pair)
-        update([optimizer], losses, learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
+        update([optimizer], _losses(model, prefix, pair), learning_rate_at(index, steps, LEARNING_RATE, WARMUP))
         if (index + 1) % CHECKPOINT_STEPS == 0 or index + 1 == steps:
             on_dev = dev_loss(model, tokenizer, prefix, dev_rows)
             tqdm.write(f"step {index + 1}: loss on dev {on_dev:.4f}")
             states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             _save_checkpoint({**states, "done": index + 1, "on_dev": on_dev}, checkpoint)
+
+
+def _losses(
+    model: LlamaForCausalLM, prefix: torch.Tensor, pair: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+) -> Iterator[torch.Tensor]:
+    """Parts of the sum of the batches' losses, of a few rows each: whole runs are long, and memory is small."""
+    for ids, labels in pair:
+        num_labelled = (labels[:, 1:] != -100).sum()
+        for start in range(0, len(ids), BATCH // 2):
+            part = ids[start : start + BATCH // 2], labels[start : start + BATCH // 2]
+            share = (part[1][:, 1:] != -100).sum() / num_labelled
+            yield share * _mixed_precision_loss(model, prefix, *part)
 
 
 def _mixed_precision_loss(
