@@ -304,7 +304,7 @@ def plain_selective(trainer: CircuitBreakerTrainer, rows: list[dict[str, Any]], 
 
     ids = [row["splice_ids"] for row in safe]
     values = F.cross_entropy(logits(ids).transpose(1, 2), next_tokens(ids), reduction="none")
-    name = safe[0]["tool_name"][1] - safe[0]["tool_name"][0]
+    name = safe[0]["tool_name"][1] - safe[0]["tool_name"][0] + 1  # and the token after it
 
     def decisive(row: dict[str, Any]) -> range:
         return range(row["splice_start"], row["splice_start"] + name)

@@ -28,8 +28,10 @@ SPECIAL_TOKENS = [
     "<|pad|>",
 ]
 CHAT_TEMPLATE = (
-    "<|begin_of_text|>{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>"
-    "{{ message.content }}<|eot_id|>{% endfor %}"
+    "<|begin_of_text|>{% for tool in tools or [] %}{{ tool.function.name }};{% endfor %}"
+    "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }}{% endfor %}{{ message.content }}<|eot_id|>"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}"
 )
 
