@@ -62,8 +62,15 @@ def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
 
     Raises:
         ValueError: If the template does not show tools, cannot write a call and its result, does not open the
-            model's turn, does not write the same twice, or is of no known format.
+            model's turn, does not write the same twice, or is of no known format; if the tokenizer has no end tokens
+            of that format.
     """
+    tool_format, vocabulary = format_of(tokenizer), tokenizer.get_vocab()
+    if missing := [token for token in tool_format.end_tokens if token not in vocabulary]:
+        raise ValueError(
+            f"The tool-call format {tool_format.name} is not this tokenizer's: it has no token {' or '.join(missing)}, "
+            "with which turns end."
+        )
     if fault := probe_template(tokenizer).fault:
         raise ValueError(fault)
 
