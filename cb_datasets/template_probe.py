@@ -68,8 +68,8 @@ def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
     tool_format, vocabulary = format_of(tokenizer), tokenizer.get_vocab()
     if missing := [token for token in tool_format.end_tokens if token not in vocabulary]:
         raise ValueError(
-            f"The tool-call format {tool_format.name} is not this tokenizer's: it has no token {' or '.join(missing)}, "
-            "with which turns end."
+            f"The tool-call format {tool_format.name} is not this tokenizer's, which has no token "
+            f"{' or '.join(missing)} to end a turn with."
         )
     if fault := probe_template(tokenizer).fault:
         raise ValueError(fault)

@@ -93,7 +93,7 @@ def test_a_template_that_prints_the_day_prints_a_pinned_one(tiny_agent_path, tmp
         (["--template-setting", "mood"], "write NAME=VALUE"),
         (["--template-setting", "mood=kind"], "no setting 'mood'"),
         (["--tool-format", "lama"], "Unknown tool-call format 'lama'; known: llama3_json"),
-        (["--tool-format", "hermes"], "hermes is not this tokenizer's: it has no token <|im_end|>"),
+        (["--tool-format", "hermes"], "hermes is not this tokenizer's, which has no token <|im_end|>"),
         (["--chat-template", "nowhere.jinja"], "There is no file nowhere.jinja"),
     ],
 )
