@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 from jinja2 import TemplateError
 
 from .chat_template import named_format
+from .deepseek import DEEPSEEK, DEEPSEEK_THINKING
 from .harmony import HARMONY
 from .hermes import HERMES, HERMES_THINKING
 from .llama3_json import LLAMA3_JSON
+from .mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
 from .pythonic import PYTHONIC
 from .qwen3_xml import QWEN3_XML, QWEN3_XML_THINKING
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
@@ -27,11 +29,16 @@ _TOLD: tuple[ToolCallFormat, ...] = (
     QWEN3_XML,
     HARMONY,
     PYTHONIC,
+    MISTRAL_V3,
+    MISTRAL_V11,
+    MISTRAL_V13,
+    DEEPSEEK,
 )
 # Formats of models whose prompts end inside the thinking.
 _OPEN_THINKING: tuple[ToolCallFormat, ...] = (
     HERMES_THINKING,
     QWEN3_XML_THINKING,
+    DEEPSEEK_THINKING,
 )
 
 # The format of rows and records that state none.

@@ -59,7 +59,7 @@ def parse_after_thinking(
 
 
 def with_open_thinking(
-    tool_format: ToolCallFormat, close_tag: str = "</think>", between: str = "\n\n"
+    tool_format: ToolCallFormat, close_tag: str = "</think>", no_thinking: str = "\n</think>\n\n"
 ) -> ToolCallFormat:
     """The format of models whose prompts end inside the thinking.
 
@@ -69,9 +69,8 @@ def with_open_thinking(
     Args:
         tool_format ([`ToolCallFormat`]): The format of the answers.
         close_tag (`str`): What ends the thinking.
-        between (`str`): What the model writes between that and the answer.
+        no_thinking (`str`): What the model writes where it thinks nothing, up to the answer.
     """
-    no_thinking = f"\n{close_tag}{between}"
 
     def render(call: ToolCall, text_before: str = "") -> str:
         return no_thinking + tool_format.render(call, text_before)

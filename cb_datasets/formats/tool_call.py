@@ -21,6 +21,7 @@ class Diagnosis(StrEnum):
     BAD_JSON = "bad_json"  # duplicate keys, NaN, or not JSON
     BAD_ARGUMENTS = "bad_arguments"  # no name, or no object of arguments
     FUNCTION_SYNTAX = "function_syntax"  # the call syntax of another format, such as name(args)
+    LEADING_TEXT = "leading_text"  # text before a call, where the format allows none
     TRAILING_TEXT = "trailing_text"
     THINKING = "thinking_cut_off"  # the turn ends before the thinking does
 

@@ -11,7 +11,7 @@ Which types a schema allows is read as vLLM reads it, so that strict and lenient
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from ..arguments import parameter_schemas
@@ -29,19 +29,19 @@ def argument_types(tools: str | None, tool: str, key: str) -> set[str]:
         properties = parameter_schemas(tools).get(tool, {}).get("properties")
     except ValueError:  # which is a fault of the tools, and checked elsewhere
         properties = None
-    return set(_types_in(properties.get(key))) if isinstance(properties, dict) else {"string"}
+    return schema_types(properties.get(key)) if isinstance(properties, dict) else {"string"}
 
 
-def _types_in(schema: Any) -> Iterator[str]:
+def schema_types(schema: Any) -> set[str]:
     """All types that a schema names. References are not looked up: vLLM does not."""
     before = schema if isinstance(schema, dict) else {}
     stated, values = before.get("type"), before.get("enum")
-    names = [each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str)]
-    names += [name for value in (values if isinstance(values, list) else ()) for name in json_types(value)]
+    names = {each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str)}
+    names |= {name for value in (values if isinstance(values, list) else ()) for name in json_types(value)}
     for key in ("anyOf", "oneOf", "allOf"):
         choices = before.get(key)
-        names += [name for each in (choices if isinstance(choices, list) else ()) for name in _types_in(each)]
-    yield from names or ["string"]
+        names |= {name for each in (choices if isinstance(choices, list) else ()) for name in schema_types(each)}
+    return names or {"string"}
 
 
 def json_types(value: Any) -> tuple[str, ...]:
@@ -123,3 +123,31 @@ def coerce_typed(text: str, types: set[str]) -> Any:
             except ValueError:
                 continue
     return text
+
+
+def coerce_arguments(arguments: dict[str, Any], tools: str | None, tool: str) -> dict[str, Any]:
+    """Arguments that a model wrote as JSON, as vLLM sends them: each value that is not what its schema says is read
+    again from its text.
+
+    Raises:
+        RecursionError: If a text is nested too deeply.
+    """
+    try:
+        schema = parameter_schemas(tools).get(tool, {})
+    except ValueError:
+        return arguments
+    return _coerced(arguments, schema)
+
+
+def _coerced(value: Any, schema: Any) -> Any:
+    if not isinstance(schema, dict):
+        return value
+    if isinstance(value, dict):
+        properties = schema.get("properties")
+        return {
+            key: _coerced(each, properties.get(key) if isinstance(properties, dict) else None)
+            for key, each in value.items()
+        }
+    if isinstance(value, list):
+        return [_coerced(each, schema.get("items")) for each in value]
+    return coerce_typed(value if isinstance(value, str) else json.dumps(value), schema_types(schema))
