@@ -158,12 +158,13 @@ class ControlTokens:
         self._search_normalized = tokenizer.is_fast and (
             tokenizer.backend_tokenizer.normalizer is not None and any(token.normalized for token in added.values())
         )
-        self._opens = lru_cache(maxsize=8)(lambda template: any(map(self._ends_inside, _literals(template))))
+        self._contents = contents
+        self._continuations = lru_cache(maxsize=8)(self._continuations_of)
 
     @property
     def template_opens(self) -> bool:
         """Whether the chat template writes the beginning of a control token, which the text after it can complete."""
-        return self._opens(str(self._tokenizer.chat_template))
+        return bool(self._continuations(str(self._tokenizer.chat_template)))
 
     def spelled_in(self, value: Any) -> bool:
         """Whether a string in a JSON value spells a control token."""
@@ -254,9 +255,13 @@ class ControlTokens:
         positions = set(self._inner_positions(text))
         if self._ends_inside(text):
             positions.add(len(text.rstrip()) - 1)
+        template = str(self._tokenizer.chat_template)
         # Templates look for roles, types and the like by name.
-        if self.template_opens and text.strip() and text not in _words(str(self._tokenizer.chat_template)):
-            positions.add(len(text) - len(text.lstrip()))
+        if self.template_opens and text.strip() and text not in _words(template):
+            first = len(text) - len(text.lstrip())
+            # No other character is masked: templates escape quotes, and some look for numbers.
+            if self._search_normalized or text[first] in self._continuations(template):
+                positions.add(first)
         return sorted(positions)
 
     def _inner_positions(self, text: str) -> list[int]:
@@ -269,6 +274,20 @@ class ControlTokens:
                 positions.append(_inside(characters, start, end))
                 characters[positions[-1]] = _GONE
         return positions
+
+    def _continuations_of(self, template: str) -> frozenset[str]:
+        """The characters with which text can continue a control token that a chat template begins.
+
+        The template may itself write more of the token before the text.
+        """
+        ends = [literal.rstrip()[-self._longest :] for literal in _literals(template) if self._ends_inside(literal)]
+        return frozenset(
+            character
+            for content in self._contents
+            for length in range(1, len(content))
+            if any(end.endswith(content[:length]) for end in ends)
+            for character in content[length:]
+        )
 
     def _ends_inside(self, text: str) -> bool:
         """Whether a text, trimmed, ends with the beginning of a control token."""
