@@ -28,9 +28,11 @@ _PROBE_TOOL = {
         "parameters": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
     },
 }
+_SYSTEM = "A system prompt."
 _PROBES = (
     [message("user", "Hello.")],
     [
+        message("system", _SYSTEM),
         message("user", "Hello."),
         message("assistant", None, [tool_call(_NAME, {"text": "a"}, "call_0")]),
         message("tool", "A result.", tool_call_id="call_0", name=_NAME),
@@ -47,7 +49,8 @@ class TemplateProbe:
         headers (`tuple[tuple[int, ...], ...]`): What may end it: token ids of the header of the turn to generate,
             after a user's turn and after a tool's result. A template without a header ends with the last token of
             that turn.
-        prompts (`tuple[str, ...]`): The prompts: a user's first words, and a tool's result after a call.
+        prompts (`tuple[str, ...]`): The prompts: a user's first words, and a tool's result after a call, with a
+            system prompt.
         fault (`str`, *optional*): Why no prompts can be written with the template.
     """
 
@@ -61,9 +64,9 @@ def check_template(tokenizer: "PreTrainedTokenizerBase") -> None:
     """Check that prompts of agents can be written with a tokenizer's chat template.
 
     Raises:
-        ValueError: If the template does not show tools, cannot write a call and its result, does not open the
-            model's turn, does not write the same twice, or is of no known format; if the tokenizer has no end tokens
-            of that format.
+        ValueError: If the template does not show tools, cannot write a call and its result, leaves out the system
+            prompt, does not open the model's turn, does not write the same twice, or is of no known format; if the
+            tokenizer has no end tokens of that format.
     """
     tool_format, vocabulary = format_of(tokenizer), tokenizer.get_vocab()
     if missing := [token for token in tool_format.end_tokens if token not in vocabulary]:
@@ -98,6 +101,11 @@ def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe
         if opened.count(_NAME) < 1 + sum(len(turn.get("tool_calls", ())) for turn in turns):
             faults.append(
                 "The chat template shows the model no tools, so it cannot call any. Take one that does: "
+                "`cb-datasets tokenizer MODEL --chat-template FILE`."
+            )
+        if turns[0]["content"] == _SYSTEM and _SYSTEM not in opened:
+            faults.append(
+                "The chat template leaves out the system prompt after a tool's result. Take one that does not: "
                 "`cb-datasets tokenizer MODEL --chat-template FILE`."
             )
         rendered.append(opened)
