@@ -13,6 +13,7 @@ by those of Llama 3.1 and Qwen2.5.
 import itertools
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 
 from builders.trace import message, to_json
 
@@ -75,9 +76,10 @@ def published_messages(row: dict) -> tuple[list[dict], list[dict]]:
     """Stored messages of a row as published ones, and the spans of its injection at their new places."""
     messages, injection, tool_format = row["messages"], row["injection"], format_of_row(row)
     # Where each message goes is read off its content: pairs of parallel calls move the messages after them.
+    numbering = replace(tool_format, text_before_call=True)
     numbered = [{**each, "content": str(number)} for number, each in enumerate(messages)]
     places: dict[int, int] = {}
-    for place, turn in enumerate(template_messages(numbered, tool_format)):
+    for place, turn in enumerate(template_messages(numbered, numbering)):
         places.setdefault(int(turn["content"]), place)
     moved = [{**span, "message": places.get(span["message"], span["message"])} for span in injection]
     return template_messages(messages, tool_format), moved
