@@ -144,11 +144,93 @@ _QWEN3_XML = [
     "<|im_end|>",
 ]
 
+_MISTRAL_V3 = [
+    f"[TOOL_CALLS][{_CALL}]</s>",
+    f"[TOOL_CALLS] [{_CALL}, {_OTHER}]</s>",
+    f"I'll pay. [TOOL_CALLS]{_CALL}</s>",
+    f"[TOOL_CALLS][{_CALL}] Done. [TOOL_CALLS][{_OTHER}]</s>",
+    f"[TOOL_CALLS]Sure: [{_CALL}] Done.</s>",
+    f"[TOOL_CALLS][TOOL_CALLS] [{_CALL}]</s>",
+    '[TOOL_CALLS][{"name": "send_money", "arguments": "{\\"amount\\": 1}", "id": "abcdefghi"}]</s>',
+    '[TOOL_CALLS][{"name": null, "arguments": null}, 5, {"a": 1}, {"arguments": {"amount": 1}}]</s>',
+    '[TOOL_CALLS][{"name": "send_money", "arguments": {"amount": 1e999, "note": NaN}}]</s>',
+    '[TOOL_CALLS][{"name": "send_money", "arguments": {"note": "\\ud800"}}]</s>',
+    "[TOOL_CALLS]send_money[ARGS]{}</s>",
+    f"[{_CALL}]</s>",
+    "I will not send it.</s>",
+    "</s>",
+]
+
+_MISTRAL_V11 = [
+    '[TOOL_CALLS]send_money[ARGS]{"recipient": "US13", "amount": 1}</s>',
+    'I\'ll pay.[TOOL_CALLS]send_money[ARGS]{"n": "5", "tags": [1, "a"]}[TOOL_CALLS]read_file[ARGS]{"path": "a"}</s>',
+    '[TOOL_CALLS]send_money{"recipient": 13, "amount": "2.0"}</s>',
+    '[TOOL_CALLS]send_money[CALL_ID]abcdefghi[ARGS]{"n": null, "urgent": "1"}</s>',
+    '[TOOL_CALLS] send_money [ARGS] {"amount": "1e999", "note": "{\\"a\\": NaN}"} Done.</s>',
+    '[TOOL_CALLS]send_money[ARGS]{"kind": "1", "to": 1, "amount": NaN, "n": 1.0}</s>',
+    '[TOOL_CALLS]send_money[ARGS]{"recipient": "<s>\\ud83d\\ude00<unk>", "urgent": null}</s>',
+    '[TOOL_CALLS]send_money[ARGS]{"note": "\\ud800"}</s>',
+    '[TOOL_CALLS]send_money[ARGS]"all of it"</s>',
+    '[TOOL_CALLS][ARGS]{"amount": 1}[TOOL_CALLS]</s>',
+    f"[TOOL_CALLS][{_CALL}]</s>",
+    'send_money[ARGS]{"amount": 1}</s>',
+    "[TOOL_CALLS]send_money</s>",
+    "I will not send it.</s>",
+    "</s>",
+]
+_MISTRAL_V13 = [
+    *_MISTRAL_V11,
+    *(f"[THINK]The user wants it.[/THINK]{each}" for each in _MISTRAL_V11),
+    '[THINK]I could write [TOOL_CALLS]send_money[ARGS]{"amount": 1}.[/THINK][TOOL_CALLS]read_file[ARGS]{}</s>',
+    '[TOOL_CALLS]send_money[ARGS]{"recipient": "[THINK]US13[/THINK]"}</s>',
+    "[THINK]It goes on",
+]
+
+_DEEPSEEK_CALL = '<｜tool▁call▁begin｜>send_money<｜tool▁sep｜>{"recipient": "US13", "amount": 1}<｜tool▁call▁end｜>'
+_DEEPSEEK_OTHER = '<｜tool▁call▁begin｜>read_file<｜tool▁sep｜>{"path": "a {b}"}<｜tool▁call▁end｜>'
+
+
+def _deepseek(arguments: str, name: str = "send_money") -> str:
+    call = f"<｜tool▁call▁begin｜>{name}<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜>"
+    return f"<｜tool▁calls▁begin｜>{call}<｜tool▁calls▁end｜><｜end▁of▁sentence｜>"
+
+
+_DEEPSEEK = [
+    f"<｜tool▁calls▁begin｜>{_DEEPSEEK_CALL}<｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+    f"I'll pay.<｜tool▁calls▁begin｜>{_DEEPSEEK_CALL}{_DEEPSEEK_OTHER}<｜tool▁calls▁end｜><｜end▁of▁sentence｜>",
+    f"<｜tool▁calls▁begin｜>{_DEEPSEEK_CALL}\n{_DEEPSEEK_OTHER}<｜end▁of▁sentence｜>",
+    f"{_DEEPSEEK_CALL}<｜tool▁calls▁begin｜><｜end▁of▁sentence｜>",
+    f"{_DEEPSEEK_CALL}<｜end▁of▁sentence｜>",
+    _deepseek('\n```json\n{"amount": 1}\n```', "function<｜tool▁sep｜>send_money"),
+    _deepseek('{"recipient":\n"US13"}'),
+    _deepseek('"{}"'),
+    _deepseek("all of it"),
+    _deepseek('{"amount": 1e999, "note": NaN, "note": 1}'),
+    _deepseek('{"note": "\\ud800"}'),
+    _deepseek("{}", ""),
+    _deepseek("{}", " read_file "),
+    f"I will not send it.{_CALL}<｜end▁of▁sentence｜>",
+    f"{_CALL}<｜end▁of▁sentence｜>",
+    "I will not send it.<｜end▁of▁sentence｜>",
+    "<｜end▁of▁sentence｜>",
+]
+
 # What models of a format write, well formed and not.
-SEEDS = {"llama3_json": _LLAMA3_JSON, "hermes": _HERMES, "qwen3_xml": _QWEN3_XML}
+SEEDS = {
+    "llama3_json": _LLAMA3_JSON,
+    "hermes": _HERMES,
+    "qwen3_xml": _QWEN3_XML,
+    "mistral_v3": _MISTRAL_V3,
+    "mistral_v11": _MISTRAL_V11,
+    "mistral_v13": _MISTRAL_V13,
+    "deepseek": _DEEPSEEK,
+}
 PIECES = [*'"{}[],:\\;\n é\u2028\x00<>=', "```", "parameters", "arguments", "name", "<think>", "</think>"]
 PIECES += ["null", "1e999", "NaN", "\\ud800", "{}", '{"a": 1}', "' '", CALL, OTHER]
 _FURTHER_PIECES = {
+    "mistral_v3": ["[{", "}]", "[ARGS]"],
+    "mistral_v11": ["<s>", "<unk>", "1"],
+    "mistral_v13": ["<s>", "<unk>", "1"],
     "hermes": [_CALL, _BLOCK],
     "qwen3_xml": [_PAY, "<function=", "</function>", "<parameter=", "<parameter=n>", "</parameter>", "\n"],
 }

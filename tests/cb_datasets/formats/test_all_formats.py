@@ -18,7 +18,7 @@ from .mutations import SEEDS, TOOLS, mutations
 NAMES = ("search_web", "a", "getThem2", "name", "arguments", "x" * 64)
 # Names that a JSON text or a tag can hold.
 ODD_NAMES = ("see-docs", "files.read", "files/read", "Zoë", "天気", "a b")
-QUOTED = {"llama3_json", "hermes", "hermes_thinking", "qwen3_xml", "qwen3_xml_thinking"}
+QUOTED = {name for name in FORMATS if name not in ("harmony", "pythonic")}
 SEEDED = [name for name in FORMATS if name.removesuffix("_thinking") in SEEDS]
 
 

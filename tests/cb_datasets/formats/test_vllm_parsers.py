@@ -14,7 +14,17 @@ from .mutations import SEEDS, TOOLS, mutations
 pytestmark = pytest.mark.vllm
 
 # The real tokenizer of each format; the tiny agent has that of the canonical one.
-TOKENIZERS = {"hermes": "qwen2.5", "hermes_thinking": "qwen3", "qwen3_xml": "qwen3.6", "qwen3_xml_thinking": "qwen3.6"}
+TOKENIZERS = {
+    "hermes": "qwen2.5",
+    "hermes_thinking": "qwen3",
+    "qwen3_xml": "qwen3.6",
+    "qwen3_xml_thinking": "qwen3.6",
+    "mistral_v3": "mistral-v3",
+    "mistral_v11": "mistral-v11",
+    "mistral_v13": "mistral-v13",
+    "deepseek": "deepseek-v3",
+    "deepseek_thinking": "deepseek-v3",
+}
 
 
 @pytest.fixture
