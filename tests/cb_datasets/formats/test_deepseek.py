@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 
 from cb_datasets.formats import FORMATS, ToolCall, format_of
@@ -89,7 +91,7 @@ def test_thinking():
 
 def test_a_template_without_tools_is_refused(real_tokenizer):
     """DeepSeek's own are: they write calls of the history, in fences, and no tools."""
-    tokenizer = real_tokenizer("deepseek-v3")
+    tokenizer = copy.copy(real_tokenizer("deepseek-v3"))
     tokenizer.chat_template = (
         "{{ bos_token }}{% for message in messages %}{% for call in message.tool_calls or [] %}"
         f"{BEGIN}<｜tool▁call▁begin｜>function<｜tool▁sep｜>{{{{ call.function.name }}}}{END}{{% endfor %}}"

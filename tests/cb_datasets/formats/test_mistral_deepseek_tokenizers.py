@@ -1,5 +1,6 @@
 """The formats of Mistral and DeepSeek with real tokenizers, Mistral's templates, and the one for DeepSeek V3.1."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ TARGETS = [
 @pytest.fixture(scope="module", params=TARGETS, ids=lambda target: target[2])
 def target(request, real_tokenizer):
     name, settings, format_name, prompt_end = request.param
-    tokenizer = real_tokenizer(name)
+    tokenizer = copy.copy(real_tokenizer(name))
     if name == "deepseek-v3":
         tokenizer.chat_template = with_decisions(DEEPSEEK_TEMPLATE.read_text("utf-8"), None, settings)
     return tokenizer, format_of(tokenizer), format_name, prompt_end
