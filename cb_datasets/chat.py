@@ -204,6 +204,8 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", text: str, shared_by: tuple) -
 def _head_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Head | None:
     if not tokenizer.is_fast:
         return None
+    # It may end inside a control token, whose pieces are no boundaries.
+    text = control_tokens(tokenizer).without_beginning(text)
     ids, offsets = _encode_all(tokenizer, text)
     special = [end for id, (_, end) in zip(ids, offsets, strict=True) if id in tokenizer.added_tokens_decoder]
     cut = special[-1] if special else 0

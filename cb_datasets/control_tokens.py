@@ -250,6 +250,11 @@ class ControlTokens:
 
         return _map_strings(value, broken)
 
+    def without_beginning(self, text: str) -> str:
+        """A text without the beginning of a control token that it ends with."""
+        starts = range(max(len(text) - self._longest, 0), len(text))
+        return text[: next((start for start in starts if text[start:] in self._prefixes), len(text))]
+
     def _positions(self, text: str) -> list[int]:
         """Indices of the characters to mask."""
         positions = set(self._inner_positions(text))
