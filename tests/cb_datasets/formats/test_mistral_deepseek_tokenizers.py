@@ -1,6 +1,7 @@
 """The formats of Mistral and DeepSeek with real tokenizers, Mistral's templates, and the one for DeepSeek V3.1."""
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,14 @@ import pytest
 import cb_datasets.formats
 from builders.fujitsu import B4_STANDARD
 from builders.trace import message, tool_call
-from cb_datasets.chat import encode_prompt, encode_sample, encoded_completion, injection_tokens, render_prompt
+from cb_datasets.chat import (
+    _encode,
+    encode_prompt,
+    encode_sample,
+    encoded_completion,
+    injection_tokens,
+    render_prompt,
+)
 from cb_datasets.checks.preflight import TargetTokenizer, row_faults
 from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.formats.chat_template import with_decisions
@@ -147,6 +155,16 @@ def test_control_tokens_in_messages_are_text(target, prompt):
         controls.append([id for id in ids if id in added])
         assert content in tokenizer.decode(ids)
     assert controls[0] == controls[1]
+
+
+def test_prompts_that_part_inside_a_control_token_are_encoded_as_a_whole(target, prompt):
+    tokenizer, _, _, _ = target
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    tokens = [token for token in added if not token.startswith(("<SPECIAL", "<｜place"))]
+    for number, (one, other) in enumerate(itertools.combinations(tokens, 2)):
+        for text in (f"It is{one}so", f"It is{other}so", f"It is{one}not"):
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert _encode(tokenizer, text, (number,))[0] == ids
 
 
 @pytest.fixture
