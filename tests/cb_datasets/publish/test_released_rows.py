@@ -98,7 +98,7 @@ def test_json_lines_render_as_here(make_sample, llama_tokenizer):
     assert export_row(import_row(record)) == record
 
 
-@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "mistral-nemo"])
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "mistral-v13"])
 def test_templates_of_other_models_take_the_rows(make_sample, real_tokenizer, tmp_path: Path, name: str):
     calls = [tool_call("read_file", {"path": "notes.txt"}, id="call00001")]
     messages = [*MESSAGES[:1], message("assistant", None, calls), message("tool", "Buy.", tool_call_id="call00001")]
