@@ -31,7 +31,7 @@ from .template_form import published_messages, stored_messages, template_message
 
 
 _TURNS = List(Json())
-_FOR_TRL = {"id": Value("string"), "tools": Value("string"), "chat_template_kwargs": {"date_string": Value("string")}}
+_FOR_TRL = {"id": Value("string"), "tools": Value("string"), "chat_template_kwargs": Json()}
 
 # For `load_dataset("json", data_files=..., features=...)`. Without them the columns are guessed from the first rows.
 TRL_FEATURES = {
@@ -218,8 +218,10 @@ _CONVERT: dict[str, Callable[[dict, dict[tuple, dict]], dict]] = {
 
 def chat_template_kwargs(row: dict) -> dict:
     """Further arguments of the chat template that render the prompt of a row; TRL takes them from a column."""
+    provenance = row["provenance"]
+    settings = provenance["template_settings"]
     # Templates print today's date by default: the prompt would not be the one that was completed.
-    return {"date_string": row["provenance"]["date_string"] or DATE_STRING}
+    return {"date_string": provenance["date_string"] or DATE_STRING} | (json.loads(settings) if settings else {})
 
 
 def _trl_columns(sample: dict) -> dict:

@@ -43,6 +43,8 @@ PROVENANCE = {
     "stop_reason": Value("string"),
     "prompt_format": Value("string"),
     "template_hash": Value("string"),
+    # What was decided about variables of the template, {"enable_thinking": false} as JSON text; null if nothing.
+    "template_settings": Value("string"),
     "date_string": Value("string"),
     "completion_source": Value("string"),
     # In words: what was cut from the context so that the row fits, and which values of a recorded call were read as

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
-from builders.trace import message, tool_call
+from builders.trace import message, to_json, tool_call
 
 from .chat import DATE_STRING, apply_template
 from .formats import format_of
+from .formats.chat_template import settings_of
 from .template_form import template_messages
 
 
@@ -118,6 +119,17 @@ def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe
     if bos > 1:
         faults.append(f"The chat template writes {tokenizer.bos_token} {bos} times.")
     return TemplateProbe(bos, tuple(headers), tuple(rendered), faults[0] if faults else None)
+
+
+def rendering_provenance(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str | None]:
+    """How prompts are written for a tokenizer, as the provenance of a sample has it."""
+    settings = settings_of(tokenizer.chat_template)
+    return {
+        "prompt_format": format_of(tokenizer).name,
+        "template_hash": template_hash(tokenizer),
+        "template_settings": to_json(settings) if settings else None,
+        "date_string": DATE_STRING,
+    }
 
 
 def _ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:

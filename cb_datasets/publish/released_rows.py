@@ -9,7 +9,8 @@ with these differences:
 
     messages               as chat templates read them (`template_form.py`): objects of different keys, so `Json`
     tools                  JSON text; `null` where no tools are offered
-    chat_template_kwargs   the date of the prompt, {"date_string": "26 Jul 2024"}
+    chat_template_kwargs   the date of the prompt, and what was decided about variables of the template:
+                           {"date_string": "26 Jul 2024", "enable_thinking": false}, so `Json`, too
     prompt, completion     the messages again, and the completion as a message: the two columns that TRL trains on
     row_labels             the labels. TRL takes a column named `labels` for token ids
 
@@ -25,16 +26,16 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow
-from datasets import Dataset, Features, Json, List, Value
+from datasets import Dataset, Features, Json, List
 
 from builders.trace import to_json
 
 from ..export import chat_template_kwargs, completion_turn
-from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
+from ..sample import PROMPT_FEATURES, PROVENANCE, SAMPLE_FEATURES
 from ..template_form import published_messages, stored_messages
 
 
-_KWARGS = {"chat_template_kwargs": {"date_string": Value("string")}}
+_KWARGS = {"chat_template_kwargs": Json()}
 _TURNS = List(Json())
 
 RELEASED_PROMPT_FEATURES = Features({**PROMPT_FEATURES, "messages": _TURNS, **_KWARGS})
@@ -82,6 +83,8 @@ def stored_row(row: dict) -> dict:
         return row
     stored = {
         **row,
+        # Columns of provenance that releases of older versions lack are null.
+        "provenance": dict.fromkeys(PROVENANCE) | row["provenance"],
         "messages": stored_messages(json.loads(each) if isinstance(each, str) else each for each in row["messages"]),
         "tools": None if row["tools"] == "null" else row["tools"],
     }
@@ -109,31 +112,41 @@ def released_table(rows: Iterable[dict], features: Features) -> pyarrow.Table:
     for row in rows:
         try:
             # `prompt` holds the messages, so each is encoded once.
-            texts = {id(turns): [exact_json(turn) for turn in turns] for turns in _turns_of(row, features)}
+            texts = {id(row[name]): _json_text(row[name]) for name in _json_columns(features)}
         except ValueError as error:
             raise ValueError(
                 f"{row['id']}: {error}. Mark the row bad in `cb-datasets view`, and merge again."
             ) from None
         for name, values in columns.items():
-            values.append(texts.get(id(row[name]), row[name]) if features[name] == _TURNS else row[name])
-    text = pyarrow.list_(pyarrow.string())
-    arrays = {
-        name: pyarrow.array(values, text if features[name] == _TURNS else features.arrow_schema.field(name).type)
-        for name, values in columns.items()
+            values.append(texts.get(id(row[name]), row[name]))
+    storage = {name: features.arrow_schema.field(name).type for name in features}
+    storage |= {
+        name: pyarrow.list_(pyarrow.string()) if features[name] == _TURNS else pyarrow.string()
+        for name in _json_columns(features)
     }
+    arrays = {name: pyarrow.array(values, storage[name]) for name, values in columns.items()}
     return pyarrow.table(arrays).cast(features.arrow_schema)
 
 
 def rows_of(table: pyarrow.Table) -> Iterator[dict]:
     """The rows of a table, as `load_dataset` gives them."""
-    decoded = [name for name, feature in Features.from_arrow_schema(table.schema).items() if feature == _TURNS]
+    names = _json_columns(Features.from_arrow_schema(table.schema))
     for batch in table.to_batches(_BATCH_ROWS):
         for row in batch.to_pylist():
-            yield row | {name: [*map(json.loads, row[name])] for name in decoded}
+            yield row | {name: _decoded(row[name]) for name in names}
 
 
-def _turns_of(row: dict, features: Features) -> Iterator[list[dict]]:
-    return (row[name] for name, feature in features.items() if feature == _TURNS)
+def _json_columns(features: Features) -> list[str]:
+    """Names of the columns that hold JSON text, or lists of it."""
+    return [name for name, feature in features.items() if feature in (Json(), _TURNS)]
+
+
+def _json_text(value: Any) -> str | list[str]:
+    return [*map(exact_json, value)] if isinstance(value, list) else exact_json(value)
+
+
+def _decoded(text: str | list[str]) -> Any:
+    return [*map(json.loads, text)] if isinstance(text, list) else json.loads(text)
 
 
 def exact_json(value: Any) -> str:

@@ -16,10 +16,10 @@ from builders.trace import message, to_json
 
 from ..chat import DATE_STRING
 from ..export import export_row
-from ..formats import CANONICAL, format_of, get_format
+from ..formats import CANONICAL, get_format
 from ..outcomes import Outcome
 from ..sample import HARMFUL_CLASSES, LABELS, PROVENANCE, SAMPLE_FEATURES, TARGET, content_id
-from ..template_probe import template_hash
+from ..template_probe import rendering_provenance
 from .make_sample import make_sample
 
 
@@ -108,16 +108,16 @@ class RecordFiller:
 
     def _provenance(self, stated: dict) -> dict:
         given = {name: value for name, value in stated["provenance"].items() if value is not None}
-        tokenizer = self.tokenizer
         known: dict[str, Any] = {
             "source_dataset": self.source,
             "generator_model": "unknown",
-            "prompt_format": CANONICAL if tokenizer is None else format_of(tokenizer).name,
-            "template_hash": None if tokenizer is None else template_hash(tokenizer),
+            "prompt_format": CANONICAL,
             "date_string": DATE_STRING,
             "completion_source": "recorded",
             "redacted": False,
         }
+        if self.tokenizer is not None:
+            known |= rendering_provenance(self.tokenizer)
         return dict.fromkeys(PROVENANCE) | known | given
 
 

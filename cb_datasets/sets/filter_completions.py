@@ -10,11 +10,10 @@ from collections import Counter
 from datasets import Dataset
 
 from ..answers.gibberish import is_degenerate
-from ..chat import DATE_STRING
 from ..formats import Diagnosis, ToolCall, ToolCallFormat
 from ..generation import Backend, Sampling
 from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
-from ..template_probe import template_hash
+from ..template_probe import rendering_provenance
 from ..tool_schemas import schema_fault, schemas_of
 from .make_sample import make_sample
 from .sample_set import SampleSet
@@ -90,7 +89,7 @@ def complete_and_filter(
             if best is not None and completion is not best[prompt["id"]]:
                 samples.drop("not_best_of_n", prompt["category"])
                 continue
-            provenance = _provenance(completion, target_model.backend, sampling, tool_format.name)
+            provenance = _provenance(completion, target_model.backend, sampling)
             samples.keep(
                 make_sample(
                     prompt,
@@ -152,7 +151,7 @@ def _fit_schemas(calls: tuple[ToolCall, ...], tools: str | None) -> bool:
         return True
 
 
-def _provenance(completion: dict, backend: Backend, sampling: Sampling, prompt_format: str) -> dict:
+def _provenance(completion: dict, backend: Backend, sampling: Sampling) -> dict:
     return {
         "generator_model": backend.model,
         "generator_revision": backend.revision,
@@ -160,7 +159,5 @@ def _provenance(completion: dict, backend: Backend, sampling: Sampling, prompt_f
         "top_p": sampling.top_p,
         "seed": completion["seed"],
         "stop_reason": completion["stop_reason"],
-        "prompt_format": prompt_format,
-        "template_hash": template_hash(backend.tokenizer),
-        "date_string": DATE_STRING,
+        **rendering_provenance(backend.tokenizer),
     }

@@ -20,13 +20,13 @@ from builders.trace import TRACE_FEATURES, to_json
 from builders.written_calls import calls_in_words
 
 from ..arguments import parameter_schemas, read_by_schema
-from ..chat import DATE_STRING, MAX_LENGTH, spells_control_token
+from ..chat import MAX_LENGTH, spells_control_token
 from ..control_tokens import leaks_control_token
 from ..files import to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome, is_right_known
 from ..sample import READ_BY_SCHEMA, content_id
-from ..template_probe import template_hash
+from ..template_probe import rendering_provenance
 from .fit_context import prune_context, tools_used
 from .jsonl_sets import name_of
 from .make_sample import make_sample
@@ -170,7 +170,7 @@ def collect_recorded_set(
     samples = SampleSet(subset)
     _, spec = RECORDED_SETS[subset]
     tool_format = format_of(tokenizer)
-    provenance = _provenance_of(tokenizer, tool_format.name)
+    provenance = rendering_provenance(tokenizer) | {"completion_source": "recorded"}
     ambiguous = ambiguous_tasks(traces)
     if spec.verdict == SPLICED:
         traces = {
@@ -340,12 +340,3 @@ def written_turn(turn: dict, tool_format: ToolCallFormat) -> str | None:
         return None
     [call] = turn["tool_calls"]
     return tool_format.render(ToolCall(call["function"]["name"], json.loads(call["function"]["arguments"])), text)
-
-
-def _provenance_of(tokenizer: "PreTrainedTokenizerBase", prompt_format: str) -> dict:
-    return {
-        "prompt_format": prompt_format,
-        "template_hash": template_hash(tokenizer),
-        "date_string": DATE_STRING,
-        "completion_source": "recorded",
-    }

@@ -194,7 +194,7 @@ def _right_completion(twin: dict, prompt: dict, tool_format: ToolCallFormat) -> 
     """The twin's completion, or the source's call where the twin's arguments are known to be wrong; its provenance."""
     [call] = tool_format.parse(twin["assistant_raw"], twin["tools"]).calls
     of_twin, target = twin["provenance"], prompt["target"]
-    rendering = {key: of_twin[key] for key in ("prompt_format", "template_hash", "date_string")}
+    rendering = {key: of_twin[key] for key in ("prompt_format", "template_hash", "template_settings", "date_string")}
     if has_expected_arguments(call, target, prompt["tools"]) is False:
         expected = next(wanted for wanted in json.loads(target["expected_calls"]) if wanted["name"] == call.name)
         completion = tool_format.render(ToolCall(expected["name"], expected["arguments"]), "")

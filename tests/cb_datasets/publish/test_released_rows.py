@@ -1,8 +1,10 @@
 """Rows of a release render and train with `datasets`, `transformers` and TRL alone, as they do here, to the token."""
 
+import copy
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +12,15 @@ import datasets
 import pyarrow.parquet
 import pytest
 import transformers
-from datasets import Dataset, Json, load_dataset
+from datasets import Dataset, Json, Value, load_dataset
 
 from builders import prepare_source
 from builders.trace import message, tool_call
 from cb_datasets.chat import encode_prompt, encode_sample
 from cb_datasets.cli.output import tokenizer
-from cb_datasets.export import export_row, import_row
+from cb_datasets.export import export_row, export_rows, import_row
 from cb_datasets.files import load_rows, stream_rows
+from cb_datasets.formats.chat_template import with_decisions
 from cb_datasets.ingest import ingest
 from cb_datasets.publish.release import make_release
 from cb_datasets.publish.released_rows import (
@@ -31,6 +34,7 @@ from cb_datasets.publish.released_rows import (
 )
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.recorded import collect_recorded_set
+from cb_datasets.template_probe import rendering_provenance
 
 from ..conftest import INJECTION, RIGHT
 
@@ -107,6 +111,31 @@ def test_templates_of_other_models_take_the_rows(make_sample, real_tokenizer, tm
     assert plain_ids(real_tokenizer(name), row) == encode_prompt(real_tokenizer(name), sample)
 
 
+def check_settings(own, decided, raw: str, make_sample, folder: Path) -> None:
+    """A row made with a decided template renders with the model's own to the same ids."""
+    sample = make_sample(raw, "adversarial_safe")
+    sample["provenance"] |= rendering_provenance(decided)
+    rows = loaded([sample, sample | {"provenance": sample["provenance"] | {"template_settings": None}}], folder)
+    assert plain_ids(own, rows[0]) == encode_prompt(decided, sample)
+    assert plain_ids(own, rows[1]) == encode_prompt(own, sample) != encode_prompt(decided, sample)
+    assert stored_row(rows[0]) == sample
+    [exported] = export_rows(lambda: [sample], "sft", Counter())
+    assert exported["chat_template_kwargs"] == rows[0]["chat_template_kwargs"]
+
+
+def test_settings_of_the_template_are_in_the_rows(make_sample, llama_tokenizer, tmp_path: Path):
+    own, decided = copy.deepcopy(llama_tokenizer), copy.deepcopy(llama_tokenizer)
+    own.chat_template += "{%- if effort is not defined %}{{ 'Think well.' }}{%- elif brief %}{{ effort }}{%- endif %}"
+    decided.chat_template = with_decisions(own.chat_template, None, {"effort": "low", "brief": True})
+    check_settings(own, decided, RIGHT, make_sample, tmp_path / "release")
+
+
+def test_qwen3_renders_the_rows_without_thinking_as_here(make_sample, other_tokenizer, tmp_path: Path):
+    own, decided = other_tokenizer("qwen3"), other_tokenizer("qwen3")
+    decided.chat_template = with_decisions(own.chat_template, None, {"enable_thinking": False})
+    check_settings(own, decided, RIGHT, make_sample, tmp_path / "release")
+
+
 @pytest.mark.parametrize("nulls", [{"tool_calls": None}, {"tool_calls": []}])
 def test_the_template_of_llama_refuses_the_fields_that_released_messages_lack(llama_tokenizer, nulls: dict):
     """Why messages are `Json` and no structs, which would give every message every field."""
@@ -120,6 +149,21 @@ def test_stored_rows_come_back(make_sample, prompt: dict, tmp_path: Path):
     assert stored_row(rows[0]) == sample == stored_row(sample)
     assert list(stored_dataset(rows)) == [sample] and stored_dataset(rows).features == SAMPLE_FEATURES
     assert [*map(stored_row, loaded([prompt], tmp_path / "prompts", RELEASED_PROMPT_FEATURES))] == [prompt]
+
+
+def test_releases_of_a_version_without_a_column_come_back(make_sample, tmp_path: Path):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    rows = loaded([sample], tmp_path / "release")
+    features = rows.features.copy()
+    features["provenance"] = dict(features["provenance"])
+    del features["provenance"]["template_settings"]
+    features["chat_template_kwargs"] = {"date_string": Value("string")}
+    older = Dataset.from_list([row | {"provenance": without_settings(row["provenance"])} for row in rows], features)
+    assert stored_row(older[0]) == sample and list(stored_dataset(older)) == [sample]
+
+
+def without_settings(provenance: dict) -> dict:
+    return {name: value for name, value in provenance.items() if name != "template_settings"}
 
 
 # ----------------------------------------------------------------------------------------------------------- numbers

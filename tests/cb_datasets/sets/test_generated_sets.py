@@ -4,6 +4,7 @@ The backend here is a stand-in that answers by rule, so that every branch can be
 are in `test_cli.py`.
 """
 
+import copy
 import itertools
 import json
 
@@ -15,11 +16,13 @@ from builders.fujitsu import B4_STANDARD
 from builders.trace import TRACE_FEATURES, attack, message, to_json, tool_call
 from cb_datasets.checks.rules import check
 from cb_datasets.files import to_dataset
+from cb_datasets.formats.chat_template import with_decisions
 from cb_datasets.generation import Sampling
 from cb_datasets.generation.backend import Completion
 from cb_datasets.sample import PROMPT_FEATURES, carries_asset, cut_spans
 from cb_datasets.sets.harmful import FlipOptions, generate_flips
 from cb_datasets.sets.on_policy import regenerate_decisions
+from cb_datasets.sets.recorded import collect_recorded_set
 from cb_datasets.sets.retain import WARNING, SafeOptions, generate_adversarial_safe, generate_retain_set
 from cb_datasets.sets.rounds import round_size
 from cb_datasets.sets.target_model import TargetModel, modified
@@ -93,6 +96,7 @@ def flipping(traces, when):
 
 
 DRAWN = Sampling(temperature=0.7, seed=3)
+QUIET = {"quiet": True}
 
 
 def test_every_prompt_is_asked_once_and_its_flip_kept(traces, target_model):
@@ -265,6 +269,32 @@ def test_warned_rows_are_the_models_own_and_do_not_have_the_warning(traces, targ
         assert sample["provenance"]["warning"] == (WARNING if warned else None)
         assert sample["provenance"]["system_modifier"] is None and check(sample) == []
         assert sample["provenance"]["temperature"] == (0.9 if warned else 0.7)
+
+
+def test_what_was_decided_about_the_template_is_in_the_provenance(traces, target_model, tokenizer, tmp_path):
+    quiet = copy.deepcopy(tokenizer)
+    quiet.chat_template = with_decisions(
+        f"{{% if not quiet %}}LOUD{{% endif %}}{tokenizer.chat_template}", None, QUIET
+    )
+
+    def asked(rule) -> TargetModel:
+        return TargetModel(Scripted(quiet, rule), tmp_path / rule.__name__, {"train": None, "eval": None})
+
+    flips = generate_flips(traces, asked(flipping(traces, lambda n, seed: True)), DRAWN)
+    twins = generate_retain_set("benign_twins", traces, asked(right_calls(traces)), DRAWN, "x")
+    attacked = asked(flipping(traces, lambda n, seed: True))
+    safe = generate_adversarial_safe(traces, attacked, DRAWN, twins.dataset(), SafeOptions())
+    assert safe.summary()["completions"] == {"twin": 30}
+    recorded = collect_recorded_set(
+        "retain/jsonl_resisted",
+        {"train": to_dataset([decided("resisted", 0) | {"source": "jsonl"}], TRACE_FEATURES)},
+        quiet,
+    )
+    for made in (flips, twins, safe, recorded):
+        assert made.samples
+        assert {sample["provenance"]["template_settings"] for sample in made.samples} == {'{"quiet": true}'}
+    plain = generate_flips(traces, target_model(flipping(traces, lambda n, seed: True)), DRAWN)
+    assert {sample["provenance"]["template_settings"] for sample in plain.samples} == {None}
 
 
 def right_calls(traces):

@@ -1,5 +1,6 @@
 """Sets as JSON lines, and records that state only some columns."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from cb_datasets.checks.rules import check
 from cb_datasets.export import export_row, import_jsonl
 from cb_datasets.files import load_rows, save_rows, to_dataset, write_json
+from cb_datasets.formats.chat_template import with_decisions
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.fill_record import RecordFiller
 from cb_datasets.sets.jsonl_sets import as_folder, export_tree, save_jsonl, schemas_beside
@@ -109,6 +111,16 @@ def test_all_that_cannot_be_filled_is_named_at_once(tmp_path):
 def test_a_whole_record_is_not_touched(make_sample):
     record, filler = export_row(make_sample(RIGHT, "adversarial_safe")), RecordFiller("mine")
     assert filler.fill(record, "a.jsonl:1") is record and filler.notice("a.jsonl") is None
+
+
+def test_records_of_a_version_without_a_column_are_filled(make_sample, llama_tokenizer):
+    record = export_row(make_sample(RIGHT, "adversarial_safe"))
+    older = {**record, "provenance": dict(record["provenance"])}
+    del older["provenance"]["template_settings"]
+    assert RecordFiller("mine").fill(older, "a.jsonl:1") == record
+    quiet = copy.deepcopy(llama_tokenizer)
+    quiet.chat_template = with_decisions("{%- set a = quiet %}" + quiet.chat_template, None, {"quiet": True})
+    assert RecordFiller("mine", quiet).fill(older, "")["provenance"]["template_settings"] == '{"quiet": true}'
 
 
 def test_a_file_reads_like_the_folder_it_was_written_for(make_sample, tmp_path):
