@@ -36,7 +36,8 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 
 from cb_datasets import chat
 from cb_datasets.files import filling, write_text
-from cb_datasets.generation.serving import max_lora_rank, serving_faults
+from cb_datasets.formats import format_of
+from cb_datasets.generation.serving import max_lora_rank, serving_command, serving_faults
 from cb_datasets.markdown import code
 from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.publish.released_rows import stored_dataset
@@ -774,6 +775,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # The keys of `settings` are row titles of the card's table
         args = self.args
         adapters = [config.to_dict() for config in self.accelerator.unwrap_model(self.model).peft_config.values()]
+        base_model = public_name(get_config_model_id(get_base_model(self.model).config))
         unserved = [fault for config in adapters for fault in serving_faults(config)]
         settings = {
             "optimizer steps": args.max_steps,
@@ -792,7 +794,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         return {
             "model_name": model_name or self.output_folder.resolve().name,
             "hub_model_id": self.hub_model_id,
-            "base_model": public_name(get_config_model_id(get_base_model(self.model).config)),
+            "base_model": base_model,
             "dataset_name": None if dataset_name is None else public_name(dataset_name),
             "dataset_on_hub": dataset_name is not None and not Path(dataset_name).exists(),
             "dataset_revision": args.dataset_revision,
@@ -810,7 +812,14 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 for rows in self.lora_coverage
             ],
             "not_served": unserved,
-            "max_lora_rank": None if unserved else max(map(max_lora_rank, adapters)),
+            "serving": None
+            if unserved
+            else serving_command(
+                base_model or "path/to/base",
+                self.hub_model_id or "path/to/this/folder",
+                max(map(max_lora_rank, adapters)),
+                format_of(self.processing_class),
+            ),
             "merged": args.merge,
             "curves": (self.output_folder / "curves.png").exists(),
             "paper": self._paper,

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import write_text
-from ..formats import ToolCallFormat, format_of
-from ..generation.serving import adapter_rank
+from ..formats import format_of
+from ..generation.serving import adapter_rank, parser_flags
 
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def vllm_server(
     port = _free_port()
     template = log.with_name("chat_template.jinja")
     write_text(template, tokenizer.chat_template)
-    flags = [*_parser_flags(format_of(tokenizer)), "--chat-template", str(template)]
+    flags = [*parser_flags(format_of(tokenizer)), "--chat-template", str(template)]
     command = [*_COMMAND, "--port", str(port), *_flags(model, adapters, max_length, tensor_parallel), *flags]
     process = _start(command, log)
     try:
@@ -119,13 +119,6 @@ class _ServerDied(ConnectionError):
 
 # The module, since the `vllm` console script of the CPU build is broken.
 _COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-
-
-def _parser_flags(tool_format: ToolCallFormat) -> Iterator[str]:
-    if tool_format.tool_parser is not None:
-        yield from ("--enable-auto-tool-choice", "--tool-call-parser", tool_format.tool_parser)
-    if tool_format.reasoning_parser is not None:
-        yield from ("--reasoning-parser", tool_format.reasoning_parser)
 
 
 def _flags(model: str, adapters: dict[str, str], max_length: int, tensor_parallel: int) -> Iterator[str]:

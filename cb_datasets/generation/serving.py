@@ -1,10 +1,15 @@
-"""What vLLM, which serves adapters, needs of one: LoRA weights alone, of a rank that it has kernels for."""
+"""What vLLM, which serves adapters, needs of one: LoRA weights alone, of a rank that it has kernels for.
 
-from collections.abc import Mapping
+And its flags for a model's tool calls, which are those of its format.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import read_json
+from ..formats import ToolCallFormat
 
 
 # Ranks above the smallest one in use, see `max_lora_rank` of vLLM.
@@ -58,6 +63,28 @@ def adapter_rank(adapter: str) -> int:
     except ValueError as error:
         remedy = "Use --backend transformers, or merge it into its base and serve that."
         raise ValueError(f"{adapter}: {error} {remedy}") from None
+
+
+def parser_flags(tool_format: ToolCallFormat) -> Iterator[str]:
+    """The flags with which vLLM reads the calls and the thinking of a format."""
+    if tool_format.tool_parser is not None:
+        yield from ("--enable-auto-tool-choice", "--tool-call-parser", tool_format.tool_parser)
+    if tool_format.reasoning_parser is not None:
+        yield from ("--reasoning-parser", tool_format.reasoning_parser)
+
+
+def serving_command(base: str, adapter: str, rank: int | str, tool_format: ToolCallFormat) -> str:
+    """The command that serves a base model and its breaker, for cards.
+
+    Args:
+        base (`str`): The base model.
+        adapter (`str`): Folder of the adapter, or its Hub id. Its tokenizer is served, too: the chat template is the
+            one that it was trained with, which need not be that of the base.
+        rank (`int` or `str`): The [`max_lora_rank`] of the adapter.
+        tool_format ([`ToolCallFormat`]): The format of the model's calls.
+    """
+    lora = ("--enable-lora", "--max-lora-rank", str(rank), "--lora-modules", f"breaker={adapter}")
+    return shlex.join(["vllm", "serve", base, "--tokenizer", adapter, *lora, *parser_flags(tool_format)])
 
 
 def _rank(config: Mapping[str, Any]) -> int:
