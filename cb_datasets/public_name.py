@@ -11,10 +11,10 @@ import os
 import re
 from pathlib import Path
 
+from .model_licences import licence_of
+
 
 _IN_CACHE = re.compile(r"(?:models|datasets)--(.+?)--(.+)")
-# The licence of outputs and adapters is recognised by the model's name, which may be that of a parent folder.
-_LICENSED = re.compile(r"llama[-_ ]?\d", re.IGNORECASE)
 
 
 def public_name(name: str) -> str:
@@ -31,7 +31,8 @@ def public_name(name: str) -> str:
     for part in parts:
         if cached := _IN_CACHE.fullmatch(part):
             return f"{cached[1]}/{cached[2]}"
-    named = [number for number, part in enumerate(parts) if _LICENSED.search(part)]
+    # The licence of outputs and adapters is recognised by the model's name, which may be that of a parent folder.
+    named = [number for number, part in enumerate(parts) if licence_of(part)]
     return "/".join(parts[named[-1] :] if named else parts[-1:])
 
 

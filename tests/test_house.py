@@ -26,8 +26,8 @@ FLOORS = (
 )
 GROUND = {
     *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "disk_faults", "export", "files"),
-    *("formats", "ingest", "markdown", "outcomes", "placement", "public_name", "sample", "splits", "template_form"),
-    *("template_probe", "terminal", "tool_schemas", "web"),
+    *("formats", "ingest", "markdown", "model_licences", "outcomes", "placement", "public_name", "sample"),
+    *("splits", "template_form", "template_probe", "terminal", "tool_schemas", "web"),
 }
 
 # Modules of packages that come with one that setup.py names.

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from cb_datasets.evaluation.results import model_names
 from cb_datasets.markdown import cell, code
+from cb_datasets.model_licences import licence_of
 from cb_datasets.report.tables import metric_table_rows
 
 from .objective.terms import TERMS
@@ -32,6 +33,7 @@ def model_card(
             Results of an evaluation, `results.json`.
     """
     models = model_names(dict(evaluation)) if evaluation else []
+    licence = licence_of(facts["base_model"] or "")
     data = ModelCardData(
         base_model=facts["base_model"],
         datasets=facts["dataset_name"] if facts["dataset_on_hub"] else None,
@@ -39,6 +41,7 @@ def model_card(
         pipeline_tag="text-generation",
         model_name=facts["model_name"],
         tags=["generated_from_trainer", *facts["tags"]],
+        **(licence.hub_metadata if licence else {}),
     )
     return ModelCard.from_template(
         data,

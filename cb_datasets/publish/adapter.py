@@ -10,11 +10,11 @@ from jinja2 import Template
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
 from ..markdown import cell, code
+from ..model_licences import licence_of
 from ..public_name import public_name, publish_adapter_config
 from ..report.plots import PLOT_CAPTIONS
 from ..report.tables import gate_rows, metric_table_rows, source_rows
 from .check import secret_faults
-from .dataset_card import output_licence
 from .folder import replacing_folder, write_manifest
 from .release import ReleaseError
 
@@ -52,8 +52,8 @@ def make_adapter_release(
 
     Raises:
         FileNotFoundError: If there is no adapter, card or evaluation.
-        ReleaseError: If the evaluation is of another adapter, the name does not begin with Llama although the licence
-            requires it, or a file contains a token.
+        ReleaseError: If the evaluation is of another adapter, the name does not begin as the licence of the base
+            requires, or a file contains a token.
     """
     from ..generation.backend import adapter_revision
 
@@ -96,15 +96,16 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         raise FileNotFoundError(f"There is no card {path}: train with this version.")
     card = ModelCard.load(path)
     base = card.data.base_model = public_name(str(card.data.base_model)) if card.data.base_model else None
-    licence = output_licence(str(base))
+    card.data.model_name = name = repo_id.split("/")[-1]
+    licence = licence_of(str(base))
     if licence is not None:
-        name = repo_id.split("/")[-1]
-        if not name.startswith("Llama"):
+        if licence.name_prefix and not name.startswith(licence.name_prefix):
             raise ReleaseError(
-                f"{repo_id}: the licence of {base} requires a name that begins with Llama: {name!r} does not."
+                f"{repo_id}: the licence of {base} requires a name that begins with {licence.name_prefix}: {name!r} "
+                "does not."
             )
-        card.data.license = licence
-    card.data.model_name = repo_id.split("/")[-1]
+        for key, value in licence.hub_metadata.items():
+            setattr(card.data, key, value)
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
     models = model_names(results)
@@ -115,7 +116,7 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         tasks="greedy decoding",
         has_plot=has_plot,
         base_model=code(base) if base else None,
-        llama=licence is not None,
+        licence=licence,
     )
     if dataset is not None:
         sections = (

@@ -4,7 +4,6 @@ Nothing in it is written by hand, so the card always describes the data beside i
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +18,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from ..counts import listed
 from ..datasheet import by_source
 from ..files import read_json
+from ..formats import FORMATS
+from ..generation.serving import serving_command
 from ..markdown import cell, code
+from ..model_licences import licence_of
 from ..sample import PRIORITY_WEIGHTS
 from .folder import PLOT, SIZE_CATEGORIES, WrittenSplit, union
 from .released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES
@@ -42,8 +44,6 @@ GATED_FIELDS = {
 }
 # Longest text, in characters, that the example row shows in full.
 LONG_TEXT = 240
-
-_LLAMA = re.compile(r"llama[-_ ]?(3\.[123])", re.IGNORECASE)
 
 Configs = dict[str, dict[str, WrittenSplit]]
 
@@ -132,22 +132,25 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
     sample_counts, prompt_counts = _sum(samples, "source"), _sum(prompts, "source")
     names = sorted({*sample_counts, *prompt_counts})
     sheets = by_source(reports["sources"])
-    # The licence of a Llama covers its outputs, so the release inherits it beside the licences of the sources.
-    licences = {model: output_licence(model) for model, *_ in _sum(samples, "generator")}
-    llama = {model: licence for model, licence in sorted(licences.items()) if licence is not None}
+    # Some licences cover the outputs of models, so the release inherits them beside the licences of the sources.
+    by_model = {model: licence_of(model) for model, *_ in sorted(_sum(samples, "generator"), key=str)}
+    by_licence = {
+        licence: [model for model, its in by_model.items() if its == licence] for licence in by_model.values()
+    }
+    terms = {licence: models for licence, models in by_licence.items() if licence and licence.outputs}
     validated = reports["validation_report"]["sets"].values()
     example, shortened = _example(configs["harmful"]["train"].example or {})
-    completions = _sum(samples, "completion")
+    completions, formats = _sum(samples, "completion"), sorted(_sum(samples, "format"))
     return {
         "sources": [_source(name, sheets[name], sample_counts[name], prompt_counts[name]) for name in names],
         "source_names": names,
-        "licences": sorted({sheets[name]["licence"] for name in names} | set(llama.values())),
+        "licences": sorted({sheets[name]["licence"] for name in names} | {licence.hub_id for licence in terms}),
         "classes": _classes(configs),
         "outcomes": {name: _sum(configs[name].values(), "outcome") for name in ("harmful", "retain")},
         "generators": _generators(samples),
         "completions": completions,
         "samples": completions.total(),
-        "formats": sorted(_sum(samples, "format")),
+        "formats": formats,
         "templates": sorted(_sum(samples, "template")),
         "dates": sorted(_sum(samples, "date")),
         "categories": dict(sorted(_sum(configs["harmful"].values(), "category").items())),
@@ -159,7 +162,9 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "changed": reports["quality_gates"]["thresholds_changed_by_recipe"]
         | reports["stats"]["thresholds_changed_by_recipe"],
         "preflight": reports["preflight"],
-        "llama": list(llama),
+        "output_terms": terms,
+        "of_unknown_licence": by_licence.get(None, []),
+        "serving": [serving_command("BASE", "ADAPTER", "RANK", FORMATS[name]) for name in formats if name in FORMATS],
         "notes": {name: note for name in names if (note := sheets[name].get("note"))},
         "citations": sorted({sheets[name].get("citation") for name in names} - {None}),
         "example": example,
@@ -228,12 +233,6 @@ def _source(name: str, sheet: dict, samples: int, prompts: int) -> dict[str, Any
         "records": sheet["records"],
         "dropped": listed(sheet["drops"]),
     }
-
-
-def output_licence(model: str) -> str | None:
-    """The licence that covers the outputs and adapters of a model, or `None` if it has no such licence."""
-    version = _LLAMA.search(model)
-    return f"llama{version[1]}" if version else None
 
 
 def _classes(configs: Configs) -> dict[str, dict[str, int]]:
