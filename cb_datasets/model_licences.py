@@ -32,11 +32,6 @@ class ModelLicence:
     name_prefix: str | None = None
     hub_name: str | None = None
 
-    @property
-    def hub_metadata(self) -> dict[str, str]:
-        """The licence as the header of a card has it."""
-        return {"license": self.hub_id} | ({"license_name": self.hub_name} if self.hub_name else {})
-
 
 def licence_of(model: str) -> ModelLicence | None:
     """The licence of a model, by its public name; `None` if the name is of no family that is known here.

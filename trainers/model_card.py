@@ -41,7 +41,8 @@ def model_card(
         pipeline_tag="text-generation",
         model_name=facts["model_name"],
         tags=["generated_from_trainer", *facts["tags"]],
-        **(licence.hub_metadata if licence else {}),
+        license=licence.hub_id if licence else None,
+        license_name=licence.hub_name if licence else None,
     )
     return ModelCard.from_template(
         data,

@@ -104,8 +104,7 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
                 f"{repo_id}: the licence of {base} requires a name that begins with {licence.name_prefix}: {name!r} "
                 "does not."
             )
-        for key, value in licence.hub_metadata.items():
-            setattr(card.data, key, value)
+        card.data.license, card.data.license_name = licence.hub_id, licence.hub_name
     if dataset is not None:
         card.data.datasets = [dataset.partition("@")[0]]
     models = model_names(results)

@@ -21,6 +21,8 @@ from cb_datasets.public_name import public_name, publish_adapter_config
         ("~jane-example/runs/adapter", "adapter"),
         ("/data/jane-example/Llama-3.1-8B/checkpoint-9", "Llama-3.1-8B/checkpoint-9"),
         ("/data/jane-example/Llama-3.1-8B-Instruct", "Llama-3.1-8B-Instruct"),
+        ("/data/jane-example/Qwen3-8B/checkpoint-9", "Qwen3-8B/checkpoint-9"),
+        ("/data/jane-example/gemma-3-4b-it/best", "gemma-3-4b-it/best"),
         ("/home/jane-example/.cache/huggingface/hub/models--org--name/snapshots/4c1f", "org/name"),
         ("~/.cache/huggingface/hub/models--meta-llama--Llama-3.1-8B/snapshots/4c1f", "meta-llama/Llama-3.1-8B"),
     ],

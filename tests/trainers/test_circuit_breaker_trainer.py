@@ -429,7 +429,9 @@ def test_card_says_how_the_adapter_is_served(make_trainer, tmp_path, caplog):
     options = {"r": 24, "target_modules": ["q_proj", "o_proj"]}
     trainer = make_trainer(output_dir=str(tmp_path), peft_config=LoraConfig(**options))
     trainer.create_model_card()
-    assert "--enable-lora --max-lora-rank 32 --lora-modules" in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "--enable-lora --max-lora-rank 32 --lora-modules breaker=path/to/this/folder" in card
+    assert "--tokenizer path/to/this/folder" in card and "--tool-call-parser llama3_json" in card
     for kind, name in (({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")):
         trainer = make_trainer(output_dir=str(tmp_path), peft_config=LoraConfig(**options, **kind), fused_lora=False)
         assert f"The adapter has {name}, so vLLM cannot serve it" in caplog.text

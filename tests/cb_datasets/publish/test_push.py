@@ -366,13 +366,32 @@ def test_an_adapter_without_its_own_evaluation_is_refused(hub: FakeHub, tmp_path
         make_adapter_release(adapter, report, REPO, tmp_path / "release")
 
 
-def test_an_adapter_of_a_llama_needs_its_name_and_licence(tmp_path: Path):
-    adapter, report = write_adapter(tmp_path, base="meta-llama/Llama-3.1-8B-Instruct")
-    with pytest.raises(ReleaseError, match="begins with Llama"):
-        make_adapter_release(adapter, report, REPO, tmp_path / "release")
-    make_adapter_release(adapter, report, "someone/Llama-3.1-8B-breaker", tmp_path / "release")
+@pytest.mark.parametrize(
+    ("base", "prefix", "head", "terms"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "Llama", "license: llama3.1", '"Built with Llama"'),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", "Llama-3", "license: llama3\n", '"Built with Meta Llama 3"'),
+        ("google/gemma-3-4b-it", "", "license: gemma", "prohibited use policy"),
+        ("Qwen/Qwen2.5-3B-Instruct", "", "license: other\nlicense_name: qwen-research", "not commercial"),
+        ("Qwen/Qwen3-8B", "", "license: apache-2.0", "the Apache License 2.0"),
+        ("microsoft/phi-4", "", "license: mit", "copyright and permission notice"),
+    ],
+)
+def test_an_adapter_has_the_name_and_licence_that_its_base_demands(tmp_path: Path, base, prefix, head, terms):
+    adapter, report = write_adapter(tmp_path, base=base)
+    if prefix:
+        with pytest.raises(ReleaseError, match=f"begins with {prefix}: 'breakers' does not"):
+            make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    make_adapter_release(adapter, report, f"someone/{prefix}-breaker", tmp_path / "release")
     card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
-    assert "license: llama3.1" in card and "Built with Llama" in card
+    assert head in card and terms in card.split("## Licence")[1] and f"derives from `{base}`" in card
+
+
+def test_an_unknown_base_leaves_its_licence_to_be_looked_up(tmp_path: Path):
+    adapter, report = write_adapter(tmp_path, base="someone/Qwen3-8B")
+    make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "license:" not in card and "It was not looked up: read it before you distribute" in card
 
 
 def test_an_adapter_of_a_path_is_released_by_its_name(tmp_path: Path):

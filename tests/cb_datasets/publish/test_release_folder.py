@@ -124,7 +124,11 @@ def test_the_card_agrees_with_the_data(release: Path, release_data: Path):
     assert "min_adversarial_safe 400 -> 1" in text
     assert "`security: true` means that the attack **succeeded**" in text
     assert "AgentHarm is not part of any release." in text
-    assert "Llama" in text and "@inproceedings{zou2024improving" in text
+    assert "falls under that model's licence" in text and "@inproceedings{zou2024improving" in text
+    assert "Whether the terms of tiny cover what they wrote was not looked up" in text
+    flags = "--enable-auto-tool-choice --tool-call-parser llama3_json"
+    lora = "--enable-lora --max-lora-rank RANK --lora-modules breaker=ADAPTER"
+    assert f"```bash\nvllm serve BASE --tokenizer ADAPTER {lora} {flags}\n```" in text
     assert f'load_dataset("{REPO}", "harmful")' in text
     assert "{{" not in text.split("```json")[0] and "More Information Needed" not in text
 
@@ -136,17 +140,34 @@ def test_the_example_is_a_real_row(release: Path, release_data: Path):
     assert example["assistant_raw"] == row["assistant_raw"] and example["set"] == "circuit_breaker"
 
 
-def test_outputs_of_llama_add_its_licence(data: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("models", "licences", "terms"),
+    [
+        (["meta-llama/Llama-3.1-8B-Instruct"], ["apache-2.0", "llama3.1"], 'name that begins with "Llama"'),
+        (["google/gemma-3-4b-it"], ["apache-2.0", "gemma"], "counts as its derivative"),
+        (["Qwen/Qwen2.5-72B-Instruct"], ["apache-2.0", "other"], '"Built with Qwen"'),
+        (["Qwen/Qwen3-8B"], "apache-2.0", None),
+        (
+            ["meta-llama/Llama-3.3-70B-Instruct", "gpt-4o-2024-05-13"],
+            ["apache-2.0", "llama3.3"],
+            "terms of gpt-4o-2024",
+        ),
+    ],
+)
+def test_licences_that_cover_outputs_are_added(data: Path, tmp_path: Path, models, licences, terms):
     for split in ("train", "eval"):
         rows = list(load_rows(data / "stage2" / split))
-        model = {"generator_model": "meta-llama/Llama-3.1-8B-Instruct"}
-        rows = [{**row, "provenance": row["provenance"] | model} for row in rows]
+        for number, row in enumerate(rows):
+            row["provenance"]["generator_model"] = models[number % len(models)]
         save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / split, {})
     sign(data)
     make_release(data, REPO, tmp_path / "release")
     head, text = card_of(tmp_path / "release")
-    assert head["license"] == ["apache-2.0", "llama3.1"]
-    assert 'name that begins with "Llama"' in text and "written by meta-llama/Llama-3.1-8B-Instruct" in text
+    assert head["license"] == licences
+    if terms is None:
+        assert "Completions here were written by" not in text and "was not looked up" not in text
+    else:
+        assert terms in text and f"written by {models[0]}, under" in text
 
 
 def test_markdown_characters_are_escaped_in_table_cells(data: Path, tmp_path: Path):
