@@ -2,11 +2,17 @@
 # XSTest, up to preflight with the real tokenizer.
 #
 #   make data RECIPE=local RAW=path/to/raw/files      (with agentdojo/, fujitsu/, tau2/, ultrachat/ and xstest/ below it)
+#
+# For the model of another tokenizer, with a data folder of its own:
+#
+#   make data RECIPE=local RAW=path/to/raw/files TOKENIZER=.tokenizers/qwen3 FORMAT=hermes DATA=data/local-qwen3
 
 DATA := data/local
 RAW ?= $(error RAW is not set: pass the folder that holds agentdojo/, fujitsu/, tau2/, ultrachat/ and xstest/)
-MODEL := .tokenizers/llama-3.1
-TOKENIZER_FILE := .tokenizers/llama-3.1/tokenizer.json
+# A folder: one that mk/environment.mk makes, or one of your own.
+TOKENIZER := .tokenizers/llama-3.1
+MODEL := $(TOKENIZER)
+TOKENIZER_FILE := $(TOKENIZER)/tokenizer.json
 # TAU2's reference actions are replayed in its real environments.
 RECIPE_READY := $(SOURCES_READY)
 

@@ -5,8 +5,10 @@
 
 DATA := data/originals
 RAW ?= $(error RAW is not set: pass the folder that holds agentdojo/)
-MODEL := .tokenizers/llama-3.1
-TOKENIZER_FILE := .tokenizers/llama-3.1/tokenizer.json
+# A folder: one that mk/environment.mk makes, or one of your own.
+TOKENIZER := .tokenizers/llama-3.1
+MODEL := $(TOKENIZER)
+TOKENIZER_FILE := $(TOKENIZER)/tokenizer.json
 # TAU2 is read from its package, tasks and environments alike.
 RECIPE_READY := $(SOURCES_READY)
 
