@@ -17,8 +17,8 @@ CB := $(BIN)/cb-datasets
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Real tokenizers of model families, which tests and recipes without a model use.
-TOKENIZERS := llama-3.1 llama-3.2 qwen2.5 qwen3 qwen3-2507 qwen3.6 mistral-nemo mistral-v3 mistral-v11 mistral-v13 \
-	gemma-3 gpt-oss deepseek-v3
+TOKENIZERS := llama-3.1 llama-3.2 qwen2.5 qwen3 qwen3-2507 qwen3.6 mistral-nemo mistral-v3 mistral-v7 mistral-v11 \
+	mistral-v13 gemma-3 gpt-oss deepseek-v3
 TOKENIZERS_READY := $(TOKENIZERS:%=.tokenizers/%/tokenizer.json)
 
 .PHONY: setup tokenizers

@@ -13,8 +13,13 @@ WORK := $(DATA)/completions
 # decided tokenizer is a folder, which stands for the model wherever prompts are written and nothing is generated.
 DECISIONS := $(FORMAT:%=--tool-format %) $(TEMPLATE_SETTINGS:%=--template-setting %) $(CHAT_TEMPLATE:%=--chat-template %)
 DECIDED := $(if $(strip $(DECISIONS)),$(DATA)/tokenizer/tokenizer.json)
+# A template of one of our tokenizers is made with it.
+TEMPLATE_READY := $(patsubst %/chat_template.jinja,%/tokenizer.json,$(filter .tokenizers/%/chat_template.jinja,$(CHAT_TEMPLATE)))
 TARGET := $(if $(DECIDED),$(DATA)/tokenizer,$(MODEL))
 TOKENIZER_FLAG := $(DECIDED:%/tokenizer.json=--tokenizer %)
+
+# The recipe and what it includes. An edited one redoes everything.
+RECIPE_FILES := $(filter recipes/%,$(MAKEFILE_LIST))
 
 SETS := $(HARMFUL_SETS:%=$(HARMFUL)/%) $(RETAIN_SETS:%=$(RETAIN)/%)
 TRACE_FOLDERS := $(SOURCES:%=$(TRACES)/%)
@@ -48,12 +53,12 @@ merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
 preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
 
 ifneq ($(DECIDED),)
-$(DECIDED): recipes/$(RECIPE).mk $(TOKENIZER_FILE) | $(READY)
+$(DECIDED): $(RECIPE_FILES) $(TOKENIZER_FILE) | $(READY) $(TEMPLATE_READY)
 	$(CB) tokenizer $(MODEL) --output $(@D) $(DECISIONS)
 endif
 
 # An edited recipe redoes everything; finished completions are found again by the hash of their inputs.
-$(TRACES)/%/report.json: recipes/$(RECIPE).mk | $(READY) $(RECIPE_READY) $(DECIDED)
+$(TRACES)/%/report.json: $(RECIPE_FILES) | $(READY) $(RECIPE_READY) $(DECIDED)
 	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.

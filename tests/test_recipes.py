@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from builders import load_source
 from cb_datasets.cli import app
 from cb_datasets.files import load_rows
 from cb_datasets.formats import get_format
+from cb_datasets.model_licences import licence_of
 from cb_datasets.sets.eval_prompts import evaluation_prompts
 from cb_datasets.sets.prompts import prompts_for_task
 from cb_datasets.sets.retain import RETAIN_TASKS
@@ -21,6 +23,15 @@ from tools.small_models import save_wide_agent
 
 LLAMA3_JSON = get_format("llama3_json")
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.mk"))
+# Decoder layers of the models of recipes for a GPU, and their format.
+FULL = {
+    "llama-3.1-8b": (32, None),
+    "llama-3.3-70b": (80, "llama3_json"),
+    "qwen2.5-7b": (28, "hermes"),
+    "qwen3-8b": (36, "hermes"),
+    "mistral-small": (40, "mistral_v3"),
+    "gpt-oss-20b": (24, "harmony"),
+}
 
 
 def commands_of(recipe, target, data):
@@ -77,8 +88,97 @@ def test_the_definition_of_done_is_a_gate_of_the_full_recipe(tmp_path):
         recipe: next(words for words in commands_of(recipe, "data", tmp_path) if words[0] == "merge")
         for recipe in RECIPES
     }
-    assert options_of(merges["llama-3.1-8b"], "--min-train") == ["5000"]
-    assert not any("--min-train" in words for recipe, words in merges.items() if recipe != "llama-3.1-8b")
+    of_full_size = {recipe for recipe, words in merges.items() if options_of(words, "--min-train") == ["5000"]}
+    assert of_full_size == set(FULL) == {recipe for recipe, words in merges.items() if "--min-train" in words}
+
+
+@pytest.mark.parametrize("recipe", FULL)
+def test_full_recipes_train_their_model_at_the_depth_of_the_first(recipe):
+    num_layers, _ = FULL[recipe]
+    config = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
+    assert config["target_layers"] == [round(0.3125 * num_layers), round(0.625 * num_layers)]
+    [command] = re.findall(r"-m trainers\.train .*", make("--dry-run", "train", f"RECIPE={recipe}", "RAW=raw").stdout)
+    words = shlex.split(command)
+    assert options_of(words, "--model_name_or_path") == [config["model_name_or_path"]]
+    assert options_of(words, "--dataset_name") == [config["dataset_name"]] == [f"data/{recipe}/stage2"]
+    assert options_of(words, "--output_dir") == [config["output_dir"]]
+    assert licence_of(config["model_name_or_path"]) is not None
+
+
+@pytest.mark.parametrize("recipe", FULL)
+def test_what_a_recipe_decides_about_the_template_holds_in_every_step(recipe, tmp_path):
+    _, tool_format = FULL[recipe]
+    steps = commands_of(recipe, "data", tmp_path) + commands_of(recipe, "evaluate", tmp_path)
+    decided = [words for words in steps if words[0] == "tokenizer"]
+    if tool_format is None:
+        assert not decided and not any("--tokenizer" in words for words in steps)
+        return
+    assert all(options_of(words, "--tool-format") == [tool_format] for words in decided) and decided
+    assert steps[0] == decided[0], "before any work"
+    folder = f"{tmp_path}/tokenizer"
+    for words in steps:
+        of_model = [*options_of(words, "--model"), *options_of(words, "--tokenizer")]
+        assert words[0] in ("tokenizer", "ingest", "validate", "report") or folder in of_model, words
+
+
+def test_models_that_think_are_given_the_tokens_or_kept_from_it(tmp_path):
+    def decided(recipe: str) -> tuple[list, set]:
+        steps = commands_of(recipe, "evaluate", tmp_path)
+        length = {length for words in steps for length in options_of(words, "--max-new-tokens")}
+        return options_of(steps[0], "--template-setting"), length
+
+    assert decided("qwen3-8b") == (["enable_thinking=false"], {"256"})
+    assert decided("gpt-oss-20b") == (["reasoning_effort=low"], {"1024"})
+
+
+def test_a_template_of_our_tokenizers_is_made_first(tmp_path):
+    shown = make("--dry-run", "data", "RECIPE=mistral-small", "RAW=raw", f"DATA={tmp_path}").stdout.splitlines()
+    template = "--chat-template .tokenizers/mistral-v7/chat_template.jinja"
+    [number] = [number for number, line in enumerate(shown) if template in line]
+    made = (ROOT / ".tokenizers" / "mistral-v7" / "tokenizer.json").is_file()
+    assert made or shown[number - 1].endswith("tools/real_tokenizers.py .tokenizers mistral-v7")
+
+
+def test_a_model_that_does_not_fit_is_split_in_every_step(tmp_path):
+    shown = make("--dry-run", "train", "RECIPE=llama-3.3-70b", "RAW=raw", f"DATA={tmp_path}").stdout
+    assert "--config_file recipes/accelerate/fsdp2.yaml --num_processes 8" in shown
+    assert (ROOT / "recipes" / "accelerate" / "fsdp2.yaml").is_file()
+    for target in ("data", "generate-shards", "agentdojo"):
+        steps = commands_of("llama-3.3-70b", target, tmp_path)
+        engines = [
+            words for words in steps if words[0].startswith("generate") or words[0] in ("regenerate", "agentdojo")
+        ]
+        wanted = [words for words in engines if words[0] != "generate-eval"]
+        assert wanted and all(options_of(words, "--tensor-parallel") == ["4"] for words in wanted)
+
+
+@pytest.mark.parametrize("recipe", ["local", "originals", "recorded"])
+def test_recorded_sets_are_written_in_the_format_of_another_tokenizer(recipe, tmp_path):
+    """A folder of one's own, which no rule makes."""
+    folder = tmp_path / "qwen3"
+    folder.mkdir()
+    (folder / "tokenizer.json").touch()
+    arguments = [f"TOKENIZER={folder}", "FORMAT=hermes", "TEMPLATE_SETTINGS=enable_thinking=false", f"DATA={tmp_path}"]
+    shown = make("--dry-run", "data", f"RECIPE={recipe}", "RAW=raw", *arguments).stdout
+    decided = "--tool-format hermes --template-setting enable_thinking=false"
+    assert f"tokenizer {folder} --output {tmp_path}/tokenizer {decided}" in shown
+    assert "real_tokenizers" not in shown and "llama" not in shown
+    assert f"collect retain/tau2_traces --traces {tmp_path}/traces --model {tmp_path}/tokenizer" in shown
+    assert f"preflight --train-data {tmp_path}/stage2 --model {tmp_path}/tokenizer" in shown
+    made = make(
+        "--dry-run", "data", f"RECIPE={recipe}", "RAW=raw", f"DATA={tmp_path / 'b'}", "TOKENIZER=.tokenizers/x"
+    ).stdout
+    assert "real_tokenizers.py .tokenizers x" in made and "collect retain/tau2_traces" in made
+
+
+def test_an_edited_part_of_a_recipe_redoes_its_data(tmp_path):
+    (tmp_path / "traces" / "tau2").mkdir(parents=True)
+    (tmp_path / "traces" / "tau2" / "report.json").touch()
+    arguments = ["--dry-run", f"{tmp_path}/traces/tau2/report.json", f"DATA={tmp_path}", "RAW=raw"]
+    settled = ["-o", "recipes/include/full.mk", "-o", "recipes/llama-3.1-8b.mk"]
+    assert "ingest tau2" not in make(*settled, *arguments, "RECIPE=llama-3.1-8b").stdout
+    edited = make("-W", "recipes/include/full.mk", "-o", "recipes/llama-3.1-8b.mk", *arguments, "RECIPE=llama-3.1-8b")
+    assert "ingest tau2" in edited.stdout
 
 
 @pytest.mark.parametrize("recipe", ["demo", "smollm2"])

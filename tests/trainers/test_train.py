@@ -119,6 +119,14 @@ def test_a_wrong_setting_ends_the_run_with_one_line(flags, tmp_path, lines, mess
     parse_arguments(["--config", str(tmp_path / "recipe.yaml"), *flags, "--use_cpu"])
 
 
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_one_of_the_trainer(path):
+    _, training_args, model_args = parse_arguments(["--config", str(path), "--use_cpu", "--bf16", "false"])
+    written = yaml.safe_load(path.read_text())
+    assert training_args.target_layers == written.get("target_layers", [0.3125, 0.625])
+    assert model_args.lora_target_modules == written.get("lora_target_modules")
+
+
 def test_plain_recipe_of_the_demo_retains_every_class_but_adversarial_safe():
     recipe = yaml.safe_load(PLAIN_RECIPE.read_text())
     assert recipe["preset"] == "reference"
