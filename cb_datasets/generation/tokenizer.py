@@ -146,6 +146,7 @@ def read_template(name: str) -> str:
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     """Write a tokenizer to a folder. `tokenizer.json` comes last: where it is, the others are."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(folder.parent, folder.name) as scratch:
         tokenizer.save_pretrained(scratch)
         folder.mkdir(exist_ok=True)

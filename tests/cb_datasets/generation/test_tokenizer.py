@@ -44,8 +44,8 @@ def test_a_setting_reaches_every_render(tiny_agent_path, tmp_path):
     hashes = set()
     for mood in ('say "hi"', True, 3, None):
         tokenizer = decided_tokenizer(str(tiny_agent_path), "llama3_json", {"mood": mood}, str(tmp_path / "own.jinja"))
-        save_tokenizer(tokenizer, tmp_path / "decided")
-        loaded = load_tokenizer(str(tmp_path / "decided"))
+        save_tokenizer(tokenizer, tmp_path / "data" / "decided")
+        loaded = load_tokenizer(str(tmp_path / "data" / "decided"))
         begins = f"Be {mood}. " if mood else "[]"
         prompt = render_prompt(loaded, row)
         assert prompt == render_prompt(tokenizer, row) and prompt.startswith(begins)

@@ -20,6 +20,7 @@ from cb_datasets.chat import encode_prompt, encode_sample
 from cb_datasets.cli.output import tokenizer
 from cb_datasets.export import export_row, export_rows, import_row
 from cb_datasets.files import load_rows, stream_rows
+from cb_datasets.formats import ToolCall, get_format
 from cb_datasets.formats.chat_template import with_decisions
 from cb_datasets.ingest import ingest
 from cb_datasets.publish.release import make_release
@@ -106,15 +107,21 @@ def test_json_lines_render_as_here(make_sample, llama_tokenizer):
 def test_templates_of_other_models_take_the_rows(make_sample, real_tokenizer, tmp_path: Path, name: str):
     calls = [tool_call("read_file", {"path": "notes.txt"}, id="call00001")]
     messages = [*MESSAGES[:1], message("assistant", None, calls), message("tool", "Buy.", tool_call_id="call00001")]
-    sample = make_sample(RIGHT, "tool_capability", messages=messages, injection=[])
+    sample = written_for(real_tokenizer(name), make_sample(RIGHT, "tool_capability", messages=messages, injection=[]))
     [row] = loaded([sample], tmp_path / "release")
     assert plain_ids(real_tokenizer(name), row) == encode_prompt(real_tokenizer(name), sample)
 
 
-def check_settings(own, decided, raw: str, make_sample, folder: Path) -> None:
+def written_for(target, sample: dict) -> dict:
+    """The sample as one of the model of a tokenizer."""
+    provenance, call = rendering_provenance(target), ToolCall("retrieve_multimodal_docs", {"query": "pump"})
+    completion = get_format(provenance["prompt_format"]).render(call, "")
+    return {**sample, "assistant_raw": completion, "provenance": sample["provenance"] | provenance}
+
+
+def check_settings(own, decided, make_sample, folder: Path) -> None:
     """A row made with a decided template renders with the model's own to the same ids."""
-    sample = make_sample(raw, "adversarial_safe")
-    sample["provenance"] |= rendering_provenance(decided)
+    sample = written_for(decided, make_sample(RIGHT, "adversarial_safe"))
     rows = loaded([sample, sample | {"provenance": sample["provenance"] | {"template_settings": None}}], folder)
     assert plain_ids(own, rows[0]) == encode_prompt(decided, sample)
     assert plain_ids(own, rows[1]) == encode_prompt(own, sample) != encode_prompt(decided, sample)
@@ -127,13 +134,14 @@ def test_settings_of_the_template_are_in_the_rows(make_sample, llama_tokenizer, 
     own, decided = copy.deepcopy(llama_tokenizer), copy.deepcopy(llama_tokenizer)
     own.chat_template += "{%- if effort is not defined %}{{ 'Think well.' }}{%- elif brief %}{{ effort }}{%- endif %}"
     decided.chat_template = with_decisions(own.chat_template, None, {"effort": "low", "brief": True})
-    check_settings(own, decided, RIGHT, make_sample, tmp_path / "release")
+    check_settings(own, decided, make_sample, tmp_path / "release")
 
 
-def test_qwen3_renders_the_rows_without_thinking_as_here(make_sample, other_tokenizer, tmp_path: Path):
-    own, decided = other_tokenizer("qwen3"), other_tokenizer("qwen3")
+def test_qwen3_renders_the_rows_without_thinking_as_here(make_sample, real_tokenizer, tmp_path: Path):
+    own = real_tokenizer("qwen3")
+    decided = copy.deepcopy(own)
     decided.chat_template = with_decisions(own.chat_template, None, {"enable_thinking": False})
-    check_settings(own, decided, RIGHT, make_sample, tmp_path / "release")
+    check_settings(own, decided, make_sample, tmp_path / "release")
 
 
 @pytest.mark.parametrize("nulls", [{"tool_calls": None}, {"tool_calls": []}])
