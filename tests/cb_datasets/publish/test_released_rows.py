@@ -20,7 +20,7 @@ from cb_datasets.chat import encode_prompt, encode_sample
 from cb_datasets.cli.output import tokenizer
 from cb_datasets.export import export_row, export_rows, import_row
 from cb_datasets.files import load_rows, stream_rows
-from cb_datasets.formats import ToolCall, get_format
+from cb_datasets.formats import FORMATS, ToolCall, get_format
 from cb_datasets.formats.chat_template import with_decisions
 from cb_datasets.ingest import ingest
 from cb_datasets.publish.release import make_release
@@ -110,6 +110,17 @@ def test_templates_of_other_models_take_the_rows(make_sample, real_tokenizer, tm
     sample = written_for(real_tokenizer(name), make_sample(RIGHT, "tool_capability", messages=messages, injection=[]))
     [row] = loaded([sample], tmp_path / "release")
     assert plain_ids(real_tokenizer(name), row) == encode_prompt(real_tokenizer(name), sample)
+
+
+def test_text_beside_a_call_is_left_out_where_the_format_has_none(make_sample, tmp_path: Path):
+    messages = [{**turn, "content": "I look."} if turn["tool_calls"] else turn for turn in MESSAGES]
+    sample = make_sample(RIGHT, "tool_capability", messages=messages, injection=[SPAN])
+    call = FORMATS["pythonic"].render(ToolCall("retrieve_multimodal_docs", {"query": "pump"}), "")
+    provenance = sample["provenance"] | {"prompt_format": "pythonic"}
+    [row] = loaded([sample | {"assistant_raw": call, "provenance": provenance}], tmp_path / "release")
+    assert all("content" not in turn for turn in row["messages"] if "tool_calls" in turn)
+    [span] = row["injection"]
+    assert row["messages"][span["message"]]["content"][span["start"] : span["end"]] == INJECTION
 
 
 def written_for(target, sample: dict) -> dict:
