@@ -391,7 +391,7 @@ def test_an_unknown_base_leaves_its_licence_to_be_looked_up(tmp_path: Path):
     adapter, report = write_adapter(tmp_path, base="someone/Qwen3-8B")
     make_adapter_release(adapter, report, REPO, tmp_path / "release")
     card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
-    assert "license:" not in card and "It was not looked up: read it before you distribute" in card
+    assert "license:" not in card and "look it\nup before you distribute the adapter" in card
 
 
 def test_an_adapter_of_a_path_is_released_by_its_name(tmp_path: Path):
