@@ -117,7 +117,7 @@ def test_records_of_a_version_without_a_column_are_filled(make_sample, llama_tok
     record = export_row(make_sample(RIGHT, "adversarial_safe"))
     older = {**record, "provenance": dict(record["provenance"])}
     del older["provenance"]["template_settings"]
-    assert RecordFiller("mine").fill(older, "a.jsonl:1") == record
+    assert RecordFiller("mine").fill(older, "a.jsonl:1")["provenance"] == record["provenance"]
     quiet = copy.deepcopy(llama_tokenizer)
     quiet.chat_template = with_decisions("{%- set a = quiet %}" + quiet.chat_template, None, {"quiet": True})
     assert RecordFiller("mine", quiet).fill(older, "")["provenance"]["template_settings"] == '{"quiet": true}'
