@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from .chat import MAX_LENGTH, encode_prompt, spells_control_token
+from .chat import MAX_LENGTH, RENDER_ERRORS, encode_prompt, spells_control_token
 from .counts import listed
 from .files import REPORT_FILE, read_json
 from .ingest import load_split
@@ -52,14 +52,19 @@ def _measured(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> dict:
     splits = [load_split(folder, split) for split in ("train", "eval")]
     traces = (trace for rows in splits for trace in rows)
     bar = tqdm(traces, desc=shown_line(f"Measuring {folder.name}"), total=sum(map(len, splits)), unit="trace")
-    measured = [(len(encode_prompt(tokenizer, trace)), spells_control_token(tokenizer, trace)) for trace in bar]
-    lengths = np.array([length for length, _ in measured])
-    p50, p95 = (int(np.percentile(lengths, percent)) for percent in (50, 95))
-    over = int((lengths > MAX_LENGTH).sum())
-    return {
-        "tokens": {"p50": p50, "p95": p95, "max": int(lengths.max()), f"over {MAX_LENGTH}": over},
-        "spell_control_tokens": sum(spells for _, spells in measured),
-    }
+    lengths, refused, spells = [], 0, 0
+    for trace in bar:
+        spells += spells_control_token(tokenizer, trace)
+        try:
+            lengths.append(len(encode_prompt(tokenizer, trace)))
+        except RENDER_ERRORS:  # some templates refuse a recorded turn that says nothing
+            refused += 1
+    tokens = {"not rendered": refused} if refused else {}
+    if lengths:
+        p50, p95 = (int(np.percentile(lengths, percent)) for percent in (50, 95))
+        over = sum(length > MAX_LENGTH for length in lengths)
+        tokens = {"p50": p50, "p95": p95, "max": max(lengths), f"over {MAX_LENGTH}": over, **tokens}
+    return {"tokens": tokens, "spell_control_tokens": spells}
 
 
 def sheet_markdown(sheets: dict[str, dict]) -> str:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow
-from jinja2 import TemplateError
 
-from ..chat import RENDERER_HASH, encode_completion, encode_prompt
+from ..chat import RENDER_ERRORS, RENDERER_HASH, encode_completion, encode_prompt
 from ..checks.preflight import histogram
 from ..files import stream_file
 from ..publish.released_rows import stored_row
@@ -52,7 +51,7 @@ class TokenLengths(CachedTable):
         with self._lock:
             try:
                 prompt = len(encode_prompt(self._tokenizer, row))
-            except (TemplateError, ValueError, TypeError, KeyError):
+            except RENDER_ERRORS:
                 return None
             completion_tokens = len(encode_completion(self._tokenizer, completion)) if completion else 0
             return dict(zip(PARTS, (prompt, completion_tokens), strict=True))

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import TemplateError
 
 from ..chat import (
+    RENDER_ERRORS,
     EncodedPrompt,
     EncodedSample,
     encode_sample,
@@ -158,7 +158,7 @@ def row_faults(row: dict, target: TargetTokenizer, max_length: int) -> tuple[lis
     """Faults of a row, its length in tokens and that of its completion; no lengths if it does not render."""
     try:
         sample = encode_sample(target.tokenizer, row)
-    except (TemplateError, ValueError, TypeError, KeyError):
+    except RENDER_ERRORS:
         return (["does_not_render"],)
     faults = [*_prompt_faults(row, sample.prompt, target), *_completion_faults(row, sample, target)]
     if len(sample.ids) > max_length:

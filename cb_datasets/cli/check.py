@@ -140,16 +140,14 @@ def _row_counts(sets: list[Path], quarantine: Path | None, model: str | None) ->
 
 def _renderer(model: str) -> Callable[[dict], bool]:
     """A predicate: whether the chat template of this model renders a row."""
-    from jinja2 import TemplateError
-
-    from ..chat import render_prompt
+    from ..chat import RENDER_ERRORS, render_prompt
 
     target = tokenizer(model)
 
     def renders(row: dict) -> bool:
         try:
             return bool(render_prompt(target, row))
-        except (TemplateError, ValueError):
+        except RENDER_ERRORS:
             return False
 
     return renders

@@ -146,3 +146,17 @@ def test_the_data_sheet_counts_traces_that_spell_control_tokens(builder, tmp_pat
         assert sheets["fujitsu_b4"]["spell_control_tokens"] == expected
         assert f"| {expected} |\n" in sheet_markdown(sheets)
         sides = {split: rows.map(forge, load_from_cache_file=False) for split, rows in sides.items()}
+
+
+def test_the_data_sheet_counts_traces_that_a_template_refuses(builder, tmp_path, tiny_agent_path):
+    """As those of Mistral refuse a turn of the assistant that says and does nothing."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
+    refusing = "{% if messages[-1].content | length % 2 %}{{ raise_exception('no') }}{% endif %}"
+    sides, report = ingest(builder, 0.3, "test")
+    save_traces(sides, tmp_path / "fujitsu_b4", report)
+    odd = sum(len(row["messages"][-1]["content"]) % 2 for rows in sides.values() for row in rows)
+    for template, refused in ((refusing, odd), ("{{ raise_exception('no') }}", 36)):
+        tokenizer.chat_template = template + tokenizer.chat_template
+        sheets = source_sheets([tmp_path / "fujitsu_b4"], tokenizer)
+        assert sheets["fujitsu_b4"]["tokens"]["not rendered"] == refused > 0
+        assert f"not rendered {refused}" in sheet_markdown(sheets)
