@@ -4,14 +4,21 @@ The demo's recipe, with smaller sets, makes its data, trains a breaker and judge
 vLLM serves the same agent with its own template and its own parser of such calls.
 """
 
+import json
+import urllib.request
+
 import pytest
 
+from builders.trace import to_json
 from cb_datasets.chat import encode_prompt
 from cb_datasets.evaluation.results import read_results
 from cb_datasets.files import load_rows, read_json
+from cb_datasets.formats import format_of
 from cb_datasets.generation import Sampling
+from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.sample import PROMPT_FEATURES
+from cb_datasets.template_form import template_messages
 from tests.make import make
 from tools.hermes_agent import train_hermes_agent
 from tools.small_models import save_wide_agent
@@ -97,7 +104,6 @@ def test_vllm_writes_the_same_tokens(data, wide):
 def test_vllm_serves_it_with_its_own_template_and_parser(wide, tmp_path):
     from cb_datasets.agentdojo.results import BenchmarkSelection, read_agentdojo_runs
     from cb_datasets.agentdojo.run_benchmark import ServedModels, run_agentdojo
-    from cb_datasets.generation.tokenizer import load_tokenizer
 
     selection = BenchmarkSelection(
         suites=("office_test_0",),
@@ -116,3 +122,29 @@ def test_vllm_serves_it_with_its_own_template_and_parser(wide, tmp_path):
     assert sum(verdicts["vllm"]["base"].values()) == 4
     template = (tmp_path / "vllm" / "chat_template.jinja").read_text()
     assert template == load_tokenizer(str(wide)).chat_template
+
+
+@pytest.mark.vllm
+def test_the_server_reads_the_prompts_that_were_trained_on(data, wide, tmp_path):
+    """Token for token, calls and results of earlier turns included."""
+    from cb_datasets.agentdojo.vllm_server import vllm_server
+
+    tokenizer = load_tokenizer(str(wide))
+    rows = [
+        row
+        for name in ("retain/agentdojo_benign", "harmful/agentdojo_failures", "retain/lookalike_benign_twins")
+        for row in load_rows(data / name).select(range(8))
+    ]
+    assert any(message["role"] == "tool" for row in rows for message in row["messages"])
+    with vllm_server(str(wide), {}, tokenizer, 2048, tmp_path / "log") as url:
+        for row in rows:
+            turns = template_messages(row["messages"], format_of(tokenizer))
+            for call in (call for turn in turns for call in turn.get("tool_calls", ())):
+                call["function"]["arguments"] = to_json(call["function"]["arguments"])
+            request = {"model": "base", "messages": turns, "tools": json.loads(row["tools"])}
+            body = json.dumps(request | {"add_special_tokens": False}).encode()
+            where = urllib.request.Request(
+                url.removesuffix("/v1") + "/tokenize", body, {"Content-Type": "application/json"}
+            )
+            with urllib.request.urlopen(where) as response:
+                assert json.load(response)["tokens"] == encode_prompt(tokenizer, row)
