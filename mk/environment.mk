@@ -70,5 +70,9 @@ tokenizers: $(TOKENIZERS_READY)  ## Write the real tokenizers of all model famil
 $(SMOLLM2)/tokenizer.json: | $(READY) $(SMOLLM2_READY)
 	$(BIN)/python tools/smollm2.py $(@D)
 
+# The tiny agent, taught the calls of Qwen: make evaluate RECIPE=demo MODEL=.models/hermes-agent DATA=data/hermes
+.models/hermes-agent/model.safetensors: | $(READY)
+	$(BIN)/python tools/hermes_agent.py $(@D)
+
 $(SMOLLM2_AGENT)/model.safetensors: | $(SMOLLM2)/tokenizer.json
 	$(BIN)/python demo/train_smollm2_agent.py --model $(SMOLLM2) --output $(@D)
