@@ -167,8 +167,9 @@ DEEPSEEK = ToolCallFormat(
     tool_parser="deepseek_v31",
 )
 
-DEEPSEEK_THINKING = replace(
-    with_open_thinking(DEEPSEEK, no_thinking=_THINK_END),
+DEEPSEEK_THINKING = with_open_thinking(
+    DEEPSEEK,
     executed_calls=executed_deepseek_thinking,
     reasoning_parser="deepseek_r1",
+    no_thinking=_THINK_END,
 )

@@ -147,8 +147,8 @@ HERMES = ToolCallFormat(
 )
 
 # Of QwQ and the Thinking models of Qwen3.
-HERMES_THINKING = replace(
-    with_open_thinking(HERMES),
+HERMES_THINKING = with_open_thinking(
+    HERMES,
     executed_calls=lambda completion, tools=None: executed_hermes(answer_for_server(completion)),
     reasoning_parser="qwen3",
 )

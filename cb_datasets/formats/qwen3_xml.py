@@ -210,8 +210,8 @@ QWEN3_XML = ToolCallFormat(
 )
 
 # Of Qwen3.5 and 3.6 without `enable_thinking=False`.
-QWEN3_XML_THINKING = replace(
-    with_open_thinking(QWEN3_XML),
+QWEN3_XML_THINKING = with_open_thinking(
+    QWEN3_XML,
     executed_calls=lambda completion, tools=None: executed_qwen3_xml(answer_for_server(completion), tools),
     reasoning_parser="qwen3",
 )

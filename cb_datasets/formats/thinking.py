@@ -59,7 +59,11 @@ def parse_after_thinking(
 
 
 def with_open_thinking(
-    tool_format: ToolCallFormat, close_tag: str = "</think>", no_thinking: str = "\n</think>\n\n"
+    tool_format: ToolCallFormat,
+    executed_calls: Callable[..., tuple[ToolCall, ...]],
+    reasoning_parser: str,
+    close_tag: str = "</think>",
+    no_thinking: str = "\n</think>\n\n",
 ) -> ToolCallFormat:
     """The format of models whose prompts end inside the thinking.
 
@@ -68,6 +72,8 @@ def with_open_thinking(
 
     Args:
         tool_format ([`ToolCallFormat`]): The format of the answers.
+        executed_calls (`Callable`): The calls that a server executes which begins inside the thinking.
+        reasoning_parser (`str`): The parser that such a server needs.
         close_tag (`str`): What ends the thinking.
         no_thinking (`str`): What the model writes where it thinks nothing, up to the answer.
     """
@@ -84,10 +90,6 @@ def with_open_thinking(
             completion, thinking, tool_format.end_tokens, lambda answer: tool_format.parse(answer, tools)
         )
 
-    def executed_calls(completion: str, tools: str | None = None) -> tuple[ToolCall, ...]:
-        thinking = _until(completion, 0, close_tag)
-        return () if thinking.is_cut_off else tool_format.executed_calls(completion[thinking.end :], tools)
-
     return replace(
         tool_format,
         name=f"{tool_format.name}_thinking",
@@ -95,6 +97,7 @@ def with_open_thinking(
         render_text=render_text,
         parse=parse,
         executed_calls=executed_calls,
+        reasoning_parser=reasoning_parser,
     )
 
 
