@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -67,7 +68,7 @@ class ServedModels:
     tensor_parallel: int = 1
     tokenizer_folder: str | None = None
 
-    @property
+    @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The models' tokenizer."""
         return load_tokenizer(self.tokenizer_folder or self.model)
