@@ -25,8 +25,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
-
 from .control_tokens import ControlTokens, control_tokens, private_use_characters
 from .formats import format_of
 from .template_form import template_messages
@@ -44,9 +42,6 @@ RENDERER_HASH = hashlib.sha256(
         Path(__file__).with_name(name).read_bytes() for name in ("chat.py", "control_tokens.py", "template_form.py")
     )
 ).hexdigest()[:16]
-
-# What is raised for a row that a chat template cannot write.
-RENDER_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
 
 # Longer rows, in tokens, are dropped with a named reason; nothing is ever truncated.
 MAX_LENGTH = 8192

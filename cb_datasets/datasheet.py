@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from .chat import MAX_LENGTH, RENDER_ERRORS, encode_prompt, spells_control_token
+from .chat import MAX_LENGTH, encode_prompt, spells_control_token
 from .counts import listed
 from .files import REPORT_FILE, read_json
+from .formats.chat_template import RENDER_ERRORS
 from .ingest import load_split
 from .markdown import Markdown, markdown_table
 from .terminal import shown_line

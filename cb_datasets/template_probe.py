@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from builders.trace import message, to_json, tool_call
 
 from .chat import DATE_STRING, apply_template
 from .formats import format_of
-from .formats.chat_template import settings_of
+from .formats.chat_template import RENDER_ERRORS, settings_of
 from .template_form import template_messages
 
 
@@ -93,7 +91,7 @@ def _probe(tokenizer: "PreTrainedTokenizerBase", template: str) -> TemplateProbe
             opened, again, closed = (
                 apply_template(tokenizer, turns, [_PROBE_TOOL], DATE_STRING, opens) for opens in (True, True, False)
             )
-        except (TemplateError, TypeError, KeyError) as error:
+        except RENDER_ERRORS as error:
             faults.append(f"The chat template cannot write a call and its result: {error}")
             continue
         if opened != again:

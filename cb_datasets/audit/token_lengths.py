@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow
 
-from ..chat import RENDER_ERRORS, RENDERER_HASH, encode_completion, encode_prompt
+from ..chat import RENDERER_HASH, encode_completion, encode_prompt
 from ..checks.preflight import histogram
 from ..files import stream_file
+from ..formats.chat_template import RENDER_ERRORS
 from ..publish.released_rows import stored_row
 from ..template_probe import template_hash
 from .cached_table import CachedTable

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..chat import (
-    RENDER_ERRORS,
     EncodedPrompt,
     EncodedSample,
     encode_sample,
@@ -25,6 +24,7 @@ from ..chat import (
 )
 from ..counts import quantiles
 from ..formats import format_of
+from ..formats.chat_template import RENDER_ERRORS
 from ..public_name import public_name
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS

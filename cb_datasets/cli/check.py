@@ -140,7 +140,8 @@ def _row_counts(sets: list[Path], quarantine: Path | None, model: str | None) ->
 
 def _renderer(model: str) -> Callable[[dict], bool]:
     """A predicate: whether the chat template of this model renders a row."""
-    from ..chat import RENDER_ERRORS, render_prompt
+    from ..chat import render_prompt
+    from ..formats.chat_template import RENDER_ERRORS
 
     target = tokenizer(model)
 

@@ -3,9 +3,7 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
-from .chat_template import named_format
+from .chat_template import RENDER_ERRORS, named_format
 from .deepseek import DEEPSEEK, DEEPSEEK_THINKING
 from .harmony import HARMONY
 from .hermes import HERMES, HERMES_THINKING
@@ -81,7 +79,7 @@ def _opens_thinking(tokenizer: "PreTrainedTokenizerBase") -> bool:
     turns = [{"role": "user", "content": "Hello."}]
     try:
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    except (TemplateError, TypeError, KeyError):  # `check_template` says what the template cannot write
+    except RENDER_ERRORS:  # `check_template` says what the template cannot write
         return False
     return str(prompt).rstrip().endswith("<think>")
 

@@ -10,6 +10,11 @@ import json
 import re
 from collections.abc import Mapping
 
+from jinja2 import TemplateError
+
+
+# What is raised for messages that a chat template cannot write.
+RENDER_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
 
 # Settings are marked, because many templates begin with a `set` of their own.
 _HEAD = re.compile(r"\{#- tool-call format: (\w*) #\}((?:\{#- setting #\}\{%- set \w+ = [^\n]*? %\})*)")
