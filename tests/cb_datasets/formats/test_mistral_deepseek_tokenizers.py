@@ -14,22 +14,19 @@ from cb_datasets.chat import (
     encode_prompt,
     encode_sample,
     encoded_completion,
-    injection_tokens,
     render_prompt,
 )
-from cb_datasets.checks.preflight import TargetTokenizer, row_faults
 from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.formats.chat_template import with_decisions
-from cb_datasets.sets.make_sample import make_sample
 from cb_datasets.sets.recorded import written_turn
 from cb_datasets.template_form import published_messages, stored_messages
-from cb_datasets.template_probe import check_template, template_hash
+from cb_datasets.template_probe import check_template
 
 from ..conftest import INJECTION
+from .conversations import SEARCH, asked, history, sample_faults, shown_spans
 
 
 DEEPSEEK_TEMPLATE = Path(cb_datasets.formats.__file__).parent / "templates" / "deepseek_v3_1.jinja"
-SEARCH = ToolCall("search_web", {"query": "tides"})
 RESULT = 'High tide at "5".\n'
 THINKING = {"mistral_v13": "[THINK]Hm.[/THINK]", "deepseek_thinking": "Hm."}
 # Text that spells control tokens, which nobody but the template may write.
@@ -55,15 +52,6 @@ def target(request, real_tokenizer):
     if name == "deepseek-v3":
         tokenizer.chat_template = with_decisions(DEEPSEEK_TEMPLATE.read_text("utf-8"), None, settings)
     return tokenizer, format_of(tokenizer), format_name, prompt_end
-
-
-def asked(prompt: dict, *messages: dict) -> dict:
-    return {**prompt, "messages": [*prompt["messages"], *messages], "injection": []}
-
-
-def history(text: str | None, names: tuple[str, ...], results: tuple[str, ...]) -> list[dict]:
-    calls = [tool_call(name, {"query": "tides", "n": 3}, f"call_{number}") for number, name in enumerate(names)]
-    return [message("assistant", text, calls), *(message("tool", each) for each in results)]
 
 
 def test_the_template_tells_the_format_and_shows_tools(target, prompt):
@@ -134,13 +122,7 @@ def test_published_rows_render_the_same(target, prompt):
 def test_spans_are_found_in_tool_results(target, prompt):
     tokenizer, _, _, _ = target
     for content in (f"{RESULT} {INJECTION}", INJECTION, f"  {INJECTION} \n", f'"{INJECTION}\n\n'):
-        turns = [*prompt["messages"], *history(None, ("search_web",), (content,))]
-        start = content.index(INJECTION)
-        tight = {"message": len(turns) - 1, "start": start, "end": start + len(INJECTION)}
-        for span in (tight, {**tight, "start": 0, "end": len(content)}, {**tight, "end": len(content)}):
-            row = {**prompt, "messages": turns, "injection": [span]}
-            [(first, last)] = injection_tokens(tokenizer, row)
-            shown = tokenizer.decode(encode_prompt(tokenizer, row)[first:last])
+        for shown in shown_spans(tokenizer, prompt, content):
             assert INJECTION.strip("<>") in shown and "TOOL" not in shown and "tool▁" not in shown
 
 
@@ -170,19 +152,11 @@ def test_prompts_that_part_inside_a_control_token_are_encoded_as_a_whole(target,
 @pytest.fixture
 def faults_of(target, prompt, sampled):
     """`faults_of(completion, *history)`: faults that preflight finds in a sample."""
-    tokenizer, tool_format, _, _ = target
+    tokenizer, _, _, _ = target
 
     def run(completion: str, *messages: dict) -> list[str]:
-        sample = make_sample(
-            asked(prompt, *messages) if messages else prompt,
-            completion,
-            id_prefix="retain/x",
-            split="train",
-            priority_class="tool_capability",
-            tool_format=tool_format,
-            provenance={**sampled, "prompt_format": tool_format.name, "template_hash": template_hash(tokenizer)},
-        )
-        return row_faults(sample, TargetTokenizer(tokenizer), 8192)[0]
+        row = asked(prompt, *messages) if messages else prompt
+        return sample_faults(tokenizer, row, completion, sampled)
 
     return run
 

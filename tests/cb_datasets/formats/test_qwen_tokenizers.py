@@ -8,15 +8,14 @@ import pytest
 
 from builders.fujitsu import B4_STANDARD
 from builders.trace import message, tool_call
-from cb_datasets.chat import encode_prompt, encode_sample, encoded_completion, injection_tokens, render_prompt
-from cb_datasets.checks.preflight import TargetTokenizer, row_faults
+from cb_datasets.chat import encode_prompt, encode_sample, encoded_completion, render_prompt
 from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.formats.chat_template import with_decisions
-from cb_datasets.sets.make_sample import make_sample
 from cb_datasets.sets.recorded import written_turn
-from cb_datasets.template_probe import probe_template, template_hash
+from cb_datasets.template_probe import probe_template
 
 from ..conftest import INJECTION
+from .conversations import SEARCH, asked, history, sample_faults, shown_spans
 
 
 # Tokenizer, settings of its template, its format, and what its prompts end with.
@@ -29,7 +28,6 @@ TARGETS = [
     ("qwen3.6", {"enable_thinking": False}, "qwen3_xml", "<think>\n\n</think>\n\n"),
 ]
 DECISIONS = r"^\{#- tool-call format.*? #\}(\{#- setting #\}\{%- set .*? %\})*"
-SEARCH = ToolCall("search_web", {"query": "tides"})
 RESULT = "High tide at 5."
 
 
@@ -41,15 +39,6 @@ def target(request, real_tokenizer):
     tokenizer = copy.deepcopy(real_tokenizer(name))
     tokenizer.chat_template = with_decisions(tokenizer.chat_template, None, settings)
     return tokenizer, format_of(tokenizer), format_name, prompt_end
-
-
-def asked(prompt: dict, *messages: dict) -> dict:
-    return {**prompt, "messages": [*prompt["messages"], *messages], "injection": []}
-
-
-def history(text: str | None, names: tuple[str, ...], results: tuple[str, ...]) -> list[dict]:
-    calls = [tool_call(name, {"query": "tides", "n": 3}, f"call_{number}") for number, name in enumerate(names)]
-    return [message("assistant", text, calls), *(message("tool", each) for each in results)]
 
 
 def test_the_template_tells_the_format_and_shows_tools(target, prompt):
@@ -124,13 +113,7 @@ def test_the_prompt_and_the_completion_are_what_the_template_writes(target, prom
 def test_spans_are_found_in_tool_results(target, prompt):
     tokenizer, _, _, _ = target
     for content in (f"{RESULT} {INJECTION}", INJECTION, f"  {INJECTION} \n", f"{INJECTION}\n\nBye."):
-        turns = [*prompt["messages"], *history(None, ("search_web",), (content,))]
-        start = content.index(INJECTION)
-        tight = {"message": len(turns) - 1, "start": start, "end": start + len(INJECTION)}
-        for span in (tight, {**tight, "start": 0, "end": len(content)}, {**tight, "end": len(content)}):
-            row = {**prompt, "messages": turns, "injection": [span]}
-            [(first, last)] = injection_tokens(tokenizer, row)
-            shown = tokenizer.decode(encode_prompt(tokenizer, row)[first:last])
+        for shown in shown_spans(tokenizer, prompt, content):
             assert INJECTION.strip("<>") in shown and "tool_response" not in shown
 
 
@@ -150,21 +133,11 @@ def test_control_tokens_in_a_result_are_text(target, prompt):
 @pytest.fixture
 def faults_of(target, prompt, sampled):
     """`faults_of(completion, messages)`: faults that preflight finds in a sample."""
-    tokenizer, tool_format, _, _ = target
+    tokenizer, _, _, _ = target
 
     def run(completion: str, *messages: dict, priority_class: str = "tool_capability") -> list[str]:
-        provenance = {**sampled, "prompt_format": tool_format.name, "template_hash": template_hash(tokenizer)}
         row = asked(prompt, *messages) if messages else prompt
-        sample = make_sample(
-            row,
-            completion,
-            id_prefix="retain/x",
-            split="train",
-            priority_class=priority_class,
-            tool_format=tool_format,
-            provenance=provenance,
-        )
-        return row_faults(sample, TargetTokenizer(tokenizer), 8192)[0]
+        return sample_faults(tokenizer, row, completion, sampled, priority_class)
 
     return run
 
