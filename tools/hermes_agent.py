@@ -36,6 +36,7 @@ from demo.train_tiny_agent import (
     save,
     train_on_rows,
 )
+from tools.smollm2 import rename_tokens
 
 
 TINY_AGENT = Path(__file__).parents[1] / "demo" / "tiny_agent"
@@ -91,12 +92,10 @@ def hermes_tokenizer(folder: Path = TINY_AGENT) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer
 
     specification = json.loads(AutoTokenizer.from_pretrained(folder).backend_tokenizer.to_str())
-    vocabulary = specification["model"]["vocab"]
-    for old, new in RENAMED.items():
-        vocabulary[new] = vocabulary.pop(old)
-        added = next(token for token in specification["added_tokens"] if token["content"] == old)
+    rename_tokens(specification, RENAMED)
+    for token in specification["added_tokens"]:
         # As in Qwen's tokenizers, tags of calls and results are added tokens that are not special.
-        added |= {"content": new, "special": new.startswith("<|")}
+        token["special"] = token["content"].startswith("<|")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(specification)),
         eos_token="<|im_end|>",

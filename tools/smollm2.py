@@ -19,6 +19,7 @@ The weights are under Apache-2.0 and have 269 MB: they are used in tests and ben
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,6 +90,14 @@ def build_smollm2(folder: Path) -> Path:
     return folder
 
 
+def rename_tokens(specification: dict, names: Mapping[str, str]) -> None:
+    """Give added tokens new names, in the JSON form of a `tokenizers.Tokenizer`. Their ids stay."""
+    vocabulary = specification["model"]["vocab"]
+    for old, new in names.items():
+        vocabulary[new] = vocabulary.pop(old)
+        next(token for token in specification["added_tokens"] if token["content"] == old)["content"] = new
+
+
 def _save_tokenizer(package: str, folder: Path) -> None:
     from tokenizers import Tokenizer
     from tokenizers.pre_tokenizers import Digits, Sequence
@@ -98,10 +107,7 @@ def _save_tokenizer(package: str, folder: Path) -> None:
     # The file's pre-tokenizer "smollm" splits numbers into digits; Transformers reads it as plain GPT-2
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
     specification = json.loads(backend.to_str())
-    vocabulary = specification["model"]["vocab"]
-    for old, new in RENAMED.items():
-        vocabulary[new] = vocabulary.pop(old)
-        next(token for token in specification["added_tokens"] if token["content"] == old)["content"] = new
+    rename_tokens(specification, RENAMED)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(specification)),
         eos_token="<|im_end|>",
