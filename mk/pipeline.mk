@@ -34,10 +34,14 @@ WEIGHTS := $(wildcard $(MODEL)/*.safetensors)
 ifneq ($(filter push push-model,$(MAKECMDGOALS)),)
 $(if $(REPO),,$(error Name the repository: make $(filter push push-model,$(MAKECMDGOALS)) REPO=owner/name))
 endif
-TRAINED := $(filter train evaluate attack push-model,$(MAKECMDGOALS))
-ifneq ($(TRAINED),)
-$(if $(wildcard recipes/$(RECIPE).yaml),,$(error make $(TRAINED): the recipe $(RECIPE) has no training, since there is \
-	no recipes/$(RECIPE).yaml; it makes data: make data RECIPE=$(RECIPE)))
+# The breaker to measure. With one from elsewhere, nothing is trained: make evaluate RECIPE=... ADAPTER=path/or/hub-id
+TRAINED_ADAPTER := $(DATA)/adapter
+ADAPTER ?= $(TRAINED_ADAPTER)
+GIVEN := $(filter-out $(TRAINED_ADAPTER),$(ADAPTER))
+NEED_TRAINING := $(filter train push-model $(if $(GIVEN),,evaluate attack),$(MAKECMDGOALS))
+ifneq ($(NEED_TRAINING),)
+$(if $(wildcard recipes/$(RECIPE).yaml),,$(error make $(NEED_TRAINING): the recipe $(RECIPE) has no training, since there \
+	is no recipes/$(RECIPE).yaml. Name a trained breaker to measure: make evaluate RECIPE=$(RECIPE) ADAPTER=path))
 endif
 
 # ---------------------------------------------------------------------------------------------------------------- data
@@ -155,8 +159,16 @@ $(REPORTS)/preflight.json: $(STAGE2)/eval/report.json
 # ------------------------------------------------------------------------------------------------ training, evaluation
 
 # Breakers that a recipe trains beside its own, by name: recipes/<recipe>-<name>.yaml.
-EXTRA_ADAPTERS := $(ALSO:%=$(DATA)/adapters/%/adapter_model.safetensors)
-ADAPTERS := --adapter $(DATA)/adapter $(foreach name,$(ALSO),--also $(name)=$(DATA)/adapters/$(name))
+BESIDE := $(if $(GIVEN),,$(ALSO))
+EXTRA_ADAPTERS := $(BESIDE:%=$(DATA)/adapters/%/adapter_model.safetensors)
+ADAPTERS := --adapter $(ADAPTER) $(foreach name,$(BESIDE),--also $(name)=$(DATA)/adapters/$(name))
+# What measurements wait for. A given adapter may be a Hub id, which is no file.
+MEASURED := $(if $(GIVEN),$(wildcard $(GIVEN)/*.safetensors),$(TRAINED_ADAPTER)/adapter_model.safetensors $(EXTRA_ADAPTERS))
+# The training leaves curves, and its held-out samples are what cosines are measured on.
+CURVES := $(if $(GIVEN),,--curves $(TRAINED_ADAPTER)/curves.png)
+DIAGNOSTICS := $(if $(GIVEN),,$(DATA)/report/diagnostics.json)
+# Names the model and the breakers of the report: with others, it is made anew.
+SUBJECT := $(DATA)/report/subject.txt
 # Quiet: an error of the training is one line, without a traceback of the launcher.
 LAUNCH ?= $(BIN)/accelerate launch --quiet $(LAUNCH_FLAGS)
 TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
@@ -166,18 +178,18 @@ TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
 # A recipe with suites of AgentDojo's or its own tests base and breakers in live runs, too.
 LIVE_TABLE := $(if $(LIVE_FLAGS),$(DATA)/report/agentdojo/table.txt)
 
-train: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)  ## Train the breaker
+train: $(TRAINED_ADAPTER)/adapter_model.safetensors $(EXTRA_ADAPTERS)  ## Train the breaker
 evaluate: $(DATA)/report/summary.txt  ## Base against breakers on held-out prompts, and in live runs
 	cat $<
 
-$(DATA)/adapter/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
+$(TRAINED_ADAPTER)/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE).yaml
 	$(TRAIN)
 
 $(EXTRA_ADAPTERS): $(DATA)/adapters/%/adapter_model.safetensors: $(REPORTS)/preflight.json recipes/$(RECIPE)-%.yaml
 	$(TRAIN)
 
 # Cosines between breaker and base on the hidden states of held-out samples.
-$(DATA)/report/diagnostics.json: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS)
+$(DATA)/report/diagnostics.json: $(MEASURED)
 	$(BIN)/python -m trainers.diagnostics --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) \
 		--data $(STAGE2)/eval --output $@ $(DIAGNOSTICS_FLAGS)
 
@@ -185,40 +197,45 @@ EVALUATE = $(CB) evaluate --model $(MODEL) $(TOKENIZER_FLAG) --prompts $(PROMPTS
 
 # An extra breaker has a report of its own, whatever its gates say. It is made while the breaker trains, and the
 # comparison below finds the completions of the base and of the extra breakers finished.
-EXTRA_REPORTS := $(ALSO:%=$(DATA)/adapters/%/report/table.txt)
+EXTRA_REPORTS := $(BESIDE:%=$(DATA)/adapters/%/report/table.txt)
 $(EXTRA_REPORTS): $(DATA)/adapters/%/report/table.txt: $(DATA)/adapters/%/adapter_model.safetensors $(PROMPT_SETS)
 	mkdir -p $(@D) && rm -f $(@D)/results.json
 	$(EVALUATE) --adapter $(DATA)/adapters/$* > $@ || test -s $(@D)/results.json
 
-# A gate that fails stops the line; the report is written in any case.
-$(DATA)/report/table.txt: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_REPORTS) $(PROMPT_SETS)
-	mkdir -p $(@D)
-	$(EVALUATE) $(ADAPTERS) --curves $(DATA)/adapter/curves.png > $@ || { cat $@; exit 1; }
+.PHONY: always
+always:
+
+$(SUBJECT): always
+	mkdir -p $(@D) && echo "$(strip $(MODEL) $(ADAPTERS))" | cmp -s - $@ || echo "$(strip $(MODEL) $(ADAPTERS))" > $@
+
+# A gate that fails stops the line, unless the breaker is given and all that is asked for is figures. The report is
+# written in any case.
+$(DATA)/report/table.txt: $(MEASURED) $(EXTRA_REPORTS) $(PROMPT_SETS) $(SUBJECT)
+	rm -f $(@D)/results.json
+	$(EVALUATE) $(ADAPTERS) $(CURVES) > $@ || { cat $@; $(if $(GIVEN),test -s $(@D)/results.json,exit 1); }
 
 REPORT = $(CB) report $(DATA)/report/results.json --output $(DATA)/report
 
 # Finished runs are reused.
-$(LIVE_TABLE): $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) | $(AGENTDOJO_READY)
+$(LIVE_TABLE): $(MEASURED) $(SUBJECT) | $(AGENTDOJO_READY)
 	mkdir -p $(@D)
 	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --output $(@D) $(LIVE_FLAGS) > $@
 
 # The cosines are measured meanwhile, and added with the live runs to the report of a breaker that passes.
-$(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DATA)/report/diagnostics.json
-	mkdir -p $(@D)
-	$(REPORT) --diagnostics $(DATA)/report/diagnostics.json --curves $(DATA)/adapter/curves.png > $@
+$(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DIAGNOSTICS)
+	$(REPORT) $(DIAGNOSTICS:%=--diagnostics %) $(CURVES) > $@
 
 # Adds later results to the report, where there is one.
 UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(REPORT) \
-	$(addprefix --diagnostics ,$(wildcard $(DATA)/report/diagnostics.json)) $(addprefix --curves ,$(wildcard $(DATA)/adapter/curves.png))
+	$(addprefix --diagnostics ,$(wildcard $(DIAGNOSTICS))) $(if $(wildcard $(lastword $(CURVES))),$(CURVES))
 
 # Attackers who try again or know the breaker, about whom fixed attacks say nothing.
-attack: $(DATA)/adapter/adapter_model.safetensors $(EXTRA_ADAPTERS) $(PROMPT_SETS)  ## The ladder of attacks against base and breakers: black box, searches, free vectors
+attack: $(MEASURED) $(PROMPT_SETS)  ## The ladder of attacks against base and breakers: black box, searches, free vectors
 	$(CB) attack --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
 		--work-dir $(WORK) $(ATTACK_FLAGS)
 	$(UPDATE_REPORT)
 
 # The models are served while the benchmark runs. Finished runs are reused.
-ADAPTER ?= $(DATA)/adapter
 SUITES ?= banking
 ATTACK ?= important_instructions
 agentdojo: $(READY) $(AGENTDOJO_READY)  ## AgentDojo's own benchmark: make agentdojo MODEL=... ADAPTER=... SUITES="banking slack"
@@ -238,7 +255,7 @@ push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/na
 	$(CB) push $(REPO) --data $(DATA) $(PUSH_FLAGS)
 
 push-model: $(DATA)/report/table.txt  ## Publish the adapter: make push-model REPO=owner/name
-	$(CB) push-model $(REPO) --adapter $(DATA)/adapter --report $(DATA)/report $(PUSH_FLAGS)
+	$(CB) push-model $(REPO) --adapter $(TRAINED_ADAPTER) --report $(DATA)/report $(PUSH_FLAGS)
 
 EXPORT ?= $(DATA)/jsonl
 export: $(REPORTS)/preflight.json  ## All sets, the merged splits and their reports as a tree of JSON lines, in EXPORT

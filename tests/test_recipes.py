@@ -192,7 +192,7 @@ def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
 
 
-@pytest.mark.parametrize(("recipe", "num_tables"), [("demo", 4), ("smollm2", 4)])
+@pytest.mark.parametrize(("recipe", "num_tables"), [("demo", 5), ("smollm2", 5)])
 def test_the_folder_of_a_redirected_table_is_made_first(recipe, num_tables, tmp_path):
     shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout.replace("\\\n", " ")
     made: set[str] = set()
@@ -266,6 +266,26 @@ def test_a_recipe_without_training_says_so(target, tmp_path):
     shown = make("--dry-run", target, "RECIPE=local", "RAW=raw", f"DATA={tmp_path}")
     assert shown.returncode != 0 and not shown.stdout
     assert f"make {target}: the recipe local has no training" in shown.stderr
+
+
+@pytest.mark.parametrize("recipe", ["demo", "local"])
+def test_a_breaker_from_elsewhere_is_measured_without_training(recipe, tmp_path):
+    settings = ["--dry-run", f"RECIPE={recipe}", "RAW=raw", f"DATA={tmp_path}", "ADAPTER=owner/breaker"]
+    shown = make("evaluate", *settings).stdout.replace("\\\n", " ")
+    [command] = re.findall(r"cb-datasets (evaluate .*?) > ", shown)
+    words = shlex.split(command)
+    assert words[words.index("--adapter") + 1] == "owner/breaker" and not {"--also", "--curves"} & {*words}
+    assert "trainers" not in shown and "merge" not in shown and "cb-datasets report" in shown
+    assert "--adapter owner/breaker" in make("attack", *settings).stdout
+
+
+def test_another_breaker_is_another_report(tmp_path):
+    subject = f"{tmp_path}/report/subject.txt"
+    times = set()
+    for adapter in ("a", "a", "b"):
+        assert make(subject, f"DATA={tmp_path}", f"ADAPTER={adapter}").returncode == 0
+        times.add(Path(subject).stat().st_mtime_ns)
+    assert len(times) == 2 and Path(subject).read_text(encoding="utf-8") == "demo/tiny_agent --adapter b\n"
 
 
 def test_clean_keeps_what_a_model_wrote_and_a_person_marked(tmp_path):
