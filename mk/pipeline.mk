@@ -202,7 +202,7 @@ $(EXTRA_REPORTS): $(DATA)/adapters/%/report/table.txt: $(DATA)/adapters/%/adapte
 	mkdir -p $(@D) && rm -f $(@D)/results.json
 	$(EVALUATE) --adapter $(DATA)/adapters/$* > $@ || test -s $(@D)/results.json
 
-.PHONY: always
+# No file: what depends on it is looked at every time.
 always:
 
 $(SUBJECT): always
