@@ -24,6 +24,7 @@ from .agentharm import AgentHarm
 from .base import TraceBuilder, content_hash, count_facts, source_hash
 from .fujitsu import FujitsuB1, FujitsuB3, FujitsuB4
 from .jsonl import JsonLines
+from .llmail import LLMail
 from .lookalike import Lookalike
 from .tau2 import Tau2
 from .ultrachat import UltraChat
@@ -40,6 +41,7 @@ SOURCES: dict[str, type[TraceBuilder]] = {
     "xstest": XSTest,
     "xstest_completions": XSTestCompletions,
     "agentharm": AgentHarm,
+    "llmail": LLMail,
     "jsonl": JsonLines,
     "lookalike": Lookalike,
 }

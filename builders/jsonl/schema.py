@@ -17,11 +17,17 @@ _NAME = {"type": "string", "pattern": r"\S"}
 _OPTIONAL_NAME = {"type": ["string", "null"], "pattern": r"\S"}
 _TEXT = {"contentMediaType": "application/json"}  # for fields that may be given as JSON text
 OBJECT = {"type": ["object", "string"], **_TEXT}
+_CALL = {"name": _NAME, "arguments": {"type": "object"}}
 CALLS = {
     **_TEXT,
     "type": ["array", "string", "null"],
     "minItems": 1,
-    "items": object_schema({"name": _NAME, "arguments": {"type": "object"}}),
+    "items": object_schema(_CALL),
+}
+GOAL_CALLS = {
+    **CALLS,
+    # Names of arguments that are compared as a whole, see `call_matches`.
+    "items": object_schema(_CALL | {"exact": {"type": ["array", "null"], "items": _NAME}}, required=list(_CALL)),
 }
 TOOLS = {
     **_TEXT,
@@ -84,7 +90,7 @@ def _attack_schema(schema: dict) -> dict:
             "items": object_schema(dict.fromkeys(schema["properties"]["spans"]["items"]["properties"], offset)),
         },
         "expected_calls": CALLS,
-        "goal_calls": CALLS,
+        "goal_calls": GOAL_CALLS,
     }
     return object_schema(schema["properties"] | overrides, required=["kind"]) | {"type": ["object", "null"]}
 

@@ -17,7 +17,15 @@ from collections.abc import Iterable, Iterator
 from builders.trace import message, tool_call
 
 from ..placement import user_turns
-from .prompts import asked_prompt, call_turns, clean_prompt, decision_prompt, is_attacked, num_requests, turn_fault
+from .prompts import (
+    asked_prompt,
+    call_turns,
+    clean_prompt,
+    decision_prompt,
+    is_attacked_prompt,
+    num_requests,
+    turn_fault,
+)
 from .recorded import every_call, last_answer
 
 
@@ -29,11 +37,6 @@ _SINGLE_REQUEST_SOURCES = ("agentdojo",)
 _MAX_EARLIER_RUN = 4000
 
 _Exchange = list[dict]
-
-
-def is_attacked_prompt(trace: dict) -> bool:
-    """Whether the trace is a prompt without an answer, with an injection."""
-    return trace["verdict"] == "prompt_only" and is_attacked(trace)
 
 
 def multi_turn_prompts(traces: Iterable[dict]) -> Iterator[dict]:

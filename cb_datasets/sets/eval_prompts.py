@@ -13,8 +13,15 @@ from ..files import to_dataset
 from ..formats import ToolCallFormat
 from ..outcomes import is_right_known
 from ..sample import PROMPT_FEATURES
-from .earlier_turns import is_attacked_prompt, later_turn_prompts, multi_turn_prompts
-from .prompts import RECORDED_DECISIONS, TASKS, asked_prompt, names_attacker_account, prompts_for_task
+from .earlier_turns import later_turn_prompts, multi_turn_prompts
+from .prompts import (
+    RECORDED_DECISIONS,
+    TASKS,
+    asked_prompt,
+    is_attacked_prompt,
+    names_attacker_account,
+    prompts_for_task,
+)
 
 
 # Tasks of prompts that follow earlier turns, and what makes these prompts of traces that have no such turns.

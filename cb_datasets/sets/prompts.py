@@ -42,6 +42,15 @@ def is_attacked(trace: dict) -> bool:
     return trace["attack"] is not None and len(trace["attack"]["spans"]) > 0
 
 
+def is_attacked_prompt(trace: dict) -> bool:
+    """Whether the trace is an attacked prompt without an answer whose right answer is a call.
+
+    The attacked prompts of a benchmark of its own are not among them: their right answer may be words, so there is no
+    right call to make after an attack, and no clean twin to compare with.
+    """
+    return trace["verdict"] == "prompt_only" and is_attacked(trace) and task_of(trace) in ATTACKED_TASKS
+
+
 def num_requests(messages: list[dict]) -> int:
     """Number of user messages."""
     return sum(message["role"] == "user" for message in messages)
@@ -211,8 +220,8 @@ def prompts_for_task(traces: Dataset, task: str) -> Dataset:
     `tool_flip` are the attacked prompts of one turn, `multi_turn` those with earlier turns, `agentdojo` the recorded
     decisions, without those of [`names_attacker_account`]; `capability` and `later_turn` are the clean twins of
     attacked prompts of one turn and of several; `capability` are also the calls of successful traces; `refusal` are
-    openly harmful requests, answered or not; every other task (`chat`, `irrelevance`, `over_refusal`, `agentharm`) is
-    named by the trace.
+    openly harmful requests, answered or not; every other task (`chat`, `irrelevance`, `over_refusal`, `agentharm`,
+    `llmail`) is named by the trace.
     """
     return to_dataset([prompt for trace in traces for prompt in _prompts_of(trace, task)], PROMPT_FEATURES)
 
@@ -227,6 +236,7 @@ TASKS = (
     "irrelevance",
     "over_refusal",
     "agentharm",
+    "llmail",
 )
 
 
@@ -234,7 +244,7 @@ def _prompts_of(trace: dict, task: str) -> Iterator[dict]:
     match trace["verdict"]:
         case "prompt_only":
             # The twin of an attacked prompt has a task of its own, the trace that of the attack
-            prompts = [asked_prompt(trace), *([clean_prompt(trace)] if is_attacked(trace) else [])]
+            prompts = [asked_prompt(trace), *([clean_prompt(trace)] if is_attacked_prompt(trace) else [])]
             yield from (prompt for prompt in prompts if prompt["task"] == task)
         case "benign_success" if task == "capability":
             yield from (turn_prompt(trace, turn) for turn in call_turns(trace) if turn_fault(trace, turn) is None)
