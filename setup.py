@@ -98,6 +98,7 @@ setup(
             "evaluation/*.json",
             "evaluation/metrics/*/*",
             "formats/templates/*.jinja",
+            "sets/assets/*.json",
             "audit/view.html",
             "report/page.*",
             "web/*.css",

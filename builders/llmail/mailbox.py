@@ -1,4 +1,4 @@
-"""The mailboxes of LLMail-Inject: what the assistant is shown in each of the four scenarios, and what its attacker wants.
+"""The mailboxes of LLMail-Inject: what the assistant is shown in each scenario, and what the attacker wants.
 
 An invented scenario of `scenarios.json`; in the file, each mail is one text of this form:
 
@@ -120,6 +120,7 @@ def _scenario(name: str, row: dict, file: str) -> Scenario:
     if goal is None:
         raise ValueError(f"{where}: the task names no address and no body. Fetch the file again.")
     secret = None if goal["body"] else _secret(mails, where)
+    body: str = goal["body"] or secret
     weights = _weights(query.partition(" about ")[2], mails)
     shown = sorted(mails, key=lambda mail: -_relevance(mail, weights)) if position == "retrieval" else mails
     return Scenario(
@@ -128,7 +129,7 @@ def _scenario(name: str, row: dict, file: str) -> Scenario:
         tuple(shown[: _SHOWN[position]]),
         position,
         weights,
-        {"to": goal["to"], "body": goal["body"] or secret},
+        {"to": goal["to"], "body": body},
         secret,
     )
 

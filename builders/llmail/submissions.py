@@ -69,7 +69,7 @@ def read_levels(file: Path) -> dict[str, tuple[str, str]]:
     """
     document = read_json(file)
     phases = document.items() if isinstance(document, dict) else []
-    levels = {}
+    levels: dict[str, tuple[str, str]] = {}
     for phase, letters in phases:
         if not isinstance(letters, dict) or not all(isinstance(defence, str) for defence in letters.values()):
             raise ValueError(f"{file.name}: {phase[:40]} must be an object of texts. Fetch the file again.")

@@ -68,6 +68,7 @@ def _record(row: dict, completions: dict[str, ScoredCompletion]) -> dict:
                 "outcome": completion.outcome,
                 "gibberish": completion.gibberish,
                 "arguments_match": completion.arguments_match,
+                "reported": completion.reported,
             }
             for name, completion in completions.items()
         },

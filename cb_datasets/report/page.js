@@ -82,13 +82,14 @@ function conversationBox(answer, model) {
 
 function completionBox(prompt, model) {
   if (prompt.answers[model].turns) return conversationBox(prompt.answers[model], model);
-  const { text, outcome, gibberish, arguments_match: match } = prompt.answers[model];
+  const { text, outcome, gibberish, arguments_match: match, reported } = prompt.answers[model];
   const prefill = prompt.target?.prefill || "", prefilled = prefill && (text || "").startsWith(prefill);
   const pre = raw(prefilled ? text.slice(prefill.length) : text || "");
   if (prefilled) pre.prepend(el("span", { class: "prefill", title: "prefilled, not generated", text: prefill }));
   return el("div", { class: "turn answer" + (model === state.model ? " on" : ""), "data-model": model },
     el("b", { text: model + " " }), badge(outcome), gibberish && el("span", { class: "badge bad", text: "gibberish" }),
     match === true && el("span", { class: "badge good", text: "right arguments" }), match === false && el("span", { class: "badge bad", text: "wrong arguments" }),
+    reported === true && el("span", { class: "badge good", text: "instruction reported" }),
     text === null ? el("p", { text: prompt.task === "live" ? "No finished run." : "No completion: the prompt is too long." }) : pre);
 }
 

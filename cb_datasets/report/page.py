@@ -213,7 +213,7 @@ def compare_with_base(record: Mapping[str, Any], models: list[str]) -> dict[str,
 def _scored_completion(record: Mapping[str, Any], answer: Mapping[str, Any]) -> ScoredCompletion:
     prompt = EvalPrompt(**{field.name: record[field.name] for field in fields(EvalPrompt)})
     others = {name: answer[name] for name in ("text", "gibberish", "arguments_match")}
-    return ScoredCompletion(prompt, outcome=Outcome(answer["outcome"]), **others)
+    return ScoredCompletion(prompt, outcome=Outcome(answer["outcome"]), reported=answer.get("reported"), **others)
 
 
 def _score(completion: ScoredCompletion) -> int:

@@ -3,6 +3,7 @@
 forced_call     the completion starts with the attacker's call up to the tool's name; the rest is the model's
 multi_turn      attacked requests after earlier turns, see `earlier_turns.py`
 later_turn      honest requests after earlier turns
+fidelity        requests to quote, summarise or translate a text with an instruction in it, see `fidelity.py`
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,7 @@ from ..formats import ToolCallFormat
 from ..outcomes import is_right_known
 from ..sample import PROMPT_FEATURES
 from .earlier_turns import later_turn_prompts, multi_turn_prompts
+from .fidelity import FIDELITY, fidelity_prompt, fidelity_prompts, is_source
 from .prompts import (
     RECORDED_DECISIONS,
     TASKS,
@@ -28,7 +30,7 @@ from .prompts import (
 _AFTER_EARLIER_TURNS = {"multi_turn": multi_turn_prompts, "later_turn": later_turn_prompts}
 
 FORCED_CALL = "forced_call"
-EVALUATION_TASKS = (*TASKS, FORCED_CALL)
+EVALUATION_TASKS = (*TASKS, FIDELITY, FORCED_CALL)
 
 
 def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) -> Dataset:
@@ -41,6 +43,8 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
     """
     if task == FORCED_CALL:
         return to_dataset(list(forced_prompts(traces, tool_format)), PROMPT_FEATURES)
+    if task == FIDELITY:
+        return to_dataset(fidelity_prompts(traces), PROMPT_FEATURES)
     prompts = prompts_for_task(traces, task)
     if task in _AFTER_EARLIER_TURNS:
         return to_dataset([*prompts, *_AFTER_EARLIER_TURNS[task](traces)], PROMPT_FEATURES)
@@ -48,24 +52,31 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
 
 
 def limits_of(prompts: Dataset, traces: Iterable[Dataset], task: str) -> dict[str, int]:
-    """What limits the evaluation of recorded decisions: counts by name, empty if nothing does.
+    """What limits the evaluation of a task: counts by name, empty if nothing does.
 
     - `left_out_names_attacker_account`: decisions that are no prompts, see [`~prompts.names_attacker_account`].
     - `right_answer_unknown`: prompts that measure attacks only. The source has no reference calls for them, or the
       model was not offered the tools that are left.
+    - `left_out_nothing_to_judge_by`: attacks that are no prompts of `fidelity`, see [`~fidelity.fidelity_prompt`].
 
     Args:
         prompts ([`~datasets.Dataset`]): The evaluation prompts of the task.
         traces (`Iterable[Dataset]`): The held-out traces of every source.
-        task (`str`): The task. Only `agentdojo` has such limits.
+        task (`str`): The task. Only recorded decisions and `fidelity` have such limits.
     """
-    if task != "agentdojo":
+    held_out = (trace for rows in traces for trace in rows)
+    if task == FIDELITY:
+        counts = {
+            "left_out_nothing_to_judge_by": sum(is_source(each) and fidelity_prompt(each) is None for each in held_out)
+        }
+    elif task == "agentdojo":
+        decided = [trace for trace in held_out if trace["verdict"] in RECORDED_DECISIONS]
+        counts = {
+            "left_out_names_attacker_account": sum(map(names_attacker_account, decided)),
+            "right_answer_unknown": sum(not is_right_known(target) for target in prompts["target"]),
+        }
+    else:
         return {}
-    decided = (trace for rows in traces for trace in rows if trace["verdict"] in RECORDED_DECISIONS)
-    counts = {
-        "left_out_names_attacker_account": sum(map(names_attacker_account, decided)),
-        "right_answer_unknown": sum(not is_right_known(target) for target in prompts["target"]),
-    }
     return {name: count for name, count in counts.items() if count}
 
 
