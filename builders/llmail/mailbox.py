@@ -120,7 +120,7 @@ def _scenario(name: str, row: dict, file: str) -> Scenario:
     if goal is None:
         raise ValueError(f"{where}: the task names no address and no body. Fetch the file again.")
     secret = None if goal["body"] else _secret(mails, where)
-    body: str = goal["body"] or secret
+    body: str = goal["body"] if secret is None else secret
     weights = _weights(query.partition(" about ")[2], mails)
     shown = sorted(mails, key=lambda mail: -_relevance(mail, weights)) if position == "retrieval" else mails
     return Scenario(

@@ -11,7 +11,7 @@ from random import Random
 
 from tests.builders import mutations as mutate
 
-from . import agentdojo, agentdojo_runs, agentharm, fujitsu, jsonl, tau2, ultrachat, xstest
+from . import agentdojo, agentdojo_runs, agentharm, fujitsu, jsonl, llmail, tau2, ultrachat, xstest
 from . import inputs as small
 from .expected import Outcomes, Unit, comparable, json_lines, parse_json, parse_json_mended
 
@@ -286,6 +286,15 @@ def small_agentharm() -> Case:
     return Case("agentharm", inputs, partial(agentharm.units, tools=small.AGENTHARM_TOOLS), OF_DOCUMENTS, 40)
 
 
+def small_llmail(target: str, groups: tuple[Mutations, ...], count: int) -> Case:
+    """The submissions or the honest mails are damaged, beside the other."""
+    files = small.llmail() | {"raw_submissions_phase1.jsonl": small.llmail_submissions()}
+    without_records = ("levels_descriptions.json", "system_prompt.json")
+    fixed: dict[str, bytes | Path] = {name: files.pop(name) for name in without_records}
+    inputs = [Input(target, files.pop(target), files, fixed)]
+    return Case("llmail", inputs, partial(llmail.units, letters="ab"), groups, count)
+
+
 def small_traces() -> Case:
     groups = (*OF_LINES, in_lines(*mutate.TURNS))
     return Case("jsonl", [Input("own.jsonl", small.traces())], lines(jsonl.judge, parse_json_mended), groups, 100)
@@ -345,5 +354,7 @@ SMALL: dict[str, Callable[[], Case]] = {
     "tau2 trajectories": small_taubench,
     "tau2 results": small_tau2_results,
     "agentharm": small_agentharm,
+    "llmail": partial(small_llmail, "raw_submissions_phase1.jsonl", OF_LINES, 400),
+    "llmail, honest mails": partial(small_llmail, "emails_for_fp_tests.json", (mutate.ANY_FILE,), 100),
     "jsonl": small_traces,
 }
