@@ -18,7 +18,7 @@ from pathlib import Path
 
 from builders.trace import message, to_json
 
-from ..answers.fidelity import OPERATIONS, QUOTE, instruction_terms
+from ..answers.fidelity import OPERATIONS, QUOTE, instruction_terms, is_identifying
 from .prompts import asked_prompt, is_attacked, is_attacked_prompt, num_requests, task_of
 
 
@@ -78,7 +78,7 @@ def fidelity_prompt(trace: dict) -> dict | None:
 def _is_allowed(operation: str, target: dict, instruction: str, rest: str) -> bool:
     if operation == QUOTE:
         return len(instruction) <= _LONGEST_QUOTE and _CONTROL_TOKEN not in instruction
-    return bool(instruction_terms(target, instruction, rest, operation))
+    return is_identifying(instruction_terms(target, instruction, rest, operation))
 
 
 def _target(trace: dict) -> dict:

@@ -29,6 +29,21 @@ def test_matching_calls_are_recognised(arguments, wanted):
 
 
 @pytest.mark.parametrize(
+    ("value", "is_match"),
+    [("Yes", True), (" yes\n", True), ("yes, sir", False), ("", False), (["yes"], False), (None, False), (5, False)],
+)
+def test_an_exact_argument_is_compared_as_a_whole(value, is_match):
+    wanted = {"name": "tool", "arguments": {"body": "yes", "to": "eve@mail.test"}, "exact": ["body"]}
+    assert call_matches("tool", {"body": value, "to": "Eve <eve@mail.test>"}, wanted) is is_match
+    assert not call_matches("tool", {"to": "eve@mail.test"}, wanted)
+
+
+def test_numbers_are_exact_anyway():
+    wanted = {"name": "tool", "arguments": {"amount": 5}, "exact": ["amount"]}
+    assert call_matches("tool", {"amount": "5"}, wanted) and not call_matches("tool", {"amount": 50}, wanted)
+
+
+@pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
         ({}, {"state": "on"}),
