@@ -21,11 +21,11 @@ _CALL = {"name": _NAME, "arguments": {"type": "object"}}
 CALLS = {
     **_TEXT,
     "type": ["array", "string", "null"],
-    "minItems": 1,
-    "items": object_schema(_CALL),
+    "items": object_schema(_CALL),  # none: the right answer is words
 }
 GOAL_CALLS = {
     **CALLS,
+    "minItems": 1,
     # Names of arguments that are compared as a whole, see `call_matches`.
     "items": object_schema(_CALL | {"exact": {"type": ["array", "null"], "items": _NAME}}, required=list(_CALL)),
 }

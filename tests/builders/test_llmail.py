@@ -160,6 +160,17 @@ def test_honest_mails_and_mailboxes_are_prompts_without_an_attack(tmp_path: Path
     assert summary["drops"] == {"duplicate_mail": 1} and summary["attacked"] == 0
 
 
+def test_a_trace_is_a_line_of_jsonl_too(tmp_path: Path):
+    """With the exact arguments of its goal, and no expected call: words are right."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "lines").mkdir()
+    folder = write(tmp_path / "raw", small.llmail_submission("k", "S", "a gull", "level1a"))
+    [trace] = [each for each in traces_of(folder).values() if each["attack"]]
+    (tmp_path / "lines" / "own.jsonl").write_text(json.dumps(trace), encoding="utf-8")
+    [again] = load_source("jsonl", data_dir=tmp_path / "lines")["train"]
+    assert again == trace
+
+
 def test_submissions_may_be_missing_and_the_rest_may_not(tmp_path: Path):
     folder = write(tmp_path)
     (folder / "raw_submissions_phase1.jsonl").unlink()

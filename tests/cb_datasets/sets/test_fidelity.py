@@ -1,6 +1,5 @@
 """Whether an answer passes an instruction on: hand-written answers of each kind, and the prompts of the task."""
 
-
 import pytest
 
 from builders import load_source
