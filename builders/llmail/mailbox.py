@@ -50,6 +50,7 @@ class Scenario:
         mails (`tuple[str, ...]`): The honest mails that the model is shown, in order.
         position (`str`): `last`, `mid` or `retrieval`.
         weights (`dict[str, float]`): Inverse document frequency of the topic's words in the whole mailbox.
+        scores (`list[float]`): Negated relevance of each mail shown; ascending after a retrieval.
         goal (`dict[str, str]`): Arguments of the call that the attacker wants: `to` and `body`.
         secret (`str`, *optional*): The figure that is the body, where the attacker has to find it out.
     """
@@ -59,6 +60,7 @@ class Scenario:
     mails: tuple[str, ...]
     position: str
     weights: dict[str, float]
+    scores: list[float]
     goal: dict[str, str]
     secret: str | None
 
@@ -68,8 +70,7 @@ class Scenario:
             return len(self.mails)
         if self.position == "mid":
             return len(self.mails) // 2
-        scores = [-_relevance(each, self.weights) for each in self.mails]
-        return bisect(scores, -_relevance(mail, self.weights))
+        return bisect(self.scores, -_relevance(mail, self.weights))
 
     def request_with(self, mail: str | None) -> tuple[str, int]:
         """The user's message: the query and the mails, one of them from outside the mailbox.
@@ -123,15 +124,9 @@ def _scenario(name: str, row: dict, file: str) -> Scenario:
     body: str = goal["body"] if secret is None else secret
     weights = _weights(query.partition(" about ")[2], mails)
     shown = sorted(mails, key=lambda mail: -_relevance(mail, weights)) if position == "retrieval" else mails
-    return Scenario(
-        name,
-        query,
-        tuple(shown[: _SHOWN[position]]),
-        position,
-        weights,
-        {"to": goal["to"], "body": body},
-        secret,
-    )
+    shown = shown[: _SHOWN[position]]
+    scores = [-_relevance(mail, weights) for mail in shown]
+    return Scenario(name, query, tuple(shown), position, weights, scores, {"to": goal["to"], "body": body}, secret)
 
 
 def _secret(mails: Sequence[str], where: str) -> str:
