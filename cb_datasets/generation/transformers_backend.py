@@ -10,6 +10,7 @@ of a batch is prefilled once; the remainders continue from its KV cache, padded 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -37,6 +38,25 @@ from .backend import (
     revision_of,
 )
 from .tokenizer import load_tokenizer
+
+
+# Tokens whose logits are in memory at a time: half a gigabyte in float32 with a vocabulary of 128,256.
+LOGITS_CHUNK = 1024
+
+
+@dataclass(frozen=True)
+class NextTokenLogits:
+    """Logits of some tokens of a batch.
+
+    Args:
+        logits (`torch.Tensor` of shape `(tokens, vocabulary)`): Logits that predict each token.
+        targets (`torch.Tensor` of shape `(tokens,)`): Ids of the tokens.
+        rows (`list[int]`): The row of the batch that each belongs to; those of one row are in order.
+    """
+
+    logits: torch.Tensor
+    targets: torch.Tensor
+    rows: list[int]
 
 
 class TransformersBackend(AdapterBackend):
@@ -158,28 +178,61 @@ class TransformersBackend(AdapterBackend):
 
     def _score_batch(self, rows: list[list[int]], lengths: list[int]) -> list[float]:
         """Log probability of the last `length` tokens of each row, given the tokens before."""
+        scores = [0.0] * len(rows)
+        for chunk in self._next_token_logits(rows, lengths):
+            log_probs = chunk.logits.float().log_softmax(-1).gather(-1, chunk.targets[:, None])[:, 0]
+            for row, log_prob in zip(chunk.rows, log_probs.tolist(), strict=True):
+                scores[row] += log_prob
+        return scores
+
+    def completion_logits(
+        self, prompt_token_ids: list[list[int]], completion_token_ids: list[list[int]]
+    ) -> Iterator[NextTokenLogits]:
+        """Logits for each token of given completions of one batch of prompts, [`LOGITS_CHUNK`] tokens at a time.
+
+        The chunks are the same for every adapter of a model, so that two of them can be compared chunk by chunk.
+
+        Args:
+            prompt_token_ids, completion_token_ids (`list[list[int]]`): Prompts, and a completion of each. They run in
+                one forward pass; prompt and completion together must not exceed `max_length` tokens.
+        """
+        rows = [prompt + completion for prompt, completion in zip(prompt_token_ids, completion_token_ids, strict=True)]
+        return self._next_token_logits(rows, [len(completion) for completion in completion_token_ids])
+
+    def _next_token_logits(self, rows: list[list[int]], lengths: list[int]) -> Iterator[NextTokenLogits]:
+        """Logits that predict the last `length` tokens of each row, a few columns of the batch at a time.
+
+        Over the vocabulary, logits of whole completions could exceed the memory. The columns before are in the cache.
+        """
         # The last prompt token stays out of the cached prefix: its logits predict the first completion token.
         prefix = common_prefix([row[: len(row) - length - 1] for row, length in zip(rows, lengths, strict=True)])
         inputs = self._pad_after_prefix(prefix, rows)
-        input_ids = inputs["input_ids"][:, len(prefix) :]
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
         # A plain forward, unlike `generate`, counts padding as positions: they are numbered from the mask instead.
-        position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)[:, len(prefix) :]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        # Rows are padded on the left, so each completion ends its row.
+        starts = ids.shape[1] - torch.tensor(lengths, device=ids.device)
+        start, first, last = len(prefix), int(starts.min()) - 1, ids.shape[1] - 1
         with torch.inference_mode(), self.network() as network:
-            logits = network(
-                input_ids=input_ids,
-                attention_mask=inputs["attention_mask"],
-                position_ids=position_ids,
-                past_key_values=_prefill_cache(network, prefix, len(rows)),
-                # Logits of the whole prompt, over the vocabulary, could exceed the memory.
-                logits_to_keep=max(lengths) + 1,
-            ).logits
-        scores = []
-        for row_ids, row_logits, length in zip(input_ids, logits, lengths, strict=True):
-            # Rows are padded on the left, so each completion ends its row.
-            completion_ids = row_ids[len(row_ids) - length :, None]
-            log_probs = row_logits[len(row_logits) - length - 1 : -1].float().log_softmax(-1)
-            scores.append(log_probs.gather(-1, completion_ids).sum().item())
-        return scores
+            cache = _prefill_cache(network, prefix, len(rows))
+        width = max(1, LOGITS_CHUNK // len(rows))
+        for column in range(first, last, width):
+            end = min(column + width, last)
+            with torch.inference_mode(), self.network() as network:
+                output = network(
+                    input_ids=ids[:, start:end],
+                    attention_mask=mask[:, :end],
+                    position_ids=positions[:, start:end],
+                    past_key_values=cache,
+                    use_cache=end < last or cache is not None,
+                    logits_to_keep=end - column,
+                )
+            if end < last and (cache := output.past_key_values) is None:
+                raise ValueError(f"{self.model} has no cache of keys and values, which long completions need.")
+            wanted = torch.arange(column + 1, end + 1, device=ids.device) >= starts[:, None]
+            in_rows = wanted.nonzero()[:, 0].tolist()
+            yield NextTokenLogits(output.logits[wanted], ids[:, column + 1 : end + 1][wanted], in_rows)
+            start = end
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
         """One completion of each prompt."""
