@@ -60,6 +60,37 @@ def bootstrap(hits: np.ndarray, rows: np.ndarray, seed: int = 0) -> tuple[float 
     return float(low), float(high)
 
 
+def bootstrap_quantile(
+    values: np.ndarray, groups: np.ndarray, quantile: float, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """95 % percentile interval of a quantile, from resampling whole groups, see [`bootstrap`].
+
+    The quantile is the smallest value that at least this fraction of the values does not exceed.
+
+    Args:
+        values (`np.ndarray`): The values, shape `(n,)`.
+        groups (`np.ndarray`): Number of the group of each, from 0, shape `(n,)`.
+        quantile (`float`): Between 0 and 1.
+        seed (`int`, *optional*, defaults to `0`): Seed of the resampling.
+
+    Returns:
+        `tuple`: Lower and upper end of the interval; `(None, None)` if there are fewer than two groups.
+    """
+    num_groups = int(groups.max()) + 1
+    if num_groups < 2:
+        return None, None
+    order = np.argsort(values, kind="stable")
+    values, groups = values[order], groups[order]
+    generator, quantiles = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        # A group that is drawn k times counts k times. Rounding must not push the rank over a whole number.
+        drawn = np.bincount(generator.integers(0, num_groups, num_groups), minlength=num_groups)
+        ranks = drawn[groups].cumsum()
+        quantiles.append(values[np.searchsorted(ranks, quantile * ranks[-1] * (1 - 1e-12))])
+    low, high = np.quantile(quantiles, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict:
     """`{gained, lost, p}`: numbers of prompts that changed, and the exact two-sided McNemar p-value (McNemar 1947).
 
