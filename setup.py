@@ -57,6 +57,14 @@ EXTRAS = {
         # below 5.20 and 5.21), which is what decides how new ours can be. For the tests on a CPU see the Makefile.
         "vllm>=0.32",
     ],
+    "lm-eval": [
+        # MMLU, IFEval and other tasks of its harness, in `cb-datasets ability`.
+        "lm-eval>=0.4.13,<0.5",
+        # What its IFEval needs.
+        "langdetect>=1.0.9",
+        "immutabledict>=4",
+        "nltk>=3.9.1",
+    ],
     "qlora": [
         # Base models in four bits, for `load_in_4bit`.
         "bitsandbytes>=0.49",
@@ -96,6 +104,7 @@ setup(
             "answers/assets/*.npz",
             "attacks/assets/*.json",
             "evaluation/*.json",
+            "evaluation/ability/assets/*.jsonl",
             "evaluation/metrics/*/*",
             "formats/templates/*.jinja",
             "sets/assets/*.json",

@@ -1,15 +1,18 @@
-"""The commands that measure: `evaluate` compares base and breakers, `report` writes its report again."""
+"""The commands that measure: `evaluate` compares base and breakers, `report` writes its report again, `ability`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ..checks.thresholds import EvaluationThresholds
 from ..terminal import print_line
-from .options import CurvesOption, DiagnosticsOption, Engine, ExtraAdaptersOption, SeedOption, takes
-from .output import stop_unless, table
+from .options import BackendName, CurvesOption, DiagnosticsOption, Engine, ExtraAdaptersOption, SeedOption, takes
+from .output import dropped, stop_unless, table, tokenizer
 
+
+if TYPE_CHECKING:
+    from ..generation.transformers_backend import TransformersBackend
 
 app = typer.Typer()
 
@@ -77,7 +80,8 @@ def report(
 ) -> None:
     """Write the report of an evaluation again, with more plots; no model runs.
 
-    Results of `attack` and `agentdojo` beside it, adaptive.json and agentdojo/agentdojo.json, are included.
+    Results of `ability`, `attack` and `agentdojo` beside it (ability.json, adaptive.json, agentdojo/agentdojo.json)
+    are included.
     """
     from ..evaluation.results import read_results, run_names
     from ..report.attack_sections import read_attack_results
@@ -92,6 +96,55 @@ def report(
     attack_results = read_attack_results(results[0].parent)
     _print_tables(write_report(first, output, cosines, curves, runs if others else None, attack_results))
     print_line(f"report: {len(first['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
+
+
+@app.command()
+@takes(Engine)
+def ability(
+    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
+    data: Annotated[
+        list[Path], typer.Option(help="Held-out samples (stage2/eval) or traces (traces/ultrachat); repeatable.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the report; ability.json is written.")],
+    engine: Engine,
+    also: ExtraAdaptersOption = None,
+    max_rows: Annotated[int, typer.Option(min=1, help="Maximum number of held-out rows of each slice.")] = 200,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK", help="A task of lm-eval: mmlu, ifeval, or a YAML file; repeatable."),
+    ] = None,
+    lm_eval_limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of questions of each task of lm-eval, for trials.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """General ability of breakers against their base model, without a judge.
+
+    Perplexity, agreement and KL divergence on held-out turns without an attack; multiple choice by log-likelihood; and
+    tasks of lm-eval. A killed run loses at most 100 turns, or one model's questions of one task.
+    """
+    from ..evaluation.ability.ability import ABILITY_FILE, ability_table_rows, measure_ability
+    from ..evaluation.ability.held_out import held_out_turns
+    from ..evaluation.ability.lm_eval_tasks import load_tasks
+    from ..evaluation.results import named_adapters
+    from ..files import write_json
+    from ..generation.backend import context_length
+
+    if engine.backend != BackendName.TRANSFORMERS:
+        raise ValueError("KL needs the logits of all tokens, which only --backend transformers has.")
+    adapters = named_adapters(adapter, also or [])
+    # First: what is missing is an error before the weights are loaded.
+    turns, drops = held_out_turns(
+        data, tokenizer(engine.tokenizer or engine.model), context_length(engine.model), max_rows, seed
+    )
+    tasks = load_tasks(lm_eval or [])
+    models = cast("dict[str, TransformersBackend]", engine.load_all(adapters))
+    result = measure_ability(turns, drops, models, engine.batch_size, seed, engine.work_dir, tasks, lm_eval_limit)
+    write_json(output / ABILITY_FILE, result)
+    table(["", *models], ability_table_rows(result, list(models)))
+    for warning in result["warnings"]:
+        print_line(f"  warning: {warning}")
+    print_line(f"ability: {len(turns)} held-out turns, {dropped(drops)} -> {output / ABILITY_FILE}")
 
 
 def _print_tables(results: dict) -> None:

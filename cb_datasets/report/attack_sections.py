@@ -1,8 +1,9 @@
-"""Report sections for adaptive attacks and the live AgentDojo benchmark.
+"""Report sections for general ability, adaptive attacks and the live AgentDojo benchmark.
 
 Their results are files in the folder of the report:
 
     report/results.json                 the evaluation
+    report/ability.json                 `cb-datasets ability`: what else the breaker changed
     report/adaptive.json                `cb-datasets attack`: the ladder of attacks
     report/agentdojo/agentdojo.json     `cb-datasets agentdojo`: the live benchmark
 
@@ -15,20 +16,22 @@ from pathlib import Path
 
 from ..attacks import adaptive_results as adaptive
 from ..counts import listed
+from ..evaluation.ability.ability import ABILITY_KEYS
 from ..evaluation.compare import BASE
 from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS
 from ..files import read_json
+from .ability_section import ABILITY, ability_section
 from .live_section import LIVE, live_section
 from .section import Section, models_to_show
 
 
 ADAPTIVE = adaptive.ADAPTIVE_FILE
 
-_KEYS = {ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
+_KEYS = {ABILITY: ABILITY_KEYS, ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
 
 
 def read_attack_results(folder: Path) -> dict[str, dict]:
-    """Results of attacks and of the live benchmark in a report's folder, by file name relative to it.
+    """Results of the other commands in a report's folder, by file name relative to it.
 
     Raises:
         ValueError: If a file was not written by this version.
@@ -37,20 +40,22 @@ def read_attack_results(folder: Path) -> dict[str, dict]:
     for name, results in attack_results.items():
         if missing := sorted(set(_KEYS[name]) - results.keys()):
             raise ValueError(
-                f"{folder / name}: not written by this version ({', '.join(missing)} is missing). Rerun `make attack` "
-                "or `make agentdojo`, which resume from finished work, or delete the file."
+                f"{folder / name}: not written by this version ({', '.join(missing)} is missing). Rerun `cb-datasets "
+                "ability`, `make attack` or `make agentdojo`, which resume from finished work, or delete the file."
             )
     return attack_results
 
 
 def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dict) -> list[Section]:
-    """Sections for the attacks and the live benchmark that have results.
+    """Sections for the other commands that have results.
 
     Args:
         attack_results (`Mapping[str, dict]`): Their results, see [`read_attack_results`].
         evaluation_settings (`dict`): Settings of the evaluation. Adapters that are not in them are left out.
     """
     sections = []
+    if ABILITY in attack_results:
+        sections.append(ability_section(attack_results[ABILITY], evaluation_settings))
     if ADAPTIVE in attack_results:
         sections += _adaptive_sections(attack_results[ADAPTIVE], evaluation_settings)
     if LIVE in attack_results:
