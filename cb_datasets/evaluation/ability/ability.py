@@ -152,7 +152,7 @@ def ability_table_rows(result: Mapping, models: Sequence[str]) -> list[tuple[str
 def _text_cell(figures: Mapping[str, dict], figure: str) -> str:
     if figure not in figures:
         return "-"
-    return _with_interval(figures[figure], "{:.1%}" if figure == "agreement" else "{:.4g}")
+    return _with_interval(figures[figure], "{:.1%}" if figure == "agreement" else "{:#.4g}")
 
 
 def _rate_cell(table: Mapping, model: str, metric: str) -> str:

@@ -67,12 +67,10 @@ def held_out_turns(
         ValueError: If no turn is left.
     """
     folders = list(folders)
-    turns, drops = {}, Counter[str]()
+    turns: dict[str, HeldOutTurn] = {}
+    drops = Counter[str]()
     for folder in folders:
-        rows = _eval_rows(folder)
-        is_samples = "assistant_raw" in rows.column_names
-        samples = _chosen_samples(rows, max_rows, seed, drops) if is_samples else choose(rows, max_rows, seed, "id")
-        for row in samples if is_samples else _turns_of(samples, tokenizer, drops):
+        for row in _rows_of(folder, tokenizer, max_rows, seed, drops):
             encoded = encode_sample(tokenizer, row)
             turn = HeldOutTurn(
                 row["id"],
@@ -93,7 +91,18 @@ def held_out_turns(
             f"{', '.join(map(str, folders))}: no held-out turn ({dict(drops) or 'no row'}). --data takes the held-out "
             "samples (stage2/eval) or traces of chat (traces/ultrachat)."
         )
-    return list(turns.values()), drops
+    return list(turns.values()), +drops
+
+
+def _rows_of(
+    folder: Path, tokenizer: "PreTrainedTokenizerBase", max_rows: int, seed: int, drops: Counter[str]
+) -> Iterator[dict]:
+    rows = _eval_rows(folder)
+    if "assistant_raw" in rows.column_names:
+        return _chosen_samples(rows, max_rows, seed, drops)
+    traces = choose(rows, max_rows, seed, "id")
+    drops["over_max_rows"] += len(rows) - len(traces)
+    return _turns_of(traces, tokenizer, drops)
 
 
 def _eval_rows(folder: Path) -> Dataset:
@@ -108,21 +117,18 @@ def _chosen_samples(rows: Dataset, max_rows: int, seed: int, drops: Counter[str]
     by_slice: dict[str, list[int]] = {CHAT: [], TOOL_CALLS: []}
     columns = (rows[name] for name in ("priority_class", "split", "injection"))
     for number, (name, split, injection) in enumerate(zip(*columns, strict=True)):
-        reason = (
-            "not_in_eval"
-            if split != "eval"
-            else "other_class"
-            if name not in SLICE_OF_CLASS
-            else "injection"
-            if injection
-            else None
-        )
-        if reason is None:
-            by_slice[SLICE_OF_CLASS[name]].append(number)
+        if split != "eval":
+            drops["not_in_eval"] += 1
+        elif name not in SLICE_OF_CLASS:
+            drops["other_class"] += 1
+        elif injection:
+            drops["injection"] += 1
         else:
-            drops[reason] += 1
+            by_slice[SLICE_OF_CLASS[name]].append(number)
     for numbers in by_slice.values():
-        yield from choose(rows.select(numbers), max_rows, seed)
+        chosen = choose(rows.select(numbers), max_rows, seed)
+        drops["over_max_rows"] += len(numbers) - len(chosen)
+        yield from chosen
 
 
 def _turns_of(traces: Dataset, tokenizer: "PreTrainedTokenizerBase", drops: Counter[str]) -> Iterator[dict]:

@@ -150,10 +150,8 @@ def text_figures(turns: Sequence[HeldOutTurn], rows: Dataset, seed: int) -> dict
 def _tokens(turns: Sequence[HeldOutTurn], rows: Sequence[dict]) -> _Tokens:
     numbers = {name: number for number, name in enumerate(dict.fromkeys(turn.conversation for turn in turns))}
     conversation = [numbers[turn.conversation] for turn in turns for _ in turn.completion_ids]
-    columns = (
-        np.concatenate([np.asarray(row[name], dtype=float) for row in rows]) for name in ("nll", "kl", "agrees")
-    )
-    return _Tokens(*columns, np.asarray(conversation))
+    nll, kl, agrees = (np.concatenate([row[name] for row in rows]).astype(float) for name in ("nll", "kl", "agrees"))
+    return _Tokens(nll, kl, agrees, np.asarray(conversation))
 
 
 def _figures(base: _Tokens, own: _Tokens, model: str, seed: int) -> Iterator[tuple[str, dict]]:
