@@ -33,13 +33,15 @@ from cb_datasets.evaluation.ability.multiple_choice import (
 )
 from cb_datasets.evaluation.ability.text_figures import TURN_FEATURES, measure_text, text_figures
 from cb_datasets.evaluation.statistics import RESAMPLES, bootstrap_quantile
-from cb_datasets.files import read_json, save_rows, to_dataset
+from cb_datasets.files import read_json, save_rows, to_dataset, write_json
 from cb_datasets.generation import transformers_backend
-from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
 from cb_datasets.report.ability_section import ability_section
+from cb_datasets.report.report import write_report
 from cb_datasets.sample import SAMPLE_FEATURES
 from trainers.objective.losses import kl
+
+from ..fake_results import small_results
 
 
 CALL = '<|python_tag|>{"name": "search_web", "parameters": {"query": "pump"}}<|eom_id|>'
@@ -372,16 +374,18 @@ def test_a_task_that_generates_is_asked_through_the_chat_template(breaker, local
 
     local_task.with_name("words.yaml").write_text(GENERATING_TASK, encoding="utf-8")
     [task] = load_tasks([str(local_task.with_name("words.yaml"))])
-    asked, generate = [], HFLM.generate_until
-    monkeypatch.setattr(
-        HFLM,
-        "generate_until",
-        lambda self, requests, **kwargs: asked.extend(requests) or generate(self, requests, **kwargs),
-    )
+    asked, settings, generate = [], [], HFLM.generate_until
+
+    def watched(self, requests, **kwargs):
+        asked.extend(request.args[0] for request in requests)
+        settings.append(self.chat_template_args)
+        return generate(self, requests, **kwargs)
+
+    monkeypatch.setattr(HFLM, "generate_until", watched)
     result = run_task(task, breaker, 4, 4)
     assert task.generates and result["n"] == 4 and list(result["metrics"]) == ["exact_match"]
-    assert all(one.args[0].startswith("<|begin_of_text|><|start_header_id|>") for one in asked)
-    assert all("26 Jul 2024" in one.args[0] for one in asked), "with the pinned date"
+    assert len(asked) == 4 and all(text.startswith("<|begin_of_text|><|start_header_id|>") for text in asked)
+    assert settings[0]["date_string"] == "26 Jul 2024"
 
 
 def test_a_task_without_its_data_is_one_error(local_task):
@@ -423,6 +427,17 @@ def test_the_command_measures_base_and_breakers_once(tiny_agent_path, adapter, d
     assert other.models == [] and other.rows == [] and "ability.json has results of weights" in other.paragraphs[-1]
     assert not any(text.startswith("Warning") for text in other.paragraphs)
 
+    # In the report of an evaluation of the same weights.
+    ability["settings"]["adapters"] = small_results()["settings"]["adapters"]
+    write_report(small_results(), tmp_path / "other")
+    write_json(tmp_path / "other" / "ability.json", ability)
+    arguments_of_report = ["report", tmp_path / "other" / "results.json", "--output", tmp_path / "other"]
+    assert CliRunner().invoke(app, [*map(str, arguments_of_report)]).exit_code == 0
+    text, page = ((tmp_path / "other" / f"report.{suffix}").read_text("utf-8") for suffix in ("md", "html"))
+    assert f"| chat: KL to the base model, nats per token ↓ | - | {row[2]} |" in text and "## General ability" in text
+    assert row[2] in page.partition('<section id="ability">')[2].partition("</section>")[0]
+    ability = read_json(tmp_path / "report" / "ability.json")
+
     def fail(*args):
         raise AssertionError("measured again")
 
@@ -435,7 +450,8 @@ def test_the_command_measures_base_and_breakers_once(tiny_agent_path, adapter, d
 def test_a_missing_package_or_backend_is_an_error_before_a_model_loads(
     tiny_agent_path, adapter, data, tmp_path, monkeypatch
 ):
-    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    for module in ("lm_eval", "lm_eval.tasks"):
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(Engine, "load_all", None)
     arguments = ["--model", tiny_agent_path, "--adapter", adapter, "--data", data, "--output", tmp_path]
     result = run(*arguments, "--lm-eval", "mmlu")
@@ -461,16 +477,15 @@ def test_another_family_with_another_tokenizer(real_tokenizer, samples, tmp_path
     torch.manual_seed(0)
     network = Qwen3ForCausalLM(config)
     network.save_pretrained(model)
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
     lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(network, lora).save_pretrained(tmp_path / "adapter")
     rows = [row | {"assistant_raw": row["assistant_raw"].replace("<|eot_id|>", "<|im_end|>")} for row in samples[:3]]
     save_rows(to_dataset(rows, SAMPLE_FEATURES), tmp_path / "data", {})
-    arguments = ["--model", model, "--tokenizer", tmp_path / "tokenizer", "--adapter", tmp_path / "adapter"]
+    arguments = ["--model", model, "--tokenizer", tokenizer.name_or_path, "--adapter", tmp_path / "adapter"]
     result = run(*arguments, "--data", tmp_path / "data", "--output", tmp_path, "--work-dir", tmp_path / "work")
     assert result.exit_code == 0, result.exception
     chat = read_json(tmp_path / "ability.json")["text"]["chat"]
     # A random network knows nothing: each of 151,669 tokens is about as probable as any other.
     assert chat["models"]["base"]["perplexity"]["value"] == pytest.approx(len(tokenizer), rel=0.05)
-    expected = sum(len(load_tokenizer(str(tmp_path / "tokenizer"))(row["assistant_raw"])["input_ids"]) for row in rows)
+    expected = sum(len(tokenizer(row["assistant_raw"])["input_ids"]) for row in rows)
     assert chat["tokens"] == expected
