@@ -127,10 +127,10 @@ def _words(name: str) -> str:
 
 _TEXT_ROWS = {
     "perplexity": "perplexity ↓",
-    "perplexity_ratio": "perplexity over the base model's ↓",
-    "agreement": "same most probable token as the base model ↑",
-    "kl_mean": "KL to the base model, nats per token ↓",
-    "kl_p99": "its 99th percentile ↓",
+    "perplexity_ratio": "perplexity relative to base ↓",
+    "agreement": "same top token as base ↑",
+    "kl_mean": "KL to base, nats per token ↓",
+    "kl_p99": "KL to base, 99th percentile ↓",
 }
 
 

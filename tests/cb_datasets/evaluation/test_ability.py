@@ -420,7 +420,7 @@ def test_the_command_measures_base_and_breakers_once(tiny_agent_path, adapter, d
     settings = {"adapters": {"breaker": ability["settings"]["adapters"]["breaker"]}}
     section = ability_section(ability, settings)
     assert section.models == ["base", "breaker"] and len(section.rows) == 12
-    [row] = [row for row in section.rows if row[0] == "chat: KL to the base model, nats per token ↓"]
+    [row] = [row for row in section.rows if row[0] == "chat: KL to base, nats per token ↓"]
     assert row[1] == "-" and "[" in row[2]
     assert any(text.startswith("Warning: breaker, chat") for text in section.paragraphs)
     other = ability_section(ability, {"adapters": {"breaker": "base+retrained"}})
@@ -434,7 +434,7 @@ def test_the_command_measures_base_and_breakers_once(tiny_agent_path, adapter, d
     arguments_of_report = ["report", tmp_path / "other" / "results.json", "--output", tmp_path / "other"]
     assert CliRunner().invoke(app, [*map(str, arguments_of_report)]).exit_code == 0
     text, page = ((tmp_path / "other" / f"report.{suffix}").read_text("utf-8") for suffix in ("md", "html"))
-    assert f"| chat: KL to the base model, nats per token ↓ | - | {row[2]} |" in text and "## General ability" in text
+    assert f"| chat: KL to base, nats per token ↓ | - | {row[2]} |" in text and "## General ability" in text
     assert row[2] in page.partition('<section id="ability">')[2].partition("</section>")[0]
     ability = read_json(tmp_path / "report" / "ability.json")
 
