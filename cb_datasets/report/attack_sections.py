@@ -40,8 +40,9 @@ def read_attack_results(folder: Path) -> dict[str, dict]:
     for name, results in attack_results.items():
         if missing := sorted(set(_KEYS[name]) - results.keys()):
             raise ValueError(
-                f"{folder / name}: not written by this version ({', '.join(missing)} is missing). Rerun `cb-datasets "
-                "ability`, `make attack` or `make agentdojo`, which resume from finished work, or delete the file."
+                f"{folder / name}: not written by this version ({', '.join(missing)} is missing). "
+                "Rerun `make attack`, `make agentdojo` or `cb-datasets ability`, which resume from finished work, or "
+                "delete the file."
             )
     return attack_results
 
