@@ -52,6 +52,12 @@ def is_recognisable(attack_type: str | None, texts: re.Pattern | None) -> bool:
     return texts is not None or (attack_type or "").startswith(_MARKING_ATTACKS)
 
 
+def tagged_texts(messages: list[dict]) -> list[str]:
+    """The texts between the tags in tool results."""
+    results = (turn["content"] or "" for turn in messages if turn["role"] == "tool")
+    return [text for content in results for text in _MARKED.findall(content)]
+
+
 def find_spans(
     messages: list[dict], texts: re.Pattern | None, is_injection: Callable[[str], bool] = bool
 ) -> list[dict]:

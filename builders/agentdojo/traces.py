@@ -3,9 +3,11 @@
 import json
 
 from ..trace import Dropped, attack, calls_left, to_json
-from .exposure import find_spans, injected_texts, is_dos_attack, is_recognisable
+from .agentdyn import agentdyn_goal
+from .exposure import find_spans, injected_texts, is_dos_attack, is_recognisable, tagged_texts
+from .goals import Goal, goal_from_injections
 from .layouts import Run
-from .suites import Goal, Suite
+from .suites import REFERENCE, Suite
 from .verdicts import Evidence, decision_turn_of, find_evidence, verdict_of
 
 
@@ -58,7 +60,7 @@ def _dos_trace(run: Run, suite: Suite) -> dict:
 def _attacked_trace(
     run: Run, injection_task: str, suite: Suite, attack_succeeded_when: bool, where: str
 ) -> dict | Dropped:
-    goal = suite.goal(injection_task, run.injections)
+    goal, goal_from = goal_of(run, injection_task, suite)
     if goal is None:
         return Dropped("unknown_goal", where, is_attacked=True)  # without the attacker's calls there is no verdict
     texts = injected_texts(run.injections)
@@ -72,7 +74,6 @@ def _attacked_trace(
         # Of the tools that accept text, any could be the attacker's: it is unknown whether that one was offered.
         return Dropped("unknown_goal", where, is_attacked=True)
     turn = decision_turn_of(run, evidence, verdict)
-    goal_from = suite.origin if injection_task in suite.goals else "injection"
     return {
         **_shared_columns(run, suite),
         "expected_tool": expected_tool_of(run, evidence, verdict, turn, user_calls or [], offered),
@@ -84,6 +85,22 @@ def _attacked_trace(
             {**_metadata_of(run, suite), **_attack_metadata_of(run, evidence, goal), "goal_from": goal_from}
         ),
     }
+
+
+def goal_of(run: Run, injection_task: str, suite: Suite) -> tuple[Goal | None, str | None]:
+    """Goal of an attacked run, `None` if it is unknown, and where it is from.
+
+    In this order: a description in `reference/`, AgentDyn's tasks, the installed benchmark, or else the injected texts
+    alone.
+    """
+    if suite.origin == REFERENCE and injection_task in suite.goals:
+        return suite.goals[injection_task], REFERENCE
+    injected = run.injections or tagged_texts(run.messages)
+    if goal := agentdyn_goal(run.suite, injection_task, injected):
+        return goal, "agentdyn"
+    if injection_task in suite.goals:
+        return suite.goals[injection_task], suite.origin
+    return goal_from_injections(run.injections, suite.tools), "injection"
 
 
 def _shared_columns(run: Run, suite: Suite) -> dict:

@@ -10,8 +10,8 @@ import datasets
 
 from ..trace import call_matches
 from ..written_calls import calls_in_words
+from .goals import Goal
 from .layouts import Run
-from .suites import Goal
 
 
 _logger = datasets.logging.get_logger(__name__)

@@ -15,7 +15,8 @@ import pytest
 from builders import TraceBuilder, load_source, prepare_source
 from builders.agentdojo import AgentDojo
 from builders.agentdojo.layouts import parse_dump_run
-from builders.agentdojo.suites import goal_from_solution, is_reference, load_suites
+from builders.agentdojo.goals import goal_from_solution
+from builders.agentdojo.suites import is_reference, load_suites
 from builders.agentdojo.verdicts import _fisher_p_value, check_polarity
 from builders.base import summarize_traces
 from builders.json_records import read_json_lines

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from builders import prepare_source
-from builders.agentdojo.suites import goal_from_solution, load_suites
+from builders.agentdojo.goals import goal_from_solution
+from builders.agentdojo.suites import load_suites
 from tests.builders.test_agentdojo_runs import (
     as_dump,
     attacked,
