@@ -19,8 +19,7 @@ from agentdojo.attacks.base_attacks import BaseAttack
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 
 from builders.agentdojo.exposure import injected_texts
-from builders.agentdojo.agentdyn import agentdyn_goal
-from builders.agentdojo.goals import goal_from_solution, is_stub
+from builders.agentdojo.goals import goal_from_solution
 
 from ..attacks.composition import compose_injection
 

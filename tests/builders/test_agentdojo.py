@@ -14,8 +14,8 @@ import pytest
 
 from builders import TraceBuilder, load_source, prepare_source
 from builders.agentdojo import AgentDojo
-from builders.agentdojo.layouts import parse_dump_run
 from builders.agentdojo.goals import goal_from_solution
+from builders.agentdojo.layouts import parse_dump_run
 from builders.agentdojo.suites import is_reference, load_suites
 from builders.agentdojo.verdicts import _fisher_p_value, check_polarity
 from builders.base import summarize_traces

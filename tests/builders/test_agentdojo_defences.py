@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from builders import prepare_source
 from builders.agentdojo.goals import goal_from_solution
 from builders.agentdojo.suites import load_suites
 from tests.builders.test_agentdojo_runs import (
@@ -252,38 +251,3 @@ def test_tools_that_a_list_lacks_are_named(tmp_path: Path, monkeypatch: pytest.M
         [trace] = build(tmp_path).as_dataset()["train"]
     assert metadata_of(trace)["unlisted_tools"] == ["sound_horn"]
     assert len(warnings) == 2 and "harbour" in warnings[0] and "sound_horn (1 runs)" in warnings[0]
-
-
-GOALS = {
-    "github": {
-        "injection_task_0": "git_star",
-        "injection_task_1": "git_delete_repo",
-        "injection_task_4": "update_github_account_password",
-        "injection_task_5": "git_add_ssh_key",
-        "injection_task_7": "git_issue",
-    },
-    "shopping": {"injection_task_8": "update_shopping_account_password"},
-}
-
-
-def test_real_goals_written_by_hand_turn_unknown_goals_into_verdicts(real_data: Path, tmp_path: Path):
-    """Tools alone are enough here, and every label agrees with the calls."""
-    schemas = sorted((real_data / "agentdojo" / "reference").glob("tool_schemas_*.json"))
-    runs = sorted((real_data / "agentdyn").glob("runs/*/*/*/*/*.json"))
-    if not runs:
-        pytest.skip("no runs of AgentDyn")
-    files = [*runs, *schemas]
-    before = prepare_source("agentdojo", data_files=files, cache_dir=tmp_path / "before")
-    for suite, goals in GOALS.items():
-        tasks = {task: {"gold": [{"function": tool, "args": {}}]} for task, tool in goals.items()}
-        path = tmp_path / f"tasks_{suite}.json"
-        path.write_text(json.dumps({"user_tasks": {}, "injection_tasks": tasks}))
-        files.append(path)
-    after = prepare_source("agentdojo", data_files=files, cache_dir=tmp_path / "after")
-    unknown = {drop.where for drop in before.dropped() if drop.reason == "unknown_goal"}
-    known = unknown - {drop.where for drop in after.dropped()}
-    assert (len(unknown), len(known)) == (53, 36)
-    ids = {f"agentdojo/{where.removesuffix('.json')}" for where in known}
-    judged = [(metadata_of(t)["security"], t["verdict"]) for t in after.as_dataset()["train"] if t["id"] in ids]
-    assert {verdict for security, verdict in judged if security} == {"compromised"}
-    assert {verdict for security, verdict in judged if not security} == {"not_exposed", "resisted"}

@@ -197,7 +197,9 @@ def whole(real_data: Path, case: Case, files: str) -> Case:
     folder = real_data / files.split("/")[0]
     contents = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(real_data.glob(files))}
     target, *beside = contents
-    fixed = {"reference": folder / "reference"} if case.source == "agentdojo" else case.inputs[0].fixed
+    fixed = (
+        {"reference": real_data / "agentdojo" / "reference"} if case.source == "agentdojo" else case.inputs[0].fixed
+    )
     return replace(case, inputs=[Input(target, contents[target], {path: contents[path] for path in beside}, fixed)])
 
 
@@ -223,7 +225,8 @@ def small_runs() -> Case:
         Input(path, data, {other: runs[other] for other in runs if other != path}, fixed)
         for path, data in runs.items()
     ]
-    oracle = partial(agentdojo_runs.units, tokens={("ferry", "injection_task_3"): small.GOAL.token})
+    goal = replace(small.GOAL, tools=frozenset())
+    oracle = partial(agentdojo_runs.units, goals={("ferry", "injection_task_3"): goal})
     return Case("agentdojo", inputs, oracle, (*OF_DOCUMENTS, in_document(*mutate.TURNS)), 80)
 
 
