@@ -159,6 +159,10 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     def check_facts(self, facts: Counter[Any]) -> None:
         """Log what is odd about all traces together, or raise a `ValueError` if their counts are implausible."""
 
+    def origins(self, traces: datasets.DatasetDict) -> list[dict]:
+        """Works that the traces are from, where there are several: `{name, licence, citation, homepage, traces}`."""
+        return []
+
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(
             description=inspect.cleandoc(self.__doc__ or ""),

@@ -93,6 +93,11 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         ]
         for name, sheet in sheets.items()
     ]
+    works = [
+        [name, origin["name"], origin["licence"], origin["traces"], origin["citation"], origin["homepage"]]
+        for name, sheet in sheets.items()
+        for origin in sheet.get("origins", ())
+    ]
     notes = [f"- {name}: {sheet['note']}" for name, sheet in sheets.items() if sheet.get("note")]
     parts = [
         "# Sources",
@@ -103,6 +108,11 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         markdown_table(
             ["source", "licence", "redistributable", "revision", "tokens", "traces that spell control tokens"], origins
         ),
+        *(["Some sources hold traces of several works.", _works_table(works)] if works else []),
         *(["\n".join(notes)] if notes else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _works_table(works: list[list]) -> str:
+    return markdown_table(["source", "work", "licence", "traces", "citation", "homepage"], works)

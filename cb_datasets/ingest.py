@@ -48,6 +48,7 @@ def ingest(
         "licence": builder.licence,
         "redistributable": builder.redistributable,
         "citation": builder.CITATION,
+        "origins": builder.origins(traces),
         "note": builder.NOTE,
         "source_revision": revision,
         "pinned_by_revision_only": [] if is_local else [d.path for d in builder.DOWNLOADS if d.sha256 is None],

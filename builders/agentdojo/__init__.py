@@ -58,6 +58,9 @@ import datasets
 
 from ..base import TraceBuilder, TraceConfig
 from ..trace import Dropped
+from .agentdyn import CITATION as AGENTDYN
+from .agentdyn import HOMEPAGE as AGENTDYN_HOMEPAGE
+from .agentdyn import SUITES as AGENTDYN_SUITES
 from .layouts import parse_run, read_records
 from .suites import installed_suite, is_reference, load_suites
 from .traces import run_trace
@@ -114,6 +117,17 @@ class AgentDojo(TraceBuilder):
             expected = f"{_DUMPS} in {data_dir}, or {_BARE_DUMPS}, or {_RUNS}"
             raise FileNotFoundError(f"AgentDojo expects {expected}, but finds none.")
         return sorted(files)
+
+    def origins(self, traces: datasets.DatasetDict) -> list[dict]:
+        """AgentDojo and AgentDyn, where there are traces of both or of AgentDyn alone."""
+        groups = (group for rows in traces.values() for group in rows.data["group"].to_pylist())
+        counts = Counter(group.split("/")[0] in AGENTDYN_SUITES for group in groups)
+        works = ((False, "AgentDojo", self.CITATION, self.HOMEPAGE), (True, "AgentDyn", AGENTDYN, AGENTDYN_HOMEPAGE))
+        return [
+            {"name": name, "licence": "mit", "citation": citation, "homepage": homepage, "traces": counts[is_agentdyn]}
+            for is_agentdyn, name, citation, homepage in works
+            if counts[True] and counts[is_agentdyn]
+        ]
 
     def facts_of(self, trace: dict) -> Iterable[tuple[str, str, str]]:
         """The verdict, by pipeline and attack, and each tool that the list of its suite lacks."""

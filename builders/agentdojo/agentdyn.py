@@ -19,8 +19,10 @@ from .exposure import unquoted
 from .goals import Goal
 
 
-# The suites, whose authors and licence are AgentDyn's.
+# The suites, whose authors are AgentDyn's. It is MIT, as AgentDojo is.
 SUITES = ("shopping", "github", "dailylife")
+CITATION = "AgentDyn (Li et al. 2026, arXiv:2601.10173)"
+HOMEPAGE = "https://github.com/leolee99/AgentDyn"
 
 
 class _Task(NamedTuple):

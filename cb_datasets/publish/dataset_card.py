@@ -166,10 +166,16 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "of_unknown_licence": by_licence.get(None, []),
         "serving": [serving_command("BASE", "ADAPTER", "RANK", FORMATS[name]) for name in formats if name in FORMATS],
         "notes": {name: note for name in names if (note := sheets[name].get("note"))},
-        "citations": sorted({sheets[name].get("citation") for name in names} - {None}),
+        "citations": sorted({citation for name in names for citation in _citations(sheets[name])}),
         "example": example,
         "example_shortened": shortened,
     }
+
+
+def _citations(sheet: dict) -> Iterable[str]:
+    """Citations of a source, or of the works that it holds."""
+    of_works = [origin["citation"] for origin in sheet.get("origins", ())]
+    return filter(None, of_works or [sheet.get("citation")])
 
 
 def plot_classes(configs: Configs, path: Path) -> None:

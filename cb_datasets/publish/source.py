@@ -76,6 +76,7 @@ def _card(
         repo_id=repo_id,
         info=builder.info,
         note=builder.NOTE,
+        origins=builder.origins(builder.as_dataset()),
         revision=builder.config.source_revision,
         splits={split: written.rows for split, written in splits.items()},
         counts=counts,
