@@ -11,6 +11,7 @@ from builders.agentdojo.agentdyn import _TASKS, SUITES, agentdyn_goal
 from builders.agentdojo.goals import is_stub
 from builders.agentdojo.suites import installed_suite
 from builders.base import summarize_traces
+from tests.builders.oracles import agentdojo_runs
 from tests.builders.test_agentdojo_runs import returns, run, says, write
 
 
@@ -130,6 +131,16 @@ def test_real_totals(builder: TraceBuilder):
         "groups": 30,
         "drops": {},
     }
+
+
+def test_every_verdict_is_one_that_the_oracle_allows(builder: TraceBuilder, real_data: Path):
+    folder = real_data / "agentdyn"
+    paths = folder.glob("runs/*/*/*/*/*.json")
+    units = agentdojo_runs.units({str(path.relative_to(folder)): path.read_bytes() for path in paths})
+    allowed = {f"agentdojo/{unit.file.removesuffix('.json')}": unit.outcomes for unit in units}
+    given = {row["id"]: f"{row['verdict']}@{row['decision_turn']}" for row in builder.as_dataset()["train"]}
+    assert given.keys() == allowed.keys()
+    assert {id: outcome for id, outcome in given.items() if outcome not in allowed[id]} == {}
 
 
 def test_every_real_label_agrees_with_the_calls(builder: TraceBuilder):
