@@ -22,6 +22,7 @@ from datasets.exceptions import DatasetGenerationError
 from .agentdojo import AgentDojo
 from .agentharm import AgentHarm
 from .base import TraceBuilder, content_hash, count_facts, source_hash
+from .bfcl import BFCL
 from .fujitsu import FujitsuB1, FujitsuB3, FujitsuB4
 from .jsonl import JsonLines
 from .llmail import LLMail
@@ -37,6 +38,7 @@ SOURCES: dict[str, type[TraceBuilder]] = {
     "fujitsu_b3": FujitsuB3,
     "fujitsu_b4": FujitsuB4,
     "tau2": Tau2,
+    "bfcl": BFCL,
     "ultrachat": UltraChat,
     "xstest": XSTest,
     "xstest_completions": XSTestCompletions,

@@ -5,12 +5,14 @@ given                                       wanted                              
 {"query": " Tides ", "limit": 10}           {"query": "tides"}                     yes, if 10 is the default
 {"to": ["b@x.org", "a@x.org"]}              {"to": ["a@x.org", "b@x.org"]}         yes: lists of strings have no order
 {"point": [2, 1]}                           {"point": [1, 2]}                      no: lists of numbers have
+
+Where a source lists all values that it accepts of an argument, those decide: see [`are_accepted`].
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
@@ -62,14 +64,50 @@ def same_arguments(given: dict[str, Any], wanted: dict[str, Any], schema: dict |
         return False
 
 
+def are_accepted(given: dict[str, Any], expected: dict, schema: dict | None = None) -> bool:
+    """Whether the arguments of a call are right: the same as the expected ones, or among the accepted ones.
+
+        alternatives {"port": ["Brest", "Brest, France"], "unit": ["m"]}, optional ["unit"]
+
+        {"port": "brest"}                     yes: an optional argument may be left out, or be empty
+        {"port": "Brest France"}              yes: strings are compared without punctuation, too
+        {"port": "Brest", "unit": "km"}       no: another value
+        {"port": "Brest", "hour": 7}          no: an argument without accepted values
+
+    Args:
+        given (`dict[str, Any]`): Decoded arguments.
+        expected (`dict`): An expected call: `arguments`, and with `alternatives` (argument -> accepted values) and
+            `optional` (names of arguments) all forms that a source accepts, which then decide alone. They are compared
+            as BFCL does (Patil et al. 2025, `ast_checker`), except that numbers and booleans may be written as text.
+        schema (`dict`, *optional*): As for [`same_arguments`].
+    """
+    alternatives = expected.get("alternatives")
+    if alternatives is None:
+        return same_arguments(given, expected["arguments"], schema)
+    optional = expected.get("optional") or ()
+    root = _Root(schema, text=_bare_text)
+    given = {key: value for key, value in given.items() if not (value == "" and key in optional)}
+    if not given.keys() <= alternatives.keys() or not alternatives.keys() - given.keys() <= set(optional):
+        return False
+    try:
+        parts = {key: _part(_mapping(schema), key, root) for key in given}
+        return all(
+            any(_same(value, accepted, parts[key], root) for accepted in alternatives[key])
+            for key, value in given.items()
+        )
+    except (_TooManyLookups, RecursionError):
+        return False
+
+
 class _TooManyLookups(Exception):
     """Raised to give a comparison up."""
 
 
 class _Root:
-    """The whole schema, in which references are looked up."""
+    """The whole schema, in which references are looked up, and how strings are normalized."""
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, text: Callable[[str], str] | None = None) -> None:
+        self.text = text or _text
         self._schema = schema
         self._lookups = 0
 
@@ -171,10 +209,10 @@ def _same_as(given: Any, wanted: Any, schema: dict, root: _Root) -> bool:
         return len(given) == len(wanted) and all(map(lambda a, b: _same(a, b, items, root), given, wanted))
     stated = schema.get("type")
     types = [name for name in ([stated] if isinstance(stated, str) else _sequence(stated)) if isinstance(name, str)]
-    return _scalar(given, types) == _scalar(wanted, types)
+    return _scalar(given, types, root.text) == _scalar(wanted, types, root.text)
 
 
-def _scalar(value: Any, types: list[str]) -> Any:
+def _scalar(value: Any, types: list[str], text: Callable[[str], str]) -> Any:
     """A value in its schema's type, normalized so that equivalent values compare equal."""
     if value is None:
         return None
@@ -184,7 +222,7 @@ def _scalar(value: Any, types: list[str]) -> Any:
     if isinstance(value, bool) or ("boolean" in types and value in ("true", "false", "True", "False")):
         # Kept apart from numbers, because Python says that True == 1.
         return "boolean", str(value).casefold() == "true"
-    return _text(str(value)) if isinstance(value, str | int | float) else value
+    return text(str(value)) if isinstance(value, str | int | float) else value
 
 
 def _number(value: Any, from_text: bool) -> Decimal | None:
@@ -200,6 +238,11 @@ def _number(value: Any, from_text: bool) -> Decimal | None:
 
 def _text(value: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", value).casefold().split())
+
+
+def _bare_text(value: str) -> str:
+    """A text without the punctuation that `April 1, 2024` and `April 1 2024` differ in."""
+    return re.sub(r"[\s,./_*^-]", "", _text(value)).replace("'", '"')
 
 
 # A number as JSON writes it.

@@ -12,7 +12,7 @@ from enum import StrEnum
 from builders.trace import call_matches
 
 from .answers.refusals import is_refusal
-from .arguments import parameter_schemas, same_arguments
+from .arguments import are_accepted, parameter_schemas
 from .formats import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
 
@@ -60,6 +60,8 @@ def is_right_known(target: dict) -> bool:
 def has_expected_arguments(call: ToolCall, target: dict, tools: str | None) -> bool | None:
     """Whether a call is one of the expected calls, arguments included; `None` where those are not known.
 
+    Of an expected call with `alternatives`, every accepted form is right, see [`~arguments.are_accepted`].
+
     Args:
         call ([`ToolCall`]): The call.
         target (`dict`): The prompt's target: `expected_calls`.
@@ -69,7 +71,7 @@ def has_expected_arguments(call: ToolCall, target: dict, tools: str | None) -> b
         return None
     schema = parameter_schemas(tools).get(call.name)
     wanted = [one for one in json.loads(target["expected_calls"]) if one["name"] == call.name]
-    return any(same_arguments(call.arguments, one["arguments"], schema) for one in wanted)
+    return any(are_accepted(call.arguments, one, schema) for one in wanted)
 
 
 def outcome_of(completion: str | None, target: dict, tool_format: ToolCallFormat, tools: str | None = None) -> Outcome:

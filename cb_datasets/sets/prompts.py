@@ -62,7 +62,15 @@ def asked_prompt(trace: dict) -> dict:
     if is_attacked(trace):
         spans = trace["attack"]["spans"]
         task = "multi_turn" if num_requests(trace["messages"]) > 1 else task
-    return _prompt(trace, task, trace["messages"], spans)
+    prompt = _prompt(trace, task, trace["messages"], spans)
+    return prompt if trace["attack"] is not None else _with_right_calls(prompt, json.loads(trace["metadata"]))
+
+
+def _with_right_calls(prompt: dict, metadata: dict) -> dict:
+    """A prompt without an attack, with the calls and the category that the trace's metadata state."""
+    calls = metadata.get("expected_calls")
+    prompt["target"]["expected_calls"] = None if calls is None else to_json(calls)
+    return prompt | {"category": metadata.get("category")}
 
 
 def clean_prompt(trace: dict) -> dict:
