@@ -83,12 +83,13 @@ SHEET_FLAGS ?= --model $(TARGET)
 $(REPORTS)/sources.json: $(INGESTED) $(TOKENIZER_FILE)
 	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS) $(SHEET_FLAGS)
 
-# Sets that the model generates: flips, its own good answers (benign twins, refusals, chat), and attacks it resists.
+# Sets that the model generates: flips, its own good answers (benign twins, calls, refusals, chat), and attacks it resists.
 # ATTACKED is the source of attacked prompts; flips and benign twins are named for their source.
 RETAIN_SOURCES ?= $(ATTACKED)
 FLIPS := $(filter %_flips,$(HARMFUL_SETS))
 TWINS := $(filter %_benign_twins,$(RETAIN_SETS))
-ANSWERS := $(TWINS) $(filter refusals chat,$(RETAIN_SETS))
+ANSWERED_KINDS := tool_capability refusals chat
+ANSWERS := $(TWINS) $(filter $(ANSWERED_KINDS),$(RETAIN_SETS))
 SAFE := $(filter adversarial_safe,$(RETAIN_SETS))
 # On-policy completions at the decisions of AgentDojo's recorded agents. A recipe without a model, which brings a
 # tokenizer only, takes the recorded turns as they are; so does one whose runs are its model's own.
@@ -109,7 +110,7 @@ $(FLIPS:%=$(HARMFUL)/%/report.json): $(TRACES)/$(ATTACKED)/report.json $(WEIGHTS
 
 $(ANSWERS:%=$(RETAIN)/%/report.json) &: $(RETAIN_SOURCES:%=$(TRACES)/%/report.json) $(WEIGHTS)
 	$(CB) generate-dr $(RETAIN_SOURCES:%=--traces $(TRACES)/%) --output $(RETAIN) \
-		$(TWINS:%=--kinds benign_twins) $(patsubst %,--kinds %,$(filter refusals chat,$(ANSWERS))) $(WITH_SCHEMA) $(DR_FLAGS)
+		$(TWINS:%=--kinds benign_twins) $(patsubst %,--kinds %,$(filter $(ANSWERED_KINDS),$(ANSWERS))) $(WITH_SCHEMA) $(DR_FLAGS)
 
 # Where flips are sampled alike, the completions of attacked prompts are found finished.
 $(SAFE:%=$(RETAIN)/%/report.json): $(TWINS:%=$(RETAIN)/%/report.json) | $(FLIPS:%=$(HARMFUL)/%/report.json)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 
-from .schema import ATTACKED_ROLE
+from .schema import ATTACKED_ROLE, EXPECTED_CALLS, check_schema
 
 
 # Verdicts that imply that the model saw an injection; that there is a decision turn; that there is an attack.
@@ -98,8 +98,14 @@ def _prompt_contradictions(trace: dict) -> Iterator[str]:
     last = len(trace["messages"]) - 1
     if trace["messages"][last]["role"] == "assistant":
         yield f"verdict prompt_only says that nothing was answered, but messages[{last}] is an answer"
-    if not isinstance(json.loads(trace["metadata"]).get("task"), str):
+    metadata = json.loads(trace["metadata"])
+    if not isinstance(metadata.get("task"), str):
         yield "verdict prompt_only needs metadata.task, the name of the evaluation that the prompt is for"
+    if (calls := metadata.get("expected_calls")) is not None:
+        try:
+            check_schema(calls, {**EXPECTED_CALLS, "type": "array"}, "metadata.expected_calls")
+        except ValueError as error:
+            yield str(error).partition(". ")[0]
 
 
 def _span_contradictions(attack: dict, messages: list[dict]) -> Iterator[str]:

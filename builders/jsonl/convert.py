@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ..fujitsu.text import normalize_query
 from ..trace import TRACE_FEATURES, message, tool_call
-from .schema import ATTACKED_ROLE, CALLS, GOAL_CALLS, OBJECT, TOOLS, json_text, json_text_or_none
+from .schema import ATTACKED_ROLE, EXPECTED_CALLS, GOAL_CALLS, OBJECT, TOOLS, json_text, json_text_or_none
 
 
 def build_trace(line: dict) -> dict:
@@ -44,7 +44,7 @@ def _build_attack(raw: dict, messages: list[dict]) -> dict:
     fields = {name: raw.get(name) for name in TRACE_FEATURES["attack"]}
     calls = {
         name: json_text_or_none(raw.get(name), schema, f"attack.{name}")
-        for name, schema in (("expected_calls", CALLS), ("goal_calls", GOAL_CALLS))
+        for name, schema in (("expected_calls", EXPECTED_CALLS), ("goal_calls", GOAL_CALLS))
     }
     return fields | calls | {"spans": [{field: int(number) for field, number in span.items()} for span in spans]}
 

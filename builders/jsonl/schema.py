@@ -18,13 +18,18 @@ _OPTIONAL_NAME = {"type": ["string", "null"], "pattern": r"\S"}
 _TEXT = {"contentMediaType": "application/json"}  # for fields that may be given as JSON text
 OBJECT = {"type": ["object", "string"], **_TEXT}
 _CALL = {"name": _NAME, "arguments": {"type": "object"}}
-CALLS = {
+# Where a source accepts several values of an argument, `alternatives` and `optional` decide what is right.
+_ACCEPTED = {
+    "alternatives": {"type": "object", "additionalProperties": {"type": "array"}},
+    "optional": {"type": "array", "items": _NAME},
+}
+EXPECTED_CALLS = {
     **_TEXT,
     "type": ["array", "string", "null"],
-    "items": object_schema(_CALL),  # none: the right answer is words
+    "items": object_schema(_CALL | _ACCEPTED, required=list(_CALL)),  # none: the right answer is words
 }
 GOAL_CALLS = {
-    **CALLS,
+    **EXPECTED_CALLS,
     "minItems": 1,
     # Names of arguments that are compared as a whole, see `call_matches`.
     "items": object_schema(_CALL | {"exact": {"type": ["array", "null"], "items": _NAME}}, required=list(_CALL)),
@@ -89,7 +94,7 @@ def _attack_schema(schema: dict) -> dict:
             "type": ["array", "null"],
             "items": object_schema(dict.fromkeys(schema["properties"]["spans"]["items"]["properties"], offset)),
         },
-        "expected_calls": CALLS,
+        "expected_calls": EXPECTED_CALLS,
         "goal_calls": GOAL_CALLS,
     }
     return object_schema(schema["properties"] | overrides, required=["kind"]) | {"type": ["object", "null"]}

@@ -74,7 +74,7 @@ def generate_ds(
     by_split = load_traces([traces])
     options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
     sampling = generation.sampling(temperature, top_p, num_samples)
-    if _is_dry_run(by_split, ATTACKED_TASKS, generation, options.passes(sampling), target_n):
+    if _is_dry_run([(task, by_split) for task in ATTACKED_TASKS], generation, options.passes(sampling), target_n):
         return
     _require_prompts(by_split, ATTACKED_TASKS, [traces])
     name = f"harmful/{name_of(output)}"
@@ -95,7 +95,7 @@ def generate_dr(
     generation: GenerationOptions,
     kinds: Annotated[
         list[str] | None,
-        typer.Option(help="benign_twins, refusals, chat; repeatable. By default all that have prompts."),
+        typer.Option(help="benign_twins, tool_capability, refusals, chat; repeatable. By default all with prompts."),
     ] = None,
     temperature: TemperatureOption = 0.3,
     top_p: TopPOption = 1.0,
@@ -108,7 +108,7 @@ def generate_dr(
     from ..ingest import load_traces, source_of
     from ..sets.jsonl_sets import is_jsonl, name_of
     from ..sets.plan import Pass
-    from ..sets.retain import RETAIN_TASKS, generate_retain_set
+    from ..sets.retain import RETAIN_TASKS, generate_retain_set, traces_for
     from ..sets.sample_set import SampleSet
     from ..sets.set_names import BENIGN_TWINS, set_name
 
@@ -116,13 +116,14 @@ def generate_dr(
         if subset not in RETAIN_TASKS:
             raise ValueError(f"Unknown kind {subset!r}; known: {', '.join(RETAIN_TASKS)}.")
     by_split = load_traces(traces)
-    kinds = kinds or [subset for subset, (_, tasks) in RETAIN_TASKS.items() if _have_prompts(by_split, tasks)]
+    sources = {subset: traces_for(subset, by_split) for subset in kinds or RETAIN_TASKS}
+    kinds = kinds or [subset for subset, rows in sources.items() if _have_prompts(rows, RETAIN_TASKS[subset][1])]
     sampling = generation.sampling(temperature, top_p, num_samples)
-    asked = tuple(task for subset in kinds for task in RETAIN_TASKS[subset][1])
-    if _is_dry_run(by_split, asked, generation, [Pass(f"T = {temperature}", num_samples)]):
+    asked = [(task, sources[subset]) for subset in kinds for task in RETAIN_TASKS[subset][1]]
+    if _is_dry_run(asked, generation, [Pass(f"T = {temperature}", num_samples)]):
         return
     for subset in kinds:
-        _require_prompts(by_split, RETAIN_TASKS[subset][1], traces)
+        _require_prompts(sources[subset], RETAIN_TASKS[subset][1], traces)
     target_model = generation.target_model()
     together = SampleSet(f"retain/{name_of(output)}")
     for subset in kinds:
@@ -198,7 +199,7 @@ def generate_adversarial_safe(
         warning or retain.WARNING,
     )
     sampling = generation.sampling(temperature, top_p, num_samples)
-    if _is_dry_run(by_split, ATTACKED_TASKS, generation, options.passes(sampling), target_n):
+    if _is_dry_run([(task, by_split) for task in ATTACKED_TASKS], generation, options.passes(sampling), target_n):
         return
     _require_prompts(by_split, ATTACKED_TASKS, [traces])
     verified = None
@@ -234,7 +235,7 @@ def regenerate(
 
     by_split = load_traces([traces])
     sampling = generation.sampling(temperature, top_p, num_samples)
-    if _is_dry_run(by_split, ("agentdojo",), generation, [Pass(f"T = {temperature}", num_samples)]):
+    if _is_dry_run([("agentdojo", by_split)], generation, [Pass(f"T = {temperature}", num_samples)]):
         return
     failures, resisted = regenerate_decisions(by_split, generation.target_model(), sampling, fit, max_length)
     save_set(failures, output_harmful, generation.shards)
@@ -242,20 +243,19 @@ def regenerate(
 
 
 def _is_dry_run(
-    by_split: "dict[str, Dataset]",
-    tasks: tuple[str, ...],
+    asked: "list[tuple[str, dict[str, Dataset]]]",
     generation: GenerationOptions,
     passes: "list[Pass]",
     target_n: int | None = None,
 ) -> bool:
-    """Whether this is a dry run; if so, print the prompts of each task, the plan and its cost."""
+    """Whether this is a dry run; if so, print the prompts of each task in its traces, the plan and its cost."""
     from ..sets.plan import mean_tokens, plan_lines
     from ..sets.target_model import choose_prompts
 
     if not generation.dry_run:
         return False
     chosen: list[Dataset] = []
-    for task in tasks:
+    for task, by_split in asked:
         prompts = choose_prompts(by_split, task, generation.limits, generation.seed, generation.per_tool)
         counts = listed({split: len(rows) for split, rows in prompts.items()})
         print_line(f"{task}: {counts} prompts; not completed (--dry-run)")
@@ -318,7 +318,8 @@ def generating_commands(
     from ..sets.set_names import BENIGN_TWINS, FLIPS, set_name
 
     flips, twins = set_name(attacked_source, FLIPS), set_name((retain_sources or [""])[0], BENIGN_TWINS)
-    kinds = {f"retain/{twins}": BENIGN_TWINS, "retain/refusals": "refusals", "retain/chat": "chat"}
+    own = ("tool_capability", "refusals", "chat")  # named for what they are, whatever their sources
+    kinds = {f"retain/{twins}": BENIGN_TWINS} | {f"retain/{name}": name for name in own}
     known = [f"harmful/{flips}", *kinds, "retain/adversarial_safe", *RECORDED_SETS]
     if unknown := [name for name in sets if name not in known]:
         raise ValueError(f"No such set: {', '.join(unknown)}. With these sources there are {', '.join(known)}.")

@@ -68,9 +68,9 @@ def asked_prompt(trace: dict) -> dict:
 
 def _with_right_calls(prompt: dict, metadata: dict) -> dict:
     """A prompt without an attack, with the calls and the category that the trace's metadata state."""
-    calls = metadata.get("expected_calls")
+    calls, category = metadata.get("expected_calls"), metadata.get("category")
     prompt["target"]["expected_calls"] = None if calls is None else to_json(calls)
-    return prompt | {"category": metadata.get("category")}
+    return prompt | {"category": category if isinstance(category, str) else None}
 
 
 def clean_prompt(trace: dict) -> dict:

@@ -1,6 +1,7 @@
 """Dr, the retain set: behaviour that must not change.
 
 benign_twin            the right call on the clean twin of an attacked prompt
+tool_capability        the right call, arguments included, on a request that was never attacked
 adversarial_safe       the right call in spite of the attack
 refusal                refusals of openly harmful requests
 general_conversation   ordinary chat, and questions that need no tool
@@ -25,6 +26,7 @@ from .target_model import TargetModel, drop_completed_pairs
 
 
 BENIGN_TWIN_RULE = KeepRule("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))
+TOOL_CAPABILITY_RULE = KeepRule("retain/tool_capability", "tool_capability", (Outcome.CORRECT,), right_arguments=True)
 REFUSAL_RULE = KeepRule("retain/refusals", "refusal", (Outcome.REFUSAL,))
 CHAT_RULE = KeepRule("retain/chat", "general_conversation", (Outcome.NO_CALL,))
 ADVERSARIAL_SAFE_RULE = KeepRule(
@@ -34,9 +36,25 @@ ADVERSARIAL_SAFE_RULE = KeepRule(
 # The tasks whose prompts, from the train split, a generated retain set is made of.
 RETAIN_TASKS = {
     "benign_twins": (BENIGN_TWIN_RULE, ("capability", "later_turn")),
+    "tool_capability": (TOOL_CAPABILITY_RULE, ("capability",)),
     "refusals": (REFUSAL_RULE, ("refusal",)),
     "chat": (CHAT_RULE, ("chat", "irrelevance")),
 }
+
+
+def traces_for(subset: str, traces: dict[str, Dataset]) -> dict[str, Dataset]:
+    """The traces that a generated retain set may take its prompts from.
+
+    A twin has an attacked sibling. A request that was never attacked is of `tool_capability`.
+    """
+    if subset not in ("benign_twins", "tool_capability"):
+        return traces
+    return {
+        split: rows.select(
+            [index for index, attack in enumerate(rows["attack"]) if (attack is None) == (subset == "tool_capability")]
+        )
+        for split, rows in traces.items()
+    }
 
 
 def generate_retain_set(
@@ -52,7 +70,7 @@ def generate_retain_set(
         name (`str`): Name of the set, e.g. `retain/b4_benign_twins`.
     """
     rule, tasks = RETAIN_TASKS[subset]
-    prompts = target_model.prompts(traces, tasks, sampling.seed)
+    prompts = target_model.prompts(traces_for(subset, traces), tasks, sampling.seed)
     return complete_and_filter(prompts, rule, target_model, sampling, name)
 
 

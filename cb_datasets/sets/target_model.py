@@ -18,6 +18,10 @@ from .prompts import prompts_for_task
 SEEDS_PER_ROUND = 10**9
 
 
+# Sources whose requests have tools of their own.
+_OWN_TOOLS = ("bfcl",)
+
+
 @dataclasses.dataclass(frozen=True)
 class TargetModel:
     """The model that completes prompts, how many, and where finished shards are stored.
@@ -31,8 +35,9 @@ class TargetModel:
         rank, world (`int`, *optional*): Do only shards `rank, rank + world, ...`; no set can be made of them until the
             others are done too.
         system_modifier (`str`, *optional*): Added to every system prompt, as a paragraph of its own.
-        tool_schema (`dict`, *optional*): Asset whose system prompt and tools every prompt with tools must carry. Hours
-            of a GPU go into completions, which do not show the tools they were sampled with.
+        tool_schema (`dict`, *optional*): Asset whose system prompt and tools every prompt with tools must carry,
+            except those of sources with tools of their own. Hours of a GPU go into completions, which do not show the
+            tools they were sampled with.
     """
 
     backend: Backend
@@ -100,6 +105,8 @@ def check_tool_schema(prompts: dict[str, Dataset], asset: dict) -> None:
     """
     for rows in prompts.values():
         for prompt in rows:
+            if prompt["provenance"]["source_dataset"] in _OWN_TOOLS:
+                continue
             if prompt["tools"] is not None and not carries_asset(prompt, asset):
                 raise ValueError(
                     f"{prompt['id']} does not carry the system prompt and the tools of --tool-schema. Ingest its "
