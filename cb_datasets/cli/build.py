@@ -59,7 +59,9 @@ def ingest(
     ] = False,
     layout: Annotated[
         str | None,
-        typer.Option("--format", help="jsonl: auto (the default), openai, anthropic, sharegpt, inspect or langsmith."),
+        typer.Option(
+            "--format", help="jsonl: auto (the default), openai, anthropic, sharegpt, xlam, inspect or langsmith."
+        ),
     ] = None,
     verdict: Annotated[
         str | None,

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+import re
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -251,7 +252,7 @@ def drop_reason(record: dict) -> str:
 
 
 def test_every_layout_is_tested():
-    assert set(LOGS) == set(LAYOUTS)
+    assert {*LOGS, "xlam"} == set(LAYOUTS)  # xLAM has no conversations: its tests are below
 
 
 @pytest.mark.parametrize("explicit", [False, True], ids=["auto", "named"])
@@ -590,3 +591,93 @@ def test_a_document_that_cannot_be_read_is_named(tmp_path: Path, document: objec
 def test_an_unknown_format_or_verdict_is_refused(fields: dict):
     with pytest.raises(ValueError, match=r"known: auto, |can be benign_success"):
         JsonLinesConfig(**fields)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Requests with calls, and the examples of the guide
+
+
+def xlam_log(**changes: object) -> dict:
+    parameters = {"path": {"type": "str", "description": "The file."}, "lines": {"type": "List[int], optional"}}
+    tools = [{"name": "read_file", "description": "Read.", "parameters": parameters}]
+    return {"id": 7, "query": ASKED, "answers": json.dumps([CALL]), "tools": json.dumps(tools), **changes}
+
+
+@pytest.mark.parametrize("layout", ["auto", "xlam"])
+def test_a_request_with_its_calls_becomes_a_trace(layout: str):
+    trace = trace_of(xlam_log(), layout)
+    asked, made = trace["messages"]
+    assert (trace["id"], asked["content"], made["tool_calls"][0]["function"]["name"]) == (
+        "jsonl/7",
+        ASKED,
+        "read_file",
+    )
+    [tool] = json.loads(trace["tools"])
+    assert tool["function"]["parameters"] == {
+        "type": "object",
+        "properties": {
+            "path": {"type": "string", "description": "The file."},
+            "lines": {"type": "array", "items": {"type": "integer"}},
+        },
+        "required": ["path"],
+    }
+    assert trace_of(xlam_log(answers=[CALL], tools=[TOOL["function"]]))["tools"] == json.dumps([TOOL])
+
+
+@pytest.mark.parametrize(
+    ("stated", "schema", "required"),
+    [
+        ("str", {"type": "string"}, True),
+        ("int, optional", {"type": "integer"}, False),
+        ("Optional[float]", {"type": "number"}, False),
+        ("List[List[str]]", {"type": "array", "items": {"type": "array", "items": {"type": "string"}}}, True),
+        ("Dict[str, Any]", {"type": "object"}, True),
+        ("Tuple[int, int]", {"type": "array"}, True),
+        ("Union[int, str]", {}, True),
+        ("Callable[[float], float]", {}, True),
+        ("bool, default=True", {"type": "boolean"}, False),
+        (3, {}, True),
+    ],
+)
+def test_types_of_python_become_json_schema(stated: object, schema: dict, required: bool):
+    tools = [{"name": "read_file", "parameters": {"path": {"type": stated}}}]
+    [tool] = json.loads(trace_of(xlam_log(tools=tools))["tools"])
+    parameters = tool["function"]["parameters"]
+    assert (parameters["properties"], parameters["required"]) == ({"path": schema}, ["path"] * required)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"answers": "[{"}, "answers is no list in JSON"),
+        ({"answers": "{}"}, "answers must be a list"),
+        ({"answers": [{"arguments": {}}]}, "answers has a call that cannot be read: it has no name"),
+        ({"tools": 3}, "tools must be a list"),
+        ({"query": None}, "query is missing"),
+    ],
+)
+def test_a_request_that_cannot_be_read_is_an_error_that_names_the_field(changes: dict, fault: str):
+    assert error_message(xlam_log(**changes), "xlam").startswith(f"logs.jsonl:3: {fault}")
+
+
+def test_a_request_without_a_call_is_dropped():
+    assert drop_reason(xlam_log(answers="[]")) == "no_call"
+
+
+def test_the_examples_of_the_guide_are_read(tmp_path: Path):
+    guide = (Path(__file__).parents[2] / "docs" / "adding_a_source.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^`(\w+)`[^`\n]*\n\n```json\n(.*?)```", guide, re.DOTALL | re.MULTILINE)
+    assert [name for name, _ in examples] == ["openai", "anthropic", "sharegpt", "sharegpt", "xlam", "langsmith"]
+    for number, (layout, text) in enumerate(examples):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "log.jsonl").write_text(json.dumps(json.loads(text)) + "\n", encoding="utf-8")
+        for named in ("auto", layout):
+            builder = prepare_source(
+                "jsonl", data_dir=folder, cache_dir=tmp_path / "cache", layout=named, verdict="benign_success"
+            )
+            [trace] = builder.as_dataset()["train"]
+            [call] = [call["function"] for turn in trace["messages"] for call in turn["tool_calls"]]
+            assert (call["name"], json.loads(call["arguments"])) == ("tide", {"port": "Brest"})
+            [tool] = json.loads(trace["tools"])
+            assert tool["function"]["parameters"]["properties"] == {"port": {"type": "string"}}

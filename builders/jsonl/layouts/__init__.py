@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...json_records import numbered_lines, read_json
-from . import anthropic, inspect_log, langsmith, openai, sharegpt
+from . import anthropic, inspect_log, langsmith, openai, sharegpt, xlam
 from .common import Unusable, is_trace, with_metadata
 
 
@@ -34,6 +34,7 @@ LAYOUTS = {
     "inspect": Layout(inspect_log.matches, inspect_log.read),
     "langsmith": Layout(langsmith.matches, langsmith.read),
     "sharegpt": Layout(sharegpt.matches, sharegpt.read),
+    "xlam": Layout(xlam.matches, xlam.read),
     "anthropic": Layout(anthropic.matches, anthropic.read),
     "openai": Layout(openai.matches, openai.read),
 }
