@@ -23,7 +23,13 @@ from cb_datasets.sample import PROMPT_FEATURES, carries_asset, cut_spans
 from cb_datasets.sets.harmful import FlipOptions, generate_flips
 from cb_datasets.sets.on_policy import regenerate_decisions
 from cb_datasets.sets.recorded import collect_recorded_set
-from cb_datasets.sets.retain import WARNING, SafeOptions, generate_adversarial_safe, generate_retain_set
+from cb_datasets.sets.retain import (
+    WARNING,
+    SafeOptions,
+    generate_adversarial_safe,
+    generate_retain_set,
+    traces_for,
+)
 from cb_datasets.sets.rounds import round_size
 from cb_datasets.sets.target_model import TargetModel, modified
 
@@ -402,3 +408,59 @@ def test_words_resist_only_where_no_call_is_left(target_model):
     assert [sample["pair"] for sample in resisted.samples] == ["agentdojo/x/0"]
     assert resisted.drops == {"no_call": 1, "refusal": 1}
     assert all(check(sample) == [] for sample in resisted.samples)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Requests that were never attacked
+
+
+@pytest.fixture(scope="module")
+def honest_traces():
+    """Requests of BFCL's form, with two accepted values and an argument that may be left out."""
+    schema = {"type": "object", "properties": {"port": {"type": "string"}, "unit": {"type": "string"}}}
+    tools = to_json([{"type": "function", "function": {"name": "tides_height", "parameters": schema}}])
+    expected = {
+        "name": "tides_height",
+        "arguments": {"port": "Brest"},
+        "alternatives": {"port": ["Brest", "Brest, France"], "unit": ["m"]},
+        "optional": ["unit"],
+    }
+    metadata = to_json({"task": "capability", "category": "simple_python", "expected_calls": [expected]})
+    rows = [
+        {
+            "id": f"bfcl/simple_python_{number}",
+            "source": "bfcl",
+            "group": f"bfcl/{number}",
+            "messages": [message("user", f"How high is tide number {number}?")],
+            "tools": tools,
+            "expected_tool": "tides_height",
+            "verdict": "prompt_only",
+            "metadata": metadata,
+            **dict.fromkeys(("simulated_tool", "attack", "decision_turn")),
+        }
+        for number in range(4)
+    ]
+    return {"train": to_dataset(rows, TRACE_FEATURES), "eval": to_dataset([], TRACE_FEATURES)}
+
+
+def test_a_call_is_kept_if_its_arguments_are_among_the_accepted(honest_traces, target_model):
+    arguments = ('{"port": "brest"}', '{"port": "Brest, France", "unit": "m"}', '{"port": "Ostend"}', '{"unit": "m"}')
+
+    def rule(prompt: str, seed: int, number: int) -> str:
+        return f'<|python_tag|>{{"name": "tides_height", "parameters": {arguments[number]}}}<|eom_id|>'
+
+    # The tools are the source's own: the asset of the attacked prompts is not asked of them.
+    model = target_model(rule, tool_schema=B4_STANDARD)
+    made = generate_retain_set("tool_capability", honest_traces, model, DRAWN, "retain/tool_capability")
+    assert len(made.samples) == 2 and made.drops == {"wrong_arguments": 2}
+    for sample in made.samples:
+        assert (sample["priority_class"], sample["category"]) == ("tool_capability", "simple_python")
+        assert check(sample) == []
+
+
+def test_twins_and_requests_that_were_never_attacked_are_different_sets(traces, honest_traces, target_model):
+    both = {split: to_dataset([*traces[split], *honest_traces[split]], TRACE_FEATURES) for split in traces}
+    twins = traces_for("benign_twins", both)["train"]
+    assert set(twins["source"]) == {"lookalike"} and len(twins) == len(traces["train"])
+    assert traces_for("tool_capability", both)["train"]["id"] == honest_traces["train"]["id"]
+    assert traces_for("chat", both) is both
