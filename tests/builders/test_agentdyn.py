@@ -11,6 +11,8 @@ from builders.agentdojo.agentdyn import _TASKS, SUITES, agentdyn_goal
 from builders.agentdojo.goals import is_stub
 from builders.agentdojo.suites import installed_suite
 from builders.base import summarize_traces
+from cb_datasets.datasheet import sheet_markdown
+from cb_datasets.ingest import ingest
 from tests.builders.oracles import agentdojo_runs
 from tests.builders.test_agentdojo_runs import returns, run, says, write
 
@@ -141,6 +143,19 @@ def test_every_verdict_is_one_that_the_oracle_allows(builder: TraceBuilder, real
     given = {row["id"]: f"{row['verdict']}@{row['decision_turn']}" for row in builder.as_dataset()["train"]}
     assert given.keys() == allowed.keys()
     assert {id: outcome for id, outcome in given.items() if outcome not in allowed[id]} == {}
+
+
+def test_its_authors_and_licence_are_named_apart_from_those_of_agentdojo(builder: TraceBuilder):
+    [origin] = builder.origins(builder.as_dataset())
+    assert origin == {
+        "name": "AgentDyn",
+        "licence": "mit",
+        "citation": "AgentDyn (Li et al. 2026, arXiv:2601.10173)",
+        "homepage": "https://github.com/leolee99/AgentDyn",
+        "traces": 167,
+    }
+    text = sheet_markdown({"agentdojo": ingest(builder, 0.2, "test")[1]})
+    assert "| agentdojo | AgentDyn | mit | 167 | AgentDyn (Li et al. 2026, arXiv:2601.10173) |" in text
 
 
 def test_every_real_label_agrees_with_the_calls(builder: TraceBuilder):

@@ -11,7 +11,7 @@ from random import Random
 
 from tests.builders import mutations as mutate
 
-from . import agentdojo, agentdojo_runs, agentharm, fujitsu, jsonl, llmail, tau2, ultrachat, xstest
+from . import agentdojo, agentdojo_runs, agentharm, bfcl, fujitsu, jsonl, llmail, tau2, ultrachat, xstest
 from . import inputs as small
 from .expected import Outcomes, Unit, comparable, json_lines, parse_json, parse_json_mended
 
@@ -298,6 +298,14 @@ def small_llmail(target: str, groups: tuple[Mutations, ...], count: int) -> Case
     return Case("llmail", inputs, partial(llmail.units, letters="ab"), groups, count)
 
 
+def small_bfcl() -> Case:
+    files = small.bfcl()
+    inputs = [
+        Input(path, data, {other: files[other] for other in files if other != path}) for path, data in files.items()
+    ]
+    return Case("bfcl", inputs, bfcl.units, OF_LINES, 500)
+
+
 def small_traces() -> Case:
     groups = (*OF_LINES, in_lines(*mutate.TURNS))
     return Case("jsonl", [Input("own.jsonl", small.traces())], lines(jsonl.judge, parse_json_mended), groups, 100)
@@ -359,5 +367,6 @@ SMALL: dict[str, Callable[[], Case]] = {
     "agentharm": small_agentharm,
     "llmail": partial(small_llmail, "raw_submissions_phase1.jsonl", OF_LINES, 400),
     "llmail, honest mails": partial(small_llmail, "emails_for_fp_tests.json", (mutate.ANY_FILE,), 100),
+    "bfcl": small_bfcl,
     "jsonl": small_traces,
 }

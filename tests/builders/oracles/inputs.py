@@ -449,6 +449,34 @@ def llmail_submissions() -> bytes:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# BFCL
+
+
+def bfcl() -> dict[str, bytes]:
+    """Path -> content of two files of requests, and of the answers to one of them."""
+
+    def request(kind: str, number: int, **changes: Any) -> dict:
+        properties = {"port": {"type": "string"}, "hour": {"type": "float"}}
+        function = {"name": f"{kind}.tide_{number}", "description": "Tides.", "parameters": {"type": "dict"}}
+        function["parameters"] |= {"properties": properties, "required": ["port"]}
+        asked = [[{"role": "user", "content": f"How high is tide {number}?"}]]
+        return {"id": f"{kind}_{number}", "question": asked, "function": [function], **changes}
+
+    def answer(number: int, **accepted: list) -> dict:
+        return {"id": f"simple_{number}", "ground_truth": [{f"simple.tide_{number}": accepted}]}
+
+    requests = [request("simple", number) for number in range(4)] + [request("simple", 4, function=[])]
+    answers = [answer(number, port=["Brest", "Brest, France"], hour=[7, ""]) for number in range(5)]
+    answers[3]["ground_truth"] *= 2
+    others = [request("none", number) for number in range(3)]
+    return {
+        "BFCL_v4_irrelevance.json": lines(*others),
+        "BFCL_v4_simple_python.json": lines(*requests),
+        "possible_answer/BFCL_v4_simple_python.json": lines(*answers),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # The user's own traces
 
 
