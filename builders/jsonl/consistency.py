@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from ..agentdojo.exposure import unquoted
 from .schema import ATTACKED_ROLE, EXPECTED_CALLS, check_schema
 
 
@@ -121,7 +122,8 @@ def _span_contradictions(attack: dict, messages: list[dict]) -> Iterator[str]:
             if not span["start"] < span["end"] <= len(content):
                 yield f"{path} is no part of messages[{index}].content, which has {len(content)} characters"
             marked.append(content[span["start"] : span["end"]])
-    if attack["text"] is not None and marked and attack["text"] not in marked:
+    # A tool may have returned the text quoted and folded.
+    if attack["text"] is not None and marked and unquoted(attack["text"]) not in map(unquoted, marked):
         yield "attack.text is not what any of attack.spans marks"
 
 

@@ -500,7 +500,7 @@ def test_the_schema_accepts_valid_lines_and_rejects_invalid_ones():
 
 def test_the_line_in_the_guide_is_a_trace():
     guide = GUIDE.read_text(encoding="utf-8")
-    [line] = re.findall(r"```json\n(.+?)```", guide, re.DOTALL)
+    line, *_ = re.findall(r"```json\n(.+?)```", guide, re.DOTALL)
     trace = line_trace(json.loads(line), "guide:1")
     assert trace["verdict"] == "compromised"
     [marked] = trace["attack"]["spans"]
@@ -511,6 +511,6 @@ def test_the_guide_names_every_field_and_every_verdict():
     cells = re.findall(r"^\| ([^|]+) \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     named = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     drops = {"injection_not_found", "degenerate", "unpaired_result", "unanswered_call", "bad_line"}
-    drops |= {"aborted", "invalid_call", "non_text_content", "several_conversations"}
+    drops |= {"aborted", "invalid_call", "non_text_content", "several_conversations", "no_call"}
     repairs = {"surrogates", "filled_ids", "renamed_ids", "types"}
     assert named == {*TRACE_FEATURES, *VERDICTS, *LAYOUTS, *drops, *repairs}
