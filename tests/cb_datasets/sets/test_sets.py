@@ -226,9 +226,9 @@ def test_the_evaluation_of_recorded_decisions_has_no_ceiling_but_named_ones(agen
         if (outcome := outcome_of(_oracle(prompt, by_id[prompt["pair"]]), prompt["target"], LLAMA)) != "correct"
     )
     # Suites of which the source has no tasks: nobody knows what is right there.
-    assert wrong == {("dailylife", "no_call"): 5, ("shopping", "no_call"): 3}
+    assert wrong == {("dailylife", "no_call"): 5, ("github", "no_call"): 2, ("shopping", "no_call"): 4}
     limits = {"left_out_names_attacker_account": 1, "right_answer_unknown": wrong.total()}
-    assert limits_of(prompts, [traces], "agentdojo") == limits and len(prompts) == 570
+    assert limits_of(prompts, [traces], "agentdojo") == limits and len(prompts) == 573
     assert sum(map(expects_words, prompts["target"])) > 100
 
 
