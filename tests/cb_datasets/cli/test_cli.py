@@ -176,7 +176,7 @@ def test_ingest_also_writes_recorded_sets(real_data, tiny_agent_path, tmp_path):
     assert len((tmp_path / "retain/agentdojo_resisted.jsonl").read_text(encoding="utf-8").splitlines()) == 4
     assert not list(tmp_path.glob("**/train")), "no traces were asked for"
     [report] = [read_json(path) for path in tmp_path.glob("harmful/*/report.json")]
-    assert report["drops"]["over_max_each"] > 0 and report["kept"] + sum(report["drops"].values()) == 143
+    assert report["drops"]["over_max_each"] > 0 and report["kept"] + sum(report["drops"].values()) == 145
 
 
 def test_a_broken_report_is_named(tmp_path):
