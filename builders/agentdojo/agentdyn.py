@@ -21,7 +21,7 @@ from .goals import Goal
 
 # The suites, whose authors are AgentDyn's. It is MIT, as AgentDojo is.
 SUITES = ("shopping", "github", "dailylife")
-CITATION = "AgentDyn (Li et al. 2026, arXiv:2601.10173)"
+CITATION = "AgentDyn (Li et al. 2026, arXiv:2602.03117)"
 HOMEPAGE = "https://github.com/leolee99/AgentDyn"
 
 

@@ -150,12 +150,12 @@ def test_its_authors_and_licence_are_named_apart_from_those_of_agentdojo(builder
     assert origin == {
         "name": "AgentDyn",
         "licence": "mit",
-        "citation": "AgentDyn (Li et al. 2026, arXiv:2601.10173)",
+        "citation": "AgentDyn (Li et al. 2026, arXiv:2602.03117)",
         "homepage": "https://github.com/leolee99/AgentDyn",
         "traces": 167,
     }
     text = sheet_markdown({"agentdojo": ingest(builder, 0.2, "test")[1]})
-    assert "| agentdojo | AgentDyn | mit | 167 | AgentDyn (Li et al. 2026, arXiv:2601.10173) |" in text
+    assert "| agentdojo | AgentDyn | mit | 167 | AgentDyn (Li et al. 2026, arXiv:2602.03117) |" in text
 
 
 def test_every_real_label_agrees_with_the_calls(builder: TraceBuilder):
