@@ -24,6 +24,7 @@ from .agentharm import AgentHarm
 from .base import TraceBuilder, content_hash, count_facts, source_hash
 from .bfcl import BFCL
 from .fujitsu import FujitsuB1, FujitsuB3, FujitsuB4
+from .injecagent import InjecAgent
 from .jsonl import JsonLines
 from .llmail import LLMail
 from .lookalike import Lookalike
@@ -44,6 +45,7 @@ SOURCES: dict[str, type[TraceBuilder]] = {
     "xstest_completions": XSTestCompletions,
     "agentharm": AgentHarm,
     "llmail": LLMail,
+    "injecagent": InjecAgent,
     "jsonl": JsonLines,
     "lookalike": Lookalike,
 }
