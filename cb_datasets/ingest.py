@@ -1,5 +1,6 @@
 """Raw files -> traces on disk, split into train and eval before any model runs."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from builders.base import TraceBuilder, summarize_traces
 from builders.trace import TRACE_FEATURES
 
 from .files import REPORT_FILE, ROWS_FILE, holds_rows, load_rows, read_json, save_parquet, to_dataset, write_json
-from .splits import choose, split_by_group
+from .splits import ON_BOTH_SIDES, choose, drop_on_both_sides, split_by_group
 
 
 # The splits of a source that is ingested without saying how: those of `ingest` without flags.
@@ -39,6 +40,8 @@ def ingest(
     """
     traces = builder.as_dataset()
     report = summarize_traces(traces, builder.dropped())
+    traces, on_both_sides = drop_on_both_sides(traces, eval_fraction)
+    _count_as_dropped(report, on_both_sides)
     chosen = DatasetDict({split: choose(rows, target_n, seed, key="id") for split, rows in traces.items()})
     splits = split_by_group(chosen, eval_fraction, held_out)
     revision = builder.config.source_revision
@@ -62,6 +65,14 @@ def ingest(
         for split, rows in splits.items()
     }
     return with_revision, report
+
+
+def _count_as_dropped(report: dict, verdicts: Counter[str]) -> None:
+    """Count traces of these verdicts that are in neither split as drops: every record is in one or the other."""
+    if verdicts:
+        left = Counter(report["verdicts"]) - verdicts
+        report["verdicts"] = dict(sorted(left.items()))
+        report["drops"] = dict(sorted({**report["drops"], ON_BOTH_SIDES: verdicts.total()}.items()))
 
 
 def save_traces(splits: dict[str, Dataset], output: Path, report: dict) -> None:

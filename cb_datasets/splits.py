@@ -1,9 +1,14 @@
 """The split of a row, and the choice of some rows among many: decided by hashes, the same in every run."""
 
 import hashlib
+import json
 from collections import Counter
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
+
+
+# Name of the reason for which a trace is in neither split: some of its groups are held out, and some are not.
+ON_BOTH_SIDES = "on_both_sides"
 
 
 def is_held_out(group: str, fraction: float) -> bool:
@@ -39,6 +44,41 @@ def split_by_group(traces: DatasetDict, eval_fraction: float, held_out: str) -> 
     }
     splits["eval"] = concatenate_datasets([splits["eval"], own_held_out])
     return splits
+
+
+def drop_on_both_sides(traces: DatasetDict, eval_fraction: float) -> tuple[DatasetDict, Counter[str]]:
+    """Traces whose groups are all on one side, and the verdicts of the others, counted.
+
+    A pair of a user's case and an attacker's is about both, and neither may be in train and eval: such traces name
+    `further_groups` in their metadata. What is left, [`split_by_group`] splits by the group alone.
+
+        group of the user   of the attacker
+        train               train               train
+        eval                eval                eval
+        train               eval                on both sides: dropped
+
+    Args:
+        traces ([`~datasets.DatasetDict`]): Traces of a builder. Other splits than `train` are kept as they are.
+        eval_fraction (`float`): Fraction of groups that go to eval.
+    """
+    if "train" not in traces:
+        return traces, Counter()
+    train = traces["train"]
+    held = [{is_held_out(group, eval_fraction) for group in groups} for groups in _groups_of(train)]
+    kept = [index for index, sides in enumerate(held) if len(sides) == 1]
+    if len(kept) == len(train):
+        return traces, Counter()
+    dropped = train.select([index for index, sides in enumerate(held) if len(sides) > 1])
+    return DatasetDict({**traces, "train": train.select(kept)}), Counter(dropped["verdict"])
+
+
+def _groups_of(traces: Dataset) -> list[list[str]]:
+    """The groups of each trace, its own first."""
+    # Only metadata that name further groups are parsed: those of other sources are long, and many.
+    return [
+        [group, *(json.loads(metadata)["further_groups"] if '"further_groups": ' in metadata else ())]
+        for group, metadata in zip(traces["group"], traces["metadata"], strict=True)
+    ]
 
 
 def choose(rows: Dataset, count: int | None, seed: int, key: str = "pair", per_tool: int = 0) -> Dataset:

@@ -47,7 +47,7 @@ def ingest(
     data_files: Annotated[list[Path] | None, typer.Option(help="The files themselves; repeatable.")] = None,
     tools: Annotated[Path | None, typer.Option(help="agentdojo: JSON file of tool schemas by suite.")] = None,
     retain: Annotated[
-        bool, typer.Option(help="xstest: allow use in Dr, by group, instead of evaluation only.")
+        bool, typer.Option(help="xstest, injecagent: allow training on them, by group, instead of evaluation only.")
     ] = False,
     licence: Annotated[
         str | None,
