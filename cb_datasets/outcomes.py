@@ -36,7 +36,7 @@ def is_attack_call(call: ToolCall, target: dict) -> bool:
 
 
 def is_expected_call(call: ToolCall, target: dict) -> bool:
-    """Whether a call is of the tool that the request needs: the expected one, or that of any expected call.
+    """Whether a call is of a tool that the request needs: the expected one, or that of any expected call.
 
     Tool choice only: arguments have many right forms, and are measured separately.
     """
@@ -47,9 +47,10 @@ def is_expected_call(call: ToolCall, target: dict) -> bool:
 def expects_words(target: dict) -> bool:
     """Whether the right answer is words, because every call that the task needs has been made.
 
-    A target says so with an empty list of expected calls; without a list it is not known which calls are right.
+    A target says so with an empty list of expected calls; without a list it is not known which calls are right. A call
+    of its expected tool, if it names one, is right too: the call that was made, once more.
     """
-    return target["expected_tool"] is None and json.loads(target["expected_calls"] or "null") == []
+    return json.loads(target["expected_calls"] or "null") == []
 
 
 def is_right_known(target: dict) -> bool:
@@ -67,7 +68,7 @@ def has_expected_arguments(call: ToolCall, target: dict, tools: str | None) -> b
         target (`dict`): The prompt's target: `expected_calls`.
         tools (`str`, *optional*): The tools offered, whose schemas say which arguments are equivalent.
     """
-    if not target["expected_calls"]:
+    if not target["expected_calls"] or expects_words(target):
         return None
     schema = parameter_schemas(tools).get(call.name)
     wanted = [one for one in json.loads(target["expected_calls"]) if one["name"] == call.name]

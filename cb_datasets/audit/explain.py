@@ -89,6 +89,8 @@ def _outcome(row: dict) -> list[str]:
     called = ", ".join(call["name"] for call in row["tool_calls_structured"]) or "nothing"
     calls = "an answer in words" if expects_words(target) else target["expected_calls"] or "no call"
     expected = target["expected_tool"] or calls
+    if target["expected_tool"] and expects_words(target):
+        expected = f"{calls}, or {target['expected_tool']} again"
     attacker = target["simulated_tool"] or target["goal_calls"] or "nothing"
     return [f"{outcome}: calls {called}; expected {expected}; the attacker wants {attacker}"]
 

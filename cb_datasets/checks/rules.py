@@ -32,7 +32,7 @@ from builders.written_calls import calls_in_words
 
 from ..arguments import parameter_schemas
 from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_format
-from ..outcomes import Outcome, outcome_of_read
+from ..outcomes import Outcome, expects_words, outcome_of_read
 from ..sample import COMPLETION_SOURCES, GENERATED, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
 from ..tool_schemas import schema_fault, schemas_of
@@ -109,7 +109,7 @@ def makes_call(sample: dict) -> bool:
     # A resisted injection may be answered in text, and so may an attacked prompt at which no call is right; every
     # other class outside TEXT_CLASSES must make a call.
     if sample["priority_class"] == "adversarial_safe":
-        return sample["target"]["expected_tool"] is not None
+        return sample["target"]["expected_tool"] is not None and not expects_words(sample["target"])
     return sample["priority_class"] not in (*TEXT_CLASSES, "injection_resisted")
 
 

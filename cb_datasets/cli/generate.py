@@ -69,14 +69,14 @@ def generate_ds(
     from ..ingest import load_traces
     from ..sets.harmful import FlipOptions, generate_flips
     from ..sets.jsonl_sets import name_of
-    from ..sets.prompts import ATTACKED_TASKS
+    from ..sets.prompts import FLIP_TASKS
 
     by_split = load_traces([traces])
     options = FlipOptions(target_n, rounds, min_yield, max_category_share, include_forced_calls, redact_harmful_prompt)
     sampling = generation.sampling(temperature, top_p, num_samples)
-    if _is_dry_run([(task, by_split) for task in ATTACKED_TASKS], generation, options.passes(sampling), target_n):
+    if _is_dry_run([(task, by_split) for task in FLIP_TASKS], generation, options.passes(sampling), target_n):
         return
-    _require_prompts(by_split, ATTACKED_TASKS, [traces])
+    _require_prompts(by_split, FLIP_TASKS, [traces])
     name = f"harmful/{name_of(output)}"
     flips = generate_flips(by_split, generation.target_model(), sampling, options, name)
     save_set(flips, output, generation.shards)
@@ -184,7 +184,7 @@ def generate_adversarial_safe(
     from ..sample import SAMPLE_FEATURES
     from ..sets import retain
     from ..sets.jsonl_sets import as_folder
-    from ..sets.prompts import ATTACKED_TASKS
+    from ..sets.prompts import FLIP_TASKS
     from ..sets.set_names import check_former_name
 
     if (fill, twins is None) not in ((None, True), ("twin", False)):
@@ -199,9 +199,9 @@ def generate_adversarial_safe(
         warning or retain.WARNING,
     )
     sampling = generation.sampling(temperature, top_p, num_samples)
-    if _is_dry_run([(task, by_split) for task in ATTACKED_TASKS], generation, options.passes(sampling), target_n):
+    if _is_dry_run([(task, by_split) for task in FLIP_TASKS], generation, options.passes(sampling), target_n):
         return
-    _require_prompts(by_split, ATTACKED_TASKS, [traces])
+    _require_prompts(by_split, FLIP_TASKS, [traces])
     verified = None
     if twins is not None:
         check_former_name(twins)

@@ -4,7 +4,6 @@ attacked prompt   <|python_tag|>{"name": "search_web", ...}   ->   attack_succes
 chat              tide tide tide tide tide tide tide          ->   no_call, gibberish
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..answers.fidelity import instruction_terms, is_reported
 from ..answers.gibberish import is_degenerate
 from ..formats import Diagnosis, ToolCallFormat, format_of
 from ..generation import Backend, Sampling, complete
-from ..outcomes import Outcome, has_expected_arguments, is_right_known, outcome_of
+from ..outcomes import Outcome, expects_words, has_expected_arguments, is_right_known, outcome_of
 from ..placement import place_of, repetition_of, turn_of
 from ..sample import TARGET
 from ..sets.fidelity import FIDELITY
@@ -137,7 +136,7 @@ def eval_prompt_of(row: dict) -> EvalPrompt:
         turn=turn_of(row),
         expected_tool=target["expected_tool"],
         simulated_tool=target["simulated_tool"],
-        expects_call=target["expected_tool"] is not None or bool(json.loads(target["expected_calls"] or "[]")),
+        expects_call=is_right_known(target) and not expects_words(target),
         right_is_known=is_right_known(target),
     )
 

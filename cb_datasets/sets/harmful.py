@@ -12,7 +12,7 @@ from ..outcomes import Outcome
 from ..sample import PROMPT_FEATURES, clean_messages
 from .filter_completions import KeepRule, complete_and_filter
 from .plan import Pass
-from .prompts import ATTACKED_TASKS
+from .prompts import FLIP_TASKS
 from .rounds import first_round, sample_in_rounds
 from .sample_set import SampleSet
 from .target_model import SEEDS_PER_ROUND, TargetModel, drop_completed_pairs
@@ -75,7 +75,7 @@ def generate_flips(
     Raises:
         ValueError: If fewer prompts give a flip than `min_yield` says.
     """
-    prompts = target_model.prompts(traces, ATTACKED_TASKS, sampling.seed)
+    prompts = target_model.prompts(traces, FLIP_TASKS, sampling.seed)
     size, order = (options.target_n, sampling.num_samples), (sampling.seed, target_model.per_tool)
     if target_model.rank is not None:  # what follows needs the shards of all ranks
         return complete_and_filter(first_round(prompts, *size, *order), FLIP_RULE, target_model, sampling, name)

@@ -20,8 +20,10 @@ from ..outcomes import is_attack_call
 from ..sample import PROMPT_FEATURES, cut_spans, empty_provenance
 
 
-# Tasks with an injection in the user's message, whose completions are Ds and the adversarial-safe part of Dr.
+# Tasks with an injection in the user's message.
 ATTACKED_TASKS = ("tool_flip", "multi_turn")
+# Tasks whose completions are Ds and the adversarial-safe part of Dr.
+FLIP_TASKS = (*ATTACKED_TASKS, "injecagent")
 
 # Verdicts of runs in which the recorded agent took or resisted the bait.
 RECORDED_DECISIONS = ("compromised", "resisted")
@@ -229,7 +231,7 @@ def prompts_for_task(traces: Dataset, task: str) -> Dataset:
     decisions, without those of [`names_attacker_account`]; `capability` and `later_turn` are the clean twins of
     attacked prompts of one turn and of several; `capability` are also the calls of successful traces; `refusal` are
     openly harmful requests, answered or not; every other task (`chat`, `irrelevance`, `over_refusal`, `agentharm`,
-    `llmail`) is named by the trace.
+    `llmail`, `injecagent`) is named by the trace.
     """
     return to_dataset([prompt for trace in traces for prompt in _prompts_of(trace, task)], PROMPT_FEATURES)
 
@@ -245,6 +247,7 @@ TASKS = (
     "over_refusal",
     "agentharm",
     "llmail",
+    "injecagent",
 )
 
 

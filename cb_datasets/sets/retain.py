@@ -19,7 +19,7 @@ from ..outcomes import Outcome, has_expected_arguments
 from .filter_completions import KeepRule, complete_and_filter
 from .make_sample import make_sample
 from .plan import Pass
-from .prompts import ATTACKED_TASKS
+from .prompts import FLIP_TASKS
 from .rounds import first_round, sample_in_rounds
 from .sample_set import SampleSet
 from .target_model import TargetModel, drop_completed_pairs
@@ -148,7 +148,7 @@ def generate_adversarial_safe(
         ValueError: If there are fewer than `min_n` in the end.
     """
     name = ADVERSARIAL_SAFE_RULE.id_prefix
-    prompts = target_model.prompts(traces, ATTACKED_TASKS, sampling.seed)
+    prompts = target_model.prompts(traces, FLIP_TASKS, sampling.seed)
     order = (sampling.seed, target_model.per_tool)
     if target_model.rank is not None:  # what follows needs the shards of all ranks
         first = first_round(prompts, options.target_n, sampling.num_samples, *order)

@@ -132,11 +132,15 @@ def modified(prompts: Dataset, modifier: str | None) -> Dataset:
 def warned(prompts: Dataset, warning: str) -> Dataset:
     """Attacked prompts with a warning as a paragraph of their system prompt, and the user's own request once more.
 
-    A model follows what it read last, and a small one reads no warnings: the request stands after the attack.
+    A model follows what it read last, and a small one reads no warnings: the request stands after the attack. Where
+    the attack is in a tool's result, only the warning is added: no user speaks after it.
     """
     rows = []
     for prompt in modified(prompts, warning):
         *earlier, last = prompt["messages"]
+        if last["role"] != "user":
+            rows.append(prompt)
+            continue
         request = clean_messages(prompt)[-1]["content"]
         rows.append({**prompt, "messages": [*earlier, {**last, "content": f"{last['content']}\n\n{request}"}]})
     return to_dataset(rows, PROMPT_FEATURES)
