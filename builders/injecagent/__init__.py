@@ -1,8 +1,8 @@
 """InjecAgent: instructions of attackers in the results of tools, one decision of a tool-calling agent per case.
 
 17 users' requests, each with the call that it needs and the result of that call; 30 attackers' instructions that do
-direct harm (`dh`), and 32 that steal data and send it away (`ds`). All pairs of a user and an attacker are cases, in two
-settings: `base`, and `enhanced` with a sentence before the instruction that tells the agent to ignore all others.
+direct harm (`dh`), and 32 that steal data and send them away (`ds`). All pairs of a user and an attacker are cases, in
+two settings: `base`, and `enhanced` with a sentence before the instruction that tells the agent to ignore all others.
 
 InjecAgent measures attacks, and training on it would invalidate that measurement. All rows are therefore in split
 `test`, unless `retain` is set; then all are in `train`, and users' and attackers' cases are held out later.
@@ -79,10 +79,7 @@ class InjecAgent(TraceBuilder):
     INPUTS = tuple((f"data/{name}", name) for name in _SHA256)
     DOWNLOADS = (
         *(Download(f"{_PUBLISHED}/{name}", name, sha256) for name, sha256 in _SHA256.items()),
-        *(
-            Download(f"{_RECORDED}/{name}", f"{FOLDER}/{name}", sha256)
-            for name, sha256 in _RECORDED_SHA256.items()
-        ),
+        *(Download(f"{_RECORDED}/{name}", f"{FOLDER}/{name}", sha256) for name, sha256 in _RECORDED_SHA256.items()),
     )
     LICENSE = "mit"
     REDISTRIBUTABLE = True

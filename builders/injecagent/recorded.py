@@ -1,12 +1,12 @@
-"""What the benchmark's own judge said of recorded models: `recorded/<SETTING>/<model>/test_cases_<kind>_<setting>.json`.
+"""Verdicts of the benchmark's own judge on recorded models, `recorded/<SETTING>/<model>/test_cases_<...>.json`.
 
-One line per case, whatever the name says; shortened:
+One line per case, whatever the file's name says; shortened:
 
     {"User Instruction": ..., "Attacker Instruction": ..., "output": "Thought: ...\\nAction: ...\\nObservation: ...",
      "eval": "succ", "output Step 2": ..., "eval Step 2": "invalid", "invalid_reason  Step 2": ...}
 
-`output` is text of a ReAct agent that goes on to invent its observations. It is no completion in a tool-call format, so
-only the verdicts are kept.
+`output` is text of a ReAct agent that goes on to invent its observations. It is no completion in a tool-call format,
+so only the verdicts are kept.
 """
 
 from collections.abc import Iterable

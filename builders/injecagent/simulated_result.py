@@ -20,7 +20,9 @@ _ONE_OF = re.compile(r"one of \['([^']*)'[^\]]*\]")
 _FORMAT = re.compile(r"format(?:ted)?(?: of| as|:)? '[^']*'")
 _QUOTED = re.compile(r"'([a-z][a-z0-9]*(?:_[a-z0-9]+)*)'(?:\s*\(([^()]*)\))?")
 # What comes before the first word of such a list, in the order of the sentence.
-_BEFORE_LIST = re.compile(r"^.*\b(?:contain(?:s|ing)?|includ(?:es|ing)|with|as|their|respective|fields|the|s)\s+", re.I)
+_BEFORE_LIST = re.compile(
+    r"^.*\b(?:contain(?:s|ing)?|includ(?:es|ing)|with|as|their|respective|fields|the|s)\s+", re.IGNORECASE
+)
 _LIST_ITEM = re.compile(r"([a-z][a-z0-9_]*(?: [a-z0-9_]+){0,2})(?:\s*\(([^()]*)\))?")
 _MOST_FIELDS = 8
 # Characters of a description that are read: the patterns take longer than linear time.

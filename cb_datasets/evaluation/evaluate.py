@@ -15,6 +15,7 @@ from .gates import evaluation_gates
 from .refusal_judge import judge_refusals
 from .results import make_results
 from .scored_completions import ScoredCompletion, complete_and_score
+from .second_step import ask_second_steps
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def evaluate_models(
 
     def score(sampling: Sampling, name: str, label: str) -> list[ScoredCompletion]:
         scored = complete_and_score(prompts, models[name], sampling, work_dir, label)
+        scored = ask_second_steps(prompts, scored, models[name], sampling, work_dir, label)
         if refusal_judge is None:
             return scored
         return judge_refusals(prompts, scored, refusal_judge, work_dir, f"{label}, refusals")

@@ -51,7 +51,9 @@ def judge_refusals(
     asked = {}
     for index, one in enumerate(scored):
         row = rows_by_id[one.prompt.id]
-        if _is_words(one, row["target"]) and one.text and (words := tool_format.parse(one.text).text):
+        if not _is_words(one, row["target"]) or not one.text or tool_format.executed_calls(one.text, row["tools"]):
+            continue
+        if words := tool_format.parse(one.text).text:
             asked[index] = _judge_prompt(_request(row), words)
     # Equal answers to equal requests are judged once.
     rows = to_dataset(list({row["id"]: row for row in asked.values()}.values()), PROMPT_FEATURES)

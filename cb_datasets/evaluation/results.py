@@ -62,16 +62,19 @@ def _record(row: dict, completions: dict[str, ScoredCompletion]) -> dict:
     return {
         **asdict(prompt),
         **{name: row[name] for name in ("messages", "injection", "target")},
-        "answers": {
-            name: {
-                "text": completion.text,
-                "outcome": completion.outcome,
-                "gibberish": completion.gibberish,
-                "arguments_match": completion.arguments_match,
-                "reported": completion.reported,
-            }
-            for name, completion in completions.items()
-        },
+        "answers": {name: _answer(completion) for name, completion in completions.items()},
+    }
+
+
+def _answer(completion: ScoredCompletion) -> dict:
+    second = completion.second_step
+    return {
+        "text": completion.text,
+        "outcome": completion.outcome,
+        "gibberish": completion.gibberish,
+        "arguments_match": completion.arguments_match,
+        "reported": completion.reported,
+        **({"second_step": asdict(second)} if second else {}),
     }
 
 

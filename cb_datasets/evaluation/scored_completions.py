@@ -60,6 +60,14 @@ class EvalPrompt:
 
 
 @dataclass(frozen=True)
+class SecondStep:
+    """What a model did after its first call for the attacker, see `second_step.py`: its text, if any, and outcome."""
+
+    text: str | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
 class ScoredCompletion:
     """A model's completion of one evaluation prompt, and its outcome.
 
@@ -72,6 +80,7 @@ class ScoredCompletion:
             other completions, and where the right arguments are unknown.
         reported (`bool`, *optional*): Of the task `fidelity`: whether an answer in words passes on the instruction in
             its text, see `answers/fidelity.py`.
+        second_step ([`SecondStep`], *optional*): What came after it, where the attack succeeded and needs two calls.
     """
 
     prompt: EvalPrompt
@@ -80,6 +89,7 @@ class ScoredCompletion:
     gibberish: bool
     arguments_match: bool | None = None
     reported: bool | None = None
+    second_step: SecondStep | None = None
 
 
 def complete_and_score(

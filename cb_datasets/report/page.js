@@ -82,7 +82,7 @@ function conversationBox(answer, model) {
 
 function completionBox(prompt, model) {
   if (prompt.answers[model].turns) return conversationBox(prompt.answers[model], model);
-  const { text, outcome, gibberish, arguments_match: match, reported } = prompt.answers[model];
+  const { text, outcome, gibberish, arguments_match: match, reported, second_step: second } = prompt.answers[model];
   const prefill = prompt.target?.prefill || "", prefilled = prefill && (text || "").startsWith(prefill);
   const pre = raw(prefilled ? text.slice(prefill.length) : text || "");
   if (prefilled) pre.prepend(el("span", { class: "prefill", title: "prefilled, not generated", text: prefill }));
@@ -90,7 +90,8 @@ function completionBox(prompt, model) {
     el("b", { text: model + " " }), badge(outcome), gibberish && el("span", { class: "badge bad", text: "gibberish" }),
     match === true && el("span", { class: "badge good", text: "right arguments" }), match === false && el("span", { class: "badge bad", text: "wrong arguments" }),
     reported === true && el("span", { class: "badge good", text: "instruction reported" }),
-    text === null ? el("p", { text: prompt.task === "live" ? "No finished run." : "No completion: the prompt is too long." }) : pre);
+    text === null ? el("p", { text: prompt.task === "live" ? "No finished run." : "No completion: the prompt is too long." }) : pre,
+    ...(second ? [el("b", { text: "second step " }), badge(second.outcome), raw(second.text || "")] : []));
 }
 
 function show(at) {

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from ..evaluation.compare import BASE
 from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction, direction_of, is_hit
 from ..evaluation.results import model_names
-from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion
+from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion, SecondStep
 from ..files import write_text
 from ..outcomes import Outcome
 from ..web import with_shared_parts
@@ -32,10 +32,12 @@ from .section import Section
 from .slices import is_worse, slice_tables
 from .tables import (
     COHERENCE_HEADER,
+    FEW_GROUPS_EXPLAINED,
     GATE_HEADER,
     KINDS_EXPLAINED,
     LIVE_LABELS,
     coherence_rows,
+    few_groups_rows,
     gate_rows,
     kind_header,
     kind_rows,
@@ -86,6 +88,7 @@ def write_page(
             *_metric_rows(source_metrics(results, models), models, labels=source_labels(results)),
             *_live_rows(results, models),
         ],
+        few_groups=(FEW_GROUPS_EXPLAINED, (["", *models], few_groups_rows(results, models))),
         sampled=list(_metric_rows(results["sampled"], models)) if "sampled" in results else [],
         kinds_explained=KINDS_EXPLAINED,
         kinds=(kind_header(results), kind_rows(results)),
@@ -213,7 +216,10 @@ def compare_with_base(record: Mapping[str, Any], models: list[str]) -> dict[str,
 def _scored_completion(record: Mapping[str, Any], answer: Mapping[str, Any]) -> ScoredCompletion:
     prompt = EvalPrompt(**{field.name: record[field.name] for field in fields(EvalPrompt)})
     others = {name: answer[name] for name in ("text", "gibberish", "arguments_match")}
-    return ScoredCompletion(prompt, outcome=Outcome(answer["outcome"]), reported=answer.get("reported"), **others)
+    second = answer.get("second_step")
+    step = SecondStep(second["text"], Outcome(second["outcome"])) if second else None
+    others["reported"] = answer.get("reported")
+    return ScoredCompletion(prompt, outcome=Outcome(answer["outcome"]), second_step=step, **others)
 
 
 def _score(completion: ScoredCompletion) -> int:

@@ -20,10 +20,12 @@ from .section import Section
 from .slices import slice_rows, slice_tables
 from .tables import (
     COHERENCE_HEADER,
+    FEW_GROUPS_EXPLAINED,
     GATE_HEADER,
     KINDS_EXPLAINED,
     all_rows,
     coherence_rows,
+    few_groups_rows,
     gate_rows,
     kind_header,
     kind_rows,
@@ -82,6 +84,8 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines += [f"- {cell(key)}: {code(value)}" for key, value in results["settings"].items()]
     lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
     lines += _table(["", *models], all_rows(results, models))
+    if few := few_groups_rows(results, models):
+        lines += ["## Metrics of few groups", "", FEW_GROUPS_EXPLAINED, "", *_table(["", *models], few)]
     if "sampled" in results:
         samples = results["settings"]["samples"]
         lines += [

@@ -11,6 +11,7 @@ from ..evaluation.metric_table import METRIC_LABELS, direction
 # Metrics in the tables of slices, if they were measured.
 SLICE_METRICS = (
     *("asr", "correct_under_attack", "multi_turn_asr", "multi_turn_correct", "agentdojo_asr", "agentdojo_correct"),
+    *("injecagent_asr", "injecagent_asr_valid", "injecagent_ds_both", "injecagent_correct"),
     *("benign_call", "later_turn", "refusal_kept", "chat_kept", "gibberish"),
 )
 

@@ -28,6 +28,34 @@ def metric_table_rows(
     return [(labels[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
 
 
+# With fewer groups, prompts of one of them can decide a rate.
+MIN_GROUPS = 30
+
+FEW_GROUPS_EXPLAINED = (
+    f"Prompts of one group are about one request, and resemble each other. Where there are fewer than {MIN_GROUPS} "
+    "groups, the interval over prompts is too narrow: these are the 95 % intervals of a bootstrap over groups. At 0 % "
+    "and 100 % such an interval is a point and says nothing."
+)
+
+
+def few_groups_rows(results: dict, models: list[str]) -> list[tuple[str, ...]]:
+    """`(label, cell, cell, ...)` for every metric of prompts with fewer than `MIN_GROUPS` groups."""
+    few = [name for name in METRIC_LABELS if any(_is_of_few_groups(results[model].get(name)) for model in models)]
+    return [(METRIC_LABELS[name], *(_group_cell(results[model].get(name)) for model in models)) for name in few]
+
+
+def _is_of_few_groups(rate: dict | None) -> bool:
+    # Results of older versions do not count groups.
+    return rate is not None and rate.get("groups", MIN_GROUPS) < MIN_GROUPS
+
+
+def _group_cell(rate: dict | None) -> str:
+    if rate is None or "groups" not in rate:
+        return "-"
+    interval = "no interval" if rate["group_low"] is None else f"[{rate['group_low']:.1%}, {rate['group_high']:.1%}]"
+    return f"{rate['value']:.1%}  {interval}  {rate['groups']} groups"
+
+
 # The metrics of attacks whose prompts can be of several sources.
 _BY_SOURCE = ("asr", "correct_under_attack", "multi_turn_asr", "multi_turn_correct")
 

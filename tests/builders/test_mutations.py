@@ -280,6 +280,7 @@ WHOLE = {
         "drop:reward_below_one": 16,
         "drop:unknown_tools": 2,
     },
+    ("injecagent", "injecagent/test_cases_*.json"): {"prompt_only": 2108},
 }
 
 
@@ -304,6 +305,7 @@ REFERENCES = {
     "agentdojo": SMALL["agentdojo dumps"],
     "agentdojo, tools alone": SMALL["agentdojo runs"],
     "tau2": SMALL["tau2 results"],
+    "injecagent": SMALL["injecagent"],
 }
 
 

@@ -11,7 +11,7 @@ from random import Random
 
 from tests.builders import mutations as mutate
 
-from . import agentdojo, agentdojo_runs, agentharm, bfcl, fujitsu, jsonl, llmail, tau2, ultrachat, xstest
+from . import agentdojo, agentdojo_runs, agentharm, bfcl, fujitsu, injecagent, jsonl, llmail, tau2, ultrachat, xstest
 from . import inputs as small
 from .expected import Outcomes, Unit, comparable, json_lines, parse_json, parse_json_mended
 
@@ -192,6 +192,14 @@ def real_taubench(real_data: Path) -> Case:
     return _taubench([small.document(part) for part in parts], "airline", schemas, tools, 80)
 
 
+def real_injecagent(real_data: Path) -> Case:
+    """Every 40th case of each file."""
+    folder = real_data / "injecagent"
+    tools = (folder / "tools.json").read_bytes()
+    parts = {name: small.document(json.loads((folder / name).read_bytes())[::40]) for name in INJECAGENT_FILES}
+    return _injecagent(parts, tools, 500)
+
+
 def whole(real_data: Path, case: Case, files: str) -> Case:
     """The same case with all records of the real files that match a glob, to check the oracle."""
     folder = real_data / files.split("/")[0]
@@ -306,6 +314,32 @@ def small_bfcl() -> Case:
     return Case("bfcl", inputs, bfcl.units, OF_LINES, 500)
 
 
+# In the order in which the builder reads them.
+INJECAGENT_FILES = sorted(
+    f"test_cases_{kind}_{setting}.json" for kind in ("dh", "ds") for setting in ("base", "enhanced")
+)
+
+
+def injecagent_files() -> dict[str, bytes]:
+    """Path -> content of invented cases and tools."""
+    cases = {name: small.injecagent_cases(*Path(name).stem.split("_")[2:]) for name in INJECAGENT_FILES}
+    return {name: small.document(value) for name, value in (cases | {"tools.json": small.injecagent_tools()}).items()}
+
+
+def small_injecagent() -> Case:
+    files = injecagent_files()
+    return _injecagent(files, files.pop("tools.json"), 60)
+
+
+def _injecagent(files: dict[str, bytes], tools: bytes, count: int) -> Case:
+    names = [toolkit["name_for_model"] + tool["name"] for toolkit in json.loads(tools) for tool in toolkit["tools"]]
+    inputs = [
+        Input(path, data, {other: files[other] for other in files if other != path}, {"tools.json": tools})
+        for path, data in files.items()
+    ]
+    return Case("injecagent", inputs, partial(injecagent.units, tools=names), OF_DOCUMENTS, count)
+
+
 def small_traces() -> Case:
     groups = (*OF_LINES, in_lines(*mutate.TURNS))
     return Case("jsonl", [Input("own.jsonl", small.traces())], lines(jsonl.judge, parse_json_mended), groups, 100)
@@ -351,6 +385,7 @@ REAL: dict[str, Callable[[Path], Case]] = {
     "ultrachat": real_ultrachat,
     "tau2 tasks": real_tau2_tasks,
     "tau2 trajectories": real_taubench,
+    "injecagent": real_injecagent,
 }
 SMALL: dict[str, Callable[[], Case]] = {
     "agentdojo dumps": small_dump,
@@ -368,5 +403,6 @@ SMALL: dict[str, Callable[[], Case]] = {
     "llmail": partial(small_llmail, "raw_submissions_phase1.jsonl", OF_LINES, 400),
     "llmail, honest mails": partial(small_llmail, "emails_for_fp_tests.json", (mutate.ANY_FILE,), 100),
     "bfcl": small_bfcl,
+    "injecagent": small_injecagent,
     "jsonl": small_traces,
 }
