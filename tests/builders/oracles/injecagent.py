@@ -33,8 +33,7 @@ def units(files: Mapping[str, bytes], tools: Collection[str]) -> list[Unit]:
         _, _, kind, setting = path.stem.split("_")
         for number, case in enumerate(cases):
             outcomes = judge(case, kind, setting, tools) if isinstance(case, dict) else ERROR
-            # `case 1` must not be found in `case 12`.
-            places = (f"{path.name}: case {number}:",)
+            places = (f"{path.name}: case {number}",)
             found.append(Unit(path.name, places, f"{path.name} {comparable(case)}", outcomes))
     return found
 
