@@ -11,7 +11,7 @@ from builders.tau2 import Tau2
 from cb_datasets.datasheet import sheet_markdown, source_sheets
 from cb_datasets.files import load_rows, save_rows
 from cb_datasets.ingest import STORED_FEATURES, ingest, load_traces, save_traces
-from cb_datasets.splits import is_held_out, split_by_group
+from cb_datasets.splits import drop_on_both_sides, is_held_out, split_by_group
 
 
 def traces(*groups: str) -> Dataset:
@@ -45,6 +45,20 @@ def test_a_group_of_both_splits_is_held_out_whole():
     """Published splits part near-identical prompts; none of them may be trained on."""
     sides = split_by_group(DatasetDict(train=traces("a", "c", "a"), test=traces("a", "b")), 0.0, "test")
     assert sides["train"]["group"] == ["c"] and sorted(sides["eval"]["group"]) == ["a", "a", "a", "b"]
+
+
+def test_a_trace_of_two_groups_needs_both_on_one_side():
+    held, trained = (next(f"g{k}" for k in range(99) if is_held_out(f"g{k}", 0.5) == side) for side in (True, False))
+    pairs = [(held, held), (trained, trained), (held, trained), (trained, held)]
+    columns = {
+        "group": [group for group, _ in pairs],
+        "metadata": [json.dumps({"further_groups": [other]}) for _, other in pairs],
+        "verdict": ["prompt_only"] * 4,
+    }
+    kept, dropped = drop_on_both_sides(DatasetDict(train=Dataset.from_dict(columns)), 0.5)
+    assert dropped == {"prompt_only": 2} and kept["train"]["group"] == [held, trained]
+    sides = split_by_group(kept, 0.5, "test")
+    assert sides["train"]["group"] == [trained] and sides["eval"]["group"] == [held]
 
 
 def test_a_source_for_evaluation_only():
