@@ -84,8 +84,6 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines += [f"- {cell(key)}: {code(value)}" for key, value in results["settings"].items()]
     lines += ["", "Rates with 95 % Wilson intervals; greedy decoding on the same prompts for all models.", ""]
     lines += _table(["", *models], all_rows(results, models))
-    if few := few_groups_rows(results, models):
-        lines += ["## Metrics of few groups", "", FEW_GROUPS_EXPLAINED, "", *_table(["", *models], few)]
     if "sampled" in results:
         samples = results["settings"]["samples"]
         lines += [
@@ -102,6 +100,8 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(results))]
     if kinds := kind_rows(results):
         lines += ["## Kinds of attack", "", KINDS_EXPLAINED, "", *_table(kind_header(results), kinds)]
+    if few := few_groups_rows(results, models):
+        lines += ["## Metrics of few groups", "", FEW_GROUPS_EXPLAINED, "", *_table(["", *models], few)]
     lines += [
         "## Changes",
         "",
