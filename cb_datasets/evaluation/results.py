@@ -6,14 +6,15 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..files import read_json, write_json
+from ..outcomes import Outcome
 from .compare import BASE, CompletionsByModel
-from .scored_completions import ScoredCompletion
+from .scored_completions import EvalPrompt, ScoredCompletion, SecondStep
 
 
 if TYPE_CHECKING:
@@ -76,6 +77,22 @@ def _answer(completion: ScoredCompletion) -> dict:
         "reported": completion.reported,
         **({"second_step": asdict(second)} if second else {}),
     }
+
+
+def scored_completion(record: Mapping[str, Any], model: str) -> ScoredCompletion:
+    """A model's completion of one of the `prompts` of results, as it was scored."""
+    prompt = EvalPrompt(**{field.name: record[field.name] for field in fields(EvalPrompt)})
+    answer = record["answers"][model]
+    second = answer.get("second_step")
+    return ScoredCompletion(
+        prompt,
+        answer["text"],
+        Outcome(answer["outcome"]),
+        answer["gibberish"],
+        answer["arguments_match"],
+        answer.get("reported"),
+        SecondStep(second["text"], Outcome(second["outcome"])) if second else None,
+    )
 
 
 def model_names(results: dict) -> list[str]:

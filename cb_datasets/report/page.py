@@ -13,7 +13,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ from markupsafe import Markup
 
 from ..evaluation.compare import BASE
 from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction, direction_of, is_hit
-from ..evaluation.results import model_names
-from ..evaluation.scored_completions import EvalPrompt, ScoredCompletion, SecondStep
+from ..evaluation.results import model_names, scored_completion
+from ..evaluation.scored_completions import ScoredCompletion
 from ..files import write_text
 from ..outcomes import Outcome
 from ..web import with_shared_parts
@@ -196,7 +195,7 @@ def compare_with_base(record: Mapping[str, Any], models: list[str]) -> dict[str,
     is the breaker's score minus the base model's: below 0 the prompt `regressed`; at 0 it is the `same`, or `changed`
     if the outcomes differ.
     """
-    completions = {model: _scored_completion(record, record["answers"][model]) for model in models}
+    completions = {model: scored_completion(record, model) for model in models}
     base = completions[BASE]
     comparison = {}
     for model, completion in completions.items():
@@ -211,15 +210,6 @@ def compare_with_base(record: Mapping[str, Any], models: list[str]) -> dict[str,
             change = "same" if completion.outcome == base.outcome else "changed"
         comparison[model] = {"change": change, "difference": difference}
     return comparison
-
-
-def _scored_completion(record: Mapping[str, Any], answer: Mapping[str, Any]) -> ScoredCompletion:
-    prompt = EvalPrompt(**{field.name: record[field.name] for field in fields(EvalPrompt)})
-    others = {name: answer[name] for name in ("text", "gibberish", "arguments_match")}
-    second = answer.get("second_step")
-    step = SecondStep(second["text"], Outcome(second["outcome"])) if second else None
-    others["reported"] = answer.get("reported")
-    return ScoredCompletion(prompt, outcome=Outcome(answer["outcome"]), second_step=step, **others)
 
 
 def _score(completion: ScoredCompletion) -> int:

@@ -9,13 +9,14 @@ from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
 from ..markdown import cell, code, markdown_table
 from .attack_sections import attack_sections
-from .live_section import live_runs, live_summary
+from .live_section import LIVE, live_runs, live_summary
 from .page import write_page
 from .plots import PLOT_CAPTIONS
 from .plots.cosines import draw_diagnostics
 from .plots.drawing import save_figure
 from .plots.results import draw_results
 from .plots.tradeoff import draw_tradeoff
+from .published_figures import published_sections
 from .section import Section
 from .slices import slice_rows, slice_tables
 from .tables import (
@@ -69,7 +70,7 @@ def write_report(
             copy.write_bytes(curves_png)
     plots = {name: caption for name, caption in PLOT_CAPTIONS.items() if (folder / name).is_file()}
     attack_results, settings = attack_results or {}, results["settings"]
-    sections = attack_sections(attack_results, settings)
+    sections = attack_sections(attack_results, settings) + published_sections(results, attack_results.get(LIVE))
     live = live_summary(attack_results, settings)
     results = {**{key: value for key, value in results.items() if key != "live"}, **({"live": live} if live else {})}
     write_text(folder / "report.md", _markdown(results, plots, sections))
