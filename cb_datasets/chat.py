@@ -207,7 +207,8 @@ def _head_of(tokenizer: "PreTrainedTokenizerBase", text: str) -> _Head | None:
     # It may end inside a control token, whose pieces are no boundaries.
     text = control_tokens(tokenizer).without_beginning(text)
     ids, offsets = _encode_all(tokenizer, text)
-    special = [end for id, (_, end) in zip(ids, offsets, strict=True) if id in tokenizer.added_tokens_decoder]
+    added = tokenizer.added_tokens_decoder  # made anew at each access, from a thousand tokens in Mistral's case
+    special = [end for id, (_, end) in zip(ids, offsets, strict=True) if id in added]
     cut = special[-1] if special else 0
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     if pre_tokenizer is not None:

@@ -231,7 +231,8 @@ def usable_tokens(tokenizer: "PreTrainedTokenizerBase", vocabulary: int) -> torc
     Returns:
         `torch.Tensor`: Shape `(vocabulary,)`, bool.
     """
-    tokens = [token for token in range(len(tokenizer)) if token not in tokenizer.added_tokens_decoder]
+    added = tokenizer.added_tokens_decoder  # made anew at each access
+    tokens = [token for token in range(len(tokenizer)) if token not in added]
     texts = [_decode(tokenizer, [token]) for token in tokens]
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
     usable = torch.zeros(vocabulary, dtype=torch.bool)

@@ -150,10 +150,11 @@ PIECES = [
 PIECES += ["'s", " 's", "<|", "<|eot", "|>", "\u2028", "\xa0", "\r\n", "...", "<!--", "-->"]
 
 
-@pytest.fixture(params=["llama", "tiny agent"])
-def tokenizer(request, llama_tokenizer, tiny_agent_path):
-    """The tokenizers that are at hand, with nothing kept from other tests."""
-    known = llama_tokenizer if request.param == "llama" else AutoTokenizer.from_pretrained(tiny_agent_path)
+@pytest.fixture(params=["llama-3.1", "mistral-v13", "tiny agent"])
+def tokenizer(request, real_tokenizer, tiny_agent_path):
+    """Tokenizers with nothing kept from other tests."""
+    tiny = request.param == "tiny agent"
+    known = AutoTokenizer.from_pretrained(tiny_agent_path) if tiny else real_tokenizer(request.param)
     _HEADS.pop(known, None)
     return known
 
@@ -174,6 +175,21 @@ def test_a_kept_head_changes_no_token(tokenizer, prompt):
         assert encoded.offsets == whole["offset_mapping"], content
     [head] = _HEADS[tokenizer].values()
     assert isinstance(head, _Head) and head.cut > 0.9 * len(head.text), "nearly all that prompts begin with is kept"
+
+
+def test_the_added_tokens_are_asked_for_a_few_times_only(tokenizer, prompt, monkeypatch):
+    """Each time, the tokenizer makes a table of all of them: for each token of a prompt, that took seconds."""
+    asked, made = [], type(tokenizer).added_tokens_decoder
+
+    @property
+    def added_tokens_decoder(self):
+        asked.append(self)
+        return made.fget(self)
+
+    monkeypatch.setattr(type(tokenizer), "added_tokens_decoder", added_tokens_decoder)
+    for number in range(4):
+        encoded_prompt(tokenizer, {**prompt, "messages": [prompt["messages"][0], message("user", f"Number {number}")]})
+    assert len(asked) < 10 and isinstance(next(iter(_HEADS[tokenizer].values())), _Head)
 
 
 def test_heads_of_other_tools_and_other_turns(tokenizer, prompt):
