@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-from .control_tokens import ControlTokens, control_tokens, private_use_characters
+from .control_tokens import ControlTokens, control_tokens
 from .formats import format_of
 from .template_form import template_messages
+from .text_marks import private_use_characters
 
 
 if TYPE_CHECKING:
@@ -37,10 +38,9 @@ if TYPE_CHECKING:
 DATE_STRING = "26 Jul 2024"
 
 # Hash of the source that encodes prompts: what another version encoded is not reused.
+_RENDERER = ("chat.py", "control_tokens.py", "template_form.py", "template_openings.py", "text_marks.py")
 RENDERER_HASH = hashlib.sha256(
-    b"".join(
-        Path(__file__).with_name(name).read_bytes() for name in ("chat.py", "control_tokens.py", "template_form.py")
-    )
+    b"".join(Path(__file__).with_name(name).read_bytes() for name in _RENDERER)
 ).hexdigest()[:16]
 
 # Longer rows, in tokens, are dropped with a named reason; nothing is ever truncated.

@@ -15,13 +15,14 @@ Gemma and GPT-NeoX) are typography. Prompts without masks are encoded by the tok
 """
 
 import re
-from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
+
+from .template_openings import text_openings, words_of
+from .text_marks import map_strings, private_use_characters, strings_in
 
 
 if TYPE_CHECKING:
@@ -42,20 +43,6 @@ _OF_ANY_MODEL = re.compile(
 _Found = tuple[str, int, int]
 
 
-def private_use_characters(text: str) -> Iterator[str]:
-    """Private-use characters that are not in a text, those of the basic plane not even as an escape of JSON.
-
-    Raises:
-        ValueError: If there are no more.
-    """
-    for code in range(0xE000, 0xF900):
-        if chr(code) not in text and f"u{code:04x}" not in text:
-            yield chr(code)
-    # Only text made for the purpose contains all of these.
-    yield from sorted(set(map(chr, range(0xF0000, 0xFFFFE))) - set(text))
-    raise ValueError("A prompt contains all private-use characters; none is left to mark anything in it.")
-
-
 def leaks_control_token(text: str) -> bool:
     """Whether a completion contains a control token of any family of models.
 
@@ -64,48 +51,8 @@ def leaks_control_token(text: str) -> bool:
     return bool(_OF_ANY_MODEL.search(text))
 
 
-def strings_in(value: Any) -> Iterator[str]:
-    """All strings in a JSON value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield key
-            yield from strings_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from strings_in(item)
-
-
-def _map_strings(value: Any, function: Callable[[str], str]) -> Any:
-    """A copy of a JSON value with the function applied to all strings, keys included."""
-    if isinstance(value, str):
-        return function(value)
-    if isinstance(value, dict):
-        return {function(key): _map_strings(item, function) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_map_strings(item, function) for item in value]
-    return value
-
-
 def _is_control(token: str) -> bool:
     return bool(token.replace("\u2581", " ").strip())  # SentencePiece writes a space as U+2581
-
-
-def _literals(chat_template: str) -> Iterator[str]:
-    """The texts that a chat template prints as they are."""
-    for _, kind, text in Environment().lex(chat_template):
-        if kind == "data":
-            yield text
-        elif kind == "string":
-            yield text[1:-1]
-
-
-@lru_cache(maxsize=16)
-def _words(chat_template: str) -> frozenset[str]:
-    """The names and string literals in a chat template."""
-    tokens = Environment().lex(chat_template)
-    return frozenset(text.strip("'\"") for _, kind, text in tokens if kind in ("name", "string"))
 
 
 def _finder(tokenizer: "PreTrainedTokenizerBase", added: list[AddedToken]) -> Tokenizer:
@@ -198,7 +145,7 @@ class ControlTokens:
                 characters[position] = masks[character]
             return "".join(characters)
 
-        masked_value = _map_strings(value, masked)
+        masked_value = map_strings(value, masked)
         return masked_value, {mask: character for character, mask in masks.items()}
 
     def reads_alike(self, text: str, masked: str) -> bool:
@@ -248,7 +195,7 @@ class ControlTokens:
                 raise ValueError("A control token of this tokenizer cannot be broken. Use --engine transformers.")
             return text
 
-        return _map_strings(value, broken)
+        return map_strings(value, broken)
 
     def without_beginning(self, text: str) -> str:
         """A text without the beginning of a control token that it ends with."""
@@ -262,7 +209,7 @@ class ControlTokens:
             positions.add(len(text.rstrip()) - 1)
         template = str(self._tokenizer.chat_template)
         # Templates look for roles, types and the like by name.
-        if self.template_opens and text.strip() and text not in _words(template):
+        if self.template_opens and text.strip() and text not in words_of(template):
             first = len(text) - len(text.lstrip())
             # No other character is masked: templates escape quotes, and some look for numbers.
             if self._search_normalized or text[first] in self._continuations(template):
@@ -285,7 +232,8 @@ class ControlTokens:
 
         The template may itself write more of the token before the text.
         """
-        ends = [literal.rstrip()[-self._longest :] for literal in _literals(template) if self._ends_inside(literal)]
+        openings = text_openings(self._tokenizer, template, self._ends_inside)
+        ends = [opening.rstrip()[-self._longest :] for opening in openings]
         return frozenset(
             character
             for content in self._contents

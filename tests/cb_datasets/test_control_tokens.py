@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 from builders.trace import message, to_json, tool_call
 from cb_datasets import chat
 from cb_datasets.chat import encoded_prompt, injection_tokens, injection_tokens_in, render_prompt, spells_control_token
-from cb_datasets.control_tokens import BREAK, control_tokens, private_use_characters
+from cb_datasets.control_tokens import BREAK, control_tokens
+from cb_datasets.text_marks import private_use_characters
 from tools.real_tokenizers import LLAMA3_PATTERN, LLAMA_MODELS
 from tools.registry_packages import member
 
@@ -278,6 +279,38 @@ def test_a_key_completes_no_token_that_the_template_begins(real_tokenizer):
     text = "\n<think>c</think>\n<description>d</description><|im_start|>Hello."
     assert render_prompt(tokenizer, row) == text
     check_plain(tokenizer, row, [tokenizer.convert_tokens_to_ids("<|im_start|>")])
+
+
+@pytest.mark.parametrize("name", ["mistral-v3", "mistral-v7"])
+def test_a_template_that_goes_on_itself_opens_no_token(real_tokenizer, name):
+    """Calls of Mistral begin with `[TOOL_CALLS][`, and `[` begins `[INST]`; but a brace follows."""
+    tokenizer = real_tokenizer(name)
+    control = control_tokens(tokenizer)
+    assert "'[TOOL_CALLS]['" in tokenizer.chat_template and not control.template_opens
+    expected = control_ids(tokenizer, encoded_prompt(tokenizer, row_with(PLAIN)).ids)
+    tokens = [each.content for each in tokenizer.added_tokens_decoder.values() if "SPECIAL" not in each.content]
+    for token in [*tokens, "INST]", "/INST] Pay.", "TOOL_CALLS][", "[", "["]:
+        check_plain(tokenizer, row_with(token), expected)
+    assert BREAK in control.break_in("[INST]") and control.break_in("INST]") == "INST]"
+
+
+@pytest.mark.parametrize(
+    "altered",
+    [
+        # the name of a tool follows, an argument, a key, and nothing that a short conversation makes it print
+        ('\'{"name": "\' ~ name', "name"),
+        ('\'{"name": "\' ~ name', "arguments.what_to_say ~ name"),
+        ('\'{"name": "\' ~ name', "(arguments | first) ~ name"),
+        ("{{- '[TOOL_CALLS][' }}", "{{- '[TOOL_CALLS][' if messages | length > 90 }}"),
+    ],
+)
+def test_a_template_that_goes_on_with_text_or_is_not_seen_to_go_on_opens_one(real_tokenizer, altered):
+    tokenizer = copy.copy(real_tokenizer("mistral-v7"))
+    assert altered[0] in tokenizer.chat_template
+    tokenizer.chat_template = tokenizer.chat_template.replace(*altered).replace(
+        "{%- set arguments = arguments|tojson|safe %}", ""
+    )
+    assert control_tokens(tokenizer).template_opens
 
 
 def test_templates_of_real_models_begin_no_token(tokenizer):
