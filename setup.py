@@ -108,6 +108,7 @@ setup(
             "evaluation/metrics/*/*",
             "formats/templates/*.jinja",
             "sets/assets/*.json",
+            "formats/templates/parts/*.jinja",
             "audit/view.html",
             "report/page.*",
             "web/*.css",

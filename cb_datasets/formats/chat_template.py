@@ -9,6 +9,7 @@ included, has the same ones, and the hash of the template tells them apart.
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from jinja2 import TemplateError
 
@@ -19,6 +20,20 @@ RENDER_ERRORS = (TemplateError, ValueError, TypeError, KeyError)
 # Settings are marked, because many templates begin with a `set` of their own.
 _HEAD = re.compile(r"\{#- tool-call format: (\w*) #\}((?:\{#- setting #\}\{%- set \w+ = [^\n]*? %\})*)")
 _SETTING = re.compile(r"\{%- set (\w+) = ([^\n]*?) %\}")
+
+# Chat templates of the package, for models whose own shows no tools or asks for another format. A tokenizer has one
+# text as its template, so what they include is put in place.
+_TEMPLATES = Path(__file__).with_name("templates")
+_INCLUDE = re.compile(r'\{%- include "([\w/]+\.jinja)" %\}\n')
+
+
+def own_templates() -> dict[str, str]:
+    """The chat templates of the package, by name."""
+    return {path.stem: _INCLUDE.sub(_included, path.read_text("utf-8")) for path in sorted(_TEMPLATES.glob("*.jinja"))}
+
+
+def _included(include: re.Match[str]) -> str:
+    return (_TEMPLATES / include[1]).read_text("utf-8")
 
 
 def with_decisions(template: str, tool_format: str | None, settings: Mapping[str, object]) -> str:

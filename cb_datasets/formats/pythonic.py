@@ -1,6 +1,7 @@
-"""Calls as a list of Python, as the small models of Llama 3.2 write them:
+"""Calls as a list of Python, as the small models of Llama 3.2 write them, and Llama 4:
 
     [search_web(query='tides', n=3)]<|eot_id|>
+    <|python_start|>[search_web(query='tides', n=3)]<|python_end|><|eot|>      Llama 4, with or without the tags
 
 The list is the whole turn. It is read with `ast`, and nothing of it is evaluated: an argument is a literal that JSON
 can write, with `true`, `false` and `null` besides Python's own names of these.
@@ -10,14 +11,37 @@ import ast
 import json
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from .json_text import dump_json, first_of
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
 
 
-_EOT, _EOM, _PYTHON_TAG = "<|eot_id|>", "<|eom_id|>", "<|python_tag|>"
+@dataclass(frozen=True)
+class _Tokens:
+    """The control tokens of a model.
+
+    Args:
+        ends (`tuple[str, ...]`): Those that may end a well-formed turn; the first one usually does.
+        stops (`tuple[str, ...]`): Those at which a server stops.
+        tags (`tuple[str, ...]`): Tags of calls.
+        opens, closes (`str`, *optional*): Tags that may stand around the list; both of them, or none.
+    """
+
+    ends: tuple[str, ...]
+    stops: tuple[str, ...]
+    tags: tuple[str, ...]
+    opens: str = ""
+    closes: str = ""
+
+
+_EOT, _EOM = "<|eot_id|>", "<|eom_id|>"
+_LLAMA3 = _Tokens(ends=(_EOT,), stops=(_EOT, _EOM), tags=("<|python_tag|>",))
+_ENDS_4, _TAGS_4 = ("<|eot|>", "<|eom|>"), ("<|python_start|>", "<|python_end|>")
+_LLAMA4 = _Tokens(_ENDS_4, _ENDS_4, _TAGS_4, *_TAGS_4)
+
 # Longer than any turn: the time that `ast` takes is not always linear.
 _MAX_LENGTH = 100_000
 # Templates that ask for this format have it in their instructions; Llama's own ask for JSON.
@@ -25,7 +49,7 @@ ASKS_FOR_PYTHON = "a Python list of calls"
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 _LIST_OF_CALLS = re.compile(r"\[\s*+(?P<name>[^\W\d]\w*+(?:\.[^\W\d]\w*+)*+)\s*+\(")
-_OTHER_CALL = re.compile(r"<\|python_tag\|>.*|[A-Za-z_][\w.]*+\(.*\)|\{\s*+\"name\".*", re.DOTALL)
+_OTHER_CALL = re.compile(r"<\|python_(?:tag|start)\|>.*|[A-Za-z_][\w.]*+\(.*\)|\{\s*+\"name\".*", re.DOTALL)
 # Strings, whatever they hold, and the brackets outside of them; a quote alone opens a string that does not end.
 _PIECE = re.compile(
     r"'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"|['\"]|[\[({]|[\])}]",
@@ -40,25 +64,26 @@ _SERVED = re.compile(
 _SERVED_END = re.compile(r"\)\s*+\]")
 
 
-def render_pythonic(call: ToolCall, text_before: str = "") -> str:
+def render_pythonic(call: ToolCall, text_before: str = "", *, end: str) -> str:
     """The completion that makes `call`; a turn is a call or text, so there is none before it."""
     arguments = ", ".join(f"{key}={value!r}" for key, value in call.arguments.items())
-    return f"[{call.name}({arguments})]{_EOT}"
+    return f"[{call.name}({arguments})]{end}"
 
 
-def render_pythonic_text(text: str) -> str:
+def render_pythonic_text(text: str, *, end: str) -> str:
     """The completion that says `text`."""
-    return text + _EOT
+    return text + end
 
 
-def parse_pythonic(completion: str, tools: str | None = None) -> Parsed:
+def parse_pythonic(completion: str, tools: str | None = None, *, tokens: _Tokens) -> Parsed:
     """Parse a completion that makes calls as Python does; never raises."""
-    end_at, end = first_of((_EOT,), completion)
+    end_at, end = first_of(tokens.ends, completion)
     body, after = completion[:end_at], completion[end_at + len(end or "") :]
-    opening = _LIST_OF_CALLS.match(body)
+    start, closes = (len(tokens.opens), tokens.closes) if tokens.opens and body.startswith(tokens.opens) else (0, "")
+    opening = _LIST_OF_CALLS.match(body, start)
     if opening is None:
         return Parsed(_diagnosis_of_words(body.strip(), after.strip()), text=body.strip(), end=end)
-    diagnosis, calls = _read_list(body)
+    diagnosis, calls = _read_list(body[start:], closes)
     if diagnosis == Diagnosis.OK:
         if opening[0] != f"[{calls[0].name}(":  # blanks, or letters that Python takes for others
             diagnosis = Diagnosis.BAD_JSON
@@ -66,20 +91,22 @@ def parse_pythonic(completion: str, tools: str | None = None) -> Parsed:
             diagnosis = Diagnosis.TRAILING_TEXT
         elif end is None:
             diagnosis = Diagnosis.JSON_INCOMPLETE
-    parsed = Parsed(diagnosis, tuple(calls), end=end, call_starts=(0,))
+    parsed = Parsed(diagnosis, tuple(calls), end=end, call_starts=(start,))
     if not parsed.is_call or end is None:
         return parsed
     return replace(parsed, call_span=(0, end_at + len(end)), name_span=opening.span("name"))
 
 
-def executed_pythonic(completion: str, tools: str | None = None) -> tuple[ToolCall, ...]:
-    """The calls that a server executes, as vLLM's `pythonic` parser finds them; never raises.
+def executed_pythonic(completion: str, tools: str | None = None, *, tokens: _Tokens) -> tuple[ToolCall, ...]:
+    """The calls that a server executes, as vLLM's `pythonic` and `llama4_pythonic` parsers find them; never raises.
 
     The turn must begin with a list of calls, the first of which has a plain name and no positional arguments; those of
     the others are ignored. If one is no call, or has other values than JSON's, the whole turn is shown as text.
     """
-    end_at, _ = first_of((_EOT, _EOM), completion)
-    body = completion[:end_at].replace(_PYTHON_TAG, "")  # no special token reaches the parser
+    end_at, _ = first_of(tokens.stops, completion)
+    body = completion[:end_at]
+    for tag in tokens.tags:  # no special token reaches the parser
+        body = body.replace(tag, "")
     opening = _SERVED.match(body)
     if opening is None or not (opening[0].endswith("]") or _SERVED_END.search(body, opening.end())):
         return ()
@@ -109,7 +136,8 @@ class _NoCall(Exception):
         self.diagnosis = diagnosis
 
 
-def _read_list(body: str) -> tuple[Diagnosis, list[ToolCall]]:
+def _read_list(body: str, closes: str) -> tuple[Diagnosis, list[ToolCall]]:
+    """Read the list that a text begins with; after it stands `closes`, and nothing else."""
     end = _end_of_list(body)
     if end is None:
         return Diagnosis.JSON_INCOMPLETE, []
@@ -119,8 +147,8 @@ def _read_list(body: str) -> tuple[Diagnosis, list[ToolCall]]:
         return fault.diagnosis, []
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Diagnosis.BAD_JSON, []
-    if body[end:].strip():
-        return Diagnosis.TRAILING_TEXT, calls
+    if (rest := body[end:].strip()) != closes:
+        return Diagnosis.TRAILING_TEXT if rest else Diagnosis.JSON_INCOMPLETE, calls
     return Diagnosis.MULTI_CALL if len(calls) > 1 else Diagnosis.OK, calls
 
 
@@ -214,15 +242,31 @@ PYTHONIC = ToolCallFormat(
     call_tag="[",
     call_end=_EOT,
     turn_end=_EOT,
-    tokens=(_EOT, _EOM, _PYTHON_TAG),
+    tokens=_LLAMA3.stops + _LLAMA3.tags,
     begins_like_call=_LIST_OF_CALLS,
-    render=render_pythonic,
-    render_text=render_pythonic_text,
-    parse=parse_pythonic,
-    executed_calls=executed_pythonic,
+    render=partial(render_pythonic, end=_EOT),
+    render_text=partial(render_pythonic_text, end=_EOT),
+    parse=partial(parse_pythonic, tokens=_LLAMA3),
+    executed_calls=partial(executed_pythonic, tokens=_LLAMA3),
     told_by=(_EOT, ASKS_FOR_PYTHON),
     seam="[",  # as in `[get`, one token
     text_before_call=False,
     parallel_calls=True,
     tool_parser="pythonic",
+)
+
+PYTHONIC_LLAMA4 = replace(
+    PYTHONIC,
+    name="pythonic_llama4",
+    call_end=_ENDS_4[0],
+    turn_end=_ENDS_4[0],
+    other_ends=_ENDS_4[1:],
+    tokens=_LLAMA4.stops + _LLAMA4.tags,
+    render=partial(render_pythonic, end=_ENDS_4[0]),
+    render_text=partial(render_pythonic_text, end=_ENDS_4[0]),
+    parse=partial(parse_pythonic, tokens=_LLAMA4),
+    executed_calls=partial(executed_pythonic, tokens=_LLAMA4),
+    told_by=("<|header_start|>", _ENDS_4[0]),
+    not_told_by=('"parameters": ',),  # Llama 4's own template, which asks for JSON
+    tool_parser="llama4_pythonic",
 )

@@ -95,6 +95,7 @@ class ToolCallFormat:
         name (`str`): Its name, as stored in `provenance.prompt_format`.
         call_tag (`str`): What opens a call.
         call_end, turn_end (`str`): Tokens that end a turn with a call, and any other turn. A generator stops on both.
+        other_ends (`tuple[str, ...]`, *optional*): Further tokens with which the model may end a turn.
         tokens (`tuple[str, ...]`): All control tokens that completions hold: ends, tags of calls, separators.
         begins_like_call (`re.Pattern`): Matches at the beginning of a call, after the control tokens have been
             replaced by blanks: what does not match and makes no call is gibberish rather than a malformed call.
@@ -129,6 +130,7 @@ class ToolCallFormat:
     executed_calls: Callable[..., tuple[ToolCall, ...]] = field(repr=False)
     told_by: tuple[str, ...]
     not_told_by: tuple[str, ...] = ()
+    other_ends: tuple[str, ...] = ()
     seam: str = ""
     text_before_call: bool = True
     parallel_calls: bool = False
@@ -138,7 +140,7 @@ class ToolCallFormat:
 
     @property
     def end_tokens(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.call_end, self.turn_end)))
+        return tuple(dict.fromkeys((self.call_end, self.turn_end, *self.other_ends)))
 
     def call_head(self, tool: str) -> str:
         """The beginning of a call of `tool`, up to the end of its name: a prefill that leaves the model little choice.

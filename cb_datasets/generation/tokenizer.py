@@ -11,16 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import read_json, scratch_folder
-from ..formats.chat_template import with_decisions
+from ..formats.chat_template import own_templates, with_decisions
 from ..template_probe import check_template
 
 
 if TYPE_CHECKING:
     from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-
-# Chat templates of the package, for models whose own shows no tools.
-_TEMPLATES = Path(__file__).parents[1] / "formats" / "templates"
 
 
 def check_model(model: str) -> None:
@@ -137,11 +133,12 @@ def read_template(name: str) -> str:
     Raises:
         FileNotFoundError: If there is none; the message names the package's.
     """
-    own = {path.stem: path for path in sorted(_TEMPLATES.glob("*.jinja"))}
-    path = own.get(name, Path(name))
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {name}. Templates of the package: {', '.join(own) or 'none'}.")
-    return path.read_text(encoding="utf-8")
+    own = own_templates()
+    if name in own:
+        return own[name]
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"There is no file {name}. Templates of the package: {', '.join(own)}.")
+    return Path(name).read_text(encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

@@ -215,6 +215,51 @@ _DEEPSEEK = [
     "<｜end▁of▁sentence｜>",
 ]
 
+_PYTHON_CALL = "search_web(query='tides', n=3)"
+_PYTHONIC = [
+    f"[{_PYTHON_CALL}]<|eot_id|>",
+    f'[{_PYTHON_CALL}, see_docs(path="a {{b}}")]<|eot_id|>',
+    "[a()]\n<|eot_id|>",
+    "[a(), b()]<|eot_id|>",
+    "[a() b(x=1)]<|eot_id|>",
+    "[a(x=[1, {'b': None}], y=true, z=null)]<|eot_id|>",
+    "[a(x=(1, 2), y={1, 2}, z={1: 2, None: 3, True: 4, 2.5: 5})]<|eot_id|>",
+    "[a(x=f'b', y='c' 'd', z=r'\\e', w='''f\n'g'''')]<|eot_id|>",
+    "[a(x=b'c')]<|eot_id|>",
+    "[a(x=1j)]<|eot_id|>",
+    "[a(x=1e999)]<|eot_id|>",
+    "[a(x='\\ud800')]<|eot_id|>",
+    "[a(x='\\ud83d\\ude00')]<|eot_id|>",
+    "[a(x=1, **{'y': 2})]<|eot_id|>",
+    "[a(x=1), b.c(2, y=-3)]<|eot_id|>",
+    "[b.c(y=3)]<|eot_id|>",
+    "[_a(x=1)]<|eot_id|>",
+    "[a(x=0x1F, y=1_000, x=2)]<|eot_id|>",
+    "[a(x=1)]\nprint(1)<|eot_id|>",
+    "[a(x=1)].y = [b()]<|eot_id|>",
+    "<|python_tag|>[a(x=1)]<|eot_id|>",
+    f"I'll look. [{_PYTHON_CALL}]<|eot_id|>",
+    f"{_PYTHON_CALL}<|eot_id|>",
+    "[a('x')]<|eot_id|>",
+    "[a(x=y)]<|eot_id|>",
+    "[a(x=not 1, y=-True)]<|eot_id|>",
+    "[a(x='it's')]<|eot_id|>",
+    "[a\u00e9(x=1)]<|eot_id|>",
+    "[a(\n  x=1,\n  y=2)]<|eot_id|>",
+    "[a(x=1,\n  y=2)]<|eot_id|>",
+    "[a(x=1)(y=2)]<|eot_id|>",
+    "[1] is a footnote.<|eot_id|>",
+    "<|eot_id|>",
+]
+_PYTHONIC_LLAMA4 = [
+    *(each.replace("<|eot_id|>", "<|eot|>").replace("<|python_tag|>", "<|python_start|>") for each in _PYTHONIC),
+    f"<|python_start|>[{_PYTHON_CALL}]<|python_end|><|eot|>",
+    "<|python_start|>[a(x=1), b(y='<|python_end|>')]<|python_end|><|eom|>",
+    "[a(x=1)]<|python_end|><|eot|>",
+    "[a(x=1)]<|python_start|>[b(x=1)]<|python_end|><|eot|>",
+    '<|python_start|><|python_end|>{"name": "a", "parameters": {}}<|eot|>',
+]
+
 # What models of a format write, well formed and not.
 SEEDS = {
     "llama3_json": _LLAMA3_JSON,
@@ -224,10 +269,16 @@ SEEDS = {
     "mistral_v11": _MISTRAL_V11,
     "mistral_v13": _MISTRAL_V13,
     "deepseek": _DEEPSEEK,
+    "pythonic": _PYTHONIC,
+    "pythonic_llama4": _PYTHONIC_LLAMA4,
 }
 PIECES = [*'"{}[],:\\;\n é\u2028\x00<>=', "```", "parameters", "arguments", "name", "<think>", "</think>"]
 PIECES += ["null", "1e999", "NaN", "\\ud800", "{}", '{"a": 1}', "' '", CALL, OTHER]
+_PYTHON_PIECES = [*"[](){},='\"\\;:.\n\t\r\x0b #+-_\u00e9\u2028\x00", "a(", ")]", "x=", "true", "None"]
+_PYTHON_PIECES += ["1e999", "'''", "b'", "f'", "lambda", "**", "if", "for x in y", "...", "a.b(", _PYTHON_CALL]
 _FURTHER_PIECES = {
+    "pythonic": _PYTHON_PIECES,
+    "pythonic_llama4": _PYTHON_PIECES,
     "mistral_v3": ["[{", "}]", "[ARGS]"],
     "mistral_v11": ["<s>", "<unk>", "1"],
     "mistral_v13": ["<s>", "<unk>", "1"],

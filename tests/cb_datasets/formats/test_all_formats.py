@@ -18,7 +18,7 @@ from .mutations import SEEDS, TOOLS, mutations
 NAMES = ("search_web", "a", "getThem2", "name", "arguments", "x" * 64)
 # Names that a JSON text or a tag can hold.
 ODD_NAMES = ("see-docs", "files.read", "files/read", "Zoë", "天気", "a b")
-QUOTED = {name for name in FORMATS if name not in ("harmony", "pythonic")}
+QUOTED = {name for name in FORMATS if name not in ("harmony", "pythonic", "pythonic_llama4")}
 SEEDED = [name for name in FORMATS if name.removesuffix("_thinking") in SEEDS]
 
 

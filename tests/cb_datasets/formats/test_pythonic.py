@@ -11,55 +11,19 @@ from cb_datasets import chat
 from cb_datasets.chat import encoded_completion, encoded_prompt, injection_tokens, render_prompt
 from cb_datasets.checks.preflight import TargetTokenizer, row_faults
 from cb_datasets.evaluation.scored_completions import is_degenerate_completion
-from cb_datasets.formats import FORMATS, ToolCall, format_of
+from cb_datasets.formats import FORMATS, ToolCall, _told_by, format_of
 from cb_datasets.formats.chat_template import with_decisions
-from cb_datasets.formats.tool_call import executed_call
 from cb_datasets.template_probe import probe_template, template_hash
 from tests.growth import FACTOR, growth
 
 from ..conftest import INJECTION
-from .edits import edits, text_of, value_of
+from .conversations import sample_faults
+from .edits import text_of, value_of
+from .mutations import mutations
 
 
-PYTHONIC = FORMATS["pythonic"]
+PYTHONIC, LLAMA4 = FORMATS["pythonic"], FORMATS["pythonic_llama4"]
 CALL = "search_web(query='tides', n=3)"
-SEEDS = [
-    f"[{CALL}]<|eot_id|>",
-    f'[{CALL}, see_docs(path="a {{b}}")]<|eot_id|>',
-    "[a()]\n<|eot_id|>",
-    "[a(), b()]<|eot_id|>",
-    "[a() b(x=1)]<|eot_id|>",
-    "[a(x=[1, {'b': None}], y=true, z=null)]<|eot_id|>",
-    "[a(x=(1, 2), y={1, 2}, z={1: 2, None: 3, True: 4, 2.5: 5})]<|eot_id|>",
-    "[a(x=f'b', y='c' 'd', z=r'\\e', w='''f\n'g'''')]<|eot_id|>",
-    "[a(x=b'c')]<|eot_id|>",
-    "[a(x=1j)]<|eot_id|>",
-    "[a(x=1e999)]<|eot_id|>",
-    "[a(x='\\ud800')]<|eot_id|>",
-    "[a(x='\\ud83d\\ude00')]<|eot_id|>",
-    "[a(x=1, **{'y': 2})]<|eot_id|>",
-    "[a(x=1), b.c(2, y=-3)]<|eot_id|>",
-    "[b.c(y=3)]<|eot_id|>",
-    "[_a(x=1)]<|eot_id|>",
-    "[a(x=0x1F, y=1_000, x=2)]<|eot_id|>",
-    "[a(x=1)]\nprint(1)<|eot_id|>",
-    "[a(x=1)].y = [b()]<|eot_id|>",
-    "<|python_tag|>[a(x=1)]<|eot_id|>",
-    f"I'll look. [{CALL}]<|eot_id|>",
-    f"{CALL}<|eot_id|>",
-    "[a('x')]<|eot_id|>",
-    "[a(x=y)]<|eot_id|>",
-    "[a(x=not 1, y=-True)]<|eot_id|>",
-    "[a(x='it's')]<|eot_id|>",
-    "[a\u00e9(x=1)]<|eot_id|>",
-    "[a(\n  x=1,\n  y=2)]<|eot_id|>",
-    "[a(x=1,\n  y=2)]<|eot_id|>",
-    "[a(x=1)(y=2)]<|eot_id|>",
-    "[1] is a footnote.<|eot_id|>",
-    "<|eot_id|>",
-]
-PIECES = [*"[](){},='\"\\;:.\n\t\r\x0b #+-_\u00e9\u2028\x00", *PYTHONIC.tokens, "a(", ")]", "x=", "true", "None"]
-PIECES += ["1e999", "'''", "b'", "f'", "lambda", "**", "if", "for x in y", "...", "a.b(", CALL]
 
 
 @pytest.mark.parametrize(
@@ -120,6 +84,44 @@ def test_diagnosis(completion, diagnosis):
     assert PYTHONIC.parse(completion).diagnosis == diagnosis
 
 
+@pytest.mark.parametrize(
+    ("completion", "diagnosis"),
+    [
+        (f"[{CALL}]<|eot|>", "ok"),
+        (f"[{CALL}]<|eom|>", "ok"),
+        (f"<|python_start|>[{CALL}]<|python_end|><|eot|>", "ok"),
+        (f"<|python_start|>[{CALL}]\n<|python_end|><|eom|>", "ok"),
+        (f"<|python_start|>[{CALL}, see_docs(query='b')]<|python_end|><|eot|>", "multi_call"),
+        (f"[{CALL}, see_docs(query='b')]<|eot|>", "multi_call"),
+        (f"<|python_start|>[{CALL}]<|eot|>", "json_incomplete"),
+        (f"<|python_start|>[{CALL}]<|python_end|>", "json_incomplete"),
+        (f"<|python_start|>[{CALL}", "json_incomplete"),
+        (f"[{CALL}]<|python_end|><|eot|>", "trailing_text"),
+        (f"<|python_start|>[{CALL}]<|python_end|> Done.<|eot|>", "trailing_text"),
+        (f"<|python_start|>{CALL}<|python_end|><|eot|>", "function_syntax"),
+        ('<|python_start|>{"name": "a", "parameters": {}}<|python_end|><|eot|>', "function_syntax"),
+        ("<|python_start|>[search_web('tides')]<|python_end|><|eot|>", "function_syntax"),
+        (f" <|python_start|>[{CALL}]<|python_end|><|eot|>", "function_syntax"),
+        (f"[{CALL}]<|eot_id|>", "trailing_text"),
+        ("High tide at 5.<|eot|>", "text"),
+        ("<|eot|>", "empty"),
+    ],
+)
+def test_diagnosis_of_llama_4(completion, diagnosis):
+    parsed = LLAMA4.parse(completion)
+    assert parsed.diagnosis == diagnosis
+    if parsed.is_call:
+        assert parsed.call_span == (0, len(completion)) and completion[slice(*parsed.name_span)] == "search_web"
+        assert parsed.calls == LLAMA4.executed_calls(completion)
+
+
+def test_no_special_token_reaches_the_parser_of_llama_4():
+    call = ToolCall("search_web", {"query": "tides", "n": 3})
+    for text in (f"<|python_start|>[{CALL}]", f"[{CALL}]<|python_end|>", f"[<|python_start|>{CALL}]"):
+        assert LLAMA4.executed_calls(text) == (call,)
+    assert LLAMA4.executed_calls(f"<|eom|>[{CALL}]") == ()
+
+
 def test_the_literal_examples():
     [call] = PYTHONIC.parse("[search_web(query='tides')]<|eot_id|>").calls
     assert call == ToolCall("search_web", {"query": "tides"})
@@ -160,9 +162,11 @@ def test_only_what_does_not_begin_like_a_call_is_degenerate():
     assert is_degenerate_completion("[a(x=1)]" + " tides" * 40 + "<|eot_id|>", PYTHONIC)
 
 
-def test_edited_completions_never_raise():
-    for completion in edits(SEEDS, PIECES, seed=1, n=3000):
-        parsed, executed = PYTHONIC.parse(completion), PYTHONIC.executed_calls(completion)
+@pytest.mark.parametrize("name", ["pythonic", "pythonic_llama4"])
+def test_edited_completions_never_raise(name):
+    tool_format = FORMATS[name]
+    for completion in mutations(tool_format, seed=1, n=3000):
+        parsed, executed = tool_format.parse(completion), tool_format.executed_calls(completion)
         assert not (parsed.is_call and executed) or parsed.calls == executed, completion
 
 
@@ -194,31 +198,6 @@ def test_reading_takes_linear_time(make):
         PYTHONIC.executed_calls(text)
 
     assert growth(read, make, 4000) < 3 * FACTOR
-
-
-@pytest.mark.vllm
-def test_completions_execute_as_in_vllm(tiny_agent_path):
-    from transformers import AutoTokenizer
-    from vllm.tool_parsers import ToolParserManager
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_agent_path)
-    parser = ToolParserManager.get_tool_parser("pythonic")(tokenizer)
-    wrong, executing = [], 0
-    for completion in edits(SEEDS, PIECES, seed=0, n=2000):
-        # As vLLM decodes: up to the end, without special tokens.
-        ends = [at for token in ("<|eot_id|>", "<|eom_id|>") if (at := completion.find(token)) >= 0]
-        text = completion[: min(ends, default=len(completion))].replace("<|python_tag|>", "")
-        found = parser.extract_tool_calls(text, request=None).tool_calls
-        try:
-            calls = [executed_call(call.function.name, json.loads(call.function.arguments)) for call in found]
-        except UnicodeEncodeError:  # half of a surrogate pair, on which the server fails when it writes its response
-            calls = []
-        expected = tuple(call for call in calls if call is not None)
-        executing += bool(expected)
-        if repr(PYTHONIC.executed_calls(completion)) != repr(expected):
-            wrong.append((completion, expected))
-    assert not wrong
-    assert 200 < executing < 1700
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -318,3 +297,46 @@ def test_rendered_calls_are_python():
     call = ToolCall("a", {"x": [True, None, {"b": "c"}], "y": -0.5})
     [node] = ast.parse(PYTHONIC.render(call, "").removesuffix("<|eot_id|>")).body[0].value.elts
     assert {each.arg: ast.literal_eval(each.value) for each in node.keywords} == call.arguments
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Llama 4
+
+
+@pytest.fixture(scope="module")
+def llama_4(real_tokenizer):
+    """Llama 4 with the package's template; its own asks for JSON."""
+    return real_tokenizer("llama-4")
+
+
+def test_templates_of_llama_4_tell_the_format_and_its_own_does_not(llama_4):
+    assert format_of(llama_4) is LLAMA4
+    probe = probe_template(llama_4)
+    assert probe.fault is None and probe.bos == 1
+    json_template = (
+        """{{ '<|header_start|>' }}{{ '{"name": "' + name + '", ' }}{{ '"parameters": ' }}{{ '<|eot|>' }}"""
+    )
+    with pytest.raises(ValueError, match=r"tells none that is known.*--chat-template NAME`: .*pythonic_llama4"):
+        _told_by(json_template)
+    assert _told_by(json_template.replace('"parameters": ', '"arguments": ')) is LLAMA4
+
+
+def test_rows_of_llama_4_pass_preflight(llama_4, prompt):
+    for turns in (prompt["messages"], HISTORY):
+        for completion in (
+            *(f"[{CALL}]<|eot|>", f"<|python_start|>[{CALL}]<|python_end|><|eom|>", "High tide at 5.<|eot|>"),
+        ):
+            row = {**prompt, "messages": turns, "injection": []}
+            assert sample_faults(llama_4, row, completion, prompt["provenance"]) == []
+    text = render_prompt(llama_4, {**prompt, "messages": HISTORY})
+    calls = """[search_web(query="it's"), see_docs(n=None)]"""
+    assert f"<|header_start|>assistant<|header_end|>\n\n{calls}<|eot|>" in text
+    assert 'ipython<|header_end|>\n\n"High \\"tide\\".\\n' in text
+
+
+@pytest.mark.parametrize("tool", ["search_web", "get_weather", "index"])
+def test_tokens_of_a_call_of_llama_4(llama_4, tool):
+    encoded = encoded_completion(llama_4, LLAMA4.render(ToolCall(tool, {"query": "caf\u00e9 \u6f22"}), ""))
+    assert llama_4.decode(encoded.ids[slice(*encoded.tool_name)]).removeprefix("[") == tool
+    ids = chat.encode_completion(llama_4, LLAMA4.call_head(tool))
+    assert encoded.ids[: len(ids)] == ids

@@ -10,7 +10,7 @@ from jinja2 import TemplateError
 
 from builders.trace import message, to_json, tool_call
 from cb_datasets.chat import encoded_prompt, render_prompt
-from cb_datasets.formats.chat_template import with_decisions
+from cb_datasets.formats.chat_template import own_templates, with_decisions
 
 
 SEARCH = {
@@ -261,3 +261,32 @@ def test_llama_renders_rows_of_traces(llama):
     assert '[search_web(query="<|eot_id|> it\'s")]<|eot_id|>' in prompt.text
     assert prompt.ids.count(llama.convert_tokens_to_ids("<|eot_id|>")) == 4
     assert llama.decode(prompt.ids) == prompt.text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pythonic_llama4, which is written as pythonic_llama3 with other tokens and without dates
+
+
+@pytest.fixture(scope="module")
+def llama_4(real_tokenizer):
+    return real_tokenizer("llama-4")
+
+
+def test_llama_4_conversation(llama_4):
+    header = "<|header_start|>{}<|header_end|>\n\n".format
+    assert rendered(llama_4, CONVERSATION, TOOLS) == (
+        f"<|begin_of_text|>{header('system')}{LLAMA_TOOLS}Be good.<|eot|>{header('user')}When is high tide?<|eot|>"
+        f"{header('assistant')}[{LLAMA_CALL}]<|eot|>"
+        f'{header("ipython")}"High \\"tide\\"\\nat 5 <é>."<|eot|>{header("assistant")}At 5.<|eot|>'
+        f"{header('user')}Thanks.<|eot|>{header('assistant')}"
+    )
+    assert rendered(llama_4, [{"role": "user", "content": "a"}], add_generation_prompt=False) == (
+        f"<|begin_of_text|>{header('user')}a<|eot|>"
+    )
+
+
+def test_templates_of_the_package_are_whole(real_tokenizer):
+    templates = own_templates()
+    assert {"pythonic_llama3", "pythonic_llama4", "deepseek_v3_1"} == set(templates)
+    assert not any("include" in template for template in templates.values())
+    assert real_tokenizer("llama-4").chat_template == templates["pythonic_llama4"]
