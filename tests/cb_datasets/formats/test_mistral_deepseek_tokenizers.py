@@ -20,7 +20,8 @@ from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.formats.chat_template import with_decisions
 from cb_datasets.sets.recorded import written_turn
 from cb_datasets.template_form import published_messages, stored_messages
-from cb_datasets.template_probe import check_template
+from cb_datasets.template_probe import check_template, probe_template
+from tools.real_tokenizers import mistral_template
 
 from ..conftest import INJECTION
 from .conversations import SEARCH, asked, history, sample_faults, shown_spans
@@ -177,3 +178,26 @@ def test_preflight_finds_no_fault(target, faults_of):
         for written in (completion, thought):
             assert faults_of(written) == []
             assert faults_of(written, *history(decomposed, ("search_web", "see_docs"), results)) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "options", "told"),
+    [
+        ("Mistral 7B v0.3", "v3", {"spm": True}, "mistral_v3"),
+        ("Mistral Small 3", "v7", {}, "mistral_v3"),
+        ("Mistral Small 3.1", "v7", {"image_support": True}, "mistral_v3"),
+        ("Mistral Small 3.2", "v11", {"image_support": True}, "mistral_v11"),
+        ("Magistral Small 1.0", "v11", {"plain_thinking_support": True}, None),
+        ("Magistral Small 1.2", "v13", {"image_support": True}, "mistral_v13"),
+    ],
+)
+def test_templates_of_mistral_common_tell(real_tokenizer, tokenizer_packages, model, version, options, told):
+    """With the version of each model's tokenizer; those of images and texts are written with texts alone here."""
+    tokenizer = copy.copy(real_tokenizer(f"mistral-{version}"))
+    tokenizer.chat_template = mistral_template(tokenizer_packages, version, **options)
+    if told is None:  # it thinks in words that no format of ours splits off
+        with pytest.raises(ValueError, match="tells none that is known"):
+            format_of(tokenizer)
+        return
+    assert format_of(tokenizer).name == told, model
+    assert probe_template(tokenizer).fault is None
