@@ -198,8 +198,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Processing class, before the model, which takes long to load: rows of another model are refused at once
         if processing_class is None:
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
+            # Another tokenizer than the model's has revisions of its own
+            revision = as_dict(args.model_init_kwargs).get("revision") if args.tokenizer_name_or_path is None else None
             processing_class = AutoTokenizer.from_pretrained(
-                args.tokenizer_name_or_path or model_name, trust_remote_code=args.trust_remote_code
+                args.tokenizer_name_or_path or model_name,
+                revision=revision or "main",
+                trust_remote_code=args.trust_remote_code,
             )
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token

@@ -71,6 +71,22 @@ def test_launch_command_of_a_recipe_trains_and_saves_an_adapter(flags, tmp_path,
     AutoTokenizer.from_pretrained(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(("other", "revision"), [([], "c0ffee"), (["--tokenizer_name_or_path", "other"], "main")])
+def test_the_tokenizer_has_the_revision_of_its_model(flags, monkeypatch, other, revision):
+    class Loaded(Exception):
+        pass
+
+    def from_pretrained(name, **options):
+        raise Loaded(name, options["revision"])
+
+    monkeypatch.setattr(
+        "trainers.circuit_breaker_trainer.AutoTokenizer", SimpleNamespace(from_pretrained=from_pretrained)
+    )
+    with pytest.raises(Loaded) as loaded:
+        run(*flags, "--model_revision", "c0ffee", *other)
+    assert loaded.value.args == (other[-1] if other else flags[1], revision)
+
+
 def test_evaluation_reads_the_eval_folder(flags, capsys):
     run(*flags, "--eval_strategy", "steps", "--eval_steps", "4")
     assert "eval_loss/rr" in capsys.readouterr().out
