@@ -18,6 +18,18 @@ TEMPLATE_READY := $(patsubst %/chat_template.jinja,%/tokenizer.json,$(filter .to
 TARGET := $(if $(DECIDED),$(DATA)/tokenizer,$(MODEL))
 TOKENIZER_FLAG := $(DECIDED:%/tokenizer.json=--tokenizer %)
 
+# What the data in the folder were made with. Other decisions make them again.
+STAMP := $(DATA)/decisions.txt
+ifneq ($(strip $(DECISIONS)),$(strip $(shell cat $(STAMP) 2>/dev/null)))
+$(STAMP): always
+	mkdir -p $(@D)
+	printf '%s\n' '$(subst ','\'',$(strip $(DECISIONS)))' > $@
+always:
+STAMPED := $(STAMP)
+else
+STAMPED := $(wildcard $(STAMP))
+endif
+
 # The recipe and what it includes. An edited one redoes everything.
 RECIPE_FILES := $(filter recipes/%,$(MAKEFILE_LIST))
 
@@ -57,7 +69,7 @@ merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
 preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
 
 ifneq ($(DECIDED),)
-$(DECIDED): $(RECIPE_FILES) $(TOKENIZER_FILE) | $(READY) $(TEMPLATE_READY)
+$(DECIDED): $(RECIPE_FILES) $(TOKENIZER_FILE) $(STAMPED) | $(READY) $(TEMPLATE_READY)
 	$(CB) tokenizer $(MODEL) --output $(@D) $(DECISIONS)
 endif
 
@@ -82,6 +94,9 @@ SHEET_FLAGS ?= --model $(TARGET)
 
 $(REPORTS)/sources.json: $(INGESTED) $(TOKENIZER_FILE)
 	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS) $(SHEET_FLAGS)
+
+# Traces are no model's; all else is written with the decided template.
+$(REPORTS)/sources.json $(SETS:%=%/report.json) $(PROMPT_SETS): $(STAMPED)
 
 # Sets that the model generates: flips, its own good answers (benign twins, calls, refusals, chat), and attacks it resists.
 # ATTACKED is the source of attacked prompts; flips and benign twins are named for their source.

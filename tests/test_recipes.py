@@ -131,10 +131,49 @@ def test_models_that_think_are_given_the_tokens_or_kept_from_it(tmp_path):
     assert decided("gpt-oss-20b") == (["reasoning_effort=low"], {"1024"})
 
 
+@pytest.mark.parametrize("other", [["FORMAT=llama3_json"], [], ["FORMAT=hermes", "TEMPLATE_SETTINGS=mood='b'"]])
+def test_other_decisions_make_the_sets_again_and_the_same_do_not(tmp_path, other):
+    folder, decided = tmp_path / "tokenizer", ["FORMAT=hermes", "TEMPLATE_SETTINGS=mood='a'"]
+    folder.mkdir()
+    (folder / "tokenizer.json").touch()
+    fixed = ("RECIPE=local", f"RAW={tmp_path}", f"TOKENIZER={folder}", f"DATA={tmp_path}/data")
+
+    def steps(*decisions: str) -> list[list[str]]:
+        shown = make("--dry-run", "data", *fixed, *decisions).stdout.replace("\\\n", " ")
+        return [shlex.split(line)[1:] for line in shown.splitlines() if "/cb-datasets " in line]
+
+    first = steps(*decided)
+    assert make(f"{tmp_path}/data/decisions.txt", *fixed, *decided).returncode == 0
+    written = (tmp_path / "data" / "decisions.txt").read_text()
+    assert written == "--tool-format hermes --template-setting mood='a'\n"
+    for words in first:
+        for report in reports_of(words):
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.touch()
+    assert steps(*decided) == []
+    again = {words[0] for words in steps(*other)}
+    assert {"sources", "collect", "generate-eval", "validate", "merge", "preflight"} <= again and "ingest" not in again
+
+
+def reports_of(words: list[str]) -> list[Path]:
+    """The files that tell Make that a step is done."""
+    [output] = map(Path, options_of(words, "--output"))
+    match words[0]:
+        case "generate-eval":
+            return [output / task / "report.json" for task in options_of(words, "--tasks")]
+        case "merge":
+            return [output / "eval" / "report.json"]
+        case "sources":
+            return [output / "sources.json"]
+        case "tokenizer":
+            return [output / "tokenizer.json"]
+    return [output if output.suffix else output / "report.json"]
+
+
 def test_a_template_of_our_tokenizers_is_made_first(tmp_path):
     shown = make("--dry-run", "data", "RECIPE=mistral-small", "RAW=raw", f"DATA={tmp_path}").stdout.splitlines()
     template = "--chat-template .tokenizers/mistral-v7/chat_template.jinja"
-    [number] = [number for number, line in enumerate(shown) if template in line]
+    [number] = [number for number, line in enumerate(shown) if "/cb-datasets tokenizer" in line and template in line]
     made = (ROOT / ".tokenizers" / "mistral-v7" / "tokenizer.json").is_file()
     assert made or shown[number - 1].endswith("tools/real_tokenizers.py .tokenizers mistral-v7")
 
