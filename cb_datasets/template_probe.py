@@ -1,9 +1,10 @@
 """What a chat template does, found out by rendering: it is checked before any work, and named by a hash."""
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builders.trace import message, to_json, tool_call
 
@@ -138,3 +139,37 @@ def template_hash(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Short hash of the chat template and of what it writes; data and model must agree on it."""
     written = "".join([tokenizer.chat_template, *probe_template(tokenizer).prompts])
     return hashlib.sha256(written.encode()).hexdigest()[:12]
+
+
+def check_rendering(
+    rows: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", dataset_name: str
+) -> None:
+    """Raise an error for rows that were made for another model than the one to be trained: it was prompted with other
+    tokens, and what it wrote is not how this one writes a call.
+
+    Args:
+        rows (`Iterable[Mapping[str, Any]]`): Samples; `id` and `provenance` are read.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the model to be trained.
+        dataset_name (`str`): Name of the dataset in the error.
+
+    Raises:
+        ValueError: If a row's format or template is unknown or not the tokenizer's.
+    """
+    own = {"prompt_format": format_of(tokenizer).name, "template_hash": template_hash(tokenizer)}
+    others = [row for row in rows if any(row["provenance"][name] != value for name, value in own.items())]
+    if not others:
+        return
+    theirs = {name: others[0]["provenance"][name] for name in own}
+    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+    first = f"Row {others[0]['id']}{more} of the {dataset_name} dataset"
+    unknown = [f"`provenance.{name}`" for name, value in theirs.items() if value is None]
+    if unknown:
+        raise ValueError(
+            f"{first} has no {' and no '.join(unknown)}, so it may have been made for another model. Make the data "
+            "with this model, or import them with its tokenizer: `cb-datasets import --model`."
+        )
+    raise ValueError(
+        f"{first} was made for another model: it has format {theirs['prompt_format']} and chat template "
+        f"{theirs['template_hash']}, and the tokenizer {tokenizer.name_or_path} has {own['prompt_format']} and "
+        f"{own['template_hash']}. Make the data with this model, or train the model of the data."
+    )

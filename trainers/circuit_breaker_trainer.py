@@ -42,6 +42,7 @@ from cb_datasets.markdown import code
 from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.publish.released_rows import stored_dataset
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
+from cb_datasets.template_probe import check_rendering
 
 from . import augment, tokenize_rows
 from .batch_sampler import CircuitBreakerBatchSampler
@@ -442,7 +443,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if "input_ids" in dataset.column_names:
             return dataset
         dataset = stored_dataset(dataset)
-        tokenize_rows.check_rendering(dataset.select_columns(["id", "provenance"]), processing_class, dataset_name)
+        check_rendering(dataset.select_columns(["id", "provenance"]), processing_class, dataset_name)
         return dataset
 
     def _prepare_dataset(

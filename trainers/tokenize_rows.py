@@ -29,7 +29,6 @@ from transformers import PreTrainedTokenizerBase
 from cb_datasets import chat
 from cb_datasets.formats import ToolCall, format_of
 from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN, clean_messages
-from cb_datasets.template_probe import template_hash
 
 from .augment import Augmentation, augment_injection, augment_texts, is_perturbed, pad_injection
 from .objective.masks import NONE
@@ -37,42 +36,6 @@ from .objective.masks import NONE
 
 # Openings of a model that complies, with whatever: the third kind of wrong opening, besides the attacker's and none.
 GENERIC_OPENINGS = ("Sure, I'll do that.", "Of course.", "I'll take care of that now.")
-
-
-def check_rendering(rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, dataset_name: str) -> None:
-    """
-    Raise an error for rows that were made for another model: it was prompted with other tokens, and what it wrote is
-    not how this one writes a call.
-
-    Args:
-        rows (`Iterable[Mapping[str, Any]]`):
-            Samples; `id` and `provenance` are read.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model to be trained.
-        dataset_name (`str`):
-            Name of the dataset in the error.
-
-    Raises:
-        ValueError: If a row's format or template is unknown or not the tokenizer's.
-    """
-    own = {"prompt_format": format_of(tokenizer).name, "template_hash": template_hash(tokenizer)}
-    others = [row for row in rows if any(row["provenance"][name] != value for name, value in own.items())]
-    if not others:
-        return
-    theirs = {name: others[0]["provenance"][name] for name in own}
-    more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
-    first = f"Row {others[0]['id']}{more} of the {dataset_name} dataset"
-    unknown = [f"`provenance.{name}`" for name, value in theirs.items() if value is None]
-    if unknown:
-        raise ValueError(
-            f"{first} has no {' and no '.join(unknown)}, so it may have been made for another model. Make the data "
-            "with this model, or import them with its tokenizer: `cb-datasets import --model`."
-        )
-    raise ValueError(
-        f"{first} was made for another model: it has format {theirs['prompt_format']} and chat template "
-        f"{theirs['template_hash']}, and the tokenizer {tokenizer.name_or_path} has {own['prompt_format']} and "
-        f"{own['template_hash']}. Make the data with this model, or train the model of the data."
-    )
 
 
 def siblings_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
