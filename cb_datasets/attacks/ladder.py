@@ -28,6 +28,7 @@ from ..chat import DATE_STRING
 from ..splits import choose
 from ..template_probe import template_hash
 from .black_box import BlackBoxBudget, attack_with_compositions
+from .budget_limits import with_limits
 from .fixed import FixedBudget, SamplesBudget, attack_by_sampling, attack_prefilled, attack_unchanged
 from .rung import CODE_HASH
 from .search_budget import EmbeddingBudget, SearchBudget, UniversalBudget
@@ -38,10 +39,6 @@ from .white_box import attack_with_embeddings, attack_with_tokens
 
 if TYPE_CHECKING:
     from ..generation.transformers_backend import TransformersBackend
-
-
-# Limits that may be 0; all others are at least 1.
-_MAY_BE_ZERO = ("prompts", "steps", "prefix_tokens", "suffix_tokens", "prefix_vectors", "suffix_vectors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,40 +70,8 @@ class Budgets:
         Raises:
             ValueError: If there is no such rung or limit, or the value is not of its type.
         """
-        changed: dict[str, dict[str, Any]] = {each.name: {} for each in dataclasses.fields(cls)}
-        for text in limits:
-            name, value = _parsed(text, changed)
-            rung, limit = name.split(".")
-            changed[rung][limit] = value
-        common = {"max_new_tokens": max_new_tokens, "seed": seed}
-        budgets = {}
-        for rung, values in changed.items():
-            budget = getattr(cls(), rung)
-            own = {key: value for key, value in common.items() if hasattr(budget, key)}
-            budgets[rung] = dataclasses.replace(budget, **own, **values)
-        return cls(**budgets)
-
-
-def _parsed(text: str, rungs: Iterable[str]) -> tuple[str, int | tuple[float, ...]]:
-    """`RUNG.LIMIT` and the value of one changed limit."""
-    name, _, value = text.partition("=")
-    rung, _, limit = name.partition(".")
-    if rung not in rungs:
-        raise ValueError(f"--budget {text!r}: must be RUNG.LIMIT=VALUE with a rung of {', '.join(rungs)}.")
-    known = [each.name for each in dataclasses.fields(getattr(Budgets(), rung))]
-    known = [each for each in known if each not in ("max_new_tokens", "seed")]
-    if limit not in known:
-        raise ValueError(f"--budget {text!r}: the limits of {rung} are {', '.join(known)}.")
-    try:
-        parsed = tuple(map(float, value.split(","))) if limit == "step_sizes" else int(value)
-    except ValueError:
-        raise ValueError(f"--budget {text!r}: {value!r} is no number.") from None
-    least = 0 if limit in _MAY_BE_ZERO else 1
-    if parsed < least if isinstance(parsed, int) else min(parsed) <= 0:
-        raise ValueError(
-            f"--budget {text!r}: must be {f'at least {least}' if isinstance(parsed, int) else 'positive'}."
-        )
-    return name, parsed
+        defaults = {each.name: getattr(cls(), each.name) for each in dataclasses.fields(cls)}
+        return cls(**with_limits(defaults, limits, max_new_tokens, seed))
 
 
 def run_ladder(
@@ -161,7 +126,7 @@ def run_ladder(
     if count := budgets.prefilled.prompts:
         prefilled = attack_prefilled(chosen(count), fast, budgets.prefilled, work_dir)
         rungs |= {f"prefilled_{head}": rung for head, rung in prefilled.items()}
-    return {"settings": _settings(models, seed), "rungs": rungs}
+    return {"settings": attack_settings(models, seed), "rungs": rungs}
 
 
 def _on_fast_weights(model: "TransformersBackend") -> "TransformersBackend":
@@ -170,7 +135,8 @@ def _on_fast_weights(model: "TransformersBackend") -> "TransformersBackend":
         return model.merged() if network.device.type == "cpu" else model
 
 
-def _settings(models: "dict[str, TransformersBackend]", seed: int) -> dict[str, Any]:
+def attack_settings(models: "Mapping[str, TransformersBackend]", seed: int) -> dict[str, Any]:
+    """What the results of an attack depend on besides prompts and budget."""
     tokenizer = next(iter(models.values())).tokenizer
     return {
         "seed": seed,
