@@ -73,3 +73,34 @@ class EmbeddingBudget:
     def lengths(self) -> tuple[int, int]:
         """Vectors before and behind the injection."""
         return self.prefix_vectors, self.suffix_vectors
+
+
+@dataclass(frozen=True)
+class TamperBudget:
+    """Limits of someone who fine-tunes a breaker, for each of its variants.
+
+    Args:
+        steps (`int`, *optional*, defaults to `128`): Optimizer steps.
+        rows (`int`, *optional*, defaults to `512`): Rows to train on.
+        batch_size (`int`, *optional*, defaults to `16`): Rows per step.
+        learning_rate (`float`, *optional*, defaults to `2e-4`): Learning rate of AdamW, constant.
+        lora_rank (`int`, *optional*, defaults to `16`): Rank of a new adapter, which all linear layers get.
+        max_new_tokens (`int`, *optional*, defaults to `256`): Maximum length of a completion.
+        seed (`int`, *optional*, defaults to `0`): Seed of the choice of rows, of their order and of a new adapter.
+        prompts (`int`, *optional*, defaults to `100`): Evaluation prompts of each task.
+    """
+
+    steps: int = 128
+    rows: int = 512
+    batch_size: int = 16
+    learning_rate: float = 2e-4
+    lora_rank: int = 16
+    max_new_tokens: int = 256
+    seed: int = 0
+    prompts: int = 100
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Steps after which the model is measured: 0, 8, 16, 32, ... and the last."""
+        doubled = [8 << power for power in range(self.steps.bit_length())]
+        return 0, *(step for step in doubled if step < self.steps), self.steps

@@ -14,6 +14,8 @@ from .output import table
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..generation.transformers_backend import TransformersBackend
 
 AdapterOption = Annotated[str, typer.Option(help="Folder of the breaker's adapter.")]
@@ -31,13 +33,22 @@ class EngineName(StrEnum):
 def attack(
     adapter: AdapterOption,
     prompts: Annotated[Path, typer.Option(help="The prompts folder.")],
-    output: Annotated[Path, typer.Option(help="Folder of the report; adaptive.json is written.")],
+    output: Annotated[Path, typer.Option(help="Folder of the report; adaptive.json or tampering.json is written.")],
     engine: Engine,
     also: ExtraAdaptersOption = None,
     task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
     budget: Annotated[
         list[str] | None,
         typer.Option(metavar="RUNG.LIMIT=VALUE", help="E.g. suffix.steps=100, universal.prompts=0; repeatable."),
+    ] = None,
+    tamper: Annotated[
+        bool,
+        typer.Option(
+            "--tamper", help="Instead of the ladder: fine-tune base and breakers on --data, and measure them."
+        ),
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the merged data (stage2), whose rows of train/ --tamper trains on.")
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -46,25 +57,101 @@ def attack(
     Fixed injections, random compositions without any knowledge of the model (black_box), token searches by greedy
     coordinate gradient (arXiv 2307.15043; suffix, prefix_suffix, universal, transfer), free vectors (embedding), and
     prefilled calls. Success is judged by the model's greedy completion.
+
+    With --tamper, the attacker trains the weights instead, on benign and on harmful rows (tampering.json): limits are
+    tamper.steps, rows, batch_size, learning_rate, lora_rank, prompts.
     """
-    from ..attacks.adaptive_results import ADAPTIVE_FILE, adaptive_table_rows
     from ..attacks.attackable import select_attackable
-    from ..attacks.ladder import Budgets, run_ladder
     from ..evaluation.results import named_adapters
-    from ..files import load_rows, write_json
+    from ..files import load_rows
     from ..sample import PROMPT_FEATURES
 
     if engine.backend != BackendName.TRANSFORMERS:
-        raise ValueError("The searches need gradients, which only --backend transformers has.")
-    budgets = Budgets.of_text(budget or [], engine.max_new_tokens, seed)
+        raise ValueError("The attacks need gradients, which only --backend transformers has.")
+    if tamper and data is None:
+        raise typer.BadParameter("--tamper needs rows to train on: --data, the folder of the merged data (stage2).")
+    if data is not None and not tamper:
+        raise typer.BadParameter("--data is read with --tamper only.")
     attackable, left_out = select_attackable(load_rows(prompts / task, PROMPT_FEATURES))
     if len(attackable) == 0:
         raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
-    models = cast("dict[str, TransformersBackend]", engine.load_all(named_adapters(adapter, also or [])))
+    adapters = named_adapters(adapter, also or [])
+    if data is not None:
+        _tamper(attackable, task, prompts, data, budget or [], seed, engine, adapters, output)
+    else:
+        _climb_ladder(attackable, left_out, task, budget or [], seed, engine, adapters, output)
+
+
+def _climb_ladder(
+    attackable: "Dataset",
+    left_out: dict[str, int],
+    task: str,
+    limits: list[str],
+    seed: int,
+    engine: Engine,
+    adapters: dict[str, str],
+    output: Path,
+) -> None:
+    """Run the ladder, write `adaptive.json` and print its table."""
+    from ..attacks.adaptive_results import ADAPTIVE_FILE, adaptive_table_rows
+    from ..attacks.ladder import Budgets, run_ladder
+    from ..files import write_json
+
+    budgets = Budgets.of_text(limits, engine.max_new_tokens, seed)
+    models = cast("dict[str, TransformersBackend]", engine.load_all(adapters))
     result = run_ladder(attackable, models, budgets, engine.batch_size, engine.work_dir)
     write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(attackable), "left_out": left_out})
     table(["", *models], list(adaptive_table_rows(result, list(models))))
     print_line(f"attack: {len(attackable)} prompts of {task} -> {output / ADAPTIVE_FILE}")
+
+
+# Tasks beside the attacked one, where the prompts have them: what a breaker must keep.
+_KEPT_TASKS = ("capability", "refusal", "chat")
+
+
+def _tamper(
+    attackable: "Dataset",
+    task: str,
+    prompts: Path,
+    data: Path,
+    limits: list[str],
+    seed: int,
+    engine: Engine,
+    adapters: dict[str, str],
+    output: Path,
+) -> None:
+    """Fine-tune the models, write `tampering.json` and its plot, and print its tables."""
+    from datasets import concatenate_datasets
+
+    from ..attacks.budget_limits import with_limits
+    from ..attacks.search_budget import TamperBudget
+    from ..attacks.tamper_rows import select_tamper_rows
+    from ..attacks.tampering import run_tampering
+    from ..attacks.tampering_results import KINDS, TAMPERING_FILE, steps_of, tampering_rows, tampering_summary
+    from ..files import hashes_of, load_rows, write_json
+    from ..report.plots.drawing import save_figure
+    from ..report.plots.tampering import TAMPERING_PLOT, draw_tampering
+    from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
+    from ..splits import choose
+
+    if engine.load_in_8bit:
+        raise ValueError("--tamper trains and merges adapters, which 8-bit weights distort: omit --load-in-8bit.")
+    defaults = {"tamper": TamperBudget()}
+    budget = with_limits(defaults, limits, engine.max_new_tokens, seed, may_be_zero=False)["tamper"]
+    rows = select_tamper_rows(load_rows(data / "train", SAMPLE_FEATURES))
+    kept = [load_rows(prompts / other, PROMPT_FEATURES) for other in _KEPT_TASKS if (prompts / other).is_dir()]
+    chosen = [choose(each, budget.prompts, seed) for each in (attackable, *kept)]
+    models = cast("dict[str, TransformersBackend]", engine.load_all(adapters))
+    result = run_tampering(concatenate_datasets(chosen), models, rows, budget, engine.batch_size, engine.work_dir)
+    result |= {"task": task, "data": hashes_of([data / "train"])}
+    write_json(output / TAMPERING_FILE, result)
+    save_figure(draw_tampering(result, list(models)), output / TAMPERING_PLOT)
+    for kind in KINDS:
+        header = [f"{kind} rows: steps", *map(str, steps_of(result))]
+        table(header, list(tampering_rows(result, kind, list(models))))
+        for line in tampering_summary(result, kind, list(models)):
+            print_line(f"  {line}")
+    print_line(f"attack: {sum(map(len, chosen))} prompts -> {output / TAMPERING_FILE}, {output / TAMPERING_PLOT}")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     BatchEncoding,
@@ -124,6 +124,22 @@ class TransformersBackend(AdapterBackend):
             network.set_adapter(self._adapter)
             other._network = network.merge_and_unload()
         other._adapter = None
+        return other
+
+    def with_trainable_adapter(self, new: LoraConfig | None = None) -> Self:
+        """A backend on a copy of the weights whose adapter can be trained.
+
+        Args:
+            new ([`~peft.LoraConfig`], *optional*): Config of a new adapter, on weights that have this backend's own
+                merged; without it, the adapter is this backend's own.
+        """
+        merged = self if new is None else self.merged()
+        other = copy.copy(merged)
+        if merged is self:
+            other._network = copy.deepcopy(self._network)
+        if new is not None:
+            other._network = get_peft_model(other._network, new)
+            other._adapter = other._network.active_adapter
         return other
 
     @contextmanager
