@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Watch(TrainerCallback):
-    """Calls back after every step with its number and its loss, and measures the model at some."""
+class _AfterStep(TrainerCallback):
+    """Calls back after every step with its number."""
 
-    after_step: Callable[[int], None]
+    call: Callable[[int], None]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **inputs: Any) -> None:
-        self.after_step(state.global_step)
+        self.call(state.global_step)
 
 
 def fine_tune(
@@ -80,7 +80,7 @@ def fine_tune(
             arguments,
             train_dataset=rows.select(row_order(len(rows), budget)),
             processing_class=model.tokenizer,
-            callbacks=[_Watch(after_step)],
+            callbacks=[_AfterStep(after_step)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()

@@ -15,7 +15,7 @@ another attack may.
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from importlib.metadata import version
 from pathlib import Path

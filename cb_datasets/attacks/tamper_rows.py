@@ -40,7 +40,7 @@ def select_tamper_rows(samples: Dataset) -> dict[str, Dataset]:
     if missing := [kind for kind, rows in chosen.items() if len(rows) == 0]:
         raise ValueError(
             f"Of {len(samples)} rows, none is {' or '.join(missing)}. Name the merged data of both sets (stage2); "
-            f"benign rows are of the classes {', '.join(BENIGN_CLASSES)}, harmful ones have their attack in the prompt."
+            f"benign rows are clean and of {', '.join(BENIGN_CLASSES)}, harmful ones have their attack in the prompt."
         )
     return chosen
 

@@ -43,9 +43,7 @@ def attack(
     ] = None,
     tamper: Annotated[
         bool,
-        typer.Option(
-            "--tamper", help="Instead of the ladder: fine-tune base and breakers on --data, and measure them."
-        ),
+        typer.Option("--tamper", help="Instead of the ladder: fine-tune the models on --data, and measure them."),
     ] = False,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the merged data (stage2), whose rows of train/ --tamper trains on.")

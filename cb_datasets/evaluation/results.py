@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
-# Keys of `adaptive.json` and `agentdojo.json` that are no model names.
+# Keys of `adaptive.json`, `tampering.json` and `agentdojo.json` that are no model names.
 ADAPTIVE_KEYS = ("settings", "rungs", "task", "available", "left_out")
+TAMPERING_KEYS = ("settings", "curves", "task", "data")
 LIVE_KEYS = (
     "settings",
     "changed",

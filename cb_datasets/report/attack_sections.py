@@ -1,10 +1,11 @@
-"""Report sections for general ability, adaptive attacks and the live AgentDojo benchmark.
+"""Report sections for general ability, adaptive attacks, tampering and the live AgentDojo benchmark.
 
 Their results are files in the folder of the report:
 
     report/results.json                 the evaluation
     report/ability.json                 `cb-datasets ability`: what else the breaker changed
     report/adaptive.json                `cb-datasets attack`: the ladder of attacks
+    report/tampering.json               `cb-datasets attack --tamper`: fine-tuned breakers
     report/agentdojo/agentdojo.json     `cb-datasets agentdojo`: the live benchmark
 
 A breaker may have been retrained after an attack: metrics of weights other than the evaluated ones are left out, and
@@ -17,17 +18,17 @@ from pathlib import Path
 from ..attacks import adaptive_results as adaptive
 from ..counts import listed
 from ..evaluation.ability.ability import ABILITY_KEYS
-from ..evaluation.compare import BASE
-from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS
+from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS, TAMPERING_KEYS
 from ..files import read_json
 from .ability_section import ABILITY, ability_section
 from .live_section import LIVE, live_section
-from .section import Section, models_to_show
+from .section import Section, adapter_revisions, models_to_show
+from .tampering_section import TAMPERING, tampering_sections
 
 
 ADAPTIVE = adaptive.ADAPTIVE_FILE
 
-_KEYS = {ABILITY: ABILITY_KEYS, ADAPTIVE: ADAPTIVE_KEYS, LIVE: LIVE_KEYS}
+_KEYS = {ABILITY: ABILITY_KEYS, ADAPTIVE: ADAPTIVE_KEYS, TAMPERING: TAMPERING_KEYS, LIVE: LIVE_KEYS}
 
 
 def read_attack_results(folder: Path) -> dict[str, dict]:
@@ -59,6 +60,8 @@ def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dic
         sections.append(ability_section(attack_results[ABILITY], evaluation_settings))
     if ADAPTIVE in attack_results:
         sections += _adaptive_sections(attack_results[ADAPTIVE], evaluation_settings)
+    if TAMPERING in attack_results:
+        sections += tampering_sections(attack_results[TAMPERING], evaluation_settings)
     if LIVE in attack_results:
         sections.append(live_section(attack_results[LIVE], evaluation_settings))
     return sections
@@ -66,10 +69,7 @@ def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dic
 
 def _adaptive_sections(results: dict, evaluation_settings: dict) -> list[Section]:
     settings = results["settings"]
-    revisions = {
-        name: str(model["revision"]).rpartition("+")[2] for name, model in settings["models"].items() if name != BASE
-    }
-    models, omitted = models_to_show(revisions, evaluation_settings, ADAPTIVE)
+    models, omitted = models_to_show(adapter_revisions(settings), evaluation_settings, ADAPTIVE)
     left_out = results["left_out"]
     excluded = f" (excluded, because they cannot be attacked: {listed(left_out)})" if left_out else ""
     versions = ", ".join(f"{package} {version}" for package, version in settings["versions"].items())

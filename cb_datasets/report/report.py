@@ -15,6 +15,7 @@ from .plots import PLOT_CAPTIONS
 from .plots.cosines import draw_diagnostics
 from .plots.drawing import save_figure
 from .plots.results import draw_results
+from .plots.tampering import TAMPERING_PLOT, draw_tampering
 from .plots.tradeoff import draw_tradeoff
 from .published_figures import published_sections
 from .section import Section
@@ -32,6 +33,7 @@ from .tables import (
     kind_rows,
     metric_table_rows,
 )
+from .tampering_section import TAMPERING, tampered_models
 
 
 def write_report(
@@ -65,11 +67,13 @@ def write_report(
         draw_diagnostics(diagnostics, folder)
     if runs is not None:
         save_figure(draw_tradeoff(runs), folder / "tradeoff.png")
+    attack_results, settings = attack_results or {}, results["settings"]
+    if (tampering := attack_results.get(TAMPERING)) and (models := tampered_models(tampering, settings)[0]):
+        save_figure(draw_tampering(tampering, models), folder / TAMPERING_PLOT)
     if curves_png is not None:
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curves_png)
     plots = {name: caption for name, caption in PLOT_CAPTIONS.items() if (folder / name).is_file()}
-    attack_results, settings = attack_results or {}, results["settings"]
     sections = attack_sections(attack_results, settings) + published_sections(results, attack_results.get(LIVE))
     live = live_summary(attack_results, settings)
     results = {**{key: value for key, value in results.items() if key != "live"}, **({"live": live} if live else {})}

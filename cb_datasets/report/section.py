@@ -27,6 +27,13 @@ class Section:
     details: list[tuple[str, list[str], list[tuple[str, ...]]]] = field(default_factory=list)
 
 
+def adapter_revisions(settings: dict) -> dict[str, str]:
+    """Hash of the weights of each attacked adapter, by name, from the settings of an attack."""
+    return {
+        name: str(model["revision"]).rpartition("+")[2] for name, model in settings["models"].items() if name != BASE
+    }
+
+
 def models_to_show(revisions: Mapping[str, str], evaluation_settings: dict, file: str) -> tuple[list[str], list[str]]:
     """The models of a table, and a paragraph about the models that are left out.
 

@@ -6,11 +6,12 @@ from builders.trace import message
 from cb_datasets.attacks.black_box import BlackBoxBudget, DrawAnswer, black_box_metrics
 from cb_datasets.attacks.composition import DrawRecord
 from cb_datasets.attacks.rung import rung_metrics, search_metrics
-from cb_datasets.attacks.search_budget import SearchBudget
+from cb_datasets.attacks.search_budget import SearchBudget, TamperBudget
+from cb_datasets.attacks.tampering_results import ADAPTER, KINDS, NEW_LORA
 from cb_datasets.checks.thresholds import EvaluationThresholds
 from cb_datasets.evaluation.attack_kinds import MIN_PROMPTS
 from cb_datasets.evaluation.coherence import coherence
-from cb_datasets.evaluation.compare import compare
+from cb_datasets.evaluation.compare import BASE, compare
 from cb_datasets.evaluation.gates import evaluation_gates
 from cb_datasets.evaluation.results import make_results
 from cb_datasets.evaluation.scored_completions import EvalPrompt, ScoredCompletion
@@ -80,6 +81,42 @@ def small_adaptive(hijacked: int, revision: str = "base+breaker") -> dict:
         "task": "tool_flip",
         "available": 400,
         "left_out": {"prefilled": 3},
+    }
+
+
+def small_tampering(revision: str = "base+breaker", **last: int) -> dict:
+    """Results of `cb-datasets attack --tamper` on ten prompts after 0, 8 and 16 steps.
+
+    All attacks succeed on the base model and none on the breaker, but for those `last` at the end of its training:
+    `adapter_harmful=9`.
+    """
+
+    def curve(model: str, variant: str, rows: str) -> dict:
+        ends = {BASE: 10}.get(model, last.get(f"{variant}_{rows}", 0))
+        hits = [10 if model == BASE else 0, ends // 2, ends]
+        points = [
+            {
+                "step": 8 * number,
+                "loss": None if number == 0 else 0.5 / number,
+                "revision": f"{model}-{number}",
+                "metrics": {"asr": proportion(hit, 10), "correct_under_attack": proportion(10 - hit, 10)},
+                "errors": 0,
+            }
+            for number, hit in enumerate(hits)
+        ]
+        return {"model": model, "variant": variant, "rows": rows, "points": points}
+
+    models = {BASE: {"model": "m", "revision": "base"}, "breaker": {"model": "m+a", "revision": revision}}
+    counts = {"rows": 512, "available": 900, "too_long": 2, "classes": {"benign_twin": 512}}
+    pairs = ((BASE, NEW_LORA), ("breaker", ADAPTER), ("breaker", NEW_LORA))
+    return {
+        "settings": {
+            **{"seed": 0, "models": models, "budget": asdict(TamperBudget(steps=16))},
+            "rows": dict.fromkeys(KINDS, counts),
+        },
+        "curves": [curve(*pair, kind) for pair in pairs for kind in KINDS],
+        "task": "tool_flip",
+        "data": {"stage2/train": "9f86"},
     }
 
 

@@ -45,7 +45,7 @@ def draw_tampering(results: Mapping[str, Any], models: Sequence[str]) -> "Figure
 
 
 def _draw_curve(axes: "Axes", curve: Mapping[str, Any], metric: str, look: Look) -> None:
-    """One curve with its intervals; a dashed line is the training of a breaker's own adapter."""
+    """One curve with its intervals; dashed and hollow where a breaker's own adapter is trained."""
     rates = [point["metrics"][metric] for point in curve["points"]]
     axes.errorbar(
         [point["step"] for point in curve["points"]],
@@ -54,6 +54,7 @@ def _draw_curve(axes: "Axes", curve: Mapping[str, Any], metric: str, look: Look)
         fmt=look.sign,
         markersize=4,
         color=look.colour,
+        markerfacecolor="white" if curve["variant"] == ADAPTER else look.colour,
         linestyle="--" if curve["variant"] == ADAPTER else "-",
         elinewidth=0.6,
         label=curve_label(curve),
