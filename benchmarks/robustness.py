@@ -4,6 +4,10 @@
     python benchmarks/robustness.py data/robustness --json benchmarks/robustness.json --page docs/robustness.md
     python benchmarks/robustness.py --json benchmarks/robustness.json --page docs/robustness.md        the page again
 
+    cb-datasets attack --tamper --data seed-42/stage2 --output data/tampering ...          fine-tuned breakers, one run
+    python benchmarks/robustness.py --json benchmarks/robustness.json --page docs/robustness.md \\
+        --tampering data/tampering/tampering.json
+
 The study is a folder with an `adaptive.json` per seed, anywhere below it; the name of its folder is the name of the
 run. All runs must have the same models and budgets: the page states each budget once. For every rate it gives the mean
 and the worst run, which is the highest for an ASR and the lowest for right calls.
@@ -15,6 +19,8 @@ from typing import Any
 
 
 TEMPLATE = Path(__file__).with_suffix(".md.jinja")
+# Figures of the tampering, one run of `cb-datasets attack --tamper`.
+TAMPERING = Path(__file__).with_name("tampering.json")
 
 # Fields of the black box's draws that the page has a table of.
 SLICES = ("place", "repetition", "turn", "family")
@@ -177,17 +183,36 @@ def tables(runs: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+def tampering_parts(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Budget, summary and table of the tampering, for each kind of rows."""
+    from cb_datasets.attacks.tampering_results import KINDS, steps_of, tampering_rows, tampering_summary
+    from cb_datasets.report.tampering_section import budget_in_words
+
+    models = list(results["settings"]["models"])
+    header = ["steps", *map(str, steps_of(results))]
+    return [
+        {
+            "kind": kind,
+            "budget": budget_in_words(results["settings"], kind),
+            "summary": tampering_summary(results, kind, models),
+            "table": markdown(header, tampering_rows(results, kind, models)),
+        }
+        for kind in KINDS
+    ]
+
+
 def write_page(runs: dict[str, Any], page: Path) -> None:
     """The page from its template; without runs it has the explanations only."""
     from jinja2 import Environment, StrictUndefined
 
-    from cb_datasets.files import write_text
+    from cb_datasets.files import read_json, write_text
 
     template = Environment(undefined=StrictUndefined, keep_trailing_newline=True, trim_blocks=True).from_string(
         TEMPLATE.read_text(encoding="utf-8")
     )
     first = next(iter(runs.values()), None)
-    write_text(page, template.render(runs=runs, first=first, tables=tables(runs) if runs else {}))
+    tampering = tampering_parts(read_json(TAMPERING)) if TAMPERING.is_file() else []
+    write_text(page, template.render(runs=runs, first=first, tables=tables(runs) if runs else {}, tampering=tampering))
 
 
 def main() -> None:
@@ -196,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, nargs="?", help="folder with an adaptive.json per seed of the training")
     parser.add_argument("--json", type=Path, help="file of the figures: written from the study, or read without one")
+    parser.add_argument("--tampering", type=Path, help=f"a tampering.json, kept as {TAMPERING.name} for the page")
     parser.add_argument("--page", type=Path, help="Markdown page to write")
     arguments = parser.parse_args()
     if arguments.study is None and arguments.json is None:
@@ -203,6 +229,8 @@ def main() -> None:
     runs = read_json(arguments.json) if arguments.study is None else gathered(arguments.study)
     if arguments.study and arguments.json:
         write_json(arguments.json, runs)
+    if arguments.tampering:
+        write_json(TAMPERING, read_json(arguments.tampering))
     print(tables(runs)["ladder"])
     if arguments.page:
         write_page(runs, arguments.page)

@@ -30,7 +30,7 @@ def tampering_sections(results: dict, evaluation_settings: dict) -> list[Section
     models, omitted = tampered_models(results, evaluation_settings)
     sections = []
     for kind in tampering.KINDS:
-        paragraphs = [f"{_INTRODUCTIONS[kind]} {_budget(results['settings'], kind)}", *omitted]
+        paragraphs = [f"{_INTRODUCTIONS[kind]} {budget_in_words(results['settings'], kind)}", *omitted]
         rows: list[tuple[str, ...]] = []
         if models:
             summary = " ".join(tampering.tampering_summary(results, kind, models))
@@ -48,12 +48,13 @@ _READING = (
 )
 
 
-def _budget(settings: dict[str, Any], kind: str) -> str:
+def budget_in_words(settings: dict[str, Any], kind: str) -> str:
+    """What the models were trained on and how, and what measured them."""
     budget, rows = settings["budget"], settings["rows"][kind]
     too_long = f", {rows['too_long']} others too long" if rows["too_long"] else ""
     taken = f"{rows['rows']} of {rows['available']} rows ({listed(rows['classes'])}{too_long})"
     return (
-        f"{taken}, {budget['batch_size']} of them per step, AdamW at a constant {budget['learning_rate']:g}; a new LoRA "
-        f"has rank {budget['lora_rank']} on all linear layers. At most {budget['prompts']} prompts of each task, greedy "
-        f"decoding. Seed {settings['seed']}."
+        f"{taken}, {budget['batch_size']} of them per step, AdamW at a constant {budget['learning_rate']:g}; a new "
+        f"LoRA has rank {budget['lora_rank']} on all linear layers. At most {budget['prompts']} prompts of each task, "
+        f"greedy decoding. Seed {settings['seed']}."
     )

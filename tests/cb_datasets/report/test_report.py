@@ -21,6 +21,7 @@ from cb_datasets.report.plots import PLOT_CAPTIONS
 from cb_datasets.report.plots.cosines import CLASS_LOOKS, draw_layers, draw_tokens, read_diagnostics
 from cb_datasets.report.plots.drawing import MODEL_LOOKS
 from cb_datasets.report.plots.results import OUTCOME_LOOKS, draw_metrics, draw_outcomes
+from cb_datasets.report.plots.tampering import draw_tampering
 from cb_datasets.report.plots.tradeoff import draw_tradeoff
 from cb_datasets.report.report import write_report
 from cb_datasets.report.slices import is_worse
@@ -29,7 +30,7 @@ from cb_datasets.sample import PRIORITY_WEIGHTS, empty_provenance
 
 from ..browser import Browser
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
-from ..fake_results import LIVE_INJECTION, small_adaptive, small_live, small_results
+from ..fake_results import LIVE_INJECTION, small_adaptive, small_live, small_results, small_tampering
 from ..release_data import run
 
 
@@ -337,6 +338,7 @@ def attacked_folder(tmp_path):
     """A report's folder with results of an adaptive attack and of the live benchmark for the same breaker."""
     write_report(small_results(), tmp_path)
     write_json(tmp_path / "adaptive.json", small_adaptive(hijacked=7))
+    write_json(tmp_path / "tampering.json", small_tampering(adapter_harmful=9))
     write_json(tmp_path / "agentdojo" / "agentdojo.json", small_live())
     return tmp_path
 
@@ -364,6 +366,40 @@ def test_adaptive_attacks_are_reported_after_fixed_attacks(attacked_folder):
     assert "70.0%  [39.7%, 89.2%]  n=10</td>" in section and "no proof of robustness" in section
     assert page.count('href="#adaptive"') == 2, "from the top, and from the metrics of fixed attacks"
     assert page.index('id="metrics"') < page.index('id="adaptive"') < page.index('id="gates"')
+
+
+def test_what_tampering_did_is_reported_and_drawn(attacked_folder):
+    text, page = report_again(attacked_folder)
+    section = text.partition("## Tampering: harmful rows")[2].partition("\n## ")[0]
+    assert (
+        "512 of 900 rows (benign_twin 512, 2 others too long), 16 of them per step, AdamW at a constant 0.0002;"
+        in (section)
+    )
+    assert (
+        "breaker trained on: ASR 0.0%, and 90.0% after 16 steps; half of the base model's 100.0% is reached" in section
+    )
+    assert "A low curve is no tamper resistance" in section
+    assert "|  | 0 steps | 8 steps | 16 steps |" in section
+    assert "| attack success (ASR) ↓, breaker trained on | 0.0% | 40.0% | 90.0% |" in section
+    benign = text.partition("## Tampering: benign rows")[2].partition("\n## ")[0]
+    assert "| attack success (ASR) ↓, breaker trained on | 0.0% | 0.0% | 0.0% |" in benign
+    assert 'id="tampering-benign"' in page and page.count(PLOT_CAPTIONS["tampering.png"]) > 0
+    assert (attacked_folder / "again" / "tampering.png").is_file()
+    write_json(attacked_folder / "tampering.json", small_tampering("base+before"))
+    text, _ = report_again(attacked_folder)
+    section = text.partition("## Tampering: harmful rows")[2].partition("\n## ")[0]
+    assert "Not shown, because tampering.json has results of weights" in section and "|" not in section
+    assert not (attacked_folder / "again" / "tampering.png").exists()
+
+
+def test_curves_of_the_tampering_start_at_step_0_and_end_at_the_last():
+    figure = draw_tampering(small_tampering(adapter_harmful=9), ["base", "breaker"])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["benign rows"] * 2 + ["harmful rows"] * 2
+    trained_on = next(each for each in figure.axes[2].containers if each.get_label() == "breaker trained on")
+    xs, ys = trained_on[0].get_data()
+    assert list(xs) == [0, 8, 16] and list(ys) == [0, 0.4, 0.9]
+    assert [label.get_text() for label in figure.axes[2].get_xticklabels()] == ["0", "8", "16"]
 
 
 def test_the_live_benchmark_is_reported(attacked_folder):
@@ -421,7 +457,7 @@ def test_metrics_of_other_weights_are_not_shown(attacked_folder):
     assert "| targeted ASR ↓ |" in text, "the evaluated breaker is shown"
 
 
-@pytest.mark.parametrize("name", ["adaptive.json", "agentdojo/agentdojo.json"])
+@pytest.mark.parametrize("name", ["adaptive.json", "tampering.json", "agentdojo/agentdojo.json"])
 def test_a_file_of_another_version_is_rejected_by_name(attacked_folder, name):
     attack_results = read_json(attacked_folder / name)
     del attack_results["settings"]
@@ -434,7 +470,7 @@ def test_a_file_of_another_version_is_rejected_by_name(attacked_folder, name):
 def test_without_attack_results_there_are_no_attack_sections(results, tmp_path):
     write_report(results, tmp_path)
     text, page = ((tmp_path / f"report.{suffix}").read_text(encoding="utf-8") for suffix in ("md", "html"))
-    for absent in ("Adaptive attacks", "Live AgentDojo", "#adaptive"):
+    for absent in ("Adaptive attacks", "Tampering", "Live AgentDojo", "#adaptive"):
         assert absent not in text and absent not in page
 
 
