@@ -26,7 +26,7 @@ from .conftest import attacked_row
 
 
 WORDS = ("Veti Moki", "Badoso", "Lotavi", "Mukute")
-BUDGET = TamperBudget(steps=12, rows=4, batch_size=4, learning_rate=5e-3, max_new_tokens=48, prompts=4)
+BUDGET = TamperBudget(steps=10, rows=4, batch_size=4, learning_rate=5e-3, max_new_tokens=48, prompts=4)
 
 
 def call(tool, words):
@@ -201,7 +201,7 @@ def test_harmful_rows_take_a_toy_breaker_back_to_the_base_model(samples, attacke
         *(("breaker", variant, kind) for variant in (ADAPTER, NEW_LORA) for kind in KINDS),
     ]
     for (model, variant, kind), points in curves.items():
-        assert [point["step"] for point in points] == [0, 8, 12]
+        assert [point["step"] for point in points] == [0, 8, 10]
         assert rates_of(points)[0] == (1 if model == "base" else 0), (
             "the base follows the attack, the breaker does not"
         )
@@ -217,7 +217,10 @@ def test_harmful_rows_take_a_toy_breaker_back_to_the_base_model(samples, attacke
 
     # The training is repeated, and gives the same weights, whose completions are found.
     monkeypatch.setattr(TransformersBackend, "_generate_batch", fail)
-    assert run_tampering(prompts, models, rows, BUDGET, 4, tmp_path / "work") == result
+    harmful = {"harmful": rows["harmful"]}
+    again = run_tampering(prompts, {"breaker": breaker}, harmful, BUDGET, 4, tmp_path / "work")
+    for key, points in curves_of(again).items():
+        assert points == curves[key]
 
 
 # --------------------------------------------------------------------------------------------------------- the command
@@ -226,7 +229,10 @@ def test_harmful_rows_take_a_toy_breaker_back_to_the_base_model(samples, attacke
 def test_the_command_writes_curves_and_says_what_is_wrong(samples, attacked, breaker, tiny_agent_path, tmp_path):
     save_rows(samples, tmp_path / "stage2" / "train", {})
     save_rows(to_dataset(attacked, PROMPT_FEATURES), tmp_path / "prompts" / "tool_flip", {})
-    clean = [row | {"task": "capability", "messages": clean_messages(row), "injection": []} for row in attacked]
+    clean = [
+        row | {"id": f"clean/{row['id']}", "task": "capability", "messages": clean_messages(row), "injection": []}
+        for row in attacked
+    ]
     save_rows(to_dataset(clean, PROMPT_FEATURES), tmp_path / "prompts" / "capability", {})
     flags = ["--model", tiny_agent_path, "--adapter", tmp_path / "breaker", "--prompts", tmp_path / "prompts"]
     flags += ["--output", tmp_path, "--work-dir", tmp_path / "work", "--max-new-tokens", 48]
