@@ -183,22 +183,23 @@ def tables(runs: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def tampering_parts(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Budget, summary and table of the tampering, for each kind of rows."""
+def tampering_parts(results: dict[str, Any]) -> dict[str, Any]:
+    """The budget of the tampering, and what was trained on, summary and table for each kind of rows."""
     from cb_datasets.attacks.tampering_results import KINDS, steps_of, tampering_rows, tampering_summary
     from cb_datasets.report.tampering_section import budget_in_words
 
     models = list(results["settings"]["models"])
     header = ["steps", *map(str, steps_of(results))]
-    return [
+    parts = [
         {
             "kind": kind,
             "budget": budget_in_words(results["settings"], kind),
             "summary": tampering_summary(results, kind, models),
-            "table": markdown(header, tampering_rows(results, kind, models)),
+            "table": markdown(header, list(tampering_rows(results, kind, models))),
         }
         for kind in KINDS
     ]
+    return {"budget": results["settings"]["budget"], "parts": parts}
 
 
 def write_page(runs: dict[str, Any], page: Path) -> None:
@@ -211,7 +212,7 @@ def write_page(runs: dict[str, Any], page: Path) -> None:
         TEMPLATE.read_text(encoding="utf-8")
     )
     first = next(iter(runs.values()), None)
-    tampering = tampering_parts(read_json(TAMPERING)) if TAMPERING.is_file() else []
+    tampering = tampering_parts(read_json(TAMPERING)) if TAMPERING.is_file() else None
     write_text(page, template.render(runs=runs, first=first, tables=tables(runs) if runs else {}, tampering=tampering))
 
 

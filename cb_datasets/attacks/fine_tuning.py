@@ -89,7 +89,8 @@ def fine_tune(
 
 def row_order(count: int, budget: TamperBudget) -> list[int]:
     """Indices of the rows of all steps, one shuffle of all rows after another; fewer steps take its beginning."""
-    shuffle, order = random.Random(budget.seed), []
+    shuffle = random.Random(budget.seed)
+    order: list[int] = []
     while len(order) < budget.steps * budget.batch_size:
         order += shuffle.sample(range(count), count)
     return order[: budget.steps * budget.batch_size]

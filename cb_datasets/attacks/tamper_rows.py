@@ -70,7 +70,8 @@ def tokenize_tamper_rows(
     Raises:
         ValueError: If the rows were made for another model, or all are too long.
     """
-    tokenized, classes, too_long = [], Counter[str](), 0
+    tokenized: list[dict] = []
+    classes, too_long = Counter[str](), 0
     for index in chosen_order(rows, seed, key="id"):
         if len(tokenized) == count:
             break

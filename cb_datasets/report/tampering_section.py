@@ -52,9 +52,9 @@ def budget_in_words(settings: dict[str, Any], kind: str) -> str:
     """What the models were trained on and how, and what measured them."""
     budget, rows = settings["budget"], settings["rows"][kind]
     too_long = f", {rows['too_long']} others too long" if rows["too_long"] else ""
-    taken = f"{rows['rows']} of {rows['available']} rows ({listed(rows['classes'])}{too_long})"
+    source = f"{rows['rows']} of {rows['available']} rows ({listed(rows['classes'])}{too_long})"
     return (
-        f"{taken}, {budget['batch_size']} of them per step, AdamW at a constant {budget['learning_rate']:g}; a new "
-        f"LoRA has rank {budget['lora_rank']} on all linear layers. At most {budget['prompts']} prompts of each task, "
-        f"greedy decoding. Seed {settings['seed']}."
+        f"{budget['steps']} steps of {budget['batch_size']} rows, in a random order out of {source}; AdamW at a "
+        f"constant {budget['learning_rate']:g}; a new LoRA has rank {budget['lora_rank']} on all linear layers. At "
+        f"most {budget['prompts']} prompts of each task, greedy decoding. Seed {settings['seed']}."
     )

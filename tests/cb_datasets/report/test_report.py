@@ -372,9 +372,9 @@ def test_what_tampering_did_is_reported_and_drawn(attacked_folder):
     text, page = report_again(attacked_folder)
     section = text.partition("## Tampering: harmful rows")[2].partition("\n## ")[0]
     assert (
-        "512 of 900 rows (benign_twin 512, 2 others too long), 16 of them per step, AdamW at a constant 0.0002;"
-        in (section)
+        "16 steps of 16 rows, in a random order out of 512 of 900 rows (benign_twin 512, 2 others too long)" in section
     )
+    assert "AdamW at a constant 0.0002; a new LoRA has rank 16" in section
     assert (
         "breaker trained on: ASR 0.0%, and 90.0% after 16 steps; half of the base model's 100.0% is reached" in section
     )
