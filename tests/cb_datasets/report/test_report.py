@@ -282,6 +282,7 @@ def test_a_report_can_be_rewritten_with_more_plots(results, diagnostics, tmp_pat
         write_report(results, tmp_path / f"step-{step}" / "report")
     curves = tmp_path / "curves.png"
     curves.write_bytes((tmp_path / "step-60" / "report" / "report.png").read_bytes())
+    write_json(tmp_path / "step-60" / "report" / "tampering.json", small_tampering("base+hash"))
     both = [tmp_path / f"step-{step}" / "report" / "results.json" for step in ("60", "120")]
     output = tmp_path / "again"
     again = ("--output", output, "--diagnostics", tmp_path / "diagnostics.json")
