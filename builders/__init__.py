@@ -181,7 +181,9 @@ def _find_inputs(
 def _check_traces(name: str, builder: TraceBuilder) -> None:
     if not all(split.num_examples for split in builder.info.splits.values()):
         drops = dict(Counter(drop.reason for drop in builder.dropped()))
-        raise ValueError(f"{name}: no record became a trace. Dropped: {drops}. Check {_list_files(builder.inputs)}.")
+        remedies = " ".join(["", *(builder.REMEDIES[reason] for reason in drops if reason in builder.REMEDIES)])
+        files = _list_files(builder.inputs)
+        raise ValueError(f"{name}: no record became a trace. Dropped: {drops}. Check {files}.{remedies}")
     traces = builder.as_dataset()
     # `datasets` does not check that keys are unique.
     for id, count in _repeated_ids(traces).items():

@@ -67,6 +67,8 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
     HOW_TO_GET: str = ""
     # Published configurations that are deliberately not built: pattern of the name -> reason.
     REFUSED_CONFIGS: dict[str, str] = {}
+    # What helps where no record becomes a trace, by the reason of the drops.
+    REMEDIES: dict[str, str] = {}
     # Licence, by its name in `builders/licenses.py`, and whether it allows uploading rows to a private repository.
     LICENSE: str
     REDISTRIBUTABLE: bool

@@ -75,7 +75,7 @@ endif
 
 # An edited recipe redoes everything; finished completions are found again by the hash of their inputs.
 $(TRACES)/%/report.json: $(RECIPE_FILES) | $(READY) $(RECIPE_READY) $(DECIDED)
-	$(CB) ingest $* --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
+	$(CB) ingest $(or $(SOURCE_OF_$*),$*) --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
 RUNS := $(DATA)/runs
@@ -228,7 +228,18 @@ $(SUBJECT): always
 # written in any case.
 $(DATA)/report/table.txt: $(MEASURED) $(EXTRA_REPORTS) $(PROMPT_SETS) $(SUBJECT)
 	rm -f $(@D)/results.json
-	$(EVALUATE) $(ADAPTERS) $(CURVES) > $@ || { cat $@; $(if $(GIVEN),test -s $(@D)/results.json,exit 1); }
+	$(EVALUATE) $(ADAPTERS) $(SCALES:%=--scale %) $(CURVES) > $@ || { cat $@; $(if $(GIVEN),test -s $(@D)/results.json,exit 1); }
+
+# What a recipe asks besides: general ability on held-out conversations, and whether merged weights judge alike.
+ABILITY := $(if $(ABILITY_DATA),$(DATA)/report/ability.json)
+$(ABILITY): $(MEASURED) $(ABILITY_DATA:%=%/report.json) $(SUBJECT)
+	$(CB) ability --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) $(ABILITY_DATA:%=--data %) --output $(@D) \
+		--work-dir $(WORK) $(ABILITY_FLAGS)
+
+MERGED := $(MERGE_DTYPES:%=$(DATA)/merged/%/merged.json)
+$(MERGED): $(DATA)/merged/%/merged.json: $(MEASURED) $(DATA)/report/table.txt
+	$(CB) merge-adapter --model $(MODEL) $(TOKENIZER_FLAG) --adapter $(ADAPTER) --prompts $(PROMPTS) --output $(@D) \
+		--dtype $* --report $(DATA)/report --work-dir $(WORK) $(EVALUATE_FLAGS)
 
 REPORT = $(CB) report $(DATA)/report/results.json --output $(DATA)/report
 
@@ -238,7 +249,7 @@ $(LIVE_TABLE): $(MEASURED) $(SUBJECT) | $(AGENTDOJO_READY)
 	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --output $(@D) $(LIVE_FLAGS) > $@
 
 # The cosines are measured meanwhile, and added with the live runs to the report of a breaker that passes.
-$(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DIAGNOSTICS)
+$(DATA)/report/summary.txt: $(DATA)/report/table.txt $(LIVE_TABLE) $(DIAGNOSTICS) $(ABILITY) $(MERGED)
 	$(REPORT) $(DIAGNOSTICS:%=--diagnostics %) $(CURVES) > $@
 
 # Adds later results to the report, where there is one.

@@ -22,7 +22,8 @@ from tools.small_models import save_wide_agent
 
 
 LLAMA3_JSON = get_format("llama3_json")
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.mk"))
+# `yardsticks` makes evaluation prompts only.
+RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.mk") if path.stem != "yardsticks")
 # Decoder layers of the models of recipes for a GPU, and their format.
 FULL = {
     "llama-3.1-8b": (32, None),
@@ -316,6 +317,53 @@ def test_a_breaker_from_elsewhere_is_measured_without_training(recipe, tmp_path)
     assert words[words.index("--adapter") + 1] == "owner/breaker" and not {"--also", "--curves"} & {*words}
     assert "trainers" not in shown and "merge" not in shown and "cb-datasets report" in shown
     assert "--adapter owner/breaker" in make("attack", *settings).stdout
+
+
+def yardstick_commands(tmp_path, *names, **environment):
+    """What the recipe `yardsticks` runs with these sources on disk: the commands by name, as lists of words."""
+    for name in names:
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    subject = ["MODEL=owner/model", "ADAPTER=owner/breaker", f"RAW={tmp_path}/raw", f"DATA={tmp_path}"]
+    shown = make("--dry-run", "evaluate", "RECIPE=yardsticks", *subject, **environment)
+    assert shown.returncode == 0, shown.stderr
+    found = re.findall(r"cb-datasets (.*?)(?: > .*)?$", shown.stdout.replace("\\\n", " "), re.MULTILINE)
+    commands = {}
+    for words in map(shlex.split, found):
+        commands.setdefault(words[0], []).append(words)
+    group = typer.main.get_command(app)
+    for words in found:
+        name, *arguments = shlex.split(words)
+        group.commands[name].make_context(name, arguments)
+    return commands
+
+
+def test_yardsticks_ask_a_given_breaker_everything_on_hand(tmp_path):
+    commands = yardstick_commands(tmp_path, "injecagent", "agentdyn", HF_HUB_OFFLINE="1")
+    folders = {Path(*options_of(words, "--output")).name: words for words in commands["ingest"]}
+    assert set(folders) == {"lookalike", "bfcl", "injecagent", "agentdyn"}
+    assert folders["agentdyn"][1] == "agentdojo"
+    assert options_of(folders["agentdyn"], "--data-dir") == [f"{tmp_path}/raw/agentdyn"]
+    assert options_of(folders["injecagent"], "--data-dir") == [f"{tmp_path}/raw/injecagent"]
+    assert not {"collect", "generate-ds", "generate-dr", "merge", "preflight", "ability"} & set(commands)
+    [evaluated], [merged] = commands["evaluate"], commands["merge-adapter"]
+    assert options_of(evaluated, "--scale") == ["0.5", "0.75", "1.25"]
+    assert all(options_of(words, "--adapter") == ["owner/breaker"] for words in (evaluated, merged))
+
+
+def test_yardsticks_fetch_what_is_published(tmp_path):
+    commands = yardstick_commands(tmp_path, "xstest", HF_HUB_OFFLINE="0")
+    folders = {Path(*options_of(words, "--output")).name: words for words in commands["ingest"]}
+    assert {"injecagent", "llmail", "ultrachat", "xstest"} <= set(folders) and "agentdojo" not in folders
+    assert options_of(folders["xstest"], "--data-dir") and not options_of(folders["llmail"], "--data-dir")
+    [ability] = commands["ability"]
+    assert options_of(ability, "--data") == [f"{tmp_path}/traces/ultrachat"]
+
+
+def test_yardsticks_without_a_model_or_a_breaker_say_so(tmp_path):
+    shown = make("--dry-run", "evaluate", "RECIPE=yardsticks", f"DATA={tmp_path}", "ADAPTER=a")
+    assert shown.returncode != 0 and "MODEL is not set" in shown.stderr
+    shown = make("--dry-run", "evaluate", "RECIPE=yardsticks", f"DATA={tmp_path}", "MODEL=m")
+    assert shown.returncode != 0 and "make evaluate RECIPE=yardsticks ADAPTER=path" in shown.stderr
 
 
 def test_another_breaker_is_another_report(tmp_path):

@@ -96,6 +96,10 @@ class AgentDojo(TraceBuilder):
     INPUTS = ((_DUMPS, _BARE_DUMPS), (_RUNS,), ("reference/tasks_*.json",), ("reference/tool_schemas_*.json",))
     PACKAGES = ("agentdojo",)
     HOW_TO_GET = "The benchmark's repository, github.com/ethz-spylab/agentdojo, has its runs in the folder runs."
+    REMEDIES = {
+        "unknown_tools": "Tools of suites that the installed agentdojo lacks are read from reference/tool_schemas_"
+        "<suite>.json beside runs/, or from the file that `tools` names."
+    }
     # The benchmark and the runs published with it are MIT; the dumps, an export of such runs, state no licence.
     LICENSE = "mit"
     REDISTRIBUTABLE = True

@@ -505,6 +505,13 @@ def test_unusable_runs_are_dropped_with_a_named_reason(tmp_path: Path, record: d
     assert drop_of(tmp_path, record) == reason
 
 
+def test_runs_of_unknown_suites_alone_say_how_to_describe_them(tmp_path: Path):
+    with pytest.raises(
+        ValueError, match=r"unknown_tools.* reference/tool_schemas_<suite>\.json beside"
+    ):
+        trace_of(tmp_path, run(*booked(), suite_name="airport"))
+
+
 def test_a_program_as_the_answer_is_not_a_call(tmp_path: Path):
     record = run(*booked()[:2], says("```python\nprint('Heron')\n```"))
     assert trace_of(tmp_path, record)["verdict"] == "benign_success"
