@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -78,16 +79,20 @@ def set_shipped_defaults(folder: Path) -> None:
     path.write_text(json.dumps(tokenizer_config))
 
 
-def save_adapter(model: Path, folder: Path, seed: int = 0) -> None:
-    """Save a random LoRA adapter that changes the model's completions, on some layers only, like a circuit breaker."""
+def save_adapter(model: Path, folder: Path, seed: int = 0, **settings: Any) -> None:
+    """Save a random LoRA adapter that changes the model's completions, on some layers only, like a circuit breaker.
+
+    `settings` are further ones of `LoraConfig`, or others than those used here.
+    """
     torch.manual_seed(seed)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    config = LoraConfig(
-        r=4,
-        lora_alpha=16,
-        target_modules=["q_proj", "v_proj", "down_proj"],
-        layers_to_transform=[0, 1, 2],
-        init_lora_weights=False,
-        task_type="CAUSAL_LM",
-    )
+    defaults = {
+        "r": 4,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj", "v_proj", "down_proj"],
+        "layers_to_transform": [0, 1, 2],
+        "init_lora_weights": False,
+        "task_type": "CAUSAL_LM",
+    }
+    config = LoraConfig(**defaults | settings)
     get_peft_model(network, config).save_pretrained(folder)

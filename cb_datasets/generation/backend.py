@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
 from ..chat import MAX_LENGTH
 from ..formats import format_of
 from ..public_name import public_name
+from .adapter_scale import check_scalable
 
 
 if TYPE_CHECKING:
@@ -121,6 +122,23 @@ class AdapterBackend:
         """A backend for another adapter on the same base model, sharing the weights in memory."""
         return self._copy_with(adapter)
 
+    def with_scale(self, scale: float) -> Self:
+        """A backend for the same adapter with its update of the weights scaled, sharing the weights in memory.
+
+        Args:
+            scale (`float`): 0 computes what the base model does, 1 what the adapter does as trained.
+
+        Raises:
+            ValueError: If this is the base model, or the adapter is more than an update that can be scaled.
+        """
+        if self._adapter_folder is None:
+            raise ValueError("The base model has no adapter to scale.")
+        check_scalable(self._adapter_folder)
+        other = copy.copy(self)
+        other.model, other.revision = f"{self.model}@{scale:g}", f"{self.revision}@{scale:g}"
+        other._use_scale(scale)
+        return other
+
     def _copy_with(self, adapter: str | None) -> Self:
         other = copy.copy(self)
         other._set_model_name(adapter)
@@ -128,6 +146,7 @@ class AdapterBackend:
         return other
 
     def _set_model_name(self, adapter: str | None) -> None:
+        self._adapter_folder = adapter
         self.model, self.revision = public_name(self._base_model), self._base_revision
         if adapter is not None:
             self.model += f"+{public_name(adapter)}"
@@ -135,6 +154,10 @@ class AdapterBackend:
 
     def _use_adapter(self, adapter: str | None) -> None:
         """Make this backend generate with this adapter, or with none."""
+        raise NotImplementedError
+
+    def _use_scale(self, scale: float) -> None:
+        """Make this backend generate with its adapter at this strength."""
         raise NotImplementedError
 
 

@@ -15,14 +15,15 @@ from ..formats import ToolCallFormat
 # Ranks above the smallest one in use, see `max_lora_rank` of vLLM.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
-# Settings of PEFT that vLLM rejects or, worse, ignores: the served model would be another one.
-_NOT_SERVED = {
+# Settings of PEFT with which an adapter is more than a low-rank update of the weights.
+NOT_LORA_ALONE = {
     "use_dora": "DoRA",
     "modules_to_save": "modules_to_save",
     "trainable_token_indices": "trainable_token_indices",
     "layer_replication": "layer_replication",
-    "lora_bias": "LoRA biases",
 }
+# Those that vLLM rejects or, worse, ignores: the served model would be another one.
+_NOT_SERVED = {**NOT_LORA_ALONE, "lora_bias": "LoRA biases"}
 
 
 def serving_faults(config: Mapping[str, Any]) -> list[str]:

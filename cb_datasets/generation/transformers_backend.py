@@ -9,12 +9,13 @@ of a batch is prefilled once; the remainders continue from its KV cache, padded 
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.helpers import rescale_adapter_scale
 from transformers import (
     AutoModelForCausalLM,
     BatchEncoding,
@@ -101,14 +102,18 @@ class TransformersBackend(AdapterBackend):
         self._network = network.eval()
         # PEFT's name of this backend's adapter; `None` is the base model.
         self._adapter = network.active_adapter if isinstance(network, PeftModel) else None
+        self._scale = 1.0
         self._batch_size = batch_size
 
     def _use_adapter(self, adapter: str | None) -> None:
-        self._adapter = None
+        self._adapter, self._scale = None, 1.0
         if adapter is not None:
             self._adapter = f"adapter_{len(self._network.peft_config)}"
             self._network.load_adapter(adapter, self._adapter)
             self._network.eval()
+
+    def _use_scale(self, scale: float) -> None:
+        self._scale = scale  # applied whenever the network is used, since other backends share it
 
     def merged(self) -> Self:
         """A backend with the same model on a copy of the weights that has the adapter merged.
@@ -117,13 +122,11 @@ class TransformersBackend(AdapterBackend):
         """
         if not isinstance(self._network, PeftModel):
             return self
-        other, network = copy.copy(self), copy.deepcopy(self._network)
-        if self._adapter is None:
-            other._network = network.unload()
-        else:
-            network.set_adapter(self._adapter)
-            other._network = network.merge_and_unload()
-        other._adapter = None
+        other = copy.copy(self)
+        with self.network() as network:
+            copied = copy.deepcopy(network)  # with the scale of its adapter
+        other._network = copied.unload() if self._adapter is None else copied.merge_and_unload()
+        other._adapter, other._scale = None, 1.0
         return other
 
     def with_trainable_adapter(self, new: LoraConfig | None = None) -> Self:
@@ -152,7 +155,9 @@ class TransformersBackend(AdapterBackend):
                 yield self._network
         else:
             self._network.set_adapter(self._adapter)
-            yield self._network
+            # Adapters of other types than LoRA have no scale.
+            with nullcontext() if self._scale == 1.0 else rescale_adapter_scale(self._network, self._scale):
+                yield self._network
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)

@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
 
 from ..chat import MAX_LENGTH
+from .adapter_scale import write_scaled_adapter
 from .backend import (
     AdapterBackend,
     Completion,
@@ -78,6 +81,14 @@ class VllmBackend(AdapterBackend):
 
     def _use_adapter(self, adapter: str | None) -> None:
         self._adapter = adapter  # passed to the engine with each request
+
+    def _use_scale(self, scale: float) -> None:
+        # The engine reads the folder again whenever it switches adapters, so it must outlive this backend's requests.
+        self._scaled_folder = TemporaryDirectory(prefix="scaled-adapter-")
+        scaled = self._scaled_folder.name
+        write_scaled_adapter(Path(cast(str, self._adapter)), scale, Path(scaled))
+        self._adapter = scaled
+        self._adapter_ids[scaled] = len(self._adapter_ids) + 1
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         from vllm import TokensPrompt

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, server_backend
+from cb_datasets.generation.adapter_scale import check_scalable, scale_faults, write_scaled_adapter
 from cb_datasets.generation.backend import BASE, decode_completion, load_models, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
 from cb_datasets.generation.tokenizer import load_tokenizer
@@ -138,6 +142,12 @@ def models(request):
     return request.getfixturevalue(request.param)
 
 
+@pytest.fixture(scope="module", params=["with_transformers", pytest.param("with_vllm", marks=pytest.mark.vllm)])
+def local_models(request):
+    """Models whose weights this process has."""
+    return request.getfixturevalue(request.param)
+
+
 def texts(completions):
     return [[completion.text for completion in samples] for samples in completions]
 
@@ -244,6 +254,67 @@ def test_adapters_loaded_together_generate_as_each_alone(models, prompts, agent,
         adapted, other = models.adapted.generate(prompts, GREEDY, 0), models.other.generate(prompts, GREEDY, 0)
         assert fraction_equal(other, alone) >= 0.95 and fraction_equal(other, adapted) < 0.5
     assert models.other.revision not in (models.base.revision, models.adapted.revision)
+
+
+def test_scale_0_is_the_base_model_and_scale_1_the_adapter_token_for_token(local_models, prompts):
+    adapted = local_models.adapted
+    scaled = {scale: adapted.with_scale(scale) for scale in (0.0, 0.5, 1.0, 1.5)}
+    done = {scale: texts(model.generate(prompts, GREEDY, 0)) for scale, model in scaled.items()}
+    assert done[0.0] == texts(local_models.base.generate(prompts, GREEDY, 0))
+    assert done[1.0] == texts(adapted.generate(prompts, GREEDY, 0)), "scales of other backends do not stay"
+    assert len({str(each) for each in done.values()}) == 4
+    assert len({model.revision for model in (local_models.base, adapted, *scaled.values())}) == 6
+    assert scaled[0.5].revision == f"{adapted.revision}@0.5"
+    with pytest.raises(ValueError, match="no adapter to scale"):
+        local_models.base.with_scale(0.5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"v_proj": 40}},
+        {"lora_bias": True},
+    ],
+)
+def test_every_part_of_the_update_is_scaled(tiny_agent_path, prompts, tmp_path, settings):
+    """Against the same update from an adapter whose file has half of the B matrices, written without our functions."""
+    save_adapter(tiny_agent_path, tmp_path / "adapter", **settings)
+    file = shutil.copytree(tmp_path / "adapter", tmp_path / "half") / "adapter_model.safetensors"
+    weights = load_file(file)
+    assert any("lora_B" in name for name in weights)
+    save_file({name: w * 0.5 if "lora_B" in name else w for name, w in weights.items()}, file)
+    adapted = TransformersBackend(str(tiny_agent_path), str(tmp_path / "adapter"))
+    answers = [encode_completion(adapted.tokenizer, "<|python_tag|>{")] * 2
+    expected = adapted.with_adapter(str(tmp_path / "half")).log_likelihoods(prompts[:2], answers)
+    half = adapted.with_scale(0.5)
+    # PEFT merges no bias of LoRA's into a layer that has none.
+    for scaled in [half] if "lora_bias" in settings else [half, half.merged()]:
+        assert scaled.log_likelihoods(prompts[:2], answers) == pytest.approx(expected, abs=1e-3)
+    assert adapted.log_likelihoods(prompts[:2], answers) != pytest.approx(expected, abs=1e-2)
+    (tmp_path / "written").mkdir()
+    write_scaled_adapter(tmp_path / "adapter", 0.5, tmp_path / "written")
+    written = adapted.with_adapter(str(tmp_path / "written"))
+    assert written.log_likelihoods(prompts[:2], answers) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "lora_only"}, "biases"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+        ({"init_lora_weights": "pissa_niter_4"}, "the initialisation pissa_niter_4, which changes the base weights"),
+    ],
+)
+def test_an_adapter_that_is_more_than_a_scalable_update_is_refused_by_name(settings, fault, tmp_path):
+    config = LoraConfig(target_modules=["q_proj"], **settings).to_dict()
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config, default=list))
+    assert scale_faults(config) == [fault]
+    with pytest.raises(ValueError, match=f"cannot be scaled, because it has {fault}: at scale 0"):
+        check_scalable(str(tmp_path))
 
 
 def test_log_likelihoods_equal_those_of_unbatched_forward_passes(with_transformers, prompts, agent):
