@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..terminal import print_line, shown
-from . import attack, build, check, evaluate, export, generate, publish
+from . import attack, build, check, evaluate, export, generate, merge_adapter, publish
 from .guide_hints import command_hint, flag_hint
 
 
@@ -67,7 +67,7 @@ def options(
 
 
 # In the order of `--help`: their commands stand side by side, `cb-datasets validate`.
-for group in (build, generate, evaluate, check, export, attack, publish):
+for group in (build, generate, evaluate, check, export, attack, merge_adapter, publish):
     app.add_typer(group.app)
 
 

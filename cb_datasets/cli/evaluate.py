@@ -12,6 +12,8 @@ from .output import dropped, stop_unless, table, tokenizer
 
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ..generation.transformers_backend import TransformersBackend
 
 app = typer.Typer()
@@ -30,6 +32,12 @@ def evaluate(
     samples: Annotated[
         int, typer.Option(min=0, help="Samples per prompt at temperature 1, in addition to greedy decoding.")
     ] = 0,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="A strength of the breaker's adapter to measure too, e.g. 0.5; repeatable. 1 is as trained."
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Require the gates of level `strict` too.")] = False,
     seed: SeedOption = 0,
     refusal_judge: Annotated[
@@ -39,23 +47,17 @@ def evaluate(
     curves: CurvesOption = None,
 ) -> None:
     """Complete held-out prompts with base and breakers and compare them. The report is written in any case."""
-    from datasets import concatenate_datasets
-
     from ..evaluation.evaluate import EvaluationOptions, evaluate_models
     from ..evaluation.gates import failed_gates
     from ..evaluation.results import named_adapters
-    from ..files import folders_in, load_rows
     from ..report.attack_sections import read_attack_results
     from ..report.plots.cosines import read_diagnostics
     from ..report.report import write_report
-    from ..sample import PROMPT_FEATURES
 
     adapters = named_adapters(adapter, also or [])
-    folders = folders_in(prompts, "evaluation prompts")
-    rows = concatenate_datasets([load_rows(folder, PROMPT_FEATURES) for folder in folders])
-    if len(rows) == 0:
-        raise ValueError(f"{prompts}: no prompt in any task. Run `cb-datasets generate-eval` again.")
-    options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits)
+    rows = load_prompts(prompts)
+    scales = _checked_scales(scale, engine, adapter, rows) if scale else ()
+    options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits, scales)
     attack_results = read_attack_results(output)  # an unreadable file is an error before a model loads
     judge = engine.serve(refusal_judge, refusal_judge) if refusal_judge else None
     loaded = engine.load_all(adapters)
@@ -147,9 +149,40 @@ def ability(
     print_line(f"ability: {len(turns)} held-out turns, {dropped(drops)} -> {output / ABILITY_FILE}")
 
 
+def load_prompts(folder: Path) -> "Dataset":
+    """The evaluation prompts of all tasks in a folder."""
+    from datasets import concatenate_datasets
+
+    from ..files import folders_in, load_rows
+    from ..sample import PROMPT_FEATURES
+
+    rows = concatenate_datasets(
+        [load_rows(each, PROMPT_FEATURES) for each in folders_in(folder, "evaluation prompts")]
+    )
+    if len(rows) == 0:
+        raise ValueError(f"{folder}: no prompt in any task. Run `cb-datasets generate-eval` again.")
+    return rows
+
+
+def _checked_scales(scales: list[float], engine: Engine, adapter: str, rows: "Dataset") -> tuple[float, ...]:
+    """The scales to measure. Whatever cannot be scaled is an error before a model loads."""
+    from ..evaluation.strength import check_halves, check_scales
+    from ..generation.adapter_scale import check_scalable
+    from ..generation.backend import adapter_revision
+
+    checked = check_scales(scales)
+    if engine.backend == BackendName.SERVER:
+        raise ValueError("--scale: a served adapter has one strength. Use --backend transformers or vllm.")
+    adapter_revision(adapter)  # only for its check of the path
+    check_scalable(adapter)
+    check_halves(rows["group"])
+    return tuple(checked)
+
+
 def _print_tables(results: dict) -> None:
-    """Print the metrics of all models, live runs included, and the gates."""
+    """Print the metrics of all models, live runs included, those over the adapter's strength, and the gates."""
     from ..evaluation.results import model_names
+    from ..report.strength_section import recommendation, strength_rows
     from ..report.tables import GATE_HEADER, all_rows, gate_rows, metric_table_rows
 
     models = model_names(results)
@@ -157,4 +190,7 @@ def _print_tables(results: dict) -> None:
     if "sampled" in results:
         samples = results["settings"]["samples"]
         table([f"{samples} draws, T = 1", *models], metric_table_rows(results["sampled"], models))
+    if "strength" in results:
+        table(*strength_rows(results["strength"]))
+        print_line(recommendation(results["strength"]))
     table(GATE_HEADER, gate_rows(results))

@@ -2,20 +2,23 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from datasets import Dataset
 
 from ..chat import DATE_STRING
 from ..checks.thresholds import EvaluationThresholds, changed_thresholds
 from ..generation import Backend, Sampling
+from ..generation.backend import AdapterBackend
 from ..template_probe import template_hash
 from .coherence import coherence, perplexity_under_base
 from .compare import BASE, CompletionsByModel, compare
-from .gates import evaluation_gates
+from .gates import BREAKER, evaluation_gates
 from .refusal_judge import judge_refusals
 from .results import make_results
 from .scored_completions import ScoredCompletion, complete_and_score
 from .second_step import ask_second_steps
+from .strength import BASE_SCALE, TRAINED_SCALE, strength_curve
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class EvaluationOptions:
             decoding.
         seed (`int`, *optional*, defaults to `0`): Seed of sampling and of the bootstrap.
         limits ([`EvaluationThresholds`], *optional*): Thresholds of the gates.
+        scales (`tuple[float, ...]`, *optional*): Strengths of the breaker's adapter to measure too, see `strength.py`.
     """
 
     max_new_tokens: int = 256
     samples: int = 0
     seed: int = 0
     limits: EvaluationThresholds = field(default_factory=EvaluationThresholds)
+    scales: tuple[float, ...] = ()
 
 
 def evaluate_models(
@@ -56,25 +61,33 @@ def evaluate_models(
         `dict`: The content of `results.json`.
     """
 
-    def score(sampling: Sampling, name: str, label: str) -> list[ScoredCompletion]:
-        scored = complete_and_score(prompts, models[name], sampling, work_dir, label)
-        scored = ask_second_steps(prompts, scored, models[name], sampling, work_dir, label)
+    def score(model: Backend, sampling: Sampling, label: str) -> list[ScoredCompletion]:
+        scored = complete_and_score(prompts, model, sampling, work_dir, label)
+        scored = ask_second_steps(prompts, scored, model, sampling, work_dir, label)
         if refusal_judge is None:
             return scored
         return judge_refusals(prompts, scored, refusal_judge, work_dir, f"{label}, refusals")
 
     greedy = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed)
-    completions = {name: score(greedy, name, name) for name in models}
+    completions = {name: score(model, greedy, name) for name, model in models.items()}
     sampled: CompletionsByModel = {}
     if options.samples:
         random = Sampling(1.0, 1.0, options.max_new_tokens, options.samples, options.seed)
-        sampled = {name: score(random, name, f"{name}, {options.samples} samples per prompt") for name in models}
+        label = f"{options.samples} samples per prompt"
+        sampled = {name: score(model, random, f"{name}, {label}") for name, model in models.items()}
     comparison = compare(completions, sampled, options.seed)
     summary = {
         **comparison,
         "coherence": _coherence(prompts, models[BASE], completions),
         "gates": evaluation_gates(comparison, options.limits),
     }
+    if options.scales:
+        by_scale = {BASE_SCALE: completions[BASE], TRAINED_SCALE: completions[BREAKER]}
+        for scale in options.scales:
+            if scale not in by_scale:
+                scaled = cast(AdapterBackend, models[BREAKER]).with_scale(scale)
+                by_scale[scale] = score(cast(Backend, scaled), greedy, f"{BREAKER}, scale {scale:g}")
+        summary["strength"] = strength_curve(dict(sorted(by_scale.items())), options.limits, options.seed)
     settings = _settings(models, options) | ({"refusal_judge": refusal_judge.model} if refusal_judge else {})
     return make_results(settings, summary, prompts, completions)
 

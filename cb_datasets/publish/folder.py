@@ -180,16 +180,29 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path for path in paths if path != MANIFEST)
 
 
-@contextmanager
-def replacing_folder(output: Path) -> Iterator[Path]:
-    """An empty folder to fill, which replaces `output` at the end and is deleted if anything fails.
+def check_replaceable(output: Path, marker: str = MANIFEST) -> None:
+    """Raise if [`replacing_folder`] would refuse a folder, for commands that work long before they write it.
 
     Raises:
-        FileExistsError: If `output` exists and is not a release.
+        FileExistsError: If `output` exists without the file `marker`.
     """
-    # Whatever the user may have in a folder without a manifest, it is not ours to delete.
-    if output.exists() and any(output.iterdir()) and not (output / MANIFEST).is_file():
-        raise FileExistsError(f"{output} exists and is not a release: name another folder.")
+    # Whatever the user may have in a folder without it, it is not ours to delete.
+    if output.exists() and any(output.iterdir()) and not (output / marker).is_file():
+        raise FileExistsError(f"{output} exists and has no {marker}, so it is not replaced: name another folder.")
+
+
+@contextmanager
+def replacing_folder(output: Path, marker: str = MANIFEST) -> Iterator[Path]:
+    """An empty folder to fill, which replaces `output` at the end and is deleted if anything fails.
+
+    Args:
+        output (`Path`): The folder.
+        marker (`str`, *optional*, defaults to `MANIFEST`): The file by which a folder of this project is known.
+
+    Raises:
+        FileExistsError: If `output` exists without that file.
+    """
+    check_replaceable(output, marker)
     folder = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

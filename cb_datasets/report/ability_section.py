@@ -32,7 +32,7 @@ def ability_section(results: dict, evaluation_settings: dict) -> Section:
         *omitted,
     ]
     rows = ability_table_rows(results, models) if models else []
-    details = [("category of multiple choice", ["", *models], _category_rows(results, models))] if models else []
+    details = [("By category of multiple choice", ["", *models], _category_rows(results, models))] if models else []
     return Section("ability", "General ability", paragraphs, models, rows, details)
 
 

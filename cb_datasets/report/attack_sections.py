@@ -1,4 +1,4 @@
-"""Report sections for general ability, adaptive attacks, tampering and the live AgentDojo benchmark.
+"""Report sections for general ability, adaptive attacks, tampering, the live AgentDojo benchmark and merged weights.
 
 Their results are files in the folder of the report:
 
@@ -7,12 +7,14 @@ Their results are files in the folder of the report:
     report/adaptive.json                `cb-datasets attack`: the ladder of attacks
     report/tampering.json               `cb-datasets attack --tamper`: fine-tuned breakers
     report/agentdojo/agentdojo.json     `cb-datasets agentdojo`: the live benchmark
+    report/merged_<dtype>_<engine>.json `cb-datasets merge-adapter`: merged weights against the adapter
 
 A breaker may have been retrained after an attack: metrics of weights other than the evaluated ones are left out, and
 the section says so.
 """
 
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ..attacks import adaptive_results as adaptive
@@ -22,13 +24,17 @@ from ..evaluation.results import ADAPTIVE_KEYS, LIVE_KEYS, TAMPERING_KEYS
 from ..files import read_json
 from .ability_section import ABILITY, ability_section
 from .live_section import LIVE, live_section
+from .merged_section import MERGED_CHECKS, MERGED_KEYS, merged_sections
 from .section import Section, adapter_revisions, models_to_show
 from .tampering_section import TAMPERING, tampering_sections
 
 
 ADAPTIVE = adaptive.ADAPTIVE_FILE
 
-_KEYS = {ABILITY: ABILITY_KEYS, ADAPTIVE: ADAPTIVE_KEYS, TAMPERING: TAMPERING_KEYS, LIVE: LIVE_KEYS}
+_KEYS = {
+    **{ABILITY: ABILITY_KEYS, ADAPTIVE: ADAPTIVE_KEYS, TAMPERING: TAMPERING_KEYS, LIVE: LIVE_KEYS},
+    MERGED_CHECKS: MERGED_KEYS,
+}
 
 
 def read_attack_results(folder: Path) -> dict[str, dict]:
@@ -37,14 +43,17 @@ def read_attack_results(folder: Path) -> dict[str, dict]:
     Raises:
         ValueError: If a file was not written by this version.
     """
-    attack_results = {name: read_json(folder / name) for name in _KEYS if (folder / name).is_file()}
-    for name, results in attack_results.items():
-        if missing := sorted(set(_KEYS[name]) - results.keys()):
-            raise ValueError(
-                f"{folder / name}: not written by this version ({', '.join(missing)} is missing). "
-                "Rerun `make attack`, `make agentdojo` or `cb-datasets ability`, which resume from finished work, or "
-                "delete the file."
-            )
+    attack_results = {}
+    for pattern, keys in _KEYS.items():
+        for path in sorted(folder.glob(pattern)):
+            results = read_json(path)
+            if missing := sorted(set(keys) - results.keys()):
+                raise ValueError(
+                    f"{path}: not written by this version ({', '.join(missing)} is missing). Rerun `make attack`, "
+                    "`make agentdojo`, `cb-datasets ability` or `cb-datasets merge-adapter`, which resume from "
+                    "finished work, or delete the file."
+                )
+            attack_results[str(path.relative_to(folder))] = results
     return attack_results
 
 
@@ -64,7 +73,8 @@ def attack_sections(attack_results: Mapping[str, dict], evaluation_settings: dic
         sections += tampering_sections(attack_results[TAMPERING], evaluation_settings)
     if LIVE in attack_results:
         sections.append(live_section(attack_results[LIVE], evaluation_settings))
-    return sections
+    checks = {name: check for name, check in attack_results.items() if fnmatch(name, MERGED_CHECKS)}
+    return sections + merged_sections(checks, evaluation_settings)
 
 
 def _adaptive_sections(results: dict, evaluation_settings: dict) -> list[Section]:

@@ -40,7 +40,7 @@ def live_section(results: dict, evaluation_settings: dict) -> Section:
     if not models:
         return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, [], [])
     rows = [*_with_changes(results, models), *others]
-    details = [(title, *_slices(results, title, models)) for title in results["slices"]]
+    details = [(f"By {name}", *_slices(results, name, models)) for name in results["slices"]]
     return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, models, rows, details)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..counts import listed
+from ..evaluation.compare import BASE
 from ..evaluation.metric_table import METRIC_LABELS
 from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
@@ -20,6 +21,7 @@ from .plots.tradeoff import draw_tradeoff
 from .published_figures import published_sections
 from .section import Section
 from .slices import slice_rows, slice_tables
+from .strength_section import strength_runs, strength_sections
 from .tables import (
     COHERENCE_HEADER,
     FEW_GROUPS_EXPLAINED,
@@ -70,11 +72,17 @@ def write_report(
     attack_results, settings = attack_results or {}, results["settings"]
     if (tampering := attack_results.get(TAMPERING)) and (models := tampered_models(tampering, settings)[0]):
         save_figure(draw_tampering(tampering, models), folder / TAMPERING_PLOT)
+    if "strength" in results and "asr" in results[BASE]:
+        save_figure(draw_tradeoff(strength_runs(results)), folder / "strength.png")
     if curves_png is not None:
         with in_one_move(folder / "curves.png") as copy:
             copy.write_bytes(curves_png)
     plots = {name: caption for name, caption in PLOT_CAPTIONS.items() if (folder / name).is_file()}
-    sections = attack_sections(attack_results, settings) + published_sections(results, attack_results.get(LIVE))
+    sections = [
+        *strength_sections(results),
+        *attack_sections(attack_results, settings),
+        *published_sections(results, attack_results.get(LIVE)),
+    ]
     live = live_summary(attack_results, settings)
     results = {**{key: value for key, value in results.items() if key != "live"}, **({"live": live} if live else {})}
     write_text(folder / "report.md", _markdown(results, plots, sections))
@@ -101,7 +109,7 @@ def _markdown(results: dict, plots: Mapping[str, str], sections: list[Section]) 
         lines += [f"## {section.title}", "", *(line for text in section.paragraphs for line in (text, ""))]
         lines += _table(["", *section.models], section.rows) if section.rows else []
         for title, header, rows in section.details:
-            lines += [f"### By {cell(title)}", "", *_table(header, rows)]
+            lines += [f"### {cell(title)}", "", *_table(header, rows)]
     lines += ["## Gates", "", *_table(GATE_HEADER, gate_rows(results))]
     if kinds := kind_rows(results):
         lines += ["## Kinds of attack", "", KINDS_EXPLAINED, "", *_table(kind_header(results), kinds)]

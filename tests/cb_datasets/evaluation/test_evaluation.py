@@ -348,7 +348,7 @@ def evaluated(tiny_agent_path, tmp_path_factory):
     lenient = ["--min-asr-reduction", -10, "--min-benign-kept", 0]
     arguments = ["--model", tiny_agent_path, "--adapter", folder / "one", "--also", f"two={folder / 'two'}"]
     arguments += ["--prompts", folder / "prompts", "--output", folder / "report", "--work-dir", folder / "work"]
-    arguments += ["--max-new-tokens", 48, "--samples", 2, *lenient]
+    arguments += ["--max-new-tokens", 48, "--samples", 2, "--scale", 0.5, *lenient]
     result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
     return folder, arguments, result
 
@@ -376,6 +376,32 @@ def test_several_adapters_are_evaluated_on_one_loaded_model(evaluated):
         < results["coherence"]["two"]["perplexity_under_base"]
     )
     assert [gate["passed"] for gate in results["gates"][:2]] == [True, True], "the base gates pass"
+
+
+def test_the_curve_over_scales_begins_with_the_base_model_and_has_the_breaker_at_1(evaluated):
+    folder, _, result = evaluated
+    results = read_json(folder / "report" / "results.json")
+    curve = {each["scale"]: each["metrics"] for each in results["strength"]["scales"]}
+    assert list(curve) == [0.0, 0.5, 1.0]
+    assert (curve[0.0], curve[1.0]) == (results["base"], results["breaker"])
+    assert curve[0.5] != results["base"] and curve[0.5] != results["breaker"]
+    halves = [results["strength"]["choice"][name]["prompts"] for name in ("chosen_on", "reported_on")]
+    assert sum(halves) == len(results["prompts"]) and min(halves) > 0
+    assert "0.5" in result.output and (folder / "report" / "strength.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scale", -1], "--scale -1.0: must be a finite number, 0"),
+        (["--scale", "nan"], "--scale nan: must be a finite number"),
+        (["--scale", 0.5, "--backend", "server"], "--scale: a served adapter has one strength"),
+    ],
+)
+def test_scales_that_cannot_be_measured_are_an_error_before_a_model_loads(evaluated, flags, message):
+    _, arguments, _ = evaluated
+    result = CliRunner().invoke(app, ["evaluate", *map(str, [*arguments, *flags])])
+    assert result.exit_code == 1 and message in str(result.exception)
 
 
 def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):

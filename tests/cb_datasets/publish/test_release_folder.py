@@ -374,7 +374,7 @@ def test_a_secret_is_found_behind_an_escape_of_json(tmp_path: Path, token: str, 
 def test_a_folder_that_is_not_a_release_is_not_overwritten(release_data: Path, tmp_path: Path):
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is not a release"):
+    with pytest.raises(FileExistsError, match=r"has no manifest\.json"):
         make_release(release_data, REPO, tmp_path / "release")
     assert (tmp_path / "release" / "thesis.txt").read_text() == "mine"
 

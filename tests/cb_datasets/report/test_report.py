@@ -4,17 +4,22 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from builders.trace import message
+from cb_datasets.checks.thresholds import EvaluationThresholds
 from cb_datasets.evaluation.compare import compare
+from cb_datasets.evaluation.merged_check import compare_outcomes
 from cb_datasets.evaluation.results import make_results, read_results, run_names
 from cb_datasets.evaluation.scored_completions import ScoredCompletion, eval_prompt_of
 from cb_datasets.evaluation.statistics import proportion
+from cb_datasets.evaluation.strength import strength_curve
 from cb_datasets.files import read_json, write_json
 from cb_datasets.outcomes import Outcome
+from cb_datasets.report.attack_sections import read_attack_results
 from cb_datasets.report.live_section import live_runs
 from cb_datasets.report.page import compare_with_base, page_data
 from cb_datasets.report.plots import PLOT_CAPTIONS
@@ -25,12 +30,14 @@ from cb_datasets.report.plots.tampering import draw_tampering
 from cb_datasets.report.plots.tradeoff import draw_tradeoff
 from cb_datasets.report.report import write_report
 from cb_datasets.report.slices import is_worse
+from cb_datasets.report.strength_section import strength_runs
 from cb_datasets.report.tables import all_rows
 from cb_datasets.sample import PRIORITY_WEIGHTS, empty_provenance
 
 from ..browser import Browser
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
-from ..fake_results import LIVE_INJECTION, small_adaptive, small_live, small_results, small_tampering
+from ..fake_results import LIVE_INJECTION, scored_with, small_adaptive, small_live, small_results, small_tampering
+from ..fake_results import scored as scored_of
 from ..release_data import run
 
 
@@ -287,10 +294,11 @@ def test_a_report_can_be_rewritten_with_more_plots(results, diagnostics, tmp_pat
     output = tmp_path / "again"
     again = ("--output", output, "--diagnostics", tmp_path / "diagnostics.json")
     run("report", *both, *again, "--curves", curves)
-    assert {path.name for path in output.iterdir()} == {*PLOT_CAPTIONS, "report.md", "report.html", "results.json"}
+    plots = [name for name in PLOT_CAPTIONS if name != "strength.png"]  # of an evaluation of several scales
+    assert {path.name for path in output.iterdir()} == {*plots, "report.md", "report.html", "results.json"}
     assert read_json(output / "results.json") == read_json(both[0])
     text = (output / "report.md").read_text(encoding="utf-8")
-    assert re.findall(r"!\[.*\]\((.*)\)", text) == list(PLOT_CAPTIONS)
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == plots
     # In place, from its own curves.png; plots that are not requested are deleted.
     run("report", output / "results.json", "--output", output, "--curves", output / "curves.png")
     remaining = {"report.png", "outcomes.png", "curves.png"}
@@ -466,6 +474,66 @@ def test_a_file_of_another_version_is_rejected_by_name(attacked_folder, name):
     message = rf"{name}: not written by this version \(settings is missing\). Rerun `make attack"
     with pytest.raises(ValueError, match=message):
         report_again(attacked_folder)
+
+
+# ------------------------------------------------------------------------------------------- strength, merged weights
+
+
+def strong_results() -> dict:
+    """Results with a curve over three scales: half of the attacks succeed at 0.5."""
+    half = scored_with()
+    half = [replace(one, outcome=Outcome.ATTACK_SUCCESS) if index % 2 else one for index, one in enumerate(half[:30])]
+    curve = {
+        0.0: scored_with(tool_flip="attack_success"),
+        0.5: half + scored_with()[30:],
+        1.0: scored_with(),
+    }
+    return {**small_results(), "strength": strength_curve(curve, EvaluationThresholds())}
+
+
+def test_the_curve_over_scales_is_reported_with_the_recommended_scale(tmp_path):
+    write_report(strong_results(), tmp_path)
+    for text in report_again(tmp_path):
+        assert "Strength of the adapter" in text and "0 (base)" in text and "1 (breaker)" in text
+        assert "Recommended scale: 1, chosen on" in text and "Quote its metrics on that half" in text
+        assert "the smallest such scale is recommended" in text, "the rule"
+    markdown = (tmp_path / "again" / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\| attack success \(ASR\) ↓ \| *100.0%.*\| *50.0%.*\| *0.0%", markdown)
+    assert "![" in markdown and "(strength.png)" in markdown and (tmp_path / "again" / "strength.png").is_file()
+    write_report(small_results(), tmp_path / "again")
+    assert not (tmp_path / "again" / "strength.png").exists()
+
+
+def test_every_scale_is_a_point_with_its_label():
+    figure = draw_tradeoff(strength_runs(strong_results()))
+    labels = [text.get_text() for text in figure.axes[0].texts]
+    assert labels == ["0", "0.5", "1 (recommended)"]
+    [breaker] = [each for each in figure.axes[0].containers if each.get_label() == "breaker"]
+    assert list(breaker[0].get_ydata()) == [1.0, 0.5, 0.0]
+
+
+def merged_check(revision: str, differing: int) -> dict:
+    merged = [scored_of(k, "tool_flip", "no_call" if k < differing else "correct") for k in range(100)]
+    check = compare_outcomes([scored_of(k, "tool_flip", "correct") for k in range(100)], merged)
+    settings = {"backend": "VllmBackend", "adapter": {"revision": revision}}
+    return {"dtype": "bfloat16", "settings": settings, **check}
+
+
+def test_merged_weights_are_reported_with_a_warning_and_examples(tmp_path):
+    write_report(small_results(), tmp_path)
+    write_json(tmp_path / "merged_bfloat16_vllm.json", merged_check("base+breaker", 3))
+    for text in report_again(tmp_path):
+        assert "Merged weights" in text and "bfloat16, Vllm: WARNING: fewer than 99%" in text
+        assert "97.0%" in text and "tool_flip/2" in text
+        assert "8 or 4 bits are another model" in text
+    write_json(tmp_path / "merged_bfloat16_vllm.json", merged_check("base+breaker", 1))
+    assert "bfloat16, Vllm: agrees with the adapter: differing are correct" in report_again(tmp_path)[0]
+    write_json(tmp_path / "merged_bfloat16_vllm.json", merged_check("base+another", 3))
+    markdown = report_again(tmp_path)[0]
+    assert "tool_flip/2" not in markdown and "weights that are not evaluated here: merged" in markdown
+    write_json(tmp_path / "merged_bfloat16_vllm.json", {"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match=r"merged_bfloat16_vllm\.json: not written by this version"):
+        read_attack_results(tmp_path)
 
 
 def test_without_attack_results_there_are_no_attack_sections(results, tmp_path):
