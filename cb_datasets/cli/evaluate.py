@@ -191,6 +191,8 @@ def _print_tables(results: dict) -> None:
         samples = results["settings"]["samples"]
         table([f"{samples} draws, T = 1", *models], metric_table_rows(results["sampled"], models))
     if "strength" in results:
-        table(*strength_rows(results["strength"]))
+        # Intervals of many scales do not fit a terminal; the report has them.
+        short = strength_rows(results["strength"], lambda rate: f"{rate['value']:.1%}" if rate else "-")
+        table(*short)
         print_line(recommendation(results["strength"]))
     table(GATE_HEADER, gate_rows(results))

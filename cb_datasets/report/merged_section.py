@@ -64,7 +64,7 @@ def _is_of_breaker(check: dict, evaluation_settings: dict) -> bool:
 def _verdict(check: dict) -> str:
     changes = ", ".join(f"{change} ({n})" for change, n in check["changes"].items())
     if check["agrees"]:
-        return f"agrees with the adapter{': differing are ' + changes if changes else ' on every prompt'}."
+        return f"agrees with the adapter{' except for ' + changes if changes else ' on every prompt'}."
     return f"WARNING: fewer than {check['required']:.0%} of the outcomes are equal: {changes}."
 
 

@@ -4,14 +4,18 @@
 | attack success ↓    | 99.5% …  | 40.2%  | 1.5% …      |
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..evaluation.compare import BASE
 from ..evaluation.gates import BREAKER
+from ..evaluation.statistics import format_rate
 from ..evaluation.strength import BASE_SCALE, TRAINED_SCALE
 from .section import Section
 from .tables import metric_table_rows
 
+
+# Marks the recommended scale in the plot.
+STAR = "\u2605"
 
 _NAMES = {BASE_SCALE: BASE, TRAINED_SCALE: BREAKER}
 
@@ -35,10 +39,17 @@ def strength_sections(results: dict) -> list[Section]:
     return [Section("strength", "Strength of the adapter", paragraphs, header[1:], rows, _choice_tables(strength))]
 
 
-def strength_rows(strength: dict) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Header and rows of the table over scales: every metric, failed gates, and prompts without a completion."""
+def strength_rows(
+    strength: dict, cell: Callable[[dict | None], str] = format_rate
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Header and rows of the table over scales: every metric, failed gates, and prompts without a completion.
+
+    Args:
+        strength (`dict`): The results' `strength`.
+        cell (`Callable`, *optional*): Text of a rate.
+    """
     metrics = {_label(each["scale"]): each["metrics"] for each in strength["scales"]}
-    rows = metric_table_rows(metrics, list(metrics))
+    rows = metric_table_rows(metrics, list(metrics), cell=cell)
     rows.append(("failed gates", *(_failed(each) for each in strength["scales"])))
     rows.append(("prompts without a completion", *(str(each["errors"]) for each in strength["scales"])))
     return ["", *metrics], rows
@@ -63,11 +74,11 @@ def recommendation(strength: dict) -> str:
 
 
 def strength_runs(results: dict) -> Mapping[str, dict]:
-    """The scales as evaluations of the breaker, for the plot that compares several."""
+    """The scales as evaluations of the breaker, the recommended one with a star, for the plot of several."""
     strength = results["strength"]
     chosen = strength["choice"]["scale"]
     return {
-        f"{each['scale']:g}{' (recommended)' if each['scale'] == chosen else ''}": {
+        f"{each['scale']:g}{STAR if each['scale'] == chosen else ''}": {
             "settings": {"adapters": {BREAKER: ""}},
             BASE: results[BASE],
             BREAKER: each["metrics"],

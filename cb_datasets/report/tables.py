@@ -1,6 +1,6 @@
 """The tables of a report as rows of text: metrics, gates and coherence, for the terminal, Markdown and the page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from ..agentdojo.results import AGENTDOJO_METRICS
 from ..evaluation.attack_kinds import FOLLOWED_MORE, MIN_PROMPTS, NOT_JUDGED, PASSED
@@ -15,7 +15,10 @@ LIVE_LABELS = {name: f"live: {label}" for name, label in AGENTDOJO_METRICS.items
 
 
 def metric_table_rows(
-    metrics: dict, models: list[str], labels: Mapping[str, str] = METRIC_LABELS
+    metrics: dict,
+    models: list[str],
+    labels: Mapping[str, str] = METRIC_LABELS,
+    cell: Callable[[dict | None], str] = format_rate,
 ) -> list[tuple[str, ...]]:
     """`(label, cell, cell, ...)` for every measured metric, with a cell for each model.
 
@@ -23,9 +26,10 @@ def metric_table_rows(
         metrics (`dict`): Metrics by model: the results, or their `sampled`.
         models (`list[str]`): The models to show.
         labels (`Mapping[str, str]`, *optional*): Labels of the metrics.
+        cell (`Callable`, *optional*): Text of a rate, or of `None` where there is none.
     """
     measured = [name for name in labels if any(name in metrics[model] for model in models)]
-    return [(labels[name], *(format_rate(metrics[model].get(name)) for model in models)) for name in measured]
+    return [(labels[name], *(cell(metrics[model].get(name)) for model in models)) for name in measured]
 
 
 # With fewer groups, prompts of one of them can decide a rate.

@@ -1,5 +1,6 @@
 """Plot of several evaluations, such as checkpoints: attack success against retained behaviour."""
 
+import math
 from collections.abc import Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -13,6 +14,10 @@ from .drawing import MODEL_LOOKS, Look, new_figure, percent_axis, style, whisker
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+
+# Labels of points that are closer than this would overlap.
+_NEAR = 0.04
 
 
 def draw_tradeoff(runs: Mapping[str, dict]) -> "Figure":
@@ -74,10 +79,11 @@ def _draw_model(axes: "Axes", x_metric: str, model: str, look: Look, runs: Mappi
 
 
 def _annotate(axes: "Axes", points: list[tuple[float, float]], names: list[str], look: Look) -> None:
-    """Write the evaluations' names at their points. Evaluations with equal metrics share one label."""
+    """Write the evaluations' names at their points. Evaluations with nearly equal metrics share one label."""
     names_at: dict[tuple[float, float], list[str]] = {}
     for point, name in zip(points, names, strict=True):
-        names_at.setdefault(point, []).append(name)
+        near = next((other for other in names_at if math.dist(point, other) < _NEAR), point)
+        names_at.setdefault(near, []).append(name)
     for point, shared in names_at.items():
         # Near the right edge, the text goes to the left of its point.
         leftwards = point[0] > 0.7

@@ -507,7 +507,7 @@ def test_the_curve_over_scales_is_reported_with_the_recommended_scale(tmp_path):
 def test_every_scale_is_a_point_with_its_label():
     figure = draw_tradeoff(strength_runs(strong_results()))
     labels = [text.get_text() for text in figure.axes[0].texts]
-    assert labels == ["0", "0.5", "1 (recommended)"]
+    assert labels == ["0", "0.5", "1\u2605"]
     [breaker] = [each for each in figure.axes[0].containers if each.get_label() == "breaker"]
     assert list(breaker[0].get_ydata()) == [1.0, 0.5, 0.0]
 
@@ -527,7 +527,7 @@ def test_merged_weights_are_reported_with_a_warning_and_examples(tmp_path):
         assert "97.0%" in text and "tool_flip/2" in text
         assert "8 or 4 bits are another model" in text
     write_json(tmp_path / "merged_bfloat16_vllm.json", merged_check("base+breaker", 1))
-    assert "bfloat16, Vllm: agrees with the adapter: differing are correct" in report_again(tmp_path)[0]
+    assert "bfloat16, Vllm: agrees with the adapter except for correct" in report_again(tmp_path)[0]
     write_json(tmp_path / "merged_bfloat16_vllm.json", merged_check("base+another", 3))
     markdown = report_again(tmp_path)[0]
     assert "tool_flip/2" not in markdown and "weights that are not evaluated here: merged" in markdown
