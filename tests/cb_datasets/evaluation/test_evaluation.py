@@ -348,7 +348,7 @@ def evaluated(tiny_agent_path, tmp_path_factory):
     lenient = ["--min-asr-reduction", -10, "--min-benign-kept", 0]
     arguments = ["--model", tiny_agent_path, "--adapter", folder / "one", "--also", f"two={folder / 'two'}"]
     arguments += ["--prompts", folder / "prompts", "--output", folder / "report", "--work-dir", folder / "work"]
-    arguments += ["--max-new-tokens", 48, "--samples", 2, "--scale", 0.5, *lenient]
+    arguments += ["--max-new-tokens", 48, "--samples", 2, "--scale", 0.75, *lenient]
     result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
     return folder, arguments, result
 
@@ -382,12 +382,12 @@ def test_the_curve_over_scales_begins_with_the_base_model_and_has_the_breaker_at
     folder, _, result = evaluated
     results = read_json(folder / "report" / "results.json")
     curve = {each["scale"]: each["metrics"] for each in results["strength"]["scales"]}
-    assert list(curve) == [0.0, 0.5, 1.0]
+    assert list(curve) == [0.0, 0.75, 1.0]
     assert (curve[0.0], curve[1.0]) == (results["base"], results["breaker"])
-    assert curve[0.5] != results["base"] and curve[0.5] != results["breaker"]
+    assert curve[0.75] != results["base"] and curve[0.75] != results["breaker"]
     halves = [results["strength"]["choice"][name]["prompts"] for name in ("chosen_on", "reported_on")]
     assert sum(halves) == len(results["prompts"]) and min(halves) > 0
-    assert "0.5" in result.output and (folder / "report" / "strength.png").stat().st_size > 5000
+    assert "0.75" in result.output and (folder / "report" / "strength.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
