@@ -82,8 +82,8 @@ def report(
 ) -> None:
     """Write the report of an evaluation again, with more plots; no model runs.
 
-    Results of `ability`, `attack` and `agentdojo` beside it (ability.json, adaptive.json, agentdojo/agentdojo.json)
-    are included.
+    Results of `ability`, `attack`, `agentdojo` and `merge-adapter` beside it (ability.json, adaptive.json,
+    agentdojo/agentdojo.json, merged_*.json) are included.
     """
     from ..evaluation.results import read_results, run_names
     from ..report.attack_sections import read_attack_results
