@@ -506,9 +506,7 @@ def test_unusable_runs_are_dropped_with_a_named_reason(tmp_path: Path, record: d
 
 
 def test_runs_of_unknown_suites_alone_say_how_to_describe_them(tmp_path: Path):
-    with pytest.raises(
-        ValueError, match=r"unknown_tools.* reference/tool_schemas_<suite>\.json beside"
-    ):
+    with pytest.raises(ValueError, match=r"unknown_tools.* reference/tool_schemas_<suite>\.json beside"):
         trace_of(tmp_path, run(*booked(), suite_name="airport"))
 
 
