@@ -20,7 +20,8 @@ PUBLISHED := injecagent llmail ultrachat xstest
 ON_DISK := $(foreach name,agentdojo agentdyn $(PUBLISHED),$(if $(wildcard $(RAW)/$(name)),$(name)))
 SOURCES := lookalike bfcl $(ON_DISK) $(if $(filter 1,$(HF_HUB_OFFLINE)),,$(filter-out $(ON_DISK),$(PUBLISHED)))
 SOURCE_OF_agentdyn := agentdojo
-TASKS := injecagent llmail fidelity agentdojo tool_flip forced_call capability irrelevance over_refusal refusal chat
+TASKS := injecagent llmail fidelity agentdojo tool_flip forced_call multi_turn \
+	capability later_turn irrelevance over_refusal refusal chat
 
 # All of a benchmark is asked. A breaker that was trained on a part of one, which its model card names, saw that part.
 INGEST_FLAGS := --eval-fraction 1

@@ -64,7 +64,7 @@ def evaluate(
     revisions = {name: loaded[name].revision for name in adapters}
     cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
     results = evaluate_models(rows, loaded, options, engine.work_dir, judge)
-    _print_tables(write_report(results, output, cosines, curves, attack_results=attack_results))
+    _print_tables(write_report(results, output, cosines, curves, attack_results=attack_results), attack_results)
     print_line(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(results["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
@@ -96,7 +96,8 @@ def report(
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
     cosines = read_diagnostics(diagnostics, first["settings"]["adapters"]) if diagnostics else None
     attack_results = read_attack_results(results[0].parent)
-    _print_tables(write_report(first, output, cosines, curves, runs if others else None, attack_results))
+    written = write_report(first, output, cosines, curves, runs if others else None, attack_results)
+    _print_tables(written, attack_results)
     print_line(f"report: {len(first['prompts'])} prompts; {output / 'report.html'}, {output / 'report.md'}")
 
 
@@ -179,9 +180,11 @@ def _checked_scales(scales: list[float], engine: Engine, adapter: str, rows: "Da
     return tuple(checked)
 
 
-def _print_tables(results: dict) -> None:
-    """Print the metrics of all models, live runs included, those over the adapter's strength, and the gates."""
+def _print_tables(results: dict, attack_results: dict[str, dict]) -> None:
+    """Print the metrics of all models, live runs included, published figures beside them, and the gates."""
     from ..evaluation.results import model_names
+    from ..report.live_section import LIVE
+    from ..report.published_figures import published_sections
     from ..report.strength_section import recommendation, strength_rows
     from ..report.tables import GATE_HEADER, all_rows, gate_rows, metric_table_rows
 
@@ -195,4 +198,6 @@ def _print_tables(results: dict) -> None:
         short = strength_rows(results["strength"], lambda rate: f"{rate['value']:.1%}" if rate else "-")
         table(*short)
         print_line(recommendation(results["strength"]))
+    for section in published_sections(results, attack_results.get(LIVE)):
+        table([section.title, *section.models], section.rows)
     table(GATE_HEADER, gate_rows(results))
