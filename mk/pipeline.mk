@@ -39,8 +39,8 @@ INGESTED := $(TRACE_FOLDERS:%=%/report.json)
 PROMPT_SETS := $(TASKS:%=$(PROMPTS)/%/report.json)
 WEIGHTS := $(wildcard $(MODEL)/*.safetensors)
 
-.PHONY: data traces harmful retain generate-shards prompts validate gates merge preflight train evaluate attack agentdojo \
-	export cards push push-model view clean clean-all
+.PHONY: data traces harmful retain generate-shards prompts validate gates merge preflight train evaluate attack tamper \
+	agentdojo export cards push push-model view clean clean-all
 
 # What is missing is said at once, not after the steps before it.
 ifneq ($(filter push push-model,$(MAKECMDGOALS)),)
@@ -50,7 +50,7 @@ endif
 TRAINED_ADAPTER := $(DATA)/adapter
 ADAPTER ?= $(TRAINED_ADAPTER)
 GIVEN := $(filter-out $(TRAINED_ADAPTER),$(ADAPTER))
-NEED_TRAINING := $(filter train push-model $(if $(GIVEN),,evaluate attack),$(MAKECMDGOALS))
+NEED_TRAINING := $(filter train push-model $(if $(GIVEN),,evaluate attack tamper),$(MAKECMDGOALS))
 ifneq ($(NEED_TRAINING),)
 $(if $(wildcard recipes/$(RECIPE).yaml),,$(error make $(NEED_TRAINING): the recipe $(RECIPE) has no training, since there \
 	is no recipes/$(RECIPE).yaml. Name a trained breaker to measure: make evaluate RECIPE=$(RECIPE) ADAPTER=path))
@@ -260,6 +260,12 @@ UPDATE_REPORT = test ! -f $(DATA)/report/results.json || $(REPORT) \
 attack: $(MEASURED) $(PROMPT_SETS)  ## The ladder of attacks against base and breakers: black box, searches, free vectors
 	$(CB) attack --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --prompts $(PROMPTS) --output $(DATA)/report \
 		--work-dir $(WORK) $(ATTACK_FLAGS)
+	$(UPDATE_REPORT)
+
+# Whoever has the weights can train them: on rows of the merged data, which a given breaker's recipe makes.
+tamper: $(MEASURED) $(STAGE2)/eval/report.json $(PROMPT_SETS)  ## Fine-tune base and breakers on benign and on harmful rows, and measure them meanwhile
+	$(CB) attack --tamper --data $(STAGE2) --model $(MODEL) $(TOKENIZER_FLAG) $(ADAPTERS) --prompts $(PROMPTS) \
+		--output $(DATA)/report --work-dir $(WORK) $(TAMPER_FLAGS)
 	$(UPDATE_REPORT)
 
 # The models are served while the benchmark runs. Finished runs are reused.
