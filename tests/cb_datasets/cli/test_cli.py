@@ -145,7 +145,7 @@ def test_traces_without_a_prompt_for_a_set_are_refused_before_a_model_is_loaded(
     traces, out = tmp_path / "traces", tmp_path / "out"
     assert run("ingest", "lookalike", "--tasks", "chat", "--n-samples", 20, "--output", traces).returncode == 0
     flags = ("--traces", traces, "--output", out, "--model", tmp_path / "no_model")
-    attacked = f"{traces}: no prompts for tool_flip or multi_turn."
+    attacked = f"{traces}: no prompts for tool_flip or multi_turn or injecagent."
     for command, error in (
         (("generate-ds",), attacked),
         (("generate-adversarial-safe",), attacked),

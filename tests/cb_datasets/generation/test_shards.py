@@ -99,7 +99,7 @@ def test_seeds_of_prompts_and_shards_do_not_overlap(uninterrupted):
 
 def test_prompts_are_encoded_shard_by_shard(prompts, tmp_path, monkeypatch):
     backend = FakeBackend()
-    template_hash(backend.tokenizer)  # renders too, once
+    run_complete(prompts.select([0]), tmp_path / "first", backend)  # looks at the template, which renders too, once
     encoded = []
     render = backend.tokenizer.apply_chat_template
     monkeypatch.setattr(
