@@ -26,7 +26,6 @@ from cb_datasets.files import read_json, to_dataset, write_json
 from cb_datasets.generation import Sampling, complete
 from cb_datasets.generation.shard import COMPLETION_FEATURES
 from cb_datasets.sample import PROMPT_FEATURES
-from cb_datasets.template_probe import template_hash
 from tests.cb_datasets.crash_helpers import END, FakeBackend, die_before_rename, kill_at_random, shards_in, start_run
 from tests.small_disk import run_in_namespace
 
