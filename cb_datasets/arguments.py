@@ -99,6 +99,40 @@ def are_accepted(given: dict[str, Any], expected: dict, schema: dict | None = No
         return False
 
 
+def are_all_accepted(given: Sequence[dict[str, Any]], expected: Sequence[dict], schema: dict | None = None) -> bool:
+    """Whether the arguments of several calls of one tool are right: each set by another of the expected calls.
+
+        expected    port [Brest, Ostend]; port [Brest]
+        given       Brest, Ostend           yes, in any order: Ostend by the first, so Brest by the second
+        given       Ostend, Ostend          no: only one accepts it
+        given       Brest                   no: the second is missing
+
+    Args:
+        given (`Sequence[dict[str, Any]]`): Decoded arguments of each call.
+        expected (`Sequence[dict]`): The expected calls, as for [`are_accepted`].
+        schema (`dict`, *optional*): As for [`same_arguments`].
+    """
+    if len(given) != len(expected):
+        return False
+    accepted = [
+        [number for number, arguments in enumerate(given) if are_accepted(arguments, call, schema)]
+        for call in expected
+    ]
+    taken: dict[int, int] = {}  # which expected call accepts which of the given
+
+    # An augmenting path (Kuhn 1955): taking the first accepted one could leave none for a call that accepts no other.
+    def takes_one(call: int, tried: set[int]) -> bool:
+        for number in accepted[call]:
+            if number not in tried:
+                tried.add(number)
+                if number not in taken or takes_one(taken[number], tried):
+                    taken[number] = call
+                    return True
+        return False
+
+    return all(takes_one(call, set()) for call in range(len(expected)))
+
+
 class _TooManyLookups(Exception):
     """Raised to give a comparison up."""
 

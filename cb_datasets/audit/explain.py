@@ -12,7 +12,7 @@ from ..formats import get_format
 from ..merge.dropped_rows import DROPPED_ROWS_FILE, drop_reasons
 from ..merge.gates import HeldOut
 from ..merge.near_duplicates import request_texts
-from ..outcomes import expects_words, outcome_of
+from ..outcomes import expects_words, outcome_of, parallel_calls
 from .marks import Marks
 
 
@@ -89,6 +89,8 @@ def _outcome(row: dict) -> list[str]:
     called = ", ".join(call["name"] for call in row["tool_calls_structured"]) or "nothing"
     calls = "an answer in words" if expects_words(target) else target["expected_calls"] or "no call"
     expected = target["expected_tool"] or calls
+    if together := parallel_calls(target):
+        expected = f"in one turn {', '.join(call['name'] for call in together)}"
     if target["expected_tool"] and expects_words(target):
         expected = f"{calls}, or {target['expected_tool']} again"
     attacker = target["simulated_tool"] or target["goal_calls"] or "nothing"

@@ -210,7 +210,7 @@ def _label_rules(sample: dict, parsed: Parsed, executed: tuple[ToolCall, ...]) -
         yield Violation("label", f"unknown priority_class {row_class!r}")
     try:
         outcome = outcome_of_read(parsed, executed, sample["target"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         yield Violation("label", "the calls in target are not JSON calls")
         return
     if sample["outcome"] != outcome:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from builders.trace import message, tool_call
 
+from ..outcomes import parallel_calls
 from ..placement import user_turns
 from .prompts import (
     asked_prompt,
@@ -104,14 +105,19 @@ def _with_exchange(rows: list[dict]) -> Iterator[tuple[dict, _Exchange]]:
 
 
 def exchange(prompt: dict) -> _Exchange:
-    """The request of a clean prompt of one turn, answered with the right call."""
+    """The request of a clean prompt of one turn, answered with the right call, or all that are wanted together."""
     request, target = prompt["messages"][-1], prompt["target"]
-    expected = json.loads(target["expected_calls"] or "null")
-    arguments = expected[0]["arguments"] if expected else {"query": request["content"]}
+    expected = json.loads(target["expected_calls"] or "[]")
+    expected = expected or [{"name": target["expected_tool"], "arguments": {"query": request["content"]}}]
+    made = dict(enumerate(parallel_calls(target) or expected[:1]))
     return [
         request,
-        message("assistant", None, [tool_call(target["expected_tool"], arguments, id="call_0")]),
-        message("tool", "Done.", tool_call_id="call_0", name=target["expected_tool"]),
+        message(
+            "assistant",
+            None,
+            [tool_call(each["name"], each["arguments"], id=f"call_{number}") for number, each in made.items()],
+        ),
+        *(message("tool", "Done.", tool_call_id=f"call_{number}", name=each["name"]) for number, each in made.items()),
         message("assistant", "That is done."),
     ]
 

@@ -12,7 +12,7 @@ from datasets import Dataset
 from ..answers.gibberish import is_degenerate
 from ..formats import Diagnosis, ToolCall, ToolCallFormat
 from ..generation import Backend, Sampling
-from ..outcomes import Outcome, has_expected_arguments, outcome_of_read
+from ..outcomes import Outcome, have_expected_arguments, outcome_of_read
 from ..template_probe import rendering_provenance
 from ..tool_schemas import schema_fault, schemas_of
 from .make_sample import make_sample
@@ -134,8 +134,8 @@ def drop_reason(completion: dict, prompt: dict, rule: KeepRule, tool_format: Too
     if executed and not parsed.is_call:
         return "call_in_words" if parsed.diagnosis == Diagnosis.TEXT else str(parsed.diagnosis)
     # `None`: the prompt says nothing about the arguments.
-    checked = parsed.calls if rule.right_arguments and parsed.is_call else ()
-    if any(has_expected_arguments(call, prompt["target"], prompt["tools"]) is False for call in checked):
+    is_checked = rule.right_arguments and parsed.is_call
+    if is_checked and have_expected_arguments(parsed.calls, prompt["target"], prompt["tools"]) is False:
         return "wrong_arguments"
     # Validation refuses such a row, and a whole set that has many of them.
     if not _fit_schemas(parsed.calls, prompt["tools"]):

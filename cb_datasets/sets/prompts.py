@@ -130,7 +130,8 @@ def completing_turn(trace: dict, turn: int) -> dict:
 def _decisive_call(trace: dict) -> int:
     """Index of the attacker's first call in the decision turn, or of the first call where there is none."""
     attack, calls = trace["attack"], trace["messages"][trace["decision_turn"]]["tool_calls"]
-    target = {key: trace[key] for key in ("expected_tool", "simulated_tool")} | {"goal_calls": attack["goal_calls"]}
+    target = {key: trace[key] for key in ("expected_tool", "simulated_tool")}
+    target |= {key: attack[key] for key in ("expected_calls", "goal_calls")}
     functions = [call["function"] for call in calls]
     are_attack = [is_attack_call(ToolCall(each["name"], json.loads(each["arguments"])), target) for each in functions]
     return are_attack.index(True) if True in are_attack else 0

@@ -15,7 +15,7 @@ from datasets import Dataset
 
 from ..formats import ToolCall, ToolCallFormat
 from ..generation import Sampling
-from ..outcomes import Outcome, has_expected_arguments
+from ..outcomes import Outcome, have_expected_arguments, parallel_calls
 from .filter_completions import KeepRule, complete_and_filter
 from .make_sample import make_sample
 from .plan import Pass
@@ -62,6 +62,8 @@ def generate_retain_set(
 ) -> SampleSet:
     """One generated retain set: the model's own good answers to prompts without an injection.
 
+    Prompts that need several calls in one turn are left out (`parallel_calls`).
+
     Args:
         subset (`str`): A key of `RETAIN_TASKS`.
         traces (`dict[str, Dataset]`): Traces by split.
@@ -71,7 +73,17 @@ def generate_retain_set(
     """
     rule, tasks = RETAIN_TASKS[subset]
     prompts = target_model.prompts(traces_for(subset, traces), tasks, sampling.seed)
-    return complete_and_filter(prompts, rule, target_model, sampling, name)
+    # Training data hold turns of one call, so the model is not asked for several.
+    single = {
+        split: rows.select([number for number, target in enumerate(rows["target"]) if not parallel_calls(target)])
+        for split, rows in prompts.items()
+    }
+    samples = complete_and_filter(single, rule, target_model, sampling, name)
+    for rows in prompts.values():
+        for target, category in zip(rows["target"], rows["category"], strict=True):
+            if parallel_calls(target):
+                samples.drop("parallel_calls", category)
+    return samples
 
 
 # Paragraph of the system prompt under which a model resists more often.
@@ -213,7 +225,7 @@ def _right_completion(twin: dict, prompt: dict, tool_format: ToolCallFormat) -> 
     [call] = tool_format.parse(twin["assistant_raw"], twin["tools"]).calls
     of_twin, target = twin["provenance"], prompt["target"]
     rendering = {key: of_twin[key] for key in ("prompt_format", "template_hash", "template_settings", "date_string")}
-    if has_expected_arguments(call, target, prompt["tools"]) is False:
+    if have_expected_arguments((call,), target, prompt["tools"]) is False:
         expected = next(wanted for wanted in json.loads(target["expected_calls"]) if wanted["name"] == call.name)
         completion = tool_format.render(ToolCall(expected["name"], expected["arguments"]), "")
         source = {"completion_source": "recorded", "generator_model": of_twin["source_dataset"]}

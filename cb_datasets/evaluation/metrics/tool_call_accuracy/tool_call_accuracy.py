@@ -11,8 +11,9 @@ _INPUTS_DESCRIPTION = """
 Args:
     predictions (`list[str]`): Completions, including special tokens. Omit prompts without a completion.
     references (`list[dict]`): For each prediction, the right tool (`expected_tool`), or the right calls with their
-        arguments as a JSON string (`expected_calls`: `[{"name", "arguments"}]`; any one of them is right), and the
-        available tools as a JSON string (`tools`), whose schemas define how arguments are compared.
+        arguments as a JSON string (`expected_calls`: `[{"name", "arguments"}]`; any one of them is right, or all of
+        them together where each has `"parallel": true`), and the available tools as a JSON string (`tools`), whose
+        schemas define how arguments are compared.
     tool_format (`str`, *optional*, defaults to `"llama3_json"`): How the model writes calls.
 Returns:
     `dict`: `tool_call_accuracy` with its 95 % Wilson interval (`low`, `high`) over `n` prompts; `argument_accuracy`
