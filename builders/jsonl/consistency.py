@@ -27,7 +27,9 @@ def drop_reason(trace: dict) -> str | None:
         return "injection_not_found"
     # If the arguments tell the calls apart, the same tool may be the expected and the attacker's: a payment to the
     # landlord or to a stranger.
-    is_same_tool = trace["simulated_tool"] is not None and trace["simulated_tool"] == trace["expected_tool"]
+    expected = json.loads(attack["expected_calls"] or "[]")
+    right_tools = {trace["expected_tool"], *(call["name"] for call in expected if call.get("parallel"))}
+    is_same_tool = trace["simulated_tool"] is not None and trace["simulated_tool"] in right_tools
     return "degenerate" if is_same_tool and attack["goal_calls"] is None else None
 
 
@@ -91,6 +93,7 @@ def _contradictions(trace: dict) -> Iterator[str]:
     if verdict == "prompt_only":
         yield from _prompt_contradictions(trace)
     if attack is not None:
+        yield from _parallel_contradictions(json.loads(attack["expected_calls"] or "[]"), "attack")
         yield from _span_contradictions(attack, messages)
         yield from _exposure_contradictions(trace)
 
@@ -107,6 +110,13 @@ def _prompt_contradictions(trace: dict) -> Iterator[str]:
             check_schema(calls, {**EXPECTED_CALLS, "type": "array"}, "metadata.expected_calls")
         except ValueError as error:
             yield str(error).partition(". ")[0]
+        else:
+            yield from _parallel_contradictions(calls, "metadata")
+
+
+def _parallel_contradictions(calls: list[dict], field: str) -> Iterator[str]:
+    if len({bool(call.get("parallel")) for call in calls}) > 1:
+        yield f"{field}.expected_calls are parallel in part: mark all calls that are wanted in one turn, or none"
 
 
 def _span_contradictions(attack: dict, messages: list[dict]) -> Iterator[str]:

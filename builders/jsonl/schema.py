@@ -18,8 +18,10 @@ _OPTIONAL_NAME = {"type": ["string", "null"], "pattern": r"\S"}
 _TEXT = {"contentMediaType": "application/json"}  # for fields that may be given as JSON text
 OBJECT = {"type": ["object", "string"], **_TEXT}
 _CALL = {"name": _NAME, "arguments": {"type": "object"}}
-# Where a source accepts several values of an argument, `alternatives` and `optional` decide what is right.
+# Where a source accepts several values of an argument, `alternatives` and `optional` decide what is right. Calls
+# that are all wanted in one turn are `parallel`.
 _ACCEPTED = {
+    "parallel": {"type": "boolean"},
     "alternatives": {"type": "object", "additionalProperties": {"type": "array"}},
     "optional": {"type": "array", "items": _NAME},
 }
