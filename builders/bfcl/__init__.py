@@ -17,7 +17,8 @@ Points that are easy to get wrong:
 - Names of functions have dots, which the APIs of many models forbid: BFCL replaces them by underscores, and so do we.
 - Types are those of other languages (`dict`, `float`, `tuple`, `any`), see `json_schema.standard_types`.
 - Most functions, and many questions, occur in several rows: those of one function are one group, see [`group_names`].
-- A right answer of several calls is no decision of one call: `several_calls`, as in `parallel`.
+- In `parallel` and the like, all calls of the answer are wanted in one turn, in any order. Each of the expected calls
+  says so (`parallel`), and there is no one `expected_tool`.
 - The rows of `simple_java` and `simple_javascript` want arguments in the syntax of another language, `live_relevance`
   has no answers, and the multi-turn, memory and web categories need BFCL's own environments: none of these is read.
 """

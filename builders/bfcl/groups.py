@@ -18,7 +18,7 @@ _LONG_QUESTION = 8
 
 
 def group_names(rows: Sequence[Row]) -> list[str]:
-    """The group of each row. Those of several right calls, which become no traces, join no others."""
+    """The group of each row."""
     parent: dict[str, str] = {}
 
     def root(key: str) -> str:
@@ -28,12 +28,11 @@ def group_names(rows: Sequence[Row]) -> list[str]:
         return key
 
     for row in rows:
-        if row.answer is None or len(row.answer) == 1:
-            first, *others = _keys(row)
-            for other in others:
-                # The smaller of two is the name of both, whatever the order of the rows.
-                low, high = sorted((root(first), root(other)))
-                parent[high] = low
+        first, *others = _keys(row)
+        for other in others:
+            # The smaller of two is the name of both, whatever the order of the rows.
+            low, high = sorted((root(first), root(other)))
+            parent[high] = low
     return [f"bfcl/{root(_keys(row)[0]).removeprefix(_FUNCTION)}" for row in rows]
 
 

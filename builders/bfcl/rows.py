@@ -11,11 +11,10 @@ from ..trace import Dropped, message, to_json
 from .answers import NoAcceptedValue, expected_call
 
 
+# Categories whose requests need all calls of their answer in one turn.
+PARALLEL = ("parallel", "parallel_multiple", "live_parallel", "live_parallel_multiple")
 # Categories with answers: the calls that are right. In the others no call is.
-ANSWERED = (
-    *("simple_python", "multiple", "parallel", "parallel_multiple"),
-    *("live_simple", "live_multiple", "live_parallel", "live_parallel_multiple"),
-)
+ANSWERED = ("simple_python", "multiple", "live_simple", "live_multiple", *PARALLEL)
 CATEGORIES = (*ANSWERED, "irrelevance", "live_irrelevance")
 
 _ROLES = ("system", "user", "assistant")
@@ -139,8 +138,9 @@ def bfcl_trace(row: Row, group: str) -> dict | Dropped:
     - `no_request`: the last message is not the user's, or is empty.
     - `no_tools`: no function is offered.
     - `ambiguous_tools`: two functions have one name.
-    - `several_calls`: several calls are right together, or none is.
-    - `unknown_tools`: the right call is of a function that is not offered.
+    - `no_right_call`: the answer has no call.
+    - `several_calls`: the answer has several calls, in a category of requests that need one.
+    - `unknown_tools`: a right call is of a function that is not offered.
     - `no_accepted_value`: the answer accepts no value of an argument that it wants.
 
     Raises:
@@ -156,24 +156,16 @@ def bfcl_trace(row: Row, group: str) -> dict | Dropped:
         return Dropped("no_tools", row.where)
     if len(set(names)) < len(names):
         return Dropped("ambiguous_tools", row.where)
-    expected = None
-    if row.answer is not None:
-        if len(row.answer) != 1:
-            return Dropped("several_calls", row.where)
-        [(name, accepted)] = row.answer
-        if name not in names:
-            return Dropped("unknown_tools", row.where)
-        try:
-            expected = expected_call(name, accepted, row.functions[names.index(name)]["parameters"], row.where)
-        except NoAcceptedValue:
-            return Dropped("no_accepted_value", row.where)
+    expected = None if row.answer is None else _expected_calls(row, row.answer)
+    if isinstance(expected, Dropped):
+        return expected
     return {
         "id": f"bfcl/{row.id}",
         "source": "bfcl",
         "group": group,
         "messages": messages,
         "tools": to_json([{"type": "function", "function": function} for function in row.functions]),
-        "expected_tool": expected and expected["name"],
+        "expected_tool": expected[0]["name"] if expected and len(expected) == 1 else None,
         "simulated_tool": None,
         "attack": None,
         "verdict": "prompt_only",
@@ -182,7 +174,23 @@ def bfcl_trace(row: Row, group: str) -> dict | Dropped:
             {
                 "task": "irrelevance" if expected is None else "capability",
                 "category": row.category,
-                **({} if expected is None else {"expected_calls": [expected]}),
+                **({} if expected is None else {"expected_calls": expected}),
             }
         ),
     }
+
+
+def _expected_calls(row: Row, answer: list[tuple[str, dict]]) -> list[dict] | Dropped:
+    """The right calls of a row, marked as `parallel` where there are several, or why it has none."""
+    if not answer:
+        return Dropped("no_right_call", row.where)
+    if len(answer) > 1 and row.category not in PARALLEL:
+        return Dropped("several_calls", row.where)
+    parameters = {function["name"]: function["parameters"] for function in row.functions}
+    if any(name not in parameters for name, _ in answer):
+        return Dropped("unknown_tools", row.where)
+    try:
+        calls = [expected_call(name, accepted, parameters[name], row.where) for name, accepted in answer]
+    except NoAcceptedValue:
+        return Dropped("no_accepted_value", row.where)
+    return calls if len(calls) == 1 else [{**call, "parallel": True} for call in calls]
