@@ -277,7 +277,7 @@ def generate_eval(
     from ..files import SPLIT_FILES, save_rows
     from ..formats import CANONICAL, format_of, get_format
     from ..ingest import load_traces
-    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, limits_of
+    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, in_format, limits_of
     from ..sets.jsonl_sets import is_jsonl
     from ..splits import choose
 
@@ -290,13 +290,16 @@ def generate_eval(
     held_out = [load_traces([path], ("eval",))["eval"] for path in traces]
     chosen = {}
     for task in wanted:
-        rows = concatenate_datasets([evaluation_prompts(source, task, target_format) for source in held_out])
+        prompts = concatenate_datasets([evaluation_prompts(source, task, target_format) for source in held_out])
+        rows = in_format(prompts, target_format)
         if len(rows) == 0 and tasks is None and task != FORCED_CALL:
             continue
         if len(rows) == 0:
             raise ValueError(f"The eval split of {_names(traces)} has no prompts for {task}.")
         chosen[task] = choose(rows, max_prompts, seed)
         limits = limits_of(chosen[task], held_out, task)
+        if left_out := len(prompts) - len(rows):
+            limits["left_out_parallel_calls"] = left_out  # the target's format has none
         place = output if is_jsonl(output) else output / task
         if not is_jsonl(output):
             report = {"task": task, "rows": len(chosen[task]), "available": len(rows), "limits": limits}

@@ -12,7 +12,7 @@ from datasets import Dataset
 
 from ..files import to_dataset
 from ..formats import ToolCallFormat
-from ..outcomes import is_right_known
+from ..outcomes import is_right_known, parallel_calls
 from ..sample import PROMPT_FEATURES
 from .earlier_turns import later_turn_prompts, multi_turn_prompts
 from .fidelity import FIDELITY, fidelity_prompt, fidelity_prompts, is_source
@@ -49,6 +49,14 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
     if task in _AFTER_EARLIER_TURNS:
         return to_dataset([*prompts, *_AFTER_EARLIER_TURNS[task](traces)], PROMPT_FEATURES)
     return prompts
+
+
+def in_format(prompts: Dataset, tool_format: ToolCallFormat) -> Dataset:
+    """The prompts whose right answer the format can write: without parallel calls, not those that need some."""
+    if tool_format.parallel_calls:
+        return prompts
+    single = [number for number, target in enumerate(prompts["target"]) if not parallel_calls(target)]
+    return prompts.select(single)
 
 
 def limits_of(prompts: Dataset, traces: Iterable[Dataset], task: str) -> dict[str, int]:
