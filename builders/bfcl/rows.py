@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..json_records import read_json_lines, required
+from ..json_records import numbered_lines, parse_line, read_json_lines, required
 from ..json_schema import standard_types
 from ..trace import Dropped, message, to_json
 from .answers import NoAcceptedValue, expected_call
@@ -85,8 +85,9 @@ def _rows_of(path: Path, answer_file: Path | None) -> Iterator[Row]:
 def _read_answers(path: Path) -> dict[str, list[tuple[str, dict]]]:
     """Id -> name and accepted arguments of each right call."""
     answers = {}
-    for where, record in read_json_lines(path):
+    for where, line in numbered_lines(path):
         at = f"possible_answer/{where}"
+        record = parse_line(line, at)
         id = required(record, "id", str, at)
         if id in answers:
             raise ValueError(f"{at}: a second answer to {id[:60]!r}. Fetch the file again.")

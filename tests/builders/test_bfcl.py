@@ -1,8 +1,11 @@
 """BFCL: prompts with tools, the calls that its answers accept, groups, and drops."""
 
 import json
+import random
 import sys
 import types
+from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +17,10 @@ from builders.base import summarize_traces
 from builders.bfcl.answers import NoAcceptedValue, expected_call
 from builders.bfcl.groups import group_names
 from builders.bfcl.rows import read_rows
-from cb_datasets.arguments import are_accepted, parameter_schemas
+from cb_datasets.arguments import are_accepted
 from cb_datasets.formats import FORMATS, ToolCall
-from cb_datasets.outcomes import Outcome, has_expected_arguments, outcome_of
+from cb_datasets.outcomes import Outcome, have_expected_arguments, outcome_of
+from cb_datasets.sample import TARGET
 from cb_datasets.sets.prompts import prompts_for_task
 
 
@@ -107,9 +111,33 @@ def test_a_call_is_judged_by_its_alternatives(tmp_path: Path, arguments: dict, r
     [prompt] = prompts_for_task(build(tmp_path).as_dataset()["train"], "capability")
     assert prompt["category"] == "simple_python"
     call = ToolCall("tides_height", arguments)
-    assert has_expected_arguments(call, prompt["target"], prompt["tools"]) is right
+    assert have_expected_arguments([call], prompt["target"], prompt["tools"]) is right
     tool_format = FORMATS["llama3_json"]
     assert outcome_of(tool_format.render(call, ""), prompt["target"], tool_format) == Outcome.CORRECT
+
+
+def test_all_calls_of_a_parallel_request_are_wanted(tmp_path: Path):
+    ostend = {"tides.height": {"port": ["Ostend"], "hour": [9]}}
+    rows = [row(f"parallel_multiple_{number}", functions=(TIDES, RICE)) for number in range(4)]
+    answers = [
+        answer("parallel_multiple_0", {"tides.height": ACCEPTED}, {"cook_rice": {}}, ostend),
+        answer("parallel_multiple_1", ostend),
+        answer("parallel_multiple_2", ostend, {"boil_eggs": {}}),
+        answer("parallel_multiple_3", ostend, {"tides.height": {"port": []}}),
+    ]
+    write(tmp_path, "parallel_multiple", rows, answers)
+    builder = build(tmp_path)
+    several, single = prompts_for_task(builder.as_dataset()["train"], "capability")
+    calls = json.loads(several["target"]["expected_calls"])
+    assert [(call["name"], call["parallel"]) for call in calls] == [
+        ("tides_height", True),
+        ("cook_rice", True),
+        ("tides_height", True),
+    ]
+    assert (several["target"]["expected_tool"], several["category"]) == (None, "parallel_multiple")
+    assert (calls[0]["alternatives"]["hour"], calls[2]["alternatives"]["hour"]) == ([7], [9])
+    assert single["target"]["expected_tool"] == "tides_height" and "parallel" not in single["target"]["expected_calls"]
+    assert [drop.reason for drop in builder.dropped()] == ["unknown_tools", "no_accepted_value"]
 
 
 def test_every_combination_of_an_accepted_object_is_a_value():
@@ -140,9 +168,10 @@ def test_an_answer_without_a_value_is_none():
     ("changes", "calls", "reason"),
     [
         ({}, ({"tides.height": ACCEPTED}, {"tides.height": ACCEPTED}), "several_calls"),
+        ({}, (), "no_right_call"),
         ({}, ({"cook.rice": {}},), "unknown_tools"),
         ({}, ({"tides.height": {"port": []}},), "no_accepted_value"),
-        ({"function": []}, (), "no_tools"),
+        ({"function": []}, ({"tides.height": ACCEPTED},), "no_tools"),
         ({"function": [TIDES, {**TIDES, "name": "tides_height"}]}, (), "ambiguous_tools"),
         ({"question": [[{"role": "user", "content": "a"}], [{"role": "user", "content": "b"}]]}, (), "several_turns"),
         ({"question": [[{"role": "assistant", "content": "a"}]]}, (), "no_request"),
@@ -151,7 +180,8 @@ def test_an_answer_without_a_value_is_none():
 )
 def test_rows_that_are_no_prompt_are_dropped_by_name(tmp_path: Path, changes: dict, calls: tuple, reason: str):
     rows = [row("simple_python_1"), row("simple_python_2", **changes)]
-    write(tmp_path, "simple_python", rows, [answer("simple_python_1"), answer("simple_python_2", *calls)])
+    answers = [answer("simple_python_1"), {"id": "simple_python_2", "ground_truth": list(calls)}]
+    write(tmp_path, "simple_python", rows, answers)
     builder = build(tmp_path)
     assert [(drop.reason, drop.where) for drop in builder.dropped()] == [(reason, "BFCL_v4_simple_python.json:2")]
     assert len(builder.as_dataset()["train"]) == 1
@@ -182,6 +212,14 @@ def test_malformed_rows_are_errors_that_name_file_and_line(tmp_path: Path, rows:
         build(tmp_path)
 
 
+def test_an_answer_that_is_no_json_is_told_from_a_request(tmp_path: Path):
+    write(tmp_path, "multiple", [row("a")], [answer("a")])
+    with open(tmp_path / "possible_answer" / "BFCL_v4_multiple.json", "a", encoding="utf-8") as file:
+        file.write("{\n")
+    with pytest.raises(ValueError, match=r"^possible_answer/BFCL_v4_multiple\.json:2: not a JSON object"):
+        build(tmp_path)
+
+
 def test_missing_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(FileNotFoundError, match=r"expects BFCL_v4_simple_python\.json and the like"):
         build(tmp_path)
@@ -197,16 +235,25 @@ def test_rows_of_one_function_or_with_one_long_question_are_one_group(tmp_path: 
     write(tmp_path, "simple_python", [row("s_1"), row("s_2", "Ebb?")], [answer("s_1"), answer("s_2")])
     other = ASKED.upper().replace("?", " ?!")
     write(tmp_path, "irrelevance", [row("i_1", other, (RICE,)), row("i_2", "Ebb?", ({**RICE, "name": "boil_eggs"},))])
+    pasta, fish = {**RICE, "name": "make_pasta"}, {**RICE, "name": "fry_fish"}
     write(
         tmp_path,
         "parallel",
-        [row("p_1", functions=(TIDES, RICE))],
-        [answer("p_1", {"tides.height": {}}, {"boil_eggs": {}})],
+        [row("p_1", "Fish?", (pasta, fish))],
+        [answer("p_1", {"make_pasta": {}}, {"fry_fish": {}})],
+    )
+    egg = {**RICE, "name": "boil_eggs"}
+    write(
+        tmp_path,
+        "multiple",
+        [row("j_1", "Pasta?", (pasta,)), row("j_2", "Egg?", (egg,))],
+        [answer("j_1", {"make_pasta": {}}), answer("j_2", {"boil_eggs": {}})],
     )
     rows = read_rows(sorted(tmp_path.rglob("*.json")))
     groups = dict(zip([each.id for each in rows], group_names(rows), strict=True))
     assert groups["s_1"] == groups["s_2"] == groups["i_1"] == "bfcl/cook_rice"
-    assert groups["i_2"] == "bfcl/boil_eggs"  # "Ebb?" is asked of everything, and p_1 becomes no trace
+    assert groups["i_2"] == groups["j_2"] == "bfcl/boil_eggs"  # "Ebb?" is asked of everything
+    assert groups["p_1"] == groups["j_1"] == "bfcl/fry_fish", "functions that one request needs join their rows"
     live = write(tmp_path, "live_irrelevance", [row("l_1", other, ({**RICE, "name": "eat"},))])
     [trace] = build(live, config="live").as_dataset()["train"]
     assert (trace["group"], json.loads(trace["metadata"])["task"]) == ("bfcl/cook_rice", "irrelevance")
@@ -233,9 +280,9 @@ def test_real_totals(builder: TraceBuilder):
     assert summarize_traces(builder.as_dataset(), builder.dropped()) == {
         "records": 3475,
         "attacked": 0,
-        "verdicts": {"prompt_only": 3029},
-        "groups": 1013,
-        "drops": {"no_accepted_value": 2, "no_tools": 4, "several_calls": 440},
+        "verdicts": {"prompt_only": 3469},
+        "groups": 959,
+        "drops": {"no_accepted_value": 2, "no_tools": 4},
     }
     assert builder.config.source_revision == "bfcl-eval 2026.3.23"
 
@@ -244,7 +291,7 @@ def test_real_prompts_by_category(builder: TraceBuilder):
     prompts = {task: prompts_for_task(builder.as_dataset()["train"], task) for task in ("capability", "irrelevance")}
     counts = {category: sum(rows["category"].count(category) for rows in prompts.values()) for category in CATEGORIES}
     assert counts == CATEGORIES
-    assert (len(prompts["capability"]), len(prompts["irrelevance"])) == (1909, 1120)
+    assert (len(prompts["capability"]), len(prompts["irrelevance"])) == (2349, 1120)
 
 
 CATEGORIES = {
@@ -253,6 +300,10 @@ CATEGORIES = {
     "irrelevance": 240,
     "live_simple": 256,
     "live_multiple": 1053,
+    "parallel": 200,
+    "parallel_multiple": 200,
+    "live_parallel": 16,
+    "live_parallel_multiple": 24,
     "live_irrelevance": 880,
 }
 
@@ -273,10 +324,11 @@ def checker(package: Path):
             vars(module).update(attributes)
             patch.setitem(sys.modules, name, module)
         from bfcl_eval.constants.enums import Language
-        from bfcl_eval.eval_checker.ast_eval.ast_checker import simple_function_checker
+        from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker
 
-        yield lambda function, call, accepted: simple_function_checker(
-            function, {call["name"]: call["arguments"]}, accepted, Language.PYTHON, "m"
+        # Offered functions, calls, right calls, and a category, which says whether all of them are wanted.
+        yield lambda functions, calls, answer, category: ast_checker(
+            functions, [{call.name: call.arguments} for call in calls], answer, Language.PYTHON, category, "m"
         )["valid"]
 
 
@@ -291,22 +343,75 @@ def variants(call: dict) -> list[dict]:
 
 def test_real_answers_are_judged_as_the_benchmark_does(builder: TraceBuilder, package: Path, checker):
     """Of 13,000 calls a handful is judged otherwise, where the benchmark's check of types refuses its own answer."""
-    rows = {f"bfcl/{each.id}": each for each in read_rows(builder.inputs)}
     agreed, otherwise = 0, []
-    for trace in builder.as_dataset()["train"]:
-        expected = json.loads(trace["metadata"]).get("expected_calls")
-        if expected is None:
+    for trace, expected, answer in answered(builder):
+        if len(expected) > 1:
             continue
-        [call], [(name, accepted)] = expected, rows[trace["id"]].answer
-        schema = parameter_schemas(trace["tools"])[name]
-        function = raw_function(package, trace, name)
+        [call] = expected
         for arguments in variants(call):
-            ours = are_accepted(arguments, call, schema)
-            theirs = checker(function, {"name": name, "arguments": arguments}, {name: accepted})
+            given = [ToolCall(call["name"], arguments)]
+            ours = are_right(given, trace)
+            theirs = checker([raw_function(package, trace, call["name"])], given, answer, "simple_python")
             agreed += ours == theirs
             otherwise += [] if ours == theirs else [(trace["id"], arguments, ours)]
     assert agreed > 10_000
     assert all(ours for *_, ours in otherwise) and len(otherwise) <= agreed / 100, otherwise[:5]
+
+
+def turns(expected: list[dict], rng: random.Random) -> list[list[ToolCall]]:
+    """Turns of the expected calls in several orders, of more and fewer, and with a variant of one of them."""
+    right = [ToolCall(call["name"], call["arguments"]) for call in expected]
+    changed = [
+        [*right[:number], ToolCall(call["name"], arguments), *right[number + 1 :]]
+        for number, call in enumerate(expected)
+        for arguments in variants(call)
+    ]
+    fewer = [[*right[:number], *right[number + 1 :]] for number in range(len(right))]
+    twice = [[*right[:number], right[number - 1], *right[number + 1 :]] for number in range(len(right))]
+    more = [[*right, call] for call in right]
+    made = [right, right[::-1], *changed, *fewer, *twice, *more]
+    return [calls if rng.random() < 0.5 else rng.sample(calls, len(calls)) for calls in made]
+
+
+def test_real_parallel_answers_are_judged_as_the_benchmark_does(builder: TraceBuilder, package: Path, checker):
+    """Of all 17,000 turns, of which a quarter is asked, 13 are right here alone.
+
+    Besides its check of types, the benchmark gives each right call the first of the model's that fits, and has none
+    left for another where a call fits two (`parallel_178`).
+    """
+    rng = random.Random(0)
+    verdicts, otherwise = Counter(), []
+    parallel = [each for each in answered(builder) if len(each[1]) > 1]
+    for trace, expected, answer in parallel[::4]:
+        functions = raw_functions(package, json.loads(trace["metadata"])["category"])[
+            trace["id"].removeprefix("bfcl/")
+        ]
+        raw_names = {function["name"].replace(".", "_"): function["name"] for function in functions}
+        raw_answer = [{raw_names[name]: accepted for name, accepted in each.items()} for each in answer]
+        for calls in turns(expected, rng):
+            ours, theirs = are_right(calls, trace), checker(functions, calls, raw_answer, "parallel")
+            verdicts[ours, theirs] += 1
+            otherwise += [] if ours == theirs else [(trace["id"], calls, ours)]
+    assert verdicts[True, True] > 1_000 and verdicts[False, False] > 2_000, verdicts
+    assert verdicts[False, True] == 0 and len(otherwise) <= verdicts.total() / 100, (verdicts, otherwise[:5])
+
+
+def answered(builder: TraceBuilder) -> Iterator[tuple[dict, list[dict], list[dict]]]:
+    """Traces with their expected calls, and with the answer as the benchmark has it."""
+    rows = {f"bfcl/{each.id}": each for each in read_rows(builder.inputs)}
+    for trace in builder.as_dataset()["train"]:
+        if expected := json.loads(trace["metadata"]).get("expected_calls"):
+            yield trace, expected, [{name: accepted} for name, accepted in rows[trace["id"]].answer]
+
+
+def are_right(calls: list[ToolCall], trace: dict) -> bool:
+    """Whether a turn makes the right calls, arguments included."""
+    expected = json.loads(trace["metadata"])["expected_calls"]
+    target = dict.fromkeys(TARGET) | {"expected_tool": trace["expected_tool"], "expected_calls": json.dumps(expected)}
+    blocks = (json.dumps({"name": call.name, "arguments": call.arguments}) for call in calls)
+    text = "\n".join(f"<tool_call>\n{block}\n</tool_call>" for block in blocks) + "<|im_end|>"
+    is_correct = outcome_of(text, target, FORMATS["hermes"], trace["tools"]) == Outcome.CORRECT
+    return is_correct and bool(have_expected_arguments(calls, target, trace["tools"]))
 
 
 @cache
