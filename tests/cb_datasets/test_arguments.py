@@ -5,7 +5,7 @@ import pytest
 from builders.trace import to_json
 from cb_datasets.arguments import parameter_schemas, read_by_schema, same_arguments
 from cb_datasets.formats import ToolCall
-from cb_datasets.outcomes import has_expected_arguments
+from cb_datasets.outcomes import have_expected_arguments
 
 
 SCHEMA = {
@@ -109,10 +109,10 @@ def test_a_right_call_is_any_of_the_expected_ones():
     tools = to_json([{"type": "function", "function": {"name": "book", "parameters": SCHEMA}}])
     expected = [{"name": "book", "arguments": {"amount": 1}}, {"name": "book", "arguments": {"amount": 2}}]
     target = {"expected_calls": to_json(expected)}
-    assert has_expected_arguments(ToolCall("book", {"amount": "2"}), target, tools) is True
-    assert has_expected_arguments(ToolCall("book", {"amount": "2"}), target, None) is False, "no schema, no integer"
-    assert has_expected_arguments(ToolCall("pay", {"amount": 2}), target, tools) is False
-    assert has_expected_arguments(ToolCall("book", {}), {"expected_calls": None}, tools) is None
+    assert have_expected_arguments([ToolCall("book", {"amount": "2"})], target, tools) is True
+    assert have_expected_arguments([ToolCall("book", {"amount": "2"})], target, None) is False, "no schema, no integer"
+    assert have_expected_arguments([ToolCall("pay", {"amount": 2})], target, tools) is False
+    assert have_expected_arguments([ToolCall("book", {})], {"expected_calls": None}, tools) is None
 
 
 def test_tools_that_are_none_are_refused():

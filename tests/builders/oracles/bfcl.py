@@ -11,6 +11,8 @@ from .expected import ERROR, SILENT, Outcomes, Unit, comparable, drop, json_line
 
 
 ROLES = ("system", "user", "assistant")
+# Files of requests that may need several calls.
+PARALLEL = ("parallel", "live_parallel")
 
 
 def units(files: Mapping[str, bytes]) -> list[Unit]:
@@ -26,7 +28,9 @@ def units(files: Mapping[str, bytes]) -> list[Unit]:
             continue
         answers = files.get(f"possible_answer/{path.name}")
         known = None if answers is None else _answers(answers)
-        for unit in json_lines(path.name, files[str(path)], partial(judge, answers=known)):
+        for unit in json_lines(
+            path.name, files[str(path)], partial(judge, answers=known, needs_several=_needs_several(path.name))
+        ):
             id = json.loads(unit.content).get("id") if unit.content else None
             of_it = comparable(known.get(id)) if known is not None and isinstance(id, str) else ""
             content = None if unit.content is None else f"{path.name} {unit.content} {of_it}"
@@ -61,7 +65,11 @@ def _is_call(call: Any) -> bool:
     return isinstance(accepted, dict) and all(isinstance(values, list) for values in accepted.values())
 
 
-def judge(record: dict, answers: dict[str, Any] | None) -> Outcomes:
+def _needs_several(file: str) -> bool:
+    return file.removeprefix("BFCL_v4_").startswith(PARALLEL)
+
+
+def judge(record: dict, answers: dict[str, Any] | None, needs_several: bool) -> Outcomes:
     """Allowed outcomes of a request; `answers` is `None` where no call is right."""
     id, functions, turns = record.get("id"), record.get("function"), record.get("question")
     if not isinstance(id, str) or not _are_functions(functions) or not _are_turns(turns):
@@ -80,18 +88,21 @@ def judge(record: dict, answers: dict[str, Any] | None) -> Outcomes:
         reasons.append("ambiguous_tools")
     calls = None if answers is None else answers[id]
     if calls is not None and isinstance(calls, list) and all(map(_is_call, calls)):
-        reasons += _answer_reasons(calls, names)
-        if not reasons and '{"' in comparable([values for call in calls for values in call.values()])[2:]:
+        reasons += _answer_reasons(calls, names, needs_several)
+        if not reasons and any('{"' in comparable(values)[1:] for call in calls for values in call.values()):
             return verdict("prompt_only") | ERROR  # an accepted object has lists of its own
     return drop(*reasons) if reasons else verdict("prompt_only")
 
 
-def _answer_reasons(calls: list[dict], names: list[str]) -> list[str]:
-    if len(calls) != 1:
+def _answer_reasons(calls: list[dict], names: list[str], needs_several: bool) -> list[str]:
+    if not calls:
+        return ["no_right_call"]
+    if len(calls) > 1 and not needs_several:
         return ["several_calls"]
-    [(name, accepted)] = calls[0].items()
-    reasons = [] if name.replace(".", "_") in names else ["unknown_tools"]
-    return reasons + ["no_accepted_value"] * any(not values for values in accepted.values())
+    named = [(name.replace(".", "_"), accepted) for call in calls for name, accepted in call.items()]
+    reasons = ["unknown_tools"] * any(name not in names for name, _ in named)
+    unanswerable = any(not values for _, accepted in named for values in accepted.values())
+    return reasons + ["no_accepted_value"] * unanswerable
 
 
 def _are_functions(functions: Any) -> bool:

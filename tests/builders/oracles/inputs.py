@@ -453,7 +453,7 @@ def llmail_submissions() -> bytes:
 
 
 def bfcl() -> dict[str, bytes]:
-    """Path -> content of two files of requests, and of the answers to one of them."""
+    """Path -> content of three files of requests, and of the answers to two of them."""
 
     def request(kind: str, number: int, **changes: Any) -> dict:
         properties = {"port": {"type": "string"}, "hour": {"type": "float"}}
@@ -469,9 +469,20 @@ def bfcl() -> dict[str, bytes]:
     answers = [answer(number, port=["Brest", "Brest, France"], hour=[7, ""]) for number in range(5)]
     answers[3]["ground_truth"] *= 2
     others = [request("none", number) for number in range(3)]
+    several = [request("both", number) for number in range(3)]
+    for each in several:
+        each["function"].append({**each["function"][0], "name": f"{each['id']}.wind"})
+    calls = [
+        [{f"both.tide_{number}": {"port": ["Brest"]}}, {f"both_{number}.wind": {"port": ["Brest"], "hour": [7, ""]}}]
+        for number in range(3)
+    ]
     return {
         "BFCL_v4_irrelevance.json": lines(*others),
+        "BFCL_v4_parallel_multiple.json": lines(*several),
         "BFCL_v4_simple_python.json": lines(*requests),
+        "possible_answer/BFCL_v4_parallel_multiple.json": lines(
+            *({"id": f"both_{number}", "ground_truth": each} for number, each in enumerate(calls))
+        ),
         "possible_answer/BFCL_v4_simple_python.json": lines(*answers),
     }
 

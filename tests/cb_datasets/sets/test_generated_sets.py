@@ -458,6 +458,24 @@ def test_a_call_is_kept_if_its_arguments_are_among_the_accepted(honest_traces, t
         assert check(sample) == []
 
 
+def test_a_model_is_not_asked_for_several_calls(honest_traces, target_model):
+    """Training data hold turns of one call."""
+    single, *others = honest_traces["train"]
+    [call] = json.loads(single["metadata"])["expected_calls"]
+    both = to_json({"task": "capability", "category": "parallel", "expected_calls": [call | {"parallel": True}] * 2})
+    rows = [single, *({**each, "metadata": both} for each in others)]
+    asked = []
+
+    def rule(prompt: str, seed: int, number: int) -> str:
+        asked.append(prompt)
+        return '<|python_tag|>{"name": "tides_height", "parameters": {"port": "Brest"}}<|eom_id|>'
+
+    traces = {**honest_traces, "train": to_dataset(rows, TRACE_FEATURES)}
+    made = generate_retain_set("tool_capability", traces, target_model(rule), DRAWN, "retain/tool_capability")
+    assert len(made.samples) == len(asked) == 1 and made.drops == {"parallel_calls": 3}
+    assert made.by_category()["parallel"]["dropped"] == {"parallel_calls": 3}
+
+
 def test_twins_and_requests_that_were_never_attacked_are_different_sets(traces, honest_traces, target_model):
     both = {split: to_dataset([*traces[split], *honest_traces[split]], TRACE_FEATURES) for split in traces}
     twins = traces_for("benign_twins", both)["train"]

@@ -15,7 +15,7 @@ from builders.trace import TRACE_FEATURES, message, to_json, tool_call
 from cb_datasets.checks.rules import check
 from cb_datasets.files import to_dataset
 from cb_datasets.formats import FORMATS, ToolCall
-from cb_datasets.outcomes import expects_words, has_expected_arguments, outcome_of
+from cb_datasets.outcomes import expects_words, have_expected_arguments, outcome_of
 from cb_datasets.sets.eval_prompts import limits_of
 from cb_datasets.sets.filter_completions import drop_reason
 from cb_datasets.sets.harmful import FLIP_RULE
@@ -145,10 +145,10 @@ def test_recorded_calls_are_right_by_the_schemas_of_their_tools(agentdojo):
         name, arguments = wanted["name"], wanted["arguments"]
         as_text = {key: str(value) if type(value) in (int, float) else value for key, value in arguments.items()}
         for said in (arguments, as_text):
-            assert has_expected_arguments(ToolCall(name, said), prompt["target"], prompt["tools"])
+            assert have_expected_arguments([ToolCall(name, said)], prompt["target"], prompt["tools"])
         for key in arguments:
             other = ToolCall(name, {**arguments, key: "something else"})
-            assert not has_expected_arguments(other, prompt["target"], prompt["tools"])
+            assert not have_expected_arguments([other], prompt["target"], prompt["tools"])
 
 
 @pytest.fixture(scope="module")
