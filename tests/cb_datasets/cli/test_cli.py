@@ -515,6 +515,36 @@ def test_the_two_sides_share_no_group(pipeline):
     assert train and held_out and not train & held_out
 
 
+def test_prompts_that_the_target_cannot_answer_are_left_out_and_counted(tmp_path):
+    calls = [{"name": name, "arguments": {"port": "Brest"}, "parallel": True} for name in ("tide", "wind")]
+    lines = [
+        {
+            "id": f"trace-{number}",
+            "messages": [{"role": "user", "content": f"Tides and winds, please ({number})."}],
+            "tools": [{"type": "function", "function": {"name": name}} for name in ("tide", "wind")],
+            "verdict": "prompt_only",
+            "metadata": {
+                "task": "capability",
+                "expected_calls": calls[:2] if number else [{**calls[0], "parallel": False}],
+            },
+        }
+        for number in range(3)
+    ]
+    write_text(tmp_path / "mine.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    traces = tmp_path / "traces"
+    ingested = run(
+        "ingest", "jsonl", "--data-files", tmp_path / "mine.jsonl", "--eval-fraction", 1, "--output", traces
+    )
+    assert ingested.returncode == 0, ingested.stderr
+    for tool_format, rows, limits in (("hermes", 3, {}), ("llama3_json", 1, {"left_out_parallel_calls": 2})):
+        output = tmp_path / tool_format
+        result = run("generate-eval", traces, "--tool-format", tool_format, "--output", output)
+        assert result.returncode == 0, result.stderr
+        report = read_json(output / "capability" / "report.json")
+        assert (report["rows"], report["available"], report["limits"]) == (rows, rows, limits)
+        assert ("left_out_parallel_calls 2" in result.stdout) is bool(limits), result.stdout
+
+
 def test_load_dataset_takes_evaluation_prompts_for_a_test_split(pipeline, tmp_path):
     for folder, rows in (("prompts/tool_flip", 20), ("prompts", 80)):
         loaded = load_dataset(str(pipeline / folder), cache_dir=str(tmp_path))
