@@ -33,6 +33,8 @@ from datasets import (
     enable_progress_bars,
 )
 
+from .file_locks import locked
+
 
 ROWS_FILE = "data.parquet"
 SPLIT_FILES = {"train": "train.parquet", "eval": "eval.parquet"}
@@ -57,8 +59,9 @@ def in_one_move(path: Path) -> Iterator[Path]:
 
     A reader sees the old file or the new one, also after a power cut. The temporary name contains the process id, so
     that two processes may write the same file: the last to finish wins. Before a process writes its first file to a
-    folder, it removes what killed ones left there.
+    folder, it removes what killed ones left there. If `path` is a link, it stays, and the file it names is replaced.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     _clean(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}@{socket.gethostname()}.tmp")
     try:
@@ -175,9 +178,10 @@ def to_dataset(rows: list[dict], features: Features) -> Dataset:
 def save_rows(rows: Dataset, folder: Path, report: dict, file: str = ROWS_FILE) -> None:
     """Write a dataset folder of one file: the rows first, the report last."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_parquet(rows, folder / file)
-    _remove_other_rows(folder, {file})
-    write_json(folder / REPORT_FILE, report)
+    with locked(folder / REPORT_FILE):
+        save_parquet(rows, folder / file)
+        _remove_other_rows(folder, {file})
+        write_json(folder / REPORT_FILE, report)
 
 
 def _remove_other_rows(folder: Path, written: Collection[str]) -> None:
@@ -334,11 +338,15 @@ def set_writer(folder: Path, features: Features) -> Iterator[Callable[[pyarrow.T
 
 
 def save_set(rows: Dataset, folder: Path, report: dict) -> None:
-    """Write the folder of a set: a file for each split, the report last."""
-    with set_writer(folder, rows.features) as write:
-        for batch in rows.with_format("arrow").iter(STREAM_ROWS):
-            write(batch)
-    write_json(folder / REPORT_FILE, report)
+    """Write the folder of a set: a file for each split, the report last.
+
+    Of two processes that do so, one waits for the other, so that the rows and the report are always of the same.
+    """
+    with locked(folder / REPORT_FILE):
+        with set_writer(folder, rows.features) as write:
+            for batch in rows.with_format("arrow").iter(STREAM_ROWS):
+                write(batch)
+        write_json(folder / REPORT_FILE, report)
 
 
 def holds_rows(folder: Path) -> bool:

@@ -1,19 +1,20 @@
 """The audit page: a local web page to look through rows one by one and mark them.
 
 Rows are untrusted. They are sent as JSON, the page puts them into text nodes only, and its content security policy
-forbids all scripts and addresses except its own. The server listens on loopback and rejects other host names.
+forbids all scripts and addresses except its own. `web/server.py` has what the server refuses.
 """
 
 import json
 import secrets
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from ..disk_faults import error_line
 from ..web import with_shared_parts
+from ..web.server import Answer, LocalHandler, LocalServer
 from .cached_table import NotReady
 from .marks import Marks
 from .row_store import FACETS, RowStore
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("view.html")
 PAGE_ROWS = 100
-MAX_BODY = 100_000
 
 
-class AuditServer(ThreadingHTTPServer):
+class AuditServer(LocalServer):
     """Serves the audit page on 127.0.0.1.
 
     Args:
@@ -38,26 +38,29 @@ class AuditServer(ThreadingHTTPServer):
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): Tokenizer to count tokens with.
     """
 
-    daemon_threads = True
-
     def __init__(
         self, store: RowStore, marks: Marks, port: int = 0, tokenizer: "PreTrainedTokenizerBase | None" = None
     ) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(port, _Handler)
         self.store = store
         self.marks = marks
         self.lengths = TokenLengths(store.files, tokenizer) if tokenizer else None
         self.lock = threading.Lock()  # an open Parquet file is not thread-safe
-        self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/"
 
+    def server_close(self) -> None:
+        super().server_close()
+        self.lock.acquire()  # for good: the mark that is being saved is the last
+
     def rows(self, query: dict[str, str]) -> dict[str, Any]:
         """One page of the selected rows, as facets and marks, with their total number."""
         numbers = self.store.select(*_filters_and_text(query))
         offset = int(query.get("offset", 0))
+        if offset < 0:
+            raise ValueError(f"The offset {offset} is negative.")
         page = numbers[offset : offset + PAGE_ROWS]
         rows = self.store.facets.take(page).to_pylist()
         for number, row in zip(page.tolist(), rows, strict=True):
@@ -95,78 +98,77 @@ def _filters_and_text(query: dict[str, str]) -> tuple[dict[str, str], str]:
     return {name: query[name] for name in FACETS if name in query}, query.get("q", "")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(LocalHandler):
     server: AuditServer
 
-    def do_GET(self) -> None:
-        address = urlsplit(self.path)
-        query = dict(parse_qsl(address.query, keep_blank_values=True))
+    def answer(self) -> Answer:
+        try:
+            address = urlsplit(self.path)
+        except ValueError as error:
+            return Answer(400, {"error": str(error)})
+        if self.command == "POST" and address.path == "/api/mark":
+            return self._mark()
+        if self.command == "GET" and address.path == "/":
+            return _page()
         endpoints: dict[str, Callable[[dict[str, str]], dict[str, Any]]] = {
             "/api/rows": self.server.rows,
             "/api/counts": self.server.counts,
             "/api/row": self.server.row,
             "/api/statistics": self.server.statistics,
         }
-        # A page of another site can point its own host name at 127.0.0.1 (DNS rebinding); the name gives it away.
-        if not self._has_own_host():
-            self._send(403, "text/plain", b"unknown host name")
-        elif address.path == "/":
-            self._send_page()
-        elif address.path in endpoints:
-            self._answer(lambda: endpoints[address.path](query))
-        else:
-            self._send(404, "text/plain", b"no such page")
+        if self.command == "GET" and address.path in endpoints:
+            query = dict(parse_qsl(address.query, keep_blank_values=True))
+            return self._locked(lambda: endpoints[address.path](query))
+        return Answer(404, {"error": "There is no such page."})
 
-    def do_POST(self) -> None:
+    def _mark(self) -> Answer:
         """Mark a row. A page of another site can neither send JSON here nor claim our `Origin`."""
-        origin = self.headers.get("Origin", "")
-        has_own_origin = origin.removeprefix("http://") in self.server.hosts
-        is_json = self.headers.get("Content-Type") == "application/json"
-        length = int(self.headers.get("Content-Length", 0))
-        is_allowed = self._has_own_host() and has_own_origin and is_json
-        if not (is_allowed and self.path == "/api/mark" and length <= MAX_BODY):
-            # The body is not read, so the connection cannot be used for another request.
-            self.close_connection = True
-            self._send(403, "text/plain", b"only the audit page may mark rows")
-            return
-        self._answer(lambda: self._mark(json.loads(self.rfile.read(length))))
+        if "Origin" not in self.headers or self.headers.get_content_type() != "application/json":
+            return Answer(403, {"error": "Only the audit page may mark rows."})
+        try:
+            id, verdict, note = _parse_mark(self.body)
+        except (ValueError, RecursionError) as error:
+            return Answer(400, {"error": str(error)})
+        return self._locked(lambda: self._save_mark(id, verdict, note))
 
-    def _mark(self, mark: dict) -> dict[str, Any]:
-        if self.server.store.row_number(mark["id"]) is None:
-            raise IndexError(f"There is no row {mark['id']}.")
-        self.server.marks.put(mark["id"], mark["verdict"], str(mark.get("note", "")))
-        return {"mark": self.server.marks.get(mark["id"])}
+    def _save_mark(self, id: str, verdict: str | None, note: str) -> dict[str, Any]:
+        if self.server.store.row_number(id) is None:
+            raise IndexError(f"There is no row {id}.")
+        self.server.marks.put(id, verdict, note)
+        return {"mark": self.server.marks.get(id)}
 
-    def _has_own_host(self) -> bool:
-        return self.headers.get("Host") in self.server.hosts
-
-    def _answer(self, respond: Callable[[], dict[str, Any]]) -> None:
-        """Send the JSON of an endpoint, or its error."""
+    def _locked(self, respond: Callable[[], dict[str, Any]]) -> Answer:
+        """The JSON of an endpoint, or its error; one at a time, so nothing here may wait for the client."""
         try:
             with self.server.lock:
-                status, value = 200, respond()
+                return Answer(200, respond())
         except NotReady as error:
-            status, value = 503, {"wait": str(error)}
+            return Answer(503, {"wait": str(error)})
         except (IndexError, KeyError, ValueError) as error:
-            status, value = 400, {"error": str(error)}
-        self._send(status, "application/json", json.dumps(value, ensure_ascii=False).encode())
+            return Answer(400, {"error": str(error)})
+        except OSError as error:  # a full disk, a folder that is gone
+            return Answer(507, {"error": error_line(error)})
 
-    def _send_page(self) -> None:
-        # A fresh nonce per request: only the scripts and styles of this very page may run.
-        nonce = secrets.token_urlsafe(16)
-        policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
-        page = with_shared_parts(PAGE.read_text(encoding="utf-8")).replace("NONCE", nonce)
-        headers = {"Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
-        self._send(200, "text/html; charset=utf-8", page.encode(), headers)
 
-    def _send(self, status: int, content_type: str, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        common = {"Content-Type": content_type, "Content-Length": str(len(body)), "Cache-Control": "no-store"}
-        common |= {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-        for name, value in {**common, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+def _parse_mark(body: bytes) -> tuple[str, str | None, str]:
+    """The row id, the verdict and the note of a request.
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+    Raises:
+        ValueError: If it is not JSON, or not of the right types.
+    """
+    mark = json.loads(body)
+    if not isinstance(mark, dict):
+        raise ValueError("A mark is an object with id, verdict and note.")
+    id, verdict, note = mark.get("id"), mark.get("verdict", 0), mark.get("note", "")
+    if not isinstance(id, str) or not isinstance(verdict, str | None) or not isinstance(note, str):
+        raise ValueError("The id and the note of a mark are strings; its verdict is one, or null to remove it.")
+    return id, verdict, note
+
+
+def _page() -> Answer:
+    # A fresh nonce per request: only the scripts and styles of this very page may run.
+    nonce = secrets.token_urlsafe(16)
+    policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'"
+    page = with_shared_parts(PAGE.read_text(encoding="utf-8")).replace("NONCE", nonce)
+    headers = {"Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"}
+    return Answer(200, page.encode(), "text/html; charset=utf-8", headers)

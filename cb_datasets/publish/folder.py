@@ -202,6 +202,7 @@ def replacing_folder(output: Path, marker: str = MANIFEST) -> Iterator[Path]:
     Raises:
         FileExistsError: If `output` exists without that file.
     """
+    output = Path(os.path.realpath(output))  # a link stays, and the folder it names is replaced
     check_replaceable(output, marker)
     folder = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Style and script shared by the HTML pages. The script inserts the content of rows as text, never as markup."""
+"""Style and script shared by the HTML pages, and the server of local ones. Rows are inserted as text, not as markup."""
 
 from pathlib import Path
 
