@@ -27,12 +27,17 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
         wait (`bool`, *optional*, defaults to `True`): Wait while another holds it.
 
     Raises:
-        BlockingIOError: If another holds it, without `wait`.
+        BlockingIOError: If another holds it, without `wait`; the message names the folder and the remedy.
     """
     path = Path(os.path.realpath(path))
     lock = path.with_name(f".{path.name}.lock")
     lock.parent.mkdir(parents=True, exist_ok=True)
-    file = _acquire(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        file = _acquire(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"Another process is writing to {path.parent}: wait for it to end, or name another folder."
+        ) from None
     try:
         yield
     finally:

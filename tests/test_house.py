@@ -25,9 +25,18 @@ FLOORS = (
     *("generation", "ground"),
 )
 GROUND = {
-    *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "disk_faults", "export", "file_locks", "files"),
-    *("formats", "ingest", "markdown", "model_licences", "outcomes", "placement", "public_name", "sample"),
-    *("splits", "template_form", "template_openings", "template_probe", "terminal", "text_marks", "tool_schemas"),
+    *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "disk_faults", "export", "file_locks"),
+    *("files", "formats", "ingest", "markdown", "model_licences", "outcomes", "placement", "public_name", "sample"),
+    *(
+        "splits",
+        "stop_signals",
+        "template_form",
+        "template_openings",
+        "template_probe",
+        "terminal",
+        "text_marks",
+        "tool_schemas",
+    ),
     "web",
 }
 

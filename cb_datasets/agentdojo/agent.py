@@ -10,6 +10,7 @@ The module imports AgentDojo: import it inside `agentdojo_yaml()`.
 
 import json
 from collections.abc import Sequence
+from threading import Event
 from typing import Any
 
 import openai
@@ -56,6 +57,7 @@ class ServedModel(BasePipelineElement):
         control: ControlTokens | None = None,
     ) -> None:
         self.name = model
+        self.stopped = Event()  # once set, no further turn is generated
         # The server runs on this machine: proxy settings of the environment must not apply.
         http = openai.DefaultHttpxClient(trust_env=False, timeout=_REQUEST_TIMEOUT)
         self._client = openai.OpenAI(base_url=url, api_key="none", http_client=http)
@@ -80,8 +82,10 @@ class ServedModel(BasePipelineElement):
 
         Raises:
             openai.BadRequestError: If the context is too long; the benchmark then continues with the next run.
-            ConnectionError: If the server fails, or rejects the request for another reason.
+            ConnectionError: If the server fails, or rejects the request for another reason; if the model was stopped.
         """
+        if self.stopped.is_set():
+            raise ConnectionError("The benchmark was stopped. Finished runs are kept; rerun the same command.")
         request: dict[str, Any] = {"messages": request_messages(messages, self._format, self._control)}
         if runtime.functions:
             tools = [tool_schema(tool) for tool in runtime.functions.values()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from threading import Event, Lock
+from threading import Lock
 from typing import Any
 
 from agentdojo.agent_pipeline import AgentPipeline
@@ -121,7 +121,6 @@ class _Agent:
     contestant: Contestant
     selection: BenchmarkSelection
     logdir: Path
-    stopped: Event = field(default_factory=Event)
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -139,10 +138,11 @@ class _Agent:
                 done, _ = wait(futures, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
-            finally:
-                # After an error or Ctrl-C: runs in flight end with their next turn.
-                self.stopped.set()
+            except BaseException:
+                # An error, Ctrl-C or another signal: runs in flight end with their turn.
+                self.contestant.model.stopped.set()
                 pool.shutdown(cancel_futures=True)
+                raise
 
     def _show(self, bar: tqdm, future: Future) -> None:
         if future.cancelled() or future.exception() is not None:
@@ -158,8 +158,6 @@ class _Agent:
             bar.update()
 
     def _make_run(self, run: PlannedRun) -> None:
-        if self.stopped.is_set():
-            return
         LOGGER_STACK.set([])  # its default is one list for all threads
         path = self._path(run)
         try:

@@ -1,19 +1,18 @@
 """Serve the base model and breakers, run AgentDojo's benchmark against them, and stop the server."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, cast
 
 from builders.agentdojo.suites import BENCHMARK_VERSION, agentdojo_yaml
 
 from ..chat import DATE_STRING
 from ..control_tokens import ControlTokens, control_tokens
+from ..file_locks import locked
 from ..formats import format_of
 from ..generation.backend import (
     BASE,
@@ -25,9 +24,10 @@ from ..generation.backend import (
 )
 from ..generation.tokenizer import check_model, load_tokenizer
 from ..public_name import public_name
+from ..stop_signals import stop_signals
 from ..template_probe import template_hash
 from .live_runs import defended_name
-from .results import BenchmarkSelection, check_defenses, claim_folder
+from .results import SETTINGS_FILE, BenchmarkSelection, check_defenses, claim_folder
 from .vllm_server import has_vllm, vllm_server
 
 
@@ -91,6 +91,7 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
         FileNotFoundError: If there is no such model or adapter.
         ValueError: If AgentDojo is not installed, or has no such suite, attack or task; if the folder holds runs of
             other settings.
+        BlockingIOError: If another process runs the benchmark in that folder.
         ConnectionError: If the server dies or fails. Finished runs are kept.
     """
     try:
@@ -106,11 +107,13 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             check_defenses(selection.defenses)
             check_model(served.model)
             control_tokens_to_break(served)
-            claim_folder(folder, _settings(served, selection))
-            used = {run.suite.name: run.suite for run in runs}
-            write_reference([used[name] for name in own_suites if name in used], folder / REFERENCE)
-            with _sigterm_as_interrupt(), serve_models(served, folder / LOG_FILE) as url:
-                run_benchmark(runs, selection, _contestants(served, selection, url), folder)
+            # Two processes would make the same runs, and each remove the other's unfinished ones.
+            with stop_signals(), locked(folder / SETTINGS_FILE, wait=False):
+                claim_folder(folder, _settings(served, selection))
+                used = {run.suite.name: run.suite for run in runs}
+                write_reference([used[name] for name in own_suites if name in used], folder / REFERENCE)
+                with serve_models(served, folder / LOG_FILE) as url:
+                    run_benchmark(runs, selection, _contestants(served, selection, url), folder)
     except ImportError as error:
         raise ValueError(f"AgentDojo cannot be loaded ({error}): pip install 'cb-datasets[agentdojo]'.") from error
 
@@ -203,17 +206,3 @@ def serve_models(served: ServedModels, log: Path) -> Iterator[str]:
                 served.adapters,
             )
             yield stack.enter_context(chat_server(cast("dict[str, Backend]", models), _max_length(served)))
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise `KeyboardInterrupt` inside the block, as Ctrl-C does, so that the server is stopped too."""
-
-    def interrupt(signal_number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

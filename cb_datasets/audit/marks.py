@@ -53,7 +53,7 @@ class Marks:
             raise ValueError(f"Unknown verdict {verdict!r}; known: {', '.join(MARK_VERDICTS)}.")
         note = note.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         with locked(self.path):
-            remove_orphans(self.path.parent, self.path.name)
+            remove_orphans(Path(os.path.realpath(self.path)).parent, self.path.name)
             self._read()
             marks = {other: mark for other, mark in self._by_id.items() if other != id}
             if verdict is not None:

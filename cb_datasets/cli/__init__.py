@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ..stop_signals import Stopped, stop_signals
 from ..terminal import print_line, shown
 from . import attack, build, check, evaluate, export, generate, merge_adapter, publish
 from .guide_hints import command_hint, flag_hint
@@ -74,7 +75,11 @@ for group in (build, generate, evaluate, check, export, attack, merge_adapter, p
 def main() -> None:
     """Run the command line. Expected errors are one line on stderr and exit code 1."""
     try:
-        app()
+        with stop_signals():
+            app()
+    except Stopped as stopped:
+        print(f"\nstopped by {stopped.signal}: run the same command again to go on", file=sys.stderr)
+        raise
     except Exception as error:
         from ..disk_faults import error_line
 

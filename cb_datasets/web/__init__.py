@@ -1,4 +1,4 @@
-"""Style and script shared by the HTML pages, and the server of local ones. Rows are inserted as text, not as markup."""
+"""Style and script shared by the pages, and the server of local ones. Rows are inserted as text, never as markup."""
 
 from pathlib import Path
 

@@ -28,10 +28,6 @@ from typing import Any
 MAX_LINE = 8192
 METHODS = ("GET", "POST")
 
-# Seconds in which what a refused client still sends is read and thrown away: closing at once would reset the
-# connection, and the client would lose the answer.
-_LINGER_SECONDS = 2
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -62,6 +58,9 @@ class LocalServer(ThreadingHTTPServer):
     # Seconds for a whole request to arrive, for an answer to be taken, and between two requests.
     request_seconds = 30.0
     idle_seconds = 60.0
+    # Seconds in which what a refused client still sends is read and thrown away: closing at once would reset the
+    # connection, and the client would lose the answer.
+    linger_seconds = 2.0
 
     def __init__(self, port: int, handler: type["LocalHandler"]) -> None:
         super().__init__(("127.0.0.1", port), handler)
@@ -84,10 +83,10 @@ class LocalServer(ThreadingHTTPServer):
             self._free.release()
 
     def shutdown_request(self, request: Any) -> None:
-        deadline = time.monotonic() + _LINGER_SECONDS
+        deadline = time.monotonic() + self.linger_seconds
         with suppress(OSError):
             request.shutdown(socket.SHUT_WR)
-            request.settimeout(_LINGER_SECONDS)
+            request.settimeout(self.linger_seconds)
             while request.recv(1 << 16) and time.monotonic() < deadline:
                 pass
         self.close_request(request)
@@ -121,6 +120,7 @@ class LocalHandler(BaseHTTPRequestHandler):
 
     server: LocalServer
     protocol_version = "HTTP/1.1"  # keeps connections open
+    default_request_version = "HTTP/1.0"  # what cannot be read is answered with headers, too
     disable_nagle_algorithm = True  # else a response waits 40 ms for the acknowledgement of its headers
     body: bytes
 
@@ -135,14 +135,14 @@ class LocalHandler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self._reader = _Reader(self.connection)
-        self.rfile = io.BufferedReader(self._reader)
+        self.rfile = self._buffer = io.BufferedReader(self._reader)
 
     def handle_one_request(self) -> None:
         self.command, self.requestline, self.request_version = "", "", ""
         self.close_connection = True  # unless the whole request is read
         self._reader.deadline = time.monotonic() + self.server.idle_seconds
         try:
-            if not self.rfile.peek(1):
+            if not self._buffer.peek(1):
                 return
         except TimeoutError:
             return
