@@ -59,11 +59,11 @@ def parse_request(body: bytes, models: Collection[str]) -> ChatRequest:
     if model not in models:
         raise BadRequest(f"No model {model!r}; there are {', '.join(models)}.", "model_not_found")
     messages = _typed(request.get("messages"), list, "messages")
-    tools = _typed(request.get("tools") or [], list, "tools")
+    tools = _typed(_given(request, "tools", []), list, "tools")
     for at, tool in enumerate(tools):
         function = _typed(_typed(tool, dict, f"tools[{at}]").get("function"), dict, f"tools[{at}].function")
         _typed(function.get("name"), str, f"tools[{at}].function.name")
-    max_tokens = _typed(request.get("max_tokens") or DEFAULT_MAX_TOKENS, int, "max_tokens")
+    max_tokens = _typed(_given(request, "max_tokens", DEFAULT_MAX_TOKENS), int, "max_tokens")
     if not messages or max_tokens < 1:
         raise BadRequest("messages is empty." if not messages else f"max_tokens is {max_tokens}, below 1.")
     rows = [_parse_message(wire, f"messages[{at}]") for at, wire in enumerate(messages)]
@@ -78,7 +78,7 @@ def _parse_message(wire: Any, where: str) -> dict:
         blocks = [_typed(block, dict, f"{where}.content[{at}]") for at, block in enumerate(content)]
         texts = [_typed(block.get("text"), str, f"{where}.content[{at}].text") for at, block in enumerate(blocks)]
         content = "\n".join(texts)
-    calls = _typed(wire.get("tool_calls") or [], list, f"{where}.tool_calls")
+    calls = _typed(_given(wire, "tool_calls", []), list, f"{where}.tool_calls")
     return message(
         _typed(wire.get("role"), str, f"{where}.role"),
         _typed(content, str | None, f"{where}.content"),
@@ -102,6 +102,12 @@ def _parse_call(call: Any, where: str) -> dict:
         _typed(arguments, dict, f"{where}.function.arguments"),
         id=_typed(call.get("id"), str, f"{where}.id"),
     )
+
+
+def _given(fields: dict, name: str, default: Any) -> Any:
+    """A field that may be missing or null."""
+    value = fields.get(name)
+    return default if value is None else value
 
 
 def _typed(value: Any, wanted: Any, where: str) -> Any:

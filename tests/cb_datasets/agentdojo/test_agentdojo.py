@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -21,10 +22,9 @@ from cb_datasets.agentdojo import chat_server as chat_server_module
 from cb_datasets.agentdojo import vllm_server as vllm_server_module
 from cb_datasets.agentdojo.batching import BatchedBackends
 from cb_datasets.agentdojo.chat_server import chat_server
-from cb_datasets.agentdojo.results import BenchmarkSelection, claim_folder, read_agentdojo_runs
+from cb_datasets.agentdojo.results import SETTINGS_FILE, BenchmarkSelection, claim_folder, read_agentdojo_runs
 from cb_datasets.agentdojo.run_benchmark import (
     ServedModels,
-    _sigterm_as_interrupt,
     control_tokens_to_break,
     run_agentdojo,
 )
@@ -34,10 +34,12 @@ from cb_datasets.cli import app
 from cb_datasets.control_tokens import control_tokens
 from cb_datasets.evaluation.results import LIVE_KEYS
 from cb_datasets.evaluation.statistics import proportion
+from cb_datasets.file_locks import locked
 from cb_datasets.files import read_json, write_json
 from cb_datasets.formats import FORMATS
 from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
+from cb_datasets.stop_signals import Stopped
 from tests.conftest import REPOSITORY
 from tools.small_models import save_adapter, save_wide_agent
 
@@ -127,7 +129,7 @@ def test_faulty_requests_get_error_responses(server, prompt):
     assert status == 400 and answer["error"]["code"] == "context_length_exceeded"
     assert "maximum context length is 1024 tokens" in answer["error"]["message"]
     status, answer = post_chat(server, chat_request(prompt, messages=[{"content": "who?"}]))
-    assert status == 500 and "KeyError" in answer["error"]["message"]
+    assert status == 400 and answer["error"]["message"] == "messages[0].role is missing."
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{server}/nothing", timeout=5)
 
@@ -251,13 +253,6 @@ def test_a_killed_run_leaves_no_server(stubborn, fake_server, adapter, tmp_path,
     finally:
         if is_alive(engine):
             os.killpg(os.getpgid(engine), signal.SIGKILL)
-
-
-def test_sigterm_interrupts_the_run():
-    with pytest.raises(KeyboardInterrupt), _sigterm_as_interrupt():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_server_that_does_not_come_up_shows_its_log(adapter, tmp_path, monkeypatch):
@@ -415,6 +410,31 @@ def test_a_failing_server_raises_instead_of_giving_a_turn(live_agent, agent, mon
 @pytest.fixture(scope="module")
 def tiny(tiny_agent_path, adapter):
     return ServedModels(str(tiny_agent_path), {"breaker": str(adapter)}, "transformers", max_new_tokens=32)
+
+
+def test_a_folder_in_use_by_another_process_is_refused(tiny, live_agent, tmp_path):
+    one_line = rf"^Another process is writing to {tmp_path}: wait for it to end, or name another folder.$"
+    with locked(tmp_path / SETTINGS_FILE), pytest.raises(BlockingIOError, match=one_line):
+        run_agentdojo(tiny, ONE_TASK, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_run_with_the_turn_in_flight(number, tiny, live_agent, tmp_path, monkeypatch):
+    generate, calls = TransformersBackend.generate, []
+
+    def generate_and_stop(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            signal.pthread_kill(threading.main_thread().ident, number)
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(TransformersBackend, "generate", generate_and_stop)
+    selection = dataclasses.replace(ONE_TASK, user_tasks=("user_task_[0-3]",), concurrency=2)
+    with pytest.raises(Stopped) as stopped:
+        run_agentdojo(tiny, selection, tmp_path)
+    assert stopped.value.code == 128 + number and len(calls) <= 2
+    assert not list(tmp_path.rglob(".*")) and signal.getsignal(number) == signal.SIG_DFL
 
 
 @pytest.fixture(scope="module")
