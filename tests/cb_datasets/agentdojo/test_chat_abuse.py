@@ -95,6 +95,8 @@ def test_a_failing_model_is_an_error_of_the_server(port, agent, monkeypatch, cap
 
 def test_fifty_clients_are_served_while_fifty_stall(port):
     with stalled(port, 50, PATH) as connections:
-        answers = at_once(50, lambda at: exchange(port, chat_bytes(port, chat(messages=[USER | {"content": str(at)}]))))
+        answers = at_once(
+            50, lambda at: exchange(port, chat_bytes(port, chat(messages=[USER | {"content": str(at)}])))
+        )
         assert [status for status, _ in answers] == [200] * 50
         assert {read_answer(connection)[0] for connection in connections} == {408}

@@ -24,7 +24,9 @@ from ..raw_http import at_once, check_refusals, exchange, read_answer, request_b
 
 @pytest.fixture
 def server(release_data: Path, tmp_path: Path) -> Iterator[AuditServer]:
-    with AuditServer(RowStore(release_data / "stage2" / "train"), Marks(tmp_path / "audit" / "marks.parquet")) as running:
+    with AuditServer(
+        RowStore(release_data / "stage2" / "train"), Marks(tmp_path / "audit" / "marks.parquet")
+    ) as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield running
@@ -144,7 +146,9 @@ def test_clients_that_leave_are_no_errors(server, ids, capfd):
 
 
 def test_a_lone_surrogate_in_a_note_is_replaced(server, ids):
-    status, answer = mark(server, b'{"id": %s, "verdict": "bad", "note": "a\\ud800b \\ud83d\\ude00"}' % json.dumps(ids[0]).encode())
+    status, answer = mark(
+        server, b'{"id": %s, "verdict": "bad", "note": "a\\ud800b \\ud83d\\ude00"}' % json.dumps(ids[0]).encode()
+    )
     assert status == 200 and answer["mark"]["note"] == "a\ufffdb \U0001f600"
     assert mark(server, {"id": ids[1], "verdict": "bad"})[0] == 200
     assert marked_bad(server.marks.path) == set(ids[:2])
