@@ -22,9 +22,9 @@ def test_a_set_is_written_by_one_process_at_a_time(save, release_data, tmp_path,
     rows, seen = load_rows(release_data / "stage2" / "train"), []
 
     def write(path, value):
-        with pytest.raises(BlockingIOError, match=f"^Another process is writing to {tmp_path}: wait"):
-            with locked(tmp_path / REPORT_FILE, wait=False):
-                pass
+        refused = pytest.raises(BlockingIOError, match=f"^Another process is writing to {tmp_path}: wait")
+        with refused, locked(tmp_path / REPORT_FILE, wait=False):
+            pass
         seen.append(write_json(path, value))
 
     monkeypatch.setattr(files, "write_json", write)
