@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 
 # The tags that most attacks put around their text. Clean runs never contain them.
-_MARKED = re.compile(r"<INFORMATION>.*?</INFORMATION>", re.DOTALL)
+_OPENS, _CLOSES = "<INFORMATION>", "</INFORMATION>"
 
 # Attacks that want the agent to stop and that have no other goal. Their runs have `security = not utility`.
 _DOS_ATTACKS = ("dos", "swearwords_dos", "captcha_dos", "offensive_email_dos", "felony_dos")
@@ -55,7 +55,15 @@ def is_recognisable(attack_type: str | None, texts: re.Pattern | None) -> bool:
 def tagged_texts(messages: list[dict]) -> list[str]:
     """The texts between the tags in tool results."""
     results = (turn["content"] or "" for turn in messages if turn["role"] == "tool")
-    return [text for content in results for text in _MARKED.findall(content)]
+    return [content[start:end] for content in results for start, end in _tagged_spans(content)]
+
+
+def _tagged_spans(content: str) -> Iterator[tuple[int, int]]:
+    # Not a pattern: from each of many tags that do not close, it would look through the rest of the text.
+    start = content.find(_OPENS)
+    while start >= 0 and (closed := content.find(_CLOSES, start)) >= 0:
+        yield start, closed + len(_CLOSES)
+        start = content.find(_OPENS, closed)
 
 
 def find_spans(
@@ -83,7 +91,7 @@ def find_spans(
 def _find_in(content: str, texts: re.Pattern | None, is_injection: Callable[[str], bool]) -> Iterable[tuple[int, int]]:
     if texts is not None:
         return _find_stated(content, texts)
-    return [match.span() for match in _MARKED.finditer(content) if is_injection(match[0])]
+    return [(start, end) for start, end in _tagged_spans(content) if is_injection(content[start:end])]
 
 
 def _find_stated(content: str, texts: re.Pattern) -> Iterator[tuple[int, int]]:

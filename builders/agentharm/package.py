@@ -26,7 +26,7 @@ _REINSTALL = "Install the version of inspect-evals that setup.py names."
 
 # Parts of a docstring: a section header such as "Args:", and an entry below it with its continuation lines.
 _SECTION = re.compile(r"^(\w+):$", re.MULTILINE)
-_ARGUMENT = re.compile(r"^ {4}(\w+)[^:\n]*:(.*(?:\n {5,}.*)*)", re.MULTILINE)
+_ARGUMENT = re.compile(r"^ {4}(\w++)[^:\n]*+:(.*(?:\n {5,}.*)*)", re.MULTILINE)
 
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 

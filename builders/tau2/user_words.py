@@ -23,7 +23,7 @@ SCENARIO = ("reason_for_call", "known_info", "unknown_info", "task_instructions"
 
 # A line that begins with a dash is an item of a list, and belongs to the sentence before it.
 _SENTENCE_END = re.compile(r"(?<!i\.e\.)(?<=[.!?;])\s+|\n+(?!\s*-)")
-_PARENTHESES = re.compile(r"\s*\([^()]*\)")
+_PARENTHESES = re.compile(r"(?<!\s)\s*+\([^()]*+\)")
 _WISH = re.compile(r"You(?: also| would| only| just|'d)* (?:want|like|need|wish|prefer)\b")
 
 # Words of sentences that direct the simulated user.

@@ -37,7 +37,7 @@ DEATH_TIMEOUT = 10
 _LOG_LINES = 15
 
 # An exception in a log. vLLM writes the process and the time before it, and prints much after it while it shuts down.
-_EXCEPTION = re.compile(r"^(?:\(.*?\) ERROR .*?\] )?(\w*(?:Error|Exception): .+)$", re.MULTILINE)
+_EXCEPTION = re.compile(r"^(?:\([^)\n]*+\) ERROR [^\]\n]*+\] )?(\w*(?:Error|Exception): .+)$", re.MULTILINE)
 
 # For a server on a CPU, which only tests use: idle threads sleep and stay unpinned, so the benchmark gets CPU time.
 _CPU_ENVIRONMENT = {

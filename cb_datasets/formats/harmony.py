@@ -252,7 +252,8 @@ HARMONY = ToolCallFormat(
     call_end=_CALL,
     turn_end=_RETURN,
     tokens=(_START, _CHANNEL, _CONSTRAIN, _MESSAGE, _END, _CALL, _RETURN),
-    begins_like_call=re.compile(r"(?:\w+\s+)?to=\S+\s*(?:\w+\s+){0,2}(?:\{|\Z)"),
+    # Possessive: letters of the recipient are not tried as a content type, one after the other.
+    begins_like_call=re.compile(r"(?:\w++\s++)?to=(?:\S++\s*+(?:\w++\s++){0,2}+(?:\{|\Z)|\S+\{)"),
     render=render_harmony,
     render_text=render_harmony_text,
     parse=parse_harmony,

@@ -123,7 +123,7 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         )
     # The trainer's card has a placeholder section "Evaluation", which the rendered sections replace.
     text, replaced = re.subn(
-        r"## Evaluation\n.*?(?=^## )", lambda _: sections + "\n", card.text, flags=re.DOTALL | re.MULTILINE
+        r"^## Evaluation\n.*?(?=^## )", lambda _: sections + "\n", card.text, flags=re.DOTALL | re.MULTILINE
     )
     if not replaced:
         raise ReleaseError(f"{path}: no section Evaluation to fill in: train with this version.")

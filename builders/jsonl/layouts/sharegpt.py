@@ -153,14 +153,17 @@ def _tools_in(written: str, where: str) -> list:
 
 def _json_objects(text: str, where: str) -> list[dict]:
     """The JSON objects that stand one after the other."""
-    objects, text = [], text.strip().rstrip(",")
-    while text:
+    # By position: a copy of the rest for every object would take quadratic time.
+    objects, text, at = [], text.strip().rstrip(","), 0
+    while at < len(text):
         try:
-            value, end = json.JSONDecoder().raw_decode(text)
-            objects.append(parse_json(text[:end]))
+            value, end = json.JSONDecoder().raw_decode(text, at)
+            objects.append(parse_json(text[at:end]))
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: the functions are no JSON ({error}). Correct them, or add tools.") from None
         if not isinstance(value, dict):
             raise ValueError(f"{where}: the functions are no JSON objects. Correct them, or add tools.")
-        text = text[end:].lstrip(" \r\n\t,")
+        at = end
+        while at < len(text) and text[at] in " \r\n\t,":
+            at += 1
     return objects

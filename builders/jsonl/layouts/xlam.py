@@ -18,6 +18,8 @@ from .common import Unusable, line_of, named_call, parse_value
 
 # A type of Python's without what it holds: `List[int]`, `Optional[str]`.
 _GENERIC = re.compile(r"(\w+)\[(.*)\]")
+# What follows a type: `int, optional`, `str, default='en'`.
+_OPTION = re.compile(r",\s*+(?:optional\Z|default\b.*+)", re.IGNORECASE | re.DOTALL)
 # Types of which any value is one, as far as JSON can tell.
 _ANY = ("any", "union", "callable", "optional")
 
@@ -88,7 +90,7 @@ def _type_schema(stated: Any) -> dict:
     """`List[int], optional` -> `{"type": "array", "items": {"type": "integer"}}`; one that JSON lacks is left out."""
     if not isinstance(stated, str):
         return {}
-    name = re.sub(r",\s*(?:optional|default\b.*)\s*$", "", stated.strip(), flags=re.IGNORECASE)
+    name = _OPTION.sub("", stated.strip())
     generic = _GENERIC.fullmatch(name)
     base, held = (generic[1], generic[2]) if generic else (name, None)
     if base.casefold() in _ANY:
