@@ -87,14 +87,30 @@ def scratch_folder(folder: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """An empty folder whose content moves to `folder` at the end, weights last, unless anything fails before."""
+    """An empty folder whose content moves to `folder` at the end, weights last, unless anything fails before.
+
+    Weights of the same name are removed first: a kill in between leaves none, not old ones beside a new config.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with scratch_folder(folder, "unfinished") as scratch:
         yield scratch
-        for path in sorted(scratch.iterdir(), key=lambda path: (path.suffix == ".safetensors", path.name)):
+        sync(scratch)
+        weights = [path for path in scratch.iterdir() if path.suffix == ".safetensors"]
+        for path in weights:
+            (folder / path.name).unlink(missing_ok=True)
+        for path in sorted(scratch.iterdir(), key=lambda path: (path in weights, path.name)):
             if (folder / path.name).is_dir():
                 shutil.rmtree(folder / path.name)
             path.replace(folder / path.name)
+
+
+def sync(folder: Path) -> list[Path]:
+    """Have the disk store all files in a folder, which are returned: a power cut leaves none of them cut off."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    return files
 
 
 def _clean(folder: Path) -> None:

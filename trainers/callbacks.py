@@ -28,6 +28,18 @@ COLLAPSED_ENTROPY = 2.0
 DRIFT_FRACTION = 1 / 3
 
 
+class AtTrainBegin(TrainerCallback):
+    """Calls a function of the trainer when training begins, after `Trainer` has set its own counters to zero."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.function = function
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.function()
+
+
 class LiveLine(ProgressCallback):
     """
     The progress bar with the latest metrics after it, in place of a printed dictionary.

@@ -330,6 +330,8 @@ class CircuitBreakerConfig(_BaseConfig):
     def __post_init__(self):
         super().__post_init__()
 
+        if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # a flag is text
+            self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"  # type: ignore[assignment]
         _check_choice("preset", self.preset, tuple(PRESETS))
         if isinstance(self.retain_l2_layers, str):  # `retain_l2_layers: target` in a recipe
             self.retain_l2_layers = [self.retain_l2_layers]

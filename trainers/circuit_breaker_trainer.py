@@ -1,9 +1,10 @@
 """Circuit breakers as a TRL-style trainer."""
 
 import inspect
-import shutil
 import textwrap
 from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from dataclasses import fields
 from itertools import chain, zip_longest
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from accelerate.logging import get_logger
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -28,14 +30,14 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import AcceleratorConfig
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from trl.trainer.base_trainer import _BaseTrainer
 from trl.trainer.utils import create_model_from_path, get_config_model_id, global_then_local_main_first
 
 from cb_datasets import chat
-from cb_datasets.files import filling, write_text
+from cb_datasets.files import filling, remove_orphans, scratch_folder, write_text
 from cb_datasets.formats import format_of
 from cb_datasets.generation.serving import max_lora_rank, serving_command, serving_faults
 from cb_datasets.markdown import code
@@ -44,9 +46,9 @@ from cb_datasets.publish.released_rows import stored_dataset
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
 from cb_datasets.template_probe import check_rendering
 
-from . import augment, tokenize_rows
+from . import augment, checkpoints, tokenize_rows
 from .batch_sampler import CircuitBreakerBatchSampler
-from .callbacks import LiveLine, Watchdog
+from .callbacks import AtTrainBegin, LiveLine, Watchdog
 from .circuit_breaker_config import CircuitBreakerConfig, as_dict
 from .collator import DataCollatorForCircuitBreaker
 from .lora_targets import REASONS, choose_targets, lora_coverage
@@ -331,6 +333,11 @@ class CircuitBreakerTrainer(_BaseTrainer):
             "eval": defaultdict(list),
         }
         self.num_tokens = 0  # of the rows trained on, on all processes, however many were computed
+
+        # Checkpoints
+        self._unfinished: Path | None = None  # folder in which a checkpoint is being written
+        self._resumed_from: str | None = None
+        self.add_callback(AtTrainBegin(self._restore_log_sums))
 
         # Show the metrics in the progress bar instead of printed dictionaries
         if not args.disable_tqdm:
@@ -769,7 +776,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
     def card_facts(self, model_name: str | None = None, dataset_name: str | None = None) -> dict[str, Any]:
         """
-        The facts in the model card that come from the training: all but gates and evaluation.
+        The facts in the model card that come from the training: all but curves, gates and evaluation.
 
         Args:
             model_name (`str`, *optional*):
@@ -826,7 +833,6 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 format_of(self.processing_class),
             ),
             "merged": args.merge,
-            "curves": (self.output_folder / "curves.png").exists(),
             "paper": self._paper,
             "tags": self._tag_names,
         }
@@ -838,6 +844,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         tags: str | list[str] | None = None,
         gates: dict[str, Any] | None = None,
         evaluation: dict[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """
         Creates the model card from the information available to the `Trainer`.
@@ -853,11 +860,15 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 Report of the quality gates of the data, `quality_gates.json`.
             evaluation (`dict[str, Any]`, *optional*):
                 Results of an evaluation, `results.json`.
+            folder (`Path`, *optional*):
+                Folder to write to, in which the curves are, if there are any. If `None`, the output folder.
         """
         if self.is_world_process_zero():
+            folder = folder or self.output_folder
             facts = self.card_facts(model_name, dataset_name)
+            facts["curves"] = (folder / "curves.png").exists()
             facts["tags"] = [*facts["tags"], *([tags] if isinstance(tags, str) else tags or [])]
-            write_text(self.output_folder / "README.md", str(model_card(facts, gates, evaluation)))
+            write_text(folder / "README.md", str(model_card(facts, gates, evaluation)))
 
     # PEFT saves a model card with unfilled placeholders beside every adapter. `create_model_card` writes ours. An
     # adapter is passed on, so the pickle of the arguments and the path of the base model are left out.
@@ -868,14 +879,110 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 (folder / name).unlink(missing_ok=True)
             publish_adapter_config(folder)
 
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> TrainOutput:
+        """
+        Main training entry point.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                Checkpoint to resume from. If `True`, the newest whole one in the output folder; the others are named
+                in a warning. If there is none, training starts at the beginning.
+            kwargs (additional keyword arguments, *optional*):
+                Passed on to [`~transformers.Trainer.train`].
+
+        Raises:
+            ValueError: If the named checkpoint is not whole.
+        """
+        if self.args.should_save:
+            remove_orphans(self.output_folder)
+        # One process looks, so that all resume from the same checkpoint
+        chosen = [self._checkpoint(resume_from_checkpoint) if self.is_world_process_zero() else None]
+        [self._resumed_from] = broadcast_object_list(chosen)
+        return super().train(resume_from_checkpoint=self._resumed_from, **kwargs)
+
+    def _checkpoint(self, resume_from_checkpoint: str | bool | None) -> str | None:
+        """The checkpoint to resume from, if any, once it is known to be whole."""
+        if not resume_from_checkpoint:
+            return None
+        if isinstance(resume_from_checkpoint, str):
+            folder = Path(resume_from_checkpoint)
+            reason = checkpoints.fault(folder) if folder.is_dir() else "there is no such folder"
+            if reason is not None:
+                raise ValueError(
+                    f"Cannot resume from {folder}: {reason}. Name another checkpoint, or set "
+                    "`resume_from_checkpoint: true` for the newest whole one."
+                )
+            return resume_from_checkpoint
+        whole, faults = checkpoints.sort_checkpoints(self.output_folder)
+        for folder, reason in faults.items():
+            logger.warning(f"Passed over {folder}: {reason}.")
+        if not whole:
+            logger.warning(f"No checkpoint to resume from in {self.output_folder}: training starts at the beginning.")
+            return None
+        self.accelerator.print(f"Resuming from {whole[-1]}.")
+        return str(whole[-1])
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._unfinished is None else str(self._unfinished)
+
+    # `Trainer` writes the files of a checkpoint one by one, each process its own. Here they are written to a temporary
+    # folder, and renamed when all processes have finished. `Trainer` finds nothing to rotate in that folder.
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        try:
+        folder = Path(self._get_output_dir(trial))
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with self._writing(folder) as unfinished:
             super()._save_checkpoint(model, trial)
-        except BaseException:
-            # `Trainer` resumes from the last checkpoint, whole or not
-            checkpoint = self.output_folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            shutil.rmtree(checkpoint, ignore_errors=True)
-            raise
+            if self.state.best_model_checkpoint == str(unfinished / name):
+                self.state.best_model_checkpoint = str(folder / name)
+                if self.args.should_save:
+                    self.state.save_to_json(str(unfinished / name / TRAINER_STATE_NAME))
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                checkpoints.put_in_place(unfinished / name, folder / name)
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            keep = {folder / name, *([] if best is None else [Path(best)])}
+            checkpoints.rotate(folder, self.args.save_total_limit, keep)
+
+    @contextmanager
+    def _writing(self, folder: Path) -> Iterator[Path]:
+        """A temporary folder for a checkpoint, the same on all processes."""
+        with ExitStack() as stack:
+            unfinished = None
+            if self.is_world_process_zero():
+                folder.mkdir(parents=True, exist_ok=True)
+                unfinished = stack.enter_context(scratch_folder(folder, PREFIX_CHECKPOINT_DIR))
+            [self._unfinished] = broadcast_object_list([unfinished])
+            assert self._unfinished is not None
+            try:
+                yield self._unfinished
+            finally:
+                self._unfinished = None
+
+    # What was summed since the last log entry is part of a checkpoint: a resumed run logs what the whole one would.
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        sums = {
+            "metrics": dict(self._metrics["train"]),
+            "loss": self._tr_loss.cpu(),
+            "last_logged": self._globalstep_last_logged,
+        }
+        torch.save(sums, self._log_sums(output_dir))
+
+    def _restore_log_sums(self) -> None:
+        # A process has none if the run of the checkpoint had fewer processes
+        if self._resumed_from is None or not self._log_sums(self._resumed_from).is_file():
+            return
+        sums = torch.load(self._log_sums(self._resumed_from), weights_only=True)
+        self._metrics["train"] = defaultdict(list, sums["metrics"])
+        self._tr_loss = sums["loss"].to(self.args.device)
+        self._total_loss_scalar = -self._tr_loss.item()  # the mean at the end is over the steps after the checkpoint
+        self._globalstep_last_logged = sums["last_logged"]
+
+    def _log_sums(self, checkpoint: str) -> Path:
+        return Path(checkpoint) / f"log_sums_{self.args.process_index}.pth"
 
     def save_merged(self, folder: str | Path) -> None:
         """

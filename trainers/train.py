@@ -7,7 +7,7 @@ Train a circuit breaker from a recipe. Every option of the recipe is also a flag
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,22 +99,27 @@ def make_trainer(
 def train(
     trainer: "CircuitBreakerTrainer", script_args: ScriptArguments, training_args: "CircuitBreakerConfig"
 ) -> None:
-    """Train, and save everything that belongs to the adapter."""
+    """Train, and save everything that belongs to the adapter, the adapter's weights last."""
+    from transformers.trainer import TRAINER_STATE_NAME
+
+    from cb_datasets.files import filling
+
     from .curves import plot_curves
     from .lora_targets import coverage_line
 
     trainer.accelerator.print(coverage_line(trainer.lora_coverage))
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
-    folder = trainer.output_folder
-    trainer.save_model(str(folder))
-    trainer.save_state()
-    if training_args.merge:
-        trainer.save_merged(folder / "merged")
-    if trainer.is_world_process_zero():
-        plot_curves(trainer.state.log_history, folder / "curves.png")
-    trainer.create_model_card(
-        dataset_name=script_args.dataset_name, gates=read_gates_report(Path(script_args.dataset_name))
-    )
+    output = trainer.output_folder
+    with filling(output) if training_args.should_save else nullcontext(output) as folder:
+        trainer.save_model(str(folder))
+        if training_args.should_save:
+            trainer.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        if training_args.merge:
+            trainer.save_merged(folder / "merged")
+        if trainer.is_world_process_zero():
+            plot_curves(trainer.state.log_history, folder / "curves.png")
+        gates = read_gates_report(Path(script_args.dataset_name))
+        trainer.create_model_card(dataset_name=script_args.dataset_name, gates=gates, folder=folder)
     trainer.accelerator.print(summary(trainer.state.log_history, result.metrics, training_args.output_dir))
     trainer.end()
 
