@@ -337,7 +337,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # Checkpoints
         self._unfinished: Path | None = None  # folder in which a checkpoint is being written
         self._resumed_from: str | None = None
-        self.add_callback(AtTrainBegin(self._restore_log_sums))
+        self.add_callback(AtTrainBegin(self._resume))
 
         # Show the metrics in the progress bar instead of printed dictionaries
         if not args.disable_tqdm:
@@ -941,10 +941,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 checkpoints.put_in_place(unfinished / name, folder / name)
+        self._rotate(folder, folder / name)
+
+    def _rotate(self, folder: Path, last: Path) -> None:
         if self.args.should_save:
             best = self.state.best_model_checkpoint
-            keep = {folder / name, *([] if best is None else [Path(best)])}
-            checkpoints.rotate(folder, self.args.save_total_limit, keep)
+            checkpoints.rotate(folder, self.args.save_total_limit, {last, *([] if best is None else [Path(best)])})
 
     @contextmanager
     def _writing(self, folder: Path) -> Iterator[Path]:
@@ -971,11 +973,17 @@ class CircuitBreakerTrainer(_BaseTrainer):
         }
         torch.save(sums, self._log_sums(output_dir))
 
-    def _restore_log_sums(self) -> None:
+    def _resume(self) -> None:
+        if self._resumed_from is not None:
+            # A kill may have come between a checkpoint and the rotation after it
+            self._rotate(self.output_folder, Path(self._resumed_from))
+            self._restore_log_sums(self._log_sums(self._resumed_from))
+
+    def _restore_log_sums(self, path: Path) -> None:
         # A process has none if the run of the checkpoint had fewer processes
-        if self._resumed_from is None or not self._log_sums(self._resumed_from).is_file():
+        if not path.is_file():
             return
-        sums = torch.load(self._log_sums(self._resumed_from), weights_only=True)
+        sums = torch.load(path, weights_only=True)
         self._metrics["train"] = defaultdict(list, sums["metrics"])
         self._tr_loss = sums["loss"].to(self.args.device)
         self._total_loss_scalar = -self._tr_loss.item()  # the mean at the end is over the steps after the checkpoint
