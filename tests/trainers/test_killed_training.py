@@ -82,3 +82,32 @@ def test_forty_kills_give_forty_identical_adapters(run_killed):
     results = run_killed(kills, timeout=3600)
     check(results)
     assert len(results["killed"]) == 40
+
+
+def test_a_training_of_two_processes_is_killed_and_resumed(tmp_path):
+    """Process 1 is killed while process 0 has written its files: no checkpoint appears, and the last one serves."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    program = str(REPOSITORY / "tests" / "trainers" / "two_killed_processes.py")
+    statuses = {}
+    for part in ("killed", "resumed"):
+        result = subprocess.run(
+            [*launch, program, str(tmp_path), part],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "ACCELERATE_USE_CPU": "true"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        statuses[part] = result.returncode
+    assert statuses["killed"] != 0 and statuses["resumed"] == 0, result.stderr[-4000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    ddp = results["ddp"]
+    assert set(ddp["left"]) <= {"checkpoint", ".checkpoint"} and ddp["resumed_from"] == "checkpoint-1"
+    assert ddp["same_weights"] and ddp["curves"][0] == ddp["curves"][1] and len(ddp["curves"][1]) == 1
+    assert ddp["run"] == ["checkpoint-3"], "one is kept, and nothing half-written"
+    of_each_process = {f"{name}_{rank}.pth" for name in ("rng_state", "log_sums") for rank in (0, 1)}
+    assert of_each_process < set(ddp["checkpoint"])
+    for state_dict_type in ("FULL_STATE_DICT", "SHARDED_STATE_DICT"):
+        fsdp2 = results[state_dict_type]
+        assert fsdp2["fault"] is None and fsdp2["moved"] and fsdp2["restored"] and fsdp2["run"] == ["checkpoint-1"]
+        assert of_each_process < set(fsdp2["checkpoint"])
