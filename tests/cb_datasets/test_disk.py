@@ -168,6 +168,20 @@ def test_a_folder_is_filled_at_once_and_weights_last(tmp_path, monkeypatch):
     ]
 
 
+def test_old_weights_are_gone_before_a_new_config_appears(tmp_path, monkeypatch):
+    for name in ("config.json", "adapter.safetensors"):
+        (tmp_path / name).write_text("old")
+
+    def killed(path, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), filling(tmp_path) as unfinished:
+        for name in ("config.json", "adapter.safetensors"):
+            (unfinished / name).write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_a_fault_of_the_disk_is_found_where_libraries_hide_it():
     full = OSError(errno.ENOSPC, "write failed", "/disk/a.parquet")
     assert disk_fault(full).startswith("No space left on device (/disk/a.parquet). Free space")
