@@ -226,7 +226,17 @@ def without_library_bars() -> Iterator[None]:
 
 def load_parquet(path: Path) -> Dataset:
     """The rows of one Parquet file. (`Dataset.from_parquet` refuses files without rows.)"""
-    return Dataset(pyarrow.parquet.read_table(path))
+    with _naming_broken(path):
+        return Dataset(pyarrow.parquet.read_table(path))
+
+
+@contextmanager
+def _naming_broken(path: Path) -> Iterator[None]:
+    """Name the file in an error about Parquet that is not whole: the library leaves that out."""
+    try:
+        yield
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a whole Parquet file ({error}). Run the step that makes it again.") from error
 
 
 def load_rows(folder: Path, features: Features | None = None) -> Dataset:
@@ -266,7 +276,7 @@ def stream_tables(
 
 def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
     """The rows of one Parquet file in tables of [`STREAM_ROWS`]."""
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with _naming_broken(path), pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(STREAM_ROWS, columns=columns):
             yield pyarrow.Table.from_batches([batch])
 
@@ -387,7 +397,8 @@ def _rows_files(folder: Path) -> list[Path]:
 
 def _check_features(files: list[Path], features: Features | None) -> None:
     for file in files if features is not None else ():
-        stored = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        with _naming_broken(file):
+            stored = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         if stored != features:
             wrong = sorted(set(features or ()) ^ set(stored)) or "column types"
             raise ValueError(f"{file}: not the expected rows (differs in {wrong}). Make it again with this version.")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from transformers import SchedulerType
+from transformers.training_args import OptimizerNames, trainer_log_levels
 from trl.trainer.base_config import _BaseConfig
 
 from cb_datasets.chat import MAX_LENGTH
@@ -12,53 +14,23 @@ from .docstring_help import docstring_help
 from .objective.losses import DISTANCES, SCHEDULES
 from .objective.masks import MASKS, STARTS
 from .objective.terms import TERMS
+from .presets import PRESETS
+from .recipe import is_number
+from .setting_checks import (
+    check_accelerator,
+    check_choice,
+    check_init_kwargs,
+    check_numbers,
+    check_packages,
+    check_trackers,
+)
 
 
-# Defaults of the settings that are `None`, by preset. Weights that are missing here are 0.
-PRESETS: dict[str, dict[str, Any]] = {
-    # The published computation (Zou et al. 2024), up to rounding: all tokens, all layers, all padded positions
-    "reference": {
-        "lora_b_init_std": 0.0,
-        "rr_weight": 10.0,
-        "retain_l2_weight": 10.0,
-        "schedule": "linear",
-        "rr_tokens": "all",
-        "rr_from": "start",
-        "decision_weight": 1.0,
-        "retain_tokens": "all",
-        "retain_l2_layers": ["all"],
-        "retain_l2_distance": "absolute",
-        "retain_l2_norm": "reference",
-        "span_wrap_probability": 0.0,
-        "span_noise_probability": 0.0,
-        "bare_head_probability": 0.0,
-        "text_noise_probability": 0.0,
-        "adversary_steps": 0,
-    },
-    # Teaches the right call under attack and makes the attacker's unlikely. The terms are means over tokens, and most
-    # tokens of a call follow from its tool's name, so that decision tokens get more weight.
-    "selective": {
-        "lora_b_init_std": 1e-3,
-        "distill_weight": 1.0,
-        "splice_weight": 1.0,
-        "retain_kl_weight": 5.0,
-        "unlikelihood_weight": 0.2,
-        "stop_weight": 0.1,
-        "schedule": "constant",
-        "rr_tokens": "completion",
-        "rr_from": "tool_name",
-        "decision_weight": 5.0,
-        "retain_tokens": "completion",
-        "retain_l2_layers": ["target"],
-        "retain_l2_distance": "scaled",
-        "retain_l2_norm": "token",
-        "span_wrap_probability": 0.4,
-        "span_noise_probability": 0.3,
-        "bare_head_probability": 0.5,
-        "text_noise_probability": 0.5,
-        "adversary_steps": 0,
-    },
-}
+# Why the trainer pushes nothing, and what does.
+NO_PUSH = (
+    "the trainer's own push would make a public repository, with `training_args.bin` in it. Leave it out, and release "
+    "the adapter with `cb-datasets push-model`, or `make push-model`, which checks it and keeps it private."
+)
 
 
 @dataclass
@@ -85,7 +57,11 @@ class CircuitBreakerConfig(_BaseConfig):
             Keyword arguments for [`~transformers.AutoModelForCausalLM.from_pretrained`], used when the `model`
             argument of the [`CircuitBreakerTrainer`] is provided as a string.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to allow loading models and tokenizers that ship custom Python code from the Hub.
+            Whether to run the Python code that a model ships, with your rights. The training script allows it for a
+            folder, and for a Hub id with the commit whose code you read as `model_revision`.
+        allow_pickled_weights (`bool`, *optional*, defaults to `False`):
+            Whether to load weights that are pickles, in files such as `pytorch_model.bin`, which can run code of
+            whoever wrote them.
         lora_b_init_std (`float`, *optional*):
             Standard deviation of the noise that a new adapter's B matrices are initialized with. With B = 0 the
             rerouting loss starts at its maximum, where the gradient is zero, and only rounding errors move it away. If
@@ -257,6 +233,7 @@ class CircuitBreakerConfig(_BaseConfig):
     # Parameters that control the model
     model_init_kwargs: dict[str, Any] | str | None = None
     trust_remote_code: bool = False
+    allow_pickled_weights: bool = False
     lora_b_init_std: float | None = None
 
     # Parameters that control the data
@@ -328,11 +305,23 @@ class CircuitBreakerConfig(_BaseConfig):
     _VALID_DICT_FIELDS = [*_BaseConfig._VALID_DICT_FIELDS, "model_init_kwargs", "term_classes"]
 
     def __post_init__(self):
+        check_numbers(self)
+        check_choice("preset", self.preset, tuple(PRESETS))
+        for name, choices in (("lr_scheduler_type", SchedulerType), ("optim", OptimizerNames)):
+            check_choice(name, getattr(self, name), tuple(choice.value for choice in choices))
+        for name in ("log_level", "log_level_replica"):
+            check_choice(name, getattr(self, name), tuple(trainer_log_levels))
+        if self.push_to_hub:
+            raise ValueError(f"`push_to_hub` is not supported: {NO_PUSH}")
+        check_trackers(self.report_to)
+        check_accelerator(self.accelerator_config)
+        check_packages(self, {"deepspeed": "deepspeed", "use_liger_kernel": "liger_kernel"})
+
         super().__post_init__()
 
+        check_init_kwargs(as_dict(self.model_init_kwargs))
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # a flag is text
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"  # type: ignore[assignment]
-        _check_choice("preset", self.preset, tuple(PRESETS))
         if isinstance(self.retain_l2_layers, str):  # `retain_l2_layers: target` in a recipe
             self.retain_l2_layers = [self.retain_l2_layers]
         for name, value in ({f"{term}_weight": 0.0 for term in TERMS} | PRESETS[self.preset]).items():
@@ -346,13 +335,13 @@ class CircuitBreakerConfig(_BaseConfig):
             ("retain_l2_distance", DISTANCES),
             ("retain_l2_norm", ("token", "reference")),
         ):
-            _check_choice(name, getattr(self, name), allowed)
+            check_choice(name, getattr(self, name), allowed)
         if self.assistant_only_loss:
             raise ValueError(
                 "`assistant_only_loss` is a setting of TRL's SFTTrainer and not supported: the losses are on the last "
                 "turn of a row, its completion, and on no earlier turn. Leave it out."
             )
-        if not self.target_layers or min(self.target_layers) <= 0:
+        if not self.target_layers or not all(layer > 0 for layer in self.target_layers):  # NaN is not
             raise ValueError(f"`target_layers` must hold layers from 1 up or fractions, got {self.target_layers}.")
         if self.max_steps < 1:
             raise ValueError(
@@ -363,8 +352,14 @@ class CircuitBreakerConfig(_BaseConfig):
             raise ValueError("`shared_prefix` needs packed rows. Set `padding_free: true`, or both to false.")
         if not self.weights:
             raise ValueError("Every term of the loss has weight 0. Give one a weight, e.g. `rr_weight: 10`.")
+        if not all(layer in ("all", "target") or is_number(layer, float) for layer in self.retain_l2_layers or ()):
+            raise ValueError(f"`retain_l2_layers` must be all, target or layers, got {self.retain_l2_layers}.")
+        if len(self.triplet_margins) != 2:
+            raise ValueError(f"`triplet_margins` must be two numbers, got {self.triplet_margins}.")
         for term, classes in as_dict(self.term_classes).items():
-            _check_choice("a term of `term_classes`", term, tuple(TERMS))
+            check_choice("a term of `term_classes`", term, tuple(TERMS))
+            if not isinstance(classes, list | tuple):
+                raise ValueError(f"`term_classes` must have a list of classes for {term!r}, got {classes!r}.")
             unknown = set(classes) - set(PRIORITY_WEIGHTS)
             if unknown:
                 raise ValueError(
@@ -387,8 +382,3 @@ class CircuitBreakerConfig(_BaseConfig):
 def as_dict(value: dict[str, Any] | str | None) -> dict[str, Any]:
     """Value of a dictionary field, which `TrainingArguments` has parsed if it was a string; empty for `None`."""
     return value if isinstance(value, dict) else {}
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name if ' ' in name else f'`{name}`'} must be one of {allowed}, got {value!r}.")

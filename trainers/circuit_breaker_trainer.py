@@ -9,7 +9,7 @@ from copy import copy, deepcopy
 from dataclasses import fields
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from accelerate.logging import get_logger
@@ -20,7 +20,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
-    AutoTokenizer,
+    AutoModelForCausalLM,
     BitsAndBytesConfig,
     DataCollator,
     PreTrainedModel,
@@ -39,7 +39,9 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from cb_datasets import chat
 from cb_datasets.files import filling, remove_orphans, scratch_folder, write_text
 from cb_datasets.formats import format_of
+from cb_datasets.generation.model_files import check_loaded, loading
 from cb_datasets.generation.serving import max_lora_rank, serving_command, serving_faults
+from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.markdown import code
 from cb_datasets.public_name import public_name, publish_adapter_config
 from cb_datasets.publish.released_rows import stored_dataset
@@ -203,10 +205,11 @@ class CircuitBreakerTrainer(_BaseTrainer):
             model_name = model if isinstance(model, str) else get_config_model_id(model.config)
             # Another tokenizer than the model's has revisions of its own
             revision = as_dict(args.model_init_kwargs).get("revision") if args.tokenizer_name_or_path is None else None
-            processing_class = AutoTokenizer.from_pretrained(
+            processing_class = load_tokenizer(
                 args.tokenizer_name_or_path or model_name,
                 revision=revision or "main",
-                trust_remote_code=args.trust_remote_code,
+                # The revision that pins the code is the model's
+                trust_remote_code=args.trust_remote_code and args.tokenizer_name_or_path is None,
             )
         if processing_class.pad_token is None:
             processing_class.pad_token = processing_class.eos_token
@@ -223,10 +226,19 @@ class CircuitBreakerTrainer(_BaseTrainer):
             # Distributed training requires device_map=None ("auto" fails)
             if args.distributed_state.distributed_type in ["MULTI_GPU", "DEEPSPEED"]:
                 model_init_kwargs["device_map"] = None
-            model_init_kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+            model_init_kwargs["trust_remote_code"] = args.trust_remote_code
+            model_init_kwargs["use_safetensors"] = None if args.allow_pickled_weights else True
             if quantization_config is not None:
                 model_init_kwargs["quantization_config"] = quantization_config
-            model = create_model_from_path(model, **model_init_kwargs)
+            with loading(model, f"weights, with `model_init_kwargs: {as_dict(args.model_init_kwargs)}`,"):
+                # TRL would read the architecture, and with it the code that a model ships, from the newest revision
+                architecture: Any = AutoModelForCausalLM if args.trust_remote_code else None
+                created: Any = create_model_from_path(
+                    model, architecture, **model_init_kwargs, output_loading_info=True
+                )
+            loaded, info = created  # with the information, which the annotation of TRL leaves out
+            check_loaded(model, info)
+            model = cast(PreTrainedModel, loaded)
         elif quantization_config is not None:
             raise ValueError(
                 "You passed a `quantization_config`, but your model is already instantiated. Pass the model as a "
@@ -417,7 +429,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
         num_layers = self.plan.layers_reached
         choose_targets(model, peft_config, num_layers)
         layers = get_decoder(model).layers
-        adapted = get_peft_model(model, peft_config)
+        try:
+            adapted = get_peft_model(model, peft_config)
+        except ValueError as error:
+            raise ValueError(f"`target_modules`, in a recipe `lora_target_modules`: {error}") from error
         for number, layer in enumerate(layers[num_layers:], start=num_layers):
             if _with_lora(layer):
                 raise ValueError(

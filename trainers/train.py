@@ -1,18 +1,22 @@
 """
 Train a circuit breaker from a recipe. Every option of the recipe is also a flag, and flags win:
 
-    accelerate launch -m trainers.train --config recipes/demo.yaml
-    accelerate launch -m trainers.train --config recipes/demo.yaml --rr_weight 5 --output_dir data/demo/adapter-5
+    accelerate launch --quiet -m trainers.train --config recipes/demo.yaml
+    accelerate launch --quiet -m trainers.train --config recipes/demo.yaml --rr_weight 5 --output_dir data/demo/x5
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import re
+import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .command_line import OneLineUsage, errors_in_one_line, usage_error
 from .docstring_help import docstring_help
+from .recipe import check_recipe, read_recipe
+from .setting_checks import check_numbers
 
 
 if TYPE_CHECKING:
@@ -46,6 +50,8 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
 
     if model_args.model_name_or_path is None:
         raise SystemExit("No model: set `model_name_or_path` in the recipe or as a flag.")
+    if script_args.dataset_name is None:
+        raise SystemExit("No data: set `dataset_name` in the recipe or as a flag.")
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -54,23 +60,35 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
     }
 
     with errors_in_one_line():
+        check_settings(training_args, model_args)
         trainer = make_trainer(script_args, training_args, model_args)
         train(trainer, script_args, training_args)
 
 
-@contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """End the script with one line and exit status 1 for errors that its user can act on: wrong data, a full disk."""
-    from cb_datasets.disk_faults import error_line
-    from cb_datasets.terminal import shown
+def check_settings(training_args: "CircuitBreakerConfig", model_args: "ModelConfig") -> None:
+    """
+    Raise an error for what can be known to fail before data and model are loaded.
 
-    try:
-        yield
-    except Exception as error:
-        message = str(error) if isinstance(error, FloatingPointError) else error_line(error)
-        if message is None:
-            raise
-        raise SystemExit(shown(message)) from error
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: If the output is a file, a package is missing, the optimizer
+            cannot be made, or the files of the model are not whole, or run code that nobody asked for.
+    """
+    from cb_datasets.generation.model_files import check_model_files, check_remote_code
+    from cb_datasets.generation.tokenizer import check_model
+
+    from .setting_checks import check_optimizer, check_output, check_packages
+
+    if not model_args.use_peft:
+        raise ValueError("A circuit breaker is an adapter: set `use_peft: true` in the recipe.")
+    for name in ("output_dir", "reference_cache"):
+        check_output(name, getattr(training_args, name))
+    check_packages(model_args, {"load_in_4bit": "bitsandbytes", "load_in_8bit": "bitsandbytes"})
+    check_optimizer(training_args)
+    model = str(model_args.model_name_or_path)
+    check_model(model)
+    check_model_files(model, training_args.allow_pickled_weights)
+    if training_args.trust_remote_code:
+        check_remote_code(model, model_args.model_revision)
 
 
 def make_trainer(
@@ -79,11 +97,8 @@ def make_trainer(
     """Load data and model."""
     from trl import get_peft_config, get_quantization_config
 
-    from cb_datasets.generation.tokenizer import check_model
-
     from .circuit_breaker_trainer import CircuitBreakerTrainer
 
-    check_model(str(model_args.model_name_or_path))
     train_dataset, revision = load_split(script_args, "train", training_args.dataset_revision)
     training_args.dataset_revision = revision
     return CircuitBreakerTrainer(
@@ -133,10 +148,12 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
     """
     from datasets import load_dataset
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
 
     from cb_datasets.files import ROWS_FILE, load_rows
     from cb_datasets.publish.released_rows import stored_dataset
     from cb_datasets.sample import SAMPLE_FEATURES
+    from cb_datasets.text_faults import check_rows
 
     folder = Path(script_args.dataset_name)
     if folder.suffix == ".jsonl":
@@ -147,14 +164,25 @@ def load_split(script_args: ScriptArguments, split: str, revision: str | None) -
     on_disk = folder.exists() or len(folder.parts) != 2
     if on_disk:
         rows = load_rows(folder / split, SAMPLE_FEATURES)
+        if len(rows) == 0:
+            raise ValueError(f"{folder / split}: there are zero rows. Run the step that makes them again.")
+        check_rows(rows, folder / split)
         digest = hashlib.sha256((folder / split / ROWS_FILE).read_bytes()).hexdigest()
         return rows, revision or f"sha256:{digest[:16]}"
-    if revision is None:
-        revision = HfApi().dataset_info(script_args.dataset_name).sha
     # Published datasets have the usual split names of the Hub
     hub_split = {"train": "train", "eval": "test"}[split]
-    rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=hub_split, revision=revision)
-    return stored_dataset(rows).cast(SAMPLE_FEATURES), revision
+    try:
+        if revision is None:
+            revision = HfApi().dataset_info(script_args.dataset_name).sha
+        rows = load_dataset(script_args.dataset_name, script_args.dataset_config, split=hub_split, revision=revision)
+    except (OSError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{script_args.dataset_name} is neither a folder of samples nor available on the Hub: "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
+    rows = stored_dataset(rows).cast(SAMPLE_FEATURES)
+    check_rows(rows, f"{script_args.dataset_name}, split {hub_split}")
+    return rows, revision
 
 
 def read_gates_report(folder: Path) -> dict | None:
@@ -168,6 +196,8 @@ def read_gates_report(folder: Path) -> dict | None:
 def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str | None) -> str:
     """One line on a finished run: its metrics in the first and in the last log entry."""
     logs = [entry for entry in log_history if "cosine/ds" in entry or "cosine/dr" in entry]
+    if not logs:  # a run that is shorter than `logging_steps`
+        return f"Trained in {metrics['train_runtime']:.0f} s; adapter in {output_dir}"
     results = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
     for title, key in (("cosine on Ds", "cosine/ds"), ("cosine on Dr", "cosine/dr")):
         if key in logs[-1]:
@@ -177,22 +207,59 @@ def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str 
     return f"{', '.join(results)}; adapter in {output_dir}"
 
 
-def make_parser() -> "TrlParser":
-    from trl import ModelConfig, TrlParser
+# The annotation of TRL's parser fits no dataclass
+def _settings() -> tuple[Any, ...]:
+    from trl import ModelConfig
 
     from .circuit_breaker_config import CircuitBreakerConfig
 
-    # The annotation of TRL's parser fits no dataclass
-    types: Any = (ScriptArguments, CircuitBreakerConfig, ModelConfig)
-    return TrlParser(types, description=__doc__.strip().split("\n")[0])
+    return ScriptArguments, CircuitBreakerConfig, ModelConfig
+
+
+def make_parser() -> "TrlParser":
+    from trl import TrlParser
+
+    class Parser(OneLineUsage, TrlParser):
+        pass
+
+    return Parser(_settings(), allow_abbrev=False, description=__doc__.strip().split("\n")[0])
 
 
 def parse_arguments(args: list[str] | None = None) -> tuple:
-    """Parse the command line and the recipe; a wrong setting is one line."""
-    try:
-        return make_parser().parse_args_and_config(args)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    """Parse the command line and the recipe; a wrong setting is one line, before anything is loaded."""
+    words = list(sys.argv[1:] if args is None else args)
+    recipe = _recipe_of(words)
+    with errors_in_one_line():
+        if recipe is not None:
+            settings = read_recipe(recipe)  # first: what is no recipe fails before libraries are imported
+            check_recipe(settings, _settings(), recipe)
+        parser: Any = make_parser()
+        try:
+            parsed = parser.parse_strictly(words, parser.parse_args_and_config)
+            check_numbers(parsed[2])
+        except (ValueError, ImportError, OSError, TypeError) as error:
+            raise ValueError(_with_place(" ".join(str(error).split()), recipe, words)) from error
+    return tuple(parsed)
+
+
+def _recipe_of(words: list[str]) -> Path | None:
+    """Take the recipe's path from the flags, in either spelling, and leave that which TRL's parser reads."""
+    for index, word in enumerate(words):
+        if word.startswith("--config="):
+            words[index : index + 1] = ["--config", word.removeprefix("--config=")]
+    if "--config" not in words:
+        return None
+    path = words[words.index("--config") + 1 :][:1]
+    if not path or path[0].startswith("--"):
+        usage_error("argument --config: expected the path of a recipe")
+    return Path(path[0])
+
+
+def _with_place(message: str, recipe: Path | None, words: list[str]) -> str:
+    """An error about a setting, with the recipe, unless the setting was given as a flag."""
+    flags = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+    named = set(re.findall(r"`(\w+)`", message))
+    return message if recipe is None or named & flags else f"{recipe}: {message}"
 
 
 if __name__ == "__main__":

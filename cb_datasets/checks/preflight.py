@@ -8,7 +8,6 @@ they are counted by source.
     prompt, no loss; it ends with the assistant header       | completion, loss on every token
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -29,6 +28,7 @@ from ..public_name import public_name
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS
 from ..template_probe import probe_template, template_hash
+from ..text_faults import text_faults
 
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def preflight(
     spelled: Counter[str] = Counter()
     for row in rows:
         num_rows += 1
-        names = list(tool_faults(row, b4_asset))
-        # A row with faulty tools is not encoded: its other faults may be consequences of them.
+        names = list(tool_and_text_faults(row, b4_asset))
+        # A row with such faults is not encoded: others may be consequences of them.
         if target is not None and not names:
             names, *row_lengths = row_faults(row, target, max_length)
             # A row that does not render has no lengths.
@@ -142,15 +142,11 @@ def histogram(lengths: Sequence[int] | np.ndarray, width: int = BAR_TOKENS) -> d
     return {f"{bar * width}-{(bar + 1) * width - 1}": int(counts[bar]) for bar in bars}
 
 
-def tool_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
-    """Faults of the tools, which need no tokenizer to find."""
-    try:
-        tools = json.loads(row["tools"] or "[]")
-    except (ValueError, RecursionError):
-        tools = None
-    if not isinstance(tools, list):
-        yield "tools_not_json"
-    elif b4_asset is not None and row["task"] in ATTACKED_TASKS and not carries_asset(row, b4_asset):
+def tool_and_text_faults(row: dict, b4_asset: dict | None) -> Iterator[str]:
+    """Names of the faults that need no tokenizer to find."""
+    names = list(dict.fromkeys(name for name, _ in text_faults(row)))
+    yield from names
+    if not names and b4_asset is not None and row["task"] in ATTACKED_TASKS and not carries_asset(row, b4_asset):
         yield "tool_schema_differs"
 
 

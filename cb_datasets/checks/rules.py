@@ -35,6 +35,7 @@ from ..formats import FORMATS, Diagnosis, Parsed, ToolCall, ToolCallFormat, get_
 from ..outcomes import Outcome, expects_words, outcome_of_read
 from ..sample import COMPLETION_SOURCES, GENERATED, HARMFUL_CLASSES, PRIORITY_WEIGHTS, TEXT_CLASSES
 from ..sets.make_sample import labels_of
+from ..text_faults import ROLES, is_inside
 from ..tool_schemas import schema_fault, schemas_of
 
 
@@ -42,7 +43,6 @@ CALL_RULES = ("R1", "R3", "R4", "R4b", "R5", "R6", "agreement")
 RULES = ("R0", "R2", *CALL_RULES, "marker", "turn", "tools", "label", "provenance")
 
 SYNTHETIC_MARKERS = ("[TOOL_CALL]", "(Expected:", "[HARMFUL:")
-ROLES = ("system", "user", "assistant", "tool")
 # Not `\s*`: from every line of a run of empty ones, it would look through the rest of the run.
 _FORBIDDEN_PREFIX = re.compile(r"^[^\S\n]*(?:Action|ToolCall|Function|Tool):", re.MULTILINE)
 _REQUIRED = (
@@ -198,8 +198,7 @@ def _turn_rules(sample: dict) -> Iterator[Violation]:
         elif role != "tool" and not message["tool_calls"] and not (content and not content.isspace()):
             yield Violation("turn", f"message {index} ({role}) is empty")
     for span in sample["injection"]:
-        content = messages[span["message"]]["content"] or "" if 0 <= span["message"] < len(messages) else ""
-        if not 0 <= span["start"] < span["end"] <= len(content):
+        if not is_inside(span, messages):
             yield Violation("turn", f"the injection {span} is not inside its message")
 
 

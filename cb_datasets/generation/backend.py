@@ -15,6 +15,7 @@ from ..chat import MAX_LENGTH
 from ..formats import format_of
 from ..public_name import public_name
 from .adapter_scale import check_scalable
+from .model_files import check_weights, read_object
 
 
 if TYPE_CHECKING:
@@ -233,11 +234,11 @@ def weights_revision(folder: Path) -> str:
     """Hash of the weights and configs in a folder: the path alone does not identify a local model or adapter.
 
     Raises:
-        FileNotFoundError: If the folder holds no safetensors file.
+        FileNotFoundError: If the folder holds no weights.
+        ValueError: If they are broken, or pickles.
     """
+    check_weights(folder)
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json")])
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise FileNotFoundError(f"{folder} is not a model folder: it has no .safetensors file.")
     digest = hashlib.sha256()
     for path in files:
         with open(path, "rb") as file:
@@ -259,4 +260,5 @@ def adapter_revision(adapter: str) -> str:
         raise FileNotFoundError(f"There is no folder {adapter}. An adapter is a folder that the trainer wrote.")
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{adapter} is no folder of an adapter: adapter_config.json is missing.")
+    read_object(folder / "adapter_config.json")
     return weights_revision(folder)

@@ -8,11 +8,12 @@ takes in place of the model's own.
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..files import read_json, scratch_folder
+from ..files import scratch_folder
 from ..formats.chat_template import own_templates, with_decisions
 from ..template_probe import check_template
+from .model_files import loading, read_object
 
 
 if TYPE_CHECKING:
@@ -45,19 +46,23 @@ def check_model(model: str) -> None:
         )
 
 
-def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+def load_tokenizer(
+    model: str, revision: str | None = None, trust_remote_code: bool = False
+) -> "PreTrainedTokenizerBase":
     """Load a model's tokenizer, and check that tool prompts can be rendered with it.
 
     Args:
         model (`str`): Folder of the model, or its Hub id.
+        revision (`str`, *optional*): Revision of the Hub id.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether to run Python code that the model ships.
 
     Raises:
         FileNotFoundError: If it is no model folder, and the Hub has no such model or cannot be reached.
         ValueError: If it has no chat template, one whose tool-call format is unknown, or one that [`check_template`]
             refuses.
     """
-    tokenizer = _load(model)
-    if tokenizer.chat_template is None:
+    tokenizer = _load(model, revision, trust_remote_code)
+    if not tokenizer.chat_template:
         raise ValueError(
             f"{model} has no chat template; tool prompts cannot be rendered for it. Give it one: "
             "`cb-datasets tokenizer MODEL --chat-template FILE`."
@@ -65,14 +70,15 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return _checked(tokenizer, model)
 
 
-def _load(model: str) -> "PreTrainedTokenizerBase":
+def _load(model: str, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     check_model(model)
-    try:
-        return _tokenizer_class(Path(model)).from_pretrained(model)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{model} is neither a model folder nor available on the Hub: {str(error).splitlines()[0]}"
-        ) from error
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    if trust_remote_code:
+        options["trust_remote_code"] = True
+    if (config := Path(model) / "tokenizer_config.json").is_file():
+        read_object(config)
+    with loading(model, "tokenizer (tokenizer.json, chat_template.jinja)"):
+        return _tokenizer_class(Path(model)).from_pretrained(model, **options)
 
 
 def _checked(tokenizer: "PreTrainedTokenizerBase", model: str) -> "PreTrainedTokenizerBase":
@@ -90,7 +96,7 @@ def _tokenizer_class(folder: Path) -> "type[AutoTokenizer] | type[PreTrainedToke
     """
     config = folder / "tokenizer_config.json"
     if config.is_file() and (folder / "tokenizer.json").is_file():
-        settings = read_json(config)
+        settings = read_object(config)
         general = settings.get("tokenizer_class") in ("PreTrainedTokenizerFast", "TokenizersBackend")
         if general and "auto_map" not in settings:
             from transformers import PreTrainedTokenizerFast

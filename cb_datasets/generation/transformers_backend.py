@@ -38,6 +38,7 @@ from .backend import (
     end_token_ids,
     revision_of,
 )
+from .model_files import check_loaded, check_model_files, loading
 from .tokenizer import load_tokenizer
 
 
@@ -306,16 +307,28 @@ def _prefill_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | 
 
 
 def load_causal_lm(model: str, load_in_8bit: bool = False) -> Any:
-    """Load a causal language model, on the GPU if there is one."""
+    """Load a causal language model, on the GPU if there is one.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If it cannot be loaded, if its weights are pickles, or if `load_in_8bit` is not possible here.
+    """
     on_gpu = torch.cuda.is_available()
     if load_in_8bit and not on_gpu:
         raise ValueError("8-bit weights need a GPU. Omit --load-in-8bit to run on the CPU in float32.")
     if load_in_8bit and not is_bitsandbytes_available():
         raise ValueError("8-bit weights need bitsandbytes: pip install bitsandbytes.")
-    return AutoModelForCausalLM.from_pretrained(
-        model,
-        # CPUs compute in float32: bfloat16 is slower there, and its rounding depends on the batch.
-        dtype="auto" if on_gpu else torch.float32,
-        device_map="cuda" if on_gpu else "cpu",
-        quantization_config=BitsAndBytesConfig(load_in_8bit=True) if load_in_8bit else None,
-    )
+    check_model_files(model)
+    with loading(model, "weights"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            model,
+            # CPUs compute in float32: bfloat16 is slower there, and its rounding depends on the batch.
+            dtype="auto" if on_gpu else torch.float32,
+            device_map="cuda" if on_gpu else "cpu",
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True) if load_in_8bit else None,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    network, info = loaded
+    check_loaded(model, info)
+    return network

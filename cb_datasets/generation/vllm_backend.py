@@ -18,6 +18,7 @@ from .backend import (
     end_token_ids,
     revision_of,
 )
+from .model_files import check_model_files
 from .serving import adapter_rank
 from .tokenizer import load_tokenizer
 
@@ -134,6 +135,7 @@ def _load_engine(
 ):
     # vLLM reads its log level at import only. The default prints hundreds of lines at start-up.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    check_model_files(model)
     try:
         from vllm import LLM
         from vllm.platforms import current_platform
@@ -147,6 +149,7 @@ def _load_engine(
         raise ValueError("8-bit weights need a GPU. Omit --load-in-8bit to run on the CPU in float32.")
     arguments: dict[str, Any] = {
         "model": model,
+        "load_format": "safetensors",
         "dtype": dtype or ("float32" if on_cpu else "auto"),
         "max_model_len": max_length,
         "tensor_parallel_size": tensor_parallel,

@@ -13,6 +13,7 @@ from typing import cast
 
 from ..files import read_json, write_json
 from ..generation.backend import adapter_revision, revision_of, weights_revision
+from ..generation.model_files import check_model_files, loading
 from ..generation.tokenizer import load_tokenizer
 from ..public_name import public_name
 from ..template_probe import template_hash
@@ -73,7 +74,9 @@ def merge_adapter(model: str, adapter: str, tokenizer: str | None, dtype: str, o
     check_mergeable(model, adapter, output)
     own = (Path(adapter) / "tokenizer_config.json").is_file()
     decided = load_tokenizer(tokenizer or (adapter if own else model))
-    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    check_model_files(model)
+    with loading(model, "weights"):
+        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
     adapted = PeftModel.from_pretrained(network, adapter)
     tuner = cast(BaseTuner, adapted.base_model)
     shared = {name.rpartition(".")[2] for name in tuner.targeted_module_names} & {*EMBEDDING_LAYER_NAMES}

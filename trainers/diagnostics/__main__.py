@@ -16,6 +16,7 @@ Each has `by_layer`, for each part of a row the mean over rows and their 10th an
 no rows is `null`. `cb-datasets report --diagnostics FILE` plots the cosines.
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,9 +33,12 @@ from cb_datasets.files import stream_rows, stream_tables, write_json
 from cb_datasets.public_name import public_name
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.splits import choose
+from cb_datasets.text_faults import check_rows
 
+from ..command_line import OneLineUsage, errors_in_one_line
 from ..docstring_help import docstring_help
 from ..objective.hidden_states import get_decoder
+from ..setting_checks import check_output
 from .cosine_stats import COMPLETION_HEAD, PROMPT_TAIL
 from .cosines import measure_cosines
 
@@ -110,31 +114,50 @@ def stream_chosen(folder: Path, numbers: set[int]) -> Iterator[dict[str, Any]]:
 
 def load_adapted(model: str, adapters: Mapping[str, str]) -> PeftModel:
     """Load the base model once, with all adapters on it."""
+    from cb_datasets.generation.model_files import loading
     from cb_datasets.generation.transformers_backend import load_causal_lm
 
     network = load_causal_lm(model)
     (first, path), *others = adapters.items()
-    adapted = PeftModel.from_pretrained(network, path, adapter_name=first)
+    with loading(path, "adapter"):
+        adapted = PeftModel.from_pretrained(network, path, adapter_name=first)
     for name, path in others:
-        adapted.load_adapter(path, adapter_name=name)
+        with loading(path, "adapter"):
+            adapted.load_adapter(path, adapter_name=name)
     return adapted.eval()
 
 
 def main(args: DiagnosticsArguments) -> None:
-    from cb_datasets.generation.backend import adapter_revision, revision_of
-    from cb_datasets.generation.tokenizer import load_tokenizer
+    with errors_in_one_line():
+        write_json(Path(args.output), diagnose(args))
 
-    try:
-        adapters = named_adapters(args.adapter, args.also)
-        revisions = {name: adapter_revision(path) for name, path in adapters.items()}
-        numbers = choose_rows(
-            Path(args.data), args.max_rows, args.seed
-        )  # first: a wrong path fails before a model loads
-        tokenizer = load_tokenizer(args.tokenizer or args.model)
-        model = load_adapted(args.model, adapters)
-        classes = measure_cosines(model, tokenizer, stream_chosen(Path(args.data), numbers), BATCH_TOKENS)
-    except (FileNotFoundError, ValueError) as error:
-        raise SystemExit(str(error)) from error
+
+def diagnose(args: DiagnosticsArguments) -> dict[str, Any]:
+    """
+    The content of the JSON file.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError: If an argument is wrong, before a model is loaded.
+    """
+    from cb_datasets.generation.backend import adapter_revision, revision_of
+    from cb_datasets.generation.model_files import check_model_files
+    from cb_datasets.generation.tokenizer import check_model, load_tokenizer
+
+    data, output = Path(args.data), Path(args.output)
+    if args.max_rows < 1:
+        raise ValueError(f"--max_rows must be at least 1, got {args.max_rows}.")
+    if output.is_dir():
+        raise FileExistsError(f"--output: {output} is a folder. Name a file.")
+    check_output("--output", str(output.parent))
+    adapters = named_adapters(args.adapter, args.also)
+    revisions = {name: adapter_revision(path) for name, path in adapters.items()}
+    check_model(args.model)
+    check_model_files(args.model)
+    check_rows(stream_rows([data], SAMPLE_FEATURES), data)
+    numbers = choose_rows(data, args.max_rows, args.seed)
+    tokenizer = load_tokenizer(args.tokenizer or args.model)
+    model = load_adapted(args.model, adapters)
+    classes = measure_cosines(model, tokenizer, stream_chosen(data, numbers), BATCH_TOKENS)
     settings = {
         "model": public_name(args.model),
         "revision": revision_of(args.model),
@@ -143,22 +166,31 @@ def main(args: DiagnosticsArguments) -> None:
         "max_rows": args.max_rows,
         "seed": args.seed,
     }
-    diagnostics = {
+    return {
         "schema_version": SCHEMA_VERSION,
         "settings": settings,
         "layers": list(range(1, len(get_decoder(model).layers) + 1)),
         "positions": list(range(-PROMPT_TAIL, COMPLETION_HEAD)),
         "classes": classes,
     }
-    write_json(Path(args.output), diagnostics)
 
 
 def make_parser() -> HfArgumentParser:
     # The annotation of the parser fits no dataclass
     types: Any = DiagnosticsArguments
     description = __doc__.strip().split("\n")[0]
-    return HfArgumentParser(types, prog="python -m trainers.diagnostics", description=description)
+
+    class Parser(OneLineUsage, HfArgumentParser):
+        pass
+
+    return Parser(types, allow_abbrev=False, prog="python -m trainers.diagnostics", description=description)
+
+
+def parse_arguments(args: list[str] | None = None) -> list[Any]:
+    """Parse the command line; a wrong flag is one line."""
+    parser: Any = make_parser()
+    return parser.parse_strictly(sys.argv[1:] if args is None else args, parser.parse_args_into_dataclasses)
 
 
 if __name__ == "__main__":
-    main(*make_parser().parse_args_into_dataclasses())
+    main(*parse_arguments())
