@@ -3,6 +3,9 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 # Faults of a disk, and the texts by which libraries that raise errors of their own tell of them.
@@ -39,3 +42,14 @@ def disk_fault(error: BaseException) -> str | None:
             return f"{reason}. Free space, or write elsewhere, and run the same command again."
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+@contextmanager
+def naming_broken_parquet(path: Path) -> Iterator[None]:
+    """Name the file in an error about Parquet that is not whole: the library leaves that out."""
+    import pyarrow
+
+    try:
+        yield
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a whole Parquet file ({error}). Run the step that makes it again.") from error

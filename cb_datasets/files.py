@@ -33,6 +33,7 @@ from datasets import (
     enable_progress_bars,
 )
 
+from .disk_faults import naming_broken_parquet
 from .file_locks import locked
 
 
@@ -226,17 +227,8 @@ def without_library_bars() -> Iterator[None]:
 
 def load_parquet(path: Path) -> Dataset:
     """The rows of one Parquet file. (`Dataset.from_parquet` refuses files without rows.)"""
-    with _naming_broken(path):
+    with naming_broken_parquet(path):
         return Dataset(pyarrow.parquet.read_table(path))
-
-
-@contextmanager
-def _naming_broken(path: Path) -> Iterator[None]:
-    """Name the file in an error about Parquet that is not whole: the library leaves that out."""
-    try:
-        yield
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path}: not a whole Parquet file ({error}). Run the step that makes it again.") from error
 
 
 def load_rows(folder: Path, features: Features | None = None) -> Dataset:
@@ -276,7 +268,7 @@ def stream_tables(
 
 def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
     """The rows of one Parquet file in tables of [`STREAM_ROWS`]."""
-    with _naming_broken(path), pyarrow.parquet.ParquetFile(path) as file:
+    with naming_broken_parquet(path), pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(STREAM_ROWS, columns=columns):
             yield pyarrow.Table.from_batches([batch])
 
@@ -397,7 +389,7 @@ def _rows_files(folder: Path) -> list[Path]:
 
 def _check_features(files: list[Path], features: Features | None) -> None:
     for file in files if features is not None else ():
-        with _naming_broken(file):
+        with naming_broken_parquet(file):
             stored = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         if stored != features:
             wrong = sorted(set(features or ()) ^ set(stored)) or "column types"
