@@ -7,6 +7,8 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
+from safetensors.torch import save
 
 from cb_datasets.evaluation.results import write_results
 from cb_datasets.generation.backend import weights_revision
@@ -326,13 +328,18 @@ torch 2
 """
 
 
+def weights_of(value: float) -> bytes:
+    """A file of weights."""
+    return save({"lora_A": torch.tensor([value])})
+
+
 def write_adapter(folder: Path, base: str = "demo/tiny_agent") -> tuple[Path, Path]:
     """An adapter folder as the trainer writes it, and its evaluation."""
     adapter, report = folder / "adapter", folder / "report"
     adapter.mkdir()
     report.mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    (adapter / "adapter_model.safetensors").write_bytes(weights_of(1))
     (adapter / "training_args.bin").write_bytes(b"pickle")
     (adapter / "README.md").write_text(MODEL_CARD.format(base=base))
     write_results(small_results(f"base+{weights_revision(adapter)}"), report / "results.json")
@@ -346,7 +353,7 @@ def test_an_adapter_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
     repository = hub.repositories[f"models/{REPO}"]
     card = repository.files["README.md"].decode()
     assert repository.private and repository.tags == {"v1": repository.commit} and "read back and verified" in output
-    assert repository.files["adapter_model.safetensors"] == b"weights"
+    assert repository.files["adapter_model.safetensors"] == weights_of(1)
     assert "training_args.bin" not in repository.files and "report/results.json" in repository.files
     assert b"as asked" not in repository.files["report/results.json"], "prompts are not released"
     assert "| attack success (ASR) ↓ |" in card and "Not evaluated yet" not in card
@@ -358,7 +365,7 @@ def test_an_adapter_is_pushed_with_its_evaluation(hub: FakeHub, tmp_path: Path):
 
 def test_an_adapter_without_its_own_evaluation_is_refused(hub: FakeHub, tmp_path: Path):
     adapter, report = write_adapter(tmp_path)
-    (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
+    (adapter / "adapter_model.safetensors").write_bytes(weights_of(2))
     with pytest.raises(ReleaseError, match="Run `make evaluate`"):
         make_adapter_release(adapter, report, REPO, tmp_path / "release")
     (report / "results.json").unlink()
