@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_json
-from .serving import NOT_LORA_ALONE
+from .serving import parts_beside_lora
 
 
 # Initialisations that change the base weights, too, whenever PEFT loads the adapter.
@@ -23,11 +23,7 @@ def scale_faults(config: Mapping[str, Any]) -> list[str]:
     Args:
         config (`Mapping[str, Any]`): The content of `adapter_config.json`.
     """
-    faults = [name for setting, name in NOT_LORA_ALONE.items() if config.get(setting)]
-    if config.get("peft_type", "LORA") != "LORA":
-        faults.insert(0, str(config["peft_type"]))
-    if config.get("bias", "none") != "none":
-        faults.append("biases")
+    faults = parts_beside_lora(config)
     if config.get("kasa_config"):
         faults.append("KaSA")
     if str(config.get("init_lora_weights")).lower().startswith(_CHANGE_BASE):

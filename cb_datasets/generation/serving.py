@@ -26,17 +26,23 @@ NOT_LORA_ALONE = {
 _NOT_SERVED = {**NOT_LORA_ALONE, "lora_bias": "LoRA biases"}
 
 
+def parts_beside_lora(config: Mapping[str, Any], settings: Mapping[str, str] = NOT_LORA_ALONE) -> list[str]:
+    """With what an adapter is more than a low-rank update of the weights, by its config and these settings in it."""
+    parts = [name for setting, name in settings.items() if config.get(setting)]
+    if config.get("peft_type", "LORA") != "LORA":
+        parts.insert(0, str(config["peft_type"]))
+    if config.get("bias", "none") != "none":
+        parts.append("biases")
+    return parts
+
+
 def serving_faults(config: Mapping[str, Any]) -> list[str]:
     """The parts of an adapter that vLLM cannot serve, by its config; an empty list if it can.
 
     Args:
         config (`Mapping[str, Any]`): The content of `adapter_config.json`.
     """
-    faults = [name for setting, name in _NOT_SERVED.items() if config.get(setting)]
-    if config.get("peft_type", "LORA") != "LORA":
-        faults.insert(0, str(config["peft_type"]))
-    if config.get("bias", "none") != "none":
-        faults.append("biases")
+    faults = parts_beside_lora(config, _NOT_SERVED)
     if _rank(config) > RANKS[-1]:
         faults.append(f"a rank above {RANKS[-1]}")
     return faults
