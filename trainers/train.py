@@ -21,6 +21,7 @@ from .setting_checks import check_numbers
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import TrainerState
     from trl import ModelConfig, TrlParser
 
     from .circuit_breaker_config import CircuitBreakerConfig
@@ -135,7 +136,7 @@ def train(
             plot_curves(trainer.state.log_history, folder / "curves.png")
         gates = read_gates_report(Path(script_args.dataset_name))
         trainer.create_model_card(dataset_name=script_args.dataset_name, gates=gates, folder=folder)
-    trainer.accelerator.print(summary(trainer.state.log_history, result.metrics, training_args.output_dir))
+    trainer.accelerator.print(summary(trainer.state, result.metrics, training_args.output_dir))
     trainer.end()
 
 
@@ -193,12 +194,12 @@ def read_gates_report(folder: Path) -> dict | None:
     return read_json(report) if report.is_file() else None
 
 
-def summary(log_history: list[dict], metrics: dict[str, float], output_dir: str | None) -> str:
+def summary(state: "TrainerState", metrics: dict[str, float], output_dir: str | None) -> str:
     """One line on a finished run: its metrics in the first and in the last log entry."""
-    logs = [entry for entry in log_history if "cosine/ds" in entry or "cosine/dr" in entry]
+    results = [f"Trained {state.global_step} steps in {metrics['train_runtime']:.0f} s"]
+    logs = [entry for entry in state.log_history if "cosine/ds" in entry or "cosine/dr" in entry]
     if not logs:  # a run that is shorter than `logging_steps`
-        return f"Trained in {metrics['train_runtime']:.0f} s; adapter in {output_dir}"
-    results = [f"Trained {logs[-1]['step']} steps in {metrics['train_runtime']:.0f} s"]
+        return f"{results[0]}; adapter in {output_dir}"
     for title, key in (("cosine on Ds", "cosine/ds"), ("cosine on Dr", "cosine/dr")):
         if key in logs[-1]:
             results.append(f"{title} {logs[0][key]:.3f} -> {logs[-1][key]:.3f}")
