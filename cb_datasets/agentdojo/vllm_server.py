@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from ..files import write_text
 from ..formats import format_of
+from ..generation.model_files import check_model_files
 from ..generation.serving import adapter_rank, parser_flags
 
 
@@ -77,7 +78,9 @@ def vllm_server(
 
     Raises:
         ConnectionError: If the server dies, or is not up in time; the message shows the end of the log.
+        FileNotFoundError, ValueError: If the model's files are missing, not whole or pickles.
     """
+    check_model_files(model)
     port = _free_port()
     template = log.with_name("chat_template.jinja")
     write_text(template, tokenizer.chat_template)
@@ -123,6 +126,8 @@ _COMMAND = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--host"
 
 def _flags(model: str, adapters: dict[str, str], max_length: int, tensor_parallel: int) -> Iterator[str]:
     yield from ("--model", model, "--served-model-name", "base", "--max-model-len", str(max_length))
+    # Weights in pickles could run code of whoever wrote them.
+    yield from ("--load-format", "safetensors")
     # vLLM's sampling defaults instead of the model's, which may include a repetition penalty.
     yield from ("--generation-config", "vllm", "--tensor-parallel-size", str(tensor_parallel))
     if adapters:

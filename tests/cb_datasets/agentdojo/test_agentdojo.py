@@ -199,7 +199,7 @@ def child_of(log):
 
 def start(adapter, log):
     tokenizer = load_tokenizer(str(REPOSITORY / "demo" / "tiny_agent"))
-    return vllm_server("some/model", {"breaker": str(adapter)}, tokenizer, 4096, log)
+    return vllm_server(str(REPOSITORY / "demo" / "tiny_agent"), {"breaker": str(adapter)}, tokenizer, 4096, log)
 
 
 def test_the_server_gets_flags_for_tools_and_adapters(fake_server, adapter, tmp_path):
@@ -210,7 +210,8 @@ def test_the_server_gets_flags_for_tools_and_adapters(fake_server, adapter, tmp_
     assert f"--enable-lora --max-lora-rank 8 --max-loras 1 --lora-modules breaker={adapter}" in flags
     template = (tmp_path / "chat_template.jinja").read_text()
     assert f"--chat-template {tmp_path / 'chat_template.jinja'}" in flags and "<|python_tag|>" in template
-    assert "--model some/model --served-model-name base --max-model-len 4096" in flags
+    model = REPOSITORY / "demo" / "tiny_agent"
+    assert f"--model {model} --served-model-name base --max-model-len 4096 --load-format safetensors" in flags
 
 
 @pytest.mark.parametrize("ends_with", [None, KeyboardInterrupt, ValueError])
