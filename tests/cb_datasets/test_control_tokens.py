@@ -115,10 +115,11 @@ def forms_of(token: str) -> list[str]:
 def test_every_control_token_in_every_field_is_plain_text(tokenizer):
     reference = encoded_prompt(tokenizer, row_with(PLAIN))
     control = control_ids(tokenizer, reference.ids)
-    for number, token in enumerate(tokenizer.added_tokens_decoder.values()):
-        forms = forms_of(token.content)
-        # Reserved tokens differ in a number only, so each gets one form.
-        for form in [forms[number % len(forms)]] if "reserved" in token.content else forms:
+    tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    # Reserved tokens differ in a number only, and Llama 3.1 has 248 of them.
+    reserved = [token for token in tokens if "reserved" in token]
+    for token in [token for token in tokens if token not in reserved] + reserved[:1] + reserved[-1:]:
+        for form in forms_of(token):
             check_plain(tokenizer, row_with(form), control)
 
 
@@ -128,7 +129,7 @@ def test_all_control_tokens_at_once(tokenizer):
     tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
     pieces = ["\ue000", "\ue001", "\ue002", " ", "\n", "\n\n", "a", '"', "\\", "{", "<", "|>", "<|", ">", "12", "</"]
     rng = random.Random(0)
-    for _ in range(60):
+    for _ in range(30):
         drawn = rng.choices(tokens, k=4) + rng.choices(pieces, k=6)
         drawn += [token[rng.randrange(len(token)) :] for token in rng.choices(tokens, k=2)]
         drawn += [token[: rng.randrange(len(token))] for token in rng.choices(tokens, k=2)]
