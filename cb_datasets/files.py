@@ -196,9 +196,22 @@ def save_rows(rows: Dataset, folder: Path, report: dict, file: str = ROWS_FILE) 
     """Write a dataset folder of one file: the rows first, the report last."""
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / REPORT_FILE):
+        _check_own_rows(folder, file)
         save_parquet(rows, folder / file)
         _remove_other_rows(folder, {file})
         write_json(folder / REPORT_FILE, report)
+
+
+def _check_own_rows(folder: Path, written: str) -> None:
+    """Refuse a folder with rows that no step of ours reported on, and that [`_remove_other_rows`] would remove.
+
+    Rows under the names that are written may be those of a killed run, which has no report.
+    """
+    others = (ROWS_FILE,) if written in SPLIT_FILES.values() else tuple(SPLIT_FILES.values())
+    if not (folder / REPORT_FILE).is_file() and (found := [name for name in others if (folder / name).exists()]):
+        raise FileExistsError(
+            f"{folder} holds {found[0]} and no {REPORT_FILE}, so it was not written here: name another folder."
+        )
 
 
 def _remove_other_rows(folder: Path, written: Collection[str]) -> None:
@@ -341,6 +354,7 @@ def parquet_writer(path: Path, features: Features) -> Iterator[Callable[[pyarrow
 def set_writer(folder: Path, features: Features) -> Iterator[Callable[[pyarrow.Table], None]]:
     """A function that appends samples to a set. Each split that has rows gets a file, when all have been written."""
     writers: dict[str, Callable[[pyarrow.Table], None]] = {}
+    _check_own_rows(folder, SPLIT_FILES["train"])
     with ExitStack() as stack:
 
         def write(table: pyarrow.Table) -> None:

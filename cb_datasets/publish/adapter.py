@@ -15,7 +15,7 @@ from ..public_name import public_name, publish_adapter_config
 from ..report.plots import PLOT_CAPTIONS
 from ..report.tables import gate_rows, metric_table_rows, source_rows
 from .check import secret_faults
-from .folder import replacing_folder, write_manifest
+from .folder import ADAPTER_RELEASE, replacing_folder, write_manifest
 from .release import ReleaseError
 
 
@@ -63,7 +63,7 @@ def make_adapter_release(
         raise ReleaseError(
             f"{report}: evaluates the weights {evaluated}, but {adapter} has {trained}. Run `make evaluate`."
         )
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, ADAPTER_RELEASE) as folder:
         _copy(adapter, FILES, folder)
         publish_adapter_config(folder)
         _copy(report, REPORT_FILES, folder / "report")
@@ -72,7 +72,7 @@ def make_adapter_release(
         write_json(folder / "report" / "results.json", metrics)
         card = _card(adapter / "README.md", results, (report / "report.png").is_file(), repo_id, dataset)
         write_text(folder / "README.md", str(card))
-        manifest = write_manifest(folder, {})
+        manifest = write_manifest(folder, {}, ADAPTER_RELEASE)
         if faults := secret_faults(folder, token):
             raise ReleaseError("no release: " + "; ".join(faults))
     return manifest

@@ -16,7 +16,6 @@ package.
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,7 +27,16 @@ import pyarrow.compute
 from datasets import Features
 
 from ..export import json_schema
-from ..files import count_rows, parquet_writer, read_json, sha256, stream_tables, write_json, write_text
+from ..files import (
+    count_rows,
+    parquet_writer,
+    read_json,
+    scratch_folder,
+    sha256,
+    stream_tables,
+    write_json,
+    write_text,
+)
 from ..public_name import public_name
 from ..sample import PROMPT_FEATURES, READ_BY_SCHEMA, SAMPLE_FEATURES
 from .released_rows import (
@@ -41,6 +49,12 @@ from .released_rows import (
 
 
 MANIFEST = "manifest.json"
+# What a manifest says that its folder is: only a folder of the same kind is ever replaced.
+DATASET_RELEASE, SOURCE_RELEASE, ADAPTER_RELEASE = (
+    "release of a dataset",
+    "release of a source",
+    "release of an adapter",
+)
 PLOT = "class_balance.png"
 REPORTS = ("sources", "validation_report", "quality_gates", "stats", "preflight")
 SCHEMA = "canonical_sample_schema.json"
@@ -153,13 +167,14 @@ def union(configs: dict[str, dict[str, WrittenSplit]]) -> dict[str, WrittenSplit
     }
 
 
-def write_manifest(folder: Path, configs: dict[str, dict[str, WrittenSplit]]) -> dict:
-    """Write `manifest.json`, after all other files, and return it."""
+def write_manifest(folder: Path, configs: dict[str, dict[str, WrittenSplit]], kind: str) -> dict:
+    """Write `manifest.json`, after all other files, and return it; it says what `kind` of folder this is."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in list_files(folder)
     }
     keys = ("rows", "max_row_bytes", "rows_sha256", "files")
     manifest = {
+        "kind": kind,
         "configs": {
             config: {split: {key: getattr(written, key) for key in keys} for split, written in splits.items()}
             for config, splits in configs.items()
@@ -181,39 +196,52 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path for path in paths if path != MANIFEST)
 
 
-def check_replaceable(output: Path, marker: str = MANIFEST) -> None:
+def check_replaceable(output: Path, kind: str, marker: str = MANIFEST) -> None:
     """Raise if [`replacing_folder`] would refuse a folder, for commands that work long before they write it.
 
     Raises:
-        FileExistsError: If `output` exists without the file `marker`.
+        FileExistsError: If `output` is a file, or has files but no mark of this kind.
     """
+    if output.is_dir() and not any(output.iterdir()):
+        return
     # Whatever the user may have in a folder without it, it is not ours to delete.
-    if output.exists() and any(output.iterdir()) and not (output / marker).is_file():
-        raise FileExistsError(f"{output} exists and has no {marker}, so it is not replaced: name another folder.")
+    if output.exists() and _kind_of(output / marker) != kind:
+        raise FileExistsError(
+            f"{output} exists and is no {kind} (no {marker} says so), so it is not replaced: name another folder."
+        )
+
+
+def _kind_of(marker: Path) -> str | None:
+    """The kind of folder that a file marks; `None` if it is missing, or somebody else's."""
+    try:
+        value = json.loads(marker.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value.get("kind") if isinstance(value, dict) else None
 
 
 @contextmanager
-def replacing_folder(output: Path, marker: str = MANIFEST) -> Iterator[Path]:
+def replacing_folder(output: Path, kind: str, marker: str = MANIFEST) -> Iterator[Path]:
     """An empty folder to fill, which replaces `output` at the end and is deleted if anything fails.
 
     Args:
         output (`Path`): The folder.
-        marker (`str`, *optional*, defaults to `MANIFEST`): The file by which a folder of this project is known.
+        kind (`str`): What the folder is, which its marker says under the key `kind`.
+        marker (`str`, *optional*, defaults to `MANIFEST`): The JSON file by which such a folder is known.
 
     Raises:
-        FileExistsError: If `output` exists without that file.
+        FileExistsError: If `output` exists and is none.
     """
     output = Path(os.path.realpath(output))  # a link stays, and the folder it names is replaced
-    check_replaceable(output, marker)
-    folder = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        shutil.rmtree(output, ignore_errors=True)
-        folder.rename(output)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    check_replaceable(output, kind, marker)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(output.parent, output.name) as scratch:
+        (scratch / "new").mkdir()
+        yield scratch / "new"
+        # Moved, not deleted: of a folder that is half deleted, nobody could tell any more that it was ours.
+        if output.exists():
+            output.rename(scratch / "old")
+        (scratch / "new").rename(output)
 
 
 def _tables_of_set(folder: Path, name: str) -> Iterator[pyarrow.Table]:

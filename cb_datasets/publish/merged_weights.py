@@ -21,6 +21,7 @@ from .folder import check_replaceable, replacing_folder
 
 
 MERGED_FILE = "merged.json"
+MERGED_MODEL = "merged model"
 
 
 def check_mergeable(model: str, adapter: str, output: Path) -> None:
@@ -33,7 +34,7 @@ def check_mergeable(model: str, adapter: str, output: Path) -> None:
     """
     from transformers import AutoConfig
 
-    check_replaceable(output, MERGED_FILE)
+    check_replaceable(output, MERGED_MODEL, MERGED_FILE)
     adapter_revision(adapter)  # only for its check of the path
     config = read_json(Path(adapter) / "adapter_config.json")
     if config.get("peft_type", "LORA") != "LORA":
@@ -92,10 +93,11 @@ def merge_adapter(model: str, adapter: str, tokenizer: str | None, dtype: str, o
         ValueError,
     ) as error:  # biases of LoRA's on layers that have none, weights that are no numbers
         raise ValueError(f"{adapter}: cannot be merged into {model}: {error}") from error
-    with replacing_folder(output, MERGED_FILE) as folder:
+    with replacing_folder(output, MERGED_MODEL, MERGED_FILE) as folder:
         merged.save_pretrained(folder)
         decided.save_pretrained(folder)
         origin = {
+            "kind": MERGED_MODEL,
             "model": public_name(model),
             "revision": revision_of(model),
             "adapter": public_name(adapter),

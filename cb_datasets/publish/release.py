@@ -9,7 +9,7 @@ from ..datasheet import by_source
 from ..files import dataset_folders, hashes_of, read_json
 from .check import folder_faults
 from .dataset_card import Configs, dataset_card, plot_classes
-from .folder import PLOT, REPORTS, SPLITS, replacing_folder, write_manifest, write_release
+from .folder import DATASET_RELEASE, PLOT, REPORTS, SPLITS, replacing_folder, write_manifest, write_release
 
 
 # Reports of steps that can fail; `sources` cannot.
@@ -37,12 +37,12 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
         FileNotFoundError: If a step of the pipeline has not been run.
     """
     raise_if_any(_report_faults(data / "reports") or _stale_report_faults(data))
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, DATASET_RELEASE) as folder:
         configs = write_release(data, folder)
         raise_if_any(source_faults(configs, read_json(data / "reports" / "sources.json")))
         plot_classes(configs, folder / PLOT)
         dataset_card(repo_id, folder, configs).save(folder / "README.md")
-        manifest = write_manifest(folder, configs)
+        manifest = write_manifest(folder, configs, DATASET_RELEASE)
         raise_if_any(folder_faults(folder, token))
     return manifest
 

@@ -20,7 +20,7 @@ from ..files import STREAM_ROWS
 from ..markdown import cell, code
 from .check import folder_faults
 from .dataset_card import yaml_header
-from .folder import WrittenSplit, replacing_folder, write_manifest, write_split
+from .folder import SOURCE_RELEASE, WrittenSplit, replacing_folder, write_manifest, write_split
 from .release import raise_if_any, source_fault
 
 
@@ -51,10 +51,10 @@ def make_source_release(
     sheet = {"licence": builder.licence, "redistributable": builder.redistributable}
     faults = [f"{source}: {why}." for source in names if (why := source_fault(source, sheet))]
     raise_if_any(faults)
-    with replacing_folder(output) as folder:
+    with replacing_folder(output, SOURCE_RELEASE) as folder:
         splits = {split: _write(rows, folder, f"data/{split}") for split, rows in traces.items()}
         _card(name, builder, repo_id, splits, folder).save(folder / "README.md")
-        manifest = write_manifest(folder, {"default": splits})
+        manifest = write_manifest(folder, {"default": splits}, SOURCE_RELEASE)
         raise_if_any(folder_faults(folder, token))
     return manifest
 

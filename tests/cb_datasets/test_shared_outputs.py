@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -10,8 +11,17 @@ import pytest
 
 from cb_datasets import files
 from cb_datasets.file_locks import locked
-from cb_datasets.files import REPORT_FILE, load_rows, read_json, save_rows, save_set, to_dataset, write_json
-from cb_datasets.publish.folder import MANIFEST, replacing_folder
+from cb_datasets.files import (
+    REPORT_FILE,
+    load_rows,
+    read_json,
+    save_rows,
+    save_set,
+    to_dataset,
+    write_json,
+    write_text,
+)
+from cb_datasets.publish.folder import DATASET_RELEASE, MANIFEST, replacing_folder
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.stop_signals import stop_signals
 from tests.small_disk import ROOT
@@ -53,12 +63,70 @@ def test_links_are_followed_and_stay(tmp_path):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere" / name)
     write_json(tmp_path / "a.json", {"n": 1})
     for number in (1, 2):
-        with replacing_folder(tmp_path / "release") as folder:
-            write_json(folder / MANIFEST, {"n": number})
+        with replacing_folder(tmp_path / "release", "test") as folder:
+            write_json(folder / MANIFEST, {"kind": "test", "n": number})
     assert (tmp_path / "a.json").is_symlink() and (tmp_path / "release").is_symlink()
     assert read_json(tmp_path / "elsewhere" / "a.json") == {"n": 1}
-    assert read_json(tmp_path / "elsewhere" / "release" / MANIFEST) == {"n": 2}
+    assert read_json(tmp_path / "elsewhere" / "release" / MANIFEST) == {"kind": "test", "n": 2}
     assert sorted(os.listdir(tmp_path / "elsewhere")) == ["a.json", "release"]
+
+
+FOREIGN = {
+    "shards": {"manifest.json": '{"settings": {}, "shards": {}}', "shard-00000-of-00001.parquet": "rows"},
+    "another kind": {"manifest.json": '{"kind": "release of a source"}'},
+    "no JSON": {"manifest.json": "not JSON"},
+    "a list": {"manifest.json": "[]"},
+    "no manifest": {"thesis.txt": "mine"},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_of_another_kind_is_not_replaced(name, tmp_path):
+    output = tmp_path / "runs"
+    for file, text in FOREIGN[name].items():
+        write_text(output / file, text)
+    with pytest.raises(FileExistsError, match=f"^{output} exists and is no release of a dataset .* name another"):
+        check_then_fill(output)
+    assert {path.name: path.read_text() for path in output.iterdir()} == FOREIGN[name]
+
+
+def check_then_fill(output):
+    with replacing_folder(output, DATASET_RELEASE):
+        raise AssertionError("reached")
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "thesis").write_text("mine")
+    with pytest.raises(FileExistsError, match="thesis exists"):
+        check_then_fill(tmp_path / "thesis")
+    assert (tmp_path / "thesis").read_text() == "mine"
+
+
+def test_only_leftovers_of_our_own_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_cleaned", set())
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    ours = tmp_path / f".release-{dead.pid}@{socket.gethostname()}.tmp"
+    for folder in (ours, tmp_path / ".release.tmp"):
+        write_text(folder / "a.txt", "text")
+    with replacing_folder(tmp_path / "release", "test") as folder:
+        write_json(folder / MANIFEST, {"kind": "test"})
+    assert sorted(os.listdir(tmp_path)) == [".release.tmp", "release"]
+    assert (tmp_path / ".release.tmp" / "a.txt").read_text() == "text"
+
+
+@pytest.mark.parametrize(
+    ("save", "name"),
+    [(save_rows, "train.parquet"), (save_set, "data.parquet")],
+)
+def test_rows_of_somebody_else_are_not_removed(save, name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"^{tmp_path} holds {name} and no report.json, .* name another folder"):
+        save(to_dataset([], SAMPLE_FEATURES), tmp_path, {})
+    assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_text() == "mine"
+    (tmp_path / "report.json").write_text("{}")  # now it is a set in its former layout
+    save(to_dataset([], SAMPLE_FEATURES), tmp_path, {})
+    assert not (tmp_path / name).exists()
 
 
 # ------------------------------------------------------------------------------------------------------------- signals

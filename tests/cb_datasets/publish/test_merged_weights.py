@@ -149,7 +149,7 @@ def test_a_quantised_base_other_engines_and_folders_of_others_are_refused(agent,
     flags = ["--adapter", breaker, "--prompts", prompts, "--work-dir", tmp_path / "work"]
     for others, message in (
         (["--model", quantised, "--output", tmp_path / "merged"], "its weights are quantised"),
-        (["--model", agent, "--output", tmp_path / "mine"], "has no merged.json, so it is not replaced"),
+        (["--model", agent, "--output", tmp_path / "mine"], "no merged.json says so), so it is not replaced"),
         (["--model", agent, "--output", tmp_path / "merged", "--load-in-8bit"], "8 bits are another model"),
         (["--model", agent, "--output", tmp_path / "merged", "--backend", "server"], "use --backend transformers"),
     ):

@@ -15,7 +15,7 @@ from builders.trace import message, to_json
 from cb_datasets.files import load_parquet, load_rows, read_json, save_parquet, save_rows, to_dataset, write_json
 from cb_datasets.publish.check import folder_faults, secret_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
-from cb_datasets.publish.folder import MANIFEST, hash_rows, list_files, write_manifest
+from cb_datasets.publish.folder import DATASET_RELEASE, MANIFEST, hash_rows, list_files, write_manifest
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.publish.released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES, stored_row
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
@@ -374,7 +374,7 @@ def test_a_secret_is_found_behind_an_escape_of_json(tmp_path: Path, token: str, 
 def test_a_folder_that_is_not_a_release_is_not_overwritten(release_data: Path, tmp_path: Path):
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "thesis.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"has no manifest\.json"):
+    with pytest.raises(FileExistsError, match=r"no manifest\.json says so"):
         make_release(release_data, REPO, tmp_path / "release")
     assert (tmp_path / "release" / "thesis.txt").read_text() == "mine"
 
@@ -422,7 +422,7 @@ def test_faults_of_the_card_are_reported(damaged: Path, old: str, new: str, faul
 def _update_hashes(folder: Path) -> None:
     """Make the manifest agree with the files."""
     configs = read_json(folder / MANIFEST)["configs"]
-    write_manifest(folder, {})
+    write_manifest(folder, {}, DATASET_RELEASE)
     write_json(folder / MANIFEST, {**read_json(folder / MANIFEST), "configs": configs})
 
 
