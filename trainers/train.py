@@ -62,6 +62,7 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
 
     with errors_in_one_line():
         check_settings(training_args, model_args)
+        check_places(script_args, training_args, model_args)
         trainer = make_trainer(script_args, training_args, model_args)
         train(trainer, script_args, training_args)
 
@@ -90,6 +91,27 @@ def check_settings(training_args: "CircuitBreakerConfig", model_args: "ModelConf
     check_model_files(model, training_args.allow_pickled_weights)
     if training_args.trust_remote_code:
         check_remote_code(model, model_args.model_revision)
+
+
+def check_places(
+    script_args: ScriptArguments, training_args: "CircuitBreakerConfig", model_args: "ModelConfig"
+) -> None:
+    """
+    Check that the training does not write over, into or around what it reads.
+
+    Raises:
+        ValueError: If it would; the message names the settings.
+    """
+    from cb_datasets.path_rules import NamedPath, Role, check_all_apart
+
+    paths = {
+        "dataset_name": (script_args.dataset_name, Role.READ),
+        "model_name_or_path": (model_args.model_name_or_path, Role.MODEL),
+        "tokenizer_name_or_path": (training_args.tokenizer_name_or_path, Role.MODEL),
+        "output_dir": (training_args.output_dir, Role.WRITE),
+        "reference_cache": (training_args.reference_cache, Role.CACHE),
+    }
+    check_all_apart(NamedPath(f"`{name}`", Path(path), role) for name, (path, role) in paths.items() if path)
 
 
 def make_trainer(

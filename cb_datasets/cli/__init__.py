@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from ..stop_signals import Stopped, stop_signals
 from ..terminal import print_line, shown
-from . import attack, build, check, evaluate, export, generate, merge_adapter, publish
+from . import attack, build, check, evaluate, export, generate, merge, merge_adapter, publish
 from .guide_hints import command_hint, flag_hint
 
 
@@ -68,7 +68,7 @@ def options(
 
 
 # In the order of `--help`: their commands stand side by side, `cb-datasets validate`.
-for group in (build, generate, evaluate, check, export, attack, merge_adapter, publish):
+for group in (build, generate, evaluate, check, merge, export, attack, merge_adapter, publish):
     app.add_typer(group.app)
 
 

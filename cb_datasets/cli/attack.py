@@ -9,16 +9,24 @@ import typer
 
 from ..counts import listed
 from ..terminal import print_line
-from .options import BackendName, Engine, ExtraAdaptersOption, ModelOption, SeedOption, TokenizerOption, takes
+from .options import (
+    AdapterOption,
+    BackendName,
+    Engine,
+    ExtraAdaptersOption,
+    ModelOption,
+    SeedOption,
+    TokenizerOption,
+    takes,
+)
 from .output import table
+from .paths import input_folder, model_path, output_path
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from ..generation.transformers_backend import TransformersBackend
-
-AdapterOption = Annotated[str, typer.Option(help="Folder of the breaker's adapter.")]
 
 app = typer.Typer()
 
@@ -32,8 +40,11 @@ class EngineName(StrEnum):
 @takes(Engine)
 def attack(
     adapter: AdapterOption,
-    prompts: Annotated[Path, typer.Option(help="The prompts folder.")],
-    output: Annotated[Path, typer.Option(help="Folder of the report; adaptive.json or tampering.json is written.")],
+    prompts: Annotated[Path, typer.Option(callback=input_folder, help="The prompts folder.")],
+    output: Annotated[
+        Path,
+        typer.Option(callback=output_path, help="Folder of the report; adaptive.json or tampering.json is written."),
+    ],
     engine: Engine,
     also: ExtraAdaptersOption = None,
     task: Annotated[str, typer.Option(help="The task in the prompts folder to attack.")] = "tool_flip",
@@ -46,7 +57,10 @@ def attack(
         typer.Option("--tamper", help="Instead of the ladder: fine-tune the models on --data, and measure them."),
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the merged data (stage2), whose rows of train/ --tamper trains on.")
+        Path | None,
+        typer.Option(
+            callback=input_folder, help="Folder of the merged data (stage2), whose rows of train/ --tamper trains on."
+        ),
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -155,9 +169,12 @@ def _tamper(
 @app.command()
 def agentdojo(
     model: ModelOption,
-    output: Annotated[Path, typer.Option(help="Folder of the runs; runs found in it are not repeated.")],
+    output: Annotated[
+        Path, typer.Option(callback=output_path, help="Folder of the runs; runs found in it are not repeated.")
+    ],
     adapter: Annotated[
-        str | None, typer.Option(help="Folder of the breaker's adapter; the base model alone if left out.")
+        str | None,
+        typer.Option(callback=model_path, help="Folder of the breaker's adapter; the base model alone if left out."),
     ] = None,
     also: ExtraAdaptersOption = None,
     suite: Annotated[

@@ -3,7 +3,7 @@
 import json
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +18,7 @@ from .options import (
     SeedOption,
 )
 from .output import dropped, save_set, table, tokenizer
-
-
-if TYPE_CHECKING:
-    pass
+from .paths import input_file, input_folder, input_path, model_path, output_path, own_or_file
 
 
 app = typer.Typer()
@@ -32,7 +29,10 @@ def ingest(
     source: Annotated[str, typer.Argument(help="Name of the source, e.g. agentdojo, tau2, ultrachat, jsonl.")],
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder of traces to write. A .jsonl file: the recorded Dr instead, as --output-retain."),
+        typer.Option(
+            callback=output_path,
+            help="Folder of traces to write. A .jsonl file: the recorded Dr instead, as --output-retain.",
+        ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of the source, e.g. airline of tau2.")] = None,
     data_dir: Annotated[
@@ -41,11 +41,16 @@ def ingest(
             "--data-dir",
             "--input-dir",
             "--tau2-path",
+            callback=input_folder,
             help="Local copy of the source's files; by default they are downloaded where possible.",
         ),
     ] = None,
-    data_files: Annotated[list[Path] | None, typer.Option(help="The files themselves; repeatable.")] = None,
-    tools: Annotated[Path | None, typer.Option(help="agentdojo: JSON file of tool schemas by suite.")] = None,
+    data_files: Annotated[
+        list[Path] | None, typer.Option(callback=input_file, help="The files themselves; repeatable.")
+    ] = None,
+    tools: Annotated[
+        Path | None, typer.Option(callback=input_file, help="agentdojo: JSON file of tool schemas by suite.")
+    ] = None,
     retain: Annotated[
         bool, typer.Option(help="xstest, injecagent: allow training on them, by group, instead of evaluation only.")
     ] = False,
@@ -82,13 +87,18 @@ def ingest(
     seed: SeedOption = 0,
     output_harmful: Annotated[
         Path | None,
-        typer.Option(help="A recorded set of Ds, a folder or .jsonl file named for it: harmful/agentdojo_failures."),
+        typer.Option(
+            callback=output_path,
+            help="A recorded set of Ds, a folder or .jsonl file named for it: harmful/agentdojo_failures.",
+        ),
     ] = None,
     output_retain: Annotated[
         Path | None,
-        typer.Option(help="A recorded set of Dr, likewise: retain/agentdojo_resisted."),
+        typer.Option(callback=output_path, help="A recorded set of Dr, likewise: retain/agentdojo_resisted."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Model in whose format recorded samples are written.")] = None,
+    model: Annotated[
+        str | None, typer.Option(callback=model_path, help="Model in whose format recorded samples are written.")
+    ] = None,
     max_each: MaxEachOption = None,
     max_length: MaxLengthOption = 8192,
     fit: FitOption = False,
@@ -157,9 +167,13 @@ def config_fields(source: str, flags: dict[str, Any], **defaults: Any) -> dict[s
 
 @app.command()
 def sources(
-    traces: Annotated[list[Path], typer.Argument(help="Folders of ingested sources.")],
-    output: Annotated[Path, typer.Option(help="Folder of reports; sources.json and sources.md are written.")],
-    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures traces.")] = None,
+    traces: Annotated[list[Path], typer.Argument(callback=input_folder, help="Folders of ingested sources.")],
+    output: Annotated[
+        Path, typer.Option(callback=output_path, help="Folder of reports; sources.json and sources.md are written.")
+    ],
+    model: Annotated[
+        str | None, typer.Option(callback=model_path, help="Model whose tokenizer measures traces.")
+    ] = None,
 ) -> None:
     """The data sheet: records, verdicts, groups, drops, token lengths, licence and revision of each source."""
     from ..datasheet import sheet_markdown, source_sheets
@@ -178,7 +192,11 @@ def sources(
 def collect(
     subset: Annotated[str, typer.Argument(help="The set, e.g. harmful/agentdojo_failures or retain/tau2_traces.")],
     traces: Annotated[
-        Path, typer.Option(help="Folder of ingested sources, in which the set's own is looked up; or that source's.")
+        Path,
+        typer.Option(
+            callback=input_folder,
+            help="Folder of ingested sources, in which the set's own is looked up; or that source's.",
+        ),
     ],
     model: ModelOption,
     output: OutputOption,
@@ -206,8 +224,10 @@ def collect(
 
 @app.command("tokenizer")
 def decide_tokenizer(
-    model: Annotated[str, typer.Argument(help="Folder of the target model, or its Hub id.")],
-    output: Annotated[Path, typer.Option(help="Folder to write, for --tokenizer of other commands.")],
+    model: Annotated[str, typer.Argument(callback=model_path, help="Folder of the target model, or its Hub id.")],
+    output: Annotated[
+        Path, typer.Option(callback=output_path, help="Folder to write, for --tokenizer of other commands.")
+    ],
     tool_format: Annotated[
         str | None, typer.Option(help="How the model writes tool calls, where its chat template does not tell.")
     ] = None,
@@ -216,7 +236,10 @@ def decide_tokenizer(
         typer.Option(metavar="NAME=VALUE", help="A variable of the chat template: enable_thinking=false; repeatable."),
     ] = None,
     chat_template: Annotated[
-        str | None, typer.Option(help="A file with another chat template, or one of the package's by its name.")
+        str | None,
+        typer.Option(
+            callback=own_or_file, help="A file with another chat template, or one of the package's by its name."
+        ),
     ] = None,
 ) -> None:
     """Decide once, for all commands, how prompts are written for a model; its chat template is checked.
@@ -249,11 +272,17 @@ def _setting(text: str) -> tuple[str, object]:
 @app.command()
 def generate_eval(
     traces: Annotated[
-        list[Path], typer.Argument(help="Folders of ingested sources, or B4's own file; their eval split is used.")
+        list[Path],
+        typer.Argument(
+            callback=input_path, help="Folders of ingested sources, or B4's own file; their eval split is used."
+        ),
     ],
     output: Annotated[
         Path,
-        typer.Option(help="The prompts folder, in which each task gets its own; or a .jsonl file for all."),
+        typer.Option(
+            callback=output_path,
+            help="The prompts folder, in which each task gets its own; or a .jsonl file for all.",
+        ),
     ],
     tasks: Annotated[
         list[str] | None,
@@ -266,7 +295,9 @@ def generate_eval(
         str | None,
         typer.Option("--tool-format", "--prompt-format", help="How the target writes calls; by default Llama 3.1's."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="The target, in place of --tool-format.")] = None,
+    model: Annotated[
+        str | None, typer.Option(callback=model_path, help="The target, in place of --tool-format.")
+    ] = None,
     max_prompts: Annotated[int | None, typer.Option(min=1, help="Maximum number of prompts per task.")] = None,
     seed: SeedOption = 0,
 ) -> None:

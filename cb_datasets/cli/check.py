@@ -1,4 +1,4 @@
-"""The commands that check, merge and explain samples."""
+"""The commands that check and explain samples."""
 
 import sys
 from collections.abc import Callable
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..checks.thresholds import MergedThresholds, Thresholds
+from ..checks.thresholds import Thresholds
 from ..counts import listed
 from ..terminal import print_line, shown, shown_line
-from .options import MaxLengthOption, SeedOption, ToolSchemaOption, read_tool_schema, takes
-from .output import dropped, gate_table, stop_unless, table, tokenizer, verdict, write_checked
+from .options import MaxLengthOption, ToolSchemaOption, read_tool_schema, takes
+from .output import gate_table, stop_unless, table, tokenizer, verdict, write_checked
+from .paths import input_file, input_folder, input_path, model_path, output_path
 
 
 if TYPE_CHECKING:
@@ -26,16 +27,31 @@ _SHOWN = 6  # values of a distribution on the terminal; the report has all
 
 SetsArgument = Annotated[
     list[Path] | None,
-    typer.Argument(help="Sets, e.g. harmful/b4_flips retain/refusals.jsonl, or folders of many of them."),
+    typer.Argument(
+        callback=input_path, help="Sets, e.g. harmful/b4_flips retain/refusals.jsonl, or folders of many of them."
+    ),
 ]
 HarmfulOption = Annotated[
-    list[Path] | None, typer.Option("--harmful-dir", "--ds", help="Ds: a set (folder or .jsonl), or a folder of sets.")
+    list[Path] | None,
+    typer.Option(
+        "--harmful-dir", "--ds", callback=input_path, help="Ds: a set (folder or .jsonl), or a folder of sets."
+    ),
 ]
 RetainOption = Annotated[
-    list[Path] | None, typer.Option("--retain-dir", "--dr", help="Dr: a set (folder or .jsonl), or a folder of sets.")
+    list[Path] | None,
+    typer.Option(
+        "--retain-dir", "--dr", callback=input_path, help="Dr: a set (folder or .jsonl), or a folder of sets."
+    ),
 ]
-QuarantineOption = Annotated[Path | None, typer.Option(help="Folder of rows that failed validation.")]
-ModelOption = Annotated[str | None, typer.Option(help="Folder of the target model, or its Hub id.")]
+QuarantineOption = Annotated[
+    Path | None, typer.Option(callback=input_folder, help="Folder of rows that failed validation.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option(callback=model_path, help="Folder of the target model, or its Hub id.")
+]
+ReportOption = Annotated[
+    Path | None, typer.Option("--output", "--report", callback=output_path, help="The report to write.")
+]
 
 
 class ValidateSplit(StrEnum):
@@ -48,13 +64,17 @@ class ValidateSplit(StrEnum):
 @app.command()
 def validate(
     folders: SetsArgument = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Folder with harmful/ and retain/: all sets in it.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(callback=input_folder, help="Folder with harmful/ and retain/: all sets in it.")
+    ] = None,
     split: Annotated[
         ValidateSplit | None, typer.Option(help="Check only train or eval rows, or only Ds (harmful) or Dr (retain).")
     ] = None,
     strict: Annotated[bool, typer.Option(help="A completion without its end token fails (R2).")] = False,
-    quarantine: QuarantineOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
+    quarantine: Annotated[
+        Path | None, typer.Option(callback=output_path, help="Folder for the rows that fail.")
+    ] = None,
+    output: ReportOption = None,
     min_valid: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Minimum fraction of a set's rows that pass.")
     ] = 0.95,
@@ -67,14 +87,14 @@ def validate(
         output = output or data_dir / "reports" / "validation_report.json"
     if quarantine is None or output is None:
         raise ValueError("No output: pass --quarantine and --report, or --data-dir.")
-    sets = _sets([*(folders or []), *([data_dir] if data_dir else [])])
+    sets = named_sets([*(folders or []), *([data_dir] if data_dir else [])])
     report = validate_sets(sets, quarantine, min_valid, strict, split)
     written = write_checked(output, report)
-    _rules_table(report)
+    rules_table(report)
     stop_unless(report["passed"], f"validate: a set has too many invalid rows; see {written} and {quarantine}")
 
 
-def _rules_table(report: dict) -> None:
+def rules_table(report: dict) -> None:
     rows = [
         (
             name,
@@ -97,15 +117,17 @@ def quality_gates(
     ds: HarmfulOption = None,
     dr: RetainOption = None,
     quarantine: QuarantineOption = None,
-    sources: Annotated[Path | None, typer.Option(help="The data sheet, reports/sources.json.")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(callback=input_file, help="The data sheet, reports/sources.json.")
+    ] = None,
     model: ModelOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "--report", help="The report to write.")] = None,
+    output: ReportOption = None,
 ) -> None:
     """Fail unless every set, Ds and Dr pass their gates; quarantined rows are left out."""
     from ..checks.gates import distribution, format_gates, gate_report, harmful_gates, retain_gates, source_gates
     from ..files import read_json
 
-    counts = _row_counts(_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
+    counts = _row_counts(named_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
     gates = format_gates(counts, limits) + harmful_gates(counts, limits) + retain_gates(counts, limits)
     gates += source_gates(counts, read_json(sources) if sources else {}, limits)
     report = gate_report(gates, limits) | {"distribution": distribution(counts)}
@@ -130,7 +152,7 @@ def _row_counts(sets: list[Path], quarantine: Path | None, model: str | None) ->
     from ..files import count_rows, stream_rows
     from ..sample import SAMPLE_FEATURES
 
-    bad, renders, counts = _quarantined(quarantine), _renderer(model) if model else None, RowCounts()
+    bad, renders, counts = quarantined(quarantine), _renderer(model) if model else None, RowCounts()
     with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
         for folder in sets:
             counts += count_profiles(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
@@ -155,128 +177,22 @@ def _renderer(model: str) -> Callable[[dict], bool]:
 
 
 @app.command()
-@takes(MergedThresholds)
-def merge(
-    limits: MergedThresholds,
-    output: Annotated[
-        Path,
-        typer.Option(help="Folder of the merged dataset, for train/ and eval/; or a .jsonl file for the train split."),
-    ],
-    folders: SetsArgument = None,
-    harmful_dir: HarmfulOption = None,
-    retain_dir: RetainOption = None,
-    prompts: Annotated[
-        Path | None, typer.Option(help="The prompts folder; training rows must share nothing with it.")
-    ] = None,
-    eval_output: Annotated[
-        Path | None,
-        typer.Option(help="The eval split: folder or .jsonl file, by default <output>/eval or eval.jsonl."),
-    ] = None,
-    eval_fraction: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Hold out this fraction of groups; by default as at ingest.")
-    ] = None,
-    quota: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS=PAIRS", help="Maximum number of pairs of a class in train; repeatable."),
-    ] = None,
-    dr_ratio: Annotated[
-        float | None, typer.Option(min=0.0, help="Target for Dr rows per Ds row: Dr is sampled down to it.")
-    ] = None,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(metavar="CLASS=WEIGHT", help="Weight of a class under --dr-ratio; repeatable."),
-    ] = None,
-    repeat_similarity: Annotated[float, typer.Option(help="Similarity at which rows are near-duplicates.")] = 0.95,
-    check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
-    quarantine: QuarantineOption = None,
-    marks: Annotated[Path | None, typer.Option(help="Audit marks; rows marked bad are left out.")] = None,
-    reports: Annotated[
-        Path | None, typer.Option(help="Folder for stats.json: by default ../reports, or beside a .jsonl.")
-    ] = None,
-    schemas: Annotated[Path | None, typer.Option(help="Folder for the JSON Schema, by default ../schemas.")] = None,
-    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures rows for stats.json.")] = None,
-    seed: SeedOption = 0,
-) -> None:
-    """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
-    from ..audit.marks import marked_bad
-    from ..export import json_schema
-    from ..files import folders_in, hashes_of, write_json
-    from ..merge.dropped_rows import DROPPED_ROWS_FILE
-    from ..merge.merge import MergeOptions
-    from ..merge.merge import merge as merge_sets
-    from ..sets.jsonl_sets import output_of_splits, reports_beside, schemas_beside, written_as_jsonl
-
-    if dr_ratio is not None and dr_ratio < limits.min_dr_ratio:
-        raise ValueError(f"--dr-ratio {dr_ratio:g} is below --min-dr-ratio {limits.min_dr_ratio:g}: lower that too.")
-    sets = _sets([*(folders or []), *(harmful_dir or []), *(retain_dir or [])])
-    options = MergeOptions(
-        seed, eval_fraction, repeat_similarity, _numbers(quota, int), dr_ratio, _numbers(weight, float)
-    )
-    bad = _quarantined(quarantine)
-    if check:
-        bad |= _checked(sets, output.parent / "quarantine" / "merge")
-    outputs = output_of_splits(output, eval_output)
-    prompt_sets = folders_in(prompts, "evaluation prompts") if prompts else []
-    marked = marked_bad(marks) if marks else set()
-    stats = (reports or reports_beside(output)) / "stats.json"
-    left_out = stats.with_name(DROPPED_ROWS_FILE)
-    with written_as_jsonl(outputs) as written:
-        report = merge_sets(sets, bad, prompt_sets, written, options, limits, _length(model), marked, left_out)
-    if report["passed"]:
-        report |= {"outputs": hashes_of(outputs.values())}
-    write_json(stats, report)
-    gate_table(report)
-    stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
-    write_json((schemas or schemas_beside(output)) / "canonical_sample_schema.json", json_schema())
-    for split, part in report["splits"].items():
-        print_line(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
-    print_line(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
-
-
-def _checked(sets: list[Path], quarantine: Path) -> set[str]:
-    """Ids of the rows that break a rule; the command fails if there are too many."""
-    from ..checks.validate import validate as validate_sets
-
-    report = validate_sets(sets, quarantine, min_valid=Thresholds().min_valid)
-    _rules_table(report)
-    stop_unless(report["passed"], f"merge: a set has too many invalid rows; see {quarantine}")
-    return _quarantined(quarantine)
-
-
-def _numbers(texts: list[str] | None, number: type[int] | type[float]) -> dict:
-    """`CLASS=NUMBER` options as a dict."""
-    from ..sample import PRIORITY_WEIGHTS
-
-    numbers = {}
-    for text in texts or []:
-        name, _, value = text.partition("=")
-        try:
-            numbers[name] = number(value)
-        except ValueError:
-            raise ValueError(f"{text!r} is not CLASS=NUMBER.") from None
-        if name not in PRIORITY_WEIGHTS or numbers[name] < 0:
-            raise ValueError(f"{text!r}: not a number of one of the classes {', '.join(PRIORITY_WEIGHTS)}.")
-    return numbers
-
-
-def _length(model: str | None) -> Callable[[dict], int] | None:
-    if model is None:
-        return None
-    from ..sets.fit_context import token_count
-
-    target = tokenizer(model)
-    return lambda row: token_count(row, row["assistant_raw"], target)
-
-
-@app.command()
 def preflight(
     train_data: Annotated[
-        Path, typer.Option("--train-data", "--stage2", help="The merged dataset, or any samples: a folder or .jsonl.")
+        Path,
+        typer.Option(
+            "--train-data",
+            "--stage2",
+            callback=input_path,
+            help="The merged dataset, or any samples: a folder or .jsonl.",
+        ),
     ],
     model: ModelOption = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "--report", help="The report, by default ../reports/preflight.json."),
+        typer.Option(
+            "--output", "--report", callback=output_path, help="The report, by default ../reports/preflight.json."
+        ),
     ] = None,
     tool_schema: ToolSchemaOption = None,
     max_length: MaxLengthOption = 8192,
@@ -297,7 +213,7 @@ def preflight(
     if check_tokenization and model is None:
         raise ValueError("No tokenizer: pass --model, or --no-check-tokenization.")
     asset = read_tool_schema(tool_schema) if tool_schema else None
-    sets, inputs = _sets([train_data]), hashes_of(_sets_in(train_data))
+    sets, inputs = named_sets([train_data]), hashes_of(_sets_in(train_data))
     target = tokenizer(model) if model and check_tokenization else None
     output = output or reports_beside(train_data) / "preflight.json"
     check_outputs(inputs, output.with_name("stats.json"))
@@ -339,7 +255,10 @@ def _bars(histogram: dict[str, int]) -> None:
 @app.command()
 def explain(
     id: Annotated[str, typer.Argument(help="Id of a sample.")],
-    data_dir: Annotated[Path, typer.Option(help="The data folder, with harmful/, retain/, traces/, stage2/, ...")],
+    data_dir: Annotated[
+        Path,
+        typer.Option(callback=input_folder, help="The data folder, with harmful/, retain/, traces/, stage2/, ..."),
+    ],
     model: ModelOption = None,
 ) -> None:
     """All that is known of a sample: its origin, rules, outcome, raw record and rendering."""
@@ -358,7 +277,7 @@ def explain(
         Console(highlight=False, soft_wrap=True).print(show_tokens(row, tokenizer(model)))
 
 
-def _sets(paths: list[Path]) -> list[Path]:
+def named_sets(paths: list[Path]) -> list[Path]:
     """The folders of samples among some paths: each a set, or a folder of sets. JSON lines are read into folders."""
     from ..sets.jsonl_sets import as_folder
     from ..sets.set_names import check_former_name, former_name_notice
@@ -389,7 +308,7 @@ def _sets_in(path: Path) -> list[Path]:
     return inside if inside and not holds_rows(path) else [path]
 
 
-def _quarantined(folder: Path | None) -> set[str]:
+def quarantined(folder: Path | None) -> set[str]:
     """Ids of the rows in quarantine."""
     from ..files import stream_tables
 

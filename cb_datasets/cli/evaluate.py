@@ -7,8 +7,18 @@ import typer
 
 from ..checks.thresholds import EvaluationThresholds
 from ..terminal import print_line
-from .options import BackendName, CurvesOption, DiagnosticsOption, Engine, ExtraAdaptersOption, SeedOption, takes
+from .options import (
+    AdapterOption,
+    BackendName,
+    CurvesOption,
+    DiagnosticsOption,
+    Engine,
+    ExtraAdaptersOption,
+    SeedOption,
+    takes,
+)
 from .output import dropped, stop_unless, table, tokenizer
+from .paths import input_folder, output_path, result_file
 
 
 if TYPE_CHECKING:
@@ -23,9 +33,11 @@ app = typer.Typer()
 @takes(Engine)
 @takes(EvaluationThresholds)
 def evaluate(
-    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
-    prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is evaluated.")],
-    output: Annotated[Path, typer.Option(help="Folder of the report.")],
+    adapter: AdapterOption,
+    prompts: Annotated[
+        Path, typer.Option(callback=input_folder, help="The prompts folder; every task in it is evaluated.")
+    ],
+    output: Annotated[Path, typer.Option(callback=output_path, help="Folder of the report.")],
     engine: Engine,
     limits: EvaluationThresholds,
     also: ExtraAdaptersOption = None,
@@ -74,9 +86,12 @@ def evaluate(
 def report(
     results: Annotated[
         list[Path],
-        typer.Argument(help="results.json of the evaluation; more of them, checkpoints in order, are plotted too."),
+        typer.Argument(
+            callback=result_file,
+            help="results.json of the evaluation; more of them, checkpoints in order, are plotted too.",
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the report.")],
+    output: Annotated[Path, typer.Option(callback=output_path, help="Folder of the report.")],
     diagnostics: DiagnosticsOption = None,
     curves: CurvesOption = None,
 ) -> None:
@@ -104,11 +119,14 @@ def report(
 @app.command()
 @takes(Engine)
 def ability(
-    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
+    adapter: AdapterOption,
     data: Annotated[
-        list[Path], typer.Option(help="Held-out samples (stage2/eval) or traces (traces/ultrachat); repeatable.")
+        list[Path],
+        typer.Option(
+            callback=input_folder, help="Held-out samples (stage2/eval) or traces (traces/ultrachat); repeatable."
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the report; ability.json is written.")],
+    output: Annotated[Path, typer.Option(callback=output_path, help="Folder of the report; ability.json is written.")],
     engine: Engine,
     also: ExtraAdaptersOption = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Maximum number of held-out rows of each slice.")] = 200,

@@ -11,6 +11,7 @@ import typer
 from ..terminal import print_line
 from .options import read_tool_schema
 from .output import dropped, tokenizer
+from .paths import input_file, input_folder, model_path, output_path, own_or_file
 
 
 app = typer.Typer()
@@ -26,9 +27,16 @@ class ExportLayout(StrEnum):
 @app.command()
 def export(
     folder: Annotated[
-        Path, typer.Argument(help="Samples, e.g. stage2/train; or a data folder with harmful/, retain/ and stage2/.")
+        Path,
+        typer.Argument(
+            callback=input_folder,
+            help="Samples, e.g. stage2/train; or a data folder with harmful/, retain/ and stage2/.",
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="The JSONL file to write; for a data folder, the folder of files.")],
+    output: Annotated[
+        Path,
+        typer.Option(callback=output_path, help="The JSONL file to write; for a data folder, the folder of files."),
+    ],
     layout: Annotated[
         ExportLayout,
         typer.Option("--format", help="samples: all columns; sft, dpo: rows for TRL; openai: rows for fine-tuning."),
@@ -73,13 +81,22 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A JSONL file as `export` writes it, or with fewer columns.")],
-    output: Annotated[Path, typer.Option(help="Folder of samples to write.")],
+    file: Annotated[
+        Path, typer.Argument(callback=input_file, help="A JSONL file as `export` writes it, or with fewer columns.")
+    ],
+    output: Annotated[Path, typer.Option(callback=output_path, help="Folder of samples to write.")],
     model: Annotated[
-        str | None, typer.Option(help="Model that wrote the completions, for records that do not state its template.")
+        str | None,
+        typer.Option(
+            callback=model_path,
+            help="Model that wrote the completions, for records that do not state its template.",
+        ),
     ] = None,
     tool_schema: Annotated[
-        Path | None, typer.Option(help="Tools for records without any: a file, or the package's b4_standard_v1.")
+        Path | None,
+        typer.Option(
+            callback=own_or_file, help="Tools for records without any: a file, or the package's b4_standard_v1."
+        ),
     ] = None,
 ) -> None:
     """JSON lines -> samples.

@@ -24,6 +24,7 @@ from .options import (
     takes,
 )
 from .output import save_set
+from .paths import input_folder, input_path, output_path
 
 
 if TYPE_CHECKING:
@@ -87,10 +88,19 @@ def generate_ds(
 def generate_dr(
     traces: Annotated[
         list[Path],
-        typer.Option("--traces", "--b4-data", help="Folder of one source's traces, or B4's own file; repeatable."),
+        typer.Option(
+            "--traces",
+            "--b4-data",
+            callback=input_path,
+            help="Folder of one source's traces, or B4's own file; repeatable.",
+        ),
     ],
     output: Annotated[
-        Path, typer.Option(help="The retain folder, in which each set gets its own; or a .jsonl file for all of them.")
+        Path,
+        typer.Option(
+            callback=output_path,
+            help="The retain folder, in which each set gets its own; or a .jsonl file for all of them.",
+        ),
     ],
     generation: GenerationOptions,
     kinds: Annotated[
@@ -159,7 +169,9 @@ def generate_adversarial_safe(
     output: OutputOption,
     generation: GenerationOptions,
     fill: Annotated[str | None, typer.Option(help="twin: fill up with the verified call of the clean twin.")] = None,
-    twins: Annotated[Path | None, typer.Option(help="Benign twins; needed by --fill twin.")] = None,
+    twins: Annotated[
+        Path | None, typer.Option(callback=input_path, help="Benign twins; needed by --fill twin.")
+    ] = None,
     temperature: TemperatureOption = 0.1,
     top_p: TopPOption = 1.0,
     num_samples: NumSamplesOption = 1,
@@ -216,10 +228,17 @@ def generate_adversarial_safe(
 def regenerate(
     traces: TracesOption,
     output_harmful: Annotated[
-        Path, typer.Option(help="Successful attacks: a folder or .jsonl file, e.g. harmful/agentdojo_failures.")
+        Path,
+        typer.Option(
+            callback=output_path,
+            help="Successful attacks: a folder or .jsonl file, e.g. harmful/agentdojo_failures.",
+        ),
     ],
     output_retain: Annotated[
-        Path, typer.Option(help="Resisted ones: a folder or .jsonl file, e.g. retain/agentdojo_resisted.")
+        Path,
+        typer.Option(
+            callback=output_path, help="Resisted ones: a folder or .jsonl file, e.g. retain/agentdojo_resisted."
+        ),
     ],
     generation: GenerationOptions,
     temperature: TemperatureOption = 0.7,
@@ -270,7 +289,7 @@ def _is_dry_run(
 @app.command()
 def generate(
     sets: Annotated[str, typer.Option(help='The sets, e.g. "harmful/b4_flips retain/refusals".')],
-    data_dir: Annotated[Path, typer.Option(help="The data folder, with traces/ in it.")],
+    data_dir: Annotated[Path, typer.Option(callback=input_folder, help="The data folder, with traces/ in it.")],
     rank: Annotated[int, typer.Option(min=0, help="Do shards RANK, RANK + WORLD, ... of every set.")],
     world: Annotated[int, typer.Option(min=1, help="Number of ranks.")],
     attacked_source: Annotated[str, typer.Option(help="Source of the attacked prompts.")] = "",

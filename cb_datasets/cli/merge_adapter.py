@@ -12,8 +12,9 @@ import typer
 from ..counts import listed
 from ..terminal import print_line
 from .evaluate import load_prompts
-from .options import BackendName, Engine, SeedOption, takes
+from .options import AdapterOption, BackendName, Engine, SeedOption, takes
 from .output import table
+from .paths import input_folder, output_path
 
 
 if TYPE_CHECKING:
@@ -30,13 +31,18 @@ class Dtype(StrEnum):
 @app.command()
 @takes(Engine)
 def merge_adapter(
-    adapter: Annotated[str, typer.Option(help="Folder of the breaker's adapter.")],
-    prompts: Annotated[Path, typer.Option(help="The prompts folder; every task in it is checked.")],
-    output: Annotated[Path, typer.Option(help="Folder of the merged model to write.")],
+    adapter: AdapterOption,
+    prompts: Annotated[
+        Path, typer.Option(callback=input_folder, help="The prompts folder; every task in it is checked.")
+    ],
+    output: Annotated[Path, typer.Option(callback=output_path, help="Folder of the merged model to write.")],
     engine: Engine,
     dtype: Annotated[Dtype, typer.Option(help="Type of the merged weights.")] = Dtype.BFLOAT16,
     report: Annotated[
-        Path | None, typer.Option(help="Folder of the evaluation's report, for a file with differing answers.")
+        Path | None,
+        typer.Option(
+            callback=output_path, help="Folder of the evaluation's report, for a file with differing answers."
+        ),
     ] = None,
     seed: SeedOption = 0,
 ) -> None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from .paths import cache_folder, input_path, model_path, output_path, own_or_file, result_file
+
 
 if TYPE_CHECKING:
     from ..generation import Backend, Sampling
@@ -28,14 +30,23 @@ if TYPE_CHECKING:
 TracesOption = Annotated[
     Path,
     typer.Option(
-        "--traces", "--b4-data", help="Folder of a source's traces, with train/ and eval/, or B4's own file."
+        "--traces",
+        "--b4-data",
+        callback=input_path,
+        help="Folder of a source's traces, with train/ and eval/, or B4's own file.",
     ),
 ]
-ModelOption = Annotated[str, typer.Option(help="Folder of the target model, or its Hub id.")]
+ModelOption = Annotated[str, typer.Option(callback=model_path, help="Folder of the target model, or its Hub id.")]
+AdapterOption = Annotated[str, typer.Option(callback=model_path, help="Folder of the breaker's adapter.")]
 TokenizerOption = Annotated[
-    str | None, typer.Option(help="Folder that `cb-datasets tokenizer` wrote; by default the model's own tokenizer.")
+    str | None,
+    typer.Option(
+        callback=model_path, help="Folder that `cb-datasets tokenizer` wrote; by default the model's own tokenizer."
+    ),
 ]
-OutputOption = Annotated[Path, typer.Option(help="Folder of the set to write, or a .jsonl file.")]
+OutputOption = Annotated[
+    Path, typer.Option(callback=output_path, help="Folder of the set to write, or a .jsonl file.")
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling in this step.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")]
@@ -46,15 +57,22 @@ FitOption = Annotated[
     bool, typer.Option(help="Prune unused tools and older tool results from contexts that are too long.")
 ]
 ExtraAdaptersOption = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=PATH", help="An additional adapter to compare; repeatable.")
+    list[str] | None,
+    typer.Option(callback=model_path, metavar="NAME=PATH", help="An additional adapter to compare; repeatable."),
 ]
 DiagnosticsOption = Annotated[
-    Path | None, typer.Option(exists=True, help="Cosines written by `python -m trainers.diagnostics`, to be plotted.")
+    Path | None,
+    typer.Option(callback=result_file, help="Cosines written by `python -m trainers.diagnostics`, to be plotted."),
 ]
-CurvesOption = Annotated[Path | None, typer.Option(exists=True, help="The trainer's plot of its run, curves.png.")]
+CurvesOption = Annotated[
+    Path | None, typer.Option(callback=result_file, help="The trainer's plot of its run, curves.png.")
+]
 ToolSchemaOption = Annotated[
     Path | None,
-    typer.Option(help="System prompt and tools that B4 prompts must carry: a file, or the package's b4_standard_v1."),
+    typer.Option(
+        callback=own_or_file,
+        help="System prompt and tools that B4 prompts must carry: a file, or the package's b4_standard_v1.",
+    ),
 ]
 
 
@@ -70,9 +88,10 @@ class Engine:
 
     model: ModelOption
     tokenizer: TokenizerOption = None
-    work_dir: Annotated[Path, typer.Option(help="Folder of finished shards; a rerun completes only missing ones.")] = (
-        Path("data/completions")
-    )
+    work_dir: Annotated[
+        Path,
+        typer.Option(callback=cache_folder, help="Folder of finished shards; a rerun completes only missing ones."),
+    ] = Path("data/completions")
     backend: Annotated[BackendName, typer.Option(help="vllm on GPUs; server: a model served by `vllm serve`.")] = (
         BackendName.TRANSFORMERS
     )

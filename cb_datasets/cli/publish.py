@@ -12,6 +12,7 @@ from ..terminal import print_line
 from .build import config_fields
 from .options import takes
 from .output import table
+from .paths import input_file, input_folder, model_path, output_path, own_or_file
 
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Publishing:
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the release, by default <data>/release, data/sources/<name> or <adapter>_release."
+            callback=output_path,
+            help="Folder of the release, by default <data>/release, data/sources/<name> or <adapter>_release.",
         ),
     ] = None
     revision: Annotated[str | None, typer.Option(help="Branch to push to, by default main.")] = None
@@ -82,7 +84,10 @@ class Publishing:
 @takes(Publishing)
 def push(
     repo: RepoArgument,
-    data: Annotated[Path, typer.Option(help="The data folder of a recipe, with stage2/, prompts/ and reports/.")],
+    data: Annotated[
+        Path,
+        typer.Option(callback=input_folder, help="The data folder of a recipe, with stage2/, prompts/ and reports/."),
+    ],
     publishing: Publishing,
 ) -> None:
     """Publish the dataset as one commit of a private Hub repository, tagged and verified."""
@@ -109,9 +114,14 @@ def publish_source(
     config: Annotated[str | None, typer.Option(help="Configuration of the source, e.g. airline of tau2.")] = None,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Local copy of the source's files; by default they are downloaded where possible."),
+        typer.Option(
+            callback=input_folder,
+            help="Local copy of the source's files; by default they are downloaded where possible.",
+        ),
     ] = None,
-    data_files: Annotated[list[Path] | None, typer.Option(help="The files themselves; repeatable.")] = None,
+    data_files: Annotated[
+        list[Path] | None, typer.Option(callback=input_file, help="The files themselves; repeatable.")
+    ] = None,
     licence: Annotated[str | None, typer.Option(help="jsonl: licence of your files, e.g. cc-by-4.0.")] = None,
 ) -> None:
     """Publish the traces of a source as one commit of a private Hub repository, tagged and verified."""
@@ -136,8 +146,10 @@ def publish_source(
 @takes(Publishing)
 def push_model(
     repo: RepoArgument,
-    adapter: Annotated[Path, typer.Option(help="Folder of the adapter, as written by the trainer.")],
-    report: Annotated[Path, typer.Option(help="Folder of the evaluation of this adapter.")],
+    adapter: Annotated[
+        Path, typer.Option(callback=input_folder, help="Folder of the adapter, as written by the trainer.")
+    ],
+    report: Annotated[Path, typer.Option(callback=input_folder, help="Folder of the evaluation of this adapter.")],
     publishing: Publishing,
     dataset: Annotated[str | None, typer.Option(help="Training dataset, owner/name@revision.")] = None,
 ) -> None:
@@ -172,13 +184,19 @@ def _print_folder(folder: Path, manifest: dict) -> None:
 @app.command()
 def view(
     path: Annotated[
-        str, typer.Argument(help="A data folder, a release, a set, a Parquet file, or a Hub id owner/name.")
+        str,
+        typer.Argument(
+            callback=own_or_file, help="A data folder, a release, a set, a Parquet file, or a Hub id owner/name."
+        ),
     ],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 for any free one.")] = 8008,
-    model: Annotated[str | None, typer.Option(help="Model whose tokenizer measures rows.")] = None,
+    model: Annotated[
+        str | None, typer.Option(callback=model_path, help="Model whose tokenizer measures rows.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub id.")] = None,
     marks: Annotated[
-        Path | None, typer.Option(help="File of audit marks, by default <path>/audit/marks.parquet.")
+        Path | None,
+        typer.Option(callback=output_path, help="File of audit marks, by default <path>/audit/marks.parquet."),
     ] = None,
 ) -> None:
     """Serve a local page to browse and mark rows."""

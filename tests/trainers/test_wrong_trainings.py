@@ -212,6 +212,11 @@ COMBINED = {
     "no minimum": ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type"),
     "best model": ({"load_best_model_at_end": True, "save_strategy": "steps"}, "load_best_model_at_end"),
     "no evaluation": ({"eval_strategy": "steps", "dataset_name": "other"}, "No dataset in other"),
+    "output on data": ({"output_dir": "data"}, "`output_dir`: data is data, which `dataset_name` reads"),
+    "output in data": ({"output_dir": "data/train/x"}, "`output_dir`: data/train/x lies in data, which"),
+    "output around data": ({"output_dir": "."}, r"`output_dir`: \. contains data, which"),
+    "output on the model": ({"output_dir": "model"}, "`output_dir`: model is model, which `model_name_or_path` loads"),
+    "cache in data": ({"reference_cache": "data/cache"}, "`reference_cache`: data/cache lies in data"),
     "remote code": ({"trust_remote_code": True, "model_name_or_path": "someone/model"}, "model_revision"),
 }
 
@@ -499,6 +504,8 @@ DIAGNOSTICS: dict[str, tuple[Callable[[], Any], dict[str, str], str, int]] = {
     "only a pickle": (_to_pickle, {}, r"model.*pickle", 1),
     "cut template": (lambda: _cut("model/chat_template.jinja"), {}, r"model.*template", 1),
     "no tokenizer": (lambda: None, {"tokenizer": "/nowhere"}, "There is no folder /nowhere", 1),
+    "output in the data": (lambda: None, {"output": "data/eval/cosines.json"}, "--output: .* lies in data/eval", 1),
+    "output on a config": (lambda: None, {"output": "adapter/adapter_config.json"}, "--output: .* lies in adapter", 1),
     "no adapter": (lambda: None, {"adapter": "/nowhere"}, "There is no folder /nowhere", 1),
     "a file as adapter": (lambda: None, {"adapter": "recipe.yaml"}, r"recipe\.yaml", 1),
     "no config of the adapter": (lambda: Path("adapter/adapter_config.json").unlink(), {}, "adapter_config", 1),

@@ -2,7 +2,7 @@
 Cosines of a breaker's hidden states to those of the base model, by layer and by token, as JSON.
 
     python -m trainers.diagnostics --model demo/tiny_agent --adapter data/demo/adapter --data data/demo/stage2/eval \
-        --output data/demo/adapter/diagnostics.json
+        --output data/demo/report/diagnostics.json
 
 For each class of rows (`harmful_flip` is the attacker's call under attack, `adversarial_safe` the right call under
 attack, `benign_twin` the right call on the clean prompt, `general_conversation` chat) and each adapter:
@@ -30,6 +30,7 @@ from transformers import HfArgumentParser
 
 from cb_datasets.evaluation.results import named_adapters
 from cb_datasets.files import stream_rows, stream_tables, write_json
+from cb_datasets.path_rules import NamedPath, Role, check_all_apart
 from cb_datasets.public_name import public_name
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.splits import choose
@@ -150,6 +151,9 @@ def diagnose(args: DiagnosticsArguments) -> dict[str, Any]:
         raise FileExistsError(f"--output: {output} is a folder. Name a file.")
     check_output("--output", str(output.parent))
     adapters = named_adapters(args.adapter, args.also)
+    models = {"--model": args.model, "--tokenizer": args.tokenizer, "--adapter": args.adapter}
+    loaded = [NamedPath(flag, Path(path), Role.MODEL) for flag, path in models.items() if path]
+    check_all_apart([*loaded, NamedPath("--data", data, Role.READ), NamedPath("--output", output, Role.WRITE)])
     revisions = {name: adapter_revision(path) for name, path in adapters.items()}
     check_model(args.model)
     check_model_files(args.model)

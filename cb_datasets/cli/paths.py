@@ -1,0 +1,57 @@
+"""Callbacks of options that take a path: it is checked, and kept apart from the command's other paths.
+
+Every option and argument with a path has one of them, which a test holds. They run before the command does, so that a
+wrong path is an error before anything is read.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..path_rules import NamedPath, Role, check_apart, check_exists
+
+
+# Key of the paths of a command in the context of its invocation.
+_PATHS = f"{__name__}.paths"
+
+Callback = Callable[[typer.Context, typer.CallbackParam, Any], Any]
+
+
+def _callback(role: Role, kind: str | None = None) -> Callback:
+    def check(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+        flag = param.opts[0] if param.opts[0].startswith("-") else str(param.name).upper()
+        for given in value if isinstance(value, list) else [] if value is None else [value]:
+            _register(ctx, NamedPath(flag, _path_of(given, role), role), kind)
+        return value
+
+    return check
+
+
+def _path_of(value: str | Path, role: Role) -> Path:
+    # An extra adapter is NAME=PATH.
+    name, separator, path = str(value).partition("=")
+    return Path(path) if role == Role.MODEL and separator and "/" not in name else Path(value)
+
+
+def _register(ctx: typer.Context, named: NamedPath, kind: str | None) -> None:
+    if kind is not None:
+        check_exists(named.flag, named.path, kind)
+    others = ctx.meta.setdefault(_PATHS, [])
+    for other in others:
+        check_apart(named, other)
+    others.append(named)
+
+
+input_file = _callback(Role.READ, "file")
+input_folder = _callback(Role.READ, "folder")
+input_path = _callback(Role.READ, "path")
+# Results of other commands, which lie in the folder of the report that they are added to.
+result_file = _callback(Role.RESULT, "file")
+# A file, or the name of one of the package's own, which its reader knows.
+own_or_file = _callback(Role.READ)
+# A model or an adapter, whose own check knows a path from a Hub id.
+model_path = _callback(Role.MODEL)
+output_path = _callback(Role.WRITE)
+cache_folder = _callback(Role.CACHE)
