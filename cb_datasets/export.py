@@ -126,7 +126,7 @@ def import_jsonl(file: Path, folder: Path, fill: Callable[[dict, str], dict] = l
             it stands.
 
     Raises:
-        ValueError: If a line is not valid against [`json_schema`]; it names file and line.
+        ValueError: If a line is not valid against [`json_schema`], with file and line; or if there is none.
     """
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
@@ -141,6 +141,8 @@ def import_jsonl(file: Path, folder: Path, fill: Callable[[dict, str], dict] = l
             samples = [import_row(record) for _, record in records]
             write(pyarrow.Table.from_pylist(samples, schema=SAMPLE_FEATURES.arrow_schema))
             rows += len(samples)
+        if rows == 0:
+            raise ValueError(f"{file}: no record in it. Name a JSONL file with one sample a line.")
     return rows
 
 

@@ -17,7 +17,7 @@ Every row:
     tools      `tools` is a JSON list of function schemas, whose references stay in the schema and end (a warning if
                it has a pattern that cannot be checked in linear time)
     label      labels agree with the recomputed outcome and with the class
-    provenance all required fields are present
+    provenance all required fields are present, id and group among them
 
 A row makes a call if its class requires one, or if `tool_calls_structured` is not empty. Plain text (chat, refusals)
 is exempt from the rules for calls, and may contain code fences.
@@ -98,7 +98,7 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
     violations += _tool_rules(sample, parsed)
     violations += _turn_rules(sample)
     violations += _label_rules(sample, parsed, executed)
-    violations += _provenance_rules(sample["provenance"])
+    violations += _provenance_rules(sample)
     return violations
 
 
@@ -249,9 +249,11 @@ def _class_fault(sample: dict, outcome: Outcome) -> str | None:
     return None
 
 
-def _provenance_rules(provenance: dict) -> Iterator[Violation]:
+def _provenance_rules(sample: dict) -> Iterator[Violation]:
+    provenance = sample["provenance"]
     source = provenance["completion_source"]
-    missing = [key for key in _REQUIRED if not provenance[key]]
+    missing = [key for key in ("id", "group") if not sample[key]]
+    missing += [key for key in _REQUIRED if not provenance[key]]
     if source in GENERATED:
         missing += [key for key in _REQUIRED_IF_SAMPLED if provenance[key] is None]
     if missing:

@@ -9,6 +9,7 @@ import typer
 
 from ..counts import listed
 from ..terminal import print_line
+from .numbers import finite
 from .options import (
     FitOption,
     MaxEachOption,
@@ -77,7 +78,7 @@ def ingest(
         typer.Option(help="lookalike: make these tasks only, e.g. refusal; repeatable. By default, all."),
     ] = None,
     eval_fraction: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Fraction of groups in the eval split.")
+        float, typer.Option(min=0.0, max=1.0, callback=finite, help="Fraction of groups in the eval split.")
     ] = 0.2,
     held_out: Annotated[str, typer.Option(help="The source's own split that joins eval, where it has one.")] = "test",
     target_n: Annotated[

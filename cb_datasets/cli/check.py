@@ -11,6 +11,7 @@ import typer
 from ..checks.thresholds import Thresholds
 from ..counts import listed
 from ..terminal import print_line, shown, shown_line
+from .numbers import finite
 from .options import MaxLengthOption, ToolSchemaOption, read_tool_schema, takes
 from .output import gate_table, stop_unless, table, tokenizer, verdict, write_checked
 from .paths import input_file, input_folder, input_path, model_path, output_path
@@ -76,7 +77,7 @@ def validate(
     ] = None,
     output: ReportOption = None,
     min_valid: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Minimum fraction of a set's rows that pass.")
+        float, typer.Option(min=0.0, max=1.0, callback=finite, help="Minimum fraction of a set's rows that pass.")
     ] = 0.95,
 ) -> None:
     """Check every row against the rules; rows that fail go to quarantine with their reasons."""

@@ -7,6 +7,7 @@ import typer
 
 from ..checks.thresholds import EvaluationThresholds
 from ..terminal import print_line
+from .numbers import finite
 from .options import (
     AdapterOption,
     BackendName,
@@ -47,7 +48,8 @@ def evaluate(
     scale: Annotated[
         list[float] | None,
         typer.Option(
-            help="A strength of the breaker's adapter to measure too, e.g. 0.5; repeatable. 1 is as trained."
+            callback=finite,
+            help="A strength of the breaker's adapter to measure too, e.g. 0.5; repeatable. 1 is as trained.",
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Require the gates of level `strict` too.")] = False,
@@ -180,6 +182,12 @@ def load_prompts(folder: Path) -> "Dataset":
     )
     if len(rows) == 0:
         raise ValueError(f"{folder}: no prompt in any task. Run `cb-datasets generate-eval` again.")
+    for column in ("id", "group", "task"):
+        if not all(rows[column]):
+            row = list(map(bool, rows[column])).index(False)
+            raise ValueError(
+                f"{folder}: prompt {row + 1} of {len(rows)} has no {column}. Run `cb-datasets generate-eval` again."
+            )
     return rows
 
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ..counts import listed
 from ..terminal import print_line
+from .numbers import finite
 from .options import (
     FitOption,
     GenerationOptions,
@@ -54,10 +55,11 @@ def generate_ds(
         int, typer.Option(min=1, help="Passes over prompts without a flip, the first included, until --target-n.")
     ] = 3,
     min_yield: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Minimum fraction of prompts that give a flip.")
+        float, typer.Option(min=0.0, max=1.0, callback=finite, help="Minimum fraction of prompts that give a flip.")
     ] = 0.0,
     max_category_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Maximum fraction of flips in one attack category.")
+        float,
+        typer.Option(min=0.0, max=1.0, callback=finite, help="Maximum fraction of flips in one attack category."),
     ] = 0.8,
     include_forced_calls: Annotated[
         bool, typer.Option(help="Complete prompts without a flip again, the head of the attacker's call prefilled.")
@@ -179,11 +181,19 @@ def generate_adversarial_safe(
     min_n: Annotated[int, typer.Option(min=0, help="Minimum number of samples, filled ones included.")] = 0,
     retry_temperatures: Annotated[
         list[float] | None,
-        typer.Option(help="One further pass over prompts without a sample, until --target-n; repeatable."),
+        typer.Option(
+            min=0.0,
+            callback=finite,
+            help="One further pass over prompts without a sample, until --target-n; repeatable.",
+        ),
     ] = None,
     warned_temperatures: Annotated[
         list[float] | None,
-        typer.Option(help="One further pass under a system prompt that warns of the attack, kept out of the rows."),
+        typer.Option(
+            min=0.0,
+            callback=finite,
+            help="One further pass under a system prompt that warns of the attack, kept out of the rows.",
+        ),
     ] = None,
     retry_samples: Annotated[
         int, typer.Option(min=1, help="Completions per prompt in such a pass; the most frequent right one is kept.")

@@ -1,5 +1,6 @@
 """The command `merge`: Ds and Dr -> the merged dataset."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from ..checks.thresholds import MergedThresholds, Thresholds
 from ..counts import listed
 from ..terminal import print_line
 from .check import HarmfulOption, QuarantineOption, RetainOption, SetsArgument, named_sets, quarantined, rules_table
+from .numbers import finite
 from .options import SeedOption, takes
 from .output import dropped, gate_table, stop_unless, tokenizer
 from .paths import input_file, input_folder, model_path, output_path
@@ -44,20 +46,27 @@ def merge(
         ),
     ] = None,
     eval_fraction: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Hold out this fraction of groups; by default as at ingest.")
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, callback=finite, help="Hold out this fraction of groups; by default as at ingest."
+        ),
     ] = None,
     quota: Annotated[
         list[str] | None,
         typer.Option(metavar="CLASS=PAIRS", help="Maximum number of pairs of a class in train; repeatable."),
     ] = None,
     dr_ratio: Annotated[
-        float | None, typer.Option(min=0.0, help="Target for Dr rows per Ds row: Dr is sampled down to it.")
+        float | None,
+        typer.Option(min=0.0, callback=finite, help="Target for Dr rows per Ds row: Dr is sampled down to it."),
     ] = None,
     weight: Annotated[
         list[str] | None,
         typer.Option(metavar="CLASS=WEIGHT", help="Weight of a class under --dr-ratio; repeatable."),
     ] = None,
-    repeat_similarity: Annotated[float, typer.Option(help="Similarity at which rows are near-duplicates.")] = 0.95,
+    repeat_similarity: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, callback=finite, help="Similarity at which rows are near-duplicates."),
+    ] = 0.95,
     check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
     quarantine: QuarantineOption = None,
     marks: Annotated[
@@ -132,8 +141,8 @@ def _numbers(texts: list[str] | None, number: type[int] | type[float]) -> dict:
             numbers[name] = number(value)
         except ValueError:
             raise ValueError(f"{text!r} is not CLASS=NUMBER.") from None
-        if name not in PRIORITY_WEIGHTS or numbers[name] < 0:
-            raise ValueError(f"{text!r}: not a number of one of the classes {', '.join(PRIORITY_WEIGHTS)}.")
+        if name not in PRIORITY_WEIGHTS or not 0 <= numbers[name] < math.inf:
+            raise ValueError(f"{text!r}: not a number from 0 on of one of the classes {', '.join(PRIORITY_WEIGHTS)}.")
     return numbers
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from .paths import cache_folder, input_path, model_path, output_path, own_or_file, result_file
+from .numbers import finite
+from .paths import cache_folder, curves_file, input_path, model_path, output_path, own_or_file, result_file
 
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ OutputOption = Annotated[
     Path, typer.Option(callback=output_path, help="Folder of the set to write, or a .jsonl file.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of all sampling in this step.")]
-TemperatureOption = Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")]
-TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Nucleus sampling.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, callback=finite, help="Sampling temperature; 0 is greedy.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, callback=finite, help="Nucleus sampling.")]
 NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions per prompt.")]
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of samples per set.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a row.")]
@@ -65,7 +66,7 @@ DiagnosticsOption = Annotated[
     typer.Option(callback=result_file, help="Cosines written by `python -m trainers.diagnostics`, to be plotted."),
 ]
 CurvesOption = Annotated[
-    Path | None, typer.Option(callback=result_file, help="The trainer's plot of its run, curves.png.")
+    Path | None, typer.Option(callback=curves_file, help="The trainer's plot of its run, curves.png.")
 ]
 ToolSchemaOption = Annotated[
     Path | None,
@@ -252,5 +253,6 @@ def _flag(option: Field) -> inspect.Parameter:
     default = inspect.Parameter.empty if option.default is MISSING else option.default
     annotation = option.type
     if option.metadata:
-        annotation = Annotated[option.type, typer.Option(**option.metadata)]
+        number = {"callback": finite} if option.type is float else {}
+        annotation = Annotated[option.type, typer.Option(**option.metadata, **number)]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

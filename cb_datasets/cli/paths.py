@@ -16,17 +16,28 @@ from ..path_rules import NamedPath, Role, check_apart, check_exists
 # Key of the paths of a command in the context of its invocation.
 _PATHS = f"{__name__}.paths"
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
 Callback = Callable[[typer.Context, typer.CallbackParam, Any], Any]
 
 
-def _callback(role: Role, kind: str | None = None) -> Callback:
-    def check(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+def _callback(role: Role, kind: str | None = None, check: Callable[[str, Path], None] | None = None) -> Callback:
+    def callback(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
         flag = param.opts[0] if param.opts[0].startswith("-") else str(param.name).upper()
         for given in value if isinstance(value, list) else [] if value is None else [value]:
-            _register(ctx, NamedPath(flag, _path_of(given, role), role), kind)
+            named = NamedPath(flag, _path_of(given, role), role)
+            _register(ctx, named, kind)
+            if check is not None:
+                check(flag, named.path)
         return value
 
-    return check
+    return callback
+
+
+def _check_png(flag: str, path: Path) -> None:
+    with open(path, "rb") as file:
+        if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
+            raise ValueError(f"{flag}: {path} is no PNG file. Name the curves.png that the trainer wrote.")
 
 
 def _path_of(value: str | Path, role: Role) -> Path:
@@ -49,6 +60,7 @@ input_folder = _callback(Role.READ, "folder")
 input_path = _callback(Role.READ, "path")
 # Results of other commands, which lie in the folder of the report that they are added to.
 result_file = _callback(Role.RESULT, "file")
+curves_file = _callback(Role.RESULT, "file", _check_png)
 # A file, or the name of one of the package's own, which its reader knows.
 own_or_file = _callback(Role.READ)
 # A model or an adapter, whose own check knows a path from a Hub id.

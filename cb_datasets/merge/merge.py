@@ -150,8 +150,17 @@ def _split_of(group: str, split: str, options: MergeOptions) -> str:
 def _with_split(
     rows: Iterable[dict], quarantined: set[str], options: MergeOptions
 ) -> Iterator[tuple[dict, str, bool]]:
-    """Each row with its split in the merged dataset, and whether it is in quarantine."""
-    for row in rows:
+    """Each row with its split in the merged dataset, and whether it is in quarantine.
+
+    Raises:
+        ValueError: If a row lacks what it is told apart, split or counted by.
+    """
+    for number, row in enumerate(rows, start=1):
+        if lacking := [key for key in ("id", "group", "split", "set") if not row[key]]:
+            raise ValueError(
+                f"Row {number} of the sets, {row['id']} of {row['provenance']['source_dataset']}: {lacking[0]} is "
+                "empty. `cb-datasets validate` lists all such rows: correct them, or take them out."
+            )
         yield row, _split_of(row["group"], row["split"], options), row["id"] in quarantined
 
 
@@ -170,7 +179,9 @@ def _held_out(folders: list[Path], prompts: list[Path], options: MergeOptions) -
     held_out.add_rows(stream_rows(prompts))
     for folder in folders:
         for table in stream_tables(folder, SAMPLE_FEATURES):
-            splits = zip(table["group"].to_pylist(), table["split"].to_pylist(), strict=True)
+            # What has no group is refused when rows are indexed.
+            groups = (group or "" for group in table["group"].to_pylist())
+            splits = zip(groups, table["split"].to_pylist(), strict=True)
             is_eval = [_split_of(group, split, options) == "eval" for group, split in splits]
             held_out.add_rows(table.filter(is_eval).to_pylist())
     return held_out

@@ -15,10 +15,12 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
+    HFValidationError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 
 # HTTP status of a commit whose parent is no longer the head of the branch.
@@ -51,6 +53,25 @@ class PushTarget:
     create_pr: bool = False
     tag: str | None = None
     gated: bool = False
+
+    def __post_init__(self) -> None:
+        check_repository(self.repo_id)
+
+
+def check_repository(repo_id: str, flag: str | None = None) -> None:
+    """Check that a text can name a repository of the Hub.
+
+    Raises:
+        PushError: If it cannot.
+    """
+    try:
+        validate_repo_id(repo_id)
+        valid = "/" in repo_id
+    except HFValidationError:
+        valid = False
+    if not valid:
+        place = f"{flag}: " if flag else ""
+        raise PushError(f"{place}{repo_id!r} is no repository of the Hub. Name it as owner/name.")
 
 
 @dataclass(frozen=True)

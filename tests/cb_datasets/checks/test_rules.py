@@ -73,6 +73,12 @@ def test_faults_of_texts_break_their_rule(make_sample, completion, rule):
     assert rule in broken(make_sample(completion, "refusal"))
 
 
+@pytest.mark.parametrize("column", ["id", "group"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_row_without_a_key_breaks_a_rule(make_sample, column, value):
+    assert broken({**make_sample(REFUSAL, "refusal"), column: value}) == {"provenance"}
+
+
 def test_plain_text_must_not_contain_a_call_tag(make_sample):
     sample = make_sample("Hm <|python_tag|> no<|eot_id|>", "general_conversation")
     assert "R1" in broken({**sample, "tool_calls_structured": []})

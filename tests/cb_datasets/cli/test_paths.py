@@ -60,6 +60,7 @@ MISSING = {
         [*ENGINE, "--prompts", "data/prompts", "--output", "out", "--curves", "no.png"],
         "--curves: there is no file no.png.",
     ),
+    "report, curves": (["file", "--output", "out", "--curves", "data"], "--curves: data is a folder. Name a file."),
     "ingest": (["jsonl", "--output", "out", "--data-files", "nowhere"], "--data-files: there is no file nowhere."),
     "ingest, a folder": (["jsonl", "--output", "out", "--data-dir", "file"], "--data-dir: file is a file."),
     "generate-ds": (["--traces", "nowhere", "--model", "m", "--output", "out"], "--traces: there is no folder and no"),
@@ -81,6 +82,12 @@ def test_a_missing_input_and_one_of_another_kind_are_named(case, here):
     error = CliRunner().invoke(app, [case.split(",")[0], *arguments]).exception
     assert isinstance(error, FileNotFoundError) and str(error).startswith(message)
     assert not Path("out").exists()
+
+
+def test_curves_are_a_picture(here):
+    arguments = ["report", "file", "--output", "out", "--curves", "model/config.json"]
+    error = CliRunner().invoke(app, arguments).exception
+    assert str(error) == "--curves: model/config.json is no PNG file. Name the curves.png that the trainer wrote."
 
 
 APART = {

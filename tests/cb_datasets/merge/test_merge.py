@@ -106,6 +106,16 @@ def test_dropped_rows_are_counted_by_reason(trios, sample_about, merged):
     assert len(rows["train"]) == 3 * len(THINGS)
 
 
+@pytest.mark.parametrize("column", ["id", "group", "split", "set"])
+@pytest.mark.parametrize("fraction", [None, 0.5])
+def test_a_row_without_a_key_is_refused(trios, merged, column, fraction):
+    trios["retain/adversarial_safe"][3][column] = None
+    with pytest.raises(
+        ValueError, match=rf"^Row {len(THINGS) + 4} of the sets, .*: {column} is empty. .* correct them"
+    ):
+        merged(trios, eval_fraction=fraction)
+
+
 def test_call_ids_are_ignored(trios, merged):
     row = trios["retain/adversarial_safe"][0]
     turns = [message("system", "Help."), *row["messages"][1:], message("tool", "Done.", tool_call_id="call_0")]
