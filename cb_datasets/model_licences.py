@@ -37,9 +37,11 @@ def licence_of(model: str) -> ModelLicence | None:
     """The licence of a model, by its public name; `None` if the name is of no family that is known here.
 
     Args:
-        model (`str`): A Hub id, or the last parts of a path: `llama-3.1-8b/checkpoint-9`.
+        model (`str`): A Hub id, the last parts of a path (`llama-3.1-8b/checkpoint-9`), or what
+            [`~public_name.model_label`] returned.
     """
-    parts = model.split("/")
+    local = _LOCAL_MODEL.match(model)
+    parts = (local[1] if local else model).split("/")
     for owner, part in zip([None, *parts], parts, strict=False):
         for maker, pattern, licence in _FAMILIES:
             if maker is None:
@@ -115,6 +117,8 @@ _APACHE = ModelLicence(
     "include a copy of the licence and the notices of the model, and say which files you modified",
 )
 _MIT = ModelLicence("mit", "the MIT License", "include its copyright and permission notice")
+
+_LOCAL_MODEL = re.compile(r"local model (.+) \(weights ")
 
 # Further parts of names of the makers' own repositories: stages of training, dates, and other precisions.
 _SUFFIX = r"(?:-(?:Base|Instruct|Thinking|PT|it|1M|\d{4}|FP8|AWQ|GPTQ-Int[48]|GGUF))*"

@@ -39,11 +39,12 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from cb_datasets import chat
 from cb_datasets.files import filling, remove_orphans, scratch_folder, write_text
 from cb_datasets.formats import format_of
+from cb_datasets.generation.backend import revision_of
 from cb_datasets.generation.model_files import check_loaded, loading
 from cb_datasets.generation.serving import max_lora_rank, serving_command, serving_faults
 from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.markdown import code
-from cb_datasets.public_name import public_name, publish_adapter_config
+from cb_datasets.public_name import folder_name, hub_id, local_label, publish_adapter_config
 from cb_datasets.publish.released_rows import stored_dataset
 from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_CLASSES
 from cb_datasets.template_probe import check_rendering
@@ -802,7 +803,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
         # The keys of `settings` are row titles of the card's table
         args = self.args
         adapters = [config.to_dict() for config in self.accelerator.unwrap_model(self.model).peft_config.values()]
-        base_model = public_name(get_config_model_id(get_base_model(self.model).config))
+        base = get_config_model_id(get_base_model(self.model).config)
+        base_model = hub_id(base)
+        on_disk = dataset_name is not None and Path(dataset_name).exists()
         unserved = [fault for config in adapters for fault in serving_faults(config)]
         settings = {
             "optimizer steps": args.max_steps,
@@ -822,8 +825,9 @@ class CircuitBreakerTrainer(_BaseTrainer):
             "model_name": model_name or self.output_folder.resolve().name,
             "hub_model_id": self.hub_model_id,
             "base_model": base_model,
-            "dataset_name": None if dataset_name is None else public_name(dataset_name),
-            "dataset_on_hub": dataset_name is not None and not Path(dataset_name).exists(),
+            "base_label": base_model or _local_label(base),
+            "dataset_name": None if dataset_name is None else folder_name(dataset_name) if on_disk else dataset_name,
+            "dataset_on_hub": dataset_name is not None and not on_disk,
             "dataset_revision": args.dataset_revision,
             "classes": dict(sorted(Counter(self.train_dataset["priority_class"]).items())),
             "preset": args.preset,
@@ -1020,6 +1024,14 @@ class CircuitBreakerTrainer(_BaseTrainer):
             with filling(Path(folder)) as unfinished:
                 merged.save_pretrained(unfinished)
                 self.processing_class.save_pretrained(unfinished)
+
+
+def _local_label(base: str) -> str | None:
+    """What readers are told of a base model that lies in a folder; `None` for one that was made in memory."""
+    if not base:
+        return None
+    has_weights = any(Path(base).glob("*.safetensors"))
+    return local_label(base, revision_of(base) if has_weights else None)
 
 
 def _with_lora(root: nn.Module) -> set[nn.Module]:

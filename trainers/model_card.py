@@ -33,7 +33,7 @@ def model_card(
             Results of an evaluation, `results.json`.
     """
     models = model_names(dict(evaluation)) if evaluation else []
-    licence = licence_of(facts["base_model"] or "")
+    licence = licence_of(facts["base_label"] or "")
     data = ModelCardData(
         base_model=facts["base_model"],
         datasets=facts["dataset_name"] if facts["dataset_on_hub"] else None,
@@ -56,5 +56,5 @@ def model_card(
         cell=cell,
         code=code,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "datasets", "cb-datasets")},
-        **{name: value for name, value in facts.items() if name not in ("tags", "dataset_on_hub")},
+        **{name: value for name, value in facts.items() if name != "tags"},
     )

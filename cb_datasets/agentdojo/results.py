@@ -32,7 +32,7 @@ from ..evaluation.compare import paired_changes
 from ..evaluation.statistics import proportion
 from ..files import read_json, write_json
 from ..generation.backend import BASE
-from ..public_name import public_name
+from ..public_name import model_label, public_name
 from .live_runs import LiveRun, RunKey, read_live_runs
 
 
@@ -110,7 +110,7 @@ def claim_folder(folder: Path, settings: dict) -> None:
     if path.is_file():
         previous = read_json(path)
         if "model" in previous:  # which was a path
-            previous["model"] = public_name(previous["model"])
+            previous["model"] = model_label(public_name(previous["model"]), previous.get("revision"))
         different = sorted(key for key in previous.keys() | settings if previous.get(key) != settings.get(key))
         if different:
             raise ValueError(f"{folder} holds runs with another {', '.join(different)}. Pass another --output.")

@@ -23,7 +23,7 @@ from ..generation.backend import (
     revision_of,
 )
 from ..generation.tokenizer import check_model, load_tokenizer
-from ..public_name import public_name
+from ..public_name import model_label, public_name
 from ..stop_signals import stop_signals
 from ..template_probe import template_hash
 from .live_runs import defended_name
@@ -146,10 +146,11 @@ def pipeline_elements(served: ServedModels, url: str) -> "dict[str, ServedModel]
 
 def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
     """Everything the outcome of a run depends on, apart from its tasks and attack."""
+    revision = revision_of(served.model)
     return {
         "max_steps": selection.max_steps,
-        "model": public_name(served.model),
-        "revision": revision_of(served.model),
+        "model": model_label(public_name(served.model), revision),
+        "revision": revision,
         "adapters": {name: adapter_revision(folder) for name, folder in served.adapters.items()},
         "engine": _engine(served),
         "max_length": _max_length(served),

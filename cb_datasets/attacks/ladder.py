@@ -25,6 +25,7 @@ import torch
 from datasets import Dataset
 
 from ..chat import DATE_STRING
+from ..public_name import model_label
 from ..splits import choose
 from ..template_probe import template_hash
 from .black_box import BlackBoxBudget, attack_with_compositions
@@ -140,7 +141,10 @@ def attack_settings(models: "Mapping[str, TransformersBackend]", seed: int) -> d
     tokenizer = next(iter(models.values())).tokenizer
     return {
         "seed": seed,
-        "models": {name: {"model": model.model, "revision": model.revision} for name, model in models.items()},
+        "models": {
+            name: {"model": model_label(model.model, model.revision), "revision": model.revision}
+            for name, model in models.items()
+        },
         "template_hash": template_hash(tokenizer),
         "date_string": DATE_STRING,
         "code": CODE_HASH,

@@ -24,7 +24,7 @@ from ..chat import (
 from ..counts import quantiles
 from ..formats import format_of
 from ..formats.chat_template import RENDER_ERRORS
-from ..public_name import public_name
+from ..public_name import folder_name, hub_id
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS
 from ..template_probe import probe_template, template_hash
@@ -125,8 +125,9 @@ def preflight(
 def _token_report(target: TargetTokenizer | None, lengths: list[int], completion_lengths: list[int]) -> dict:
     if target is None:
         return {"tokenizer": None}
+    name = target.tokenizer.name_or_path
     return {
-        "tokenizer": public_name(target.tokenizer.name_or_path),
+        "tokenizer": hub_id(name) or f"local tokenizer {folder_name(name)}",
         "vocabulary": len(target.tokenizer),
         "template_hash": target.template_hash,
         "tokens": quantiles(lengths),

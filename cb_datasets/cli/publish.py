@@ -47,10 +47,12 @@ class Publishing:
         return PushTarget(repo, repo_type, self.revision, self.create_pr, self.tag, self.gated)
 
     def token(self) -> str | None:
-        """The token to push with; `None` in a dry run."""
+        """The token to push with, which no file may contain; a dry run needs none."""
+        from huggingface_hub import get_token
+
         from ..publish.push import token_in_use
 
-        return None if self.dry_run else token_in_use()
+        return get_token() if self.dry_run else token_in_use()
 
     def send(
         self,
@@ -69,7 +71,7 @@ class Publishing:
         """
         from ..publish.push import push_folder
 
-        if token is None:
+        if self.dry_run or token is None:
             print_line(f"{command}: {target.repo_id}: nothing was sent (--dry-run) -> {folder}")
             return None
         pushed = push_folder(folder, target, token, is_owned)
@@ -152,15 +154,27 @@ def push_model(
     report: Annotated[Path, typer.Option(callback=input_folder, help="Folder of the evaluation of this adapter.")],
     publishing: Publishing,
     dataset: Annotated[str | None, typer.Option(help="Training dataset, owner/name@revision.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id of the base model, where a local copy of it was trained on.")
+    ] = None,
+    allow_failed_gates: Annotated[
+        bool,
+        typer.Option(
+            "--allow-failed-gates", help="Publish a breaker whose evaluation failed a gate; the card says so."
+        ),
+    ] = False,
 ) -> None:
     """Publish the adapter with its evaluation as one commit of a private Hub repository, tagged."""
     from ..publish.adapter import is_adapter_file, make_adapter_release
+    from ..publish.push import check_repository
     from ..publish.verify import read_files_back
 
     target = publishing.target(repo, "model")
+    if base_model is not None:
+        check_repository(base_model, "--base-model")
     token = publishing.token()
     folder = publishing.output or adapter.with_name(f"{adapter.name}_release")
-    manifest = make_adapter_release(adapter, report, repo, folder, dataset, token)
+    manifest = make_adapter_release(adapter, report, repo, folder, dataset, token, base_model, allow_failed_gates)
     table(["file", "bytes"], [(name, file["bytes"]) for name, file in manifest["files"].items()])
     revision = publishing.send("push-model", target, folder, manifest, token, is_adapter_file, read_files_back)
     if revision:

@@ -10,6 +10,7 @@ from ..chat import DATE_STRING
 from ..checks.thresholds import EvaluationThresholds, changed_thresholds
 from ..generation import Backend, Sampling
 from ..generation.backend import AdapterBackend
+from ..public_name import model_label
 from ..template_probe import template_hash
 from .coherence import coherence, perplexity_under_base
 from .compare import BASE, CompletionsByModel, compare
@@ -105,7 +106,7 @@ def _coherence(prompts: Dataset, base: Backend, completions: CompletionsByModel)
 def _settings(models: dict[str, Backend], options: EvaluationOptions) -> dict:
     base = models[BASE]
     return {
-        "model": base.model,
+        "model": model_label(base.model, base.revision),
         "revision": base.revision,
         "adapters": {name: model.revision for name, model in models.items() if name != BASE},
         "backend": type(base).__name__,

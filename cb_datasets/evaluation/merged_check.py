@@ -16,6 +16,7 @@ from datasets import Dataset
 from ..chat import DATE_STRING
 from ..generation import Backend, Sampling
 from ..outcomes import Outcome
+from ..public_name import model_label
 from ..template_probe import template_hash
 from .scored_completions import ScoredCompletion, complete_and_score
 from .statistics import proportion
@@ -48,7 +49,10 @@ def check_merged(prompts: Dataset, load: Callable[[str], Backend], sampling: Sam
     for name in (ADAPTER, MERGED):
         backend = load(name)
         settings |= {"backend": type(backend).__name__, "template_hash": template_hash(backend.tokenizer)}
-        settings[name] = {"model": backend.model, "revision": backend.revision}
+        settings[name] = {
+            "model": model_label(backend.model, backend.revision),
+            "revision": backend.revision,
+        }
         completions[name] = complete_and_score(prompts, backend, sampling, work_dir, name)
         # Engines in processes of their own end when their backend is collected.
         del backend

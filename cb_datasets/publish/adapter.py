@@ -2,16 +2,18 @@
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 from jinja2 import Template
 
+from ..evaluation.gates import failed_gates
 from ..evaluation.results import model_names, read_results
 from ..files import write_json, write_text
 from ..markdown import cell, code
 from ..model_licences import licence_of
-from ..public_name import public_name, publish_adapter_config
+from ..public_name import hub_id, is_local, local_label, model_label, public_name, publish_adapter_config
 from ..report.plots import PLOT_CAPTIONS
 from ..report.tables import gate_rows, metric_table_rows, source_rows
 from .check import secret_faults
@@ -35,7 +37,14 @@ REPORT_FILES = ("report.md", *PLOT_CAPTIONS)
 
 
 def make_adapter_release(
-    adapter: Path, report: Path, repo_id: str, output: Path, dataset: str | None = None, token: str | None = None
+    adapter: Path,
+    report: Path,
+    repo_id: str,
+    output: Path,
+    dataset: str | None = None,
+    token: str | None = None,
+    base_model: str | None = None,
+    allow_failed_gates: bool = False,
 ) -> dict:
     """Write the release folder of an adapter, exactly as it will be on the Hub.
 
@@ -46,14 +55,17 @@ def make_adapter_release(
         output (`Path`): The release folder.
         dataset (`str`, *optional*): The dataset it was trained on, `owner/name@revision`.
         token (`str`, *optional*): The token in use, which no file may contain.
+        base_model (`str`, *optional*): Hub id of the base model, where a local copy of it was trained on.
+        allow_failed_gates (`bool`, *optional*, defaults to `False`): Release a breaker that failed a gate of its own
+            evaluation; the card says so.
 
     Returns:
         `dict`: The manifest.
 
     Raises:
         FileNotFoundError: If there is no adapter, card or evaluation.
-        ReleaseError: If the evaluation is of another adapter, the name does not begin as the licence of the base
-            requires, or a file contains a token.
+        ReleaseError: If the evaluation is of another adapter or failed a gate, the name does not begin as the licence
+            of the base requires, or a file contains a token.
     """
     from ..generation.backend import adapter_revision
 
@@ -63,14 +75,24 @@ def make_adapter_release(
         raise ReleaseError(
             f"{report}: evaluates the weights {evaluated}, but {adapter} has {trained}. Run `make evaluate`."
         )
+    failed = failed_gates(results["gates"], strict=False)
+    if failed and not allow_failed_gates:
+        raise ReleaseError(
+            f"{report}: this breaker failed a gate of its own evaluation ({', '.join(failed)}). Train a better one, "
+            "or pass --allow-failed-gates: the card will say so."
+        )
+    card = _read_card(adapter / "README.md")
+    base = _Base.of(card, results["settings"], base_model)
     with replacing_folder(output, ADAPTER_RELEASE) as folder:
         _copy(adapter, FILES, folder)
-        publish_adapter_config(folder)
+        publish_adapter_config(folder, base.hub_id or base.label)
         _copy(report, REPORT_FILES, folder / "report")
         # Metrics only: some sources of the prompts may not be redistributable, and some completions obey attacks.
         metrics = {key: value for key, value in results.items() if key != "prompts"}
+        metrics["settings"] = {**metrics["settings"], "model": _evaluated_model(results["settings"])}
         write_json(folder / "report" / "results.json", metrics)
-        card = _card(adapter / "README.md", results, (report / "report.png").is_file(), repo_id, dataset)
+        _complete_card(card, base, results, (report / "report.png").is_file(), repo_id, dataset)
+        card.text = card.text.replace(f"# {adapter.name}\n", f"# {card.data.model_name}\n", 1)
         write_text(folder / "README.md", str(card))
         manifest = write_manifest(folder, {}, ADAPTER_RELEASE)
         if faults := secret_faults(folder, token):
@@ -90,19 +112,57 @@ def is_adapter_file(path: str) -> bool:
     return path in FILES or path.startswith("report/")
 
 
-def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str | None) -> ModelCard:
-    """The trainer's card, completed with evaluation, intended use, limitations and licence."""
+@dataclass(frozen=True)
+class _Base:
+    """The base model of a release.
+
+    Args:
+        hub_id (`str`, *optional*): By which anybody can load it; `None` for a local model.
+        label (`str`, *optional*): What readers are told of it; `None` if nothing is known.
+        in_card (`str`, *optional*): What the trainer's card loads, which may be a folder of this machine.
+    """
+
+    hub_id: str | None
+    label: str | None
+    in_card: str | None
+
+    @classmethod
+    def of(cls, card: ModelCard, settings: dict, given: str | None) -> "_Base":
+        """The base model that the user names, or else that of the card, unless a local one was evaluated."""
+        in_card = str(card.data.base_model) if card.data.base_model else None
+        if given is not None:
+            return cls(given, given, in_card)
+        evaluated = _evaluated_model(settings)
+        if is_local(evaluated):
+            return cls(None, evaluated, in_card)
+        if in_card is None:
+            return cls(None, evaluated, None)
+        known = hub_id(in_card)
+        return cls(known, known or local_label(in_card, settings["revision"]), in_card)
+
+
+def _evaluated_model(settings: dict) -> str:
+    return model_label(public_name(settings["model"]), settings["revision"])
+
+
+def _read_card(path: Path) -> ModelCard:
     if not path.is_file():
         raise FileNotFoundError(f"There is no card {path}: train with this version.")
-    card = ModelCard.load(path)
-    base = card.data.base_model = public_name(str(card.data.base_model)) if card.data.base_model else None
+    return ModelCard.load(path)
+
+
+def _complete_card(
+    card: ModelCard, base: _Base, results: dict, has_plot: bool, repo_id: str, dataset: str | None
+) -> None:
+    """Add evaluation, intended use, limitations and licence to the trainer's card."""
+    card.data.base_model = base.hub_id
     card.data.model_name = name = repo_id.split("/")[-1]
-    licence = licence_of(str(base))
+    licence = licence_of(base.label or "")
     if licence is not None:
         if licence.name_prefix and not name.startswith(licence.name_prefix):
             raise ReleaseError(
-                f"{repo_id}: the licence of {base} requires a name that begins with {licence.name_prefix}: {name!r} "
-                "does not."
+                f"{repo_id}: the licence of {base.label} requires a name that begins with {licence.name_prefix}: "
+                f"{name!r} does not."
             )
         card.data.license, card.data.license_name = licence.hub_id, licence.hub_name
     if dataset is not None:
@@ -114,7 +174,8 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         gates=[tuple(map(cell, row)) for row in gate_rows(results)],
         tasks="greedy decoding",
         has_plot=has_plot,
-        base_model=code(base) if base else None,
+        base_model=code(base.label) if base.label else None,
+        failed=failed_gates(results["gates"], strict=False),
         licence=licence,
     )
     if dataset is not None:
@@ -126,9 +187,10 @@ def _card(path: Path, results: dict, has_plot: bool, repo_id: str, dataset: str 
         r"^## Evaluation\n.*?(?=^## )", lambda _: sections + "\n", card.text, flags=re.DOTALL | re.MULTILINE
     )
     if not replaced:
-        raise ReleaseError(f"{path}: no section Evaluation to fill in: train with this version.")
-    # The trainer did not know the repository: its card names the local folder.
-    card.text = text.replace("path/to/this/folder", repo_id).replace(
-        f"# {path.parent.name}\n", f"# {card.data.model_name}\n", 1
-    )
-    return card
+        raise ReleaseError("README.md of the adapter has no section Evaluation to fill in: train with this version.")
+    # The trainer did not know the repository, nor always where the base model is published.
+    text = text.replace("path/to/this/folder", repo_id)
+    if base.in_card and base.in_card != base.hub_id:
+        for before, after in ('""', "``", ("serve ", " ")):
+            text = text.replace(f"{before}{base.in_card}{after}", f"{before}path/to/base{after}")
+    card.text = text.replace("path/to/base", base.hub_id) if base.hub_id else text

@@ -37,7 +37,7 @@ from ..files import (
     write_json,
     write_text,
 )
-from ..public_name import public_name
+from ..public_name import model_label, public_name
 from ..sample import PROMPT_FEATURES, READ_BY_SCHEMA, SAMPLE_FEATURES
 from .released_rows import (
     RELEASED_PROMPT_FEATURES,
@@ -255,7 +255,7 @@ def _released(table: pyarrow.Table, features: Features) -> pyarrow.Table:
 
 
 def _without_paths(table: pyarrow.Table) -> pyarrow.Table:
-    """The rows without paths of this machine, which provenance had before models were named without theirs."""
+    """The rows with models named as for readers, and without paths of this machine in their provenance."""
     origins = table["provenance"].combine_chunks()
     columns = {field.name: origins.field(field.name) for field in origins.type}
     for name in ("generator_model", "generator_revision"):
@@ -263,6 +263,9 @@ def _without_paths(table: pyarrow.Table) -> pyarrow.Table:
         parts = [None if value is None else value.split("+") for value in columns[name].to_pylist()]
         names = [None if each is None else "+".join(map(public_name, each)) for each in parts]
         columns[name] = pyarrow.array(names, pyarrow.string())
+    models = zip(*(columns[name].to_pylist() for name in ("generator_model", "generator_revision")), strict=True)
+    labels = [None if model is None else model_label(model, revision) for model, revision in models]
+    columns["generator_model"] = pyarrow.array(labels, pyarrow.string())
     changed = pyarrow.StructArray.from_arrays(
         list(columns.values()), fields=list(origins.type), mask=origins.is_null()
     )

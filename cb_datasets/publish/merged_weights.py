@@ -15,7 +15,7 @@ from ..files import read_json, write_json
 from ..generation.backend import adapter_revision, revision_of, weights_revision
 from ..generation.model_files import check_model_files, loading
 from ..generation.tokenizer import load_tokenizer
-from ..public_name import public_name
+from ..public_name import folder_name, model_label, public_name
 from ..template_probe import template_hash
 from .folder import check_replaceable, replacing_folder
 
@@ -96,11 +96,12 @@ def merge_adapter(model: str, adapter: str, tokenizer: str | None, dtype: str, o
     with replacing_folder(output, MERGED_MODEL, MERGED_FILE) as folder:
         merged.save_pretrained(folder)
         decided.save_pretrained(folder)
+        revision = revision_of(model)
         origin = {
             "kind": MERGED_MODEL,
-            "model": public_name(model),
-            "revision": revision_of(model),
-            "adapter": public_name(adapter),
+            "model": model_label(public_name(model), revision),
+            "revision": revision,
+            "adapter": folder_name(adapter),
             "adapter_revision": adapter_revision(adapter),
             "dtype": dtype,
             "weights_revision": weights_revision(folder),

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from builders.trace import message
 from cb_datasets.files import save_rows
+from cb_datasets.generation.backend import revision_of
 from cb_datasets.publish.released_rows import RELEASED_SAMPLE_FEATURES, released_row, released_table
 from cb_datasets.sample import RETAIN_CLASSES, SAMPLE_FEATURES
 from tests.small_disk import run_in_namespace
@@ -276,7 +277,10 @@ def test_an_adapter_does_not_tell_where_it_was_trained(flags, tmp_path, monkeypa
     telling = [path for path in files if re.search(rb"jane.example", (folder / path).read_bytes())]
     assert telling == []
     config = json.loads((folder / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "tiny" and "base_model: tiny" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert config["base_model_name_or_path"] == "tiny" and "base_model:" not in card
+    assert f"`local model tiny (weights {revision_of(str(home / 'models' / 'tiny'))})`" in card
+    assert 'from_pretrained("path/to/base")' in card and "The local folder `stage2`" in card
     # Nothing that was left out is needed to go on, or to load it.
     run(*flags, *moved, "--max_steps", "6", "--resume_from_checkpoint", str(folder / "checkpoint-4"))
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(home / "models" / "tiny"), folder)

@@ -31,7 +31,7 @@ from transformers import HfArgumentParser
 from cb_datasets.evaluation.results import named_adapters
 from cb_datasets.files import stream_rows, stream_tables, write_json
 from cb_datasets.path_rules import NamedPath, Role, check_all_apart
-from cb_datasets.public_name import public_name
+from cb_datasets.public_name import model_label, public_name
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.splits import choose
 from cb_datasets.text_faults import check_rows
@@ -162,9 +162,10 @@ def diagnose(args: DiagnosticsArguments) -> dict[str, Any]:
     tokenizer = load_tokenizer(args.tokenizer or args.model)
     model = load_adapted(args.model, adapters)
     classes = measure_cosines(model, tokenizer, stream_chosen(data, numbers), BATCH_TOKENS)
+    revision = revision_of(args.model)
     settings = {
-        "model": public_name(args.model),
-        "revision": revision_of(args.model),
+        "model": model_label(public_name(args.model), revision),
+        "revision": revision,
         "adapters": revisions,
         "data": public_name(args.data),
         "max_rows": args.max_rows,

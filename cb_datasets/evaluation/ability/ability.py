@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from builders.trace import to_json
 
 from ...chat import DATE_STRING
+from ...public_name import model_label
 from ...template_probe import template_hash
 from ..compare import BASE
 from .finished_parts import FinishedParts
@@ -67,7 +68,7 @@ def measure_ability(
     """
     base = models[BASE]
     settings = {
-        "model": base.model,
+        "model": model_label(base.model, base.revision),
         "revision": base.revision,
         "adapters": {name: model.revision for name, model in models.items() if name != BASE},
         "template_hash": template_hash(base.tokenizer),

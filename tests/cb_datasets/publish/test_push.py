@@ -413,7 +413,67 @@ def test_an_adapter_of_a_path_is_released_by_its_name(tmp_path: Path):
     files = [path for path in (tmp_path / "release").rglob("*") if path.is_file()]
     assert not [path for path in files if b"jane-example" in path.read_bytes()]
     card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
-    assert "base_model: Llama-3.1-8B/best" in card and "license: llama3.1" in card
+    label = "local model Llama-3.1-8B/best (weights base)"
+    assert "base_model:" not in card and f"derives from `{label}`" in card and "license: llama3.1" in card
+    config = json.loads((tmp_path / "release" / "adapter_config.json").read_text())
+    assert config == {"base_model_name_or_path": label, "r": 8}
+
+
+WEIGHTS = "4c1f9a0733be51d2"
+
+
+def write_local_adapter(folder: Path) -> tuple[Path, Path]:
+    """An adapter of a relative folder, whose name somebody may register on the Hub, as an older version wrote it."""
+    adapter, report = write_adapter(folder, base="demo/tiny_agent")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "demo/tiny_agent"}))
+    card = (adapter / "README.md").read_text()
+    loading = 'from_pretrained("demo/tiny_agent")\n\n`vllm serve demo/tiny_agent --enable-lora`\n\n## Evaluation'
+    (adapter / "README.md").write_text(card.replace("## Evaluation", loading, 1))
+    results = small_results(f"{WEIGHTS}+{weights_revision(adapter)}")
+    results["settings"] |= {"model": "demo/tiny_agent", "revision": WEIGHTS}
+    write_results(results, report / "results.json")
+    return adapter, report
+
+
+def released(folder: Path) -> tuple[str, str, str]:
+    """The model that the config and the results of a release name, and its card."""
+    config = json.loads((folder / "adapter_config.json").read_text())
+    results = json.loads((folder / "report" / "results.json").read_text())
+    return (
+        config["base_model_name_or_path"],
+        results["settings"]["model"],
+        (folder / "README.md").read_text(encoding="utf-8"),
+    )
+
+
+def test_a_folder_is_never_released_as_a_hub_id(tmp_path: Path):
+    adapter, report = write_local_adapter(tmp_path)
+    make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    label = f"local model tiny_agent (weights {WEIGHTS})"
+    base, evaluated, card = released(tmp_path / "release")
+    assert base == evaluated == label and f"`{label}`" in card
+    assert "demo/tiny_agent" not in card and "base_model:" not in card
+    assert 'from_pretrained("path/to/base")' in card and "vllm serve path/to/base --enable-lora" in card
+
+
+def test_a_local_copy_is_released_under_the_hub_id_that_the_user_names(tmp_path: Path):
+    adapter, report = write_local_adapter(tmp_path)
+    make_adapter_release(adapter, report, REPO, tmp_path / "release", base_model="org/base")
+    base, _, card = released(tmp_path / "release")
+    assert base == "org/base" and "base_model: org/base" in card and 'from_pretrained("org/base")' in card
+    assert "demo/tiny_agent" not in card and "vllm serve org/base --enable-lora" in card
+
+
+def test_a_breaker_that_failed_its_own_evaluation_is_refused(tmp_path: Path):
+    adapter, report = write_adapter(tmp_path)
+    results = small_results(f"base+{weights_revision(adapter)}", tool_flip="attack_success")
+    write_results(results, report / "results.json")
+    with pytest.raises(ReleaseError, match=r"failed a gate of its own evaluation \(stage 1: ASR reduced by\)"):
+        make_adapter_release(adapter, report, REPO, tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+    make_adapter_release(adapter, report, REPO, tmp_path / "release", allow_failed_gates=True)
+    card = (tmp_path / "release" / "README.md").read_text(encoding="utf-8")
+    assert "**This breaker failed gates of its own evaluation** (stage 1: ASR reduced by), and was published" in card
 
 
 def test_a_path_of_this_machine_in_an_adapter_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
