@@ -22,25 +22,13 @@ from builders.licenses import LICENCES
 
 from ..files import read_json, sha256, stream_file
 from .folder import MANIFEST, SIZE_CATEGORIES, list_files
+from .secrets import SECRETS, Secret
 
 
 MAX_ROW_GROUP_BYTES = 100 * 2**20
 MAX_ROW_BYTES = 2 * 10**6
 REQUIRED_KEYS = ("license", "pretty_name", "size_categories", "tags", "configs", "dataset_info", "extra_gated_prompt")
 SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
-
-# Where a word begins: also behind an escape of JSON text, `\nhf_...`, whose last letter belongs to no word.
-_BEGINS = r"(?:\b|\\[bfnrt]|\\u[0-9A-Fa-f]{4})"
-
-# Credentials by their form, and the marker by which benchmarks ask not to be redistributed.
-SECRETS = {
-    "a Hugging Face token": rf"{_BEGINS}hf_[A-Za-z0-9]{{30,}}\b",
-    "a GitHub token": rf"{_BEGINS}(gh[pousr]_[A-Za-z0-9]{{36}}|github_pat_[A-Za-z0-9_]{{50,}})\b",
-    "an API key": rf"{_BEGINS}sk-[A-Za-z0-9_-]{{32,}}",
-    "an AWS key": rf"{_BEGINS}AKIA[A-Z0-9]{{16}}\b",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a benchmark's canary": r"(?i)canary guid",
-}
 
 
 def folder_faults(folder: Path, token: str | None = None) -> list[str]:
@@ -137,31 +125,47 @@ def _is_changed(path: Path, recorded: dict) -> bool:
 
 def secret_faults(folder: Path, token: str | None = None) -> list[str]:
     """Files that contain a credential, the token in use, or a path of this machine; the messages do not contain it."""
-    patterns = SECRETS | _machine_patterns() | ({"the token in use": re.escape(token)} if token else {})
+    forms = [*SECRETS, *_machine_forms()]
+    forms += [Secret("the token in use", re.escape(token))] if token else []
+    any_form = "|".join(f"(?:{form.pattern})" for form in forms)
     faults = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        for name, pattern in patterns.items():
-            if _contains(path, pattern):
-                faults.append(f"{path.relative_to(folder)}: holds {name}")
+        found = _forms_in(path, forms, any_form)
+        faults += [f"{path.relative_to(folder)}: holds {form.name}" for form in forms if form in found]
     return faults
 
 
-def _machine_patterns() -> dict[str, str]:
+def _machine_forms() -> list[Secret]:
     """The places of this machine that tell who works on it; not such as `/root`, which texts of anyone may name."""
     places = {"the path of your home folder": Path.home(), "the path of your working directory": Path.cwd()}
-    return {name: rf"{re.escape(str(path))}\b" for name, path in places.items() if len(path.parts) > 2}
+    return [Secret(name, rf"{re.escape(str(path))}\b") for name, path in places.items() if len(path.parts) > 2]
 
 
-def _contains(path: Path, pattern: str) -> bool:
+def _forms_in(path: Path, forms: list[Secret], any_form: str) -> set[Secret]:
+    """The forms of credentials in a file. `any_form` matches what at least one of them does."""
     # Parquet is compressed, so its bytes do not show the text.
-    if path.suffix == ".parquet":
-        return any(_column_contains(column, pattern) for table in stream_file(path) for column in table.columns)
-    return re.search(pattern.encode(), path.read_bytes()) is not None
+    texts = _matching_texts(path, any_form) if path.suffix == ".parquet" else [_text_of(path)]
+    found: set[Secret] = set()
+    for text in texts:
+        found.update(form for form in forms if form not in found and form.is_in(text))
+    return found
 
 
-def _column_contains(column: pyarrow.ChunkedArray, pattern: str) -> bool:
-    texts = (text for chunk in column.chunks for text in _texts(chunk))
-    return any(pyarrow.compute.any(pyarrow.compute.match_substring_regex(text, pattern)).as_py() for text in texts)
+def _text_of(path: Path) -> str:
+    """The text of a file; of weights only the header, since numbers are no text."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little") if path.suffix == ".safetensors" else -1
+        file.seek(0 if size < 0 else 8)
+        return file.read(size).decode("utf-8", errors="replace")
+
+
+def _matching_texts(path: Path, pattern: str) -> Iterator[str]:
+    """The texts in a Parquet file that match a pattern. RE2 reads all columns; few are left to look at closely."""
+    for table in stream_file(path):
+        for column in table.columns:
+            for texts in (texts for chunk in column.chunks for texts in _texts(chunk)):
+                matches = pyarrow.compute.match_substring_regex(texts, f"(?m:{pattern})")
+                yield from texts.filter(matches).to_pylist()
 
 
 def _texts(array: pyarrow.Array) -> Iterator[pyarrow.Array]:

@@ -344,7 +344,7 @@ def test_a_licence_unknown_to_the_hub_stops_the_release(data: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("text", "secret"),
     [
-        ("hf_" + "aB3" * 11 + "x", "a Hugging Face token"),
+        (" hf_" + "aB3" * 11 + "x", "a Hugging Face token"),
         ("-----BEGIN RSA PRIVATE KEY-----", "a private key"),
         ("canary GUID 0f", "a benchmark's canary"),
         ("mysecret", "the token in use"),
