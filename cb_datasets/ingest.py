@@ -10,11 +10,11 @@ from builders.base import TraceBuilder, summarize_traces
 from builders.trace import TRACE_FEATURES
 
 from .files import REPORT_FILE, ROWS_FILE, holds_rows, load_rows, read_json, save_parquet, to_dataset, write_json
-from .splits import ON_BOTH_SIDES, USUAL_HELD_OUT, choose, drop_on_both_sides, split_by_group
+from .splits import ON_BOTH_SIDES, choose, drop_on_both_sides, split_by_group
 
 
 # The splits of a source that is ingested without saying how: those of `ingest` without flags.
-EVAL_FRACTION, HELD_OUT = 0.2, USUAL_HELD_OUT
+EVAL_FRACTION, HELD_OUT = 0.2, "test"
 B4 = "fujitsu_b4"
 
 # A stored trace, which says what it was made of.

@@ -9,8 +9,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 
 # Name of the reason for which a trace is in neither split: some of its groups are held out, and some are not.
 ON_BOTH_SIDES = "on_both_sides"
-# The split that sources hold out themselves, where they do.
-USUAL_HELD_OUT = "test"
+# The splits that sources hold out themselves, where they do.
+USUAL_HELD_OUT = ("test", "dev")
 
 
 def is_held_out(group: str, fraction: float) -> bool:
@@ -32,10 +32,10 @@ def split_by_group(traces: DatasetDict, eval_fraction: float, held_out: str) -> 
         held_out (`str`): The source's own split (`test`, `dev`) that joins eval, where the source has it.
 
     Raises:
-        ValueError: If the source has no such split, other than the usual `test`; or neither that nor `train`.
+        ValueError: If the source has no such split, and it is no usual one; or neither that nor `train`.
     """
     splits_named = ", ".join(traces)
-    if held_out not in traces and held_out != USUAL_HELD_OUT:
+    if held_out not in traces and held_out not in USUAL_HELD_OUT:
         raise ValueError(f"--held-out {held_out}: the source has the splits {splits_named}. Name one of them.")
     if not {"train", held_out} & set(traces):
         raise ValueError(f"The source has the splits {splits_named}: neither train nor {held_out}.")

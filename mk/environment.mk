@@ -1,5 +1,8 @@
 # The environment: .venv, packages that some sources and tests need, tokenizers and models from packages.
 
+# A text as one word of the shell, whatever is in it: $(call quoted,$(RAW)/xstest).
+quoted = '$(subst ','\'',$(1))'
+
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready

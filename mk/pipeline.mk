@@ -23,7 +23,7 @@ STAMP := $(DATA)/decisions.txt
 ifneq ($(strip $(DECISIONS)),$(strip $(shell cat $(STAMP) 2>/dev/null)))
 $(STAMP): always
 	mkdir -p $(@D)
-	printf '%s\n' '$(subst ','\'',$(strip $(DECISIONS)))' > $@
+	printf '%s\n' $(call quoted,$(strip $(DECISIONS))) > $@
 always:
 STAMPED := $(STAMP)
 else
@@ -282,17 +282,17 @@ agentdojo: $(READY) $(AGENTDOJO_READY)  ## AgentDojo's own benchmark: make agent
 push push-model: export HF_HUB_OFFLINE := 0
 
 cards: $(REPORTS)/preflight.json  ## Write the release folder with its card; send nothing
-	$(CB) push $(or $(REPO),owner/name) --data $(DATA) --dry-run
+	$(CB) push $(call quoted,$(or $(REPO),owner/name)) --data $(DATA) --dry-run
 
 push: $(REPORTS)/preflight.json  ## Publish the dataset: make push REPO=owner/name
-	$(CB) push $(REPO) --data $(DATA) $(PUSH_FLAGS)
+	$(CB) push $(call quoted,$(REPO)) --data $(DATA) $(PUSH_FLAGS)
 
 push-model: $(DATA)/report/table.txt  ## Publish the adapter: make push-model REPO=owner/name
-	$(CB) push-model $(REPO) --adapter $(TRAINED_ADAPTER) --report $(DATA)/report $(PUSH_FLAGS)
+	$(CB) push-model $(call quoted,$(REPO)) --adapter $(TRAINED_ADAPTER) --report $(DATA)/report $(PUSH_FLAGS)
 
 EXPORT ?= $(DATA)/jsonl
 export: $(REPORTS)/preflight.json  ## All sets, the merged splits and their reports as a tree of JSON lines, in EXPORT
-	$(CB) export $(DATA) --output $(EXPORT)
+	$(CB) export $(DATA) --output $(call quoted,$(EXPORT))
 
 view: $(REPORTS)/preflight.json  ## Look through the rows in a browser, and mark them
 	$(CB) view $(DATA) --model $(TARGET) $(VIEW_FLAGS)

@@ -25,12 +25,12 @@ RETAIN_SETS := agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset
 TASKS := agentdojo multi_turn tool_flip capability later_turn over_refusal
 
 INGEST_FLAGS := --eval-fraction 0.2
-INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
-INGEST_FLAGS_fujitsu_b4 = --data-dir $(RAW)/fujitsu
+INGEST_FLAGS_agentdojo = --data-dir $(call quoted,$(RAW)/agentdojo)
+INGEST_FLAGS_fujitsu_b4 = --data-dir $(call quoted,$(RAW)/fujitsu)
 # TAU2's own split holds tasks out.
-INGEST_FLAGS_tau2 = --data-dir $(RAW)/tau2 --eval-fraction 0
-INGEST_FLAGS_ultrachat = --data-dir $(RAW)/ultrachat
-INGEST_FLAGS_xstest = --data-dir $(RAW)/xstest
+INGEST_FLAGS_tau2 = --data-dir $(call quoted,$(RAW)/tau2) --eval-fraction 0
+INGEST_FLAGS_ultrachat = --data-dir $(call quoted,$(RAW)/ultrachat)
+INGEST_FLAGS_xstest = --data-dir $(call quoted,$(RAW)/xstest)
 # Inboxes and listings are long: older results give way, visibly, before a row is dropped.
 COLLECT_FLAGS := --fit
 

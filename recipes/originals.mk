@@ -18,7 +18,7 @@ RETAIN_SETS := agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset
 TASKS := agentdojo multi_turn capability later_turn over_refusal agentharm
 
 INGEST_FLAGS := --eval-fraction 0.2
-INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
+INGEST_FLAGS_agentdojo = --data-dir $(call quoted,$(RAW)/agentdojo)
 # Its own split holds tasks out.
 INGEST_FLAGS_tau2 := --eval-fraction 0
 INGEST_FLAGS_ultrachat := --n-samples 1000

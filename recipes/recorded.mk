@@ -11,8 +11,8 @@ SOURCES += fujitsu_b1 fujitsu_b3 xstest_completions
 HARMFUL_SETS += fujitsu_rag fujitsu_direct
 RETAIN_SETS += xstest_borderline
 
-INGEST_FLAGS_fujitsu_b1 = --data-dir $(RAW)/fujitsu
-INGEST_FLAGS_fujitsu_b3 = --data-dir $(RAW)/fujitsu
+INGEST_FLAGS_fujitsu_b1 = --data-dir $(call quoted,$(RAW)/fujitsu)
+INGEST_FLAGS_fujitsu_b3 = --data-dir $(call quoted,$(RAW)/fujitsu)
 # Training on XSTest spoils it as a benchmark. By group, prompts and answers alike, only its eval part is evaluated.
-INGEST_FLAGS_xstest = --data-dir $(RAW)/xstest --retain
-INGEST_FLAGS_xstest_completions = --data-dir $(RAW)/xstest --retain
+INGEST_FLAGS_xstest = --data-dir $(call quoted,$(RAW)/xstest) --retain
+INGEST_FLAGS_xstest_completions = --data-dir $(call quoted,$(RAW)/xstest) --retain

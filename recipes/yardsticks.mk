@@ -17,7 +17,7 @@ RAW ?=
 RECIPE_READY := $(SOURCES_READY)
 
 PUBLISHED := injecagent llmail ultrachat xstest
-ON_DISK := $(foreach name,agentdojo agentdyn $(PUBLISHED),$(if $(wildcard $(RAW)/$(name)),$(name)))
+ON_DISK := $(foreach name,agentdojo agentdyn $(PUBLISHED),$(shell test ! -e $(call quoted,$(RAW)/$(name)) || echo $(name)))
 SOURCES := lookalike bfcl $(ON_DISK) $(if $(filter 1,$(HF_HUB_OFFLINE)),,$(filter-out $(ON_DISK),$(PUBLISHED)))
 SOURCE_OF_agentdyn := agentdojo
 TASKS := injecagent llmail fidelity agentdojo tool_flip forced_call multi_turn \
@@ -27,7 +27,7 @@ TASKS := injecagent llmail fidelity agentdojo tool_flip forced_call multi_turn \
 INGEST_FLAGS := --eval-fraction 1
 INGEST_FLAGS_lookalike := --eval-fraction 0 --held-out test
 INGEST_FLAGS_ultrachat = --n-samples 1000 $(FROM_DISK)
-FROM_DISK = $(if $(filter $*,$(ON_DISK)),--data-dir $(RAW)/$*)
+FROM_DISK = $(if $(filter $*,$(ON_DISK)),--data-dir $(call quoted,$(RAW)/$*))
 $(foreach name,$(filter-out ultrachat,$(ON_DISK)),$(eval INGEST_FLAGS_$(name) = $$(FROM_DISK)))
 
 # InjecAgent has 2,108 prompts, and a part of them is another benchmark. Of other tasks, as many are a sample.

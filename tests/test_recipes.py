@@ -298,7 +298,31 @@ def test_every_source_is_read_before_a_model_is_asked(recipe, target, tmp_path):
 def test_a_repository_that_is_not_named_is_missed_first(target, tmp_path):
     shown = make("--dry-run", target, f"DATA={tmp_path}")
     assert shown.returncode != 0 and f"make {target} REPO=owner/name" in shown.stderr and not shown.stdout
-    assert " o/n " in make("--dry-run", target, f"DATA={tmp_path}", "REPO=o/n").stdout
+    assert " 'o/n' " in make("--dry-run", target, f"DATA={tmp_path}", "REPO=o/n").stdout
+
+
+@pytest.mark.parametrize("recipe", ["local", "recorded", "originals", "llama-3.1-8b", "yardsticks"])
+def test_a_folder_of_raw_files_is_one_word_whatever_its_name(recipe, tmp_path):
+    raw = tmp_path / "my raw's $HOME; touch x"
+    for name in ("agentdojo", "xstest"):
+        (raw / name).mkdir(parents=True)
+    settings = (
+        f"RECIPE={recipe}",
+        f"DATA={tmp_path / 'data'}",
+        f"RAW={str(raw).replace('$', '$$')}",
+        "MODEL=m",
+        "ADAPTER=a",
+    )
+    shown = make("--dry-run", "traces", *settings).stdout
+    [words] = [shlex.split(line) for line in shown.splitlines() if " ingest agentdojo " in line]
+    assert words[words.index("--data-dir") + 1] == f"{raw}/agentdojo"
+
+
+@pytest.mark.parametrize("target", ["push", "push-model", "cards"])
+def test_a_repository_is_one_word_whatever_its_name(target, tmp_path):
+    shown = make("--dry-run", target, f"DATA={tmp_path}", "REPO=o/n; touch 'x'").stdout
+    [words] = [shlex.split(line) for line in shown.splitlines() if re.search(r"cb-datasets push(-model)? ", line)]
+    assert words[2] == "o/n; touch 'x'"
 
 
 @pytest.mark.parametrize("target", ["train", "evaluate", "attack"])

@@ -25,8 +25,8 @@ RETAIN_SETS := adversarial_safe b4_benign_twins agentdojo_resisted agentdojo_ben
 TASKS := tool_flip agentdojo forced_call multi_turn capability later_turn irrelevance over_refusal refusal chat
 
 INGEST_FLAGS := --eval-fraction 0.2
-INGEST_FLAGS_fujitsu_b4 = --data-dir $(RAW)/fujitsu
-INGEST_FLAGS_agentdojo = --data-dir $(RAW)/agentdojo
+INGEST_FLAGS_fujitsu_b4 = --data-dir $(call quoted,$(RAW)/fujitsu)
+INGEST_FLAGS_agentdojo = --data-dir $(call quoted,$(RAW)/agentdojo)
 # Its own split holds tasks out.
 INGEST_FLAGS_tau2 := --eval-fraction 0
 INGEST_FLAGS_ultrachat := --n-samples 2000

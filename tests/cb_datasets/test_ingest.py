@@ -64,7 +64,9 @@ def test_a_trace_of_two_groups_needs_both_on_one_side():
 def test_a_source_for_evaluation_only():
     sides = split_by_group(DatasetDict(test=traces("a", "b")), 0.2, "test")
     assert len(sides["train"]) == 0 and sides["eval"]["group"] == ["a", "b"]
-    with pytest.raises(ValueError, match="--held-out dev: the source has the splits"):
+    with pytest.raises(ValueError, match=r"--held-out zzz: the source has the splits test\. Name one of them\."):
+        split_by_group(DatasetDict(test=traces("a")), 0.2, "zzz")
+    with pytest.raises(ValueError, match="neither train nor dev"):
         split_by_group(DatasetDict(test=traces("a")), 0.2, "dev")
 
 
