@@ -187,9 +187,12 @@ DIAGNOSTICS := $(if $(GIVEN),,$(DATA)/report/diagnostics.json)
 SUBJECT := $(DATA)/report/subject.txt
 # Quiet: an error of the training is one line, without a traceback of the launcher.
 LAUNCH ?= $(BIN)/accelerate launch --quiet $(LAUNCH_FLAGS)
-TRAIN = $(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
+# With RESUME=true, training resumes from its newest whole checkpoint, or starts if there is none; with RESUME=false it
+# starts, and those of an earlier one are removed. Either writes checkpoints, whatever the recipe says.
+CHECKPOINTS = $(if $(RESUME),--save_strategy steps --save_steps 0.1 --save_total_limit 2 --resume_from_checkpoint $(RESUME))
+TRAIN = $(if $(filter false,$(RESUME)),rm -rf $(@D)/checkpoint-* && )$(LAUNCH) -m trainers.train --config $(filter %.yaml,$^) \
 	--model_name_or_path $(MODEL) $(TOKENIZER_FLAG:--tokenizer%=--tokenizer_name_or_path%) \
-	--dataset_name $(STAGE2) --output_dir $(@D) $(TRAIN_FLAGS)
+	--dataset_name $(STAGE2) --output_dir $(@D) $(CHECKPOINTS) $(TRAIN_FLAGS)
 
 # A recipe with suites of AgentDojo's or its own tests base and breakers in live runs, too.
 LIVE_TABLE := $(if $(LIVE_FLAGS),$(DATA)/report/agentdojo/table.txt)

@@ -318,6 +318,20 @@ def test_a_folder_of_raw_files_is_one_word_whatever_its_name(recipe, tmp_path):
     assert words[words.index("--data-dir") + 1] == f"{raw}/agentdojo"
 
 
+@pytest.mark.parametrize("resume", ["", "true", "false"])
+def test_training_starts_or_resumes(resume, tmp_path):
+    shown = make("--dry-run", "train", "RECIPE=demo", f"DATA={tmp_path}", f"RESUME={resume}").stdout.replace(
+        "\\\n", " "
+    )
+    [line] = [line for line in shown.splitlines() if f"--output_dir {tmp_path}/adapter " in line]
+    assert line.startswith(f"rm -rf {tmp_path}/adapter/checkpoint-* && ") == (resume == "false")
+    flags = shlex.split(line)
+    values = [
+        flags[flags.index(flag) + 1] for flag in ("--save_strategy", "--resume_from_checkpoint") if flag in flags
+    ]
+    assert values == (["steps", resume] if resume else [])
+
+
 @pytest.mark.parametrize("target", ["push", "push-model", "cards"])
 def test_a_repository_is_one_word_whatever_its_name(target, tmp_path):
     shown = make("--dry-run", target, f"DATA={tmp_path}", "REPO=o/n; touch 'x'").stdout

@@ -56,6 +56,17 @@ def test_every_step_is_a_make_target_with_a_job_of_its_own():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+@pytest.mark.parametrize(("restarts", "resume"), [(None, "false"), ("0", "false"), ("2", "true")])
+def test_a_requeued_training_resumes(restarts, resume, tmp_path):
+    """With a stand-in for `run_step`, which prints its arguments."""
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "step.sh").write_text('run_step() { echo "$@"; }\n')
+    environment = {} if restarts is None else {"SLURM_RESTART_COUNT": restarts}
+    words = ["bash", SLURM / "train.sbatch", "RECIPE=demo"]
+    shown = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["train", f"RESUME={resume}", "RECIPE=demo"]
+
+
 def test_all_jobs_have_the_same_directives():
     directives = {
         tuple(re.findall(r"^#SBATCH (.+)", path.read_text(), re.MULTILINE)) for path in SLURM.glob("*.sbatch")
