@@ -1,6 +1,7 @@
 """Errors of the scripts: one line each, with exit status 1, or 2 for a wrong command line."""
 
 import re
+import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
@@ -17,13 +18,26 @@ _UNKNOWN = re.compile(r"(?:unrecognized arguments: |ambiguous option: )(\S+)")
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """End the script with one line and exit status 1 for errors that its user can act on: wrong data, a full disk."""
+def errors_in_one_line(to_go_on: str = "Repeat the command.") -> Iterator[None]:
+    """
+    End the script with one line for what its user can act on: wrong data or a full disk, with exit status 1, and a
+    signal, Ctrl-C among them, with that of the shell.
+
+    Args:
+        to_go_on (`str`, *optional*):
+            What is said of a stopped script.
+    """
     from cb_datasets.disk_faults import error_line
-    from cb_datasets.terminal import shown_line
+    from cb_datasets.stop_signals import Stopped, stop_signals
+    from cb_datasets.terminal import print_line, shown_line
 
     try:
-        yield
+        with stop_signals():
+            yield
+    except (KeyboardInterrupt, Stopped) as stop:
+        stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
+        print_line(f"Stopped by {stopped.signal}. {to_go_on}", file=sys.stderr)
+        raise stopped from None
     except Exception as error:
         message = str(error) if isinstance(error, FloatingPointError) else error_line(error)
         if message is None:

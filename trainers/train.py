@@ -60,7 +60,9 @@ def main(script_args: ScriptArguments, training_args: "CircuitBreakerConfig", mo
         **as_dict(training_args.model_init_kwargs),
     }
 
-    with errors_in_one_line():
+    with errors_in_one_line(
+        "Repeat the command with --resume_from_checkpoint true to go on from its last checkpoint."
+    ):
         check_settings(training_args, model_args)
         check_places(script_args, training_args, model_args)
         trainer = make_trainer(script_args, training_args, model_args)

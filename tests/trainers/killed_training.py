@@ -25,6 +25,7 @@ import transformers
 
 import trainers.circuit_breaker_trainer
 import trainers.curves
+from cb_datasets.stop_signals import Stopped
 from trainers.checkpoints import fault
 from trainers.train import main, parse_arguments
 
@@ -47,6 +48,8 @@ def run(flags: list[str], output: Path, log: Path, at_write: Callable[[int], Non
             count_writes(output, at_write)
         main(*parse_arguments([*flags, "--output_dir", str(output)]))
         status = 0
+    except Stopped as stopped:
+        status = stopped.code
     except BaseException:
         traceback.print_exc()
     finally:
