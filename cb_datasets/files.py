@@ -299,24 +299,6 @@ def count_rows(folders: Iterable[Path]) -> int:
     return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
 
 
-def folders_in(folder: Path, what: str) -> list[Path]:
-    """The dataset folders in a folder, or the folder itself if it is one; hidden ones are left out.
-
-    One without rows is left to their reader, whose error says what is missing.
-
-    Raises:
-        FileNotFoundError: If there is no such folder, or none in it; the message names it, and `what` it should have.
-    """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}: name the one with {what}.")
-    if holds_rows(folder):
-        return [folder]
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    if not inside:
-        raise FileNotFoundError(f"No {what} in {folder}: run the step that makes them.")
-    return inside
-
-
 def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
     """Hashes of the rows of dataset folders, by the last two parts of their paths: `{"stage2/train": "9f86..."}`.
 

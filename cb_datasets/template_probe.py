@@ -155,7 +155,7 @@ def check_rendering(
     Raises:
         ValueError: If a row's format or template is unknown or not the tokenizer's.
     """
-    own = {"prompt_format": format_of(tokenizer).name, "template_hash": template_hash(tokenizer)}
+    own = _own_rendering(tokenizer)
     others = [row for row in rows if any(row["provenance"][name] != value for name, value in own.items())]
     if not others:
         return
@@ -169,7 +169,38 @@ def check_rendering(
             "with this model, or import them with its tokenizer: `cb-datasets import --model`."
         )
     raise ValueError(
-        f"{first} was made for another model: it has format {theirs['prompt_format']} and chat template "
-        f"{theirs['template_hash']}, and the tokenizer {tokenizer.name_or_path} has {own['prompt_format']} and "
-        f"{own['template_hash']}. Make the data with this model, or train the model of the data."
+        f"{first} was made for another model: it has {_described(theirs)}, and the tokenizer {tokenizer.name_or_path} "
+        f"has {_described(own)}. Make the data with this model, or train the model of the data."
     )
+
+
+def check_prompts(prompts: Iterable[Mapping[str, Any]], tokenizer: "PreTrainedTokenizerBase", place: object) -> None:
+    """Raise an error for prompts that were made for another model: what begins a call there, and which right answers
+    can be written, is another matter with this one.
+
+    Args:
+        prompts (`Iterable[Mapping[str, Any]]`): Prompts. One that does not say what it was made for passes.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Tokenizer of the model to be asked.
+        place (`object`): Where they are from, for the message.
+
+    Raises:
+        ValueError: If a prompt's format or template is not the tokenizer's.
+    """
+    own = _own_rendering(tokenizer)
+    for row in prompts:
+        theirs = {name: row["provenance"][name] for name in own}
+        if any(theirs[name] not in (None, value) for name, value in own.items()):
+            raise ValueError(
+                f"{place}: the prompt {row['id']} was made for another model: for {_described(theirs)}, and the "
+                f"tokenizer {tokenizer.name_or_path} has {_described(own)}. Make the prompts for this one with "
+                "`cb-datasets generate-eval --model`, or ask the model that they are for."
+            )
+
+
+def _own_rendering(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
+    return {"prompt_format": format_of(tokenizer).name, "template_hash": template_hash(tokenizer)}
+
+
+def _described(rendering: Mapping[str, str | None]) -> str:
+    template = f" and chat template {rendering['template_hash']}" if rendering["template_hash"] else ""
+    return f"format {rendering['prompt_format']}{template}"

@@ -9,6 +9,7 @@ import typer
 
 from ..counts import listed
 from ..terminal import print_line
+from .evaluate import check_prompts_of
 from .options import (
     AdapterOption,
     BackendName,
@@ -84,7 +85,9 @@ def attack(
         raise typer.BadParameter("--tamper needs rows to train on: --data, the folder of the merged data (stage2).")
     if data is not None and not tamper:
         raise typer.BadParameter("--data is read with --tamper only.")
-    attackable, left_out = select_attackable(load_rows(prompts / task, PROMPT_FEATURES))
+    rows = load_rows(prompts / task, PROMPT_FEATURES)
+    check_prompts_of(prompts / task, rows, engine)
+    attackable, left_out = select_attackable(rows)
     if len(attackable) == 0:
         raise ValueError(f"{prompts / task}: no prompt can be attacked ({listed(left_out)}). Name another --task.")
     adapters = named_adapters(adapter, also or [])

@@ -309,16 +309,19 @@ def generate_eval(
     from ..files import SPLIT_FILES, save_rows
     from ..formats import CANONICAL, format_of, get_format
     from ..ingest import load_traces
-    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, in_format, limits_of
+    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, in_format, limits_of, made_for
     from ..sets.jsonl_sets import is_jsonl
     from ..splits import choose
+    from ..template_probe import template_hash
 
     for task in tasks or []:
         if task not in EVALUATION_TASKS:
             raise ValueError(f"Unknown task {task!r}; known: {', '.join(EVALUATION_TASKS)}.")
     wanted = dict.fromkeys(tasks or (task for task in EVALUATION_TASKS if task != FORCED_CALL))
     wanted |= {FORCED_CALL: None} if include_forced_calls else {}
-    target_format = format_of(tokenizer(model)) if model else get_format(tool_format or CANONICAL)
+    target = tokenizer(model) if model else None
+    target_format = format_of(target) if target else get_format(tool_format or CANONICAL)
+    template = template_hash(target) if target else None
     held_out = [load_traces([path], ("eval",))["eval"] for path in traces]
     chosen = {}
     for task in wanted:
@@ -328,7 +331,7 @@ def generate_eval(
             continue
         if len(rows) == 0:
             raise ValueError(f"The eval split of {_names(traces)} has no prompts for {task}.")
-        chosen[task] = choose(rows, max_prompts, seed)
+        chosen[task] = made_for(choose(rows, max_prompts, seed), target_format, template)
         limits = limits_of(chosen[task], held_out, task)
         if left_out := len(prompts) - len(rows):
             limits["left_out_parallel_calls"] = left_out  # the target's format has none

@@ -69,7 +69,7 @@ def evaluate(
     from ..report.report import write_report
 
     adapters = named_adapters(adapter, also or [])
-    rows = load_prompts(prompts)
+    rows = load_prompts(prompts, engine)
     scales = _checked_scales(scale, engine, adapter, rows) if scale else ()
     options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits, scales)
     attack_results = read_attack_results(output)  # an unreadable file is an error before a model loads
@@ -170,16 +170,14 @@ def ability(
     print_line(f"ability: {len(turns)} held-out turns, {dropped(drops)} -> {output / ABILITY_FILE}")
 
 
-def load_prompts(folder: Path) -> "Dataset":
-    """The evaluation prompts of all tasks in a folder."""
+def load_prompts(folder: Path, engine: Engine) -> "Dataset":
+    """The evaluation prompts of all tasks in a folder, made for the engine's model."""
     from datasets import concatenate_datasets
 
-    from ..files import folders_in, load_rows
+    from ..files import load_rows
     from ..sample import PROMPT_FEATURES
 
-    rows = concatenate_datasets(
-        [load_rows(each, PROMPT_FEATURES) for each in folders_in(folder, "evaluation prompts")]
-    )
+    rows = concatenate_datasets([load_rows(each, PROMPT_FEATURES) for each in prompt_folders_in(folder)])
     if len(rows) == 0:
         raise ValueError(f"{folder}: no prompt in any task. Run `cb-datasets generate-eval` again.")
     for column in ("id", "group", "task"):
@@ -188,7 +186,36 @@ def load_prompts(folder: Path) -> "Dataset":
             raise ValueError(
                 f"{folder}: prompt {row + 1} of {len(rows)} has no {column}. Run `cb-datasets generate-eval` again."
             )
+    check_prompts_of(folder, rows, engine)
     return rows
+
+
+def prompt_folders_in(folder: Path) -> list[Path]:
+    """The folders of evaluation prompts in a folder, or the folder itself if it is one; hidden ones are left out.
+
+    One without rows is left to their reader, whose error says what is missing.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or none in it; the message names it.
+    """
+    from ..files import holds_rows
+
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}: name the one with evaluation prompts.")
+    if holds_rows(folder):
+        return [folder]
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    if not inside:
+        raise FileNotFoundError(f"No evaluation prompts in {folder}: run the step that makes them.")
+    return inside
+
+
+def check_prompts_of(folder: Path, rows: "Dataset", engine: Engine) -> None:
+    """Raise if prompts were made for another model than the engine's; before that is loaded."""
+    from ..template_probe import check_prompts
+
+    if any(origin["prompt_format"] for origin in rows["provenance"]):
+        check_prompts(rows, tokenizer(engine.tokenizer or engine.model), folder)
 
 
 def _checked_scales(scales: list[float], engine: Engine, adapter: str, rows: "Dataset") -> tuple[float, ...]:

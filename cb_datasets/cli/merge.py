@@ -11,6 +11,7 @@ from ..checks.thresholds import MergedThresholds, Thresholds
 from ..counts import listed
 from ..terminal import print_line
 from .check import HarmfulOption, QuarantineOption, RetainOption, SetsArgument, named_sets, quarantined, rules_table
+from .evaluate import prompt_folders_in
 from .numbers import finite
 from .options import SeedOption, takes
 from .output import dropped, gate_table, stop_unless, tokenizer
@@ -87,7 +88,7 @@ def merge(
     """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
     from ..audit.marks import marked_bad
     from ..export import json_schema
-    from ..files import folders_in, hashes_of, write_json
+    from ..files import hashes_of, write_json
     from ..merge.dropped_rows import DROPPED_ROWS_FILE
     from ..merge.merge import MergeOptions
     from ..merge.merge import merge as merge_sets
@@ -103,7 +104,7 @@ def merge(
     if check:
         bad |= _checked(sets, output.parent / "quarantine" / "merge")
     outputs = output_of_splits(output, eval_output)
-    prompt_sets = folders_in(prompts, "evaluation prompts") if prompts else []
+    prompt_sets = prompt_folders_in(prompts) if prompts else []
     marked = marked_bad(marks) if marks else set()
     stats = (reports or reports_beside(output)) / "stats.json"
     left_out = stats.with_name(DROPPED_ROWS_FILE)

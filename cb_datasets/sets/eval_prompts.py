@@ -59,6 +59,19 @@ def in_format(prompts: Dataset, tool_format: ToolCallFormat) -> Dataset:
     return prompts.select(single)
 
 
+def made_for(prompts: Dataset, tool_format: ToolCallFormat, template: str | None) -> Dataset:
+    """The prompts, which say for which format, and with which chat template, they were made.
+
+    Args:
+        prompts ([`~datasets.Dataset`]): What [`in_format`] returned.
+        tool_format ([`ToolCallFormat`]): The target's tool-call format.
+        template (`str`, *optional*): Hash of its chat template, where that is known.
+    """
+    made = {"prompt_format": tool_format.name, "template_hash": template}
+    rows = [{**row, "provenance": {**row["provenance"], **made}} for row in prompts]
+    return to_dataset(rows, PROMPT_FEATURES)
+
+
 def limits_of(prompts: Dataset, traces: Iterable[Dataset], task: str) -> dict[str, int]:
     """What limits the evaluation of a task: counts by name, empty if nothing does.
 
