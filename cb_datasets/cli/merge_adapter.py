@@ -63,7 +63,8 @@ def merge_adapter(
             "--load-in-8bit: merged weights in 8 bits are another model than those written here. Merge without it, "
             "and evaluate the folder with `cb-datasets evaluate --model`."
         )
-    rows = load_prompts(prompts, engine)
+    target = merged_weights.tokenizer_for(engine.model, adapter, engine.tokenizer)
+    rows = load_prompts(prompts, replace(engine, tokenizer=target))
     origin = merged_weights.merge_adapter(engine.model, adapter, engine.tokenizer, dtype, output)
     print_line(f"merge-adapter: {origin['adapter']} in {origin['model']}, {dtype} -> {output}")
     load = partial(_load_for_check, engine, adapter, str(output))

@@ -48,6 +48,12 @@ def check_mergeable(model: str, adapter: str, output: Path) -> None:
         )
 
 
+def tokenizer_for(model: str, adapter: str, tokenizer: str | None) -> str:
+    """The tokenizer of a merged model: the one given, else the adapter's own, else the model's."""
+    own = (Path(adapter) / "tokenizer_config.json").is_file()
+    return tokenizer or (adapter if own else model)
+
+
 def merge_adapter(model: str, adapter: str, tokenizer: str | None, dtype: str, output: Path) -> dict:
     """Write the folder of a model with an adapter merged into it, on the CPU, with 4 bytes of memory per weight.
 
@@ -73,8 +79,7 @@ def merge_adapter(model: str, adapter: str, tokenizer: str | None, dtype: str, o
     from transformers import AutoModelForCausalLM
 
     check_mergeable(model, adapter, output)
-    own = (Path(adapter) / "tokenizer_config.json").is_file()
-    decided = load_tokenizer(tokenizer or (adapter if own else model))
+    decided = load_tokenizer(tokenizer_for(model, adapter, tokenizer))
     check_model_files(model)
     with loading(model, "weights"):
         network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
