@@ -7,6 +7,8 @@ pytorch_model.bin                    a pickle. Unpickling runs what a stranger w
 """
 
 import json
+import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from ..disk_faults import disk_fault
 
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+_logger = logging.getLogger(__name__)
 
 # A longer header than any model's, as in the safetensors library.
 _MAX_HEADER = 100_000_000
@@ -171,7 +175,9 @@ def _short(reason: str, length: int = 300) -> str:
 
 
 def check_remote_code(model: str, revision: str | None) -> None:
-    """Check that the Python code that a model ships is pinned: it is whatever its repository holds on that day.
+    """Check that the Python code that a model ships is pinned, and name it in a warning.
+
+    It is whatever the model's repository holds on that day.
 
     Args:
         model (`str`): Folder of the model, or its Hub id.
@@ -186,12 +192,18 @@ def check_remote_code(model: str, revision: str | None) -> None:
             f"`trust_remote_code` runs Python code of {model}: read it, and set `model_revision` to the commit that "
             "you read, all 40 digits."
         )
+    run: set[str] = set()
     for name in ("config.json", "tokenizer_config.json"):
-        if "--" in json.dumps(_described(folder, model, name, revision).get("auto_map", {})):
+        classes = json.dumps(_described(folder, model, name, revision).get("auto_map", {}))
+        if "--" in classes:
             raise ValueError(
                 f"{model}: {name} names code of another repository, which no revision pins. Copy the model and that "
                 "code into one folder, read it, and train from there."
             )
+        run.update(re.findall(r'"(\w+)\.\w+"', classes))
+    if run:
+        files = ", ".join(f"{module}.py" for module in sorted(run))
+        _logger.warning("`trust_remote_code`: Python code of %s runs: %s.", model, files)
 
 
 def _is_commit(revision: str | None) -> bool:

@@ -39,10 +39,11 @@ def test_code_of_a_hub_model_needs_a_commit(revision):
         check_remote_code("someone/model", revision)
 
 
-def test_code_of_another_repository_is_refused(pickled):
+def test_code_of_a_folder_is_named_and_of_another_repository_refused(pickled, caplog):
     config = json.loads((pickled / "config.json").read_text())
     (pickled / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "code.Config"}}))
     check_remote_code(str(pickled), None)
+    assert caplog.messages == [f"`trust_remote_code`: Python code of {pickled} runs: code.py."]
     (pickled / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "some/one--code.Config"}}))
     with pytest.raises(ValueError, match="another repository"):
         check_remote_code(str(pickled), None)

@@ -969,7 +969,8 @@ def test_the_agentdojo_command(finished, tiny, adapter, monkeypatch):
         "the report's own keys are reserved: no adapter may have such a name"
     )
     assert report["suites"] == ["banking"] and report["attacks"] == ["important_instructions"]
-    assert report["base"]["targeted_asr"]["n"] == 1 and report["settings"]["model"] == Path(tiny.model).name
+    label = f"local model {Path(tiny.model).name} (weights {report['settings']['revision']})"
+    assert report["base"]["targeted_asr"]["n"] == 1 and report["settings"]["model"] == label
     assert report["settings"]["spelled_control_tokens"] == "encoded as plain text"
 
 
