@@ -18,7 +18,7 @@ def test_a_signal_is_one_line(number, status, capsys):
         os.kill(os.getpid(), number)
         signal.pause()
     assert stopped.value.code == status
-    assert capsys.readouterr().err == f"Stopped by {number.name}. Go on.\n"
+    assert capsys.readouterr().err == f"\nStopped by {number.name}. Go on.\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
