@@ -65,3 +65,9 @@ def tokenizer_packages() -> Path:
 def llama_tokenizer(real_tokenizer):
     """The real Llama 3.1 tokenizer with its chat template."""
     return real_tokenizer("llama-3.1")
+
+
+@pytest.fixture
+def any_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For commands that are parsed and not run: what they read need not be there."""
+    monkeypatch.setattr("cb_datasets.cli.paths.check_exists", lambda flag, path, kind: None)

@@ -23,6 +23,8 @@ SCRIPTS = [(theirs, ours) for (theirs, *_), [ours] in ROWS if theirs.partition("
 GROUP = typer.main.get_command(app)
 UsageError = typer.BadParameter.__mro__[1]
 
+pytestmark = pytest.mark.usefixtures("any_path")
+
 
 def parse(words: list[str]) -> None:
     name, *arguments = words

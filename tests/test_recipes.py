@@ -46,7 +46,7 @@ def commands_of(recipe, target, data):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("target", ["data", "generate-shards"])
-def test_every_command_of_a_recipe_is_one(recipe, target, tmp_path):
+def test_every_command_of_a_recipe_is_one(recipe, target, tmp_path, any_path):
     commands = commands_of(recipe, target, tmp_path)
     assert commands
     group = typer.main.get_command(app)
@@ -375,7 +375,7 @@ def yardstick_commands(tmp_path, *names, **environment):
     return commands
 
 
-def test_yardsticks_ask_a_given_breaker_everything_on_hand(tmp_path):
+def test_yardsticks_ask_a_given_breaker_everything_on_hand(tmp_path, any_path):
     commands = yardstick_commands(tmp_path, "injecagent", "agentdyn", HF_HUB_OFFLINE="1")
     folders = {Path(*options_of(words, "--output")).name: words for words in commands["ingest"]}
     assert set(folders) == {"lookalike", "bfcl", "injecagent", "agentdyn"}
@@ -388,7 +388,7 @@ def test_yardsticks_ask_a_given_breaker_everything_on_hand(tmp_path):
     assert all(options_of(words, "--adapter") == ["owner/breaker"] for words in (evaluated, merged))
 
 
-def test_yardsticks_fetch_what_is_published(tmp_path):
+def test_yardsticks_fetch_what_is_published(tmp_path, any_path):
     commands = yardstick_commands(tmp_path, "xstest", HF_HUB_OFFLINE="0")
     folders = {Path(*options_of(words, "--output")).name: words for words in commands["ingest"]}
     assert {"injecagent", "llmail", "ultrachat", "xstest"} <= set(folders) and "agentdojo" not in folders

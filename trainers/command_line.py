@@ -36,7 +36,7 @@ def errors_in_one_line(to_go_on: str = "Repeat the command.") -> Iterator[None]:
             yield
     except (KeyboardInterrupt, Stopped) as stop:
         stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
-        print(file=sys.stderr)  # below the progress bar
+        sys.stderr.write("\n")  # below the progress bar
         print_line(f"Stopped by {stopped.signal}. {to_go_on}", file=sys.stderr)
         raise stopped from None
     except Exception as error:
