@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 # The folders of a data folder that commands read. Reports, releases and completions are written beside them.
-_DATA_PARTS = ("traces", "harmful", "retain", "ds", "dr", "prompts", "stage2")
+_DATA_PARTS = ("traces", "harmful", "retain", "ds", "dr", "prompts", "stage2/train", "stage2/eval")
 
 # Endings of the files that commands write; a path without one is a folder's.
 _FILE_SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -26,6 +26,7 @@ class Role(StrEnum):
     """What a command does with a path."""
 
     READ = "reads"
+    DATA = "reads from"  # the folders of a data folder
     RESULT = "reads the result"  # of another command, which may lie in the folder that is written to
     MODEL = "loads"
     WRITE = "writes"
@@ -88,7 +89,8 @@ def check_apart(first: NamedPath, second: NamedPath) -> None:
 def _parts(source: NamedPath) -> Iterator[Path]:
     """The folder itself, or for a data folder those in it that are read."""
     folder = _real(source.path)
-    yield from [folder / name for name in _DATA_PARTS if (folder / name).is_dir()] or [folder]
+    parts = [folder / name for name in _DATA_PARTS]
+    yield from parts if source.role == Role.DATA else [part for part in parts if part.is_dir()] or [folder]
 
 
 def _relation(written: Path, read: Path, output: Role, source: Role) -> str | None:

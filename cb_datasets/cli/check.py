@@ -14,7 +14,7 @@ from ..terminal import print_line, shown, shown_line
 from .numbers import finite
 from .options import MaxLengthOption, ToolSchemaOption, read_tool_schema, takes
 from .output import gate_table, stop_unless, table, tokenizer, verdict, write_checked
-from .paths import input_file, input_folder, input_path, model_path, output_path
+from .paths import data_folder, input_file, input_folder, input_path, model_path, output_path
 
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ValidateSplit(StrEnum):
 def validate(
     folders: SetsArgument = None,
     data_dir: Annotated[
-        Path | None, typer.Option(callback=input_folder, help="Folder with harmful/ and retain/: all sets in it.")
+        Path | None, typer.Option(callback=data_folder, help="Folder with harmful/ and retain/: all sets in it.")
     ] = None,
     split: Annotated[
         ValidateSplit | None, typer.Option(help="Check only train or eval rows, or only Ds (harmful) or Dr (retain).")
@@ -258,7 +258,7 @@ def explain(
     id: Annotated[str, typer.Argument(help="Id of a sample.")],
     data_dir: Annotated[
         Path,
-        typer.Option(callback=input_folder, help="The data folder, with harmful/, retain/, traces/, stage2/, ..."),
+        typer.Option(callback=data_folder, help="The data folder, with harmful/, retain/, traces/, stage2/, ..."),
     ],
     model: ModelOption = None,
 ) -> None:

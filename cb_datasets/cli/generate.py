@@ -25,7 +25,7 @@ from .options import (
     takes,
 )
 from .output import save_set
-from .paths import input_folder, input_path, output_path
+from .paths import data_folder, input_path, output_path
 
 
 if TYPE_CHECKING:
@@ -299,7 +299,7 @@ def _is_dry_run(
 @app.command()
 def generate(
     sets: Annotated[str, typer.Option(help='The sets, e.g. "harmful/b4_flips retain/refusals".')],
-    data_dir: Annotated[Path, typer.Option(callback=input_folder, help="The data folder, with traces/ in it.")],
+    data_dir: Annotated[Path, typer.Option(callback=data_folder, help="The data folder, with traces/ in it.")],
     rank: Annotated[int, typer.Option(min=0, help="Do shards RANK, RANK + WORLD, ... of every set.")],
     world: Annotated[int, typer.Option(min=1, help="Number of ranks.")],
     attacked_source: Annotated[str, typer.Option(help="Source of the attacked prompts.")] = "",

@@ -57,6 +57,7 @@ def _register(ctx: typer.Context, named: NamedPath, kind: str | None) -> None:
 
 input_file = _callback(Role.READ, "file")
 input_folder = _callback(Role.READ, "folder")
+data_folder = _callback(Role.DATA, "folder")
 input_path = _callback(Role.READ, "path")
 # Results of other commands, which lie in the folder of the report that they are added to.
 result_file = _callback(Role.RESULT, "file")

@@ -12,7 +12,7 @@ from ..terminal import print_line
 from .build import config_fields
 from .options import takes
 from .output import table
-from .paths import input_file, input_folder, model_path, output_path, own_or_file
+from .paths import data_folder, input_file, input_folder, model_path, output_path, own_or_file
 
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def push(
     repo: RepoArgument,
     data: Annotated[
         Path,
-        typer.Option(callback=input_folder, help="The data folder of a recipe, with stage2/, prompts/ and reports/."),
+        typer.Option(callback=data_folder, help="The data folder of a recipe, with stage2/, prompts/ and reports/."),
     ],
     publishing: Publishing,
 ) -> None:

@@ -113,7 +113,7 @@ APART = {
         "--work-dir: data/prompts/x lies in data/prompts, which --prompts reads",
     ),
     "push": (["owner/name", "--data", "data", "--output", "data/prompts"], "--output: data/prompts is data"),
-    "export": (["data", "--output", "data/stage2/train.jsonl"], "--output: .* lies in data, which FOLDER reads"),
+    "export": (["data", "--output", "data/stage2/train/x.jsonl"], "--output: .* lies in data, which FOLDER reads"),
     "import": (["file", "--output", "."], r"--output: \. contains file, which FILE reads"),
 }
 
@@ -141,6 +141,7 @@ def write(path: str, role: Role = Role.WRITE) -> NamedPath:
     ("source", "output"),
     [
         (read("data"), write("data/release")),  # a data folder: its parts are read
+        (read("data", Role.DATA), write("data/stage2/validation_report.json")),
         (read("data/stage2"), write("data/report")),
         (read("data/stage2"), write("data/stage2-2")),
         (read("model", Role.MODEL), write("model/report")),
@@ -160,6 +161,8 @@ def test_outputs_beside_inputs_are_allowed(source, output, here):
     [
         (read("data"), write("data")),
         (read("data"), write("data/prompts/x")),
+        (read("data", Role.DATA), write("data")),
+        (read("data", Role.DATA), write("data/harmful/report.json")),  # which need not be there yet
         (read("data/stage2"), write("data/x/../stage2")),
         (read("model", Role.MODEL), write("model/config.json")),
         (read("model", Role.MODEL), write("model", Role.CACHE)),
