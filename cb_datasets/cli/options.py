@@ -253,6 +253,6 @@ def _flag(option: Field) -> inspect.Parameter:
     default = inspect.Parameter.empty if option.default is MISSING else option.default
     annotation = option.type
     if option.metadata:
-        number = {"callback": finite} if option.type is float else {}
-        annotation = Annotated[option.type, typer.Option(**option.metadata, **number)]
+        check = finite if option.type is float else None
+        annotation = Annotated[option.type, typer.Option(**option.metadata, callback=check)]
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

@@ -4,8 +4,9 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Template
 
 from ..evaluation.gates import failed_gates
@@ -92,7 +93,7 @@ def make_adapter_release(
         metrics["settings"] = {**metrics["settings"], "model": _evaluated_model(results["settings"])}
         write_json(folder / "report" / "results.json", metrics)
         _complete_card(card, base, results, (report / "report.png").is_file(), repo_id, dataset)
-        card.text = card.text.replace(f"# {adapter.name}\n", f"# {card.data.model_name}\n", 1)
+        card.text = card.text.replace(f"# {adapter.name}\n", f"# {repo_id.split('/')[-1]}\n", 1)
         write_text(folder / "README.md", str(card))
         manifest = write_manifest(folder, {}, ADAPTER_RELEASE)
         if faults := secret_faults(folder, token):
@@ -129,7 +130,8 @@ class _Base:
     @classmethod
     def of(cls, card: ModelCard, settings: dict, given: str | None) -> "_Base":
         """The base model that the user names, or else that of the card, unless a local one was evaluated."""
-        in_card = str(card.data.base_model) if card.data.base_model else None
+        named = cast(ModelCardData, card.data).base_model
+        in_card = str(named) if named else None
         if given is not None:
             return cls(given, given, in_card)
         evaluated = _evaluated_model(settings)
@@ -155,8 +157,9 @@ def _complete_card(
     card: ModelCard, base: _Base, results: dict, has_plot: bool, repo_id: str, dataset: str | None
 ) -> None:
     """Add evaluation, intended use, limitations and licence to the trainer's card."""
-    card.data.base_model = base.hub_id
-    card.data.model_name = name = repo_id.split("/")[-1]
+    data = cast(ModelCardData, card.data)
+    data.base_model = base.hub_id
+    data.model_name = name = repo_id.split("/")[-1]
     licence = licence_of(base.label or "")
     if licence is not None:
         if licence.name_prefix and not name.startswith(licence.name_prefix):
@@ -164,9 +167,9 @@ def _complete_card(
                 f"{repo_id}: the licence of {base.label} requires a name that begins with {licence.name_prefix}: "
                 f"{name!r} does not."
             )
-        card.data.license, card.data.license_name = licence.hub_id, licence.hub_name
+        data.license, data.license_name = licence.hub_id, licence.hub_name
     if dataset is not None:
-        card.data.datasets = [dataset.partition("@")[0]]
+        data.datasets = [dataset.partition("@")[0]]
     models = model_names(results)
     sections = Template(CARD_SECTIONS_TEMPLATE.read_text(encoding="utf-8"), trim_blocks=False).render(
         models=list(map(cell, models)),
