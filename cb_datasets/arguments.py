@@ -38,6 +38,8 @@ def parameter_schemas(tools: str | None) -> dict[str, dict]:
     """
     try:
         functions = [tool["function"] for tool in json.loads(tools or "[]")]
+        if not all(isinstance(function["name"], str) for function in functions):
+            raise ValueError
         return {function["name"]: standard_types(function.get("parameters") or {}) for function in functions}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError("tools is not a JSON list of function schemas") from None

@@ -71,7 +71,7 @@ EXAMPLES: dict[tuple[str, str], dict] = {
     ("cb_datasets.template_openings", "text_mark"): {"text_mark": "\ue000"},
 }
 # Neither searched with nor matched here: a tool's schema states the pattern, and RE2 matches it.
-COMPILED_ONLY = {("cb_datasets.tool_schemas", "text")}
+COMPILED_ONLY = {("builders.tool_schema", "text")}
 
 
 def is_slow(run: Callable[[str], object], start: str, piece: str, end: str, length: int = LENGTH) -> bool:

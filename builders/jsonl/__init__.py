@@ -20,6 +20,8 @@ Points that are easy to get wrong:
   count characters (Unicode code points), not bytes.
 - Call ids that are empty or shared by two calls of a turn, unpaired surrogates, and names of types that are no JSON
   Schema's are mended by rule, noted in `metadata.repaired` and counted (`repair.py`).
+- The schema of a tool may refer to parts of itself only, and has to end: nothing is fetched or read for it. Any other
+  one is an error, since no call could be checked against it.
 - A line that contradicts itself (a verdict that claims an exposure without one, a span outside its message) would
   become a wrong label, so it is an error, or with `skip_bad_lines` a drop named `bad_line`. A line that is consistent
   but not usable is dropped with a named reason.
@@ -41,7 +43,7 @@ from .consistency import check_consistency, drop_reason
 from .convert import build_trace
 from .layouts import LAYOUTS, LOG_VERDICTS, Unusable, read_line, read_records
 from .repair import note_repairs, repair_line
-from .schema import check_schema, trace_json_schema
+from .schema import check_schema, tools_fault, trace_json_schema
 
 
 _logger = datasets.logging.get_logger(__name__)
@@ -143,12 +145,15 @@ def line_trace(line: dict, where: str) -> dict | Dropped:
     """Mend and validate a line and convert it to a trace, or drop it.
 
     Raises:
-        ValueError: If the line does not match [`trace_json_schema`], or contradicts itself.
+        ValueError: If the line does not match [`trace_json_schema`], has tools with a schema that cannot be evaluated,
+            or contradicts itself.
     """
     try:
         line, repaired = repair_line(line)
         check_schema(line, trace_json_schema())
         trace = note_repairs(build_trace(line), repaired)
+        if fault := tools_fault(trace["tools"]):
+            raise ValueError(f"{fault}.")
         # Drops come first: some consistency checks assume that the injection was found.
         reason = drop_reason(trace)
         if reason is None:

@@ -1,10 +1,15 @@
 """Conversion of a valid line to a trace: what the line omits is filled in."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from ..fujitsu.text import normalize_query
 from ..trace import TRACE_FEATURES, message, tool_call
 from .schema import ATTACKED_ROLE, EXPECTED_CALLS, GOAL_CALLS, OBJECT, TOOLS, json_text, json_text_or_none
+
+
+# Places of an attack's text in one trace. A text of a letter or a word stands in thousands, and is no attack's.
+MAX_PLACES = 1000
 
 
 def build_trace(line: dict) -> dict:
@@ -50,13 +55,24 @@ def _build_attack(raw: dict, messages: list[dict]) -> dict:
 
 
 def find_text_spans(text: str | None, kind: str, messages: list[dict]) -> list[dict]:
-    """Find all places of an attack's text in the messages that an attacker of this kind can write."""
-    return [
+    """Find all places of an attack's text in the messages that an attacker of this kind can write.
+
+    Raises:
+        ValueError: If there are more than [`MAX_PLACES`].
+    """
+    places = (
         {"message": index, "start": start, "end": start + len(text)}
         for index, turn in enumerate(messages)
         if text is not None and turn["content"] is not None and turn["role"] == ATTACKED_ROLE[kind]
         for start in _occurrences(text, turn["content"])
-    ]
+    )
+    spans = list(islice(places, MAX_PLACES + 1))
+    if len(spans) > MAX_PLACES:
+        raise ValueError(
+            f"attack.text is found in more than {MAX_PLACES} places. Correct it: give the attack's whole text, or its "
+            "spans."
+        )
+    return spans
 
 
 def _occurrences(text: str, content: str) -> Iterator[int]:

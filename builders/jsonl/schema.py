@@ -1,10 +1,11 @@
 """JSON Schema of a line, and error messages that name the field and the remedy."""
 
-from functools import cache
+import json
+from functools import cache, lru_cache
 from typing import Any
 
 from ..json_records import parse_json
-from ..json_schema import DRAFT, object_schema, schema_of
+from ..json_schema import DRAFT, object_schema, schema_of, standard_types
 from ..trace import TRACE_FEATURES, VERDICTS, to_json
 
 
@@ -170,3 +171,19 @@ def json_text(raw: Any, schema: dict, path: str) -> str:
 
 def json_text_or_none(raw: Any, schema: dict, path: str) -> str | None:
     return None if raw is None else json_text(raw, schema, path)
+
+
+@lru_cache(maxsize=4096)
+def tools_fault(tools: str | None) -> str | None:
+    """Why calls cannot be checked against these tools, `None` if they can. Cached: many lines have the same tools.
+
+    Later steps check every call against the tools' schemas, and would drop all rows of such tools.
+    """
+    from ..tool_schema import ToolSchema
+
+    try:
+        for function in (tool["function"] for tool in json.loads(tools or "[]")):
+            ToolSchema(function["name"], standard_types(function.get("parameters") or {}))
+    except ValueError as error:
+        return f"tools: {error}. Correct it; a schema may refer to parts of itself only"
+    return None

@@ -92,6 +92,10 @@ def changed(line: dict, path: str, value: object) -> dict:
     return line
 
 
+def tools_with(schema: dict) -> list[dict]:
+    return [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+
+
 def error_message(line: dict) -> str:
     with pytest.raises(ValueError) as raised:
         line_trace(line, where="traces.jsonl:3")
@@ -289,6 +293,18 @@ def test_expected_calls_are_marked_as_parallel_all_or_none(marks: tuple, in_atta
 @pytest.mark.parametrize(
     ("path", "value", "fault"),
     [
+        *(
+            ("tools", tools_with(schema), f"tools: the schema of tool 'f' {why}")
+            for schema, why in (
+                ({"properties": {"q": {"$ref": "http://127.0.0.1:9/q"}}}, "refers to 'http://127.0.0.1:9/q', which"),
+                ({"properties": {"q": {"$ref": "file:///etc/hostname"}}}, "refers to 'file:///etc/hostname', which"),
+                ({"$id": "https://x.example/", "$ref": "more.json"}, "refers to 'more.json', which"),
+                ({"properties": {"q": {"$dynamicRef": "//x.example"}}}, "refers to '//x.example', which is not in it"),
+                ({"$ref": "#"}, "refers to itself without end"),
+                ({"properties": {"q": {"$ref": "#/properties/q"}}}, "refers to itself without end"),
+                ({"properties": {"q": {"pattern": "["}}}, "is none: '[' is no pattern"),
+            )
+        ),
         ("messages[2].role", "bot", "messages[2].role must be one of system, user, assistant, tool; got 'bot'"),
         ("verdict", "success", f"verdict must be one of {', '.join(VERDICTS)}; got 'success'"),
         ("verdict", None, f"verdict must be one of {', '.join(VERDICTS)}; got null"),
@@ -343,6 +359,14 @@ def test_a_field_that_violates_the_schema_is_an_error_that_names_line_and_path(p
     message = error_message(line)
     assert message.startswith(f"traces.jsonl:3: {fault}")
     assert re.search(r"\. (Correct|Add) [^\n]*\.$", message) and "\n" not in message
+
+
+def test_the_text_of_an_attack_is_no_single_letter():
+    """Each of a million places would be a span of the row."""
+    line = attacked_line(attack={"kind": "tool_result", "text": "e"})
+    assert len(line_trace(changed(line, "messages[2].content", "e" * 1000), "a:1")["attack"]["spans"]) == 1000
+    message = error_message(changed(line, "messages[2].content", "e" * 1001))
+    assert message.startswith("traces.jsonl:3: attack.text is found in more than 1000 places. Correct it: ")
 
 
 @pytest.mark.parametrize("field", ["id", "messages", "verdict"])

@@ -4,11 +4,13 @@ import json
 import socket
 
 import pytest
+from jsonschema import Draft202012Validator
 
+from builders.tool_schema import MAX_CHARACTERS, MAX_OBJECTS, MAX_PATTERN, MAX_STEPS, ToolSchema
 from builders.trace import to_json
 from cb_datasets.checks.rules import check
 from cb_datasets.formats import ToolCall
-from cb_datasets.tool_schemas import MAX_STEPS, ToolSchema, schema_fault, schemas_of
+from cb_datasets.tool_schemas import schema_fault, schemas_of
 from tests.growth import FACTOR, growth
 
 from .conftest import RIGHT
@@ -95,10 +97,35 @@ def test_references_that_never_end_are_a_fault(make_sample, schema):
         ["no", "schema"],
         {"properties": {"query": {"pattern": "["}}},
         json.loads('{"items":' * 400 + "{}" + "}" * 400),
+        {"properties": {"query": {"$id": "http://[::1", "$ref": "a"}}},
+        {"allOf": [{}], "properties": {"query": {"$ref": "#/allOf/x"}}},
     ],
 )
 def test_what_is_no_schema_is_a_fault(make_sample, schema):
     assert rules_broken(make_sample, schema) == {"tools"}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"type": "string"}] * MAX_OBJECTS},
+        {"$defs": {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(MAX_OBJECTS)}},
+        {"properties": {"query": {"enum": ["x" * 10] * (MAX_CHARACTERS // 10)}}},
+        {"properties": {"query": {"pattern": "x" * (MAX_PATTERN + 1)}}},
+        {"patternProperties": {"x" * (MAX_PATTERN + 1): {}}},
+    ],
+)
+def test_what_would_take_long_to_read_is_a_fault(make_sample, schema, monkeypatch):
+    monkeypatch.setattr(
+        Draft202012Validator, "check_schema", lambda *_, **__: pytest.fail("read in spite of its size")
+    )
+    with pytest.raises(ValueError, match=r"'retrieve_multimodal_docs' cannot be read: .* more than"):
+        schemas_of(tools_with(schema))
+
+
+def test_a_tool_has_a_name():
+    with pytest.raises(ValueError, match="list of function schemas"):
+        schemas_of('[{"type": "function", "function": {"name": 5, "parameters": {}}}]')
 
 
 def test_a_tree_may_refer_to_itself():
