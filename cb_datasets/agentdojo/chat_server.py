@@ -9,13 +9,12 @@ evaluation. Decoding is greedy. Requests that wait for the model are completed t
 """
 
 import copy
+import json
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-
-from builders.trace import to_json
 
 from ..chat import encode_prompt
 from ..formats import Diagnosis, ToolCallFormat, format_of
@@ -134,7 +133,8 @@ def _assistant_message(text: str, tool_format: ToolCallFormat, tools: str | None
         {
             "id": f"call_{uuid.uuid4().hex[:12]}",
             "type": "function",
-            "function": {"name": call.name, "arguments": to_json(call.arguments)},
+            # As vLLM does, also with `NaN`, which is no JSON: what to do with it is the client's affair.
+            "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
         }
         for call in executed
     ]

@@ -144,7 +144,7 @@ def executed_harmony(completion: str, tools: str | None = None) -> tuple[ToolCal
             and not recipient.startswith("<|")
             and recipient.split(".", 1)[0] not in _BUILT_IN
         ]
-    except RecursionError:
+    except (ValueError, RecursionError):
         return ()
     return tuple(call for call in found if call is not None)
 

@@ -9,7 +9,7 @@ import math
 import re
 from typing import Any
 
-from .tool_call import Diagnosis, ToolCall
+from .tool_call import Diagnosis, ToolCall, is_too_deep
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
@@ -53,6 +53,8 @@ def read_json_value(text: str, at: int) -> tuple[Any, int]:
     try:
         value, end = _STRICT.raw_decode(text, at)
         json.dumps(value, ensure_ascii=False).encode()  # fails at half of a surrogate pair, which no text can hold
+        if is_too_deep(value):
+            raise ValueError("nested too deeply")
     except json.JSONDecodeError as error:
         cut_off = error.pos >= len(text) or error.msg.startswith("Unterminated string")
         raise JsonFault(Diagnosis.JSON_INCOMPLETE if cut_off else Diagnosis.BAD_JSON) from None

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from .json_text import dump_json, first_of
-from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
+from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call, is_too_deep
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,11 @@ def _strict_call(call: ast.Call) -> ToolCall:
         if None in keys:
             raise ValueError("arguments without names")
         arguments = {str(each.arg): _value(each.value, strict=True) for each in call.keywords}
-        dump_json(arguments).encode()  # fails at infinity, and at half of a surrogate pair
     except ValueError:
         raise _NoCall(Diagnosis.BAD_ARGUMENTS) from None
+    dump_json(arguments).encode()  # fails at infinity, and at half of a surrogate pair
+    if is_too_deep(arguments):
+        raise _NoCall
     return ToolCall(_name(call.func), arguments)
 
 

@@ -167,6 +167,10 @@ def _read_call(body: str, at: int, tools: str | None) -> tuple[ToolCall, tuple[i
         arguments[key] = read_typed(_unwrapped(body[at : end.start()]), argument_types(tools, name, key))
         at = end.end()
     if body.startswith(_FUNCTION_END, at):
+        try:
+            (name + dump_json(arguments)).encode()  # fails at half of a surrogate pair, which no text can hold
+        except ValueError:
+            raise JsonFault(Diagnosis.BAD_JSON) from None
         return ToolCall(name, arguments), (name_at, name_at + len(name)), at + len(_FUNCTION_END)
     if body.startswith("{", at):
         raise JsonFault(Diagnosis.FUNCTION_SYNTAX)

@@ -26,6 +26,11 @@ class Diagnosis(StrEnum):
     THINKING = "thinking_cut_off"  # the turn ends before the thinking does
 
 
+# Levels of nesting that are read. Python reads and writes about a thousand, and fewer the deeper it is called: without
+# a limit of its own, a completion would be a call in one place and an error in another.
+MAX_NESTING = 100
+
+
 @dataclass(frozen=True)
 class ToolCall:
     """A call made by a model. `arguments` is the decoded object."""
@@ -34,14 +39,24 @@ class ToolCall:
     arguments: dict[str, Any]
 
 
+def is_too_deep(value: Any, levels: int = MAX_NESTING) -> bool:
+    """Whether a JSON value has more levels of objects and lists."""
+    if not isinstance(value, dict | list):
+        return False
+    return levels == 0 or any(
+        is_too_deep(each, levels - 1) for each in (value.values() if isinstance(value, dict) else value)
+    )
+
+
 def executed_call(name: Any, arguments: Any) -> ToolCall | None:
     """The call that a client makes of what a server's parser found; `None` if it can make none.
 
     A server sends arguments as text, which the client decodes to an object; some models write text themselves.
 
     Raises:
-        ValueError: If the server itself fails: the name is no text, or there is a character that UTF-8 cannot write.
-        RecursionError: If the arguments are nested too deeply.
+        ValueError: If the server itself fails: the name is no text, or there is a character that UTF-8 cannot write; if
+            the arguments have more than [`MAX_NESTING`] levels.
+        RecursionError: If they have so many that they cannot be written.
     """
     if not isinstance(name, str):
         raise ValueError(f"the name {name!r} is no text")
@@ -51,6 +66,8 @@ def executed_call(name: Any, arguments: Any) -> ToolCall | None:
             arguments = json.loads(arguments)
         except ValueError:
             return None
+    if is_too_deep(arguments):
+        raise ValueError("the arguments are nested too deeply")
     return ToolCall(name, arguments) if isinstance(arguments, dict) else None
 
 

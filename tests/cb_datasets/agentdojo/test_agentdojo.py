@@ -120,6 +120,9 @@ def test_well_formed_calls_are_parsed_and_malformed_ones_stay_text():
     broken = WRONG.replace("}}", "}")
     message, reason = chat_server_module._assistant_message(broken, FORMATS["llama3_json"])
     assert reason == "stop" and message["content"] == broken.removesuffix("<|eom_id|>"), "no call, and the whole text"
+    odd = WRONG.replace('"pump"', "NaN")
+    message, reason = chat_server_module._assistant_message(odd, FORMATS["llama3_json"])
+    assert reason == "tool_calls" and message["tool_calls"][0]["function"]["arguments"] == '{"query": NaN}'
 
 
 def test_faulty_requests_get_error_responses(server, prompt):

@@ -123,6 +123,20 @@ def test_a_call_whose_arguments_do_not_fit_is_dropped_before_validation(traces, 
     assert all(check(sample) == [] for sample in made.samples)
 
 
+def test_a_kept_shard_of_odd_completions_stops_no_run(traces, target_model):
+    """Of each a row is made or a drop counted, also when the same shards are read again."""
+    odd = itertools.cycle(
+        ("[" * 120 + "]" * 120, "[" * 300 + "]" * 300, "1e999", "NaN", '"\\ud800"', '"\x00\ufffe"', "-0.0")
+    )
+    flips = flipping(traces, lambda number, seed: True)
+
+    def rule(prompt: str, seed: int, number: int) -> str:
+        return flips(prompt, seed, number).replace('"tides"', next(odd))
+
+    first, again = (generate_flips(traces, target_model(rule), DRAWN) for _ in range(2))
+    assert first.drops == again.drops and first.drops["bad_json"] and first.samples[0]["id"] == again.samples[0]["id"]
+
+
 def test_what_became_of_each_category_is_told(traces, target_model):
     made = generate_flips(traces, target_model(flipping(traces, lambda number, seed: number % 2 == 0)), DRAWN)
     table = made.by_category()
