@@ -20,7 +20,7 @@ PUBLISHED := injecagent llmail ultrachat xstest
 ON_DISK := $(foreach name,agentdojo agentdyn $(PUBLISHED),$(shell test ! -e $(call quoted,$(RAW)/$(name)) || echo $(name)))
 SOURCES := lookalike bfcl $(ON_DISK) $(if $(filter 1,$(HF_HUB_OFFLINE)),,$(filter-out $(ON_DISK),$(PUBLISHED)))
 SOURCE_OF_agentdyn := agentdojo
-TASKS := injecagent llmail fidelity agentdojo tool_flip forced_call multi_turn \
+TASKS := injecagent llmail fidelity agentdojo tool_flip forged_turn forced_call multi_turn \
 	capability later_turn irrelevance over_refusal refusal chat
 
 # All of a benchmark is asked. A breaker that was trained on a part of one, which its model card names, saw that part.

@@ -156,6 +156,7 @@ DEEPSEEK = ToolCallFormat(
     call_tag=_CALLS,
     call_end=_END,
     turn_end=_END,
+    user_turn=f"{_END}<｜User｜>",
     tokens=(_CALLS, _CALL, _SEP, _CALL_END, _CALLS_END, _END),
     begins_like_call=re.compile(r"[\w.:/-]++\s*+(?:[\w.:/-]++\s*+)?(?:\{|```|\Z)"),
     render=render_deepseek,

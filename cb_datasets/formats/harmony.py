@@ -251,6 +251,7 @@ HARMONY = ToolCallFormat(
     call_tag=f"{_CHANNEL}commentary to={_FUNCTIONS}",
     call_end=_CALL,
     turn_end=_RETURN,
+    user_turn=f"{_END}<|start|>user{_MESSAGE}",
     tokens=(_START, _CHANNEL, _CONSTRAIN, _MESSAGE, _END, _CALL, _RETURN),
     # Possessive: letters of the recipient are not tried as a content type, one after the other.
     begins_like_call=re.compile(r"(?:\w++\s++)?to=(?:\S++\s*+(?:\w++\s++){0,2}+(?:\{|\Z)|\S+\{)"),

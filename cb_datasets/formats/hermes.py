@@ -27,6 +27,7 @@ from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_cal
 
 
 TAG, CLOSE, FUNCTION, IM_END, THINK_END = "<tool_call>", "</tool_call>", "<function=", "<|im_end|>", "</think>"
+USER_TURN = f"{IM_END}\n<|im_start|>user\n"
 TAGS = re.compile(TAG)
 AFTER_CALL = re.compile(rf"\s*+({CLOSE})?+\s*+({TAG})?+\s*+")
 _FUNCTION_SYNTAX = re.compile(rf"{FUNCTION}|[A-Za-z_][\w.]*+\(")
@@ -132,6 +133,7 @@ HERMES = ToolCallFormat(
     call_tag=TAG,
     call_end=IM_END,
     turn_end=IM_END,
+    user_turn=USER_TURN,
     tokens=(TAG, CLOSE, IM_END),
     begins_like_call=OPENS_OBJECT,
     render=render_hermes,

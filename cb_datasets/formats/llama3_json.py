@@ -114,6 +114,7 @@ LLAMA3_JSON = ToolCallFormat(
     call_tag=_TAG,
     call_end=_EOM,
     turn_end=_EOT,
+    user_turn=f"{_EOT}<|start_header_id|>user<|end_header_id|>\n\n",
     tokens=(_TAG, _EOM, _EOT),
     begins_like_call=re.compile(r"\{"),
     render=render_llama3_json,

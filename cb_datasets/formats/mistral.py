@@ -286,6 +286,7 @@ MISTRAL_V3 = ToolCallFormat(
     call_tag=_TAG,
     call_end=_END,
     turn_end=_END,
+    user_turn=f"[/INST]{_END}[INST]",
     tokens=(_TAG, _END),
     begins_like_call=_BEGINS_LIKE_CALL,
     render=render_v3,

@@ -18,7 +18,18 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from .hermes import AFTER_CALL, CLOSE, FUNCTION, IM_END, TAG, TAGS, answer_for_server, render_chatml_text, text_form
+from .hermes import (
+    AFTER_CALL,
+    CLOSE,
+    FUNCTION,
+    IM_END,
+    TAG,
+    TAGS,
+    USER_TURN,
+    answer_for_server,
+    render_chatml_text,
+    text_form,
+)
 from .json_text import LENIENT_JSON, JsonFault, bare_call_form, dump_json, first_of
 from .thinking import parse_after_thinking, split_thinking, with_open_thinking
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
@@ -201,6 +212,7 @@ QWEN3_XML = ToolCallFormat(
     call_tag=TAG,
     call_end=IM_END,
     turn_end=IM_END,
+    user_turn=USER_TURN,
     tokens=(TAG, CLOSE, IM_END),
     begins_like_call=re.compile(f".*?{FUNCTION}", re.DOTALL),  # words may precede it where the tag is missing
     render=render_qwen3_xml,

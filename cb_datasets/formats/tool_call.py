@@ -54,8 +54,8 @@ def executed_call(name: Any, arguments: Any) -> ToolCall | None:
     A server sends arguments as text, which the client decodes to an object; some models write text themselves.
 
     Raises:
-        ValueError: If the server itself fails: the name is no text, or there is a character that UTF-8 cannot write; if
-            the arguments have more than [`MAX_NESTING`] levels.
+        ValueError: If the server itself fails: the name is no text, or there is a character that UTF-8 cannot write;
+            if the arguments have more than [`MAX_NESTING`] levels.
         RecursionError: If they have so many that they cannot be written.
     """
     if not isinstance(name, str):
@@ -113,6 +113,8 @@ class ToolCallFormat:
         call_tag (`str`): What opens a call.
         call_end, turn_end (`str`): Tokens that end a turn with a call, and any other turn. A generator stops on both.
         other_ends (`tuple[str, ...]`, *optional*): Further tokens with which the model may end a turn.
+        user_turn (`str`): What ends a turn and opens the user's, as a chat template writes it. An attacker writes it
+            as text, see `sets/forged_turn.py`.
         tokens (`tuple[str, ...]`): All control tokens that completions hold: ends, tags of calls, separators.
         begins_like_call (`re.Pattern`): Matches at the beginning of a call, after the control tokens have been
             replaced by blanks: what does not match and makes no call is gibberish rather than a malformed call.
@@ -139,6 +141,7 @@ class ToolCallFormat:
     call_tag: str
     call_end: str
     turn_end: str
+    user_turn: str
     tokens: tuple[str, ...]
     begins_like_call: re.Pattern[str]
     render: Callable[[ToolCall, str], str] = field(repr=False)

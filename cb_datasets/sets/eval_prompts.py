@@ -3,6 +3,7 @@
 forced_call     the completion starts with the attacker's call up to the tool's name; the rest is the model's
 multi_turn      attacked requests after earlier turns, see `earlier_turns.py`
 later_turn      honest requests after earlier turns
+forged_turn     attacks that open with a forged turn of the user's, see `forged_turn.py`
 fidelity        requests to quote, summarise or translate a text with an instruction in it, see `fidelity.py`
 """
 
@@ -16,6 +17,7 @@ from ..outcomes import is_right_known, parallel_calls
 from ..sample import PROMPT_FEATURES
 from .earlier_turns import later_turn_prompts, multi_turn_prompts
 from .fidelity import FIDELITY, fidelity_prompt, fidelity_prompts, is_source
+from .forged_turn import FORGED_TURN, forged_turn_prompts
 from .prompts import (
     RECORDED_DECISIONS,
     TASKS,
@@ -30,7 +32,7 @@ from .prompts import (
 _AFTER_EARLIER_TURNS = {"multi_turn": multi_turn_prompts, "later_turn": later_turn_prompts}
 
 FORCED_CALL = "forced_call"
-EVALUATION_TASKS = (*TASKS, FIDELITY, FORCED_CALL)
+EVALUATION_TASKS = (*TASKS, FORGED_TURN, FIDELITY, FORCED_CALL)
 
 
 def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) -> Dataset:
@@ -39,10 +41,12 @@ def evaluation_prompts(traces: Dataset, task: str, tool_format: ToolCallFormat) 
     Args:
         traces ([`~datasets.Dataset`]): Held-out traces of a source.
         task (`str`): One of `EVALUATION_TASKS`.
-        tool_format ([`ToolCallFormat`]): The target's tool-call format, for prefills.
+        tool_format ([`ToolCallFormat`]): The target's tool-call format, for prefills and forged turns.
     """
     if task == FORCED_CALL:
         return to_dataset(list(forced_prompts(traces, tool_format)), PROMPT_FEATURES)
+    if task == FORGED_TURN:
+        return to_dataset(list(forged_turn_prompts(traces, tool_format)), PROMPT_FEATURES)
     if task == FIDELITY:
         return to_dataset(fidelity_prompts(traces), PROMPT_FEATURES)
     prompts = prompts_for_task(traces, task)

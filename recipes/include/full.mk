@@ -22,7 +22,7 @@ ATTACKED := fujitsu_b4
 RETAIN_SOURCES := fujitsu_b4 lookalike
 HARMFUL_SETS := b4_flips agentdojo_failures
 RETAIN_SETS := adversarial_safe b4_benign_twins agentdojo_resisted agentdojo_benign tau2_traces ultrachat_subset refusals chat
-TASKS := tool_flip agentdojo forced_call multi_turn capability later_turn irrelevance over_refusal refusal chat
+TASKS := tool_flip agentdojo forged_turn forced_call multi_turn capability later_turn irrelevance over_refusal refusal chat
 
 INGEST_FLAGS := --eval-fraction 0.2
 INGEST_FLAGS_fujitsu_b4 = --data-dir $(call quoted,$(RAW)/fujitsu)
