@@ -147,6 +147,8 @@ class AdapterBackend:
         return other
 
     def _set_model_name(self, adapter: str | None) -> None:
+        if adapter is not None:
+            check_adapter_base(adapter, self._base_model)
         self._adapter_folder = adapter
         self.model, self.revision = public_name(self._base_model), self._base_revision
         if adapter is not None:
@@ -244,6 +246,34 @@ def weights_revision(folder: Path) -> str:
         with open(path, "rb") as file:
             digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+def check_adapter_base(adapter: str, model: str) -> None:
+    """Check that an adapter was trained on a model: on another one of the same shape, it does nobody knows what.
+
+    A model is told by the last part of its name, since folders move; two folders may also hold the same weights.
+
+    Args:
+        adapter (`str`): The adapter's folder.
+        model (`str`): Folder of the model, or its Hub id.
+
+    Raises:
+        ValueError: If it was trained on another model.
+    """
+    base = read_object(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    if not base or _own_name(base) == _own_name(model):
+        return
+    folders = Path(base), Path(model)
+    if all(folder.is_dir() for folder in folders) and len({*map(weights_revision, folders)}) == 1:
+        return
+    raise ValueError(
+        f"{adapter} was trained on {base}, and the model is {model}. Pass that model; if it is the same one under "
+        "another name, correct base_model_name_or_path in adapter_config.json."
+    )
+
+
+def _own_name(model: str) -> str:
+    return public_name(model).rstrip("/").rpartition("/")[2].casefold()
 
 
 def adapter_revision(adapter: str) -> str:

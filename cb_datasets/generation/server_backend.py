@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from typing import Any
 
 from ..public_name import public_name
 from .backend import Completion, Sampling, context_length, decode_completion, end_token_ids
@@ -17,6 +18,16 @@ from .tokenizer import load_tokenizer
 
 # Seconds between attempts, while the server is busy, restarting or not up yet.
 RETRY_DELAYS = (1, 2, 4, 8, 16)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Takes a redirect for an error: the library would send the API key on to whatever host it names."""
+
+    def redirect_request(self, *arguments: Any) -> None:
+        return None
+
+
+_open = urllib.request.build_opener(_NoRedirects).open
 
 # Seconds until a request times out; under load it spends most of them in the server's queue.
 REQUEST_TIMEOUT = 1800
@@ -102,9 +113,14 @@ class ServerBackend:
         problem = ""
         for delay in (*RETRY_DELAYS, None):
             try:
-                with urllib.request.urlopen(self._request(path, body), timeout=REQUEST_TIMEOUT) as response:
+                with _open(self._request(path, body), timeout=REQUEST_TIMEOUT) as response:
                     return json.load(response)
             except urllib.error.HTTPError as error:
+                if 300 <= error.code < 400:
+                    raise ValueError(
+                        f"{self._url}{path} redirects to {error.headers.get('Location')!r}, which is not followed: "
+                        "the API key would go with the request. Pass the address of the server itself."
+                    ) from error
                 problem = f"{error.code} {error.read().decode(errors='replace')[:500]}"
                 # A client error other than 429 (too many requests) would fail again: no retry.
                 if error.code < 500 and error.code != 429:

@@ -33,6 +33,7 @@ from .backend import (
     Completion,
     Sampling,
     adapter_revision,
+    check_adapter_base,
     context_length,
     decode_completion,
     end_token_ids,
@@ -88,6 +89,7 @@ class TransformersBackend(AdapterBackend):
     ) -> None:
         if adapter is not None:
             adapter_revision(adapter)  # a wrong path fails before the model loads
+            check_adapter_base(adapter, model)
         self.tokenizer = load_tokenizer(tokenizer or model)
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. Padding is masked, so any token will do.

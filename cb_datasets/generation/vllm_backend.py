@@ -13,6 +13,7 @@ from .backend import (
     Completion,
     Sampling,
     adapter_revision,
+    check_adapter_base,
     context_length,
     decode_completion,
     end_token_ids,
@@ -67,6 +68,7 @@ class VllmBackend(AdapterBackend):
     ) -> None:
         if adapter is not None:
             adapter_revision(adapter)  # a wrong path fails before the model loads
+            check_adapter_base(adapter, model)
         self.tokenizer = load_tokenizer(tokenizer or model)
         # vLLM itself adds the end tokens of the model's generation config.
         self._end_ids = end_token_ids(self.tokenizer)

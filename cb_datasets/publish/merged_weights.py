@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from ..files import read_json, write_json
-from ..generation.backend import adapter_revision, revision_of, weights_revision
+from ..generation.backend import adapter_revision, check_adapter_base, revision_of, weights_revision
 from ..generation.model_files import check_model_files, loading
 from ..generation.tokenizer import load_tokenizer
 from ..public_name import folder_name, model_label, public_name
@@ -30,12 +30,14 @@ def check_mergeable(model: str, adapter: str, output: Path) -> None:
     Raises:
         FileExistsError: If `output` has files and was not written by [`merge_adapter`].
         FileNotFoundError: If there is no such adapter.
-        ValueError: If the base model is quantised, or the adapter is no LoRA or repeats layers of the model.
+        ValueError: If the base model is quantised or another one than the adapter's, or the adapter is no LoRA or
+            repeats layers of the model.
     """
     from transformers import AutoConfig
 
     check_replaceable(output, MERGED_MODEL, MERGED_FILE)
     adapter_revision(adapter)  # only for its check of the path
+    check_adapter_base(adapter, model)
     config = read_json(Path(adapter) / "adapter_config.json")
     if config.get("peft_type", "LORA") != "LORA":
         raise ValueError(f"{adapter}: is no LoRA adapter but {config['peft_type']}, which is not merged here.")

@@ -12,6 +12,7 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, server_backend
 from cb_datasets.generation.adapter_scale import check_scalable, scale_faults, write_scaled_adapter
-from cb_datasets.generation.backend import BASE, decode_completion, load_models, revision_of
+from cb_datasets.generation.backend import BASE, check_adapter_base, decode_completion, load_models, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
 from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
@@ -486,6 +487,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, status, body):
         data = json.dumps(body).encode()
         self.send_response(status)
+        if status in (301, 302, 303, 307, 308):
+            self.send_header("Location", body)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -576,6 +579,35 @@ def test_the_request_sets_every_sampling_parameter(fake_server, agent):
     assert [(body["prompt"], body["seed"]) for body in bodies] == [([1, 2], 5), ([3], 8)]
     neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
     assert all(body.items() >= neutral.items() for body in bodies)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_api_key_follows_no_redirect(fake_server, agent, status):
+    backend = ServerBackend(fake_server.url, "agent", str(agent))
+    with FakeServer() as other:
+        threading.Thread(target=other.serve_forever, args=(0.01,)).start()
+        seen = []
+        other.verify_request = lambda request, address: seen.append(address)  # returns no truth: not answered
+        fake_server.responses = [(status, f"{other.url}/v1/completions")]
+        with pytest.raises(ValueError, match=f"redirects to '{other.url}/v1/completions', which is not followed"):
+            backend.generate([[1, 2]], GREEDY, 0)
+        other.shutdown()
+    assert seen == [] and len(fake_server.requests) == 1
+
+
+def test_the_adapter_of_another_base_is_refused(agent, adapter, tmp_path):
+    other = tmp_path / "other_agent"
+    shutil.copytree(agent, other)
+    check_adapter_base(str(adapter), str(other))  # the same weights in another folder
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(ValueError, match=f"{adapter} was trained on {agent}, and the model is {other}"):
+        TransformersBackend(str(other), str(adapter))
+    with pytest.raises(ValueError, match="was trained on"):
+        TransformersBackend(str(other)).with_adapter(str(adapter))
+    moved = tmp_path / "elsewhere" / Path(agent).name
+    check_adapter_base(str(adapter), str(moved))
+    check_adapter_base(str(adapter), f"org/{moved.name}")
 
 
 def test_the_api_key_is_sent_to_the_server_and_nowhere_else(fake_server, agent, caplog):
