@@ -7,8 +7,10 @@ character that a terminal would act on becomes one that it shows, so that positi
     a�[2J           other characters that a terminal acts on, such as those that reverse the order of a line
 """
 
+import logging
 import sys
-from typing import TextIO
+from contextlib import suppress
+from typing import Any, TextIO
 
 
 _LINE_BREAKS = {0x2028, 0x2029}
@@ -33,6 +35,18 @@ def shown(text: str) -> str:
 def shown_line(text: str) -> str:
     """A text on one line, in which nothing is left to the terminal."""
     return text.translate(_ONE_LINE)
+
+
+def show_log_messages() -> None:
+    """Make all further log messages of this process texts that a terminal shows: they quote names from the data."""
+    logging.setLogRecordFactory(_shown_record)
+
+
+def _shown_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*arguments, **options)
+    with suppress(TypeError, ValueError):  # some libraries pass arguments that their text has no place for
+        record.msg, record.args = shown(record.getMessage()), ()
+    return record
 
 
 def print_line(text: str, end: str = "\n", file: TextIO | None = None) -> None:

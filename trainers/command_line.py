@@ -29,8 +29,9 @@ def errors_in_one_line(to_go_on: str = "Repeat the command.") -> Iterator[None]:
     """
     from cb_datasets.disk_faults import error_line
     from cb_datasets.stop_signals import Stopped, stop_signals
-    from cb_datasets.terminal import print_line, shown_line
+    from cb_datasets.terminal import print_line, show_log_messages, shown_line
 
+    show_log_messages()
     try:
         with stop_signals():
             yield

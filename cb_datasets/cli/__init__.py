@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ..stop_signals import Stopped, stop_signals
-from ..terminal import print_line, shown
+from ..terminal import print_line, show_log_messages, shown
 from . import attack, build, check, evaluate, export, generate, merge, merge_adapter, publish
 from .guide_hints import command_hint, flag_hint
 
@@ -74,6 +74,7 @@ for group in (build, generate, evaluate, check, merge, export, attack, merge_ada
 
 def main() -> None:
     """Run the command line. Expected errors are one line on stderr and exit code 1."""
+    show_log_messages()
     try:
         with stop_signals():
             app()

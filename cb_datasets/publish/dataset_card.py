@@ -23,6 +23,7 @@ from ..generation.serving import serving_command
 from ..markdown import cell, code
 from ..model_licences import licence_of
 from ..sample import PRIORITY_WEIGHTS
+from ..terminal import shown
 from .folder import PLOT, SIZE_CATEGORIES, WrittenSplit, union
 from .released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES
 
@@ -167,7 +168,8 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "serving": [serving_command("BASE", "ADAPTER", "RANK", FORMATS[name]) for name in formats if name in FORMATS],
         "notes": {name: note for name in names if (note := sheets[name].get("note"))},
         "citations": sorted({citation for name in names for citation in _citations(sheets[name])}),
-        "example": example,
+        # In JSON, control characters are escapes, but not those that reverse a line or hide.
+        "example": shown(example),
         "example_shortened": shortened,
     }
 

@@ -1,5 +1,6 @@
 """Text of strangers is shown on the terminal and in Markdown, and obeyed by neither."""
 
+import logging
 import random
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from cb_datasets.files import save_rows, to_dataset
 from cb_datasets.generation.progress import Progress
 from cb_datasets.markdown import Markdown, cell, code, markdown_table
 from cb_datasets.sample import SAMPLE_FEATURES
-from cb_datasets.terminal import shown, shown_line
+from cb_datasets.terminal import show_log_messages, shown, shown_line
 
 from .conftest import INJECTION, REQUEST, RIGHT, WRONG
 
@@ -105,6 +106,17 @@ def test_the_injection_is_highlighted_where_it_stands(hostile_data, tiny_agent_p
     text = show_tokens(row, tokenizer(str(tiny_agent_path)))
     [marked] = [text.plain[span.start : span.end] for span in text.spans if "yellow" in str(span.style)]
     assert INJECTION in marked and len(marked) < len(INJECTION) + 12 and not OBEYED & set(text.plain)
+
+
+def test_log_messages_show_names(caplog):
+    usual = logging.getLogRecordFactory()
+    show_log_messages()
+    try:
+        logging.getLogger("builders").warning("left out: %s", HOSTILE)
+        logging.getLogger("builders").warning(f"{HOSTILE} 100 %")
+    finally:
+        logging.setLogRecordFactory(usual)
+    assert len(caplog.messages) == 2 and not OBEYED & set("".join(caplog.messages))
 
 
 def test_progress_bars_show_names(capsys):

@@ -197,7 +197,8 @@ def refused(data: Path, tmp_path: Path, why: str, token: str | None = None) -> N
 def test_names_of_strangers_are_text_in_the_card(release: Path, data: Path, tmp_path: Path):
     """Images, links, HTML, tables, front matter and templates: only what they spell is in the card."""
     hostile = (
-        "a|b ![x](http://x.org/p.png) [y](http://x.org) <img src=x> **c** `d` {{ 7 * 7 }}\n---\nlicense: mit\n---\n# T"
+        "a\u202eb\x00|b ```\n````\n![x](http://x.org/p.png) [y](http://x.org) <img src=x> **c** `d` {{ 7 * 7 }}\n---\n"
+        "license: mit\n---\n# T"
     )
 
     def changed(row: dict) -> dict:
@@ -214,6 +215,7 @@ def test_names_of_strangers_are_text_in_the_card(release: Path, data: Path, tmp_
     kinds = [[token.type for token in _tokens(card)] for card in (text, usual)]
     for kind in ("image", "link_open", "html_inline", "html_block", "strong_open", "heading_open", "td_open", "hr"):
         assert kinds[0].count(kind) == kinds[1].count(kind), kind
+    assert not {"\x00", "\u202e"} & set((tmp_path / "release" / "README.md").read_text(encoding="utf-8"))
     # In a table, in two sentences, and twice in the row of the generator.
     assert text.count("{{ 7 * 7 }}") >= 5
 
