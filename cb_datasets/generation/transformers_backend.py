@@ -21,13 +21,13 @@ from transformers import (
     BatchEncoding,
     BitsAndBytesConfig,
     Cache,
-    DynamicCache,
     GenerationConfig,
     set_seed,
 )
 from transformers.utils import is_bitsandbytes_available
 
 from ..chat import common_prefix
+from . import decoding_attention
 from .backend import (
     AdapterBackend,
     Completion,
@@ -39,6 +39,7 @@ from .backend import (
     end_token_ids,
     revision_of,
 )
+from .decoding import decode, prefill_cache
 from .model_files import check_loaded, check_model_files, loading
 from .tokenizer import load_tokenizer
 
@@ -164,6 +165,14 @@ class TransformersBackend(AdapterBackend):
 
     def generate(self, prompt_token_ids: list[list[int]], sampling: Sampling, seed: int) -> list[list[Completion]]:
         set_seed(seed)
+        with self.network() as network:
+            if not decoding_attention.supports(network):
+                return self._generate_in_batches(prompt_token_ids, sampling)
+            generated = decode(network, prompt_token_ids, sampling, self._end_ids, self._batch_size)
+        return [[self._completion(ids) for ids in samples] for samples in generated]
+
+    def _generate_in_batches(self, prompt_token_ids: list[list[int]], sampling: Sampling) -> list[list[Completion]]:
+        """With `generate` of Transformers, for networks with windows or recurrent states."""
         order = sorted(range(len(prompt_token_ids)), key=lambda index: len(prompt_token_ids[index]))
         # The samples of a prompt are neighbours, and a batch may end between them: batches never exceed `batch_size`.
         sequences = [index for index in order for _ in range(sampling.num_samples)]
@@ -238,7 +247,7 @@ class TransformersBackend(AdapterBackend):
         starts = ids.shape[1] - torch.tensor(lengths, device=ids.device)
         start, first, last = len(prefix), int(starts.min()) - 1, ids.shape[1] - 1
         with torch.inference_mode(), self.network() as network:
-            cache = _prefill_cache(network, prefix, len(rows))
+            cache = _repeated_cache(network, prefix, len(rows))
         width = max(1, LOGITS_CHUNK // len(rows))
         for column in range(first, last, width):
             end = min(column + width, last)
@@ -264,7 +273,7 @@ class TransformersBackend(AdapterBackend):
         prefix = common_prefix([prompt[:-1] for prompt in prompts])
         inputs = self._pad_after_prefix(prefix, prompts)
         with torch.inference_mode(), self.network() as network:
-            cache = _prefill_cache(network, prefix, len(prompts))
+            cache = _repeated_cache(network, prefix, len(prompts))
             config = self._generation_config(sampling)
             output = network.generate(**inputs, past_key_values=cache, generation_config=config)
         return [self._completion(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
@@ -297,14 +306,11 @@ class TransformersBackend(AdapterBackend):
         return decode_completion(self.tokenizer, ids, "length")
 
 
-def _prefill_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | None:
+def _repeated_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | None:
     """KV cache of the prefix, repeated for each row of a batch; `None` for an empty prefix."""
-    if not prefix:
-        return None
-    ids = torch.tensor([prefix], device=network.device)
-    cache = DynamicCache(config=network.config)
-    network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    cache.batch_repeat_interleave(batch_size)
+    cache = prefill_cache(network, prefix)
+    if cache is not None:
+        cache.batch_repeat_interleave(batch_size)
     return cache
 
 
