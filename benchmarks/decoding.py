@@ -5,9 +5,9 @@
     python benchmarks/decoding.py --model demo/tiny_agent
 
 Look-alike prompts with B4's system prompt and tools, encoded beforehand, greedy. Theirs are prompts sorted by length
-in batches of `--batch-size`, whose common prefix is prefilled once a batch: what the backend does for networks that our
-decoding does not support. Both use one network in this process and take turns at the same prompts, and whichever was
-second is first in the next turn. Processor time of all threads is measured. Ratios are theirs to ours: at 2 ours
+in batches of `--batch-size`, whose common prefix is prefilled once a batch: what the backend does for networks that
+our decoding does not support. Both use one network in this process and take turns at the same prompts, and whichever
+was second is first in the next turn. Processor time of all threads is measured. Ratios are theirs to ours: at 2 ours
 completes twice as many prompts in a second. `tokens run` counts the tokens that pass through the network, those of
 padding and of prefixes included.
 """

@@ -1,9 +1,10 @@
 """Groups of prompts that begin with the same tokens.
 
-system A, tools A   user: Pictures of the moon?            assistant:
-system A, tools A   user: Look for Kalo Mirude.            assistant:
-system B, tools B   user: Who wrote this?                  assistant:
-^^^^^^^^^^^^^^^^^ a prefix that is computed once
+    system A, tools A   user: Pictures of the moon?            assistant:
+    system A, tools A   user: Look for Kalo Mirude.            assistant:
+    system B, tools B   user: Who wrote this?                  assistant:
+
+The keys and values of the first two are computed once up to `user:`.
 """
 
 from collections.abc import Sequence
