@@ -1,7 +1,9 @@
 """The portable backend: batched generation with `transformers`, on GPU or CPU.
 
-Prompts of one source share a prefix, the system prompt and tools, which can be most of their tokens. The common prefix
-of a batch is prefilled once; the remainders continue from its KV cache, padded on the left:
+Prompts of one source share a prefix, the system prompt and tools, which can be most of their tokens. `decoding.py`
+completes them in slots. Given completions are scored in batches, and networks that have more state than keys and values
+generate in them, too. The common prefix of a batch is prefilled once; the remainders continue from its KV cache, padded
+on the left:
 
     system, tools   pad pad user: Pictures of the moon?   assistant:
                     user: Look in our documents for Kalo Mirude.   assistant:
@@ -70,7 +72,7 @@ class TransformersBackend(AdapterBackend):
         model (`str`): Folder of the model, or its Hub id.
         adapter (`str`, *optional*): Folder of a PEFT adapter to load.
         batch_size (`int`, *optional*, defaults to `64`): Sequences per forward pass; each sample of a prompt counts.
-            Prompts are sorted by length, so that those of similar length share a batch.
+            One that ends makes room for the next.
         load_in_8bit (`bool`, *optional*, defaults to `False`): Quantise the weights with bitsandbytes; needs a GPU.
         tokenizer (`str`, *optional*): Folder of the tokenizer, where it is not the model's own.
 
