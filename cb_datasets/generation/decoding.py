@@ -15,11 +15,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from .backend import Sampling
-from .decoding_attention import NextToken, Prefill, Segment, Slots, Step, decoding_attention
+from .decoding_attention import NextToken, Prefill, Prefix, Segment, Slots, Step, decoding_attention
 from .prefix_groups import PrefixGroup, prefix_groups
 
 
@@ -32,31 +31,13 @@ _REFILL = 1 / 8
 
 
 @dataclass
-class _Prefix:
-    """Tokens that sequences begin with, and their keys and values once they are computed."""
-
-    ids: list[int]
-    cache: Cache | None = None
-
-
-@dataclass
 class _Sequence:
     """A completion so far."""
 
     index: int  # of its prompt
-    prefix: _Prefix
+    prefix: Prefix
     rest: list[int]  # the prompt after the prefix
     tokens: list[int] = field(default_factory=list)
-
-
-def prefill_cache(network: Any, prefix: list[int]) -> Cache | None:
-    """Keys and values of a prefix; `None` if it is empty."""
-    if not prefix:
-        return None
-    ids = torch.tensor([prefix], device=network.device)
-    cache = DynamicCache(config=network.config)
-    network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache
 
 
 def decode(
@@ -88,10 +69,10 @@ class _Decoder:
     ) -> None:
         self._network, self._end_ids, self._max_new_tokens = network, end_ids, sampling.max_new_tokens
         self._choose = _chooser(sampling)
-        self._waiting = deque(
-            sequence for group in prefix_groups(prompts) for sequence in _sequences(prompts, group, sampling)
-        )
-        self._completions: list[list[list[int]]] = [[] for _ in prompts]
+        groups = prefix_groups(prompts)
+        self._waiting = deque(sequence for group in groups for sequence in _sequences(prompts, group, sampling))
+        # Samples in the order in which they started: in the order of their ends, the first would be the shortest.
+        self._samples: list[list[list[int]]] = [[] for _ in prompts]
         longest = max((len(sequence.rest) for sequence in self._waiting), default=0)
         # The last token of a completion has no successor, so its keys and values are not needed.
         self._slots = Slots(min(batch_size, len(self._waiting)), longest + sampling.max_new_tokens - 1)
@@ -105,7 +86,7 @@ class _Decoder:
             for sequence, token in zip(sequences, self._choose(logits.float()).tolist(), strict=True):
                 sequence.tokens.append(token)
             self._free_slots()
-        return self._completions
+        return self._samples
 
     def _start(self) -> tuple[list[_Sequence], torch.Tensor]:
         """Prefill the next sequences, and return them with the logits of their first tokens."""
@@ -117,14 +98,15 @@ class _Decoder:
             if not repeats:
                 if ids and len(ids) + len(sequence.rest) > _PREFILL_TOKENS:
                     break
-                start = len(sequence.prefix.ids)
-                if sequence.prefix.cache is None:
-                    sequence.prefix.cache = prefill_cache(self._network, sequence.prefix.ids)
-                segments.append(Segment(len(ids), len(ids) + len(sequence.rest), slot, sequence.prefix.cache))
-                positions += range(start, start + len(sequence.rest))
-                ids += sequence.rest
+                prefix, rest = sequence.prefix, sequence.rest
+                if prefix.ids and not prefix.layers:
+                    self._forward(prefix.ids, range(len(prefix.ids)), prefix, 1)
+                segments.append(Segment(len(ids), len(ids) + len(rest), slot, prefix))
+                positions += range(len(prefix.ids), len(prefix.ids) + len(rest))
+                ids += rest
                 prefilled.append(sequence)
             rows.append(len(prefilled) - 1)
+            self._samples[sequence.index].append(sequence.tokens)
             self._running.append(self._waiting.popleft())
         ends = torch.tensor([segment.end - 1 for segment in segments], device=self._network.device)
         logits = self._forward(ids, positions, Prefill(self._slots, segments), ends)
@@ -138,16 +120,16 @@ class _Decoder:
         running = self._running
         lengths = [len(sequence.rest) + len(sequence.tokens) - 1 for sequence in running]
         positions = [len(sequence.prefix.ids) + length for sequence, length in zip(running, lengths, strict=True)]
-        prefixes = [sequence.prefix.cache for sequence in running]
+        prefixes = [sequence.prefix for sequence in running]
         step = NextToken(self._slots, lengths, prefixes, self._network.device)
         return running, self._forward([sequence.tokens[-1] for sequence in running], positions, step, 0)
 
     def _forward(
-        self, ids: list[int], positions: list[int], step: Step, logits_to_keep: int | torch.Tensor
+        self, ids: list[int], positions: Sequence[int], step: Step, logits_to_keep: int | torch.Tensor
     ) -> torch.Tensor:
         output = self._network(
             input_ids=torch.tensor([ids], device=self._network.device),
-            position_ids=torch.tensor([positions], device=self._network.device),
+            position_ids=torch.tensor([list(positions)], device=self._network.device),
             use_cache=False,
             logits_to_keep=logits_to_keep,
             decoding=step,
@@ -160,7 +142,6 @@ class _Decoder:
             sequence = self._running[slot]
             if sequence.tokens[-1] not in self._end_ids and len(sequence.tokens) < self._max_new_tokens:
                 continue
-            self._completions[sequence.index].append(sequence.tokens)
             last = self._running.pop()
             if last is not sequence:
                 self._running[slot] = last
@@ -170,7 +151,7 @@ class _Decoder:
 def _sequences(prompts: Sequence[list[int]], group: PrefixGroup, sampling: Sampling) -> Iterable[_Sequence]:
     """The sequences of a group. Those of similar length are neighbours, and the longest come first: they show at once
     whether the memory suffices. The samples of a prompt are neighbours, too."""
-    prefix = _Prefix(prompts[group.prompts[0]][: group.length])
+    prefix = Prefix(prompts[group.prompts[0]][: group.length])
     for index in sorted(group.prompts, key=lambda index: (-len(prompts[index]), prompts[index])):
         for _ in range(sampling.num_samples):
             yield _Sequence(index, prefix, prompts[index][group.length :])

@@ -18,9 +18,9 @@ import torch
 from peft import PeftModel
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, Cache, DynamicCache
+from transformers import AttentionInterface, DynamicCache
 from transformers.cache_utils import DynamicLayer
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv
 
 
 ATTENTION = "circuit_breaker_decoding"
@@ -90,13 +90,32 @@ class Step(Protocol):
         """Store keys and values, and return the output of shape `(1, tokens, heads, size)`."""
 
 
+class Prefix:
+    """All tokens of a prefix, which may be empty.
+
+    Args:
+        ids (`list[int]`): The tokens. Their keys and values, by layer and of shape `(1, heads, tokens, size)`, are
+            `layers`, once this step has run.
+    """
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+        self.layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def attend(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    ) -> torch.Tensor:
+        self.layers[layer] = key, value
+        return _attend_causally(query, key, value, scaling).transpose(1, 2)
+
+
 class Segment(NamedTuple):
     """Tokens `[start, end)` of the row: the first ones of a slot, after a prefix."""
 
     start: int
     end: int
     slot: int
-    prefix: Cache | None
+    prefix: Prefix
 
 
 class Prefill:
@@ -118,15 +137,9 @@ class Prefill:
         for start, end, slot, prefix in self._segments:
             q, k, v = (states[:, :, start:end] for states in (query, key, value))
             keys[slot, :, : end - start], values[slot, :, : end - start] = k[0], v[0]
-            mask = None
-            if prefix is not None:
-                cached = prefix.layers[layer]
-                k, v = torch.cat([cached.keys, k], 2), torch.cat([cached.values, v], 2)
-                mask = q.new_ones(q.shape[2], k.shape[2], dtype=torch.bool).tril(k.shape[2] - q.shape[2])
-            k, v = (repeat_kv(states, q.shape[1] // states.shape[1]) for states in (k, v))
-            outputs.append(
-                scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
-            )
+            if prefix.ids:
+                k, v = (torch.cat(pair, 2) for pair in zip(prefix.layers[layer], (k, v), strict=True))
+            outputs.append(_attend_causally(q, k, v, scaling))
         return torch.cat(outputs, 2).transpose(1, 2)
 
 
@@ -136,20 +149,18 @@ class NextToken:
     Args:
         slots ([`Slots`]): The slots.
         lengths (`list[int]`): Number of tokens that each slot has so far.
-        prefixes (`Sequence[Cache | None]`): The prefix of each.
+        prefixes (`Sequence[Prefix]`): The prefix of each.
         device (`torch.device`): The network's.
     """
 
-    def __init__(
-        self, slots: Slots, lengths: list[int], prefixes: Sequence[Cache | None], device: torch.device
-    ) -> None:
+    def __init__(self, slots: Slots, lengths: list[int], prefixes: Sequence[Prefix], device: torch.device) -> None:
         self._slots, self._longest = slots, max(lengths) + 1
         self._rows, self._columns = torch.arange(len(lengths), device=device), torch.tensor(lengths, device=device)
         places = torch.arange(self._longest, device=device)
         self._hidden = (places > self._columns[:, None])[:, None, None]  # by slot, head, query and key
         members: dict[int, list[int]] = {}
         for row, prefix in enumerate(prefixes):
-            if prefix is not None:
+            if prefix.ids:
                 members.setdefault(id(prefix), []).append(row)
         self._groups = [(prefixes[rows[0]], torch.tensor(rows, device=device)) for rows in members.values()]
 
@@ -165,16 +176,23 @@ class NextToken:
         q = (query[0] * scaling).transpose(0, 1).unflatten(1, (key.shape[1], -1))
         output, weight = _attend(q, keys, values, self._hidden)
         for prefix, rows in self._groups:
-            cached = prefix.layers[layer]
-            together = q[rows].transpose(0, 1).flatten(1, 2)
-            of_prefix = [
+            [shared_keys], [shared_values] = prefix.layers[layer]
+            shared_output, shared_weight = (
                 states.unflatten(1, (len(rows), -1)).transpose(0, 1)
-                for states in _attend(together, cached.keys[0], cached.values[0])
-            ]
+                for states in _attend(q[rows].transpose(0, 1).flatten(1, 2), shared_keys, shared_values)
+            )
             # The softmax over both is the mean of the two outputs, weighted by the sums of their exponentials.
-            share = (of_prefix[1] - weight[rows]).sigmoid()
-            output[rows] = torch.lerp(output[rows], of_prefix[0], share)
+            share = (shared_weight - weight[rows]).sigmoid()
+            output[rows] = torch.lerp(output[rows], shared_output, share)
         return output.to(query.dtype).flatten(1, 2)[None]
+
+
+def _attend_causally(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float) -> torch.Tensor:
+    """Attention of queries at the last positions of their keys."""
+    earlier = key.shape[2] - query.shape[2]
+    mask = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(earlier) if earlier else None
+    key, value = (repeat_kv(states, query.shape[1] // states.shape[1]) for states in (key, value))
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling)
 
 
 def _attend(
@@ -194,11 +212,12 @@ def _decoding_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
+    *,
+    decoding: Step,
     scaling: float | None = None,
-    decoding: Step | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a step, or of one sequence, the prefix.
+    """Attention of a step.
 
     Raises:
         ValueError: If the model has a soft cap or sinks.
@@ -206,8 +225,6 @@ def _decoding_attention(
     unsupported = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
     if unsupported:
         raise ValueError(f"{type(module).__name__} has an attention that decoding does not support: {unsupported[0]}.")
-    if decoding is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     return decoding.attend(module.layer_idx, query, key, value, scaling), None
 

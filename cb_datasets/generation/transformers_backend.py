@@ -1,9 +1,9 @@
 """The portable backend: batched generation with `transformers`, on GPU or CPU.
 
 Prompts of one source share a prefix, the system prompt and tools, which can be most of their tokens. `decoding.py`
-completes them in slots. Given completions are scored in batches, and networks that have more state than keys and values
-generate in them, too. The common prefix of a batch is prefilled once; the remainders continue from its KV cache, padded
-on the left:
+completes them in slots. Given completions are scored in batches, and networks with windows or recurrent states
+generate in batches, too. The common prefix of a batch is prefilled once; the remainders continue from its KV cache,
+padded on the left:
 
     system, tools   pad pad user: Pictures of the moon?   assistant:
                     user: Look in our documents for Kalo Mirude.   assistant:
@@ -23,6 +23,7 @@ from transformers import (
     BatchEncoding,
     BitsAndBytesConfig,
     Cache,
+    DynamicCache,
     GenerationConfig,
     set_seed,
 )
@@ -41,7 +42,7 @@ from .backend import (
     end_token_ids,
     revision_of,
 )
-from .decoding import decode, prefill_cache
+from .decoding import decode
 from .model_files import check_loaded, check_model_files, loading
 from .tokenizer import load_tokenizer
 
@@ -249,7 +250,7 @@ class TransformersBackend(AdapterBackend):
         starts = ids.shape[1] - torch.tensor(lengths, device=ids.device)
         start, first, last = len(prefix), int(starts.min()) - 1, ids.shape[1] - 1
         with torch.inference_mode(), self.network() as network:
-            cache = _repeated_cache(network, prefix, len(rows))
+            cache = _prefill_cache(network, prefix, len(rows))
         width = max(1, LOGITS_CHUNK // len(rows))
         for column in range(first, last, width):
             end = min(column + width, last)
@@ -275,7 +276,7 @@ class TransformersBackend(AdapterBackend):
         prefix = common_prefix([prompt[:-1] for prompt in prompts])
         inputs = self._pad_after_prefix(prefix, prompts)
         with torch.inference_mode(), self.network() as network:
-            cache = _repeated_cache(network, prefix, len(prompts))
+            cache = _prefill_cache(network, prefix, len(prompts))
             config = self._generation_config(sampling)
             output = network.generate(**inputs, past_key_values=cache, generation_config=config)
         return [self._completion(ids) for ids in output[:, inputs["input_ids"].shape[1] :].tolist()]
@@ -308,11 +309,14 @@ class TransformersBackend(AdapterBackend):
         return decode_completion(self.tokenizer, ids, "length")
 
 
-def _repeated_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | None:
+def _prefill_cache(network: Any, prefix: list[int], batch_size: int) -> Cache | None:
     """KV cache of the prefix, repeated for each row of a batch; `None` for an empty prefix."""
-    cache = prefill_cache(network, prefix)
-    if cache is not None:
-        cache.batch_repeat_interleave(batch_size)
+    if not prefix:
+        return None
+    ids = torch.tensor([prefix], device=network.device)
+    cache = DynamicCache(config=network.config)
+    network(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(batch_size)
     return cache
 
 

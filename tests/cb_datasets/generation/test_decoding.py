@@ -128,6 +128,14 @@ def test_a_seed_repeats_the_samples(llama):
     assert samples(0) == samples(0) != samples(1)
 
 
+def test_samples_are_not_in_the_order_of_their_lengths(llama):
+    sampling = Sampling(temperature=2.0, num_samples=8, max_new_tokens=NEW_TOKENS)
+    torch.manual_seed(0)
+    [samples] = decode(llama, [random_tokens(5, 0)], sampling, range(VOCAB_SIZE // 3), batch_size=8)
+    lengths = [len(ids) for ids in samples]
+    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True))
+
+
 def test_no_prompts_have_no_completions(llama):
     assert decode(llama, [], Sampling(), (), batch_size=4) == []
 
