@@ -91,7 +91,11 @@ class _Decoder:
     def _start(self) -> tuple[list[_Sequence], torch.Tensor]:
         """Prefill the next sequences, and return them with the logits of their first tokens."""
         first = len(self._running)
-        prefilled, segments, rows, ids, positions = [], [], [], [], []
+        prefilled: list[_Sequence] = []
+        segments: list[Segment] = []
+        rows: list[int] = []  # of each sequence in `prefilled`
+        ids: list[int] = []
+        positions: list[int] = []
         while self._waiting and len(self._running) < self._slots.number:
             sequence = self._waiting[0]
             slot, repeats = len(self._running), bool(prefilled) and _same_prompt(prefilled[-1], sequence)

@@ -12,7 +12,7 @@ Every token of a sequence attends to the prefix and to the tokens of its slot, a
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from peft import PeftModel
@@ -69,10 +69,11 @@ class Slots:
         """Those of a layer, in which states look like `key` and `value`: `(slots, heads, capacity, size)`."""
         if index not in self._layers:
             # Zeros: what is masked must be finite.
-            self._layers[index] = tuple(
-                state.new_zeros(self.number, state.shape[1], self.capacity, state.shape[3]) for state in (key, value)
-            )
+            self._layers[index] = self._zeros_like(key), self._zeros_like(value)
         return self._layers[index]
+
+    def _zeros_like(self, state: torch.Tensor) -> torch.Tensor:
+        return state.new_zeros(self.number, state.shape[1], self.capacity, state.shape[3])
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first tokens of a slot to another."""
@@ -226,7 +227,7 @@ def _decoding_attention(
     if unsupported:
         raise ValueError(f"{type(module).__name__} has an attention that decoding does not support: {unsupported[0]}.")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return decoding.attend(module.layer_idx, query, key, value, scaling), None
+    return decoding.attend(cast(int, module.layer_idx), query, key, value, scaling), None
 
 
 AttentionInterface.register(ATTENTION, _decoding_attention)

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM
 
 from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
-from cb_datasets.generation import Backend, Sampling, server_backend
+from cb_datasets.generation import Backend, Sampling, decoding_attention, server_backend
 from cb_datasets.generation.adapter_scale import check_scalable, scale_faults, write_scaled_adapter
 from cb_datasets.generation.backend import BASE, check_adapter_base, decode_completion, load_models, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
@@ -335,7 +335,11 @@ def test_log_likelihoods_equal_those_of_unbatched_forward_passes(with_transforme
     assert all(abs(ours - theirs) > 0.1 for ours, theirs in zip(adapted, expected, strict=True))
 
 
-def test_the_common_prefix_is_prefilled_once(agent, prompts):
+@pytest.mark.parametrize("in_slots", [True, False])
+def test_the_common_prefix_is_prefilled_once(agent, prompts, in_slots, monkeypatch):
+    """In slots without padding; in batches for networks that slots do not support."""
+    if not in_slots:
+        monkeypatch.setattr(decoding_attention, "supports", lambda network: False)
     backend = TransformersBackend(str(agent), batch_size=8)
     with torch.inference_mode():
         expected = [
@@ -353,7 +357,8 @@ def test_the_common_prefix_is_prefilled_once(agent, prompts):
     ]
     prefix = len(common_prefix(prompts[:8]))
     assert prefix > 0.5 * min(map(len, prompts[:8]))
-    assert n_tokens[:2] == [prefix, 8 * (max(map(len, prompts[:8])) - prefix)]
+    rests = [len(prompt) - prefix for prompt in prompts[:8]]
+    assert n_tokens[:2] == [prefix, sum(rests) if in_slots else 8 * max(rests)]
 
 
 def test_base_and_adapter_have_distinct_names(models, agent, adapter):
