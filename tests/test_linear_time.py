@@ -31,6 +31,7 @@ from cb_datasets.formats.typed_text import coerce_typed, read_typed
 from cb_datasets.markdown import cell, code
 from cb_datasets.merge.near_duplicates import normalized, signature
 from cb_datasets.public_name import public_name
+from cb_datasets.publish.secrets import SECRETS, Secret
 from cb_datasets.terminal import shown
 
 from . import patterns
@@ -68,6 +69,9 @@ EXAMPLES: dict[tuple[str, str], dict] = {
     ("cb_datasets.formats.chat_template", r"f'\\b{re.escape(name)}\\b'"): {"name": "tools"},
     ("cb_datasets.model_licences", "pattern"): {"pattern": r"(?:^|[^a-z])llama-?3"},
     ("cb_datasets.publish.check", "pattern.encode()"): {"pattern": r"hf_[A-Za-z0-9]{30,}"},
+    ("cb_datasets.publish.secrets", "self.pattern"): {
+        "self": Secret("any of them", "|".join(f"(?:{secret.pattern})" for secret in SECRETS))
+    },
     ("cb_datasets.template_openings", "text_mark"): {"text_mark": "\ue000"},
 }
 # Neither searched with nor matched here: a tool's schema states the pattern, and RE2 matches it.
