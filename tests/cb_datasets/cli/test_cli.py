@@ -55,7 +55,9 @@ def test_a_typo_is_named():
 
 
 def test_missing_files_are_named(tmp_path):
-    result = run("ingest", "agentdojo", "--data-dir", tmp_path, "--output", tmp_path / "out")
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    result = run("ingest", "agentdojo", "--data-dir", raw, "--output", tmp_path / "out")
     assert result.returncode == 1 and "dumps/agentdojo-*.jsonl" in result.stderr and "Traceback" not in result.stderr
     (tmp_path / "empty").mkdir()
     result = run("validate", tmp_path / "empty", "--quarantine", tmp_path / "q", "--output", tmp_path / "r.json")
