@@ -26,8 +26,6 @@ REQUIRED = [
     "rich>=13",
     # Progress bars of long steps.
     "tqdm>=4.66",
-    # MinHash: finds training requests that say nearly what an evaluation prompt says.
-    "datasketch>=2,<3",
     # Checks that a call's arguments fit the tool's schema.
     "jsonschema>=4.20",
     # The plots of a report.

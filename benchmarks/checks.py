@@ -4,8 +4,8 @@
 
 The samples are look-alike prompts as in the demo, with distinct words and completions written by rule: flips with
 their two siblings, refusals and chat. A tenth is held out, one in a hundred is broken and one in a hundred duplicated.
-Every step runs in its own process, on a tenth of the rows and on all of them. Rates are per second of processor time,
-which other work on the machine does not change; a step that uses two cores is charged for both.
+Every step runs in one process of its own, on a tenth of the rows and on all of them. Rates are per second of processor
+time, which other work on the machine does not change; a step that uses two cores is charged for both.
 
 The rules are compared with `jsonschema.validate` of the call alone, which parses the schema for every row. Preflight
 is compared with the bare tokenizer on the rendered text, the least that encoding the rows can take. The two alternate
@@ -192,7 +192,7 @@ def validate(folder: Path, tokenizer: Path) -> Turns:
     """Rules on every row, from Parquet to the quarantine."""
     from cb_datasets.checks.validate import validate as validate_sets
 
-    report = validate_sets(sets(folder), folder / "quarantine", 0.95)
+    report = validate_sets(sets(folder), folder / "quarantine", 0.95, num_proc=1)
     assert report["passed"] and all(part["quarantined"] for part in report["sets"].values())
     return sum(part["rows"] for part in report["sets"].values()), None
 
@@ -224,7 +224,7 @@ def merge(folder: Path, tokenizer: Path) -> Turns:
     prompts = sorted((folder / "prompts").iterdir())
     options = (MergeOptions(), MergedThresholds())
     left_out = folder / "left_out.parquet"
-    report = merge_sets(sets(folder), quarantined(folder), prompts, outputs, *options, left_out=left_out)
+    report = merge_sets(sets(folder), quarantined(folder), prompts, outputs, *options, left_out=left_out, num_proc=1)
     assert report["passed"], [gate for gate in report["gates"] if not gate["passed"]]
     print(report["drops"], file=sys.stderr)
     return count_rows(sets(folder)), None

@@ -29,7 +29,7 @@ from cb_datasets.evaluation.coherence import entropy, repetition
 from cb_datasets.formats import FORMATS, ToolCall
 from cb_datasets.formats.typed_text import coerce_typed, read_typed
 from cb_datasets.markdown import cell, code
-from cb_datasets.merge.near_duplicates import normalized, signature
+from cb_datasets.merge.shingles import normalized, signatures
 from cb_datasets.public_name import public_name
 from cb_datasets.publish.secrets import SECRETS, Secret
 from cb_datasets.terminal import shown
@@ -169,7 +169,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "read_typed": lambda text: read_typed(text, {"integer", "array"}),
     "coerce_typed": lambda text: coerce_typed(text, {"integer", "array"}),
     "normalized": normalized,
-    "signature": signature,
+    "signatures": lambda text: signatures([text]),
     "cell": cell,
     "code": code,
     "shown": shown,

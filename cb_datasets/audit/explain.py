@@ -11,7 +11,7 @@ from ..files import dataset_folders, stream_rows, stream_tables
 from ..formats import get_format
 from ..merge.dropped_rows import DROPPED_ROWS_FILE, drop_reasons
 from ..merge.gates import HeldOut
-from ..merge.near_duplicates import request_texts
+from ..merge.prompt_index import request_texts
 from ..outcomes import expects_words, outcome_of, parallel_calls
 from .marks import Marks
 

@@ -10,7 +10,7 @@ they are counted by source.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from ..chat import (
 from ..counts import quantiles
 from ..formats import format_of
 from ..formats.chat_template import RENDER_ERRORS
+from ..processes import in_batches, map_in_order
 from ..public_name import folder_name, hub_id
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS
@@ -76,6 +77,7 @@ def preflight(
     tokenizer: "PreTrainedTokenizerBase | None",
     max_length: int,
     b4_asset: dict | None = None,
+    processes: int = 1,
 ) -> dict:
     """Check every row as training will see it.
 
@@ -85,6 +87,7 @@ def preflight(
             only the tools are checked.
         max_length (`int`): Maximum number of tokens of a row.
         b4_asset (`dict`, *optional*): Tool-schema asset that B4-style rows must contain exactly.
+        processes (`int`, *optional*, defaults to `1`): Number of processes.
 
     Returns:
         `dict`: The report, with `passed`, which is false if there were no rows.
@@ -96,18 +99,19 @@ def preflight(
     lengths: list[int] = []
     completion_lengths: list[int] = []
     spelled: Counter[str] = Counter()
-    for row in rows:
+
+    def check_batch(batch: list[dict]) -> list[_CheckedRow]:
+        return [_check_row(row, target, max_length, b4_asset) for row in batch]
+
+    checked_batches = map_in_order(check_batch, in_batches(rows), processes)
+    for row, checked in ((row, checked) for batch in checked_batches for row, checked in zip(*batch, strict=True)):
         num_rows += 1
-        names = list(tool_and_text_faults(row, b4_asset))
-        # A row with such faults is not encoded: others may be consequences of them.
-        if target is not None and not names:
-            names, *row_lengths = row_faults(row, target, max_length)
-            # A row that does not render has no lengths.
-            for values, value in zip((lengths, completion_lengths), row_lengths, strict=False):
-                values.append(value)
-            if row_lengths and spells_control_token(target.tokenizer, row):
-                spelled[row["provenance"]["source_dataset"]] += 1
-        for name in names:
+        # A row that does not render has no lengths.
+        for values, value in zip((lengths, completion_lengths), checked.lengths, strict=False):
+            values.append(value)
+        if checked.spells:
+            spelled[row["provenance"]["source_dataset"]] += 1
+        for name in checked.faults:
             counts[name] += 1
             if len(examples.setdefault(name, [])) < EXAMPLES:
                 examples[name].append(row["id"])
@@ -120,6 +124,23 @@ def preflight(
         "faults": dict(sorted(counts.items())),
         "examples": examples,
     }
+
+
+class _CheckedRow(NamedTuple):
+    """The names of a row's faults, its length and that of its completion, and whether it spells a control token."""
+
+    faults: list[str]
+    lengths: tuple[int, ...] = ()
+    spells: bool = False
+
+
+def _check_row(row: dict, target: TargetTokenizer | None, max_length: int, b4_asset: dict | None) -> _CheckedRow:
+    faults = list(tool_and_text_faults(row, b4_asset))
+    # A row with such faults is not encoded: others may be consequences of them.
+    if target is None or faults:
+        return _CheckedRow(faults)
+    faults, *lengths = row_faults(row, target, max_length)
+    return _CheckedRow(faults, tuple(lengths), bool(lengths) and spells_control_token(target.tokenizer, row))
 
 
 def _token_report(target: TargetTokenizer | None, lengths: list[int], completion_lengths: list[int]) -> dict:

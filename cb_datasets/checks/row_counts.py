@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..answers.gibberish import is_degenerate
-from ..formats import FORMATS, Diagnosis, Parsed, get_format
-from ..outcomes import Outcome, outcome_of_read
-from .rules import check, has_marker
+from ..formats import Diagnosis, Parsed
+from ..outcomes import Outcome
+from .rules import check, has_marker, read_completion
 
 
 # The value of a row whose source does not name one.
@@ -74,14 +74,12 @@ def profile_of(
     renders: Callable[[dict], bool] | None = None,
 ) -> RowProfile:
     """The profile of one row; arguments as for [`count_profiles`]."""
-    provenance, completion = row["provenance"], row["assistant_raw"] or ""
+    provenance = row["provenance"]
     # A row in quarantine may hold anything, so it is not parsed: gates only count it.
-    readable = not quarantined and provenance["prompt_format"] in FORMATS
+    completion = None if quarantined else read_completion(row)
     parsed, outcome = Parsed(Diagnosis.EMPTY), Outcome.MALFORMED
-    if readable:
-        tool_format = get_format(provenance["prompt_format"])
-        parsed = tool_format.parse(completion, row["tools"])
-        outcome = outcome_of_read(parsed, tool_format.executed_calls(completion, row["tools"]), row["target"])
+    if completion is not None:
+        parsed, outcome = completion.parsed, completion.outcome
     return RowProfile(
         subset=subset,
         split=row["split"],
@@ -97,8 +95,9 @@ def profile_of(
         is_harmful=_is_harmful(row["priority_class"], outcome, parsed),
         called_tool=parsed.calls[0].name if parsed.is_call else None,
         attacked=len(row["injection"]) > 0,
-        has_marker=has_marker(completion),
-        is_valid=readable and not any(violation.is_error for violation in check(row, strict)),
+        has_marker=has_marker(row["assistant_raw"] or ""),
+        is_valid=completion is not None
+        and not any(violation.is_error for violation in check(row, strict, completion)),
         quarantined=quarantined,
         renders=renders(row) if renders is not None and provenance["source_dataset"] == "ultrachat" else None,
     )

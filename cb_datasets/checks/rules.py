@@ -26,7 +26,8 @@ is exempt from the rules for calls, and may contain code fences.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from builders.written_calls import calls_in_words
 
@@ -69,27 +70,53 @@ class Violation:
         return f"{self.rule}: {self.message}"
 
 
-def check(sample: dict, strict: bool = True) -> list[Violation]:
+@dataclass(frozen=True)
+class Completion:
+    """The completion of a sample as its format reads it: its form, and the calls that a server executes."""
+
+    tool_format: ToolCallFormat
+    parsed: Parsed
+    executed: tuple[ToolCall, ...]
+    target: dict
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """See [`~outcomes.outcome_of_read`], which raises if the target's calls are none."""
+        return outcome_of_read(self.parsed, self.executed, self.target)
+
+
+def read_completion(sample: dict) -> Completion | None:
+    """Parse the completion of a sample; `None` if its format is unknown."""
+    if sample["provenance"]["prompt_format"] not in FORMATS:
+        return None
+    tool_format = get_format(sample["provenance"]["prompt_format"])
+    raw, tools = sample["assistant_raw"] or "", sample["tools"]
+    parsed, executed = tool_format.parse(raw, tools), tool_format.executed_calls(raw, tools)
+    return Completion(tool_format, parsed, executed, sample["target"])
+
+
+def check(sample: dict, strict: bool = True, completion: Completion | None = None) -> list[Violation]:
     """Return all rules that a sample breaks.
 
     Args:
         sample (`dict`): A row of `SAMPLE_FEATURES`.
         strict (`bool`, *optional*, defaults to `True`): Whether R2 is an error rather than a warning.
+        completion ([`Completion`], *optional*): What [`read_completion`] has read already.
 
     Returns:
         `list[Violation]`: The violations; empty for a valid sample.
     """
-    prompt_format = sample["provenance"]["prompt_format"]
-    if prompt_format not in FORMATS:
+    completion = completion or read_completion(sample)
+    if completion is None:
+        prompt_format = sample["provenance"]["prompt_format"]
         return [Violation("provenance", f"prompt_format is {prompt_format!r}; known: {', '.join(FORMATS)}")]
-    tool_format = get_format(prompt_format)
-    raw = sample["assistant_raw"] or ""
-    tools = sample["tools"]
-    parsed, executed = tool_format.parse(raw, tools), tool_format.executed_calls(raw, tools)
+    tool_format, parsed, executed = completion.tool_format, completion.parsed, completion.executed
+    raw, tools = sample["assistant_raw"] or "", sample["tools"]
     violations = list(_text_rules(sample, parsed, tool_format, strict))
     if parsed.end is None and (closed := tool_format.parse(raw + tool_format.call_end, tools)).is_call:
         # The missing end token is the only fault of this call. R2 reports it; the other rules see the closed call.
         parsed = closed
+        completion = replace(completion, parsed=closed)
     if makes_call(sample):
         violations += _call_form_rules(raw, parsed, tool_format)
         violations += _agreement_rule(sample, parsed)
@@ -97,7 +124,7 @@ def check(sample: dict, strict: bool = True) -> list[Violation]:
         violations += _plain_text_rules(sample, raw, parsed, executed)
     violations += _tool_rules(sample, parsed)
     violations += _turn_rules(sample)
-    violations += _label_rules(sample, parsed, executed)
+    violations += _label_rules(sample, completion)
     violations += _provenance_rules(sample)
     return violations
 
@@ -202,13 +229,13 @@ def _turn_rules(sample: dict) -> Iterator[Violation]:
             yield Violation("turn", f"the injection {span} is not inside its message")
 
 
-def _label_rules(sample: dict, parsed: Parsed, executed: tuple[ToolCall, ...]) -> Iterator[Violation]:
+def _label_rules(sample: dict, completion: Completion) -> Iterator[Violation]:
     """Compare all labels with the outcome, which is recomputed from the completion."""
     row_class, is_harmful = sample["priority_class"], sample["priority_class"] in HARMFUL_CLASSES
     if row_class not in PRIORITY_WEIGHTS:
         yield Violation("label", f"unknown priority_class {row_class!r}")
     try:
-        outcome = outcome_of_read(parsed, executed, sample["target"])
+        outcome = completion.outcome
     except (AttributeError, KeyError, TypeError, ValueError):
         yield Violation("label", "the calls in target are not JSON calls")
         return
@@ -218,7 +245,7 @@ def _label_rules(sample: dict, parsed: Parsed, executed: tuple[ToolCall, ...]) -
         yield Violation("label", f"split is {sample['split']!r}")
     if sample["set"] != ("circuit_breaker" if is_harmful else "retain"):
         yield Violation("label", f"set is {sample['set']}, priority_class {row_class}")
-    labels = labels_of(sample, executed, outcome, row_class)
+    labels = labels_of(sample, completion.executed, outcome, row_class)
     wrong = [name for name, value in labels.items() if sample["labels"][name] != value]
     if wrong:
         yield Violation("label", f"not what the completion does: {', '.join(wrong)}")

@@ -6,14 +6,16 @@ Rows are read a few thousand at a time and failing ones are written immediately,
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow
 from datasets import Features, List, Value
 from tqdm import tqdm
 
 from ..files import REPORT_FILE, ROWS_FILE, count_rows, parquet_writer, stream_tables, write_json
+from ..processes import map_in_order, processes_for, slices_of
 from ..sample import CIRCUIT_BREAKER, RETAIN, SAMPLE_FEATURES
-from .rules import RULES, check
+from .rules import RULES, Violation, check
 
 
 EXAMPLES = 3
@@ -34,12 +36,8 @@ class _RuleCounts:
         self.warnings: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
 
-    def add_row(self, row: dict, strict: bool) -> list[str]:
-        """Check and count a row, and return the reasons to quarantine it."""
-        self.rows += 1
-        violations = check(row, strict)
-        if not violations:
-            return []
+    def add_row(self, id: str, violations: list[Violation]) -> list[str]:
+        """Count the violations of a row, and return the reasons to quarantine it."""
         errors = [violation for violation in violations if violation.is_error]
         self.failed += bool(errors)
         # A row counts once per rule, however often it breaks it.
@@ -47,7 +45,7 @@ class _RuleCounts:
         self.warnings.update({violation.rule for violation in violations if not violation.is_error})
         for rule in {violation.rule for violation in violations}:
             if len(self.examples.setdefault(rule, [])) < EXAMPLES:
-                self.examples[rule].append(row["id"])
+                self.examples[rule].append(id)
         return [str(violation) for violation in errors]
 
     def rule_report(self, min_valid: float) -> dict:
@@ -65,7 +63,12 @@ class _RuleCounts:
 
 
 def validate(
-    folders: list[Path], quarantine: Path, min_valid: float, strict: bool = True, split: str | None = None
+    folders: list[Path],
+    quarantine: Path,
+    min_valid: float,
+    strict: bool = True,
+    split: str | None = None,
+    num_proc: int | None = None,
 ) -> dict:
     """Check all samples of the given set folders.
 
@@ -76,6 +79,7 @@ def validate(
         strict (`bool`, *optional*, defaults to `True`): Whether a completion without its end token fails (R2).
         split (`str`, *optional*): Check rows of this split only, `train` or `eval`; or rows of Ds (`harmful`) or Dr
             (`retain`) only, and no sets without any.
+        num_proc (`int`, *optional*): Number of processes, by default one for each core.
 
     Returns:
         `dict`: The report, with `passed`.
@@ -86,12 +90,22 @@ def validate(
     counts = {f"{folder.parent.name}/{folder.name}": _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
         raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them separately.")
-    bar = tqdm(desc="Checking", total=count_rows(folders), unit="row")
+    num_rows = count_rows(folders)
+    batches = (
+        (name, rows)
+        for name, folder in zip(counts, folders, strict=True)
+        for table in stream_tables(folder, SAMPLE_FEATURES)
+        for rows in slices_of(table)
+    )
+
+    def check_batch(batch: tuple[str, pyarrow.Table]) -> _Checked:
+        return _check_rows(batch[1], strict, split)
+
+    bar = tqdm(desc="Checking", total=num_rows, unit="row")
     with bar, parquet_writer(quarantine / ROWS_FILE, QUARANTINE_FEATURES) as write:
-        for folder, set_counts in zip(folders, counts.values(), strict=True):
-            for table in stream_tables(folder, SAMPLE_FEATURES):
-                _check_table(table, set_counts, strict, split, write)
-                bar.update(len(table))
+        for (name, rows), checked in map_in_order(check_batch, batches, processes_for(num_rows, num_proc)):
+            _add_checked(rows, checked, counts[name], write)
+            bar.update(len(rows))
     if split in HALVES.values():
         counts = {name: set_counts for name, set_counts in counts.items() if set_counts.rows}
         if not counts:
@@ -102,14 +116,34 @@ def validate(
     return {"min_valid": min_valid, "strict": strict, "split": split, "passed": passed, "sets": sets}
 
 
-def _check_table(
-    table: pyarrow.Table, counts: _RuleCounts, strict: bool, split: str | None, write: Callable[[pyarrow.Table], None]
+class _Checked(NamedTuple):
+    """The number of rows that were checked, and the violations of those that have any, by their number."""
+
+    rows: int
+    violations: dict[int, list[Violation]]
+
+
+def _check_rows(table: pyarrow.Table, strict: bool, split: str | None) -> _Checked:
+    """Check the rows of a table that are asked for."""
+    rows = {
+        number: row
+        for number, row in enumerate(table.to_pylist())
+        if split in (None, row["split"], HALVES.get(row["set"]))
+    }
+    violations = {number: check(row, strict) for number, row in rows.items()}
+    return _Checked(len(rows), {number: broken for number, broken in violations.items() if broken})
+
+
+def _add_checked(
+    table: pyarrow.Table, checked: _Checked, counts: _RuleCounts, write: Callable[[pyarrow.Table], None]
 ) -> None:
-    """Check the rows of a table and write those that fail."""
-    reasons = {}
-    for index, row in enumerate(table.to_pylist()):
-        if split in (None, row["split"], HALVES.get(row["set"])) and (row_reasons := counts.add_row(row, strict)):
-            reasons[index] = row_reasons
-    if reasons:
-        failed = table.take(list(reasons))
-        write(failed.append_column("reasons", [list(reasons.values())]))
+    """Count the violations in a table and write the rows that fail."""
+    counts.rows += checked.rows
+    ids = table["id"].take(list(checked.violations)).to_pylist() if checked.violations else []
+    reasons = {
+        number: counts.add_row(id, violations)
+        for id, (number, violations) in zip(ids, checked.violations.items(), strict=True)
+    }
+    failed = {number: row_reasons for number, row_reasons in reasons.items() if row_reasons}
+    if failed:
+        write(table.take(list(failed)).append_column("reasons", [list(failed.values())]))

@@ -12,7 +12,7 @@ from ..checks.thresholds import Thresholds
 from ..counts import listed
 from ..terminal import print_line, shown, shown_line
 from .numbers import finite
-from .options import MaxLengthOption, ToolSchemaOption, read_tool_schema, takes
+from .options import MaxLengthOption, NumProcOption, ToolSchemaOption, read_tool_schema, takes
 from .output import gate_table, stop_unless, table, tokenizer, verdict, write_checked
 from .paths import data_folder, input_file, input_folder, input_path, model_path, output_path
 
@@ -79,6 +79,7 @@ def validate(
     min_valid: Annotated[
         float, typer.Option(min=0.0, max=1.0, callback=finite, help="Minimum fraction of a set's rows that pass.")
     ] = 0.95,
+    num_proc: NumProcOption = None,
 ) -> None:
     """Check every row against the rules; rows that fail go to quarantine with their reasons."""
     from ..checks.validate import validate as validate_sets
@@ -89,7 +90,7 @@ def validate(
     if quarantine is None or output is None:
         raise ValueError("No output: pass --quarantine and --report, or --data-dir.")
     sets = named_sets([*(folders or []), *([data_dir] if data_dir else [])])
-    report = validate_sets(sets, quarantine, min_valid, strict, split)
+    report = validate_sets(sets, quarantine, min_valid, strict, split, num_proc)
     written = write_checked(output, report)
     rules_table(report)
     stop_unless(report["passed"], f"validate: a set has too many invalid rows; see {written} and {quarantine}")
@@ -201,6 +202,7 @@ def preflight(
         bool, typer.Option("--check-tokenization/--no-check-tokenization", help="Off: check the tools only.")
     ] = True,
     show: Annotated[int, typer.Option(min=0, help="Print this many samples, with the trained tokens in colour.")] = 0,
+    num_proc: NumProcOption = None,
 ) -> None:
     """Render, encode and mask every merged row with the target's own tokenizer, as training does."""
     from tqdm import tqdm
@@ -208,6 +210,7 @@ def preflight(
     from ..checks.preflight import preflight as check_rows
     from ..files import count_rows, hashes_of, stream_rows
     from ..merge.merge import check_outputs
+    from ..processes import processes_for
     from ..sample import SAMPLE_FEATURES
     from ..sets.jsonl_sets import reports_beside
 
@@ -218,8 +221,9 @@ def preflight(
     target = tokenizer(model) if model and check_tokenization else None
     output = output or reports_beside(train_data) / "preflight.json"
     check_outputs(inputs, output.with_name("stats.json"))
-    rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", count_rows(sets), unit="row")
-    report = check_rows(rows, target, max_length, asset) | {"inputs": inputs}
+    num_rows = count_rows(sets)
+    rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", num_rows, unit="row")
+    report = check_rows(rows, target, max_length, asset, processes_for(num_rows, num_proc)) | {"inputs": inputs}
     written = write_checked(output, report)
     if target is not None:
         _show(sets, show, target)

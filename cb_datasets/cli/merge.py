@@ -13,7 +13,7 @@ from ..terminal import print_line
 from .check import HarmfulOption, QuarantineOption, RetainOption, SetsArgument, named_sets, quarantined, rules_table
 from .evaluate import prompt_folders_in
 from .numbers import finite
-from .options import SeedOption, takes
+from .options import NumProcOption, SeedOption, takes
 from .output import dropped, gate_table, stop_unless, tokenizer
 from .paths import input_file, input_folder, model_path, output_path
 
@@ -84,6 +84,7 @@ def merge(
         str | None, typer.Option(callback=model_path, help="Model whose tokenizer measures rows for stats.json.")
     ] = None,
     seed: SeedOption = 0,
+    num_proc: NumProcOption = None,
 ) -> None:
     """Ds and Dr -> train and eval, without quarantined, repeated and leaking rows."""
     from ..audit.marks import marked_bad
@@ -102,14 +103,16 @@ def merge(
     )
     bad = quarantined(quarantine)
     if check:
-        bad |= _checked(sets, output.parent / "quarantine" / "merge")
+        bad |= _checked(sets, output.parent / "quarantine" / "merge", num_proc)
     outputs = output_of_splits(output, eval_output)
     prompt_sets = prompt_folders_in(prompts) if prompts else []
     marked = marked_bad(marks) if marks else set()
     stats = (reports or reports_beside(output)) / "stats.json"
     left_out = stats.with_name(DROPPED_ROWS_FILE)
     with written_as_jsonl(outputs) as written:
-        report = merge_sets(sets, bad, prompt_sets, written, options, limits, _length(model), marked, left_out)
+        report = merge_sets(
+            sets, bad, prompt_sets, written, options, limits, _length(model), marked, left_out, num_proc
+        )
     if report["passed"]:
         report |= {"outputs": hashes_of(outputs.values())}
     write_json(stats, report)
@@ -121,11 +124,11 @@ def merge(
     print_line(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
 
 
-def _checked(sets: list[Path], quarantine: Path) -> set[str]:
+def _checked(sets: list[Path], quarantine: Path, num_proc: int | None) -> set[str]:
     """Ids of the rows that break a rule; the command fails if there are too many."""
     from ..checks.validate import validate as validate_sets
 
-    report = validate_sets(sets, quarantine, min_valid=Thresholds().min_valid)
+    report = validate_sets(sets, quarantine, Thresholds().min_valid, num_proc=num_proc)
     rules_table(report)
     stop_unless(report["passed"], f"merge: a set has too many invalid rows; see {quarantine}")
     return quarantined(quarantine)

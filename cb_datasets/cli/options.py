@@ -54,6 +54,7 @@ TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, callback=finite, he
 NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions per prompt.")]
 MaxEachOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of samples per set.")]
 MaxLengthOption = Annotated[int, typer.Option(min=1, help="Maximum number of tokens of a row.")]
+NumProcOption = Annotated[int | None, typer.Option(min=1, help="Number of processes; by default one for each core.")]
 FitOption = Annotated[
     bool, typer.Option(help="Prune unused tools and older tool results from contexts that are too long.")
 ]

@@ -7,14 +7,18 @@ Training rows may share nothing with the eval split or with any evaluation promp
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_where
-from ..checks.row_counts import RowCounts, profile_of
+from ..checks.row_counts import RowCounts, RowProfile, profile_of
 from ..checks.thresholds import MergedThresholds
+from ..processes import in_batches, map_in_order
 from ..sample import TEXT_CLASSES
-from .near_duplicates import PromptIndex, request_texts
+from .index import DistinctTexts
+from .prompt_index import PromptIndex, request_texts
 
 
 # Sources with multi-turn traces: their rows must state which turn is the completion.
@@ -58,7 +62,11 @@ def lacks_tools(row: dict) -> bool:
 
 
 def merged_gates(
-    train: Iterable[dict], evaluation: Iterable[dict], prompts: Iterable[dict], limits: MergedThresholds
+    train: Iterable[dict],
+    evaluation: Iterable[dict],
+    prompts: Iterable[dict],
+    limits: MergedThresholds,
+    processes: int = 1,
 ) -> list[Gate]:
     """Gates of the merged dataset, in one pass over each split and over the prompts.
 
@@ -66,13 +74,14 @@ def merged_gates(
         train, evaluation (`Iterable[dict]`): Samples of the two splits.
         prompts (`Iterable[dict]`): All evaluation prompts.
         limits ([`MergedThresholds`]): The thresholds.
+        processes (`int`, *optional*, defaults to `1`): Number of processes.
     """
     held_out, counts, ids = HeldOut(), RowCounts(), set()
     n = repeated = unstated = without_tools = multi_turn = 0
 
     def counted(rows: Iterable[dict]) -> Iterable[dict]:
         nonlocal n, repeated, unstated, without_tools, multi_turn
-        for row in rows:
+        for row, profile in _with_profiles(rows, processes):
             n += 1
             repeated += row["id"] in ids
             ids.add(row["id"])
@@ -80,7 +89,7 @@ def merged_gates(
             if row["provenance"]["source_dataset"] in MULTI_TURN_SOURCES:
                 multi_turn += 1
                 unstated += not turn_is_stated(row)
-            counts[profile_of(row, subset=row["split"])] += 1
+            counts[profile] += 1
             yield row
 
     # The train split is compared with everything held out, so the eval split and the prompts are read first.
@@ -94,6 +103,14 @@ def merged_gates(
     if multi_turn:
         gates.append(at_most("merged: TAU2 or UltraChat rows that do not say which turn", unstated, 0, multi_turn))
     return gates
+
+
+def _with_profiles(rows: Iterable[dict], processes: int) -> Iterator[tuple[dict, RowProfile]]:
+    def profiles_of(batch: list[dict]) -> list[RowProfile]:
+        return [profile_of(row, subset=row["split"]) for row in batch]
+
+    for batch, profiles in map_in_order(profiles_of, in_batches(rows), processes):
+        yield from zip(batch, profiles, strict=True)
 
 
 def _gates_of_rows(counts: RowCounts, limits: MergedThresholds) -> list[Gate]:
@@ -116,18 +133,16 @@ def _leaks(train: Iterable[dict], held_out: HeldOut, max_similarity: float) -> d
     """Numbers of groups, rows and requests of the train split that are held out."""
     index = held_out.prompt_index(max_similarity)
     groups: set[str] = set()
-    same_id = near = 0
-    looked_up: set[int] = set()  # hashes of requests: siblings share one, and a look-up is slow
+    same_id = 0
+    requests = DistinctTexts(index.are_known, np.bool_)
     for row in train:
         if row["group"] in held_out.groups:
             groups.add(row["group"])
         same_id += not held_out.ids.isdisjoint(_ids_of(row))
         texts = request_texts(row)
-        if hash(texts[0]) not in looked_up:
-            looked_up.add(hash(texts[0]))
-            near += index.find(texts) is not None
+        requests.position(texts[0], texts)
     return {
         "groups in train and eval": len(groups),
         "train rows with an id of eval": same_id,
-        f"requests in train and eval (similarity {max_similarity:g})": near,
+        f"requests in train and eval (similarity {max_similarity:g})": int(requests.values().sum()),
     }

@@ -9,25 +9,50 @@ are similar are near-duplicates.
 """
 
 import hashlib
-from array import array
+import marshal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from builders.trace import to_json
-
+from ..files import STREAM_ROWS
 from ..sample import PRIORITY_WEIGHTS
-from .near_duplicates import NUM_PERM, normalized, request_texts, signature
+from .prompt_index import request_texts
+from .shingles import NUM_PERM, normalized, signatures
 
 
 SPLITS = ("train", "eval")
 CLASSES = tuple(PRIORITY_WEIGHTS)
 
 
+# The columns, except `signatures`.
+_DTYPES: dict[str, type] = {
+    **dict.fromkeys(("order", "pair", "group", "content", "bucket"), np.uint64),
+    **dict.fromkeys(("split", "row_class", "signature"), np.int32),
+    **dict.fromkeys(("is_ds", "quarantined", "leaks"), np.bool_),
+}
+
+
 def hash64(text: str) -> int:
     """The first 64 bits of a text's SHA-256, the same in every run."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+    return _first_bits(text.encode())
+
+
+def _first_bits(content: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(content).digest()[:8])
+
+
+def _hash_of(value: list | str | None) -> int:
+    """A hash of texts and lists of texts. Version 0 of the serialization writes equal values alike."""
+    return _first_bits(marshal.dumps(value, 0))
+
+
+@lru_cache(maxsize=4096)
+def _hash_of_tools(tools: str | None) -> int:
+    """Cached, because many rows have the same tools, which are long."""
+    return _hash_of(tools)
 
 
 @dataclass(frozen=True)
@@ -63,67 +88,108 @@ class MergeIndex:
         return len(self.order)
 
 
-def read_index(rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callable[[list[str]], bool]) -> MergeIndex:
-    """Read every row once and build the index.
+def read_index(batches: Iterable["Batch"]) -> MergeIndex:
+    """The index of all rows, from batches of them in order."""
+    # `bytearray` grows in place; a list of arrays takes twice the memory at the end.
+    columns = {name: bytearray() for name in _DTYPES}
+    positions: dict[int, int] = {}
+    wordings = bytearray()
+    for batch in batches:
+        known = len(positions)
+        in_index = np.array([positions.setdefault(key, len(positions)) for key in batch.wordings], np.int32)
+        wordings += batch.signatures[in_index >= known].tobytes()
+        for name, column in columns.items():
+            values = in_index[batch.columns[name]] if name == "signature" else batch.columns[name]
+            column += values.astype(_DTYPES[name]).tobytes()
+    arrays: dict[str, np.ndarray] = {name: np.frombuffer(column, _DTYPES[name]) for name, column in columns.items()}
+    return MergeIndex(**arrays, signatures=np.frombuffer(wordings, np.uint32).reshape(-1, NUM_PERM))
+
+
+class Batch(NamedTuple):
+    """Some rows of the index. Their `signature` is a position in `wordings`, which are hashes, and `signatures`."""
+
+    columns: dict[str, np.ndarray]
+    wordings: list[int]
+    signatures: np.ndarray
+
+
+def read_batch(
+    rows: Iterable[tuple[dict, str, bool]], seed: int, leaks: Callable[[list[list[str]]], np.ndarray]
+) -> Batch:
+    """Read some rows.
 
     Args:
         rows (`Iterable[tuple[dict, str, bool]]`): Each sample, the split it belongs to, and whether it is in
             quarantine.
         seed (`int`): Seed of the hashes `order` and `pair`.
-        leaks (`Callable[[list[str]], bool]`): Whether a row that asks these texts is held out. It is called once per
-            distinct request, since siblings share theirs.
+        leaks (`Callable[[list[list[str]]], np.ndarray]`): Whether rows that ask these texts are held out. It is called
+            with distinct requests only, since siblings share theirs.
     """
-    # `array` grows in place at a few bytes a value; a list of ints takes several times as much memory.
-    columns: dict[str, array] = {name: array("Q") for name in ("order", "pair", "group", "content", "bucket")}
-    columns |= {name: array("i") for name in ("split", "row_class", "signature")}
-    columns |= {name: array("b") for name in ("is_ds", "quarantined", "leaks")}
-    wordings = _Wordings()
-    looked_up: dict[int, bool] = {}
+    wordings, requests = DistinctTexts(signatures, np.uint32), DistinctTexts(leaks, np.bool_)
+    values, request = [], []
     for row, split, quarantined in rows:
-        texts = request_texts(row)
-        request, key = texts[0], hash64(texts[0])
-        if split == "train" and key not in looked_up:
-            looked_up[key] = leaks(texts)
-        values = {
-            "split": SPLITS.index(split),
-            "row_class": CLASSES.index(row["priority_class"]) if row["priority_class"] in CLASSES else -1,
-            "is_ds": row["set"] == "circuit_breaker",
-            "quarantined": quarantined,
-            "leaks": split == "train" and looked_up[key],
-            "order": hash64(f"{seed}/{row['id']}"),
-            "pair": hash64(f"{seed}/{row['pair']}"),
-            "group": hash64(row["group"]),
-            "content": hash64(to_json([_without_ids(row["messages"]), row["tools"], row["assistant_raw"]])),
-            "bucket": hash64(_bucket(row, split)),
-            "signature": wordings.position(_wording(row, request)),
-        }
-        for name, value in values.items():
-            columns[name].append(value)
-    dtypes = {"Q": np.uint64, "i": np.int32, "b": np.bool_}
-    arrays: dict[str, np.ndarray] = {
-        name: np.array(column, dtypes[column.typecode]) for name, column in columns.items()
+        texts, messages = request_texts(row), _without_ids(row["messages"])
+        request.append(requests.position("\n".join(texts), texts))
+        wording = _wording(row, texts[0])
+        values.append(
+            {
+                "split": SPLITS.index(split),
+                "row_class": CLASSES.index(row["priority_class"]) if row["priority_class"] in CLASSES else -1,
+                "is_ds": row["set"] == "circuit_breaker",
+                "quarantined": quarantined,
+                "order": hash64(f"{seed}/{row['id']}"),
+                "pair": hash64(f"{seed}/{row['pair']}"),
+                "group": hash64(row["group"]),
+                "content": _hash_of([messages, _hash_of_tools(row["tools"]), row["assistant_raw"]]),
+                "bucket": _hash_of(_bucket(row, split, messages)),
+                "signature": wordings.position(wording, wording),
+            }
+        )
+    columns: dict[str, np.ndarray] = {
+        name: np.array([each[name] for each in values], dtype) for name, dtype in _DTYPES.items() if name != "leaks"
     }
-    return MergeIndex(**arrays, signatures=wordings.signatures())
+    columns["leaks"] = requests.values()[request] & (columns["split"] == SPLITS.index("train"))
+    return Batch(columns, wordings.keys, wordings.values().reshape(-1, NUM_PERM))
 
 
-class _Wordings:
-    """MinHash values of each distinct wording, computed once because thousands of rows share a wording."""
+class DistinctTexts:
+    """A value of each distinct text, computed for many at a time and once for each: thousands of rows share a text.
 
-    def __init__(self) -> None:
+    Args:
+        compute (`Callable[[list], np.ndarray]`): The values of some texts.
+        dtype (`type`): That of the values.
+    """
+
+    def __init__(self, compute: Callable[[list], np.ndarray], dtype: type) -> None:
+        self._compute, self._dtype = compute, dtype
         self._positions: dict[int, int] = {}
-        self._values = array("I")
+        self._pending: list = []
+        self._values = bytearray()  # grows in place
 
-    def position(self, text: str) -> int:
-        """The position of a text in `signatures`; a new text is appended."""
+    def position(self, text: str, item: object) -> int:
+        """The position of a text in `values`; of a new one, `item` is what its value is computed of."""
         key = hash64(text)
         if key not in self._positions:
             self._positions[key] = len(self._positions)
-            self._values.frombytes(signature(text).tobytes())
+            self._pending.append(item)
+            if len(self._pending) == STREAM_ROWS:
+                self._flush()
         return self._positions[key]
 
-    def signatures(self) -> np.ndarray:
-        """All signatures, `(wordings, NUM_PERM)`."""
-        return np.asarray(self._values, np.uint32).reshape(-1, NUM_PERM)
+    @property
+    def keys(self) -> list[int]:
+        """A hash of each text."""
+        return list(self._positions)
+
+    def values(self) -> np.ndarray:
+        """The values of all texts, one after another."""
+        self._flush()
+        return np.frombuffer(self._values, self._dtype)
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._values += np.ascontiguousarray(self._compute(self._pending), self._dtype).tobytes()
+            self._pending.clear()
 
 
 def _wording(row: dict, request: str) -> str:
@@ -131,21 +197,21 @@ def _wording(row: dict, request: str) -> str:
     return request if row["tool_calls_structured"] else f"{request} {normalized(row['assistant_raw'])}"
 
 
-def _bucket(row: dict, split: str) -> str:
+def _bucket(row: dict, split: str, messages: list[tuple]) -> list:
     """The parts in which near-duplicates may not differ: split, class, call, injection, and all non-user messages."""
     spans = [row["messages"][span["message"]]["content"][span["start"] : span["end"]] for span in row["injection"]]
-    history = [message for message in _without_ids(row["messages"]) if message["role"] != "user"]
-    calls = [[call["name"], call["arguments"]] for call in row["tool_calls_structured"]]
-    return to_json([split, row["priority_class"], calls, [normalized(span) for span in spans], history])
+    history = [message for message in messages if message[0] != "user"]
+    calls = [(call["name"], call["arguments"]) for call in row["tool_calls_structured"]]
+    return [split, row["priority_class"], calls, [normalized(span) for span in spans], history]
 
 
-def _without_ids(messages: list[dict]) -> list[dict]:
+def _without_ids(messages: list[dict]) -> list[tuple]:
     """Messages without call ids, which differ from run to run and are not rendered by chat templates."""
     return [
-        {
-            "role": message["role"],
-            "content": message["content"],
-            "calls": [call["function"] for call in message["tool_calls"]],
-        }
+        (
+            message["role"],
+            message["content"],
+            [(call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]],
+        )
         for message in messages
     ]

@@ -32,12 +32,13 @@ from ..files import (
     stream_tables,
     write_json,
 )
+from ..processes import map_in_order, processes_for, slices_of
 from ..sample import SAMPLE_FEATURES
 from ..splits import is_held_out
 from .decide import DROPS, MergeOptions, decide
 from .dropped_rows import write_dropped_rows
 from .gates import HeldOut, merged_gates
-from .index import MergeIndex, read_index
+from .index import Batch, MergeIndex, read_batch, read_index
 from .write import write_splits
 
 
@@ -51,6 +52,7 @@ def merge(
     length: Callable[[dict], int] | None = None,
     marked_bad: Collection[str] = (),
     left_out: Path | None = None,
+    num_proc: int | None = None,
 ) -> dict:
     """Merge set folders.
 
@@ -66,11 +68,13 @@ def merge(
         marked_bad (`Collection[str]`, *optional*): Ids of the rows that a person marked as bad.
         left_out (`Path`, *optional*): Parquet file for the dropped rows with their reasons; written whether or not the
             gates pass.
+        num_proc (`int`, *optional*): Number of processes, by default one for each core.
 
     Returns:
         `dict`: The report, with `passed`.
     """
-    index = _read_index(folders, quarantined, prompts, options, limits)
+    processes = processes_for(count_rows(folders), num_proc)
+    index = _read_index(folders, quarantined, prompts, options, limits, processes)
     reasons, duplicate_of = decide(index, _ids_are_in(folders, marked_bad), options)
     if left_out is not None:
         write_dropped_rows(folders, reasons, duplicate_of, left_out)
@@ -79,10 +83,10 @@ def merge(
             temporary = {
                 split: files.enter_context(_temporary(folder / ROWS_FILE)) for split, folder in outputs.items()
             }
-            counts = write_splits(folders, index, reasons, temporary, length)
+            counts = write_splits(folders, index, reasons, temporary, length, processes)
             # The gates read the written files, not the decision, so that a fault in writing fails them too.
             written = {split: _read_back(path, f"Checking {split}") for split, path in temporary.items()}
-            gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits)
+            gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits, processes)
             if prompts:
                 num_prompts = count_rows(prompts)
                 gates.append(at_least("merged: evaluation prompts to compare with", num_prompts, 1, num_prompts))
@@ -98,11 +102,30 @@ def merge(
 
 
 def _read_index(
-    folders: list[Path], quarantined: set[str], prompts: list[Path], options: MergeOptions, limits: MergedThresholds
+    folders: list[Path],
+    quarantined: set[str],
+    prompts: list[Path],
+    options: MergeOptions,
+    limits: MergedThresholds,
+    processes: int,
 ) -> MergeIndex:
     requests = _held_out(folders, prompts, options).prompt_index(limits.max_similarity)
-    rows = _with_split(_read_rows(folders, "Reading"), quarantined, options)
-    return read_index(rows, options.seed, lambda texts: requests.find(texts) is not None)
+
+    def read(table: pyarrow.Table) -> Batch:
+        rows = _with_split(table.to_pylist(), quarantined, options)
+        return read_batch(rows, options.seed, requests.are_known)
+
+    tables = (
+        rows for folder in folders for table in stream_tables(folder, SAMPLE_FEATURES) for rows in slices_of(table)
+    )
+
+    def batches() -> Iterator[Batch]:
+        with tqdm(desc="Reading", total=count_rows(folders), unit="row") as bar:
+            for table, batch in map_in_order(read, tables, processes):
+                bar.update(len(table))
+                yield batch
+
+    return read_index(batches())
 
 
 def check_outputs(hashes: dict[str, str], stats: Path) -> None:
@@ -136,11 +159,6 @@ def _read_back(path: Path, description: str) -> Iterator[dict]:
         for table in stream_file(path):
             yield from table.to_pylist()
             bar.update(len(table))
-
-
-def _read_rows(folders: list[Path], description: str) -> Iterator[dict]:
-    """The rows of the folders, with a progress bar."""
-    return iter(tqdm(stream_rows(folders, SAMPLE_FEATURES), description, count_rows(folders), unit="row"))
 
 
 def _split_of(group: str, split: str, options: MergeOptions) -> str:

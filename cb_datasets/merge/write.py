@@ -5,7 +5,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..counts import quantiles
 from ..files import STREAM_ROWS, parquet_writer, scratch_folder, stream_tables
+from ..processes import map_in_order, slices_of
 from ..sample import SAMPLE_FEATURES
 from .index import SPLITS, MergeIndex
 
@@ -29,6 +30,7 @@ def write_splits(
     reasons: np.ndarray,
     paths: dict[str, Path],
     length: Callable[[dict], int] | None,
+    processes: int = 1,
 ) -> dict[str, dict]:
     """Write the kept rows of each split in the order of a hash of their ids.
 
@@ -38,6 +40,7 @@ def write_splits(
         reasons (`np.ndarray`): 0 for a kept row, see [`~merge.decide.decide`].
         paths (`dict[str, Path]`): The Parquet file of each split.
         length (`Callable[[dict], int]`, *optional*): Number of tokens of a row.
+        processes (`int`, *optional*, defaults to `1`): Number of processes that measure lengths.
 
     Returns:
         `dict[str, dict]`: Counts of the written rows, by split.
@@ -57,12 +60,8 @@ def write_splits(
                 tqdm(desc=f"Writing {split}", total=int((kept & (index.split == number)).sum()), unit="row") as bar,
             ):
                 # Ranges in ascending order, each sorted, make the whole split sorted.
-                for file in files[number :: len(SPLITS)]:
-                    for table in _sorted_tables(file):
-                        bar.update(len(table))
-                        table = table.set_column(table.column_names.index("split"), "split", [[split] * len(table)])
-                        write(table)
-                        counts[split].add_table(table, length)
+                tables = (table for file in files[number :: len(SPLITS)] for table in _sorted_tables(file))
+                _write_split(tables, split, write, bar, counts[split], length, processes)
     return {
         split: counts[split].split_report(index, kept & (index.split == number)) for number, split in enumerate(SPLITS)
     }
@@ -92,6 +91,33 @@ def _sorted_tables(file: Path) -> Iterator[pyarrow.Table]:
         yield table.slice(start, STREAM_ROWS)
 
 
+def _write_split(
+    tables: Iterable[pyarrow.Table],
+    split: str,
+    write: Callable[[pyarrow.Table], None],
+    bar: tqdm,
+    counts: "_SplitCounts",
+    length: Callable[[dict], int] | None,
+    processes: int,
+) -> None:
+    """Write and count the rows of a split; their lengths are measured meanwhile, if there is a function for that."""
+
+    def written() -> Iterator[pyarrow.Table]:
+        for table in tables:
+            table = table.set_column(table.column_names.index("split"), "split", [[split] * len(table)])
+            write(table)
+            counts.add_table(table)
+            bar.update(len(table))
+            if length is not None:
+                yield from slices_of(table)
+
+    def lengths_of(rows: pyarrow.Table) -> list[int]:
+        return [length(row) for row in rows.to_pylist()] if length is not None else []
+
+    for rows, lengths in map_in_order(lengths_of, written(), processes):
+        counts.add_lengths(rows, lengths)
+
+
 class _SplitCounts:
     """Counts of the rows that are written to a split."""
 
@@ -102,7 +128,7 @@ class _SplitCounts:
         }
         self.lengths: dict[str, list[int]] = {}
 
-    def add_table(self, table: pyarrow.Table, length: Callable[[dict], int] | None) -> None:
+    def add_table(self, table: pyarrow.Table) -> None:
         provenance = table["provenance"].combine_chunks()
         self.rows += len(table)
         for name, column in (
@@ -113,9 +139,10 @@ class _SplitCounts:
             ("category", table["category"].fill_null("none")),
         ):
             self.counters[name].update(column.to_pylist())
-        if length is not None:
-            for row in table.to_pylist():
-                self.lengths.setdefault(row["set"], []).append(length(row))
+
+    def add_lengths(self, rows: pyarrow.Table, lengths: list[int]) -> None:
+        for half, length in zip(rows["set"].to_pylist(), lengths, strict=True):
+            self.lengths.setdefault(half, []).append(length)
 
     def split_report(self, index: MergeIndex, rows: np.ndarray) -> dict:
         """The report of the split; `rows` is the mask of its rows in the index."""
