@@ -18,6 +18,8 @@ RECIPE_READY := $(SOURCES_READY)
 
 # Everything is on disk.
 export HF_HUB_OFFLINE := 1
+# Two steps at a time, unless `make -j` says otherwise; each may take 700 MB.
+MAKEFLAGS += -j2
 
 SOURCES := agentdojo fujitsu_b4 tau2 ultrachat xstest
 HARMFUL_SETS := agentdojo_failures
