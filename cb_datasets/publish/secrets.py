@@ -115,7 +115,9 @@ SECRETS = (
     ),
     Secret("a PyPI token", _word(r"pypi-AgE[A-Za-z0-9_-]{50,}")),
     Secret("an npm token", _word(r"npm_[A-Za-z0-9]{36}") + r"|:_authToken=\s*[A-Fa-f0-9-]{36}"),
-    Secret("a JSON Web Token", r"(eyJ[A-Za-z0-9_=-]{8,500}\.eyJ[A-Za-z0-9_=-]{4,}\.[A-Za-z0-9_=+/-]{8,})", _is_web_token),
+    Secret(
+        "a JSON Web Token", r"(eyJ[A-Za-z0-9_=-]{8,500}\.eyJ[A-Za-z0-9_=-]{4,}\.[A-Za-z0-9_=+/-]{8,})", _is_web_token
+    ),
     Secret("a private key", r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-[0-9]"),
     Secret(
         "a password in a URL",
