@@ -21,7 +21,7 @@ test-slurm: $(READY)  ## Run the tests that need Slurm, on one started here from
 	$(BIN)/python -m pytest -m slurm tests/slurm $(PYTEST_ARGS)
 
 test-browser: $(READY)  ## Run the tests of our pages in Debian's Chromium
-	command -v chromium > /dev/null || apt-get install -y chromium
+	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -qq -y chromium > /dev/null; }
 	$(BIN)/python -m pytest -m browser $(PYTEST_ARGS)
 
 # Finished runs are reused: `make selectivity SELECTIVITY_FLAGS="--seeds 42"` first, then all seeds.
