@@ -111,17 +111,14 @@ def _read_index(
 ) -> MergeIndex:
     requests = _held_out(folders, prompts, options).prompt_index(limits.max_similarity)
 
-    def read(table: pyarrow.Table) -> Batch:
-        rows = _with_split(table.to_pylist(), quarantined, options)
+    def read(batch: tuple[int, pyarrow.Table]) -> Batch:
+        first, table = batch
+        rows = _with_split(table.to_pylist(), first, quarantined, options)
         return read_batch(rows, options.seed, requests.are_known)
-
-    tables = (
-        rows for folder in folders for table in stream_tables(folder, SAMPLE_FEATURES) for rows in slices_of(table)
-    )
 
     def batches() -> Iterator[Batch]:
         with tqdm(desc="Reading", total=count_rows(folders), unit="row") as bar:
-            for table, batch in map_in_order(read, tables, processes):
+            for (_, table), batch in map_in_order(read, _numbered_tables(folders), processes):
                 bar.update(len(table))
                 yield batch
 
@@ -165,15 +162,25 @@ def _split_of(group: str, split: str, options: MergeOptions) -> str:
     return "eval" if options.eval_fraction and is_held_out(group, options.eval_fraction) else split
 
 
+def _numbered_tables(folders: list[Path]) -> Iterator[tuple[int, pyarrow.Table]]:
+    """The rows of the folders in small tables, each with the number of its first row, from 1 on."""
+    first = 1
+    for folder in folders:
+        for table in stream_tables(folder, SAMPLE_FEATURES):
+            for rows in slices_of(table):
+                yield first, rows
+                first += len(rows)
+
+
 def _with_split(
-    rows: Iterable[dict], quarantined: set[str], options: MergeOptions
+    rows: Iterable[dict], first: int, quarantined: set[str], options: MergeOptions
 ) -> Iterator[tuple[dict, str, bool]]:
-    """Each row with its split in the merged dataset, and whether it is in quarantine.
+    """Each row with its split in the merged dataset, and whether it is in quarantine. They are numbered from `first`.
 
     Raises:
         ValueError: If a row lacks what it is told apart, split or counted by.
     """
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(rows, first):
         if lacking := [key for key in ("id", "group", "split", "set") if not row[key]]:
             raise ValueError(
                 f"Row {number} of the sets, {row['id']} of {row['provenance']['source_dataset']}: {lacking[0]} is "

@@ -108,7 +108,8 @@ def test_dropped_rows_are_counted_by_reason(trios, sample_about, merged):
 
 @pytest.mark.parametrize("column", ["id", "group", "split", "set"])
 @pytest.mark.parametrize("fraction", [None, 0.5])
-def test_a_row_without_a_key_is_refused(trios, merged, column, fraction):
+def test_a_row_without_a_key_is_refused(trios, merged, column, fraction, monkeypatch):
+    monkeypatch.setattr("cb_datasets.processes.BATCH_ROWS", 5)
     trios["retain/adversarial_safe"][3][column] = None
     with pytest.raises(
         ValueError, match=rf"^Row {len(THINGS) + 4} of the sets, .*: {column} is empty. .* correct them"
