@@ -8,8 +8,8 @@ REQUIRED = [
     "datasets>=4.7,<6",
     # Model and dataset repositories; its offline switches are what keeps runs hermetic.
     "huggingface-hub>=1.31,<3",
-    # Target models and their chat templates. 5.19 is the first with `Trainer.loss_is_scaled_for_ga`. Since 5.23 templates
-    # get no functions, and so no pinned day in place of `strftime_now`: "'str' object is not callable".
+    # Target models and their chat templates. 5.19 is the first with `Trainer.loss_is_scaled_for_ga`. Since 5.23,
+    # templates get no functions, and so no pinned day in place of `strftime_now`: "'str' object is not callable".
     "transformers>=5.19,<5.23",
     # Hidden states, adapters, training.
     "torch>=2.12",

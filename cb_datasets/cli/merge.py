@@ -66,7 +66,7 @@ def merge(
     ] = None,
     repeat_similarity: Annotated[
         float,
-        typer.Option(min=0.0, max=1.0, callback=finite, help="Similarity at which rows are near-duplicates."),
+        typer.Option(min=0.0, callback=finite, help="Similarity at which rows are near-duplicates; above 1, none is."),
     ] = 0.95,
     check: Annotated[bool, typer.Option("--validate", help="Check the rules first, strictly.")] = False,
     quarantine: QuarantineOption = None,

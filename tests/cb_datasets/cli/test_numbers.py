@@ -44,8 +44,8 @@ def test_what_is_no_number_is_refused(flags, value, tmp_path, monkeypatch):
     assert flags[-1] in f"{result.output} {result.exception}" and result.exit_code in (1, 2)
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-0.1", "1.1"])
-def test_a_similarity_is_from_0_to_1(value):
+@pytest.mark.parametrize("value", ["nan", "inf", "-0.1"])
+def test_a_similarity_is_a_number_from_0(value):
     result = CliRunner().invoke(app, ["merge", "--output", "out", "--repeat-similarity", value])
     assert result.exit_code in (1, 2) and "FOLDERS" not in str(result.exception)
     assert "--repeat-similarity" in f"{result.output} {result.exception}"
