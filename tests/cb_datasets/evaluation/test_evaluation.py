@@ -426,6 +426,8 @@ def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
 
 @pytest.mark.parametrize("also", ["prompts=x", "rungs=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
 def test_a_reserved_or_missing_adapter_name_is_rejected(also, tmp_path):
-    flags = ["--model", "m", "--adapter", "a", "--prompts", tmp_path, "--output", tmp_path, "--also", also]
+    (tmp_path / "prompts").mkdir()
+    folders = ["--prompts", tmp_path / "prompts", "--output", tmp_path / "report"]
+    flags = ["--model", "m", "--adapter", "a", *folders, "--also", also]
     result = CliRunner().invoke(app, ["evaluate", *map(str, flags)])
     assert result.exit_code == 1 and "must be NAME=PATH with a name of its own" in str(result.exception)
