@@ -394,7 +394,7 @@ def test_the_curve_over_scales_begins_with_the_base_model_and_has_the_breaker_at
     ("flags", "message"),
     [
         (["--scale", -1], "--scale -1.0: must be a finite number, 0"),
-        (["--scale", "nan"], "--scale nan: must be a finite number"),
+        (["--scale", "nan"], "--scale: must be a finite number, got nan"),
         (["--scale", 0.5, "--backend", "server"], "--scale: a served adapter has one strength"),
     ],
 )
