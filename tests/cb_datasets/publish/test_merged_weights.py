@@ -140,7 +140,7 @@ def test_an_adapter_that_cannot_be_merged_is_refused(settings, message, agent, t
 
 
 def test_a_quantised_base_other_engines_and_folders_of_others_are_refused(agent, breaker, prompts, tmp_path):
-    quantised = shutil.copytree(agent, tmp_path / "quantised")
+    quantised = shutil.copytree(agent, tmp_path / "quantised" / "tiny_agent")
     config = json.loads((quantised / "config.json").read_text())
     config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     (quantised / "config.json").write_text(json.dumps(config))
