@@ -8,9 +8,9 @@ REQUIRED = [
     "datasets>=4.7,<6",
     # Model and dataset repositories; its offline switches are what keeps runs hermetic.
     "huggingface-hub>=1.31,<3",
-    # Target models and their chat templates. 5.19 is the first with `Trainer.loss_is_scaled_for_ga`. Since 5.23,
+    # Target models and their chat templates. 5.19 is the first with `Trainer.loss_is_scaled_for_ga`. Since 5.22,
     # templates get no functions, and so no pinned day in place of `strftime_now`: "'str' object is not callable".
-    "transformers>=5.19,<5.23",
+    "transformers>=5.19,<5.22",
     # Hidden states, adapters, training.
     "torch>=2.12",
     # The base classes of our trainer and config, and the YAML parser of its command line.

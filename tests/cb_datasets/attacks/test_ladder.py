@@ -200,13 +200,14 @@ def test_a_curve_is_written_down_at_round_numbers_and_its_end():
 def test_the_attack_command(rows, tiny_agent_path, adapter, tmp_path):
     save_rows(rows, tmp_path / "prompts" / "tool_flip", {})
     save_rows(to_dataset([rows[0] | {"injection": []}], PROMPT_FEATURES), tmp_path / "prompts" / "capability", {})
-    flags = ["--model", tiny_agent_path, "--adapter", adapter, "--prompts", tmp_path / "prompts", "--output", tmp_path]
-    flags += ["--work-dir", tmp_path / "work", "--max-new-tokens", 48, "--also", f"steps={adapter}"]
+    flags = ["--model", tiny_agent_path, "--adapter", adapter, "--prompts", tmp_path / "prompts"]
+    flags += ["--output", tmp_path / "report", "--work-dir", tmp_path / "work"]
+    flags += ["--max-new-tokens", 48, "--also", f"steps={adapter}"]
     for limit in (*SMALL, "embedding.prompts=0", "universal.prompts=0", "prefix_suffix.prompts=0"):
         flags += ["--budget", limit]
     result = CliRunner().invoke(app, ["attack", *map(str, flags)], catch_exceptions=False)
     assert result.exit_code == 0 and "suffix search, 1 steps x 8" in result.output
-    report = read_json(tmp_path / "adaptive.json")
+    report = read_json(tmp_path / "report" / "adaptive.json")
     assert report.keys() == set(ADAPTIVE_KEYS) and report["available"] == 3
     assert set(RUNGS) - set(report["rungs"]) == {"embedding", "universal", "prefix_suffix"}
     assert report["settings"]["models"].keys() == {"base", "breaker", "steps"}

@@ -235,7 +235,7 @@ def test_the_command_writes_curves_and_says_what_is_wrong(samples, attacked, bre
     ]
     save_rows(to_dataset(clean, PROMPT_FEATURES), tmp_path / "prompts" / "capability", {})
     flags = ["--model", tiny_agent_path, "--adapter", tmp_path / "breaker", "--prompts", tmp_path / "prompts"]
-    flags += ["--output", tmp_path, "--work-dir", tmp_path / "work", "--max-new-tokens", 48]
+    flags += ["--output", tmp_path / "report", "--work-dir", tmp_path / "work", "--max-new-tokens", 48]
     for limit in ("steps=2", "batch_size=2", "prompts=2"):
         flags += ["--budget", f"tamper.{limit}"]
 
@@ -245,13 +245,15 @@ def test_the_command_writes_curves_and_says_what_is_wrong(samples, attacked, bre
     tampering = ("--tamper", "--data", tmp_path / "stage2")
     result = attack(*tampering)
     assert result.exit_code == 0 and "breaker merged + new LoRA: ASR 0.0%, and " in result.output
-    report = read_json(tmp_path / "tampering.json")
+    report = read_json(tmp_path / "report" / "tampering.json")
     assert report.keys() == set(TAMPERING_KEYS) and report["settings"]["budget"]["steps"] == 2
     assert report["settings"]["rows"]["benign"]["classes"] == {"benign_twin": 4}
     assert rates_of(curves_of(report)["base", NEW_LORA, "benign"], "benign_call")[0] == 1
     assert report["curves"][0]["points"][0]["metrics"]["benign_call"]["n"] == 2
-    assert (tmp_path / "tampering.png").stat().st_size > 0 and not (tmp_path / "adaptive.json").exists()
-    assert attack("--tamper").exit_code == attack("--data", tmp_path).exit_code == 2
+    assert (tmp_path / "report" / "tampering.png").stat().st_size > 0 and not (
+        tmp_path / "report" / "adaptive.json"
+    ).exists()
+    assert attack("--tamper").exit_code == attack("--data", tmp_path / "stage2").exit_code == 2
     assert "needs rows to train on" in attack("--tamper").output
     with pytest.raises(ValueError, match="with a rung of tamper"):
         attack(*tampering, "--budget", "suffix.steps=3")
