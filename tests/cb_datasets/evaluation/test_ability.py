@@ -453,7 +453,7 @@ def test_a_missing_package_or_backend_is_an_error_before_a_model_loads(
     for module in ("lm_eval", "lm_eval.tasks"):
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setattr(Engine, "load_all", None)
-    arguments = ["--model", tiny_agent_path, "--adapter", adapter, "--data", data, "--output", tmp_path]
+    arguments = ["--model", tiny_agent_path, "--adapter", adapter, "--data", data, "--output", tmp_path / "report"]
     result = run(*arguments, "--lm-eval", "mmlu")
     assert "--lm-eval needs the package lm-eval" in str(result.exception)
     assert "pip install 'cb-datasets[lm-eval]'" in str(result.exception)
