@@ -83,6 +83,16 @@ def map_in_order(
         pool.shutdown(cancel_futures=True)
 
 
+def map_rows(work: Callable[[Item], Result], rows: Iterable[Item], processes: int) -> Iterator[tuple[Item, Result]]:
+    """Each row with its result, in order. Rows are sent in batches; see [`map_in_order`] for the rest."""
+
+    def work_on(batch: list[Item]) -> list[Result]:
+        return [work(row) for row in batch]
+
+    for batch, results in map_in_order(work_on, in_batches(rows), processes):
+        yield from zip(batch, results, strict=True)
+
+
 def _submitted(pool: ProcessPoolExecutor, items: Iterable[Item], ahead: int) -> Iterator[tuple[Item, Future]]:
     """Each item with the future of its result, `ahead` items at a time."""
     pending: deque[tuple[Item, Future]] = deque()

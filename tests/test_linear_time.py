@@ -68,7 +68,6 @@ EXAMPLES: dict[tuple[str, str], dict] = {
     },
     ("cb_datasets.formats.chat_template", r"f'\\b{re.escape(name)}\\b'"): {"name": "tools"},
     ("cb_datasets.model_licences", "pattern"): {"pattern": r"(?:^|[^a-z])llama-?3"},
-    ("cb_datasets.publish.check", "pattern.encode()"): {"pattern": r"hf_[A-Za-z0-9]{30,}"},
     ("cb_datasets.publish.secrets", "self.pattern"): {
         "self": Secret("any of them", "|".join(f"(?:{secret.pattern})" for secret in SECRETS))
     },

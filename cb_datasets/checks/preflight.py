@@ -24,7 +24,7 @@ from ..chat import (
 from ..counts import quantiles
 from ..formats import format_of
 from ..formats.chat_template import RENDER_ERRORS
-from ..processes import in_batches, map_in_order
+from ..processes import map_rows
 from ..public_name import folder_name, hub_id
 from ..sample import carries_asset
 from ..sets.prompts import ATTACKED_TASKS
@@ -100,11 +100,10 @@ def preflight(
     completion_lengths: list[int] = []
     spelled: Counter[str] = Counter()
 
-    def check_batch(batch: list[dict]) -> list[_CheckedRow]:
-        return [_check_row(row, target, max_length, b4_asset) for row in batch]
+    def check_row(row: dict) -> _CheckedRow:
+        return _check_row(row, target, max_length, b4_asset)
 
-    checked_batches = map_in_order(check_batch, in_batches(rows), processes)
-    for row, checked in ((row, checked) for batch in checked_batches for row, checked in zip(*batch, strict=True)):
+    for row, checked in map_rows(check_row, rows, processes):
         num_rows += 1
         # A row that does not render has no lengths.
         for values, value in zip((lengths, completion_lengths), checked.lengths, strict=False):

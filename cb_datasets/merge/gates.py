@@ -7,7 +7,7 @@ Training rows may share nothing with the eval split or with any evaluation promp
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_where
 from ..checks.row_counts import RowCounts, RowProfile, profile_of
 from ..checks.thresholds import MergedThresholds
-from ..processes import in_batches, map_in_order
+from ..processes import map_rows
 from ..sample import TEXT_CLASSES
 from .index import DistinctTexts
 from .prompt_index import PromptIndex, request_texts
@@ -79,9 +79,12 @@ def merged_gates(
     held_out, counts, ids = HeldOut(), RowCounts(), set()
     n = repeated = unstated = without_tools = multi_turn = 0
 
+    def profile(row: dict) -> RowProfile:
+        return profile_of(row, subset=row["split"])
+
     def counted(rows: Iterable[dict]) -> Iterable[dict]:
         nonlocal n, repeated, unstated, without_tools, multi_turn
-        for row, profile in _with_profiles(rows, processes):
+        for row, row_profile in map_rows(profile, rows, processes):
             n += 1
             repeated += row["id"] in ids
             ids.add(row["id"])
@@ -89,7 +92,7 @@ def merged_gates(
             if row["provenance"]["source_dataset"] in MULTI_TURN_SOURCES:
                 multi_turn += 1
                 unstated += not turn_is_stated(row)
-            counts[profile] += 1
+            counts[row_profile] += 1
             yield row
 
     # The train split is compared with everything held out, so the eval split and the prompts are read first.
@@ -103,14 +106,6 @@ def merged_gates(
     if multi_turn:
         gates.append(at_most("merged: TAU2 or UltraChat rows that do not say which turn", unstated, 0, multi_turn))
     return gates
-
-
-def _with_profiles(rows: Iterable[dict], processes: int) -> Iterator[tuple[dict, RowProfile]]:
-    def profiles_of(batch: list[dict]) -> list[RowProfile]:
-        return [profile_of(row, subset=row["split"]) for row in batch]
-
-    for batch, profiles in map_in_order(profiles_of, in_batches(rows), processes):
-        yield from zip(batch, profiles, strict=True)
 
 
 def _gates_of_rows(counts: RowCounts, limits: MergedThresholds) -> list[Gate]:
