@@ -233,9 +233,9 @@ def test_wrong_recipes(name, here, capsys):
     check(run_training, pattern, capsys)
 
 
-@pytest.mark.parametrize("name", KEYS)
-def test_misspelt_keys(name, here, capsys):
-    settings, pattern = KEYS[name]
+@pytest.mark.parametrize("name", [*KEYS, *COMBINED])
+def test_misspelt_keys_and_values_that_do_not_go_together(name, here, capsys):
+    settings, pattern = (KEYS | COMBINED)[name]
     write_recipe(**settings)
     check(run_training, pattern, capsys)
 
@@ -244,13 +244,6 @@ def test_misspelt_keys(name, here, capsys):
 def test_wrong_values(name, value, here, capsys):
     write_recipe(**{name: value})
     check(run_training, name, capsys)
-
-
-@pytest.mark.parametrize("name", COMBINED)
-def test_values_that_do_not_go_together(name, here, capsys):
-    settings, pattern = COMBINED[name]
-    write_recipe(**settings)
-    check(run_training, pattern, capsys)
 
 
 FLAGS = {
