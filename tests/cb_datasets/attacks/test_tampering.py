@@ -216,7 +216,7 @@ def test_harmful_rows_take_a_toy_breaker_back_to_the_base_model(samples, attacke
         raise AssertionError("a finished completion was made again")
 
     # The training is repeated, and gives the same weights, whose completions are found.
-    monkeypatch.setattr(TransformersBackend, "_generate_batch", fail)
+    monkeypatch.setattr(TransformersBackend, "generate", fail)
     harmful = {"harmful": rows["harmful"]}
     again = run_tampering(prompts, {"breaker": breaker}, harmful, BUDGET, 4, tmp_path / "work")
     for key, points in curves_of(again).items():

@@ -17,7 +17,7 @@ from builders import load_source
 from cb_datasets.chat import encode_prompt
 from cb_datasets.cli import app
 from cb_datasets.files import read_json, save_rows, write_json
-from cb_datasets.generation import Sampling, complete
+from cb_datasets.generation import Sampling, complete, decoding_attention
 from cb_datasets.generation.backend import end_token_ids, weights_revision
 from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
@@ -54,8 +54,14 @@ def test_batching_does_not_change_greedy_completions(prompts, backend, tiny_agen
     assert complete(prompts, one_by_one, GREEDY, tmp_path / "b")["text"] == together
 
 
+@pytest.fixture
+def in_batches(monkeypatch):
+    """As networks with windows or recurrent states complete."""
+    monkeypatch.setattr(decoding_attention, "supports", lambda network: False)
+
+
 @pytest.mark.parametrize("n_samples", [1, 3])
-def test_sampling_equals_one_generate_call_of_transformers(n_samples, prompts, tiny_agent_path):
+def test_sampling_equals_one_generate_call_of_transformers(n_samples, prompts, tiny_agent_path, in_batches):
     """With one sample or several: a batch counts sequences, and the samples of a prompt are neighbours in it."""
     ids = sorted(
         (encode_prompt(load_tokenizer(str(tiny_agent_path)), row) for row in prompts.select(range(4))), key=len
@@ -75,7 +81,7 @@ def test_sampling_equals_one_generate_call_of_transformers(n_samples, prompts, t
     assert all(tuple(theirs[: len(ours)]) == ours for ours, theirs in zip(sampled, expected, strict=True))
 
 
-def test_no_forward_pass_exceeds_the_batch_size(prompts, tiny_agent_path, monkeypatch):
+def test_no_forward_pass_exceeds_the_batch_size(prompts, tiny_agent_path, in_batches, monkeypatch):
     backend = TransformersBackend(str(tiny_agent_path), batch_size=4)
     sizes, generate = [], backend._generate_batch
     monkeypatch.setattr(
@@ -218,7 +224,7 @@ def test_a_wrong_adapter_path_raises_before_the_model_loads(
         wrong = tmp_path / "wrong" / folder
         (tmp_path / "wrong").mkdir(exist_ok=True)
         adapters = ["--adapter", wrong] if option == "--adapter" else ["--adapter", adapter, "--also", f"two={wrong}"]
-        flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--output", tmp_path]
+        flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--output", tmp_path / "out"]
         result = CliRunner().invoke(app, [command, *map(str, flags), "--backend", backend])
         assert result.exit_code == 1 and error in str(result.exception) and str(wrong) in str(result.exception)
 
