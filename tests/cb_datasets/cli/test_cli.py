@@ -18,16 +18,12 @@ from cb_datasets.cli import app
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset, write_text
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, empty_provenance
 
+from ..command import run
 from ..conftest import RIGHT, TEXT, WRONG
 
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = list(typer.main.get_command(app).commands)
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "cb_datasets.cli", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_there_are_commands():
@@ -47,7 +43,8 @@ def test_help_loads_nothing_heavy():
 
 
 def test_a_typo_is_named():
-    result = run("ingest", "agentdoyo", "--output", "x")
+    command = [sys.executable, "-m", "cb_datasets.cli", "ingest", "agentdoyo", "--output", "x"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     assert "Unknown source 'agentdoyo'; known: agentdojo, fujitsu_b1" in result.stderr
     assert "Traceback" not in result.stderr
