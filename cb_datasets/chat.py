@@ -179,8 +179,20 @@ class _Head:
 
 _Tokens = tuple[list[int], list[tuple[int, int]]]
 
+
+class _HeadsByTokenizer(WeakKeyDictionary):
+    """A cache, which is empty where it is pickled.
+
+    `Dataset.map` pickles the globals that its function reads, to name its result by their hash. With this cache's
+    content that would take a second for each tokenizer in it, and the name would depend on what was encoded before.
+    """
+
+    def __reduce__(self) -> tuple:
+        return type(self), ()
+
+
 # For each tokenizer, by `_shared_by`: the first prompt, then a head; `None` where prompts cannot be encoded in parts.
-_HEADS: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, str | _Head | None]]" = WeakKeyDictionary()
+_HEADS: "WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple, str | _Head | None]]" = _HeadsByTokenizer()
 _MOST_HEADS = 512
 
 

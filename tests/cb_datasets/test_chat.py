@@ -5,9 +5,11 @@ import json
 import random
 
 import pytest
+from datasets.fingerprint import Hasher
 from transformers import AutoTokenizer
 
 from builders.trace import message, tool_call
+from cb_datasets import chat
 from cb_datasets.chat import (
     _HEADS,
     _Head,
@@ -190,6 +192,17 @@ def test_the_added_tokens_are_asked_for_a_few_times_only(tokenizer, prompt, monk
     for number in range(4):
         encoded_prompt(tokenizer, {**prompt, "messages": [prompt["messages"][0], message("user", f"Number {number}")]})
     assert len(asked) < 10 and isinstance(next(iter(_HEADS[tokenizer].values())), _Head)
+
+
+def test_what_was_encoded_changes_no_fingerprint(tokenizer, prompt):
+    """`Dataset.map` hashes its function with the modules that it names, if they are no installed ones."""
+
+    def mapped(row):
+        return chat.encoded_prompt(None, row)
+
+    before = Hasher.hash(mapped)
+    encoded_prompt(tokenizer, prompt)
+    assert _HEADS[tokenizer] and Hasher.hash(mapped) == before
 
 
 def test_heads_of_other_tools_and_other_turns(tokenizer, prompt):
