@@ -482,7 +482,8 @@ def test_another_family_with_another_tokenizer(real_tokenizer, samples, tmp_path
     rows = [row | {"assistant_raw": row["assistant_raw"].replace("<|eot_id|>", "<|im_end|>")} for row in samples[:3]]
     save_rows(to_dataset(rows, SAMPLE_FEATURES), tmp_path / "data", {})
     arguments = ["--model", model, "--tokenizer", tokenizer.name_or_path, "--adapter", tmp_path / "adapter"]
-    result = run(*arguments, "--data", tmp_path / "data", "--output", tmp_path / "out", "--work-dir", tmp_path / "work")
+    outputs = ["--output", tmp_path / "out", "--work-dir", tmp_path / "work"]
+    result = run(*arguments, "--data", tmp_path / "data", *outputs)
     assert result.exit_code == 0, result.exception
     chat = read_json(tmp_path / "out" / "ability.json")["text"]["chat"]
     # A random network knows nothing: each of 151,669 tokens is about as probable as any other.

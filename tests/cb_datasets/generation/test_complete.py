@@ -224,8 +224,8 @@ def test_a_wrong_adapter_path_raises_before_the_model_loads(
         wrong = tmp_path / "wrong" / folder
         (tmp_path / "wrong").mkdir(exist_ok=True)
         adapters = ["--adapter", wrong] if option == "--adapter" else ["--adapter", adapter, "--also", f"two={wrong}"]
-        flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--output", tmp_path / "out"]
-        result = CliRunner().invoke(app, [command, *map(str, flags), "--backend", backend])
+        flags = ["--model", tiny_agent_path, *adapters, "--prompts", tmp_path / "prompts", "--backend", backend]
+        result = CliRunner().invoke(app, [command, *map(str, flags), "--output", str(tmp_path / "out")])
         assert result.exit_code == 1 and error in str(result.exception) and str(wrong) in str(result.exception)
 
 
