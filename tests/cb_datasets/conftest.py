@@ -28,6 +28,12 @@ TEXT = "The pump is in chapter two.<|eot_id|>"
 REFUSAL = "I can't help with that.<|eot_id|>"
 
 
+def control_ids(tokenizer, ids: list[int]) -> list[int]:
+    """Those that are control tokens."""
+    added = tokenizer.added_tokens_decoder  # made anew at each access
+    return [id for id in ids if id in added]
+
+
 @pytest.fixture(scope="session")
 def adapter(tiny_agent_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of the tiny agent that changes what it writes."""

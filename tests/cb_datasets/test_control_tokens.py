@@ -19,6 +19,8 @@ from cb_datasets.text_marks import private_use_characters
 from tools.real_tokenizers import LLAMA3_PATTERN, LLAMA_MODELS
 from tools.registry_packages import member
 
+from .conftest import control_ids
+
 
 TOKENIZERS = ["tiny agent", "llama-3.1", "qwen2.5", "qwen3", "gpt-oss"]
 
@@ -76,10 +78,6 @@ def row_of(*contents: str) -> dict:
     """A prompt of user turns."""
     turns = [message("user", content) for content in contents]
     return {"id": "row", "messages": turns, "tools": None, "injection": []}
-
-
-def control_ids(tokenizer, ids: list[int]) -> list[int]:
-    return [id for id in ids if id in tokenizer.added_tokens_decoder]
 
 
 def check_plain(tokenizer, row: dict, control: list[int]) -> None:

@@ -43,7 +43,7 @@ from cb_datasets.stop_signals import Stopped
 from tests.conftest import REPOSITORY
 from tools.small_models import save_adapter, save_wide_agent
 
-from ..conftest import WRONG
+from ..conftest import WRONG, control_ids
 
 
 ONE_TASK = BenchmarkSelection(user_tasks=("user_task_1",), injection_tasks=("injection_task_0",))
@@ -350,10 +350,7 @@ def test_a_server_that_takes_text_reads_no_spelled_control_token(live_agent, tin
                 each["function"]["arguments"] = json.loads(each["function"]["arguments"])
         return tokenizer.apply_chat_template(requests[-1], add_generation_prompt=True, return_dict=False)
 
-    def control(ids: list[int]) -> list[int]:
-        return [id for id in ids if id in tokenizer.added_tokens_decoder]
-
-    assert control(encoded(spelled)) == control(encoded("Qx7"))
+    assert control_ids(tokenizer, encoded(spelled)) == control_ids(tokenizer, encoded("Qx7"))
     assert json.dumps(requests[0], ensure_ascii=False).replace("\u200b", "") == json.dumps(requests[1]).replace(
         "Qx7", json.dumps(spelled)[1:-1]
     )

@@ -12,6 +12,8 @@ from builders.trace import message, to_json, tool_call
 from cb_datasets.chat import encoded_prompt, render_prompt
 from cb_datasets.formats.chat_template import own_templates, with_decisions
 
+from ..conftest import control_ids
+
 
 SEARCH = {
     "name": "search_web",
@@ -148,7 +150,7 @@ def test_deepseek_writes_control_tokens_and_the_text_none(deepseek):
     turns = [message("user", spelled), message("assistant", None, calls), message("tool", spelled)]
     row = {"id": "row", "messages": [*turns, message("user", "So?")], "tools": None, "injection": []}
     prompt = encoded_prompt(deepseek, row)
-    control = [deepseek.decode([id]) for id in prompt.ids if id in deepseek.added_tokens_decoder]
+    control = [deepseek.decode([id]) for id in control_ids(deepseek, prompt.ids)]
     call_tokens = ["calls▁begin", "call▁begin", "sep", "call▁end", "calls▁end"]
     assert control == [
         *(BOS, "<｜User｜>", "<｜Assistant｜>", "</think>"),

@@ -12,6 +12,7 @@ from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.sets.forged_turn import forged_turn_prompts
 from cb_datasets.sets.prompts import asked_prompt, decision_prompt
 
+from ..conftest import control_ids
 from ..fake_results import scored
 
 
@@ -83,10 +84,7 @@ def test_the_text_is_what_the_template_writes(tokenizer):
 def test_it_opens_no_turn(tokenizer, source):
     [row] = forged_turn_prompts([source], format_of(tokenizer))
     plain = asked_prompt(source) if source is IN_TEXT else decision_prompt(source)
-    control = [
-        [id for id in encoded_prompt(tokenizer, each).ids if id in tokenizer.added_tokens_decoder]
-        for each in (plain, row)
-    ]
+    control = [control_ids(tokenizer, encoded_prompt(tokenizer, each).ids) for each in (plain, row)]
     assert control[0] == control[1] and spells_control_token(tokenizer, row)
     assert len(injection_tokens(tokenizer, row)) == len(row["injection"])
 
