@@ -197,7 +197,7 @@ def real_injecagent(real_data: Path) -> Case:
     folder = real_data / "injecagent"
     tools = (folder / "tools.json").read_bytes()
     parts = {name: small.document(json.loads((folder / name).read_bytes())[::40]) for name in INJECAGENT_FILES}
-    return _injecagent(parts, tools, 500)
+    return _injecagent(parts, tools, 200)
 
 
 def whole(real_data: Path, case: Case, files: str) -> Case:
