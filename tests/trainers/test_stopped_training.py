@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,11 +13,24 @@ from trainers.command_line import errors_in_one_line
 from .test_train import flags, run  # noqa: F401 - a fixture
 
 
+@pytest.fixture(autouse=True)
+def foreground() -> Iterator[None]:
+    """The handlers of a job in the foreground: in the background, shells have SIGINT ignored."""
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_is_one_line(number, status, capsys):
     with pytest.raises(SystemExit) as stopped, errors_in_one_line("Go on."):
-        os.kill(os.getpid(), number)
-        signal.pause()
+        signal.raise_signal(number)
     assert stopped.value.code == status
     assert capsys.readouterr().err == f"\nStopped by {number.name}. Go on.\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
