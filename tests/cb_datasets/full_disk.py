@@ -3,35 +3,17 @@
 Started by `test_disk.py` in a mount namespace, once for all commands: importing takes longer than any of them.
 """
 
-import contextlib
-import io
 import json
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
-from cb_datasets.cli import main
+from tests.cb_datasets.command import run
 
 
 # A file fills all of the first but the room that is asked for.
 FULL = 64 * 1024
 STATES = {"full": "size=64k", "read-only": "remount,ro", "free": "remount,rw,size=512m"}
-
-
-def outcome(arguments: list[str]) -> tuple[int, str]:
-    """Exit status and error output of `cb-datasets`."""
-    sys.argv, errors = ["cb-datasets", *arguments], io.StringIO()
-    with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        except BaseException:
-            status = 99
-            traceback.print_exc()
-    return status, errors.getvalue()
 
 
 def on_disk(disk: Path, arguments: list[str], room: int) -> dict:
@@ -41,9 +23,9 @@ def on_disk(disk: Path, arguments: list[str], room: int) -> dict:
         subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], check=True)
         if state == "full":
             (disk / "filler").write_bytes(bytes(FULL - room))
-        status, errors = outcome(arguments)
+        done = run(*arguments)
         files = [str(path.relative_to(disk)) for path in disk.rglob("*") if path.is_file() and path.name != "filler"]
-        found[state] = {"status": status, "errors": errors, "files": files}
+        found[state] = {"status": done.returncode, "errors": done.stderr, "files": files}
     subprocess.run(["umount", disk], check=True)
     return found
 
