@@ -168,6 +168,8 @@ def _find_inputs(
     source: type[TraceBuilder], data_dir: str | Path | None, data_files: Sequence[str | Path] | None
 ) -> list[Path]:
     if data_files is not None:
+        if data_dir is not None:
+            raise ValueError("data_dir and data_files (--data-dir, --data-files) both name the input: leave one out.")
         files = sorted(Path(file) for file in data_files)
         for file in files:
             if not file.is_file():

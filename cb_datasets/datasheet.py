@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+# Keys of the report of an ingested source that are read here.
+_KEYS = ("records", "attacked", "groups", "verdicts", "drops", "sides", "licence", "redistributable", "source_revision")
+
+
 def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase | None" = None) -> dict[str, dict]:
     """The report of each ingested source, by name.
 
@@ -34,9 +38,33 @@ def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase |
     """
     sheets = {}
     for folder in sorted(folders):
-        sheets[folder.name] = read_json(folder / REPORT_FILE)
+        sheets[folder.name] = read_sheet(folder / REPORT_FILE)
         if tokenizer is not None:
             sheets[folder.name] |= _measured(folder, tokenizer)
+    return sheets
+
+
+def read_sheet(path: Path) -> dict:
+    """The report of an ingested source.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is none, or it is not of this version.
+    """
+    sheet = read_json(path)
+    if missing := [key for key in _KEYS if key not in sheet]:
+        raise ValueError(f"{path}: not a report of this version ({', '.join(missing)} is missing). Ingest the source again.")
+    return sheet
+
+
+def read_sheets(path: Path) -> dict[str, dict]:
+    """The data sheet: the reports of sources, by name.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is none, or it is another file.
+    """
+    sheets = read_json(path)
+    if not all(isinstance(sheet, dict) for sheet in sheets.values()):
+        raise ValueError(f"{path}: no data sheet, which has an object for each source. Run `cb-datasets sources` again.")
     return sheets
 
 

@@ -46,10 +46,10 @@ def disk_fault(error: BaseException) -> str | None:
 
 @contextmanager
 def naming_broken_parquet(path: Path) -> Iterator[None]:
-    """Name the file in an error about Parquet that is not whole: the library leaves that out."""
+    """Name the file in an error about Parquet that is not whole or lacks a column: the library leaves that out."""
     import pyarrow
 
     try:
         yield
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, pyarrow.ArrowTypeError) as error:
         raise ValueError(f"{path}: not a whole Parquet file ({error}). Run the step that makes it again.") from error

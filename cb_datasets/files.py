@@ -33,6 +33,8 @@ from datasets import (
     enable_progress_bars,
 )
 
+from builders.json_records import parse_object
+
 from .disk_faults import naming_broken_parquet
 from .file_locks import locked
 
@@ -169,16 +171,35 @@ def read_json(path: Path) -> dict:
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is not JSON.
+        ValueError: If it is not a JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_object(path.read_bytes().decode("utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}:{error.lineno}: not JSON ({error.msg}); delete it and run its step again."
         ) from error
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON object ({error}); delete it and run its step again.") from error
+
+
+@contextmanager
+def as_written(path: Path, remedy: str) -> Iterator[None]:
+    """Name the file in an error about a JSON object that is not of the shape in which it was written.
+
+    Args:
+        path (`Path`): The file that the object was read from.
+        remedy (`str`): What to do about it.
+
+    Raises:
+        ValueError: In place of the errors of code that finds another value, or none, where it expects one.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, LookupError) as error:
+        raise ValueError(f"{path}: not as this version writes it ({type(error).__name__}: {error}). {remedy}") from error
 
 
 def sha256(path: Path) -> str:
@@ -271,12 +292,17 @@ def stream_tables(
         columns (`list[str]`, *optional*): The columns to read; all if left out.
 
     Raises:
-        FileNotFoundError, ValueError: As for [`load_rows`].
+        FileNotFoundError, ValueError: As for [`load_rows`]; with `features`, also if a list or struct of a row is null.
     """
     files = _rows_files(folder)
     _check_features(files, features)
     for file in files:
-        yield from stream_file(file, columns)
+        first = 1
+        for table in stream_file(file, columns):
+            if features is not None:
+                _check_no_nulls(table, file, first)
+            first += len(table)
+            yield table
 
 
 def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
@@ -295,8 +321,11 @@ def stream_rows(folders: Iterable[Path], features: Features | None = None) -> It
 
 def count_rows(folders: Iterable[Path]) -> int:
     """Number of rows in dataset folders, from the files' metadata."""
-    files = (file for folder in folders for file in _rows_files(folder))
-    return sum(pyarrow.parquet.read_metadata(file).num_rows for file in files)
+    rows = 0
+    for file in (file for folder in folders for file in _rows_files(folder)):
+        with naming_broken_parquet(file):
+            rows += pyarrow.parquet.read_metadata(file).num_rows
+    return rows
 
 
 def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
@@ -375,12 +404,37 @@ def dataset_folders(parent: Path, pattern: str = "*") -> list[Path]:
 
 def _rows_files(folder: Path) -> list[Path]:
     for names in ((ROWS_FILE,), SPLIT_FILES.values()):
-        if files := [folder / name for name in names if (folder / name).is_file()]:
+        if files := [folder / name for name in names if (folder / name).exists()]:
+            if wrong := [file for file in files if file.is_dir()]:
+                raise FileNotFoundError(f"{wrong[0]} is a folder, not a Parquet file. Run the step that makes it.")
             return files
     raise FileNotFoundError(
         f"No dataset in {folder}: {ROWS_FILE} is missing, and so are {' and '.join(SPLIT_FILES.values())}. Run the "
         "step that makes it."
     )
+
+
+# A struct that a row may lack.
+_NULLABLE = "attack"
+
+
+def _check_no_nulls(rows: pyarrow.Table, file: Path, first: int) -> None:
+    """Check that rows, numbered from `first`, have all their lists and structs, and that no list holds a null."""
+    for name in rows.column_names:
+        column = rows[name].combine_chunks()
+        if name == _NULLABLE or not pyarrow.types.is_nested(column.type):
+            continue
+        wrong = pyarrow.compute.indices_nonzero(column.is_null())
+        if pyarrow.types.is_list(column.type):
+            items = pyarrow.compute.list_flatten(column)
+            holders = pyarrow.compute.list_parent_indices(column).filter(items.is_null())
+            wrong = pyarrow.concat_arrays([wrong.cast(holders.type), holders])
+        if len(wrong):
+            number = pyarrow.compute.min(wrong).as_py()
+            raise ValueError(
+                f"{file}: row {first + number} ({rows['id'][number]}): `{name}` is null, or holds a null. Mend the row, "
+                "or take it out."
+            )
 
 
 def _check_features(files: list[Path], features: Features | None) -> None:

@@ -9,8 +9,20 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from builders.base import TraceBuilder, summarize_traces
 from builders.trace import TRACE_FEATURES
 
-from .files import REPORT_FILE, ROWS_FILE, holds_rows, load_rows, read_json, save_parquet, to_dataset, write_json
+from .files import (
+    REPORT_FILE,
+    ROWS_FILE,
+    STREAM_ROWS,
+    as_written,
+    holds_rows,
+    load_rows,
+    read_json,
+    save_parquet,
+    to_dataset,
+    write_json,
+)
 from .splits import ON_BOTH_SIDES, choose, drop_on_both_sides, split_by_group
+from .text_faults import checked, trace_faults
 
 
 # The splits of a source that is ingested without saying how: those of `ingest` without flags.
@@ -101,7 +113,7 @@ def load_traces(paths: Iterable[Path], splits: tuple[str, ...] = ("train", "eval
 
     Raises:
         FileNotFoundError: If a source has not been ingested.
-        ValueError: If a file is not B4's.
+        ValueError: If a file is not B4's, or a folder holds rows that are no traces.
     """
     sources = [
         _ingested_file(path) if path.is_file() else {split: load_split(path, split) for split in splits}
@@ -115,11 +127,29 @@ def load_split(folder: Path, split: str) -> Dataset:
 
     Raises:
         FileNotFoundError: If the source has not been ingested.
+        ValueError: If a row is no trace; its number is named.
     """
     report = folder / REPORT_FILE
-    if not holds_rows(folder / split) and report.is_file() and read_json(report).get("sides", {}).get(split) == 0:
-        return to_dataset([], STORED_FEATURES)
-    return load_rows(folder / split)
+    if not holds_rows(folder / split) and report.is_file():
+        with as_written(report, "Ingest the source again."):
+            if read_json(report)["sides"][split] == 0:
+                return to_dataset([], STORED_FEATURES)
+    traces = load_rows(folder / split)
+    check_traces(traces, folder / split)
+    return traces
+
+
+def check_traces(traces: Dataset, place: Path) -> None:
+    """Check that rows are traces, which may lack the column `source_revision`.
+
+    Raises:
+        ValueError: If they have other columns, or one has a fault; the message begins with `place`.
+    """
+    if wrong := sorted(name for name, feature in TRACE_FEATURES.items() if traces.features.get(name) != feature):
+        raise ValueError(f"{place}: no traces of this version (differ in {', '.join(wrong)}). Ingest the source again.")
+    rows = (row for table in traces.with_format("arrow").iter(STREAM_ROWS) for row in table.to_pylist())
+    for _ in checked(rows, place, trace_faults, "Ingest the source again."):
+        pass
 
 
 def source_of(path: Path) -> str:

@@ -1,10 +1,11 @@
-"""Faults of a sample that need no tokenizer to find, with the names that reports count them by.
+"""Faults of a row that need no tokenizer to find, with the names that reports count them by.
 
-Preflight, training and diagnostics check the same; a row that passes can be read by the renderer and by every loss.
+Preflight, training and diagnostics check the same; a sample that passes can be read by the renderer and by every loss.
+Prompts and traces are checked for those that they can have, before a model is loaded.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from .arguments import parameter_schemas
 from .sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, PRIORITY_WEIGHTS, RETAIN
@@ -14,7 +15,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def check_rows(rows: Iterable[dict], place: object) -> None:
-    """Raise an error for the first row with a fault.
+    """Raise an error for the first sample with a fault.
 
     Args:
         rows (`Iterable[dict]`): Samples.
@@ -23,40 +24,83 @@ def check_rows(rows: Iterable[dict], place: object) -> None:
     Raises:
         ValueError: If there is one; its number counts from 1.
     """
+    for _ in checked(rows, place, text_faults, "`cb-datasets preflight` lists all such rows."):
+        pass
+
+
+def checked(
+    rows: Iterable[dict],
+    place: object,
+    faults: Callable[[dict], Iterator[tuple[str, str]]],
+    remedy: str = "Run the step that makes it again.",
+) -> Iterator[dict]:
+    """Rows, up to the first one with a fault.
+
+    Args:
+        rows (`Iterable[dict]`): Samples, prompts or traces.
+        place (`object`): Where they are from, for the message.
+        faults (`Callable`): [`text_faults`], [`prompt_faults`] or [`trace_faults`].
+        remedy (`str`, *optional*): What else can be done than to drop or mend the row.
+
+    Raises:
+        ValueError: If there is one; its number counts from 1.
+    """
     for number, row in enumerate(rows, start=1):
-        for _, fault in text_faults(row):
-            raise ValueError(
-                f"{place}: row {number} ({row['id']}): {fault}. Drop or mend the row; `cb-datasets preflight` lists "
-                "all such rows."
-            )
+        for _, fault in faults(row):
+            raise ValueError(f"{place}: row {number} ({row['id']}): {fault}. Drop or mend the row. {remedy}")
+        yield row
 
 
 def text_faults(row: dict) -> Iterator[tuple[str, str]]:
-    """Name and description of each fault."""
-    for column in ("id", "provenance", "target"):
-        if not row[column]:
-            yield f"no_{column}", f"`{column}` is empty"
-    messages = row["messages"]
-    if not messages:
-        yield "no_messages", "`messages` is empty"
-    for index, message in enumerate(messages or ()):
-        if fault := _message_fault(message):
-            yield "bad_message", f"message {index} {fault}"
-    if row["injection"] is None:
-        yield "injection_outside_message", "`injection` is null; a row without one has an empty list"
-    for span in row["injection"] or ():
-        if not is_inside(span, messages or []):
-            yield "injection_outside_message", f"the injection {span} is not inside its message"
-    try:
-        parameter_schemas(row["tools"])
-    except ValueError:
-        yield "tools_not_json", "`tools` is not a JSON list of function schemas"
+    """Name and description of each fault of a sample."""
+    yield from prompt_faults(row)
     if not row["assistant_raw"]:
         yield "no_completion", "`assistant_raw` is empty"
     if row["priority_class"] not in PRIORITY_WEIGHTS:
         yield "unknown_class", f"`priority_class` is {row['priority_class']!r}, not of {', '.join(PRIORITY_WEIGHTS)}"
     elif row["set"] != (own := CIRCUIT_BREAKER if row["priority_class"] in HARMFUL_CLASSES else RETAIN):
         yield "set_is_not_its_class", f"`set` is {row['set']!r}, and {row['priority_class']} is of {own!r}"
+
+
+def prompt_faults(row: dict) -> Iterator[tuple[str, str]]:
+    """Name and description of each fault of a prompt, or of a sample's."""
+    for column in ("id", "group", "provenance", "target"):
+        if not row[column]:
+            yield f"no_{column}", f"`{column}` is empty"
+    yield from _context_faults(row)
+    if row["injection"] is None:
+        yield "injection_outside_message", "`injection` is null; a row without one has an empty list"
+    for span in row["injection"] or ():
+        if not is_inside(span, row["messages"] or []):
+            yield "injection_outside_message", f"the injection {span} is not inside its message"
+
+
+def evaluation_faults(row: dict) -> Iterator[tuple[str, str]]:
+    """Name and description of each fault of an evaluation prompt."""
+    yield from prompt_faults(row)
+    if not row["task"]:
+        yield "no_task", "`task` is empty"
+
+
+def trace_faults(trace: dict) -> Iterator[tuple[str, str]]:
+    """Name and description of each fault of a trace."""
+    for column in ("id", "group", "verdict", "metadata"):
+        if not trace[column]:
+            yield f"no_{column}", f"`{column}` is empty"
+    yield from _context_faults(trace)
+
+
+def _context_faults(row: dict) -> Iterator[tuple[str, str]]:
+    """Faults of what a model is shown."""
+    if not row["messages"]:
+        yield "no_messages", "`messages` is empty"
+    for index, message in enumerate(row["messages"] or ()):
+        if fault := _message_fault(message):
+            yield "bad_message", f"message {index} {fault}"
+    try:
+        parameter_schemas(row["tools"])
+    except ValueError:
+        yield "tools_not_json", "`tools` is not a JSON list of function schemas"
 
 
 def is_inside(span: dict | None, messages: list[dict]) -> bool:

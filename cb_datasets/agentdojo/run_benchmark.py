@@ -17,6 +17,7 @@ from ..formats import format_of
 from ..generation.backend import (
     BASE,
     adapter_revision,
+    check_adapters,
     context_length,
     end_token_ids,
     load_models,
@@ -106,6 +107,7 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             runs = planned_runs(selection)
             check_defenses(selection.defenses)
             check_model(served.model)
+            check_adapters(served.adapters.values(), served.model)
             control_tokens_to_break(served)
             # Two processes would make the same runs, and each remove the other's unfinished ones.
             with stop_signals(), locked(folder / SETTINGS_FILE, wait=False):

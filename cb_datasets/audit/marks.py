@@ -98,6 +98,6 @@ def _marks_in(path: Path) -> list[dict]:
             table = pyarrow.parquet.read_table(file)
     except (OSError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{path} cannot be read ({error}): move it away, or name another file of marks.") from error
-    if not set(MARK_FEATURES) <= set(table.column_names):
+    if any(feature != Features.from_arrow_schema(table.schema).get(name) for name, feature in MARK_FEATURES.items()):
         raise ValueError(f"{path} holds no marks (columns {', '.join(table.column_names)}): name another file.")
     return table.to_pylist()

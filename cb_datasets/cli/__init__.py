@@ -15,6 +15,7 @@ from ..stop_signals import Stopped, stop_signals
 from ..terminal import print_line, show_log_messages, shown
 from . import attack, build, check, evaluate, export, generate, merge, merge_adapter, publish
 from .guide_hints import command_hint, flag_hint
+from .paths import check_not_empty
 
 
 # Typer brings its own copy of click, of which it exports neither the context nor the errors of its parser.
@@ -28,7 +29,10 @@ class Commands(TyperGroup):
         if args and args[0] not in self.commands and (hint := command_hint(args[0])):
             print_line(f"error: {args[0]} is a script of the data generation guide: {hint}", file=sys.stderr)
             raise typer.Exit(2)
-        return super().resolve_command(ctx, args)
+        name, command, words = super().resolve_command(ctx, args)
+        if command is not None:
+            check_not_empty(command.params, words)
+        return name, command, words
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -9,7 +9,7 @@ import typer
 
 from ..counts import listed
 from ..terminal import print_line
-from .evaluate import check_prompts_of
+from .evaluate import check_prompts_of, load_task
 from .options import (
     AdapterOption,
     BackendName,
@@ -76,8 +76,6 @@ def attack(
     """
     from ..attacks.attackable import select_attackable
     from ..evaluation.results import named_adapters
-    from ..files import load_rows
-    from ..sample import PROMPT_FEATURES
 
     if engine.backend != BackendName.TRANSFORMERS:
         raise ValueError("The attacks need gradients, which only --backend transformers has.")
@@ -85,7 +83,7 @@ def attack(
         raise typer.BadParameter("--tamper needs rows to train on: --data, the folder of the merged data (stage2).")
     if data is not None and not tamper:
         raise typer.BadParameter("--data is read with --tamper only.")
-    rows = load_rows(prompts / task, PROMPT_FEATURES)
+    rows = load_task(prompts / task)
     check_prompts_of(prompts / task, rows, engine)
     attackable, left_out = select_attackable(rows)
     if len(attackable) == 0:
@@ -146,15 +144,18 @@ def _tamper(
     from ..files import hashes_of, load_rows, write_json
     from ..report.plots.drawing import save_figure
     from ..report.plots.tampering import TAMPERING_PLOT, draw_tampering
-    from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
+    from ..sample import SAMPLE_FEATURES
     from ..splits import choose
+    from ..text_faults import check_rows
 
     if engine.load_in_8bit:
         raise ValueError("--tamper trains and merges adapters, which 8-bit weights distort: omit --load-in-8bit.")
     defaults = {"tamper": TamperBudget()}
     budget = with_limits(defaults, limits, engine.max_new_tokens, seed, may_be_zero=False)["tamper"]
-    rows = select_tamper_rows(load_rows(data / "train", SAMPLE_FEATURES))
-    kept = [load_rows(prompts / other, PROMPT_FEATURES) for other in _KEPT_TASKS if (prompts / other).is_dir()]
+    samples = load_rows(data / "train", SAMPLE_FEATURES)
+    check_rows(samples, data / "train")
+    rows = select_tamper_rows(samples)
+    kept = [load_task(prompts / other) for other in _KEPT_TASKS if (prompts / other).is_dir()]
     chosen = [choose(each, budget.prompts, seed) for each in (attackable, *kept)]
     models = cast("dict[str, TransformersBackend]", engine.load_all(adapters))
     result = run_tampering(concatenate_datasets(chosen), models, rows, budget, engine.batch_size, engine.work_dir)

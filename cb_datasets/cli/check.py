@@ -127,11 +127,12 @@ def quality_gates(
 ) -> None:
     """Fail unless every set, Ds and Dr pass their gates; quarantined rows are left out."""
     from ..checks.gates import distribution, format_gates, gate_report, harmful_gates, retain_gates, source_gates
-    from ..files import read_json
+    from ..datasheet import read_sheets
 
+    sheets = read_sheets(sources) if sources else {}
     counts = _row_counts(named_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
     gates = format_gates(counts, limits) + harmful_gates(counts, limits) + retain_gates(counts, limits)
-    gates += source_gates(counts, read_json(sources) if sources else {}, limits)
+    gates += source_gates(counts, sheets, limits)
     report = gate_report(gates, limits) | {"distribution": distribution(counts)}
     written = write_checked(output, report) if output else "the table"
     gate_table(report)
@@ -317,6 +318,9 @@ def quarantined(folder: Path | None) -> set[str]:
     """Ids of the rows in quarantine."""
     from ..files import stream_tables
 
-    if folder is None:
-        return set()
-    return {id for batch in stream_tables(folder, columns=["id"]) for id in batch["id"].to_pylist()}
+    ids: set[str] = set()
+    for table in stream_tables(folder, columns=["id"]) if folder is not None else ():
+        ids.update(table["id"].to_pylist())
+    if not all(isinstance(id, str) for id in ids):
+        raise ValueError(f"--quarantine: {folder} holds rows whose id is no text. Run `cb-datasets validate` again.")
+    return ids

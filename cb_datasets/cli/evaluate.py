@@ -174,19 +174,27 @@ def load_prompts(folder: Path, engine: Engine) -> "Dataset":
     """The evaluation prompts of all tasks in a folder, made for the engine's model."""
     from datasets import concatenate_datasets
 
-    from ..files import load_rows
-    from ..sample import PROMPT_FEATURES
-
-    rows = concatenate_datasets([load_rows(each, PROMPT_FEATURES) for each in prompt_folders_in(folder)])
+    rows = concatenate_datasets([load_task(each) for each in prompt_folders_in(folder)])
     if len(rows) == 0:
         raise ValueError(f"{folder}: no prompt in any task. Run `cb-datasets generate-eval` again.")
-    for column in ("id", "group", "task"):
-        if not all(rows[column]):
-            row = list(map(bool, rows[column])).index(False)
-            raise ValueError(
-                f"{folder}: prompt {row + 1} of {len(rows)} has no {column}. Run `cb-datasets generate-eval` again."
-            )
     check_prompts_of(folder, rows, engine)
+    return rows
+
+
+def load_task(folder: Path) -> "Dataset":
+    """The evaluation prompts of one task, each checked for what every command reads of it.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If they are of another version, or one has a fault; the message names the folder and the row.
+    """
+    from ..files import load_rows
+    from ..sample import PROMPT_FEATURES
+    from ..text_faults import evaluation_faults, checked
+
+    rows = load_rows(folder, PROMPT_FEATURES)
+    for _ in checked(rows, folder, evaluation_faults, "`cb-datasets generate-eval` makes it again."):
+        pass
     return rows
 
 

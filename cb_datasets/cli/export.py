@@ -50,6 +50,7 @@ def export(
     from ..files import count_rows, stream_rows
     from ..sample import SAMPLE_FEATURES
     from ..sets.jsonl_sets import export_tree, is_jsonl
+    from ..text_faults import checked, text_faults
 
     if (folder / "stage2").is_dir() and not is_jsonl(output):
         if layout != ExportLayout.SAMPLES:
@@ -57,14 +58,18 @@ def export(
         for file, count in export_tree(folder, output).items():
             print_line(f"export: {file}" + (f", {count} rows" if count is not None else ""))
         return
+
+    def samples() -> Iterator[dict]:
+        return checked(stream_rows([folder], SAMPLE_FEATURES), folder, text_faults)
+
     if layout == ExportLayout.SAMPLES:
-        export_jsonl(stream_rows([folder], SAMPLE_FEATURES), output)
+        export_jsonl(samples(), output)
         print_line(f"export: {count_rows([folder])} rows -> {output}")
         return
     drops, written = Counter[str](), Counter[str]()
 
     def rows() -> Iterator[dict]:
-        for row in export_rows(lambda: stream_rows([folder], SAMPLE_FEATURES), layout, drops):
+        for row in export_rows(samples, layout, drops):
             written["rows"] += 1
             written["inexact"] += layout in TRL_FEATURES and not is_exact(row)
             yield row

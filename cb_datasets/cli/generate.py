@@ -208,6 +208,7 @@ def generate_adversarial_safe(
     from ..sets.jsonl_sets import as_folder
     from ..sets.prompts import FLIP_TASKS
     from ..sets.set_names import check_former_name
+    from ..text_faults import check_rows
 
     if (fill, twins is None) not in ((None, True), ("twin", False)):
         raise ValueError("--fill twin and --twins FOLDER go together.")
@@ -228,6 +229,7 @@ def generate_adversarial_safe(
     if twins is not None:
         check_former_name(twins)
         verified = load_rows(as_folder(twins), SAMPLE_FEATURES)
+        check_rows(verified, twins)
     target_model = generation.target_model()
     samples = retain.generate_adversarial_safe(by_split, target_model, sampling, verified, options)
     save_set(samples, output, generation.shards)

@@ -48,7 +48,8 @@ TokenizerOption = Annotated[
 OutputOption = Annotated[
     Path, typer.Option(callback=output_path, help="Folder of the set to write, or a .jsonl file.")
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of all sampling in this step.")]
+# As large as all libraries take.
+SeedOption = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all sampling in this step.")]
 TemperatureOption = Annotated[float, typer.Option(min=0.0, callback=finite, help="Sampling temperature; 0 is greedy.")]
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, callback=finite, help="Nucleus sampling.")]
 NumSamplesOption = Annotated[int, typer.Option(min=1, help="Completions per prompt.")]
@@ -121,11 +122,12 @@ class Engine:
         Raises:
             FileNotFoundError: If one is no folder of an adapter; before the model is loaded.
         """
-        from ..generation.backend import BASE, load_models
+        from ..generation.backend import BASE, check_adapters, load_models
 
         if self.backend == BackendName.SERVER:
             models = {BASE: self.model} | adapters
             return {name: self.serve(served, self._tokenizer) for name, served in models.items()}
+        check_adapters(adapters.values(), self.model)
         return cast("dict[str, Backend]", load_models(self._load, adapters))
 
     @property
@@ -213,6 +215,7 @@ def read_tool_schema(path: Path) -> dict:
 
     Raises:
         FileNotFoundError: If there is no such file; the message names the package's own.
+        ValueError: If it is no object with a system prompt and tools.
     """
     import builders
 
@@ -220,7 +223,10 @@ def read_tool_schema(path: Path) -> dict:
 
     assets = {asset.stem: asset for asset in Path(builders.__file__).parent.glob("assets/b4_*.json")}
     if path.is_file():
-        return read_json(path)
+        asset = read_json(path)
+        if not isinstance(asset.get("system_prompt"), str) or not isinstance(asset.get("tools"), list):
+            raise ValueError(f"--tool-schema: {path} needs a text `system_prompt` and a list `tools`. Add them.")
+        return asset
     if str(path) not in assets:
         own = ", ".join(f"--tool-schema {name}" for name in assets)
         raise FileNotFoundError(f"There is no file {path}. The package's own: {own}.")

@@ -4,13 +4,14 @@ Every option and argument with a path has one of them, which a test holds. They 
 wrong path is an error before anything is read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ..path_rules import NamedPath, Role, check_apart, check_exists
+from ..path_rules import NamedPath, Role, check_apart, check_exists, check_writable
 
 
 # Key of the paths of a command in the context of its invocation.
@@ -34,6 +35,25 @@ def _callback(role: Role, kind: str | None = None, check: Callable[[str, Path], 
     return callback
 
 
+def check_not_empty(parameters: Iterable[Any], words: list[str]) -> None:
+    """Refuse an empty text in the place of a path, as an unset variable of a script gives: it would be the folder `.`.
+
+    Args:
+        parameters (`Iterable`): The options and arguments of a command.
+        words (`list[str]`): The words behind its name.
+
+    Raises:
+        ValueError: If there is one; the message names the flag, or the argument.
+    """
+    flags = {flag for option in parameters if option.callback in _CALLBACKS for flag in option.opts}
+    for before, word in pairwise(["", *words]):
+        flag = word.removesuffix("=") if word.endswith("=") else before if word == "" else None
+        if flag in flags:
+            raise ValueError(f"{flag}: it is empty. Name a path, or leave the option out.")
+        if word == "" and not before.startswith("-"):
+            raise ValueError("An argument is empty. Name a path, or leave it out.")
+
+
 def _check_png(flag: str, path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(len(_PNG_SIGNATURE)) != _PNG_SIGNATURE:
@@ -49,6 +69,8 @@ def _path_of(value: str | Path, role: Role) -> Path:
 def _register(ctx: typer.Context, named: NamedPath, kind: str | None) -> None:
     if kind is not None:
         check_exists(named.flag, named.path, kind)
+    if named.role in (Role.WRITE, Role.CACHE):
+        check_writable(named.flag, named.path)
     others = ctx.meta.setdefault(_PATHS, [])
     for other in others:
         check_apart(named, other)
@@ -68,3 +90,7 @@ own_or_file = _callback(Role.READ)
 model_path = _callback(Role.MODEL)
 output_path = _callback(Role.WRITE)
 cache_folder = _callback(Role.CACHE)
+_CALLBACKS = (
+    *(input_file, input_folder, data_folder, input_path, result_file, curves_file, own_or_file),
+    *(model_path, output_path, cache_folder),
+)

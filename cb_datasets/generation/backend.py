@@ -6,7 +6,7 @@ end a completion, on decoding, and on how weights are named.
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self, cast, runtime_checkable
@@ -15,11 +15,11 @@ from ..chat import MAX_LENGTH
 from ..formats import format_of
 from ..public_name import public_name
 from .adapter_scale import check_scalable
-from .model_files import check_weights, read_object
+from .model_files import check_weights, loading, read_object
 
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 # Name of the model without an adapter, wherever results are keyed by model.
@@ -175,10 +175,8 @@ def load_models(
         adapters (`Mapping[str, str]`): Folder of each breaker's adapter, by name.
 
     Raises:
-        FileNotFoundError: If a folder holds no adapter. It is raised before the model is loaded.
+        FileNotFoundError, ValueError: See [`check_adapters`], which is called before by whoever knows the base model.
     """
-    for folder in adapters.values():
-        adapter_revision(folder)  # only for its check of the path
     if not adapters:
         return {BASE: load(None, [])}
     (first, folder), *others = adapters.items()
@@ -218,18 +216,26 @@ def decode_completion(tokenizer: "PreTrainedTokenizerBase", token_ids: Sequence[
 
 def context_length(model: str) -> int:
     """Maximum number of tokens of a model's context; [`MAX_LENGTH`] if its config does not say."""
+    return getattr(config_of(model).get_text_config(), "max_position_embeddings", MAX_LENGTH)
+
+
+def config_of(model: str) -> "PreTrainedConfig":
+    """The config of a model.
+
+    Raises:
+        FileNotFoundError, ValueError: If there is none, or it is broken.
+    """
     from transformers import AutoConfig
 
-    return getattr(AutoConfig.from_pretrained(model).get_text_config(), "max_position_embeddings", MAX_LENGTH)
+    with loading(model, "config.json"):
+        return AutoConfig.from_pretrained(model)
 
 
 def revision_of(model: str) -> str:
     """Revision of a model's weights: their hash for a folder, the commit for a Hub id."""
-    from transformers import AutoConfig
-
     if Path(model).is_dir():
         return weights_revision(Path(model))
-    return AutoConfig.from_pretrained(model)._commit_hash
+    return config_of(model)._commit_hash
 
 
 def weights_revision(folder: Path) -> str:
@@ -260,7 +266,10 @@ def check_adapter_base(adapter: str, model: str) -> None:
     Raises:
         ValueError: If it was trained on another model.
     """
-    base = read_object(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    path = Path(adapter) / "adapter_config.json"
+    base = read_object(path).get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise ValueError(f"{path}: base_model_name_or_path is {base!r}, which is no name of a model. Correct it.")
     if not base or _own_name(base) == _own_name(model):
         return
     folders = Path(base), Path(model)
@@ -270,6 +279,27 @@ def check_adapter_base(adapter: str, model: str) -> None:
         f"{adapter} was trained on {base}, and the model is {model}. Pass that model; if it is the same one under "
         "another name, correct base_model_name_or_path in adapter_config.json."
     )
+
+
+def check_adapters(adapters: Iterable[str], model: str) -> None:
+    """Check adapters before their base model is loaded: their files, their type and their base.
+
+    Args:
+        adapters (`Iterable[str]`): Their folders.
+        model (`str`): Folder of the base model, or its Hub id.
+
+    Raises:
+        FileNotFoundError: If a folder holds no adapter.
+        ValueError: If its files are broken, PEFT does not know its type, or it was trained on another model.
+    """
+    from peft import PeftType
+
+    for adapter in adapters:
+        adapter_revision(adapter)  # only for its check of the files
+        path = Path(adapter) / "adapter_config.json"
+        if (kind := read_object(path).get("peft_type")) not in [*PeftType]:
+            raise ValueError(f"{path}: PEFT knows no peft_type {kind!r}. Name the folder of an adapter that it wrote.")
+        check_adapter_base(adapter, model)
 
 
 def _own_name(model: str) -> str:

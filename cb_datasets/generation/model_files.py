@@ -121,8 +121,9 @@ def read_object(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path.parent} is not a whole model folder: {path.name} is missing.")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not UTF-8. Copy or download it again.") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        fault = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "nested too deeply"
+        raise ValueError(f"{path}: {fault}. Copy or download it again.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error.msg}). Copy or download it again.") from None
     if not isinstance(value, dict):

@@ -144,7 +144,10 @@ def read_template(name: str) -> str:
         return own[name]
     if not Path(name).is_file():
         raise FileNotFoundError(f"There is no file {name}. Templates of the package: {', '.join(own)}.")
-    return Path(name).read_text(encoding="utf-8")
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: not UTF-8, so it is no chat template. Name another file.") from None
 
 
 def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:

@@ -35,8 +35,7 @@ from .backend import (
     AdapterBackend,
     Completion,
     Sampling,
-    adapter_revision,
-    check_adapter_base,
+    check_adapters,
     context_length,
     decode_completion,
     end_token_ids,
@@ -92,8 +91,7 @@ class TransformersBackend(AdapterBackend):
         tokenizer: str | None = None,
     ) -> None:
         if adapter is not None:
-            adapter_revision(adapter)  # a wrong path fails before the model loads
-            check_adapter_base(adapter, model)
+            check_adapters([adapter], model)  # before the model loads
         self.tokenizer = load_tokenizer(tokenizer or model)
         self.tokenizer.padding_side = "left"
         # Llama 3.1 has no padding token. Padding is masked, so any token will do.
@@ -104,7 +102,8 @@ class TransformersBackend(AdapterBackend):
         network.generation_config = GenerationConfig()
         super().__init__(model, revision_of(model) + ("@8bit" if load_in_8bit else ""), adapter)
         if adapter is not None:
-            network = PeftModel.from_pretrained(network, adapter)
+            with loading(adapter, "adapter"):
+                network = PeftModel.from_pretrained(network, adapter)
         self.max_length = context_length(model)
         self._network = network.eval()
         # PEFT's name of this backend's adapter; `None` is the base model.
@@ -116,7 +115,8 @@ class TransformersBackend(AdapterBackend):
         self._adapter, self._scale = None, 1.0
         if adapter is not None:
             self._adapter = f"adapter_{len(self._network.peft_config)}"
-            self._network.load_adapter(adapter, self._adapter)
+            with loading(adapter, "adapter"):
+                self._network.load_adapter(adapter, self._adapter)
             self._network.eval()
 
     def _use_scale(self, scale: float) -> None:

@@ -12,8 +12,7 @@ from .backend import (
     AdapterBackend,
     Completion,
     Sampling,
-    adapter_revision,
-    check_adapter_base,
+    check_adapters,
     context_length,
     decode_completion,
     end_token_ids,
@@ -67,8 +66,7 @@ class VllmBackend(AdapterBackend):
         tokenizer: str | None = None,
     ) -> None:
         if adapter is not None:
-            adapter_revision(adapter)  # a wrong path fails before the model loads
-            check_adapter_base(adapter, model)
+            check_adapters([adapter], model)  # before the model loads
         self.tokenizer = load_tokenizer(tokenizer or model)
         # vLLM itself adds the end tokens of the model's generation config.
         self._end_ids = end_token_ids(self.tokenizer)

@@ -33,12 +33,13 @@ from ..files import (
     write_json,
 )
 from ..processes import map_in_order, processes_for, slices_of
-from ..sample import SAMPLE_FEATURES
+from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
 from ..splits import is_held_out
+from ..text_faults import checked, is_inside, prompt_faults
 from .decide import DROPS, MergeOptions, decide
 from .dropped_rows import write_dropped_rows
 from .gates import HeldOut, merged_gates
-from .index import Batch, MergeIndex, read_batch, read_index
+from .index import SPLITS, Batch, MergeIndex, read_batch, read_index
 from .write import write_splits
 
 
@@ -181,12 +182,23 @@ def _with_split(
         ValueError: If a row lacks what it is told apart, split or counted by.
     """
     for number, row in enumerate(rows, first):
-        if lacking := [key for key in ("id", "group", "split", "set") if not row[key]]:
+        for _, fault in _index_faults(row):
             raise ValueError(
-                f"Row {number} of the sets, {row['id']} of {row['provenance']['source_dataset']}: {lacking[0]} is "
-                "empty. `cb-datasets validate` lists all such rows: correct them, or take them out."
+                f"Row {number} of the sets, {row['id']} of {row['provenance']['source_dataset']}: {fault}. "
+                "`cb-datasets validate` lists all such rows: correct them, or take them out."
             )
         yield row, _split_of(row["group"], row["split"], options), row["id"] in quarantined
+
+
+def _index_faults(row: dict) -> Iterator[tuple[str, str]]:
+    """Faults for which a row cannot be told apart, split, counted or compared; rules find the others."""
+    for column in ("id", "group", "split", "set", "priority_class"):
+        if not row[column]:
+            yield column, f"{column} is empty"
+    if row["split"] not in SPLITS:
+        yield "split", f"split is {row['split']!r}, neither train nor eval"
+    if not all(is_inside(span, row["messages"]) for span in row["injection"]):
+        yield "injection", "an injection is not inside its message"
 
 
 def _ids_are_in(folders: list[Path], ids: Collection[str]) -> np.ndarray:
@@ -201,14 +213,15 @@ def _ids_are_in(folders: list[Path], ids: Collection[str]) -> np.ndarray:
 def _held_out(folders: list[Path], prompts: list[Path], options: MergeOptions) -> HeldOut:
     """The eval split and all evaluation prompts, which training must not contain."""
     held_out = HeldOut()
-    held_out.add_rows(stream_rows(prompts))
+    for place in prompts:
+        held_out.add_rows(checked(stream_rows([place], PROMPT_FEATURES), place, prompt_faults))
     for folder in folders:
         for table in stream_tables(folder, SAMPLE_FEATURES):
             # What has no group is refused when rows are indexed.
             groups = (group or "" for group in table["group"].to_pylist())
             splits = zip(groups, table["split"].to_pylist(), strict=True)
             is_eval = [_split_of(group, split, options) == "eval" for group, split in splits]
-            held_out.add_rows(table.filter(is_eval).to_pylist())
+            held_out.add_rows(checked(table.filter(is_eval).to_pylist(), f"{folder}, eval", _index_faults))
     return held_out
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from ..files import read_json, write_json
-from ..generation.backend import adapter_revision, check_adapter_base, revision_of, weights_revision
+from ..generation.backend import adapter_revision, check_adapters, config_of, revision_of, weights_revision
 from ..generation.model_files import check_model_files, loading
 from ..generation.tokenizer import load_tokenizer
 from ..public_name import folder_name, model_label, public_name
@@ -33,17 +33,14 @@ def check_mergeable(model: str, adapter: str, output: Path) -> None:
         ValueError: If the base model is quantised or another one than the adapter's, or the adapter is no LoRA or
             repeats layers of the model.
     """
-    from transformers import AutoConfig
-
     check_replaceable(output, MERGED_MODEL, MERGED_FILE)
-    adapter_revision(adapter)  # only for its check of the path
-    check_adapter_base(adapter, model)
+    check_adapters([adapter], model)
     config = read_json(Path(adapter) / "adapter_config.json")
     if config.get("peft_type", "LORA") != "LORA":
         raise ValueError(f"{adapter}: is no LoRA adapter but {config['peft_type']}, which is not merged here.")
     if config.get("layer_replication"):
         raise ValueError(f"{adapter}: repeats layers of its base model (layer_replication): it cannot be merged.")
-    if getattr(AutoConfig.from_pretrained(model), "quantization_config", None) is not None:
+    if getattr(config_of(model), "quantization_config", None) is not None:
         raise ValueError(
             f"{model}: its weights are quantised, and merging would round the adapter, too. Pass the model that it "
             "was quantised from."
@@ -85,7 +82,8 @@ def merge_adapter(model: str, adapter: str, tokenizer: str | None, dtype: str, o
     check_model_files(model)
     with loading(model, "weights"):
         network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, use_safetensors=True)
-    adapted = PeftModel.from_pretrained(network, adapter)
+    with loading(adapter, "adapter"):
+        adapted = PeftModel.from_pretrained(network, adapter)
     tuner = cast(BaseTuner, adapted.base_model)
     shared = {name.rpartition(".")[2] for name in tuner.targeted_module_names} & {*EMBEDDING_LAYER_NAMES}
     if network.config.get_text_config().tie_word_embeddings and shared:

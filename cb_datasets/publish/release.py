@@ -5,7 +5,7 @@ data/demo/{stage2,prompts,reports}/ -> data/demo/release/ -> one commit of a pri
 
 from pathlib import Path
 
-from ..datasheet import by_source
+from ..datasheet import by_source, read_sheets
 from ..files import dataset_folders, hashes_of, read_json
 from .check import folder_faults
 from .dataset_card import Configs, dataset_card, plot_classes
@@ -39,7 +39,7 @@ def make_release(data: Path, repo_id: str, output: Path, token: str | None = Non
     raise_if_any(_report_faults(data / "reports") or _stale_report_faults(data))
     with replacing_folder(output, DATASET_RELEASE) as folder:
         configs = write_release(data, folder)
-        raise_if_any(source_faults(configs, read_json(data / "reports" / "sources.json")))
+        raise_if_any(source_faults(configs, read_sheets(data / "reports" / "sources.json")))
         plot_classes(configs, folder / PLOT)
         dataset_card(repo_id, folder, configs).save(folder / "README.md")
         manifest = write_manifest(folder, configs, DATASET_RELEASE)

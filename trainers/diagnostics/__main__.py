@@ -140,7 +140,7 @@ def diagnose(args: DiagnosticsArguments) -> dict[str, Any]:
     Raises:
         FileExistsError, FileNotFoundError, ValueError: If an argument is wrong, before a model is loaded.
     """
-    from cb_datasets.generation.backend import adapter_revision, check_adapter_base, revision_of
+    from cb_datasets.generation.backend import adapter_revision, check_adapters, revision_of
     from cb_datasets.generation.model_files import check_model_files
     from cb_datasets.generation.tokenizer import check_model, load_tokenizer
 
@@ -154,9 +154,8 @@ def diagnose(args: DiagnosticsArguments) -> dict[str, Any]:
     models = {"--model": args.model, "--tokenizer": args.tokenizer, "--adapter": args.adapter}
     loaded = [NamedPath(flag, Path(path), Role.MODEL) for flag, path in models.items() if path]
     check_all_apart([*loaded, NamedPath("--data", data, Role.READ), NamedPath("--output", output, Role.WRITE)])
+    check_adapters(adapters.values(), args.model)
     revisions = {name: adapter_revision(path) for name, path in adapters.items()}
-    for path in adapters.values():
-        check_adapter_base(path, args.model)
     check_model(args.model)
     check_model_files(args.model)
     check_rows(stream_rows([data], SAMPLE_FEATURES), data)

@@ -16,9 +16,12 @@ from datasets import Dataset
 from ...chat import encode_sample, spells_control_token
 from ...files import holds_rows, load_rows
 from ...formats import format_of
+from ...ingest import check_traces
+from ...sample import SAMPLE_FEATURES
 from ...sets.prompts import turn_prompt
 from ...sets.recorded import written_turn
 from ...splits import choose
+from ...text_faults import check_rows
 
 
 if TYPE_CHECKING:
@@ -106,9 +109,14 @@ def _rows_of(
 
 
 def _eval_rows(folder: Path) -> Dataset:
-    rows = load_rows(folder / "eval" if holds_rows(folder / "eval") else folder)
+    place = folder / "eval" if holds_rows(folder / "eval") else folder
+    rows = load_rows(place)
     if not {"assistant_raw", "verdict"} & set(rows.column_names):
         raise ValueError(f"{folder}: neither samples nor traces (columns {', '.join(rows.column_names)}).")
+    if "verdict" in rows.column_names:
+        check_traces(rows, place)
+    else:
+        check_rows(load_rows(place, SAMPLE_FEATURES), place)
     return rows
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...evaluation.compare import BASE
 from ...evaluation.results import is_evaluated
-from ...files import read_json
+from ...files import as_written, read_json
 from .drawing import (
     BLACK,
     BLUE,
@@ -69,7 +69,9 @@ def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
     keys = {"settings", "layers", "positions", "classes"}
     if diagnostics.get("schema_version") != 1 or not keys <= set(diagnostics):
         raise ValueError(f"{path}: not the cosines that `python -m trainers.diagnostics` of this version writes.")
-    for name, revision in diagnostics["settings"]["adapters"].items():
+    with as_written(path, "Run `python -m trainers.diagnostics` again."):
+        measured = dict(diagnostics["settings"]["adapters"])
+    for name, revision in measured.items():
         if not is_evaluated(adapters, name, revision):
             raise ValueError(
                 f"{path}: cosines of {name} {revision}, which is not evaluated here ({dict(adapters)}). Run "

@@ -5,18 +5,22 @@ option, and are made from the options that the command declares, so that a new o
 """
 
 import inspect
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
-from unittest import mock
 
 import pytest
+import transformers
 import typer
 
 from cb_datasets.cli import app, paths
+from cb_datasets.generation import transformers_backend
 from tests.cb_datasets import command as in_process
 
 from .test_paths import COMMANDS
@@ -54,7 +58,10 @@ RIGHT: dict[str, dict[str, Any]] = {
     "evaluate": {**BREAKER, "prompts": "whole/data/prompts", "output": "out"},
     "report": {"results": "whole/report/results.json", "output": "out"},
     "ability": {**BREAKER, "data": "whole/data/stage2/eval", "output": "out"},
-    "validate": {"folders": "whole/data/harmful/b4_flips", "quarantine": "out", "output": "out.json"},
+    "validate": {
+        **{"folders": "whole/data/harmful/b4_flips", "quarantine": "out", "output": "out.json"},
+        "min_valid": 1,
+    },
     "quality-gates": {
         **{"ds": "whole/data/harmful", "dr": "whole/data/retain", "output": "out.json", "min_adversarial_safe": 1},
         **{"min_categories": 1, "max_category_share": 1, "min_retain_tools": 1, "max_family_share": 1},
@@ -87,6 +94,12 @@ RIGHT: dict[str, dict[str, Any]] = {
 WITH = {
     ("generate-adversarial-safe", "twins"): {"fill": "twin"},
     ("attack", "data"): {"tamper": True},
+    ("ingest", "model"): {"output_retain": "out/jsonl_chat"},
+    ("ingest", "data_files"): {},
+    ("ingest", "output_harmful"): {**MODEL},
+    ("ingest", "output_retain"): {**MODEL},
+    ("quality-gates", "model"): {},
+    **{(command, "server_url"): {"backend": "server"} for command in ("generate-ds", "evaluate")},
 }
 
 # By option, or command and option: the kind of what it reads.
@@ -177,110 +190,219 @@ ANY_TEXT = {
     "flags": "see ds_flags",
 }
 
+# Commands that judge rows: a fault of one may be a verdict, and then the report is written.
+JUDGES = ("validate", "quality-gates", "preflight", "merge")
+
+# Commands that read nothing of a model but its tokenizer.
+OF_TOKENIZER = (
+    *("ingest", "sources", "collect", "tokenizer", "generate-eval", "quality-gates", "preflight", "explain", "merge"),
+    *("import", "view"),
+)
+
+# The command that is tried with all faults of a kind. The others, which read it by the same functions, are tried with
+# the first three and some more, each with other ones.
+ALL_FAULTS_IN = {
+    "model": "merge-adapter",
+    "tokenizer": "collect",
+    "adapter": "evaluate",
+    "samples": "export",
+    "prompts": "attack",
+    "traces": "generate-ds",
+    "schema": "import",
+}
+FIRST, MORE = 3, 4
+
+# Faults that are none, by kind: an empty quarantine and no marks are what most data have, and the gates of the sources
+# in the data need no sheet.
+NO_FAULTS = [("quarantine", "no rows"), ("marks", "no rows"), ("sheet", "an empty object")]
+
 
 class Case(NamedTuple):
-    """A wrong invocation: its command, what is wrong, the words of the command line, and what the error names."""
+    """A wrong invocation.
+
+    Args:
+        command (`str`): The command.
+        wrong (`str`): What is wrong.
+        words (`list[str]`): The words behind the command.
+        names (`tuple[str, ...]`): What the error names, one of these.
+    """
 
     command: str
     wrong: str
     words: list[str]
-    named: str
+    names: tuple[str, ...]
+
+
+GROUP = typer.main.get_command(app)
+OPTIONS = {name: {option.name: option for option in command.params} for name, command in GROUP.commands.items()}
 
 
 def words_of(command: str, values: dict[str, Any]) -> list[str]:
-    """The words of a command line. A list gives its option once for each value."""
+    """The words of a command line."""
     words: list[str] = []
     for name, value in values.items():
-        option = PARAMETERS[command][name]
-        for each in value if isinstance(value, list) else [value]:
-            if option.param_type_name == "argument":
-                words.append(str(each))
-            else:
-                words += [option.opts[0]] if each is True else [option.opts[0], str(each)]
+        option = OPTIONS[command][name]
+        flag = [option.opts[0]] if option.param_type_name == "option" else []
+        words += flag if value is True else [*flag, str(value)]
     return words
 
 
-PARAMETERS = {
-    name: {option.name: option for option in command.params}
-    for name, command in typer.main.get_command(app).commands.items()
-}
-
-
-def cases_of(command: str) -> Iterator[Case]:
+@cache
+def cases_of(command: str) -> list[Case]:
     """All wrong invocations of a command."""
-    right = RIGHT[command]
-    for option in inspect.signature(COMMANDS[command]).parameters.values():
-        name, (kind, info) = option.name, _declared(option.annotation)
-        parameter = PARAMETERS[command][name]
-        flag = parameter.opts[0] if parameter.param_type_name == "option" else name
-        near = right | WITH.get((command, name), {})
-
-        def case(wrong: str, value: Any, named: str = flag, name: str = name, near: dict = near) -> Case:
-            return Case(command, f"{flag}: {wrong}", words_of(command, near | {name: value}), named)
-
-        if parameter.required and parameter.param_type_name == "option":
-            others = {other: value for other, value in right.items() if other != name}
-            yield Case(command, f"without {flag}", words_of(command, others), flag)
-        if parameter.param_type_name == "option":
-            if not parameter.is_flag:
-                yield Case(command, f"{flag} without a value", [*words_of(command, right), flag], flag)
-            misspelt = f"{flag}x"
-            yield Case(command, f"{misspelt}", [*words_of(command, right), misspelt, "1"], misspelt)
-        yield from _wrong_values(command, name, kind, info, case)
+    return [case for name in OPTIONS[command] for case in _cases_of_option(command, name)]
 
 
-def _declared(annotation: Any) -> tuple[type, Any]:
-    """The type of one value of an option, and what Typer knows of it."""
-    declared, info = get_args(annotation)
-    for part in get_args(declared):
-        if part is not type(None):
-            declared = part
-    return (get_args(declared) or [declared])[0], info
-
-
-def _wrong_values(command: str, name: str, kind: type, info: Any, case: Any) -> Iterator[Case]:
-    if info.callback in (paths.output_path, paths.cache_folder):
-        yield case("empty", "")
-        yield case("below a file", "whole/b4.json/out")
-        suffix = Path(str(RIGHT[command].get(name, "out"))).suffix
-        yield case("of another kind", "whole/data" if suffix else "whole/b4.json")
+def _cases_of_option(command: str, name: str) -> Iterator[Case]:
+    if name not in inspect.signature(COMMANDS[command]).parameters:
         return
-    if info.callback in READING:
-        yield case("empty", "")
-        kind_of = KIND_OF.get((command, name)) or KIND_OF[name]
-        for fault in KINDS[kind_of][1]:
-            path = broken(kind_of, fault)
-            value = f"also={path}" if name == "also" else path
-            if (command, kind_of, fault) not in ACCEPTED and (kind_of, fault) not in ACCEPTED:
-                yield case(fault, value, f"broken/{kind_of}/{fault}")
+    option, right = OPTIONS[command][name], RIGHT[command]
+    is_option = option.param_type_name == "option"
+    flag = option.opts[0] if is_option else name.upper()
+    if option.required:
+        others = {other: value for other, value in right.items() if other != name}
+        yield Case(command, f"without {flag}", words_of(command, others), (flag, name))
+    if is_option:
+        yield Case(command, f"{flag}x", [*words_of(command, right), f"{flag}x", "1"], (f"{flag}x",))
+    if is_option and not option.is_flag:
+        yield Case(command, f"{flag} without a value", [*words_of(command, right), flag], (flag,))
+    near = right | WITH.get((command, name), {})
+    for wrong, value, names in _wrong_values(command, name):
+        if is_option and option.is_flag:
+            words = [*words_of(command, near), f"{flag}={value}"]
+        else:
+            words = words_of(command, near | {name: value})
+        yield Case(command, f"{flag}: {wrong}", words, (flag, f"argument {name}", *names))
+
+
+def _wrong_values(command: str, name: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """What is wrong, the value, and what the error may name in the place of the option."""
+    kind, info = _declared(command, name)
+    if info.callback in OUTPUTS:
+        yield from (("empty", "", ("argument",)), ("below a file", "whole/b4.json/out", ()))
+        is_file = Path(str(RIGHT[command].get(name, ""))).suffix in (".json", ".parquet")
+        yield "of another kind", "whole/data" if is_file else "whole/b4.json", ()
+    elif info.callback in INPUTS:
+        yield "empty", "", ("argument",)
+        yield from _broken_inputs(command, name)
+    elif kind is str and name not in ANY_TEXT:
+        yield from ((repr(text), text, (repr(text),)) for text in ["", *WRONG_TEXTS[name]])
     elif kind is bool:
-        yield Case(command, f"{name}: a value", [*words_of(command, RIGHT[command]), f"--{name.replace('_', '-')}=3"], "")
-    elif kind is int:
-        wrong = ["", "many", "1.5", "nan", "0x10"]
-        wrong += [str(info.min - 1)] if info.min is not None else []
-        wrong += [str(info.max + 1)] if info.max is not None else []
-        wrong += ["-1", str(10**30)] if name == "seed" else []
-        yield from (case(repr(value), value) for value in dict.fromkeys(wrong))
-    elif kind is float:
-        wrong = ["", "much", "nan", "inf", "-inf", "1,5"]
-        wrong += [str(info.min - 0.1)] if info.min is not None else []
-        wrong += [str(info.max + 0.1)] if info.max is not None else []
-        yield from (case(repr(value), value) for value in dict.fromkeys(wrong))
+        yield "a value", "3", ()
     elif issubclass(kind, StrEnum):
-        yield from (case(repr(value), value) for value in ("", "nose", next(iter(kind)).upper()))
-    if kind is str and name not in ANY_TEXT:
-        yield from (case(repr(value), value) for value in ["", *WRONG_TEXTS.get(name, [])])
-        assert name in WRONG_TEXTS or info.callback in READING, f"{command} {name}"
+        yield from ((repr(text), text, ()) for text in ("", "nose", next(iter(kind)).upper()))
+    elif kind in (int, float):
+        yield from ((repr(text), text, ()) for text in _wrong_numbers(kind, info))
 
 
-READING = [
-    paths.input_file,
-    paths.input_folder,
-    paths.input_path,
-    paths.data_folder,
-    paths.result_file,
-    paths.curves_file,
-    paths.model_path,
-    paths.own_or_file,
-]
-ACCEPTED: set = set()
+def _declared(command: str, name: str) -> tuple[type, Any]:
+    """The type of one value of an option, and what Typer is told of it."""
+    declared, info = get_args(inspect.signature(COMMANDS[command]).parameters[name].annotation)
+    while inner := [part for part in get_args(declared) if part is not type(None)]:
+        declared = inner[0]
+    return declared, info
+
+
+def _wrong_numbers(kind: type, info: Any) -> list[str]:
+    wrong = ["", "many", "1,5"] + (["1.5", "0x10"] if kind is int else ["nan", "inf", "-inf"])
+    step = 1 if kind is int else 0.1
+    wrong += [str(info.min - step)] if info.min is not None else []
+    wrong += [str(info.max + step), str(10**30)] if info.max is not None else []
+    return wrong
+
+
+def _broken_inputs(command: str, name: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    kind = KIND_OF.get((command, name)) or KIND_OF[name]
+    if kind == "model" and command in OF_TOKENIZER:
+        kind = "tokenizer"
+    faults = [fault for fault in KINDS[kind][1] if (kind, fault) not in NO_FAULTS]
+    home = ALL_FAULTS_IN.get(kind)
+    if home not in (None, command):
+        first, others = faults[:FIRST], faults[FIRST:]
+        start = (list(RIGHT).index(command) + list(OPTIONS[command]).index(name)) * MORE % len(others)
+        faults = first + list(islice([*others, *others], start, start + MORE))
+    for fault in faults:
+        path = broken(kind, fault)
+        names = (f"broken/{kind}/{fault}", *((f"{Path(path).name}:",) if Path(path).suffix else ()))
+        if command in JUDGES:
+            names += ("; see out", "of the sets")
+        yield fault, f"other={path}" if name == "also" else path, names
+
+
+INPUTS = (
+    *(paths.input_file, paths.input_folder, paths.input_path, paths.data_folder, paths.result_file),
+    *(paths.curves_file, paths.own_or_file, paths.model_path),
+)
+OUTPUTS = (paths.output_path, paths.cache_folder)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_agent_path: Path) -> Path:
+    """The working directory of all invocations."""
+    made = tmp_path_factory.mktemp("wrong")
+    write_whole(made / "whole", tiny_agent_path)
+    write_broken(made)
+    return made
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That directory, with [`Loaded`] in the place of weights and of a served page; the command line is built once."""
+
+    def loaded(model: str, **_: Any) -> None:
+        transformers.AutoConfig.from_pretrained(model)
+        raise Loaded
+
+    def served(*_: Any) -> None:
+        raise Loaded
+
+    monkeypatch.setattr(in_process, "ROOT", folder)
+    monkeypatch.setattr(transformers_backend.AutoModelForCausalLM, "from_pretrained", loaded)
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", served)
+    monkeypatch.setattr("typer.main.get_command", lambda _: GROUP)
+    return folder
+
+
+def state_of(folder: Path) -> dict[str, tuple]:
+    """Size and time of all files below a folder."""
+    files = (os.path.join(place, name) for place, _, names in os.walk(folder) for name in names)
+    return {file: (os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files}
+
+
+def fault_of(case: Case, here: Path) -> str | None:
+    """What is wrong with the answer to a wrong invocation; `None` if it is as it should be."""
+    try:
+        done = in_process.run(case.command, *case.words)
+    except Loaded:
+        return "it goes on to load weights"
+    said = _without_boxes(done.stderr)
+    written = sorted(path.name for path in here.glob("[!bw]*"))
+    for path in map(here.joinpath, written):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if done.returncode not in (1, 2):
+        return "it is accepted"
+    if "Traceback" in said:
+        return f"it ends in a traceback: {said[-300:]}"
+    if not any(_without_boxes(name) in said for name in case.names):
+        return f"the error names none of {case.names}: {done.stderr[-500:]}"
+    if written and ";seeout" not in said:
+        return f"it wrote {written}"
+    return None
+
+
+def _without_boxes(text: str) -> str:
+    """A text without what Typer draws around an error, which also breaks its lines."""
+    return re.sub(r"[\s╭╮╰╯─│]", "", text)
+
+
+@pytest.mark.parametrize("command", RIGHT)
+def test_each_wrong_invocation_is_one_error_that_names_it(command, here):
+    before = state_of(here)
+    faults = {f"{command} {case.wrong}": fault_of(case, here) for case in cases_of(command)}
+    assert {name: fault for name, fault in faults.items() if fault is not None} == {}
+    assert state_of(here) == before
+
+
+def test_they_are_many_and_of_every_command():
+    assert RIGHT.keys() == COMMANDS.keys()
+    assert sum(len(cases_of(command)) for command in RIGHT) >= 1000

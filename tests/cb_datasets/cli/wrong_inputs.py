@@ -277,24 +277,28 @@ ADAPTER: dict[str, Damage] = {
 }
 
 
-def _rows(file: str, rows: dict[str, Damage]) -> dict[str, Damage]:
-    faults = PARQUET_FILE | rows
-    return {**FOLDER, **{name: inside(file, damage) for name, damage in faults.items()}}
+def _rows(rows: dict[str, Damage], *files: str) -> dict[str, Damage]:
+    """Faults of a folder of rows: the same in each of its files, since a command may read one of them only."""
+
+    def in_all(damage: Damage) -> Damage:
+        return lambda folder: [damage(folder / file) for file in files]
+
+    return {**FOLDER, **{name: in_all(damage) for name, damage in (PARQUET_FILE | rows).items()}}
 
 
 RESULTS = {**FILE, **JSON_FILE, "another version": edited(schema_version=9)}
 
 # By kind: what is copied from `whole/`, and the damage.
 KINDS: dict[str, tuple[str, dict[str, Damage]]] = {
-    "samples": ("data/retain/adversarial_safe", _rows("train.parquet", SAMPLE_ROW)),
-    "merged": ("data/stage2", _rows("train/data.parquet", SAMPLE_ROW)),
-    "held_out": ("data/stage2/eval", _rows("data.parquet", SAMPLE_ROW)),
+    "samples": ("data/retain/adversarial_safe", _rows(SAMPLE_ROW, "train.parquet", "eval.parquet")),
+    "merged": ("data/stage2", _rows(SAMPLE_ROW, "train/data.parquet", "eval/data.parquet")),
+    "held_out": ("data/stage2/eval", _rows(SAMPLE_ROW, "data.parquet")),
     "lines": ("samples.jsonl", LINES_FILE),
-    "prompts": ("data/prompts", _rows("tool_flip/eval.parquet", PROMPT_ROW)),
-    "traces": ("data/traces/lookalike", _rows("train/data.parquet", ROW)),
-    "recorded": ("logs", _rows("train/data.parquet", ROW)),
+    "prompts": ("data/prompts", _rows(PROMPT_ROW, "tool_flip/eval.parquet", "capability/eval.parquet")),
+    "traces": ("data/traces/lookalike", _rows(ROW, "train/data.parquet", "eval/data.parquet")),
+    "recorded": ("logs", _rows(ROW, "train/data.parquet", "eval/data.parquet")),
     "report": ("logs", {name: inside("report.json", each) for name, each in (JSON_FILE | FILE).items()} | FOLDER),
-    "quarantine": ("data/quarantine/validate", _rows("data.parquet", {})),
+    "quarantine": ("data/quarantine/validate", _rows({}, "data.parquet")),
     "marks": ("marks.parquet", {**FILE, **PARQUET_FILE}),
     "results": ("report/results.json", RESULTS),
     "cosines": ("cosines.json", {**FILE, **JSON_FILE, "another version": edited(schema_version=9)}),
