@@ -61,18 +61,22 @@ def check_exists(flag: str, path: Path, kind: str) -> None:
         raise FileNotFoundError(f"{flag}: {path} is a file. Name a folder.")
 
 
-def check_writable(flag: str, path: Path) -> None:
-    """Check that an output can be made: that it is not below a file, nor a folder where a file is written or reverse.
+def check_writable(flag: str, path: Path, kind: str) -> None:
+    """Check that an output can be made: it is not below a file, and what is there already is of the same kind.
+
+    Args:
+        flag (`str`): The flag that names it.
+        path (`Path`): The output.
+        kind (`str`): `file`, `folder`, or `path` for either.
 
     Raises:
         FileExistsError: If it cannot.
     """
     if file := next((parent for parent in path.parents if parent.is_file()), None):
         raise FileExistsError(f"{flag}: {path} cannot be made, because {file} is a file. Name another place.")
-    is_file = path.suffix in _FILE_SUFFIXES
-    if path.is_dir() and is_file:
+    if path.is_dir() and kind == "file":
         raise FileExistsError(f"{flag}: {path} is a folder. Name a file, or one that is not there yet.")
-    if path.is_file() and not is_file:
+    if path.is_file() and kind == "folder":
         raise FileExistsError(f"{flag}: {path} is a file. Name a folder, or one that is not there yet.")
 
 

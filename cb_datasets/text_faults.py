@@ -54,6 +54,11 @@ def checked(
 def text_faults(row: dict) -> Iterator[tuple[str, str]]:
     """Name and description of each fault of a sample."""
     yield from prompt_faults(row)
+    for column in ("labels", "tool_calls_structured"):
+        if row[column] is None:
+            yield f"no_{column}", f"`{column}` is null"
+    if row["split"] not in ("train", "eval"):
+        yield "unknown_split", f"`split` is {row['split']!r}, neither train nor eval"
     if not row["assistant_raw"]:
         yield "no_completion", "`assistant_raw` is empty"
     if row["priority_class"] not in PRIORITY_WEIGHTS:

@@ -6,6 +6,7 @@ The Makefile runs the same commands; `make -n demo` shows them with all their fl
 import os
 import sys
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,6 @@ from ..stop_signals import Stopped, stop_signals
 from ..terminal import print_line, show_log_messages, shown
 from . import attack, build, check, evaluate, export, generate, merge, merge_adapter, publish
 from .guide_hints import command_hint, flag_hint
-from .paths import check_not_empty
 
 
 # Typer brings its own copy of click, of which it exports neither the context nor the errors of its parser.
@@ -30,8 +30,8 @@ class Commands(TyperGroup):
             print_line(f"error: {args[0]} is a script of the data generation guide: {hint}", file=sys.stderr)
             raise typer.Exit(2)
         name, command, words = super().resolve_command(ctx, args)
-        if command is not None:
-            check_not_empty(command.params, words)
+        if name != generate.generate.__name__:  # whose options are lists of words, of which a recipe may have none
+            _check_none_empty(words)
         return name, command, words
 
     def invoke(self, ctx: Any) -> Any:
@@ -45,6 +45,14 @@ class Commands(TyperGroup):
                 raise
             print_line(f"error: {command} {'has no' if unknown else 'needs'} {': '.join(hint)}", file=sys.stderr)
             raise typer.Exit(2) from None
+
+
+def _check_none_empty(words: list[str]) -> None:
+    """Refuse an empty value, as an unset variable of a script gives: for a path it would be the folder `.`."""
+    for before, word in pairwise(["", *words]):
+        if word == "" or (word.startswith("--") and word.endswith("=")):
+            named = word.removesuffix("=") or (before if before.startswith("-") else "an argument")
+            raise ValueError(f"{named}: the value is empty. Give one, or leave it out.")
 
 
 app = typer.Typer(

@@ -14,7 +14,7 @@ from ..terminal import print_line, shown, shown_line
 from .numbers import finite
 from .options import MaxLengthOption, NumProcOption, ToolSchemaOption, read_tool_schema, takes
 from .output import gate_table, stop_unless, table, tokenizer, verdict, write_checked
-from .paths import data_folder, input_file, input_folder, input_path, model_path, output_path
+from .paths import data_folder, input_file, input_folder, input_path, model_path, output_file, output_path
 
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ ModelOption = Annotated[
     str | None, typer.Option(callback=model_path, help="Folder of the target model, or its Hub id.")
 ]
 ReportOption = Annotated[
-    Path | None, typer.Option("--output", "--report", callback=output_path, help="The report to write.")
+    Path | None, typer.Option("--output", "--report", callback=output_file, help="The report to write.")
 ]
 
 
@@ -194,7 +194,7 @@ def preflight(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "--report", callback=output_path, help="The report, by default ../reports/preflight.json."
+            "--output", "--report", callback=output_file, help="The report, by default ../reports/preflight.json."
         ),
     ] = None,
     tool_schema: ToolSchemaOption = None,
@@ -320,7 +320,7 @@ def quarantined(folder: Path | None) -> set[str]:
 
     ids: set[str] = set()
     for table in stream_tables(folder, columns=["id"]) if folder is not None else ():
-        ids.update(table["id"].to_pylist())
+        ids.update(table["id"].to_pylist() if "id" in table.column_names else [None])
     if not all(isinstance(id, str) for id in ids):
         raise ValueError(f"--quarantine: {folder} holds rows whose id is no text. Run `cb-datasets validate` again.")
     return ids

@@ -65,7 +65,7 @@ def evaluate(
     from ..evaluation.gates import failed_gates
     from ..evaluation.results import named_adapters
     from ..report.attack_sections import read_attack_results
-    from ..report.plots.cosines import read_diagnostics
+    from ..report.plots.cosines import check_evaluated, read_diagnostics
     from ..report.report import write_report
 
     adapters = named_adapters(adapter, also or [])
@@ -73,12 +73,14 @@ def evaluate(
     scales = _checked_scales(scale, engine, adapter, rows) if scale else ()
     options = EvaluationOptions(engine.max_new_tokens, samples, seed, limits, scales)
     attack_results = read_attack_results(output)  # an unreadable file is an error before a model loads
+    measured = read_diagnostics(diagnostics) if diagnostics else None
     judge = engine.serve(refusal_judge, refusal_judge) if refusal_judge else None
     loaded = engine.load_all(adapters)
     revisions = {name: loaded[name].revision for name in adapters}
-    cosines = read_diagnostics(diagnostics, revisions) if diagnostics else None
+    if diagnostics and measured:
+        check_evaluated(diagnostics, measured, revisions)
     results = evaluate_models(rows, loaded, options, engine.work_dir, judge)
-    _print_tables(write_report(results, output, cosines, curves, attack_results=attack_results), attack_results)
+    _print_tables(write_report(results, output, measured, curves, attack_results=attack_results), attack_results)
     print_line(f"evaluate: {len(rows)} prompts; {output / 'report.html'}, {output / 'report.md'}")
     failed = failed_gates(results["gates"], strict)
     stop_unless(not failed, f"evaluate: a gate failed ({', '.join(failed)}); see {output / 'report.md'}")
@@ -104,14 +106,16 @@ def report(
     """
     from ..evaluation.results import read_results, run_names
     from ..report.attack_sections import read_attack_results
-    from ..report.plots.cosines import read_diagnostics
+    from ..report.plots.cosines import check_evaluated, read_diagnostics
     from ..report.report import write_report
 
     runs = dict(zip(run_names(results), map(read_results, results), strict=True))
     [first, *others] = runs.values()
     if "prompts" not in first:
         raise ValueError(f"{results[0]}: published results, without the prompts that a report shows.")
-    cosines = read_diagnostics(diagnostics, first["settings"]["adapters"]) if diagnostics else None
+    cosines = read_diagnostics(diagnostics) if diagnostics else None
+    if diagnostics and cosines:
+        check_evaluated(diagnostics, cosines, first["settings"]["adapters"])
     attack_results = read_attack_results(results[0].parent)
     written = write_report(first, output, cosines, curves, runs if others else None, attack_results)
     _print_tables(written, attack_results)

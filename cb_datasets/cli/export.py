@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from ..path_rules import check_writable
 from ..terminal import print_line
 from .options import read_tool_schema
 from .output import dropped, tokenizer
-from .paths import input_file, input_folder, model_path, output_path, own_or_file
+from .paths import input_file, input_folder, model_path, output_of_either_kind, output_path, own_or_file
 
 
 app = typer.Typer()
@@ -35,7 +36,7 @@ def export(
     ],
     output: Annotated[
         Path,
-        typer.Option(callback=output_path, help="The JSONL file to write; for a data folder, the folder of files."),
+        typer.Option(callback=output_of_either_kind, help="The JSONL file to write; for a data folder, the folder of files."),
     ],
     layout: Annotated[
         ExportLayout,
@@ -58,6 +59,8 @@ def export(
         for file, count in export_tree(folder, output).items():
             print_line(f"export: {file}" + (f", {count} rows" if count is not None else ""))
         return
+
+    check_writable("--output", output, "file")
 
     def samples() -> Iterator[dict]:
         return checked(stream_rows([folder], SAMPLE_FEATURES), folder, text_faults)

@@ -360,7 +360,11 @@ def generating_commands(
 
     def command(name: str, sources: list[str], kind: str, *more: str) -> list[str]:
         folders = [data_dir / "traces" / source for source in sources]
-        return [name, *words("--traces", *folders), *more, *shlex.split(flags[kind])]
+        try:
+            own = shlex.split(flags[kind])
+        except ValueError as error:
+            raise ValueError(f"--{kind}-flags: {flags[kind]!r} are no words of a command ({error}).") from None
+        return [name, *words("--traces", *folders), *more, *own]
 
     commands = []
     if f"harmful/{flips}" in sets:

@@ -138,6 +138,8 @@ class Engine:
         """A model that is served at `--server-url` under this name."""
         from ..generation.server_backend import ServerBackend
 
+        if not self.server_url.startswith(("http://", "https://")):
+            raise ValueError(f"--server-url: {self.server_url!r} is no address of a server, such as http://127.0.0.1:8000.")
         return ServerBackend(self.server_url, name, tokenizer)
 
     def _load(self, adapter: str | None, others: list[str]) -> "TransformersBackend | VllmBackend":

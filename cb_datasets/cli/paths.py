@@ -4,8 +4,7 @@ Every option and argument with a path has one of them, which a test holds. They 
 wrong path is an error before anything is read.
 """
 
-from collections.abc import Callable, Iterable
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +26,16 @@ def _callback(role: Role, kind: str | None = None, check: Callable[[str, Path], 
         flag = param.opts[0] if param.opts[0].startswith("-") else str(param.name).upper()
         for given in value if isinstance(value, list) else [] if value is None else [value]:
             named = NamedPath(flag, _path_of(given, role), role)
-            _register(ctx, named, kind)
+            if role in (Role.WRITE, Role.CACHE):
+                check_writable(flag, named.path, kind or ("file" if named.path.suffix == ".jsonl" else "folder"))
+            elif kind is not None:
+                check_exists(flag, named.path, kind)
+            _register(ctx, named)
             if check is not None:
                 check(flag, named.path)
         return value
 
     return callback
-
-
-def check_not_empty(parameters: Iterable[Any], words: list[str]) -> None:
-    """Refuse an empty text in the place of a path, as an unset variable of a script gives: it would be the folder `.`.
-
-    Args:
-        parameters (`Iterable`): The options and arguments of a command.
-        words (`list[str]`): The words behind its name.
-
-    Raises:
-        ValueError: If there is one; the message names the flag, or the argument.
-    """
-    flags = {flag for option in parameters if option.callback in _CALLBACKS for flag in option.opts}
-    for before, word in pairwise(["", *words]):
-        flag = word.removesuffix("=") if word.endswith("=") else before if word == "" else None
-        if flag in flags:
-            raise ValueError(f"{flag}: it is empty. Name a path, or leave the option out.")
-        if word == "" and not before.startswith("-"):
-            raise ValueError("An argument is empty. Name a path, or leave it out.")
 
 
 def _check_png(flag: str, path: Path) -> None:
@@ -66,11 +50,7 @@ def _path_of(value: str | Path, role: Role) -> Path:
     return Path(path) if role == Role.MODEL and separator and "/" not in name else Path(value)
 
 
-def _register(ctx: typer.Context, named: NamedPath, kind: str | None) -> None:
-    if kind is not None:
-        check_exists(named.flag, named.path, kind)
-    if named.role in (Role.WRITE, Role.CACHE):
-        check_writable(named.flag, named.path)
+def _register(ctx: typer.Context, named: NamedPath) -> None:
     others = ctx.meta.setdefault(_PATHS, [])
     for other in others:
         check_apart(named, other)
@@ -88,9 +68,8 @@ curves_file = _callback(Role.RESULT, "file", _check_png)
 own_or_file = _callback(Role.READ)
 # A model or an adapter, whose own check knows a path from a Hub id.
 model_path = _callback(Role.MODEL)
+# A folder, or a .jsonl file.
 output_path = _callback(Role.WRITE)
+output_file = _callback(Role.WRITE, "file")
+output_of_either_kind = _callback(Role.WRITE, "path")
 cache_folder = _callback(Role.CACHE)
-_CALLBACKS = (
-    *(input_file, input_folder, data_folder, input_path, result_file, curves_file, own_or_file),
-    *(model_path, output_path, cache_folder),
-)

@@ -12,7 +12,7 @@ from ..terminal import print_line
 from .build import config_fields
 from .options import takes
 from .output import table
-from .paths import data_folder, input_file, input_folder, model_path, output_path, own_or_file
+from .paths import data_folder, input_file, input_folder, model_path, output_file, output_path, own_or_file
 
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def view(
     revision: Annotated[str | None, typer.Option(help="Tag or commit of a Hub id.")] = None,
     marks: Annotated[
         Path | None,
-        typer.Option(callback=output_path, help="File of audit marks, by default <path>/audit/marks.parquet."),
+        typer.Option(callback=output_file, help="File of audit marks, by default <path>/audit/marks.parquet."),
     ] = None,
 ) -> None:
     """Serve a local page to browse and mark rows."""

@@ -54,21 +54,34 @@ CLASS_LOOKS = {
 MIN_FRACTION_OF_ROWS = 0.1
 
 
-def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
-    """Read the cosines of the evaluated adapters.
+def read_diagnostics(path: Path) -> dict:
+    """Read cosines.
 
     Args:
         path (`Path`): File that `trainers.diagnostics` wrote.
-        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, see [`~results.is_evaluated`].
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file has another format, or cosines of weights that were not evaluated.
+        ValueError: If the file has another format.
     """
     diagnostics = read_json(path)
     keys = {"settings", "layers", "positions", "classes"}
     if diagnostics.get("schema_version") != 1 or not keys <= set(diagnostics):
         raise ValueError(f"{path}: not the cosines that `python -m trainers.diagnostics` of this version writes.")
+    return diagnostics
+
+
+def check_evaluated(path: Path, diagnostics: dict, adapters: Mapping[str, str]) -> None:
+    """Check that cosines are of evaluated weights.
+
+    Args:
+        path (`Path`): The file that they are from.
+        diagnostics (`dict`): The cosines.
+        adapters (`Mapping[str, str]`): Revisions of the evaluated adapters by name, see [`~results.is_evaluated`].
+
+    Raises:
+        ValueError: If they are of others.
+    """
     with as_written(path, "Run `python -m trainers.diagnostics` again."):
         measured = dict(diagnostics["settings"]["adapters"])
     for name, revision in measured.items():
@@ -77,7 +90,6 @@ def read_diagnostics(path: Path, adapters: Mapping[str, str]) -> dict:
                 f"{path}: cosines of {name} {revision}, which is not evaluated here ({dict(adapters)}). Run "
                 "`python -m trainers.diagnostics` with the same adapters under the same names."
             )
-    return diagnostics
 
 
 def draw_diagnostics(diagnostics: dict, folder: Path) -> None:

@@ -35,7 +35,7 @@ TRACES = "whole/data/traces/lookalike"
 MODEL = {"model": "whole/tiny_agent"}
 BREAKER = {**MODEL, "adapter": "whole/adapter"}
 GENERATED = {"traces": TRACES, "output": "out", **MODEL}
-ID = "retain/chat/0"  # of a sample in whole/data
+ID = "retain/chat/6edbc171e4c093ba"  # of a sample in whole/data
 
 # By command: the options of an invocation that goes through.
 RIGHT: dict[str, dict[str, Any]] = {
@@ -95,11 +95,14 @@ WITH = {
     ("generate-adversarial-safe", "twins"): {"fill": "twin"},
     ("attack", "data"): {"tamper": True},
     ("ingest", "model"): {"output_retain": "out/jsonl_chat"},
-    ("ingest", "data_files"): {},
     ("ingest", "output_harmful"): {**MODEL},
     ("ingest", "output_retain"): {**MODEL},
-    ("quality-gates", "model"): {},
-    **{(command, "server_url"): {"backend": "server"} for command in ("generate-ds", "evaluate")},
+    **{
+        (command, "server_url"): {"backend": "server"}
+        for command in ("generate-ds", "generate-dr", "generate-adversarial-safe", "regenerate", "evaluate")
+    },
+    ("generate", "retain_sources"): {"sets": "retain/chat", "dr_flags": "--model whole/tiny_agent"},
+    ("evaluate", "refusal_judge"): {"server_url": "http://127.0.0.1:9"},
 }
 
 # By option, or command and option: the kind of what it reads.
@@ -122,6 +125,7 @@ KIND_OF = {
     "train_data": "merged",
     ("attack", "data"): "merged",
     ("ability", "data"): "held_out",
+    ("push", "data"): "folder",
     "quarantine": "quarantine",
     "marks": "marks",
     "results": "results",
@@ -169,7 +173,7 @@ WRONG_TEXTS: dict[str, list[str]] = {
     "revision": ["a b", "../x"],
     "tag": ["a b", "../x"],
     "server_url": ["nose", "ftp://127.0.0.1"],
-    "refusal_judge": ["nose"],
+    "refusal_judge": ["judge"],
     "lm_eval": ["nose", "nose.yaml"],
     "suite": ["nose"],
     "suite_module": ["nose", "nose.nose", "..", "cb_datasets/files.py"],
@@ -188,6 +192,7 @@ ANY_TEXT = {
     "safe_flags": "likewise",
     "regenerate_flags": "likewise",
     "flags": "see ds_flags",
+    **{(command, "server_url"): "uses no server" for command in ("ability", "attack", "merge-adapter")},
 }
 
 # Commands that judge rows: a fault of one may be a verdict, and then the report is written.
@@ -212,9 +217,9 @@ ALL_FAULTS_IN = {
 }
 FIRST, MORE = 3, 4
 
-# Faults that are none, by kind: an empty quarantine and no marks are what most data have, and the gates of the sources
-# in the data need no sheet.
-NO_FAULTS = [("quarantine", "no rows"), ("marks", "no rows"), ("sheet", "an empty object")]
+# Faults that are none, by kind or command: an empty quarantine and no marks are what most data have, the gates of the
+# sources in the data need no sheet, and an eval split may have no rows.
+NO_FAULTS = [("quarantine", "no rows"), ("marks", "no rows"), ("sheet", "an empty object"), ("export", "no rows")]
 
 
 class Case(NamedTuple):
@@ -279,20 +284,26 @@ def _wrong_values(command: str, name: str) -> Iterator[tuple[str, str, tuple[str
     """What is wrong, the value, and what the error may name in the place of the option."""
     kind, info = _declared(command, name)
     if info.callback in OUTPUTS:
-        yield from (("empty", "", ("argument",)), ("below a file", "whole/b4.json/out", ()))
-        is_file = Path(str(RIGHT[command].get(name, ""))).suffix in (".json", ".parquet")
+        yield from (("no text", "", ("argument",)), ("below a file", "whole/b4.json/out", ()))
+        is_file = Path(str(RIGHT[command].get(name, ""))).suffix
         yield "of another kind", "whole/data" if is_file else "whole/b4.json", ()
     elif info.callback in INPUTS:
-        yield "empty", "", ("argument",)
+        yield "no text", "", ("argument",)
         yield from _broken_inputs(command, name)
-    elif kind is str and name not in ANY_TEXT:
-        yield from ((repr(text), text, (repr(text),)) for text in ["", *WRONG_TEXTS[name]])
+    elif kind is str and not {name, (command, name)} & ANY_TEXT.keys():
+        empty = [] if command == "generate" else [""]
+        yield from ((repr(text), text, (_quoted(text), "argument")) for text in [*empty, *WRONG_TEXTS[name]])
     elif kind is bool:
         yield "a value", "3", ()
     elif issubclass(kind, StrEnum):
         yield from ((repr(text), text, ()) for text in ("", "nose", next(iter(kind)).upper()))
     elif kind in (int, float):
         yield from ((repr(text), text, ()) for text in _wrong_numbers(kind, info))
+
+
+def _quoted(text: str) -> str:
+    """What an error quotes of a wrong text."""
+    return "127.0.0.1:9" if text == "judge" else "nose" if "nose" in text else text or "''"
 
 
 def _declared(command: str, name: str) -> tuple[type, Any]:
@@ -315,7 +326,7 @@ def _broken_inputs(command: str, name: str) -> Iterator[tuple[str, str, tuple[st
     kind = KIND_OF.get((command, name)) or KIND_OF[name]
     if kind == "model" and command in OF_TOKENIZER:
         kind = "tokenizer"
-    faults = [fault for fault in KINDS[kind][1] if (kind, fault) not in NO_FAULTS]
+    faults = [fault for fault in KINDS[kind][1] if not {(kind, fault), (command, fault)} & {*NO_FAULTS}]
     home = ALL_FAULTS_IN.get(kind)
     if home not in (None, command):
         first, others = faults[:FIRST], faults[FIRST:]

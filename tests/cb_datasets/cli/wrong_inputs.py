@@ -298,7 +298,7 @@ KINDS: dict[str, tuple[str, dict[str, Damage]]] = {
     "traces": ("data/traces/lookalike", _rows(ROW, "train/data.parquet", "eval/data.parquet")),
     "recorded": ("logs", _rows(ROW, "train/data.parquet", "eval/data.parquet")),
     "report": ("logs", {name: inside("report.json", each) for name, each in (JSON_FILE | FILE).items()} | FOLDER),
-    "quarantine": ("data/quarantine/validate", _rows({}, "data.parquet")),
+    "quarantine": ("data/stage2/eval", _rows({}, "data.parquet")),
     "marks": ("marks.parquet", {**FILE, **PARQUET_FILE}),
     "results": ("report/results.json", RESULTS),
     "cosines": ("cosines.json", {**FILE, **JSON_FILE, "another version": edited(schema_version=9)}),

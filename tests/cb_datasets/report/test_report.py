@@ -23,7 +23,7 @@ from cb_datasets.report.attack_sections import read_attack_results
 from cb_datasets.report.live_section import live_runs
 from cb_datasets.report.page import compare_with_base, page_data
 from cb_datasets.report.plots import PLOT_CAPTIONS
-from cb_datasets.report.plots.cosines import CLASS_LOOKS, draw_layers, draw_tokens, read_diagnostics
+from cb_datasets.report.plots.cosines import CLASS_LOOKS, check_evaluated, draw_layers, draw_tokens, read_diagnostics
 from cb_datasets.report.plots.drawing import MODEL_LOOKS
 from cb_datasets.report.plots.results import OUTCOME_LOOKS, draw_metrics, draw_outcomes
 from cb_datasets.report.plots.tampering import draw_tampering
@@ -312,7 +312,7 @@ def test_files_of_another_format_are_rejected_by_name(results, tmp_path):
     with pytest.raises(ValueError, match=r"other.json: .*required property"):
         read_results(other)
     with pytest.raises(ValueError, match=r"other.json: not the cosines"):
-        read_diagnostics(other, {})
+        read_diagnostics(other)
     with pytest.raises(FileNotFoundError, match=r"none.json"):
         read_results(tmp_path / "none.json")
 
@@ -320,11 +320,12 @@ def test_files_of_another_format_are_rejected_by_name(results, tmp_path):
 def test_cosines_of_other_weights_are_rejected(diagnostics, tmp_path):
     file = tmp_path / "diagnostics.json"
     write_json(file, diagnostics)
-    assert read_diagnostics(file, {"breaker": "base+hash", "other": "base+x"}) == diagnostics
-    assert read_diagnostics(file, {"breaker": "served"}) == diagnostics
+    assert read_diagnostics(file) == diagnostics
+    check_evaluated(file, diagnostics, {"breaker": "base+hash", "other": "base+x"})
+    check_evaluated(file, diagnostics, {"breaker": "served"})
     for adapters in ({"breaker": "base+another"}, {"other": "base+hash"}):
         with pytest.raises(ValueError, match=r"cosines of breaker hash, which is not evaluated here"):
-            read_diagnostics(file, adapters)
+            check_evaluated(file, diagnostics, adapters)
 
 
 def test_evaluations_are_named_by_where_their_paths_differ():
