@@ -109,9 +109,10 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             check_model(served.model)
             check_adapters(served.adapters.values(), served.model)
             control_tokens_to_break(served)
+            settings = _settings(served, selection)
             # Two processes would make the same runs, and each remove the other's unfinished ones.
             with stop_signals(), locked(folder / SETTINGS_FILE, wait=False):
-                claim_folder(folder, _settings(served, selection))
+                claim_folder(folder, settings)
                 used = {run.suite.name: run.suite for run in runs}
                 write_reference([used[name] for name in own_suites if name in used], folder / REFERENCE)
                 with serve_models(served, folder / LOG_FILE) as url:

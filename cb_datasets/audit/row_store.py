@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
 
+from ..disk_faults import naming_broken_parquet
 from ..files import ROWS_FILE, SPLIT_FILES
 from ..publish.released_rows import stored_row
 from .search import Search
@@ -156,7 +157,10 @@ def _config_and_split(file: Path, path: Path) -> tuple[str, str]:
 
 def _facet_table(file: Path, config: str, split: str) -> pyarrow.Table:
     """The id and the facets of each row, the facets dictionary-encoded."""
-    parquet = _parquet_file(file)
+    with naming_broken_parquet(file):
+        parquet = _parquet_file(file)
+    if "id" not in parquet.schema_arrow.names:
+        raise ValueError(f"{file}: no rows of ours, which have a column `id`. Name other data.")
     schema, length = parquet.schema_arrow, parquet.metadata.num_rows
     columns = {"id": parquet.read(columns=["id"])["id"].combine_chunks()}
     for name, source in FACETS.items():

@@ -30,8 +30,7 @@ class Commands(TyperGroup):
             print_line(f"error: {args[0]} is a script of the data generation guide: {hint}", file=sys.stderr)
             raise typer.Exit(2)
         name, command, words = super().resolve_command(ctx, args)
-        if name != generate.generate.__name__:  # whose options are lists of words, of which a recipe may have none
-            _check_none_empty(words)
+        _check_none_empty(words)
         return name, command, words
 
     def invoke(self, ctx: Any) -> Any:
@@ -50,7 +49,8 @@ class Commands(TyperGroup):
 def _check_none_empty(words: list[str]) -> None:
     """Refuse an empty value, as an unset variable of a script gives: for a path it would be the folder `.`."""
     for before, word in pairwise(["", *words]):
-        if word == "" or (word.startswith("--") and word.endswith("=")):
+        is_empty = word == "" and before not in generate.MAY_BE_EMPTY
+        if is_empty or (word.startswith("--") and word.endswith("=")):
             named = word.removesuffix("=") or (before if before.startswith("-") else "an argument")
             raise ValueError(f"{named}: the value is empty. Give one, or leave it out.")
 

@@ -154,6 +154,8 @@ def _tamper(
     budget = with_limits(defaults, limits, engine.max_new_tokens, seed, may_be_zero=False)["tamper"]
     samples = load_rows(data / "train", SAMPLE_FEATURES)
     check_rows(samples, data / "train")
+    if len(samples) == 0:
+        raise ValueError(f"{data / 'train'}: no rows to train on. Name the folder of the merged data (stage2).")
     rows = select_tamper_rows(samples)
     kept = [load_task(prompts / other) for other in _KEPT_TASKS if (prompts / other).is_dir()]
     chosen = [choose(each, budget.prompts, seed) for each in (attackable, *kept)]

@@ -132,6 +132,7 @@ def ingest(
         "tasks": tuple(tasks) if tasks else None,
     }
     fields = config_fields(source, flags, num_samples=target_n, seed=seed)
+    target = tokenizer(str(model)) if recorded else None
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     print_line(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
@@ -144,8 +145,8 @@ def ingest(
         print_line(f"  not redistributable: releases leave these rows out, their licence is {report['licence']}")
     if output is not None and not dry_run:
         save_traces(splits, output, report)
-    for subset, path in recorded.items():
-        samples = collect_recorded_set(subset, splits, tokenizer(str(model)), max_length, fit, max_each)
+    for subset, path in recorded.items() if target is not None else ():
+        samples = collect_recorded_set(subset, splits, target, max_length, fit, max_each)
         save_set(samples, None if dry_run else path)
 
 
@@ -217,8 +218,11 @@ def collect(
 
     source = source_of_set(subset)
     folder = traces / source if (traces / source).is_dir() else traces
+    by_split = load_traces([folder])
+    if not any(map(len, by_split.values())):
+        raise ValueError(f"--traces: {folder} has no trace. Ingest the source again, or name another folder.")
     samples = collect_recorded_set(
-        subset, load_traces([folder]), tokenizer(model), max_length, fit, max_each, own_agent
+        subset, by_split, tokenizer(model), max_length, fit, max_each, own_agent
     )
     save_set(samples, output)
 

@@ -326,6 +326,12 @@ def generate(
         group.commands[name].main(arguments, prog_name=f"cb-datasets {name}", standalone_mode=False)
 
 
+# Options of `generate` that a recipe may have nothing for.
+MAY_BE_EMPTY = (
+    *("--sets", "--attacked-source", "--retain-sources"),
+    *("--ds-flags", "--dr-flags", "--safe-flags", "--regenerate-flags"),
+)
+
 # The sets that `regenerate` makes, and its flags for their folders.
 _REGENERATED = {"harmful/agentdojo_failures": "--output-harmful", "retain/agentdojo_resisted": "--output-retain"}
 

@@ -166,12 +166,17 @@ def push_model(
 ) -> None:
     """Publish the adapter with its evaluation as one commit of a private Hub repository, tagged."""
     from ..publish.adapter import is_adapter_file, make_adapter_release
-    from ..publish.push import check_repository
+    from ..publish.push import check_repository, check_revision
     from ..publish.verify import read_files_back
 
     target = publishing.target(repo, "model")
     if base_model is not None:
         check_repository(base_model, "--base-model")
+    if dataset is not None:
+        name, at, trained_on = dataset.partition("@")
+        check_repository(name, "--dataset")
+        if at:
+            check_revision(trained_on, "--dataset")
     token = publishing.token()
     folder = publishing.output or adapter.with_name(f"{adapter.name}_release")
     manifest = make_adapter_release(adapter, report, repo, folder, dataset, token, base_model, allow_failed_gates)
@@ -220,6 +225,8 @@ def view(
     from .output import tokenizer
 
     folder = Path(path)
+    if revision is not None and folder.exists():
+        raise ValueError(f"--revision: {path} is on this machine, and has no revisions. Leave it out, or name a Hub id.")
     if not folder.exists() and path.count("/") == 1:
         from ..publish.download import download_release
 

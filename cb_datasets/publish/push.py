@@ -4,6 +4,7 @@ Files uploaded before the commit are not yet part of the repository. The commit 
 concurrent push, which is then retried on top of the first.
 """
 
+import re
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,19 @@ class PushTarget:
 
     def __post_init__(self) -> None:
         check_repository(self.repo_id)
+        for flag, name in (("--revision", self.revision), ("--tag", self.tag)):
+            if name is not None:
+                check_revision(name, flag)
+
+
+def check_revision(name: str, flag: str) -> None:
+    """Check that a text can name a branch or a tag.
+
+    Raises:
+        PushError: If it cannot.
+    """
+    if not re.fullmatch(r"\w[\w./-]*", name, re.ASCII) or ".." in name or name.endswith(("/", ".", ".lock")):
+        raise PushError(f"{flag}: {name!r} is no name of a branch or a tag. Take letters, digits, `.`, `-` and `/`.")
 
 
 def check_repository(repo_id: str, flag: str | None = None) -> None:

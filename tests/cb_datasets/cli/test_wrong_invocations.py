@@ -24,7 +24,7 @@ from cb_datasets.generation import transformers_backend
 from tests.cb_datasets import command as in_process
 
 from .test_paths import COMMANDS
-from .wrong_inputs import KINDS, broken, write_broken, write_whole
+from .wrong_inputs import KINDS, broken, broken_beside, write_broken, write_whole
 
 
 class Loaded(BaseException):
@@ -45,7 +45,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "tokenizer": {**MODEL, "output": "out"},
     "generate-eval": {"traces": TRACES, "output": "out"},
     "generate-ds": GENERATED,
-    "generate-dr": GENERATED,
+    "generate-dr": {**GENERATED, "kinds": "chat"},
     "generate-adversarial-safe": GENERATED,
     "regenerate": {
         **{"traces": TRACES, "output_harmful": "out/agentdojo_failures"},
@@ -125,7 +125,7 @@ KIND_OF = {
     "train_data": "merged",
     ("attack", "data"): "merged",
     ("ability", "data"): "held_out",
-    ("push", "data"): "folder",
+    ("push", "data"): "release",
     "quarantine": "quarantine",
     "marks": "marks",
     "results": "results",
@@ -137,7 +137,7 @@ KIND_OF = {
     "chat_template": "template",
     "file": "lines",
     "data_dir": "folder",
-    "path": "folder",
+    "path": "viewed",
     ("push-model", "report"): "evaluation",
     ("ingest", "tools"): "schema",
 }
@@ -162,7 +162,7 @@ WRONG_TEXTS: dict[str, list[str]] = {
     "sets": ["nose", "harmful/nose"],
     "attacked_source": ["nose"],
     "retain_sources": ["nose"],
-    "ds_flags": ["--nose", "nose", "'", "--model"],
+    "ds_flags": ["--nose", "--model whole/tiny_agent nose", "'", "--model"],
     "id": ["nose"],
     "quota": ["nose", "nose=1", "refusal", "refusal=", "refusal=many", "refusal=-1", "refusal=1.5"],
     "weight": ["nose", "nose=1", "refusal", "refusal=", "refusal=much", "refusal=-1", "refusal=nan"],
@@ -205,7 +205,7 @@ OF_TOKENIZER = (
 )
 
 # The command that is tried with all faults of a kind. The others, which read it by the same functions, are tried with
-# the first three and some more, each with other ones.
+# the first of them and some more, each with other ones.
 ALL_FAULTS_IN = {
     "model": "merge-adapter",
     "tokenizer": "collect",
@@ -215,11 +215,98 @@ ALL_FAULTS_IN = {
     "traces": "generate-ds",
     "schema": "import",
 }
-FIRST, MORE = 3, 4
+FIRST, MORE = 2, 2
 
 # Faults that are none, by kind or command: an empty quarantine and no marks are what most data have, the gates of the
 # sources in the data need no sheet, and an eval split may have no rows.
 NO_FAULTS = [("quarantine", "no rows"), ("marks", "no rows"), ("sheet", "an empty object"), ("export", "no rows")]
+
+
+_SAMPLING = [
+    ({"temperature": 0, "num_samples": 2}, "Greedy"),
+    ({"rank": 2, "world": 2}, "--rank"),
+    ({"top_p": 0}, "top_p"),
+]
+_ENGINE = [
+    ({"load_in_8bit": True}, "GPU"),
+    ({"backend": "vllm"}, "vllm"),
+    ({"backend": "server", "server_url": "http://127.0.0.1:9"}, "127.0.0.1:9"),
+]
+# By command: options that clash with each other or lack one another, and what the error names.
+CLASHES: dict[str, list[tuple]] = {
+    "ingest": [
+        ({"output": None}, "--output"),
+        ({"data_files": None}, "jsonl"),
+        ({"data_dir": "whole"}, "--data-dir"),
+        ({"output_retain": "out/jsonl_chat"}, "--model"),
+        ({"output_retain": "out/nose", **MODEL}, "jsonl_chat"),
+        ({"retain": True}, "--retain"),
+        ({"tasks": "chat"}, "--tasks"),
+        ({"data_files": ["whole/logs.jsonl", "whole/logs.jsonl"]}, "logs.jsonl"),
+        ({"source": "agentdojo", "data_files": None, "data_dir": "whole/report"}, "report"),
+    ],
+    "tokenizer": [({"template_setting": ["a=1", "a=2"]}, "'a'")],
+    "generate-eval": [
+        ({"tasks": "agentharm"}, "agentharm"),
+        ({"model": "whole/tiny_agent", "tool_format": "hermes"}, "--tool-format"),
+        ({"traces": [TRACES, TRACES]}, "lookalike"),
+    ],
+    "generate-ds": [*_SAMPLING, *_ENGINE],
+    "generate-dr": [*_SAMPLING, *_ENGINE],
+    "generate-adversarial-safe": [
+        *_SAMPLING,
+        *_ENGINE,
+        ({"fill": "twin"}, "--twins"),
+        ({"twins": "whole/data/retain/b4_benign_twins"}, "--fill"),
+    ],
+    "regenerate": [*_SAMPLING, *_ENGINE],
+    "generate": [
+        ({"rank": 1}, "--rank"),
+        ({"sets": "harmful/lookalike_flips harmful/nose"}, "harmful/nose"),
+    ],
+    "evaluate": [
+        *_ENGINE,
+        ({"scale": ["0.5", "0.5"]}, "--scale"),
+        ({"scale": "-1"}, "--scale"),
+        ({"scale": "0.5", "backend": "server"}, "--scale"),
+        ({"also": ["a=whole/adapter", "a=whole/adapter"]}, "a=whole/adapter"),
+    ],
+    "report": [
+        ({"results": ["whole/report/results.json"] * 2}, "whole/report/results.json"),
+        ({"results": ["whole/report/results.json", "whole/cosines.json"]}, "whole/cosines.json"),
+        *(({"results": f"{report}/results.json"}, report) for report in broken_beside()),
+    ],
+    "ability": [({"backend": "vllm"}, "--backend"), ({"backend": "server"}, "--backend")],
+    "attack": [
+        ({"backend": "vllm"}, "--backend"),
+        ({"tamper": True}, "--data"),
+        ({"data": "whole/data/stage2"}, "--tamper"),
+        ({"budget": ["suffix.steps=1", "suffix.steps=2"]}, "--budget"),
+        ({"tamper": True, "data": "whole/data/stage2", "budget": "tamper.nose=1"}, "--budget"),
+        ({"tamper": True, "data": "whole/data/stage2", "load_in_8bit": True}, "--load-in-8bit"),
+    ],
+    "agentdojo": [({"backend": "vllm"}, "vllm"), ({"also": "x=nowhere"}, "nowhere")],
+    "merge-adapter": [({"backend": "server"}, "--backend"), ({"load_in_8bit": True}, "--load-in-8bit")],
+    "validate": [
+        ({"quarantine": None}, "--quarantine"),
+        ({"folders": None}, "no folder"),
+        ({"folders": ["whole/data/harmful/b4_flips"] * 2}, "harmful/b4_flips"),
+        ({"split": "retain"}, "retain"),
+    ],
+    "quality-gates": [({"ds": None, "dr": None}, "no folder")],
+    "preflight": [({"model": None}, "--model")],
+    "merge": [
+        ({"harmful_dir": None, "retain_dir": None}, "no folder"),
+        ({"dr_ratio": 1}, "--dr-ratio"),
+        ({"quota": ["refusal=1", "refusal=2"]}, "refusal=2"),
+        ({"weight": ["refusal=1", "refusal=2"]}, "refusal=2"),
+        ({"folders": "whole/data/harmful/b4_flips"}, "b4_flips"),
+    ],
+    "export": [({"folder": "whole/data", "output": "out", "layout": "sft"}, "--format")],
+    "push": [({"output": "whole/report"}, "whole/report")],
+    "push-model": [({"output": "whole/data"}, "whole/data")],
+    "view": [({"path": "whole/report"}, "whole/report"), ({"path": "owner/name"}, "owner/name")],
+}
 
 
 class Case(NamedTuple):
@@ -243,19 +330,25 @@ OPTIONS = {name: {option.name: option for option in command.params} for name, co
 
 
 def words_of(command: str, values: dict[str, Any]) -> list[str]:
-    """The words of a command line."""
+    """The words of a command line: an option is given once for each value of a list, and not at all for `None`."""
     words: list[str] = []
     for name, value in values.items():
         option = OPTIONS[command][name]
         flag = [option.opts[0]] if option.param_type_name == "option" else []
-        words += flag if value is True else [*flag, str(value)]
+        for each in value if isinstance(value, list) else [] if value is None else [value]:
+            words += flag if each is True else [*flag, str(each)]
     return words
 
 
 @cache
 def cases_of(command: str) -> list[Case]:
     """All wrong invocations of a command."""
-    return [case for name in OPTIONS[command] for case in _cases_of_option(command, name)]
+    one_option = [case for name in OPTIONS[command] for case in _cases_of_option(command, name)]
+    several = [
+        Case(command, f"{values}", words_of(command, RIGHT[command] | values), (name,))
+        for values, name in CLASHES.get(command, ())
+    ]
+    return one_option + several
 
 
 def _cases_of_option(command: str, name: str) -> Iterator[Case]:
@@ -334,7 +427,9 @@ def _broken_inputs(command: str, name: str) -> Iterator[tuple[str, str, tuple[st
         faults = first + list(islice([*others, *others], start, start + MORE))
     for fault in faults:
         path = broken(kind, fault)
-        names = (f"broken/{kind}/{fault}", *((f"{Path(path).name}:",) if Path(path).suffix else ()))
+        names = (f"broken/{kind}/{fault}",)
+        if Path(path).suffix or fault == "a file":  # errors about lines have the name of the file
+            names += (f"{Path(path).name}:", f"{Path(path).name}.")
         if command in JUDGES:
             names += ("; see out", "of the sets")
         yield fault, f"other={path}" if name == "also" else path, names
@@ -387,8 +482,9 @@ def fault_of(case: Case, here: Path) -> str | None:
     except Loaded:
         return "it goes on to load weights"
     said = _without_boxes(done.stderr)
-    written = sorted(path.name for path in here.glob("[!bw]*"))
-    for path in map(here.joinpath, written):
+    made = sorted(here.glob("[!bw]*"))
+    written = [path for top in made for path in (top, *top.rglob("*")) if path.is_file()]
+    for path in made:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     if done.returncode not in (1, 2):
         return "it is accepted"
@@ -397,7 +493,7 @@ def fault_of(case: Case, here: Path) -> str | None:
     if not any(_without_boxes(name) in said for name in case.names):
         return f"the error names none of {case.names}: {done.stderr[-500:]}"
     if written and ";seeout" not in said:
-        return f"it wrote {written}"
+        return f"it wrote {written[0]}"
     return None
 
 

@@ -286,6 +286,11 @@ def _rows(rows: dict[str, Damage], *files: str) -> dict[str, Damage]:
     return {**FOLDER, **{name: in_all(damage) for name, damage in (PARQUET_FILE | rows).items()}}
 
 
+def _inside(file: str, faults: dict[str, Damage]) -> dict[str, Damage]:
+    """Faults of a file of a folder, under its name."""
+    return {f"{Path(file).stem} {name}": inside(file, damage) for name, damage in faults.items()}
+
+
 RESULTS = {**FILE, **JSON_FILE, "another version": edited(schema_version=9)}
 
 # By kind: what is copied from `whole/`, and the damage.
@@ -297,7 +302,7 @@ KINDS: dict[str, tuple[str, dict[str, Damage]]] = {
     "prompts": ("data/prompts", _rows(PROMPT_ROW, "tool_flip/eval.parquet", "capability/eval.parquet")),
     "traces": ("data/traces/lookalike", _rows(ROW, "train/data.parquet", "eval/data.parquet")),
     "recorded": ("logs", _rows(ROW, "train/data.parquet", "eval/data.parquet")),
-    "report": ("logs", {name: inside("report.json", each) for name, each in (JSON_FILE | FILE).items()} | FOLDER),
+    "report": ("logs", {**_inside("report.json", {**FILE, **JSON_FILE}), **FOLDER}),
     "quarantine": ("data/stage2/eval", _rows({}, "data.parquet")),
     "marks": ("marks.parquet", {**FILE, **PARQUET_FILE}),
     "results": ("report/results.json", RESULTS),
@@ -306,7 +311,26 @@ KINDS: dict[str, tuple[str, dict[str, Damage]]] = {
     "schema": ("b4.json", {**FILE, **JSON_FILE}),
     "logs": ("logs.jsonl", LINES_FILE),
     "folder": ("data", FOLDER),
-    "evaluation": ("report", {name: inside("results.json", each) for name, each in RESULTS.items()} | FOLDER),
+    "release": (
+        "data",
+        {
+            **FOLDER,
+            **_inside("reports/stats.json", {**FILE, **JSON_FILE}),
+            **_inside("reports/preflight.json", JSON_FILE),
+            **_inside("reports/sources.json", {**FILE, **JSON_FILE}),
+            **_inside("stage2/train/data.parquet", PARQUET_FILE),
+        },
+    ),
+    "viewed": ("data/stage2/eval", _rows({}, "data.parquet")),
+    "beside": (
+        "report",
+        {
+            **_inside("adaptive.json", JSON_FILE),
+            **_inside("tampering.json", JSON_FILE),
+            **_inside("agentdojo/agentdojo.json", JSON_FILE),
+        },
+    ),
+    "evaluation": ("report", {**_inside("results.json", RESULTS), **FOLDER}),
     "curves": ("curves.png", {**FILE, "empty": text(""), "words": text("words")}),
     "template": ("template.jinja", {**FILE, "empty": text(""), "words": text("words"), "not UTF-8": text(b"\xe9")}),
     "tokenizer": ("tiny_agent", TOKENIZER),
@@ -329,3 +353,8 @@ def write_broken(folder: Path) -> None:
 def broken(kind: str, name: str) -> str:
     """Path of a damaged copy, which keeps its name: some names have a meaning."""
     return f"broken/{kind}/{name}/{Path(KINDS[kind][0]).name}"
+
+
+def broken_beside() -> list[str]:
+    """Paths of the reports whose results of another command than `evaluate` are damaged."""
+    return [broken("beside", name) for name in KINDS["beside"][1]]
