@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
 
 # Keys of the report of an ingested source that are read here.
-_KEYS = ("records", "attacked", "groups", "verdicts", "drops", "sides", "licence", "redistributable", "source_revision")
+_KEYS = (
+    "records",
+    "attacked",
+    "groups",
+    "verdicts",
+    "drops",
+    "sides",
+    "licence",
+    "redistributable",
+    "source_revision",
+)
 
 
 def source_sheets(folders: Iterable[Path], tokenizer: "PreTrainedTokenizerBase | None" = None) -> dict[str, dict]:
@@ -52,7 +62,9 @@ def read_sheet(path: Path) -> dict:
     """
     sheet = read_json(path)
     if missing := [key for key in _KEYS if key not in sheet]:
-        raise ValueError(f"{path}: not a report of this version ({', '.join(missing)} is missing). Ingest the source again.")
+        raise ValueError(
+            f"{path}: not a report of this version ({', '.join(missing)} is missing). Ingest the source again."
+        )
     return sheet
 
 
@@ -64,7 +76,9 @@ def read_sheets(path: Path) -> dict[str, dict]:
     """
     sheets = read_json(path)
     if not all(isinstance(sheet, dict) for sheet in sheets.values()):
-        raise ValueError(f"{path}: no data sheet, which has an object for each source. Run `cb-datasets sources` again.")
+        raise ValueError(
+            f"{path}: no data sheet, which has an object for each source. Run `cb-datasets sources` again."
+        )
     return sheets
 
 

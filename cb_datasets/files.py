@@ -199,7 +199,9 @@ def as_written(path: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, IndexError, LookupError) as error:
-        raise ValueError(f"{path}: not as this version writes it ({type(error).__name__}: {error}). {remedy}") from error
+        raise ValueError(
+            f"{path}: not as this version writes it ({type(error).__name__}: {error}). {remedy}"
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -292,7 +294,7 @@ def stream_tables(
         columns (`list[str]`, *optional*): The columns to read; all if left out.
 
     Raises:
-        FileNotFoundError, ValueError: As for [`load_rows`]; with `features`, also if a list or struct of a row is null.
+        FileNotFoundError, ValueError: As for [`load_rows`]; with `features`, also if a list or struct is null.
     """
     files = _rows_files(folder)
     _check_features(files, features)
@@ -432,8 +434,8 @@ def _check_no_nulls(rows: pyarrow.Table, file: Path, first: int) -> None:
         if len(wrong):
             number = pyarrow.compute.min(wrong).as_py()
             raise ValueError(
-                f"{file}: row {first + number} ({rows['id'][number]}): `{name}` is null, or holds a null. Mend the row, "
-                "or take it out."
+                f"{file}: row {first + number} ({rows['id'][number]}): `{name}` is null, or holds a null. Mend "
+                "the row, or take it out."
             )
 
 

@@ -146,7 +146,9 @@ def check_traces(traces: Dataset, place: Path) -> None:
         ValueError: If they have other columns, or one has a fault; the message begins with `place`.
     """
     if wrong := sorted(name for name, feature in TRACE_FEATURES.items() if traces.features.get(name) != feature):
-        raise ValueError(f"{place}: no traces of this version (differ in {', '.join(wrong)}). Ingest the source again.")
+        raise ValueError(
+            f"{place}: no traces of this version (differ in {', '.join(wrong)}). Ingest the source again."
+        )
     rows = (row for table in traces.with_format("arrow").iter(STREAM_ROWS) for row in table.to_pylist())
     for _ in checked(rows, place, trace_faults, "Ingest the source again."):
         pass

@@ -79,7 +79,9 @@ class JsonLinesConfig(TraceConfig):
             raise ValueError(f"Unknown format {self.layout!r}; known: auto, {', '.join(LAYOUTS)}.")
         if self.verdict not in (None, *LOG_VERDICTS):
             others = "all others are stated line by line, since they need attack"
-            raise ValueError(f"The verdict of all lines can be {' or '.join(LOG_VERDICTS)}, not {self.verdict!r}: {others}.")
+            raise ValueError(
+                f"The verdict of all lines can be {' or '.join(LOG_VERDICTS)}, not {self.verdict!r}: {others}."
+            )
 
 
 class JsonLines(TraceBuilder):

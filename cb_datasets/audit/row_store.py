@@ -159,8 +159,8 @@ def _facet_table(file: Path, config: str, split: str) -> pyarrow.Table:
     """The id and the facets of each row, the facets dictionary-encoded."""
     with naming_broken_parquet(file):
         parquet = _parquet_file(file)
-    if "id" not in parquet.schema_arrow.names:
-        raise ValueError(f"{file}: no rows of ours, which have a column `id`. Name other data.")
+    if "id" not in parquet.schema_arrow.names or parquet.schema_arrow.field("id").type != pyarrow.string():
+        raise ValueError(f"{file}: no rows of ours, which have a column `id` of texts. Name other data.")
     schema, length = parquet.schema_arrow, parquet.metadata.num_rows
     columns = {"id": parquet.read(columns=["id"])["id"].combine_chunks()}
     for name, source in FACETS.items():

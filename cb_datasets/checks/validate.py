@@ -106,10 +106,10 @@ def validate(
         for (name, rows), checked in map_in_order(check_batch, batches, processes_for(num_rows, num_proc)):
             _add_checked(rows, checked, counts[name], write)
             bar.update(len(rows))
-    if split in HALVES.values():
-        counts = {name: set_counts for name, set_counts in counts.items() if set_counts.rows}
-        if not counts:
-            raise ValueError(f"No rows of {split} in {', '.join(map(str, folders))}.")
+        if split in HALVES.values():
+            counts = {name: set_counts for name, set_counts in counts.items() if set_counts.rows}
+            if not counts:  # before a quarantine is written
+                raise ValueError(f"No rows of {split} in {', '.join(map(str, folders))}.")
     sets = {name: set_counts.rule_report(min_valid) for name, set_counts in counts.items()}
     write_json(quarantine / REPORT_FILE, {"rows": sum(report["quarantined"] for report in sets.values())})
     passed = bool(sets) and all(report["passed"] for report in sets.values())

@@ -221,9 +221,7 @@ def collect(
     by_split = load_traces([folder])
     if not any(map(len, by_split.values())):
         raise ValueError(f"--traces: {folder} has no trace. Ingest the source again, or name another folder.")
-    samples = collect_recorded_set(
-        subset, by_split, tokenizer(model), max_length, fit, max_each, own_agent
-    )
+    samples = collect_recorded_set(subset, by_split, tokenizer(model), max_length, fit, max_each, own_agent)
     save_set(samples, output)
 
 
@@ -257,6 +255,8 @@ def decide_tokenizer(
     from ..template_probe import probe_template, template_hash
 
     settings = dict(map(_setting, template_setting or []))
+    if len(settings) < len(template_setting or []):
+        raise ValueError(f"--template-setting: one of {', '.join(settings)} is given twice. Give each once.")
     decided = decided_tokenizer(model, tool_format, settings, chat_template)
     save_tokenizer(decided, output)
     for line in probe_template(decided).prompts[-1].splitlines():
@@ -321,6 +321,8 @@ def generate_eval(
     for task in tasks or []:
         if task not in EVALUATION_TASKS:
             raise ValueError(f"Unknown task {task!r}; known: {', '.join(EVALUATION_TASKS)}.")
+    if model is not None and tool_format is not None:
+        raise ValueError("--tool-format: the format of --model is its own. Leave one of the two out.")
     wanted = dict.fromkeys(tasks or (task for task in EVALUATION_TASKS if task != FORCED_CALL))
     wanted |= {FORCED_CALL: None} if include_forced_calls else {}
     target = tokenizer(model) if model else None
@@ -353,7 +355,7 @@ def generate_eval(
 
 
 def _names(folders: list[Path]) -> str:
-    return ", ".join(folder.name for folder in folders)
+    return ", ".join(map(str, folders))
 
 
 def _source_row(name: str, report: dict) -> tuple:

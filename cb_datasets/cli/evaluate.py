@@ -194,7 +194,7 @@ def load_task(folder: Path) -> "Dataset":
     """
     from ..files import load_rows
     from ..sample import PROMPT_FEATURES
-    from ..text_faults import evaluation_faults, checked
+    from ..text_faults import checked, evaluation_faults
 
     rows = load_rows(folder, PROMPT_FEATURES)
     for _ in checked(rows, folder, evaluation_faults, "`cb-datasets generate-eval` makes it again."):

@@ -36,7 +36,9 @@ def export(
     ],
     output: Annotated[
         Path,
-        typer.Option(callback=output_of_either_kind, help="The JSONL file to write; for a data folder, the folder of files."),
+        typer.Option(
+            callback=output_of_either_kind, help="The JSONL file to write; for a data folder, the folder of files."
+        ),
     ],
     layout: Annotated[
         ExportLayout,

@@ -141,6 +141,8 @@ def _numbers(texts: list[str] | None, number: type[int] | type[float]) -> dict:
     numbers = {}
     for text in texts or []:
         name, _, value = text.partition("=")
+        if name in numbers:
+            raise ValueError(f"{text!r}: {name} is given twice. Give each class once.")
         try:
             numbers[name] = number(value)
         except ValueError:

@@ -139,7 +139,9 @@ class Engine:
         from ..generation.server_backend import ServerBackend
 
         if not self.server_url.startswith(("http://", "https://")):
-            raise ValueError(f"--server-url: {self.server_url!r} is no address of a server, such as http://127.0.0.1:8000.")
+            raise ValueError(
+                f"--server-url: {self.server_url!r} is no address of a server, such as http://127.0.0.1:8000."
+            )
         return ServerBackend(self.server_url, name, tokenizer)
 
     def _load(self, adapter: str | None, others: list[str]) -> "TransformersBackend | VllmBackend":
@@ -178,6 +180,10 @@ class GenerationOptions(Engine):
     resume: Annotated[bool, typer.Option("--resume", help="Keep finished shards; always on.")] = True
     dry_run: Annotated[bool, typer.Option(help="Show the plan and its cost; load no model and write nothing.")] = False
     seed: SeedOption = 0
+
+    def __post_init__(self) -> None:
+        if self.rank is not None and self.rank >= self.world:
+            raise ValueError(f"--rank {self.rank}: ranks count from 0 and end below --world {self.world}.")
 
     def sampling(self, temperature: float, top_p: float, num_samples: int) -> "Sampling":
         """Sampling parameters."""

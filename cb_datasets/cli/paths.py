@@ -24,7 +24,10 @@ Callback = Callable[[typer.Context, typer.CallbackParam, Any], Any]
 def _callback(role: Role, kind: str | None = None, check: Callable[[str, Path], None] | None = None) -> Callback:
     def callback(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
         flag = param.opts[0] if param.opts[0].startswith("-") else str(param.name).upper()
-        for given in value if isinstance(value, list) else [] if value is None else [value]:
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if twice := next((each for each in values if values.count(each) > 1), None):
+            raise ValueError(f"{flag}: {twice} is given twice. Give it once.")
+        for given in values:
             named = NamedPath(flag, _path_of(given, role), role)
             if role in (Role.WRITE, Role.CACHE):
                 check_writable(flag, named.path, kind or ("file" if named.path.suffix == ".jsonl" else "folder"))

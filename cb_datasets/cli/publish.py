@@ -226,7 +226,9 @@ def view(
 
     folder = Path(path)
     if revision is not None and folder.exists():
-        raise ValueError(f"--revision: {path} is on this machine, and has no revisions. Leave it out, or name a Hub id.")
+        raise ValueError(
+            f"--revision: {path} is on this machine, and has no revisions. Leave it out, or name a Hub id."
+        )
     if not folder.exists() and path.count("/") == 1:
         from ..publish.download import download_release
 

@@ -4,8 +4,8 @@ Files uploaded before the commit are not yet part of the repository. The commit 
 concurrent push, which is then retried on top of the first.
 """
 
-import re
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

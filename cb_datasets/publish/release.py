@@ -78,7 +78,7 @@ def _report_faults(reports: Path) -> list[str]:
         failed = reports / f"{name}.failed.json"
         if failed.is_file():
             faults.append(f"{failed}: the last run of this check failed.")
-        elif not read_json(reports / f"{name}.json")["passed"]:
+        elif not read_json(reports / f"{name}.json").get("passed"):
             faults.append(f"{reports / name}.json: this check did not pass.")
     return faults
 

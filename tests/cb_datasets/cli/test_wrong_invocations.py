@@ -211,15 +211,22 @@ ALL_FAULTS_IN = {
     "tokenizer": "collect",
     "adapter": "evaluate",
     "samples": "export",
-    "prompts": "attack",
+    "merged": "preflight",
+    "prompts": "merge",
     "traces": "generate-ds",
     "schema": "import",
 }
-FIRST, MORE = 2, 2
+FIRST, MORE = 1, 2
 
 # Faults that are none, by kind or command: an empty quarantine and no marks are what most data have, the gates of the
 # sources in the data need no sheet, and an eval split may have no rows.
-NO_FAULTS = [("quarantine", "no rows"), ("marks", "no rows"), ("sheet", "an empty object"), ("export", "no rows")]
+NO_FAULTS = [
+    ("quarantine", "no rows"),
+    ("viewed", "no rows"),
+    ("marks", "no rows"),
+    ("sheet", "an empty object"),
+    ("export", "no rows"),
+]
 
 
 _SAMPLING = [
@@ -236,7 +243,7 @@ _ENGINE = [
 CLASHES: dict[str, list[tuple]] = {
     "ingest": [
         ({"output": None}, "--output"),
-        ({"data_files": None}, "jsonl"),
+        ({"data_files": None}, "data_dir"),
         ({"data_dir": "whole"}, "--data-dir"),
         ({"output_retain": "out/jsonl_chat"}, "--model"),
         ({"output_retain": "out/nose", **MODEL}, "jsonl_chat"),
@@ -245,7 +252,7 @@ CLASHES: dict[str, list[tuple]] = {
         ({"data_files": ["whole/logs.jsonl", "whole/logs.jsonl"]}, "logs.jsonl"),
         ({"source": "agentdojo", "data_files": None, "data_dir": "whole/report"}, "report"),
     ],
-    "tokenizer": [({"template_setting": ["a=1", "a=2"]}, "'a'")],
+    "tokenizer": [({"template_setting": ["tools=1", "tools=2"]}, "--template-setting")],
     "generate-eval": [
         ({"tasks": "agentharm"}, "agentharm"),
         ({"model": "whole/tiny_agent", "tool_format": "hermes"}, "--tool-format"),
@@ -266,7 +273,6 @@ CLASHES: dict[str, list[tuple]] = {
     ],
     "evaluate": [
         *_ENGINE,
-        ({"scale": ["0.5", "0.5"]}, "--scale"),
         ({"scale": "-1"}, "--scale"),
         ({"scale": "0.5", "backend": "server"}, "--scale"),
         ({"also": ["a=whole/adapter", "a=whole/adapter"]}, "a=whole/adapter"),
@@ -285,7 +291,7 @@ CLASHES: dict[str, list[tuple]] = {
         ({"tamper": True, "data": "whole/data/stage2", "budget": "tamper.nose=1"}, "--budget"),
         ({"tamper": True, "data": "whole/data/stage2", "load_in_8bit": True}, "--load-in-8bit"),
     ],
-    "agentdojo": [({"backend": "vllm"}, "vllm"), ({"also": "x=nowhere"}, "nowhere")],
+    "agentdojo": [({"also": "x=nowhere"}, "nowhere")],
     "merge-adapter": [({"backend": "server"}, "--backend"), ({"load_in_8bit": True}, "--load-in-8bit")],
     "validate": [
         ({"quarantine": None}, "--quarantine"),
@@ -300,7 +306,6 @@ CLASHES: dict[str, list[tuple]] = {
         ({"dr_ratio": 1}, "--dr-ratio"),
         ({"quota": ["refusal=1", "refusal=2"]}, "refusal=2"),
         ({"weight": ["refusal=1", "refusal=2"]}, "refusal=2"),
-        ({"folders": "whole/data/harmful/b4_flips"}, "b4_flips"),
     ],
     "export": [({"folder": "whole/data", "output": "out", "layout": "sft"}, "--format")],
     "push": [({"output": "whole/report"}, "whole/report")],
@@ -360,17 +365,27 @@ def _cases_of_option(command: str, name: str) -> Iterator[Case]:
     if option.required:
         others = {other: value for other, value in right.items() if other != name}
         yield Case(command, f"without {flag}", words_of(command, others), (flag, name))
-    if is_option:
+    if is_option and _is_first(command, name):
         yield Case(command, f"{flag}x", [*words_of(command, right), f"{flag}x", "1"], (f"{flag}x",))
     if is_option and not option.is_flag:
         yield Case(command, f"{flag} without a value", [*words_of(command, right), flag], (flag,))
     near = right | WITH.get((command, name), {})
-    for wrong, value, names in _wrong_values(command, name):
+    wrong_values = _wrong_values(command, name)
+    if not (_is_first(command, name) or {_declared(command, name)[1].callback} & {*INPUTS, *OUTPUTS}):
+        wrong_values = islice(wrong_values, 1)
+    for wrong, value, names in wrong_values:
         if is_option and option.is_flag:
             words = [*words_of(command, near), f"{flag}={value}"]
         else:
             words = words_of(command, near | {name: value})
         yield Case(command, f"{flag}: {wrong}", words, (flag, f"argument {name}", *names))
+
+
+def _is_first(command: str, name: str) -> bool:
+    """Whether no command before this one has the same option, as those have that run a model."""
+    declared = [inspect.signature(COMMANDS[each]).parameters.get(name) for each in RIGHT]
+    own = inspect.signature(COMMANDS[command]).parameters[name].annotation
+    return [each is not None and each.annotation is own for each in declared].index(True) == list(RIGHT).index(command)
 
 
 def _wrong_values(command: str, name: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -427,7 +442,7 @@ def _broken_inputs(command: str, name: str) -> Iterator[tuple[str, str, tuple[st
         faults = first + list(islice([*others, *others], start, start + MORE))
     for fault in faults:
         path = broken(kind, fault)
-        names = (f"broken/{kind}/{fault}",)
+        names = (f"broken/{kind}/{fault}", *(("stage2/train", "reports/sources.json") if command == "push" else ()))
         if Path(path).suffix or fault == "a file":  # errors about lines have the name of the file
             names += (f"{Path(path).name}:", f"{Path(path).name}.")
         if command in JUDGES:
@@ -453,7 +468,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_agent_path: Path) -> P
 
 @pytest.fixture
 def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That directory, with [`Loaded`] in the place of weights and of a served page; the command line is built once."""
+    """That directory, with [`Loaded`] in the place of weights and of a served page; the command line is made once."""
 
     def loaded(model: str, **_: Any) -> None:
         transformers.AutoConfig.from_pretrained(model)
@@ -464,6 +479,7 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(in_process, "ROOT", folder)
     monkeypatch.setattr(transformers_backend.AutoModelForCausalLM, "from_pretrained", loaded)
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between two attempts to reach a server
     monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", served)
     monkeypatch.setattr("typer.main.get_command", lambda _: GROUP)
     return folder

@@ -1,7 +1,7 @@
 """What commands read, whole and damaged: made once, and read by all wrong invocations.
 
-    whole/                       what every command goes through with
-    broken/samples/null ids/     a copy of one part of it, with the fault that it is named for
+whole/                       what every command goes through with
+broken/samples/null ids/     a copy of one part of it, with the fault that it is named for
 """
 
 import json
@@ -297,7 +297,7 @@ RESULTS = {**FILE, **JSON_FILE, "another version": edited(schema_version=9)}
 KINDS: dict[str, tuple[str, dict[str, Damage]]] = {
     "samples": ("data/retain/adversarial_safe", _rows(SAMPLE_ROW, "train.parquet", "eval.parquet")),
     "merged": ("data/stage2", _rows(SAMPLE_ROW, "train/data.parquet", "eval/data.parquet")),
-    "held_out": ("data/stage2/eval", _rows(SAMPLE_ROW, "data.parquet")),
+    "held_out": ("data/stage2/eval", _rows(dict(list(SAMPLE_ROW.items())[::4]), "data.parquet")),
     "lines": ("samples.jsonl", LINES_FILE),
     "prompts": ("data/prompts", _rows(PROMPT_ROW, "tool_flip/eval.parquet", "capability/eval.parquet")),
     "traces": ("data/traces/lookalike", _rows(ROW, "train/data.parquet", "eval/data.parquet")),

@@ -7,7 +7,7 @@ from cb_datasets.checks.thresholds import MergedThresholds
 from cb_datasets.files import load_rows, read_json, save_rows, to_dataset
 from cb_datasets.merge import write as write_module
 from cb_datasets.merge.merge import MergeOptions, merge
-from cb_datasets.sample import SAMPLE_FEATURES
+from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
 
 from ..conftest import INJECTION, REFUSAL, RIGHT, TEXT, WRONG
 
@@ -70,7 +70,7 @@ def merged(tmp_path):
             save_rows(to_dataset(rows, SAMPLE_FEATURES), folder, {})
         prompt_folders = []
         if prompts:
-            save_rows(to_dataset(list(prompts), SAMPLE_FEATURES), tmp_path / "prompts" / "tool_flip", {})
+            save_rows(to_dataset(list(prompts), PROMPT_FEATURES), tmp_path / "prompts" / "tool_flip", {})
             prompt_folders = [tmp_path / "prompts" / "tool_flip"]
         outputs = {split: tmp_path / "stage2" / split for split in ("train", "eval")}
         order = folders[::-1] if reverse else folders
