@@ -319,8 +319,8 @@ def quarantined(folder: Path | None) -> set[str]:
     from ..files import stream_tables
 
     ids: set[str] = set()
-    for table in stream_tables(folder, columns=["id"]) if folder is not None else ():
-        ids.update(table["id"].to_pylist() if "id" in table.column_names else [None])
+    for batch in stream_tables(folder, columns=["id"]) if folder is not None else ():
+        ids.update(batch["id"].to_pylist() if "id" in batch.column_names else [None])
     if not all(isinstance(id, str) for id in ids):
         raise ValueError(f"--quarantine: {folder} holds rows whose id is no text. Run `cb-datasets validate` again.")
     return ids
