@@ -37,6 +37,7 @@ from builders.json_records import parse_object
 
 from .disk_faults import naming_broken_parquet
 from .file_locks import locked
+from .null_parts import check_no_nulls
 
 
 ROWS_FILE = "data.parquet"
@@ -302,7 +303,7 @@ def stream_tables(
         first = 1
         for table in stream_file(file, columns):
             if features is not None:
-                _check_no_nulls(table, file, first)
+                check_no_nulls(table, file, first)
             first += len(table)
             yield table
 
@@ -414,29 +415,6 @@ def _rows_files(folder: Path) -> list[Path]:
         f"No dataset in {folder}: {ROWS_FILE} is missing, and so are {' and '.join(SPLIT_FILES.values())}. Run the "
         "step that makes it."
     )
-
-
-# A struct that a row may lack.
-_NULLABLE = "attack"
-
-
-def _check_no_nulls(rows: pyarrow.Table, file: Path, first: int) -> None:
-    """Check that rows, numbered from `first`, have all their lists and structs, and that no list holds a null."""
-    for name in rows.column_names:
-        column = rows[name].combine_chunks()
-        if name == _NULLABLE or not pyarrow.types.is_nested(column.type):
-            continue
-        wrong = pyarrow.compute.indices_nonzero(column.is_null())
-        if pyarrow.types.is_list(column.type):
-            items = pyarrow.compute.list_flatten(column)
-            holders = pyarrow.compute.list_parent_indices(column).filter(items.is_null())
-            wrong = pyarrow.concat_arrays([wrong.cast(holders.type), holders])
-        if len(wrong):
-            number = pyarrow.compute.min(wrong).as_py()
-            raise ValueError(
-                f"{file}: row {first + number} ({rows['id'][number]}): `{name}` is null, or holds a null. Mend "
-                "the row, or take it out."
-            )
 
 
 def _check_features(files: list[Path], features: Features | None) -> None:
