@@ -53,3 +53,22 @@ def naming_broken_parquet(path: Path) -> Iterator[None]:
         yield
     except (pyarrow.ArrowInvalid, pyarrow.ArrowKeyError, pyarrow.ArrowTypeError) as error:
         raise ValueError(f"{path}: not a whole Parquet file ({error}). Run the step that makes it again.") from error
+
+
+@contextmanager
+def as_written(path: Path, remedy: str) -> Iterator[None]:
+    """Name the file in an error about a JSON object that is not of the shape in which it was written.
+
+    Args:
+        path (`Path`): The file that the object was read from.
+        remedy (`str`): What to do about it.
+
+    Raises:
+        ValueError: In place of the errors of code that finds another value, or none, where it expects one.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, LookupError) as error:
+        raise ValueError(
+            f"{path}: not as this version writes it ({type(error).__name__}: {error}). {remedy}"
+        ) from error

@@ -186,25 +186,6 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"{path}: not a JSON object ({error}); delete it and run its step again.") from error
 
 
-@contextmanager
-def as_written(path: Path, remedy: str) -> Iterator[None]:
-    """Name the file in an error about a JSON object that is not of the shape in which it was written.
-
-    Args:
-        path (`Path`): The file that the object was read from.
-        remedy (`str`): What to do about it.
-
-    Raises:
-        ValueError: In place of the errors of code that finds another value, or none, where it expects one.
-    """
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, IndexError, LookupError) as error:
-        raise ValueError(
-            f"{path}: not as this version writes it ({type(error).__name__}: {error}). {remedy}"
-        ) from error
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, read in blocks."""
     with open(path, "rb") as file:

@@ -9,11 +9,11 @@ from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from builders.base import TraceBuilder, summarize_traces
 from builders.trace import TRACE_FEATURES
 
+from .disk_faults import as_written
 from .files import (
     REPORT_FILE,
     ROWS_FILE,
     STREAM_ROWS,
-    as_written,
     holds_rows,
     load_rows,
     read_json,

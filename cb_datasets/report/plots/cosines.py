@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...disk_faults import as_written
 from ...evaluation.compare import BASE
 from ...evaluation.results import is_evaluated
-from ...files import as_written, read_json
+from ...files import read_json
 from .drawing import (
     BLACK,
     BLUE,
