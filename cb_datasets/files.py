@@ -37,7 +37,7 @@ from builders.json_records import parse_object
 
 from .disk_faults import naming_broken_parquet
 from .file_locks import locked
-from .null_parts import check_no_nulls
+from .null_parts import without_nulls
 
 
 ROWS_FILE = "data.parquet"
@@ -281,12 +281,8 @@ def stream_tables(
     files = _rows_files(folder)
     _check_features(files, features)
     for file in files:
-        first = 1
-        for table in stream_file(file, columns):
-            if features is not None:
-                check_no_nulls(table, file, first)
-            first += len(table)
-            yield table
+        tables = stream_file(file, columns)
+        yield from tables if features is None else without_nulls(tables, file)
 
 
 def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
@@ -305,11 +301,12 @@ def stream_rows(folders: Iterable[Path], features: Features | None = None) -> It
 
 def count_rows(folders: Iterable[Path]) -> int:
     """Number of rows in dataset folders, from the files' metadata."""
-    rows = 0
-    for file in (file for folder in folders for file in _rows_files(folder)):
-        with naming_broken_parquet(file):
-            rows += pyarrow.parquet.read_metadata(file).num_rows
-    return rows
+    return sum(_num_rows(file) for folder in folders for file in _rows_files(folder))
+
+
+def _num_rows(file: Path) -> int:
+    with naming_broken_parquet(file):
+        return pyarrow.parquet.read_metadata(file).num_rows
 
 
 def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
@@ -389,8 +386,8 @@ def dataset_folders(parent: Path, pattern: str = "*") -> list[Path]:
 def _rows_files(folder: Path) -> list[Path]:
     for names in ((ROWS_FILE,), SPLIT_FILES.values()):
         if files := [folder / name for name in names if (folder / name).exists()]:
-            if wrong := [file for file in files if file.is_dir()]:
-                raise FileNotFoundError(f"{wrong[0]} is a folder, not a Parquet file. Run the step that makes it.")
+            if any(file.is_dir() for file in files):
+                raise FileNotFoundError(f"{folder}: {files[0].name} is a folder. Run the step that makes it.")
             return files
     raise FileNotFoundError(
         f"No dataset in {folder}: {ROWS_FILE} is missing, and so are {' and '.join(SPLIT_FILES.values())}. Run the "

@@ -1,5 +1,6 @@
 """Rows whose lists and structs are null: no step can read them, so their file is refused where it is read."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow
@@ -10,7 +11,20 @@ import pyarrow.compute
 _NULLABLE = "attack"
 
 
-def check_no_nulls(rows: pyarrow.Table, file: Path, first: int) -> None:
+def without_nulls(tables: Iterable[pyarrow.Table], file: Path) -> Iterator[pyarrow.Table]:
+    """The tables of a file, up to the first row with a null part.
+
+    Raises:
+        ValueError: If there is one; the message names the file and the row.
+    """
+    first = 1
+    for table in tables:
+        _check_no_nulls(table, file, first)
+        first += len(table)
+        yield table
+
+
+def _check_no_nulls(rows: pyarrow.Table, file: Path, first: int) -> None:
     """Check that rows, numbered from `first`, have all their lists and structs, and that no list holds a null.
 
     Raises:
