@@ -55,6 +55,14 @@ def naming_broken_parquet(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: not a whole Parquet file ({error}). Run the step that makes it again.") from error
 
 
+def rows_in(path: Path) -> int:
+    """Number of rows of a Parquet file, from its metadata."""
+    import pyarrow.parquet
+
+    with naming_broken_parquet(path):
+        return pyarrow.parquet.read_metadata(path).num_rows
+
+
 @contextmanager
 def as_written(path: Path, remedy: str) -> Iterator[None]:
     """Name the file in an error about a JSON object that is not of the shape in which it was written.

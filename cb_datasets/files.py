@@ -35,7 +35,7 @@ from datasets import (
 
 from builders.json_records import parse_object
 
-from .disk_faults import naming_broken_parquet
+from .disk_faults import naming_broken_parquet, rows_in
 from .file_locks import locked
 from .null_parts import without_nulls
 
@@ -301,12 +301,7 @@ def stream_rows(folders: Iterable[Path], features: Features | None = None) -> It
 
 def count_rows(folders: Iterable[Path]) -> int:
     """Number of rows in dataset folders, from the files' metadata."""
-    return sum(_num_rows(file) for folder in folders for file in _rows_files(folder))
-
-
-def _num_rows(file: Path) -> int:
-    with naming_broken_parquet(file):
-        return pyarrow.parquet.read_metadata(file).num_rows
+    return sum(rows_in(file) for folder in folders for file in _rows_files(folder))
 
 
 def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
