@@ -132,7 +132,7 @@ def ingest(
         "tasks": tuple(tasks) if tasks else None,
     }
     fields = config_fields(source, flags, num_samples=target_n, seed=seed)
-    target = tokenizer(str(model)) if recorded else None
+    target = tokenizer(str(model)) if recorded else None  # before the traces are written: it may not load
     builder = prepare_source(source, config, data_dir, data_files, num_proc, **fields)
     splits, report = ingest_source(builder, eval_fraction, held_out, target_n, seed)
     print_line(f"ingest {source}: {report['records']} records, {report['attacked']} attacked -> ", end="")
@@ -145,9 +145,10 @@ def ingest(
         print_line(f"  not redistributable: releases leave these rows out, their licence is {report['licence']}")
     if output is not None and not dry_run:
         save_traces(splits, output, report)
-    for subset, path in recorded.items() if target is not None else ():
-        samples = collect_recorded_set(subset, splits, target, max_length, fit, max_each)
-        save_set(samples, None if dry_run else path)
+    if target is not None:
+        for subset, path in recorded.items():
+            samples = collect_recorded_set(subset, splits, target, max_length, fit, max_each)
+            save_set(samples, None if dry_run else path)
 
 
 def config_fields(source: str, flags: dict[str, Any], **defaults: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -320,7 +320,8 @@ def quarantined(folder: Path | None) -> set[str]:
 
     ids: set[str] = set()
     for batch in stream_tables(folder, columns=["id"]) if folder is not None else ():
-        ids.update(batch["id"].to_pylist() if "id" in batch.column_names else [None])
-    if not all(isinstance(id, str) for id in ids):
-        raise ValueError(f"--quarantine: {folder} holds rows whose id is no text. Run `cb-datasets validate` again.")
+        found: list[Any] = batch["id"].to_pylist() if "id" in batch.column_names else [None]
+        if not all(isinstance(id, str) for id in found):
+            raise ValueError(f"--quarantine: {folder}: the id of a row is no text. Run `cb-datasets validate` again.")
+        ids.update(found)
     return ids
