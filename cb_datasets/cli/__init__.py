@@ -5,6 +5,7 @@ The Makefile runs the same commands; `make -n demo` shows them with all their fl
 
 import os
 import sys
+import traceback
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Annotated, Any
@@ -97,9 +98,9 @@ def main() -> None:
         from ..disk_faults import error_line
 
         message = error_line(error)
-        if message is None:
-            raise
-        print(f"error: {shown(message)}", file=sys.stderr)
+        # A fault of ours is shown whole; its text may quote the data, too.
+        text = f"error: {message}" if message is not None else traceback.format_exc()
+        print(shown(text), file=sys.stderr)
         _close_output()
         sys.exit(1)
 

@@ -95,6 +95,8 @@ class ServerBackend:
         choices = sorted(response["choices"], key=lambda choice: choice["index"])
         if len(choices) != sampling.num_samples or any(not choice.get("token_ids") for choice in choices):
             raise ValueError(f"{self._url} returns no token ids; is it a vLLM server that knows return_token_ids?")
+        if wrong := [id for choice in choices for id in choice["token_ids"] if not _is_token_id(id)]:
+            raise ValueError(f"{self._url} returns {wrong[0]!r} among the token ids; is it a vLLM server?")
         return [
             decode_completion(self.tokenizer, choice["token_ids"], str(choice["finish_reason"])) for choice in choices
         ]
@@ -137,6 +139,11 @@ class ServerBackend:
             headers["Authorization"] = f"Bearer {key}"
         data = None if body is None else json.dumps(body).encode()
         return urllib.request.Request(self._url + path, data=data, headers=headers)
+
+
+def _is_token_id(value: object) -> bool:
+    """Whether a tokenizer takes it. Models may have more tokens than their tokenizers, which decode to nothing."""
+    return type(value) is int and 0 <= value < 2**32
 
 
 def _root_revision(root: str) -> str:

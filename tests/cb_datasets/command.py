@@ -5,7 +5,6 @@ import io
 import logging
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 from unittest import mock
 
@@ -34,8 +33,5 @@ def run(*arguments: object) -> subprocess.CompletedProcess:
             code: int | str | None = 0
         except SystemExit as ended:
             code = ended.code
-        except Exception:
-            traceback.print_exc()
-            code = 1
     logging.setLogRecordFactory(factory)
     return subprocess.CompletedProcess(words, int(code or 0), out.getvalue(), err.getvalue())

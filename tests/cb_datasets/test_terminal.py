@@ -2,8 +2,6 @@
 
 import logging
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,10 @@ from cb_datasets.markdown import Markdown, cell, code, markdown_table
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.terminal import show_log_messages, shown, shown_line
 
+from .command import run
 from .conftest import INJECTION, REQUEST, RIGHT, WRONG
 
 
-ROOT = Path(__file__).parents[2]
 HOSTILE = "a\x1b[2J\x1b]0;owned\x07\x9b31m\u202eb\r\n[red]x[/red][link=http://x.org]y[/link]\x00"
 # What a terminal acts on, the line break of our own output aside.
 OBEYED = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), "\u202e", "\u2028"} - {"\n"}
@@ -87,9 +85,18 @@ def test_commands_print_what_strangers_wrote(hostile_data, tiny_agent_path, comm
 
 
 def test_an_error_shows_the_id_that_it_names(hostile_data):
-    command = [sys.executable, "-m", "cb_datasets.cli", "explain", "x\x1b[2J\u202e", "--data-dir", str(hostile_data)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run("explain", "x\x1b[2J\u202e", "--data-dir", hostile_data)
     assert result.returncode == 1 and not OBEYED & set(result.stderr) and "No sample has the id" in result.stderr
+
+
+def test_a_fault_of_ours_shows_what_it_quotes(monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError(HOSTILE)
+
+    monkeypatch.setattr("cb_datasets.audit.explain.explain_row", fail)
+    result = run("explain", "x", "--data-dir", ".")
+    assert result.returncode == 1 and "Traceback" in result.stderr and "AssertionError" in result.stderr
+    assert not OBEYED & set(result.stderr)
 
 
 def test_no_text_looks_like_a_part_of_the_report(hostile_data):

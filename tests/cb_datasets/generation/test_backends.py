@@ -565,6 +565,9 @@ def test_a_rejected_request_is_not_retried(fake_server, agent):
     [
         (response_with(choice(token_ids=None)), "no token ids"),
         (response_with(), "no token ids"),
+        (response_with(choice(token_ids=[41, -1])), "-1 among the token ids"),
+        (response_with(choice(token_ids=[2**40])), f"{2**40} among the token ids"),
+        (response_with(choice(token_ids=[True, "a"])), "True among the token ids"),
         (response_with(choice(finish_reason="abort")), "abort"),
     ],
 )
