@@ -241,7 +241,7 @@ def test_a_killed_run_leaves_no_server(stubborn, fake_server, adapter, tmp_path,
 
     def serve():
         with start(adapter, log) as url:
-            write_json(up, url)
+            write_json(up, {"url": url})
             time.sleep(600)
 
     run = multiprocessing.get_context("fork").Process(target=serve)
@@ -253,7 +253,7 @@ def test_a_killed_run_leaves_no_server(stubborn, fake_server, adapter, tmp_path,
         run.kill()
         run.join()
         assert wait_until(lambda: not is_alive(engine))
-        assert wait_until(lambda: refuses_connections(read_json(up)))
+        assert wait_until(lambda: refuses_connections(read_json(up)["url"]))
     finally:
         if is_alive(engine):
             os.killpg(os.getpgid(engine), signal.SIGKILL)
@@ -649,7 +649,7 @@ def test_the_reference_of_own_suites_is_written_beside_their_runs(own_suite, rea
     gold = [{"function": "read_note", "args": {}}]
     assert tasks["user_tasks"]["user_task_0"] == {"prompt": "Read the note.", "gold": gold}
     assert tasks["injection_tasks"] == {"injection_task_0": {"goal": "Read it again.", "gold": gold}}
-    [tool] = read_json(tmp_path / "reference/tool_schemas_shelf.json")
+    [tool] = json.loads((tmp_path / "reference/tool_schemas_shelf.json").read_text(encoding="utf-8"))
     assert tool["function"]["name"] == "read_note"
 
 
