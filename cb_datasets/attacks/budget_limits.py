@@ -29,8 +29,6 @@ def with_limits(
     changed: dict[str, dict[str, _Value]] = {rung: {} for rung in defaults}
     for text in limits:
         rung, limit, value = _parsed(text, defaults, _MAY_BE_ZERO if may_be_zero else ())
-        if limit in changed[rung]:
-            raise ValueError(f"--budget {text!r}: {rung}.{limit} is given twice.")
         changed[rung][limit] = value
     common = {"max_new_tokens": max_new_tokens, "seed": seed}
     budgets = {}

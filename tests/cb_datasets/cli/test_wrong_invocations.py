@@ -287,7 +287,6 @@ CLASHES: dict[str, list[tuple]] = {
         ({"backend": "vllm"}, "--backend"),
         ({"tamper": True}, "--data"),
         ({"data": "whole/data/stage2"}, "--tamper"),
-        ({"budget": ["suffix.steps=1", "suffix.steps=2"]}, "--budget"),
         ({"tamper": True, "data": "whole/data/stage2", "budget": "tamper.nose=1"}, "--budget"),
         ({"tamper": True, "data": "whole/data/stage2", "load_in_8bit": True}, "--load-in-8bit"),
     ],
