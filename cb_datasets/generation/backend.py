@@ -15,7 +15,7 @@ from ..chat import MAX_LENGTH
 from ..formats import format_of
 from ..public_name import public_name
 from .adapter_scale import check_scalable
-from .model_files import check_weights, loading, read_object
+from .model_files import check_adapter_files, check_weights, loading, read_object
 
 
 if TYPE_CHECKING:
@@ -295,8 +295,9 @@ def check_adapters(adapters: Iterable[str], model: str) -> None:
     from peft import PeftType
 
     for adapter in adapters:
-        adapter_revision(adapter)  # only for its check of the files
-        path = Path(adapter) / "adapter_config.json"
+        folder = _adapter_folder(adapter)
+        check_adapter_files(folder)
+        path = folder / "adapter_config.json"
         if (kind := read_object(path).get("peft_type")) not in [*PeftType]:
             raise ValueError(f"{path}: PEFT knows no peft_type {kind!r}. Name the folder of an adapter that it wrote.")
         check_adapter_base(adapter, model)
@@ -315,10 +316,15 @@ def adapter_revision(adapter: str) -> str:
     Raises:
         FileNotFoundError: If the folder holds no PEFT adapter.
     """
+    folder = _adapter_folder(adapter)
+    read_object(folder / "adapter_config.json")
+    return weights_revision(folder)
+
+
+def _adapter_folder(adapter: str) -> Path:
     folder = Path(adapter)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {adapter}. An adapter is a folder that the trainer wrote.")
     if not (folder / "adapter_config.json").is_file():
         raise FileNotFoundError(f"{adapter} is no folder of an adapter: adapter_config.json is missing.")
-    read_object(folder / "adapter_config.json")
-    return weights_revision(folder)
+    return folder

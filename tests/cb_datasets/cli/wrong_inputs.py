@@ -306,7 +306,7 @@ KINDS: dict[str, tuple[str, dict[str, Damage]]] = {
     "quarantine": ("data/stage2/eval", _rows({}, "data.parquet")),
     "marks": ("marks.parquet", {**FILE, **PARQUET_FILE}),
     "results": ("report/results.json", RESULTS),
-    "cosines": ("cosines.json", {**FILE, **JSON_FILE, "another version": edited(schema_version=9)}),
+    "cosines": ("cosines.json", RESULTS),
     "sheet": ("data/reports/sources.json", {**FILE, **JSON_FILE}),
     "schema": ("b4.json", {**FILE, **JSON_FILE}),
     "logs": ("logs.jsonl", LINES_FILE),
