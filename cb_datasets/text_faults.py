@@ -39,7 +39,7 @@ def checked(
     Args:
         rows (`Iterable[dict]`): Samples, prompts or traces.
         place (`object`): Where they are from, for the message.
-        faults (`Callable`): [`text_faults`], [`prompt_faults`] or [`trace_faults`].
+        faults (`Callable`): [`text_faults`], [`evaluation_faults`] or [`trace_faults`].
         remedy (`str`, *optional*): What else can be done than to drop or mend the row.
 
     Raises:
