@@ -7,15 +7,17 @@ Training rows may share nothing with the eval split or with any evaluation promp
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow
 
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_where
-from ..checks.row_counts import RowCounts, RowProfile, profile_of
+from ..checks.row_counts import RowCounts, profile_of
 from ..checks.thresholds import MergedThresholds
-from ..processes import map_rows
+from ..processes import map_in_order
 from ..sample import TEXT_CLASSES
 from .index import DistinctTexts
 from .prompt_index import PromptIndex, request_texts
@@ -62,8 +64,8 @@ def lacks_tools(row: dict) -> bool:
 
 
 def merged_gates(
-    train: Iterable[dict],
-    evaluation: Iterable[dict],
+    train: Iterable[pyarrow.Table],
+    evaluation: Iterable[pyarrow.Table],
     prompts: Iterable[dict],
     limits: MergedThresholds,
     processes: int = 1,
@@ -71,73 +73,107 @@ def merged_gates(
     """Gates of the merged dataset, in one pass over each split and over the prompts.
 
     Args:
-        train, evaluation (`Iterable[dict]`): Samples of the two splits.
+        train, evaluation (`Iterable[pyarrow.Table]`): Samples of the two splits, some hundred in a table.
         prompts (`Iterable[dict]`): All evaluation prompts.
         limits ([`MergedThresholds`]): The thresholds.
         processes (`int`, *optional*, defaults to `1`): Number of processes.
     """
-    held_out, counts, ids = HeldOut(), RowCounts(), set()
-    n = repeated = unstated = without_tools = multi_turn = 0
+    held_out, facts, leaks = HeldOut(), _Facts(), _Leaks()
 
-    def profile(row: dict) -> RowProfile:
-        return profile_of(row, subset=row["split"])
-
-    def counted(rows: Iterable[dict]) -> Iterable[dict]:
-        nonlocal n, repeated, unstated, without_tools, multi_turn
-        for row, row_profile in map_rows(profile, rows, processes):
-            n += 1
-            repeated += row["id"] in ids
-            ids.add(row["id"])
-            without_tools += lacks_tools(row)
-            if row["provenance"]["source_dataset"] in MULTI_TURN_SOURCES:
-                multi_turn += 1
-                unstated += not turn_is_stated(row)
-            counts[row_profile] += 1
-            yield row
+    def read_evaluation(table: pyarrow.Table) -> _Facts:
+        return _facts_of(table.to_pylist())
 
     # The train split is compared with everything held out, so the eval split and the prompts are read first.
-    held_out.add_rows(counted(evaluation))
+    for table, read in map_in_order(read_evaluation, evaluation, processes):
+        facts.add(read)
+        held_out.add_rows(table.to_pylist())
     held_out.add_rows(prompts)
-    leaks = _leaks(counted(train), held_out, limits.max_similarity)
-    gates = _gates_of_rows(counts, limits)
-    gates += [at_most(f"merged: {name}", count, 0, n) for name, count in leaks.items()]
-    gates.append(at_most("merged: repeated ids", repeated, 0, n))
-    gates.append(at_most("merged: rows without the tools they need", without_tools, 0, n))
-    if multi_turn:
-        gates.append(at_most("merged: TAU2 or UltraChat rows that do not say which turn", unstated, 0, multi_turn))
-    return gates
+    requests = DistinctTexts(held_out.prompt_index(limits.max_similarity).are_known, np.bool_)
+
+    def read_train(table: pyarrow.Table) -> tuple[_Facts, _Leaks, list[list[str]]]:
+        rows = table.to_pylist()
+        return _facts_of(rows), _leaks_of(rows, held_out), list(map(request_texts, rows))
+
+    for _, (read, found, asked) in map_in_order(read_train, train, processes):
+        facts.add(read)
+        leaks.add(found)
+        # Siblings share their request, and are looked up once: so here, not in the processes.
+        for texts in asked:
+            requests.position(texts[0], texts)
+    num_requests = int(requests.values().sum())
+    return [*_gates_of_rows(facts, limits), *_gates_of_leaks(leaks, num_requests, len(facts.ids), limits)]
 
 
-def _gates_of_rows(counts: RowCounts, limits: MergedThresholds) -> list[Gate]:
+@dataclass
+class _Facts:
+    """What the gates count in some rows."""
+
+    profiles: RowCounts = field(default_factory=RowCounts)
+    ids: list[str] = field(default_factory=list)
+    without_tools: int = 0
+    turns: Counter[bool] = field(default_factory=Counter)  # of rows of multi-turn sources: whether they state theirs
+
+    def add(self, other: "_Facts") -> None:
+        self.profiles += other.profiles
+        self.ids += other.ids
+        self.without_tools += other.without_tools
+        self.turns += other.turns
+
+
+def _facts_of(rows: list[dict]) -> _Facts:
+    multi_turn = (row for row in rows if row["provenance"]["source_dataset"] in MULTI_TURN_SOURCES)
+    return _Facts(
+        RowCounts(profile_of(row, subset=row["split"]) for row in rows),
+        [row["id"] for row in rows],
+        sum(map(lacks_tools, rows)),
+        Counter(map(turn_is_stated, multi_turn)),
+    )
+
+
+@dataclass
+class _Leaks:
+    """What of evaluation stands in some rows of the train split."""
+
+    groups: set[str] = field(default_factory=set)
+    rows: int = 0  # with an id of evaluation
+
+    def add(self, other: "_Leaks") -> None:
+        self.groups |= other.groups
+        self.rows += other.rows
+
+
+def _leaks_of(rows: list[dict], held_out: HeldOut) -> _Leaks:
+    groups = {row["group"] for row in rows} & held_out.groups
+    return _Leaks(groups, sum(not held_out.ids.isdisjoint(_ids_of(row)) for row in rows))
+
+
+def _gates_of_rows(facts: _Facts, limits: MergedThresholds) -> list[Gate]:
+    counts, n, stated = facts.profiles, len(facts.ids), facts.turns
     train = RowCounts({profile: count for profile, count in counts.items() if profile.subset == "train"})
     n_ds = count_where(train, lambda profile: profile.set == "circuit_breaker")
     n_dr = count_where(train, lambda profile: profile.set == "retain")
     ratio = n_dr / n_ds if n_ds else None
     agentharm = count_where(counts, lambda profile: profile.source == "agentharm")
     invalid = count_where(counts, lambda profile: not profile.is_valid)
-    return [
+    gates = [
         at_least("merged: train rows", train.total(), limits.min_train, train.total()),
         at_least("merged: Dr rows for each Ds row", ratio, limits.min_dr_ratio, n_ds),
         at_least("merged: adversarial-safe rows", adversarial_safe(train), limits.min_adversarial_safe, n_dr),
-        at_most("merged: rows that break a rule", invalid, 0, counts.total()),
-        at_most("merged: AgentHarm rows", agentharm, 0, counts.total()),
+        at_most("merged: rows that break a rule", invalid, 0, n),
+        at_most("merged: AgentHarm rows", agentharm, 0, n),
+        at_most("merged: repeated ids", n - len(set(facts.ids)), 0, n),
+        at_most("merged: rows without the tools they need", facts.without_tools, 0, n),
     ]
+    if stated:
+        name = "merged: TAU2 or UltraChat rows that do not say which turn"
+        gates.append(at_most(name, stated[False], 0, stated.total()))
+    return gates
 
 
-def _leaks(train: Iterable[dict], held_out: HeldOut, max_similarity: float) -> dict[str, int]:
-    """Numbers of groups, rows and requests of the train split that are held out."""
-    index = held_out.prompt_index(max_similarity)
-    groups: set[str] = set()
-    same_id = 0
-    requests = DistinctTexts(index.are_known, np.bool_)
-    for row in train:
-        if row["group"] in held_out.groups:
-            groups.add(row["group"])
-        same_id += not held_out.ids.isdisjoint(_ids_of(row))
-        texts = request_texts(row)
-        requests.position(texts[0], texts)
-    return {
-        "groups in train and eval": len(groups),
-        "train rows with an id of eval": same_id,
-        f"requests in train and eval (similarity {max_similarity:g})": int(requests.values().sum()),
-    }
+def _gates_of_leaks(leaks: _Leaks, num_requests: int, n: int, limits: MergedThresholds) -> list[Gate]:
+    name = f"merged: requests in train and eval (similarity {limits.max_similarity:g})"
+    return [
+        at_most("merged: groups in train and eval", len(leaks.groups), 0, n),
+        at_most("merged: train rows with an id of eval", leaks.rows, 0, n),
+        at_most(name, num_requests, 0, n),
+    ]

@@ -151,12 +151,13 @@ def _temporary(path: Path) -> AbstractContextManager[Path]:
     return in_one_move(path)
 
 
-def _read_back(path: Path, description: str) -> Iterator[dict]:
-    """The rows of a written file, with a progress bar."""
+def _read_back(path: Path, description: str) -> Iterator[pyarrow.Table]:
+    """The rows of a written file in small tables, with a progress bar."""
     with tqdm(desc=description, total=pyarrow.parquet.read_metadata(path).num_rows, unit="row") as bar:
         for table in stream_file(path):
-            yield from table.to_pylist()
-            bar.update(len(table))
+            for rows in slices_of(table):
+                yield rows
+                bar.update(len(rows))
 
 
 def _split_of(group: str, split: str, options: MergeOptions) -> str:

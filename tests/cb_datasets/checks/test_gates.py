@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pyarrow
 import pytest
 
 from builders import prepare_source
@@ -21,6 +22,7 @@ from cb_datasets.checks.row_counts import count_profiles
 from cb_datasets.checks.thresholds import MergedThresholds, Thresholds
 from cb_datasets.ingest import ingest
 from cb_datasets.merge.gates import merged_gates
+from cb_datasets.sample import SAMPLE_FEATURES
 from tests.builders.toy_suite import write_reference
 
 from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
@@ -30,6 +32,18 @@ from ..conftest import REFUSAL, RIGHT, TEXT, WRONG
 ONE_ATTACK = {"max_family_share": 1.0, "max_injection_task_share": 1.0, "max_goal_share": 1.0}
 LIMITS = Thresholds(min_adversarial_safe=1, **ONE_ATTACK)
 MERGED = MergedThresholds(min_adversarial_safe=1)
+
+
+def gates_of_merged(train: list[dict], evaluation: list[dict], prompts: list[dict], limits: MergedThresholds):
+    """The gates, with two rows in a table."""
+
+    def tables(rows: list[dict]) -> list[pyarrow.Table]:
+        return [
+            pyarrow.Table.from_pylist(rows[at : at + 2], schema=SAMPLE_FEATURES.arrow_schema)
+            for at in range(0, len(rows), 2)
+        ]
+
+    return merged_gates(tables(train), tables(evaluation), prompts, limits)
 
 
 def failed(gates) -> set[str]:
@@ -47,7 +61,7 @@ def test_no_gate_passes_over_zero_rows():
     for gates in (format_gates, harmful_gates, retain_gates):
         results = gates(nothing, LIMITS)
         assert results and all(not gate.passed for gate in results)
-    assert all(not gate.passed for gate in merged_gates([], [], [], MERGED))
+    assert all(not gate.passed for gate in gates_of_merged([], [], [], MERGED))
     assert not gate_report([], LIMITS)["passed"]
 
 
@@ -376,16 +390,16 @@ def held_out(make_sample):
 
 
 def test_ratio_adversarial_safe_rows_and_unique_ids(train, held_out):
-    assert failed(merged_gates(train, [held_out], [held_out], MERGED)) == set()
-    assert failed(merged_gates(train[:4], [held_out], [], MERGED)) == {"merged: Dr rows for each Ds row"}
-    assert failed(merged_gates(train, [held_out], [], MergedThresholds())) == {"merged: adversarial-safe rows"}
-    assert failed(merged_gates([*train, train[1]], [held_out], [], MERGED)) == {"merged: repeated ids"}
+    assert failed(gates_of_merged(train, [held_out], [held_out], MERGED)) == set()
+    assert failed(gates_of_merged(train[:4], [held_out], [], MERGED)) == {"merged: Dr rows for each Ds row"}
+    assert failed(gates_of_merged(train, [held_out], [], MergedThresholds())) == {"merged: adversarial-safe rows"}
+    assert failed(gates_of_merged([*train, train[1]], [held_out], [], MERGED)) == {"merged: repeated ids"}
 
 
 def test_the_definition_of_done_counts_train_rows(train, held_out):
     def gates(min_train: int) -> set[str]:
         return failed(
-            merged_gates(train, [held_out], [], MergedThresholds(min_adversarial_safe=1, min_train=min_train))
+            gates_of_merged(train, [held_out], [], MergedThresholds(min_adversarial_safe=1, min_train=min_train))
         )
 
     assert gates(len(train)) == set() and gates(len(train) + 1) == {"merged: train rows"}
@@ -393,16 +407,16 @@ def test_the_definition_of_done_counts_train_rows(train, held_out):
 
 def test_merged_rows_break_no_rule(make_sample, train, held_out):
     broken = make_sample(RIGHT + "!", "adversarial_safe", id="5")
-    assert failed(merged_gates([*train, broken], [held_out], [], MERGED)) == {"merged: rows that break a rule"}
+    assert failed(gates_of_merged([*train, broken], [held_out], [], MERGED)) == {"merged: rows that break a rule"}
 
 
 def test_a_row_without_the_tools_it_needs_fails(make_sample, train, held_out):
     resisted = make_sample(TEXT, "injection_resisted", id="5", tools=None)
-    assert failed(merged_gates([*train, resisted], [held_out], [], MERGED)) == {
+    assert failed(gates_of_merged([*train, resisted], [held_out], [], MERGED)) == {
         "merged: rows without the tools they need"
     }
     chat = make_sample(TEXT, "general_conversation", id="5", tools=None)
-    assert failed(merged_gates([*train, chat], [held_out], [], MERGED)) == set()
+    assert failed(gates_of_merged([*train, chat], [held_out], [], MERGED)) == set()
 
 
 LEAK = "merged: requests in train and eval (similarity 0.8)"
@@ -411,10 +425,10 @@ LEAK = "merged: requests in train and eval (similarity 0.8)"
 def test_shared_groups_ids_records_and_requests_are_leaks(train, held_out):
     def leaks(row: dict) -> set[str]:
         """The failed gates, the same whether the row is an evaluation prompt or in the eval split."""
-        assert failed(merged_gates(train, [held_out], [row], MERGED)) == failed(
-            merged_gates(train, [held_out, {**row, "id": row["id"] + "'"}], [], MERGED)
+        assert failed(gates_of_merged(train, [held_out], [row], MERGED)) == failed(
+            gates_of_merged(train, [held_out, {**row, "id": row["id"] + "'"}], [], MERGED)
         )
-        return failed(merged_gates(train, [held_out], [row], MERGED))
+        return failed(gates_of_merged(train, [held_out], [row], MERGED))
 
     assert leaks({**held_out, "group": train[0]["group"]}) == {"merged: groups in train and eval"}
     assert leaks({**held_out, "pair": train[0]["pair"]}) == {"merged: train rows with an id of eval"}
@@ -428,14 +442,14 @@ def test_shared_groups_ids_records_and_requests_are_leaks(train, held_out):
 
 def test_a_train_row_with_the_id_of_an_evaluation_prompt_fails(train, held_out):
     prompt = {**held_out, "id": train[0]["id"]}
-    assert failed(merged_gates(train, [held_out], [prompt], MERGED)) == {"merged: train rows with an id of eval"}
+    assert failed(gates_of_merged(train, [held_out], [prompt], MERGED)) == {"merged: train rows with an id of eval"}
 
 
 @pytest.mark.parametrize("source", ["tau2", "ultrachat"])
 def test_the_trained_turn_is_stated(make_sample, train, held_out, source):
     def gates(pair: str) -> set[str]:
         row = make_sample(RIGHT, "tool_capability", id="5", injection=[], pair=pair)
-        return failed(merged_gates([*train, change(row, source_dataset=source)], [held_out], [], MERGED))
+        return failed(gates_of_merged([*train, change(row, source_dataset=source)], [held_out], [], MERGED))
 
     unstated = {"merged: TAU2 or UltraChat rows that do not say which turn"}
     assert gates("tau2/airline/7/turn_2") == set()
@@ -444,8 +458,8 @@ def test_the_trained_turn_is_stated(make_sample, train, held_out, source):
 
 def test_agentharm_is_never_trained_on(make_sample, train, held_out):
     row = change(make_sample(REFUSAL, "refusal", id="5"), source_dataset="agentharm")
-    assert failed(merged_gates([*train, row], [held_out], [], MERGED)) == {"merged: AgentHarm rows"}
-    assert failed(merged_gates(train, [held_out], [row | {"id": "p", "pair": "p", "group": "p"}], MERGED)) != {
+    assert failed(gates_of_merged([*train, row], [held_out], [], MERGED)) == {"merged: AgentHarm rows"}
+    assert failed(gates_of_merged(train, [held_out], [row | {"id": "p", "pair": "p", "group": "p"}], MERGED)) != {
         "merged: AgentHarm rows"
     }
 
