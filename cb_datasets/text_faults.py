@@ -92,15 +92,16 @@ def trace_faults(trace: dict) -> Iterator[tuple[str, str]]:
     for column in ("id", "group", "verdict", "metadata"):
         if not trace[column]:
             yield f"no_{column}", f"`{column}` is empty"
-    yield from _context_faults(trace)
+    # Recorded agents sometimes end with a turn of nothing.
+    yield from _context_faults(trace, may_be_empty=("assistant", "tool"))
 
 
-def _context_faults(row: dict) -> Iterator[tuple[str, str]]:
-    """Faults of what a model is shown."""
+def _context_faults(row: dict, may_be_empty: tuple[str, ...] = ("tool",)) -> Iterator[tuple[str, str]]:
+    """Faults of what a model is shown; messages of some roles may have no content."""
     if not row["messages"]:
         yield "no_messages", "`messages` is empty"
     for index, message in enumerate(row["messages"] or ()):
-        if fault := _message_fault(message):
+        if fault := _message_fault(message, may_be_empty):
             yield "bad_message", f"message {index} {fault}"
     try:
         parameter_schemas(row["tools"])
@@ -118,7 +119,7 @@ def is_inside(span: dict | None, messages: list[dict]) -> bool:
     return 0 <= span["start"] < span["end"] <= len(content)
 
 
-def _message_fault(message: dict | None) -> str | None:
+def _message_fault(message: dict | None, may_be_empty: tuple[str, ...]) -> str | None:
     if message is None or message["role"] is None:
         return "has no role"
     if message["role"] not in ROLES:
@@ -127,8 +128,8 @@ def _message_fault(message: dict | None) -> str | None:
         function = (call or {}).get("function") or {}
         if not function.get("name") or not _is_object(function.get("arguments")):
             return "has a call without a name or without a JSON object of arguments"
-    # A tool may return nothing, and a turn that makes a call may have no words.
-    if message["content"] is None and message["role"] != "tool" and not message["tool_calls"]:
+    # A turn that makes a call may have no words.
+    if message["content"] is None and message["role"] not in may_be_empty and not message["tool_calls"]:
         return f"({message['role']}) has no content"
     return None
 

@@ -1,6 +1,7 @@
 """Traces by side: decided by the group alone, before any model runs."""
 
 import json
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
@@ -95,6 +96,21 @@ def test_every_stored_trace_says_what_it_was_made_of(builder, tmp_path):
     assert {row["source_revision"] for row in rows} == {report["source_revision"]}
     assert report["source_revision"].startswith("local:") and report["groups"] == len(rows) == 36
     assert report["drops"] == {"degenerate": 4} and report["not_chosen"] == 0
+
+
+def test_an_agent_may_end_with_a_turn_of_nothing(builder, tmp_path):
+    splits, report = ingest(builder, 0.3, "test")
+    [first, *others] = splits["train"].to_list()
+    question, nothing = first["messages"][-1], {**first["messages"][-1], "role": "assistant", "content": None}
+
+    def saved(*added: dict) -> Path:
+        rows = [{**first, "messages": [*first["messages"], *added]}, *others]
+        save_traces({**splits, "train": Dataset.from_list(rows, splits["train"].features)}, tmp_path, report)
+        return tmp_path
+
+    assert load_traces([saved(nothing)])["train"]["messages"][0][-1]["content"] is None
+    with pytest.raises(ValueError, match=r"row 1 .* message \d \(user\) has no content"):
+        load_traces([saved(nothing, {**question, "role": "user", "content": None})])
 
 
 def test_load_dataset_reads_a_source_for_evaluation_only(tmp_path, tiny_agent_path):

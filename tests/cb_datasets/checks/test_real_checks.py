@@ -1,10 +1,13 @@
 """Rules and preflight on real rows with the real Llama 3.1 tokenizer: no row breaks a rule or fails preflight."""
 
+from pathlib import Path
+
 import pytest
 
 from builders import load_source
 from cb_datasets.checks.preflight import preflight
 from cb_datasets.checks.rules import check
+from cb_datasets.ingest import check_traces
 from cb_datasets.sets.recorded import collect_recorded_set
 from cb_datasets.splits import split_by_group
 
@@ -16,6 +19,24 @@ def real_samples(source: str, config: str | None, subset: str, tokenizer, data, 
     traces = load_source(source, config, data_dir=data / source.split("_")[0], cache_dir=cache, **fields)
     splits = split_by_group(traces, 0.2, "test")
     return collect_recorded_set(subset, splits, tokenizer, MAX_LENGTH, fit_context=True, max_each=30).samples
+
+
+@pytest.mark.parametrize(
+    ("source", "folder"),
+    [
+        ("agentdojo", "agentdojo"),
+        ("fujitsu_b4", "fujitsu"),
+        ("injecagent", "injecagent"),
+        ("llmail", "llmail"),
+        ("ultrachat", "ultrachat"),
+        ("xstest", "xstest"),
+        ("xstest_completions", "xstest"),
+    ],
+)
+def test_every_real_trace_can_be_read_again(source, folder, real_data, tmp_path):
+    for split, traces in load_source(source, data_dir=real_data / folder, cache_dir=tmp_path).items():
+        check_traces(traces, Path(folder, split))
+        assert len(traces)
 
 
 @pytest.mark.parametrize(
