@@ -23,7 +23,8 @@ TASKS := tool_flip multi_turn capability later_turn refusal chat
 ALSO := plain_rr
 
 INGEST_FLAGS := --eval-fraction 0 --held-out test
-OFFICE := --suite-module demo.office --attack lookalike --max-steps 8 --max-new-tokens 96 --concurrency 32
+OFFICE := --suite-module demo.office --attack lookalike --backend transformers --max-steps 8 --max-new-tokens 96 \
+	--concurrency 32
 RUNS_FLAGS = $(OFFICE) --suite 'office_train_[0-5]'
 LIVE_FLAGS = $(OFFICE) --suite office_test_0
 SHEET_FLAGS :=

@@ -257,6 +257,13 @@ def test_the_models_own_runs_are_a_source_and_a_test_of_the_demo(tmp_path):
     assert not any(words[0] == "regenerate" for words in steps)
 
 
+@pytest.mark.parametrize("recipe", ["demo", "smollm2"])
+def test_small_models_run_without_vllm_where_it_is_installed(recipe, tmp_path):
+    """By default AgentDojo's runs take it, and it has no attention for heads of 24 dimensions."""
+    commands = [words for words in commands_of(recipe, "evaluate", tmp_path) if words[0] == "agentdojo"]
+    assert [options_of(words, "--backend") for words in commands] == [["transformers"]] * 2
+
+
 def test_the_second_model_is_made_where_it_is_missing(tmp_path):
     agent = tmp_path / "agent"
     shown = make("--dry-run", "data", "RECIPE=smollm2", f"DATA={tmp_path / 'data'}", f"SMOLLM2_AGENT={agent}").stdout
