@@ -11,7 +11,7 @@ from peft import LoraConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from cb_datasets.formats import format_of
+from cb_datasets.formats import FORMATS, format_of
 from cb_datasets.sample import LABELS, SAMPLE_FEATURES, empty_provenance
 from cb_datasets.template_probe import template_hash
 from trainers import CircuitBreakerConfig, CircuitBreakerTrainer
@@ -58,9 +58,20 @@ RENDERING = {"prompt_format": "llama3_json", "template_hash": template_hash(make
 
 
 def made_for(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """The rows, with the provenance of rows that were made for a tokenizer."""
-    own = {"prompt_format": format_of(tokenizer).name, "template_hash": template_hash(tokenizer)}
-    return rows.map(lambda row: {"provenance": row["provenance"] | own})
+    """The rows, which are in the format of Llama 3.1, as they would be if they were made for a tokenizer."""
+    tool_format = format_of(tokenizer)
+    own = {"prompt_format": tool_format.name, "template_hash": template_hash(tokenizer)}
+
+    def written(row: dict) -> str:
+        if row["provenance"]["prompt_format"] == tool_format.name:
+            return row["assistant_raw"]
+        parsed = FORMATS["llama3_json"].parse(row["assistant_raw"], row["tools"])
+        if parsed.is_call:
+            return tool_format.render(parsed.calls[0], parsed.text)
+        return tool_format.render_text(parsed.text)
+
+    made = [row | {"assistant_raw": written(row), "provenance": row["provenance"] | own} for row in rows]
+    return Dataset.from_list(made, features=rows.features)
 
 
 @pytest.fixture
