@@ -6,7 +6,7 @@
 The rows are made like those of the tiny agent (`demo/train_tiny_agent.py`), of single prompts and of whole runs in the
 office, but three thousand are enough: a pretrained model only has to learn the format of calls and to follow injected
 instructions. All weights are trained, until the loss on rows of split `dev` is low enough. Weights are float32, and
-products bfloat16 on a CPU that has instructions for it: two cores then need twenty minutes, and others two hours. A
+products bfloat16 on a CPU that has instructions for it: two cores then need about an hour, and others two. A
 checkpoint is saved every twenty steps, from which an interrupted run resumes.
 """
 

@@ -1,12 +1,12 @@
 # A second, real model: SmolLM2-135M, taught to call tools by demo/train_smollm2_agent.py, on the demo's look-alike
-# prompts and in its office. No download beyond PyPI and no GPU: two hours on two cores, so everything is smaller than
-# in the demo.
+# prompts and in its office. No download beyond PyPI and no GPU: some three hours on two cores, so everything is smaller
+# than in the demo.
 #
-#   make smollm2 OMP_NUM_THREADS=2
+#   make smollm2
 
 DATA := data/smollm2
 MODEL := $(SMOLLM2_AGENT)
-# Made first where it is not there yet, in twenty minutes.
+# Made first where it is not there yet, in an hour of two cores.
 RECIPE_READY := $(MODEL)/model.safetensors
 
 # Everything is on disk.
