@@ -50,6 +50,7 @@ class LocalServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else a response waits 40 ms for the acknowledgement of its headers
 
             def do_GET(self) -> None:
                 path = urlsplit(self.path).path
