@@ -35,6 +35,7 @@ demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print b
 	# Two steps at a time where the data allow it: each runs the model on one thread.
 	$(MAKE) --no-print-directory -j2 RECIPE=demo evaluate
 
-# The tests of a file share expensive fixtures, so they stay in one process. A process may take a gigabyte.
+# The tests of a file share expensive fixtures, so they stay in one process; those of the fewest tests, which start
+# programs, must not come last. A process may take a gigabyte.
 test: $(READY) $(SOURCES_READY) $(TOKENIZERS_READY)  ## Run the tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

@@ -65,7 +65,7 @@ def on_disk(data, tiny_agent_path, tmp_path_factory) -> dict[str, dict]:
     start = ('exec "$@"', sys.executable, "-m", "tests.cb_datasets.full_disk", disk)
     result = run_in_namespace(*start, json.dumps(commands), 0)
     # Room enough for `datasets` to begin.
-    cached = {"cache": f"ingest lookalike --output {traces}".split()}
+    cached = {"cache": f"ingest lookalike --n-samples 1500 --output {traces}".split()}
     cache = run_in_namespace(*start, json.dumps(cached), 32 * 1024, HF_DATASETS_CACHE=str(disk))
     assert result.returncode == cache.returncode == 0, result.stderr + cache.stderr
     assert read_json(traces / "report.json")["records"] > 0

@@ -433,7 +433,7 @@ def pipeline(tmp_path_factory, tiny_agent_path):
     kinds = [flag for kind in ("benign_twins", "refusals", "chat") for flag in ("--kinds", kind)]
     tasks = [flag for task in ("tool_flip", "capability", "refusal", "chat") for flag in ("--tasks", task)]
     steps = [
-        ("ingest", "lookalike", "--output", traces, "--eval-fraction", 0.1),
+        ("ingest", "lookalike", "--n-samples", 1500, "--output", traces, "--eval-fraction", 0.1),
         ("sources", traces, "--output", reports),
         ("generate-ds", "--traces", traces, *model, "--output", sets[0], *made),
         ("generate-dr", "--traces", traces, *model, "--output", data / "retain", *kinds, *made),

@@ -186,7 +186,7 @@ def test_an_early_decision_comes_after_an_earlier_run():
 
 
 def test_recorded_later_turns_of_real_files(real_data):
-    tau2 = load_source("tau2", data_dir=real_data / "tau2")["train"]
+    tau2 = load_source("tau2", "airline", data_dir=real_data / "tau2")["train"]
     rows = evaluation_prompts(tau2, "later_turn", LLAMA)
     assert len(rows) > 0 and all(row["target"]["expected_tool"] and turn_of(row) != "1" for row in rows)
     assert set(rows["pair"]) < set(evaluation_prompts(tau2, "capability", LLAMA)["pair"])
