@@ -25,7 +25,6 @@ import transformers
 
 import trainers.circuit_breaker_trainer
 import trainers.curves
-from cb_datasets.stop_signals import Stopped
 from trainers.checkpoints import fault
 from trainers.train import main, parse_arguments
 
@@ -48,12 +47,16 @@ def run(flags: list[str], output: Path, log: Path, at_write: Callable[[int], Non
             count_writes(output, at_write)
         main(*parse_arguments([*flags, "--output_dir", str(output)]))
         status = 0
-    except Stopped as stopped:
-        status = stopped.code
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            sys.stderr.write(f"{ended.code}\n")
+        else:
+            status = ended.code
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 

@@ -196,24 +196,14 @@ def test_rows_of_a_release_are_read_as_they_were_stored(monkeypatch, rows):
 
 
 def test_rows_of_another_model_are_refused_before_the_model_loads(flags, tiny_agent_path):
-    command = [sys.executable, "-m", "trainers.train", "--config", str(PLAIN_RECIPE), *flags]
-    result = subprocess.run(
-        [*command, "--model_name_or_path", str(tiny_agent_path), "--attn_implementation", "no-such-attention"],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 1
-    [line] = [line for line in result.stderr.splitlines() if line.startswith("Row ")]
+    with pytest.raises(SystemExit) as refused:
+        run(*flags, "--model_name_or_path", str(tiny_agent_path), "--attn_implementation", "no-such-attention")
     rendering = r"format llama3_json and chat template [0-9a-f]{12}"
     assert re.fullmatch(
         rf"Row ds/0 \(and 15 more\) of the train dataset was made for another model: it has {rendering}, and the "
         rf"tokenizer \S+ has {rendering}\. Make the data with this model, or train the model of the data\.",
-        line,
+        str(refused.value),
     )
-    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -287,23 +277,19 @@ def test_an_adapter_does_not_tell_where_it_was_trained(flags, tmp_path, monkeypa
 
 def test_a_full_disk_ends_training_in_one_line(flags, tmp_path):
     """Neither a checkpoint nor an adapter that is not whole stays; with space, the same command goes through."""
-    script = """
-        disk="$1"; shift
-        mount -t tmpfs -o size=48k none "$disk"
-        "$@" --save_strategy steps --save_steps 2; echo "with checkpoints $?"; find "$disk" -type f
-        "$@"; echo "without $?"; find "$disk" -type f
-        mount -o remount,size=64m "$disk"
-        "$@" --save_strategy steps --save_steps 2; echo "with space $?"; find "$disk" -name "*.tmp"
-    """
     disk = tmp_path / "disk"
     disk.mkdir()
-    command = [sys.executable, "-m", "trainers.train", "--config", str(PLAIN_RECIPE), *flags]
-    result = run_in_namespace(script, disk, *command, "--output_dir", disk / "adapter")
-    ends = [line for line in result.stdout.splitlines() if not line.startswith(("LoRA on", "Trained", "{"))]
-    assert ends == ["with checkpoints 1", "without 1", "with space 0"], result.stdout + result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.endswith("and run the same command again.")]
-    assert len(lines) == 2 and all("No space left on device" in line for line in lines), result.stderr
-    assert "Traceback" not in result.stderr
+    program = (sys.executable, "-m", "tests.trainers.full_disk_training", disk, "--config", PLAIN_RECIPE, *flags)
+    result = run_in_namespace('exec "$@"', *program)
+    assert result.returncode == 0, result.stderr
+    trainings = json.loads(result.stdout)
+    for name in ("with checkpoints", "without"):
+        found = trainings[name]
+        assert found["status"] == 1 and found["files"] == [] and "Traceback" not in found["log"], found
+        [line] = [line for line in found["log"].splitlines() if line.endswith("and run the same command again.")]
+        assert "No space left on device" in line
+    found = trainings["with space"]
+    assert found["status"] == 0 and not [name for name in found["files"] if name.endswith(".tmp")], found
 
 
 def test_json_lines_are_imported_first(tmp_path):
