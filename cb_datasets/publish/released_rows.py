@@ -119,13 +119,14 @@ def released_table(rows: Iterable[dict], features: Features) -> pyarrow.Table:
             ) from None
         for name, values in columns.items():
             values.append(texts.get(id(row[name]), row[name]))
-    storage = {name: features.arrow_schema.field(name).type for name in features}
+    schema = features.arrow_schema
+    storage = {name: schema.field(name).type for name in features}
     storage |= {
         name: pyarrow.list_(pyarrow.string()) if features[name] == _TURNS else pyarrow.string()
         for name in _json_columns(features)
     }
     arrays = {name: pyarrow.array(values, storage[name]) for name, values in columns.items()}
-    return pyarrow.table(arrays).cast(features.arrow_schema)
+    return pyarrow.table(arrays).cast(schema)
 
 
 def rows_of(table: pyarrow.Table) -> Iterator[dict]:
