@@ -32,6 +32,7 @@ from datasets import (
     disable_progress_bars,
     enable_progress_bars,
 )
+from datasets.fingerprint import generate_random_fingerprint
 
 from builders.json_records import parse_object
 
@@ -246,7 +247,8 @@ def without_library_bars() -> Iterator[None]:
 def load_parquet(path: Path) -> Dataset:
     """The rows of one Parquet file. (`Dataset.from_parquet` refuses files without rows.)"""
     with naming_broken_parquet(path):
-        return Dataset(pyarrow.parquet.read_table(path))
+        # A fingerprint of the content takes longer than reading it; nothing of rows in memory is cached by it.
+        return Dataset(pyarrow.parquet.read_table(path), fingerprint=generate_random_fingerprint())
 
 
 def load_rows(folder: Path, features: Features | None = None) -> Dataset:
@@ -262,7 +264,8 @@ def load_rows(folder: Path, features: Features | None = None) -> Dataset:
     """
     files = _rows_files(folder)
     _check_features(files, features)
-    return concatenate_datasets([load_parquet(file) for file in files])
+    parts = [load_parquet(file) for file in files]
+    return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
 def stream_tables(
