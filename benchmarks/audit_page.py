@@ -24,7 +24,7 @@ from checks import row, write_samples
 from cb_datasets.audit.marks import Marks
 from cb_datasets.audit.row_store import RowStore
 from cb_datasets.audit.view import AuditServer
-from cb_datasets.files import stream_file
+from cb_datasets.row_groups import stream_file
 
 
 # Words, parts of words, across words, common and rare, a single letter, and what is nowhere.

@@ -68,7 +68,8 @@ def write_samples(folder: Path, rows: int) -> None:
 
     import pyarrow
 
-    from cb_datasets.files import ROWS_FILE, STREAM_ROWS, parquet_writer, save_rows
+    from cb_datasets.files import ROWS_FILE, parquet_writer, save_rows
+    from cb_datasets.row_groups import STREAM_ROWS
     from cb_datasets.sample import SAMPLE_FEATURES
     from cb_datasets.sets.prompts import prompts_for_task
     from cb_datasets.splits import choose

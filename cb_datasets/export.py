@@ -24,8 +24,9 @@ from builders.json_schema import DRAFT, object_schema, schema_of
 from builders.trace import to_json
 
 from .chat import DATE_STRING
-from .files import STREAM_ROWS, in_one_move, set_writer
+from .files import in_one_move, set_writer
 from .formats import CANONICAL, Diagnosis, Parsed, get_format
+from .row_groups import STREAM_ROWS
 from .sample import CIRCUIT_BREAKER, PRIORITY_WEIGHTS, PROMPT_FEATURES, SAMPLE_FEATURES
 from .template_form import published_messages, stored_messages, template_messages
 

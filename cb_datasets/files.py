@@ -39,6 +39,7 @@ from builders.json_records import parse_object
 from .disk_faults import naming_broken_parquet, rows_in
 from .file_locks import locked
 from .null_parts import without_nulls
+from .row_groups import STREAM_ROWS, RowGroup, row_groups_of, stream_file
 
 
 ROWS_FILE = "data.parquet"
@@ -53,9 +54,6 @@ _ABANDONED_AFTER_SECONDS = 3600
 # Folders that this process has cleaned of what others left in them.
 _cleaned: set[str] = set()
 _cleaning = threading.Lock()
-
-# Rows that a streaming step holds at a time.
-STREAM_ROWS = 2000
 
 
 @contextmanager
@@ -227,9 +225,9 @@ def _remove_other_rows(folder: Path, written: Collection[str]) -> None:
 
 
 def save_parquet(rows: Dataset, path: Path) -> None:
-    """Write one Parquet file atomically."""
+    """Write one Parquet file atomically, in row groups that processes can share."""
     with in_one_move(path) as temporary, without_library_bars():
-        rows.to_parquet(temporary)
+        rows.to_parquet(temporary, batch_size=STREAM_ROWS)
 
 
 @contextmanager
@@ -285,14 +283,14 @@ def stream_tables(
     _check_features(files, features)
     for file in files:
         tables = stream_file(file, columns)
-        yield from tables if features is None else without_nulls(tables, file)
+        yield from tables if features is None else without_nulls(tables, file, 1)
 
 
-def stream_file(path: Path, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
-    """The rows of one Parquet file in tables of [`STREAM_ROWS`]."""
-    with naming_broken_parquet(path), pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(STREAM_ROWS, columns=columns):
-            yield pyarrow.Table.from_batches([batch])
+def row_groups(folder: Path, features: Features | None = None) -> list[RowGroup]:
+    """The row groups of a dataset folder; arguments and errors as for [`stream_tables`]."""
+    files = _rows_files(folder)
+    _check_features(files, features)
+    return [group for file in files for group in row_groups_of(file)]
 
 
 def stream_rows(folders: Iterable[Path], features: Features | None = None) -> Iterator[dict]:

@@ -13,7 +13,6 @@ from .disk_faults import as_written
 from .files import (
     REPORT_FILE,
     ROWS_FILE,
-    STREAM_ROWS,
     holds_rows,
     load_rows,
     read_json,
@@ -21,6 +20,7 @@ from .files import (
     to_dataset,
     write_json,
 )
+from .row_groups import STREAM_ROWS
 from .splits import ON_BOTH_SIDES, choose, drop_on_both_sides, split_by_group
 from .text_faults import checked, trace_faults
 

@@ -11,13 +11,12 @@ import pyarrow.compute
 _NULLABLE = "attack"
 
 
-def without_nulls(tables: Iterable[pyarrow.Table], file: Path) -> Iterator[pyarrow.Table]:
-    """The tables of a file, up to the first row with a null part.
+def without_nulls(tables: Iterable[pyarrow.Table], file: Path, first: int) -> Iterator[pyarrow.Table]:
+    """Tables of a file, whose rows are numbered from `first` on, up to the first row with a null part.
 
     Raises:
         ValueError: If there is one; the message names the file and the row.
     """
-    first = 1
     for table in tables:
         _check_no_nulls(table, file, first)
         first += len(table)

@@ -6,6 +6,7 @@
 The processes are forked, so that they share what is loaded: a tokenizer is not loaded again in each.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 import pyarrow
@@ -29,11 +31,16 @@ BATCH_ROWS = 250
 _work: list[Callable[[Any], Any]] = []
 
 
-def processes_for(rows: int, num_proc: int | None = None) -> int:
-    """Number of processes for some rows: as wanted, by default one for each core, but at most one for each batch."""
+def processes_for(items: int, num_proc: int | None = None) -> int:
+    """Number of processes for some items: as wanted, by default one for each core, but at most one for each item."""
     # Where processes are not forked by nature (macOS, Windows), one does it all unless more are wanted.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return max(1, min(num_proc or cores, -(-rows // BATCH_ROWS)))
+    return max(1, min(num_proc or cores, items))
+
+
+def batches_of(rows: int) -> int:
+    """Number of batches of [`BATCH_ROWS`] that some rows make."""
+    return -(-rows // BATCH_ROWS)
 
 
 def in_batches(rows: Iterable[Item]) -> Iterator[list[Item]]:
@@ -49,9 +56,24 @@ def in_batches(rows: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def slices_of(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
-    """A table in tables of [`BATCH_ROWS`], which are copies: a slice is sent with the memory of the whole table."""
+    """A table in tables of [`BATCH_ROWS`]."""
     for start in range(0, len(table), BATCH_ROWS):
-        yield table.take(list(range(start, min(start + BATCH_ROWS, len(table)))))
+        yield table.slice(start, BATCH_ROWS)
+
+
+def _reduce_table(table: pyarrow.Table) -> tuple[Callable[[pyarrow.Buffer], pyarrow.Table], tuple[pyarrow.Buffer]]:
+    """How a table is sent to a process: Arrow's own format holds its rows only, a pickled slice all that it is of."""
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return _read_table, (sink.getvalue(),)
+
+
+def _read_table(sent: pyarrow.Buffer) -> pyarrow.Table:
+    return pyarrow.ipc.open_stream(sent).read_all()
+
+
+ForkingPickler.register(pyarrow.Table, _reduce_table)
 
 
 def map_in_order(
@@ -119,6 +141,7 @@ def _start(work: Callable[[Any], Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    gc.freeze()  # what is inherited is no garbage, and is not looked through again and again
     _work[:] = [work]
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -28,7 +28,16 @@ GROUND = {
     *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "disk_faults", "export", "file_locks"),
     "null_parts",
     *("files", "formats", "ingest", "markdown", "model_licences", "outcomes", "path_rules", "placement", "processes"),
-    *("public_name", "sample", "splits", "stop_signals", "template_form", "template_openings", "template_probe"),
+    *(
+        "public_name",
+        "row_groups",
+        "sample",
+        "splits",
+        "stop_signals",
+        "template_form",
+        "template_openings",
+        "template_probe",
+    ),
     *("terminal", "text_faults", "text_marks", "tool_schemas", "web"),
 }
 

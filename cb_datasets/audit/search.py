@@ -24,7 +24,7 @@ import pyarrow
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from ..files import STREAM_ROWS
+from ..row_groups import STREAM_ROWS
 from .cached_table import CachedTable
 
 

@@ -13,9 +13,9 @@ import pyarrow
 
 from ..chat import RENDERER_HASH, encode_completion, encode_prompt
 from ..checks.preflight import histogram
-from ..files import stream_file
 from ..formats.chat_template import RENDER_ERRORS
 from ..publish.released_rows import stored_row
+from ..row_groups import stream_file
 from ..template_probe import template_hash
 from .cached_table import CachedTable
 

@@ -4,7 +4,7 @@ Rows are read a few thousand at a time and failing ones are written immediately,
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ import pyarrow
 from datasets import Features, List, Value
 from tqdm import tqdm
 
-from ..files import REPORT_FILE, ROWS_FILE, count_rows, parquet_writer, stream_tables, write_json
-from ..processes import map_in_order, processes_for, slices_of
+from ..files import REPORT_FILE, ROWS_FILE, parquet_writer, row_groups, write_json
+from ..processes import batches_of, map_in_order, processes_for, slices_of
+from ..row_groups import RowGroup, stream_group
 from ..sample import CIRCUIT_BREAKER, RETAIN, SAMPLE_FEATURES
 from .rules import RULES, Violation, check
 
@@ -36,17 +37,17 @@ class _RuleCounts:
         self.warnings: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
 
-    def add_row(self, id: str, violations: list[Violation]) -> list[str]:
-        """Count the violations of a row, and return the reasons to quarantine it."""
-        errors = [violation for violation in violations if violation.is_error]
-        self.failed += bool(errors)
-        # A row counts once per rule, however often it breaks it.
-        self.errors.update({violation.rule for violation in errors})
-        self.warnings.update({violation.rule for violation in violations if not violation.is_error})
-        for rule in {violation.rule for violation in violations}:
-            if len(self.examples.setdefault(rule, [])) < EXAMPLES:
-                self.examples[rule].append(id)
-        return [str(violation) for violation in errors]
+    def add(self, checked: "_Checked") -> None:
+        """Count the violations of rows."""
+        self.rows += checked.rows
+        self.failed += sum(map(len, checked.failed))
+        for id, violations in checked.violations:
+            # A row counts once per rule, however often it breaks it.
+            self.errors.update({violation.rule for violation in violations if violation.is_error})
+            self.warnings.update({violation.rule for violation in violations if not violation.is_error})
+            for rule in {violation.rule for violation in violations}:
+                if len(self.examples.setdefault(rule, [])) < EXAMPLES:
+                    self.examples[rule].append(id)
 
     def rule_report(self, min_valid: float) -> dict:
         """The report of the set. An empty set has not passed."""
@@ -90,22 +91,24 @@ def validate(
     counts = {f"{folder.parent.name}/{folder.name}": _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
         raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them separately.")
-    num_rows = count_rows(folders)
-    batches = (
-        (name, rows)
+    groups = [
+        (name, group)
         for name, folder in zip(counts, folders, strict=True)
-        for table in stream_tables(folder, SAMPLE_FEATURES)
-        for rows in slices_of(table)
-    )
+        for group in row_groups(folder, SAMPLE_FEATURES)
+    ]
 
-    def check_batch(batch: tuple[str, pyarrow.Table]) -> _Checked:
-        return _check_rows(batch[1], strict, split)
+    def check_group(named: tuple[str, RowGroup]) -> _Checked:
+        return _check_rows(stream_group(named[1], SAMPLE_FEATURES), strict, split)
 
+    num_rows = sum(group.rows for _, group in groups)
+    processes = processes_for(min(len(groups), batches_of(num_rows)), num_proc)
     bar = tqdm(desc="Checking", total=num_rows, unit="row")
     with bar, parquet_writer(quarantine / ROWS_FILE, QUARANTINE_FEATURES) as write:
-        for (name, rows), checked in map_in_order(check_batch, batches, processes_for(num_rows, num_proc)):
-            _add_checked(rows, checked, counts[name], write)
-            bar.update(len(rows))
+        for (name, group), checked in map_in_order(check_group, groups, processes):
+            counts[name].add(checked)
+            if checked.failed:
+                write(pyarrow.concat_tables(checked.failed))
+            bar.update(group.rows)
         if split in HALVES.values():
             counts = {name: set_counts for name, set_counts in counts.items() if set_counts.rows}
             if not counts:  # before a quarantine is written
@@ -117,33 +120,26 @@ def validate(
 
 
 class _Checked(NamedTuple):
-    """The number of rows that were checked, and the violations of those that have any, by their number."""
+    """The number of rows that were checked, the id and the violations of each with any, and those that fail."""
 
     rows: int
-    violations: dict[int, list[Violation]]
+    violations: list[tuple[str, list[Violation]]]
+    failed: list[pyarrow.Table]  # rows of the quarantine
 
 
-def _check_rows(table: pyarrow.Table, strict: bool, split: str | None) -> _Checked:
-    """Check the rows of a table that are asked for."""
-    rows = {
-        number: row
-        for number, row in enumerate(table.to_pylist())
-        if split in (None, row["split"], HALVES.get(row["set"]))
-    }
-    violations = {number: check(row, strict) for number, row in rows.items()}
-    return _Checked(len(rows), {number: broken for number, broken in violations.items() if broken})
-
-
-def _add_checked(
-    table: pyarrow.Table, checked: _Checked, counts: _RuleCounts, write: Callable[[pyarrow.Table], None]
-) -> None:
-    """Count the violations in a table and write the rows that fail."""
-    counts.rows += checked.rows
-    ids = table["id"].take(list(checked.violations)).to_pylist() if checked.violations else []
-    reasons = {
-        number: counts.add_row(id, violations)
-        for id, (number, violations) in zip(ids, checked.violations.items(), strict=True)
-    }
-    failed = {number: row_reasons for number, row_reasons in reasons.items() if row_reasons}
-    if failed:
-        write(table.take(list(failed)).append_column("reasons", [list(failed.values())]))
+def _check_rows(tables: Iterable[pyarrow.Table], strict: bool, split: str | None) -> _Checked:
+    """Check the rows of some tables that are asked for."""
+    num_rows, found, failed = 0, [], []
+    for part in (part for table in tables for part in slices_of(table)):
+        reasons: dict[int, list[str]] = {}
+        for number, row in enumerate(part.to_pylist()):
+            if split not in (None, row["split"], HALVES.get(row["set"])):
+                continue
+            num_rows += 1
+            if violations := check(row, strict):
+                found.append((row["id"], violations))
+                if errors := [str(violation) for violation in violations if violation.is_error]:
+                    reasons[number] = errors
+        if reasons:
+            failed.append(part.take(list(reasons)).append_column("reasons", [list(reasons.values())]))
+    return _Checked(num_rows, found, failed)

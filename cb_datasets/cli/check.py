@@ -211,7 +211,7 @@ def preflight(
     from ..checks.preflight import preflight as check_rows
     from ..files import count_rows, hashes_of, stream_rows
     from ..merge.merge import check_outputs
-    from ..processes import processes_for
+    from ..processes import batches_of, processes_for
     from ..sample import SAMPLE_FEATURES
     from ..sets.jsonl_sets import reports_beside
 
@@ -224,7 +224,9 @@ def preflight(
     check_outputs(inputs, output.with_name("stats.json"))
     num_rows = count_rows(sets)
     rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", num_rows, unit="row")
-    report = check_rows(rows, target, max_length, asset, processes_for(num_rows, num_proc)) | {"inputs": inputs}
+    report = check_rows(rows, target, max_length, asset, processes_for(batches_of(num_rows), num_proc)) | {
+        "inputs": inputs
+    }
     written = write_checked(output, report)
     if target is not None:
         _show(sets, show, target)

@@ -13,7 +13,8 @@ import pyarrow
 import pyarrow.compute
 from datasets import Features, Value
 
-from ..files import parquet_writer, stream_file, stream_tables
+from ..files import parquet_writer, stream_tables
+from ..row_groups import stream_file
 from .decide import DROPS
 
 

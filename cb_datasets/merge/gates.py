@@ -8,16 +8,18 @@ Training rows may share nothing with the eval split or with any evaluation promp
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-import pyarrow
+from tqdm import tqdm
 
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_where
 from ..checks.row_counts import RowCounts, profile_of
 from ..checks.thresholds import MergedThresholds
-from ..processes import map_in_order
+from ..processes import Result, map_in_order, processes_for, slices_of
+from ..row_groups import RowGroup, row_groups_of, stream_group
 from ..sample import TEXT_CLASSES
 from .index import DistinctTexts
 from .prompt_index import PromptIndex, request_texts
@@ -43,6 +45,11 @@ class HeldOut:
             self.ids.update(_ids_of(row))
             self.requests.update(request_texts(row))
 
+    def add(self, other: "HeldOut") -> None:
+        self.groups |= other.groups
+        self.ids |= other.ids
+        self.requests |= other.requests
+
     def prompt_index(self, max_similarity: float) -> PromptIndex:
         """Index of the held-out requests that finds near-duplicates of them."""
         return PromptIndex(self.requests - {""}, max_similarity)
@@ -64,44 +71,65 @@ def lacks_tools(row: dict) -> bool:
 
 
 def merged_gates(
-    train: Iterable[pyarrow.Table],
-    evaluation: Iterable[pyarrow.Table],
-    prompts: Iterable[dict],
-    limits: MergedThresholds,
-    processes: int = 1,
+    train: Path, evaluation: Path, prompts: Iterable[dict], limits: MergedThresholds, processes: int = 1
 ) -> list[Gate]:
     """Gates of the merged dataset, in one pass over each split and over the prompts.
 
     Args:
-        train, evaluation (`Iterable[pyarrow.Table]`): Samples of the two splits, some hundred in a table.
+        train, evaluation (`Path`): Parquet files with the samples of the two splits.
         prompts (`Iterable[dict]`): All evaluation prompts.
         limits ([`MergedThresholds`]): The thresholds.
         processes (`int`, *optional*, defaults to `1`): Number of processes.
     """
     held_out, facts, leaks = HeldOut(), _Facts(), _Leaks()
 
-    def read_evaluation(table: pyarrow.Table) -> _Facts:
-        return _facts_of(table.to_pylist())
+    def read_evaluation(group: RowGroup) -> tuple[_Facts, HeldOut]:
+        facts, held_out = _Facts(), HeldOut()
+        for rows in _rows_of(group):
+            facts.add(_facts_of(rows))
+            held_out.add_rows(rows)
+        return facts, held_out
 
     # The train split is compared with everything held out, so the eval split and the prompts are read first.
-    for table, read in map_in_order(read_evaluation, evaluation, processes):
+    for read, found in _read(evaluation, "eval", read_evaluation, processes):
         facts.add(read)
-        held_out.add_rows(table.to_pylist())
+        held_out.add(found)
     held_out.add_rows(prompts)
     requests = DistinctTexts(held_out.prompt_index(limits.max_similarity).are_known, np.bool_)
 
-    def read_train(table: pyarrow.Table) -> tuple[_Facts, _Leaks, list[list[str]]]:
-        rows = table.to_pylist()
-        return _facts_of(rows), _leaks_of(rows, held_out), list(map(request_texts, rows))
+    def read_train(group: RowGroup) -> tuple[_Facts, _Leaks, dict[str, list[str]]]:
+        facts, leaks = _Facts(), _Leaks()
+        asked: dict[str, list[str]] = {}
+        for rows in _rows_of(group):
+            facts.add(_facts_of(rows))
+            leaks.add(_leaks_of(rows, held_out))
+            asked.update(("\n".join(texts), texts) for texts in map(request_texts, rows))
+        return facts, leaks, asked
 
-    for _, (read, found, asked) in map_in_order(read_train, train, processes):
+    for read, leaked, asked in _read(train, "train", read_train, processes):
         facts.add(read)
-        leaks.add(found)
+        leaks.add(leaked)
         # Siblings share their request, and are looked up once: so here, not in the processes.
-        for texts in asked:
-            requests.position(texts[0], texts)
+        for text, texts in asked.items():
+            requests.position(text, texts)
     num_requests = int(requests.values().sum())
     return [*_gates_of_rows(facts, limits), *_gates_of_leaks(leaks, num_requests, len(facts.ids), limits)]
+
+
+def _read(file: Path, name: str, read: Callable[[RowGroup], Result], processes: int) -> Iterator[Result]:
+    """What is read in each row group of a split, with a progress bar."""
+    groups = row_groups_of(file)
+    with tqdm(desc=f"Checking {name}", total=sum(group.rows for group in groups), unit="row") as bar:
+        for group, result in map_in_order(read, groups, processes_for(len(groups), processes)):
+            bar.update(group.rows)
+            yield result
+
+
+def _rows_of(group: RowGroup) -> Iterator[list[dict]]:
+    """The rows of a row group, some hundred at a time."""
+    for table in stream_group(group):
+        for part in slices_of(table):
+            yield part.to_pylist()
 
 
 @dataclass

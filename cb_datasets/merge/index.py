@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..files import STREAM_ROWS
+from ..row_groups import STREAM_ROWS
 from ..sample import PRIORITY_WEIGHTS
 from .prompt_index import request_texts
 from .shingles import NUM_PERM, normalized, signatures

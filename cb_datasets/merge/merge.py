@@ -10,6 +10,7 @@ Steps 1 and 3 hold a few thousand rows in memory at a time; step 2 holds some hu
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +28,13 @@ from ..files import (
     hashes_of,
     in_one_move,
     read_json,
-    stream_file,
+    row_groups,
     stream_rows,
     stream_tables,
     write_json,
 )
-from ..processes import map_in_order, processes_for, slices_of
+from ..processes import batches_of, map_in_order, processes_for, slices_of
+from ..row_groups import RowGroup, stream_group
 from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
 from ..splits import is_held_out
 from ..text_faults import checked, is_inside, prompt_faults
@@ -41,6 +43,14 @@ from .dropped_rows import write_dropped_rows
 from .gates import HeldOut, merged_gates
 from .index import SPLITS, Batch, MergeIndex, read_batch, read_index
 from .write import write_splits
+
+
+# The columns by which rows are told apart, split and compared with what is held out; and those of the index.
+_HELD_OUT_BY = [
+    *("id", "group", "pair", "split", "set", "priority_class", "messages", "injection"),
+    *("provenance.source_dataset", "provenance.record_id"),
+]
+_INDEXED = [*_HELD_OUT_BY, "tools", "assistant_raw", "tool_calls_structured"]
 
 
 def merge(
@@ -74,7 +84,7 @@ def merge(
     Returns:
         `dict`: The report, with `passed`.
     """
-    processes = processes_for(count_rows(folders), num_proc)
+    processes = processes_for(batches_of(count_rows(folders)), num_proc)
     index = _read_index(folders, quarantined, prompts, options, limits, processes)
     reasons, duplicate_of = decide(index, _ids_are_in(folders, marked_bad), options)
     if left_out is not None:
@@ -86,8 +96,7 @@ def merge(
             }
             counts = write_splits(folders, index, reasons, temporary, length, processes)
             # The gates read the written files, not the decision, so that a fault in writing fails them too.
-            written = {split: _read_back(path, f"Checking {split}") for split, path in temporary.items()}
-            gates = merged_gates(written["train"], written["eval"], stream_rows(prompts), limits, processes)
+            gates = merged_gates(temporary["train"], temporary["eval"], stream_rows(prompts), limits, processes)
             if prompts:
                 num_prompts = count_rows(prompts)
                 gates.append(at_least("merged: evaluation prompts to compare with", num_prompts, 1, num_prompts))
@@ -111,16 +120,22 @@ def _read_index(
     processes: int,
 ) -> MergeIndex:
     requests = _held_out(folders, prompts, options).prompt_index(limits.max_similarity)
+    groups = [group for folder in folders for group in row_groups(folder, SAMPLE_FEATURES)]
+    ends = list(accumulate(group.rows for group in groups))
+    num_rows = ends[-1] if ends else 0
 
-    def read(batch: tuple[int, pyarrow.Table]) -> Batch:
-        first, table = batch
-        rows = _with_split(table.to_pylist(), first, quarantined, options)
-        return read_batch(rows, options.seed, requests.are_known)
+    def read(item: tuple[RowGroup, int]) -> Batch:
+        group, end = item
+        first = end - group.rows + 1  # of all sets
+        tables = stream_group(group, SAMPLE_FEATURES, _INDEXED)
+        rows = (row for table in tables for part in slices_of(table) for row in part.to_pylist())
+        return read_batch(_with_split(rows, first, quarantined, options), options.seed, requests.are_known)
 
     def batches() -> Iterator[Batch]:
-        with tqdm(desc="Reading", total=count_rows(folders), unit="row") as bar:
-            for (_, table), batch in map_in_order(read, _numbered_tables(folders), processes):
-                bar.update(len(table))
+        numbered = zip(groups, ends, strict=True)
+        with tqdm(desc="Reading", total=num_rows, unit="row") as bar:
+            for (group, _), batch in map_in_order(read, numbered, processes_for(len(groups), processes)):
+                bar.update(group.rows)
                 yield batch
 
     return read_index(batches())
@@ -151,27 +166,8 @@ def _temporary(path: Path) -> AbstractContextManager[Path]:
     return in_one_move(path)
 
 
-def _read_back(path: Path, description: str) -> Iterator[pyarrow.Table]:
-    """The rows of a written file in small tables, with a progress bar."""
-    with tqdm(desc=description, total=pyarrow.parquet.read_metadata(path).num_rows, unit="row") as bar:
-        for table in stream_file(path):
-            for rows in slices_of(table):
-                yield rows
-                bar.update(len(rows))
-
-
 def _split_of(group: str, split: str, options: MergeOptions) -> str:
     return "eval" if options.eval_fraction and is_held_out(group, options.eval_fraction) else split
-
-
-def _numbered_tables(folders: list[Path]) -> Iterator[tuple[int, pyarrow.Table]]:
-    """The rows of the folders in small tables, each with the number of its first row, from 1 on."""
-    first = 1
-    for folder in folders:
-        for table in stream_tables(folder, SAMPLE_FEATURES):
-            for rows in slices_of(table):
-                yield first, rows
-                first += len(rows)
 
 
 def _with_split(
@@ -217,7 +213,7 @@ def _held_out(folders: list[Path], prompts: list[Path], options: MergeOptions) -
     for place in prompts:
         held_out.add_rows(checked(stream_rows([place], PROMPT_FEATURES), place, prompt_faults))
     for folder in folders:
-        for table in stream_tables(folder, SAMPLE_FEATURES):
+        for table in stream_tables(folder, SAMPLE_FEATURES, _HELD_OUT_BY):
             # What has no group is refused when rows are indexed.
             groups = (group or "" for group in table["group"].to_pylist())
             splits = zip(groups, table["split"].to_pylist(), strict=True)

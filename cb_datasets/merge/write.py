@@ -14,8 +14,9 @@ import pyarrow
 from tqdm import tqdm
 
 from ..counts import quantiles
-from ..files import STREAM_ROWS, parquet_writer, scratch_folder, stream_tables
+from ..files import parquet_writer, scratch_folder, stream_tables
 from ..processes import map_in_order, slices_of
+from ..row_groups import STREAM_ROWS
 from ..sample import SAMPLE_FEATURES
 from .index import SPLITS, MergeIndex
 
@@ -70,7 +71,7 @@ def write_splits(
 def _scatter(folders: list[Path], partition: np.ndarray, order: np.ndarray, files: list[Path]) -> None:
     """Append each row to the file of its partition; -1 is none."""
     schema = SAMPLE_FEATURES.arrow_schema.append(pyarrow.field("order", pyarrow.uint64()))
-    options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+    options = pyarrow.ipc.IpcWriteOptions(compression="lz4")
     start = 0
     with ExitStack() as stack:
         writers = [stack.enter_context(pyarrow.ipc.new_stream(file, schema, options=options)) for file in files]

@@ -20,7 +20,8 @@ from huggingface_hub import DatasetCardData
 
 from builders.licenses import LICENCES
 
-from ..files import read_json, sha256, stream_file
+from ..files import read_json, sha256
+from ..row_groups import stream_file
 from .folder import MANIFEST, SIZE_CATEGORIES, list_files
 from .secrets import SECRETS, Secret
 

@@ -16,8 +16,8 @@ from builders.base import TraceBuilder, summarize_traces
 from builders.trace import TRACE_FEATURES
 
 from ..counts import listed
-from ..files import STREAM_ROWS
 from ..markdown import cell, code
+from ..row_groups import STREAM_ROWS
 from .check import folder_faults
 from .dataset_card import yaml_header
 from .folder import SOURCE_RELEASE, WrittenSplit, replacing_folder, write_manifest, write_split

@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Iterator
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pyarrow
@@ -13,7 +14,7 @@ import pytest
 from cb_datasets import processes
 from cb_datasets.files import load_parquet, read_json
 from cb_datasets.merge.dropped_rows import DROPPED_ROWS_FILE
-from cb_datasets.processes import in_batches, map_in_order, processes_for, slices_of
+from cb_datasets.processes import batches_of, in_batches, map_in_order, processes_for, slices_of
 
 from .release_data import SETS, run
 
@@ -61,12 +62,14 @@ def test_a_slice_is_sent_alone():
     table = pyarrow.table({"text": ["x" * 1000] * 1000})
     parts = list(slices_of(table))
     assert pyarrow.concat_tables(parts) == table
-    assert sum(len(pickle.dumps(part)) for part in parts) < 1.1 * len(pickle.dumps(table))
+    sent = [bytes(ForkingPickler.dumps(part)) for part in parts]
+    assert sum(map(len, sent)) < 1.1 * len(ForkingPickler.dumps(table))
+    assert [pickle.loads(part) for part in sent] == parts
 
 
 def test_small_work_stays_in_this_process():
-    assert processes_for(0) == processes_for(processes.BATCH_ROWS) == 1
-    assert processes_for(10 * processes.BATCH_ROWS, 3) == 3
+    assert processes_for(0) == processes_for(batches_of(processes.BATCH_ROWS)) == 1
+    assert processes_for(batches_of(9 * processes.BATCH_ROWS + 1), 20) == 10 and processes_for(10, 3) == 3
     assert [len(batch) for batch in in_batches(range(2 * processes.BATCH_ROWS + 1))] == [processes.BATCH_ROWS] * 2 + [
         1
     ]
@@ -74,6 +77,7 @@ def test_small_work_stays_in_this_process():
 
 def test_commands_report_the_same(release_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(processes, "BATCH_ROWS", 4)
+    monkeypatch.setattr("cb_datasets.merge.write.STREAM_ROWS", 4)  # rows of a row group
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
     made = []
     for number in (1, 2):

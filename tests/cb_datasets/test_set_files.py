@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pyarrow
 import pytest
 from datasets import load_dataset
 
@@ -11,11 +12,15 @@ from cb_datasets.files import (
     dataset_folders,
     hashes_of,
     load_rows,
+    parquet_writer,
+    row_groups,
     save_rows,
     save_set,
     stream_rows,
+    stream_tables,
     to_dataset,
 )
+from cb_datasets.row_groups import stream_group
 from cb_datasets.sample import SAMPLE_FEATURES
 
 from .conftest import RIGHT, WRONG
@@ -74,7 +79,7 @@ def test_a_set_is_written_whole_or_not_at_all(samples: list[dict], tmp_path: Pat
     save_set(to_dataset(samples, SAMPLE_FEATURES), folder, {})
     before = hashes_of([folder])
     rows = to_dataset(samples[:3], SAMPLE_FEATURES)
-    monkeypatch.setattr("cb_datasets.files.STREAM_ROWS", 2)
+    monkeypatch.setattr("cb_datasets.row_groups.STREAM_ROWS", 2)
 
     def break_off(table):
         raise OSError(28, "No space left on device")
@@ -83,3 +88,34 @@ def test_a_set_is_written_whole_or_not_at_all(samples: list[dict], tmp_path: Pat
     with pytest.raises(OSError, match="No space left"):
         save_set(rows, folder, {})
     assert hashes_of([folder]) == before and len(list(folder.iterdir())) == 3
+
+
+def test_row_groups_are_the_rows_of_a_folder_in_order(samples: list[dict], tmp_path: Path):
+    folder, schema = tmp_path / "retain" / "safe", SAMPLE_FEATURES.arrow_schema
+    for name, sizes in {"train.parquet": (2, 1), "eval.parquet": (2,)}.items():
+        with parquet_writer(folder / name, SAMPLE_FEATURES) as write:
+            for size in sizes:
+                write(pyarrow.Table.from_pylist(samples[:size], schema=schema))
+    groups = row_groups(folder, SAMPLE_FEATURES)
+    assert [(group.file.name, group.number, group.first, group.rows) for group in groups] == [
+        ("train.parquet", 0, 1, 2),
+        ("train.parquet", 1, 3, 1),
+        ("eval.parquet", 0, 1, 2),
+    ]
+    tables = [table for group in groups for table in stream_group(group, SAMPLE_FEATURES, ["id", "provenance.seed"])]
+    assert [table["id"].to_pylist() for table in tables] == [["0", "1"], ["0"], ["0", "1"]]
+    assert tables[0]["provenance"].to_pylist() == [{"seed": sample["provenance"]["seed"]} for sample in samples[:2]]
+    with parquet_writer(folder / "eval.parquet", SAMPLE_FEATURES) as write:
+        write(pyarrow.Table.from_pylist(samples, schema=schema))
+    assert [group.rows for group in row_groups(folder)] == [2, 1, 5], "a file that was written again is read again"
+
+
+def test_a_null_part_is_named_by_its_row_in_the_file(samples: list[dict], tmp_path: Path):
+    with parquet_writer(tmp_path / "data.parquet", SAMPLE_FEATURES) as write:
+        for rows in (samples[:2], [samples[2], samples[3] | {"messages": None}]):
+            write(pyarrow.Table.from_pylist(rows, schema=SAMPLE_FEATURES.arrow_schema))
+    [_, group] = row_groups(tmp_path, SAMPLE_FEATURES)
+    message = r"data\.parquet: row 4 \(3\): `messages` is null, or holds a null\."
+    for tables in (stream_group(group, SAMPLE_FEATURES), stream_tables(tmp_path, SAMPLE_FEATURES)):
+        with pytest.raises(ValueError, match=message):
+            list(tables)

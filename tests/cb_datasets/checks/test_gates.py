@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import tempfile
+from pathlib import Path
 
 import pyarrow
 import pytest
@@ -20,6 +22,7 @@ from cb_datasets.checks.gates import (
 )
 from cb_datasets.checks.row_counts import count_profiles
 from cb_datasets.checks.thresholds import MergedThresholds, Thresholds
+from cb_datasets.files import parquet_writer
 from cb_datasets.ingest import ingest
 from cb_datasets.merge.gates import merged_gates
 from cb_datasets.sample import SAMPLE_FEATURES
@@ -35,15 +38,14 @@ MERGED = MergedThresholds(min_adversarial_safe=1)
 
 
 def gates_of_merged(train: list[dict], evaluation: list[dict], prompts: list[dict], limits: MergedThresholds):
-    """The gates, with two rows in a table."""
-
-    def tables(rows: list[dict]) -> list[pyarrow.Table]:
-        return [
-            pyarrow.Table.from_pylist(rows[at : at + 2], schema=SAMPLE_FEATURES.arrow_schema)
-            for at in range(0, len(rows), 2)
-        ]
-
-    return merged_gates(tables(train), tables(evaluation), prompts, limits)
+    """The gates, with two rows in a row group."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {Path(folder) / "train.parquet": train, Path(folder) / "eval.parquet": evaluation}
+        for file, rows in files.items():
+            with parquet_writer(file, SAMPLE_FEATURES) as write:
+                for at in range(0, len(rows), 2):
+                    write(pyarrow.Table.from_pylist(rows[at : at + 2], schema=SAMPLE_FEATURES.arrow_schema))
+        return merged_gates(*files, prompts, limits)
 
 
 def failed(gates) -> set[str]:

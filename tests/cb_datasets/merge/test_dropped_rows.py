@@ -83,7 +83,7 @@ def test_only_duplicates_name_another_row(merged: Path):
 
 def test_row_numbers_run_across_folders_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Three folders, each read in tables of at most three rows."""
-    monkeypatch.setattr("cb_datasets.files.STREAM_ROWS", 3)
+    monkeypatch.setattr("cb_datasets.row_groups.STREAM_ROWS", 3)
     sizes = {"a": 5, "b": 1, "c": 7}
     ids = [f"{name}{number}" for name, size in sizes.items() for number in range(size)]
     for name, size in sizes.items():
