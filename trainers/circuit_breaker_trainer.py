@@ -61,6 +61,7 @@ from .objective.hidden_states import get_base_model, get_decoder
 from .objective.masks import MaskSettings
 from .objective.objective import Objective
 from .objective.terms import NORM, TERMS, Plan
+from .quantized import keep_differentiable
 from .speed.fused_lora import fuse_lora
 from .speed.fused_rms_norm import fuse_norms
 from .speed.packing_check import use_packed_attention
@@ -256,6 +257,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "`merge` is not supported with a quantized model: merging would round the adapter's weights, too. "
                 "Merge into the original: `PeftModel.from_pretrained(base, adapter).merge_and_unload()`."
             )
+        keep_differentiable(model)
 
         # The model must agree with the tokenizer on the pad token from construction, so mirror it onto the model
         # configs.

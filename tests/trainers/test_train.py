@@ -11,10 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from builders.trace import message
 from cb_datasets.files import save_rows
@@ -23,6 +24,7 @@ from cb_datasets.publish.released_rows import RELEASED_SAMPLE_FEATURES, released
 from cb_datasets.sample import RETAIN_CLASSES, SAMPLE_FEATURES
 from tests.small_disk import run_in_namespace
 from tests.trainers.conftest import made_for
+from trainers.quantized import keep_differentiable
 from trainers.train import ScriptArguments, load_split, main, make_parser, parse_arguments
 
 
@@ -246,6 +248,26 @@ def test_quantized_model_is_trained(flags, tmp_path, rows, tiny_agent_path):
     PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_agent_path), tmp_path / "adapter")
     with pytest.raises(SystemExit, match="`merge` is not supported with a quantized model"):
         run(*flags, "--load_in_4bit", "true", "--model_name_or_path", str(tiny_agent_path), "--merge", "true")
+
+
+def test_gradients_of_a_quantized_model_do_not_change_after_an_evaluation_pass(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="no bitsandbytes: pip install 'cb-datasets[qlora]'")
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=64, hidden_size=128, intermediate_size=128, num_hidden_layers=1)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=four_bits)
+    keep_differentiable(model)
+
+    def gradient() -> torch.Tensor:
+        states = torch.ones(1, 4, 128, requires_grad=True)
+        model.train()(inputs_embeds=states).logits.square().sum().backward()
+        return states.grad
+
+    before = gradient()
+    with torch.no_grad():
+        model.eval()(torch.arange(4)[None])
+    torch.testing.assert_close(gradient(), before)
 
 
 def test_an_adapter_does_not_tell_where_it_was_trained(flags, tmp_path, monkeypatch, model_path):
