@@ -37,5 +37,5 @@ demo: $(READY)  ## Run the whole pipeline on the embedded tiny agent and print b
 
 # The tests of a file share expensive fixtures, so they stay in one process; those of the fewest tests, which start
 # programs, must not come last. A process may take a gigabyte.
-test: $(READY) $(SOURCES_READY) $(TOKENIZERS_READY)  ## Run the tests
+test: $(READY) $(SOURCES_READY) $(EXTRAS_READY) $(TOKENIZERS_READY)  ## Run the tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)

