@@ -188,21 +188,19 @@ def test_reading_takes_linear_time(make):
     assert growth(read, make, 4000) < 3 * FACTOR
 
 
-@pytest.fixture(scope="module")
-def openai_harmony():
-    return pytest.importorskip("openai_harmony", reason="OpenAI's own parser comes with vLLM")
-
-
-def test_openai_reads_and_writes_the_same(openai_harmony, real_tokenizer):
+@pytest.mark.vllm
+def test_openai_reads_and_writes_the_same(real_tokenizer):
     """Its encoder makes the tokens of our tokenizer, its parser our calls, and its renderer our completion."""
-    of, tokenizer, rng = openai_harmony, real_tokenizer("gpt-oss"), random.Random(0)
-    encoding = of.load_harmony_encoding("HarmonyGptOss")
+    from openai_harmony import Role, load_harmony_encoding
+
+    tokenizer, rng = real_tokenizer("gpt-oss"), random.Random(0)
+    encoding = load_harmony_encoding("HarmonyGptOss")
     for _ in range(100):
         call = ToolCall("search_web", {text_of(rng): value_of(rng) for _ in range(rng.randrange(4))})
         completion = THOUGHT + HARMONY.render(call, text_of(rng))
         ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
         assert ids == encoding.encode(completion, allowed_special="all")
-        *_, read = encoding.parse_messages_from_completion_tokens(ids, of.Role.ASSISTANT)
+        *_, read = encoding.parse_messages_from_completion_tokens(ids, Role.ASSISTANT)
         assert (read.channel, read.recipient) == ("commentary", "functions.search_web")
         assert json.loads(read.content[0].text) == call.arguments
         # The message rendered again is our call, after the `<|start|>assistant` of the prompt.

@@ -200,10 +200,10 @@ def test_history_of_parallel_calls_with_text_beside_them(version, calls, real_to
     assert render_prompt(tokenizer, {"messages": CONVERSATION, "tools": TOOLS}).endswith(f"[/INST]{calls}")
 
 
+@pytest.mark.vllm
 @pytest.mark.parametrize("version", VERSIONS)
 def test_tokens_are_those_of_mistral_common(version, real_tokenizer, tmp_path):
     """Prompts with tools and history, against Mistral's own encoder."""
-    pytest.importorskip("mistral_common", reason="no mistral_common to compare with")
     from mistral_common.protocol.instruct.request import ChatCompletionRequest
 
     tokenizer = real_tokenizer(f"mistral-{version}")
