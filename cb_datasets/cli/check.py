@@ -224,9 +224,8 @@ def preflight(
     check_outputs(inputs, output.with_name("stats.json"))
     num_rows = count_rows(sets)
     rows = tqdm(stream_rows(sets, SAMPLE_FEATURES), "Preflight", num_rows, unit="row")
-    report = check_rows(rows, target, max_length, asset, processes_for(batches_of(num_rows), num_proc)) | {
-        "inputs": inputs
-    }
+    processes = processes_for(batches_of(num_rows), num_proc)
+    report = check_rows(rows, target, max_length, asset, processes) | {"inputs": inputs}
     written = write_checked(output, report)
     if target is not None:
         _show(sets, show, target)
