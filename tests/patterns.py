@@ -70,29 +70,29 @@ class Use:
 
 def uses() -> list[Use]:
     """Every call of `re` with a pattern in the package, in the order of the files."""
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in _modules()}
+    modules = {path: list(ast.walk(ast.parse(path.read_text(encoding="utf-8")))) for path in _modules()}
     methods: dict[str, set[str]] = {}
-    for tree in trees.values():
-        for node in ast.walk(tree):
+    for nodes in modules.values():
+        for node in nodes:
             if isinstance(node, ast.Attribute):
                 name = node.value
                 if isinstance(name, ast.Name | ast.Attribute):
                     methods.setdefault(name.id if isinstance(name, ast.Name) else name.attr, set()).add(node.attr)
-    return [use for path, tree in trees.items() for use in _uses_in(path, tree, methods)]
+    return [use for path, nodes in modules.items() for use in _uses_in(path, nodes, methods)]
 
 
 def _modules() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
-def _uses_in(path: Path, tree: ast.Module, methods: dict[str, set[str]]) -> Iterator[Use]:
+def _uses_in(path: Path, nodes: list[ast.AST], methods: dict[str, set[str]]) -> Iterator[Use]:
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     names = {
         id(node.value): node.targets[0].id
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    } | {id(node.value): node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
-    for node in ast.walk(tree):
+    } | {id(node.value): node.arg for node in nodes if isinstance(node, ast.keyword)}
+    for node in nodes:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
         function = node.func
