@@ -249,7 +249,8 @@ def test_wrong_values(name, value, here, capsys):
     ("name", "value"), [("load_in_4bit", True), ("load_in_8bit", True), ("optim", "adamw_bnb_8bit")]
 )
 def test_values_that_need_a_package_which_is_not_installed(name, value, here, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    for module in {"bitsandbytes", *(each for each in sys.modules if each.startswith("bitsandbytes."))}:
+        monkeypatch.setitem(sys.modules, module, None)
     write_recipe(**{name: value})
     check(run_training, name, capsys)
 
