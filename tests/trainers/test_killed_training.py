@@ -84,6 +84,7 @@ def test_forty_kills_give_forty_identical_adapters(run_killed):
     assert len(results["killed"]) == 40
 
 
+@pytest.mark.slow
 def test_a_training_of_two_processes_is_killed_and_resumed(tmp_path):
     """Process 1 is killed while process 0 has written its files: no checkpoint appears, and the last one serves."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
