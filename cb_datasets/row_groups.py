@@ -1,4 +1,4 @@
-"""Row groups of Parquet files: what one process reads at a time, a thousand rows in memory."""
+"""Row groups of Parquet files: what one process reads at a time, a few thousand rows in memory."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from .null_parts import without_nulls
 
 
 # Rows that a streaming step holds at a time, and those of a row group that is written.
-STREAM_ROWS = 1000
+STREAM_ROWS = 2000
 
 
 class RowGroup(NamedTuple):

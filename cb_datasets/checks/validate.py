@@ -1,6 +1,6 @@
 """Checks every row against every rule, reports the violations, and writes the failing rows to quarantine.
 
-Rows are read a thousand at a time and failing ones are written immediately, so a set may be larger than memory.
+Rows are read a few thousand at a time and failing ones are written immediately, so a set may be larger than memory.
 """
 
 from collections import Counter
