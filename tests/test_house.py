@@ -28,17 +28,8 @@ GROUND = {
     *("answers", "arguments", "chat", "control_tokens", "counts", "datasheet", "disk_faults", "export", "file_locks"),
     "null_parts",
     *("files", "formats", "ingest", "markdown", "model_licences", "outcomes", "path_rules", "placement", "processes"),
-    *(
-        "public_name",
-        "row_groups",
-        "sample",
-        "splits",
-        "stop_signals",
-        "template_form",
-        "template_openings",
-        "template_probe",
-    ),
-    *("terminal", "text_faults", "text_marks", "tool_schemas", "web"),
+    *("public_name", "row_groups", "sample", "splits", "stop_signals", "template_form", "template_openings"),
+    *("template_probe", "terminal", "text_faults", "text_marks", "tool_schemas", "web"),
 }
 
 # Modules of packages that come with one that setup.py names.

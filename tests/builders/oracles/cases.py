@@ -197,7 +197,7 @@ def real_injecagent(real_data: Path) -> Case:
     folder = real_data / "injecagent"
     tools = (folder / "tools.json").read_bytes()
     parts = {name: small.document(json.loads((folder / name).read_bytes())[::40]) for name in INJECAGENT_FILES}
-    return _injecagent(parts, tools, 120)
+    return _injecagent(parts, tools, 200)
 
 
 def whole(real_data: Path, case: Case, files: str) -> Case:
@@ -311,7 +311,7 @@ def small_bfcl() -> Case:
     inputs = [
         Input(path, data, {other: files[other] for other in files if other != path}) for path, data in files.items()
     ]
-    return Case("bfcl", inputs, bfcl.units, OF_LINES, 300)
+    return Case("bfcl", inputs, bfcl.units, OF_LINES, 500)
 
 
 # In the order in which the builder reads them.
@@ -400,7 +400,7 @@ SMALL: dict[str, Callable[[], Case]] = {
     "tau2 trajectories": small_taubench,
     "tau2 results": small_tau2_results,
     "agentharm": small_agentharm,
-    "llmail": partial(small_llmail, "raw_submissions_phase1.jsonl", OF_LINES, 250),
+    "llmail": partial(small_llmail, "raw_submissions_phase1.jsonl", OF_LINES, 400),
     "llmail, honest mails": partial(small_llmail, "emails_for_fp_tests.json", (mutate.ANY_FILE,), 100),
     "bfcl": small_bfcl,
     "injecagent": small_injecagent,
