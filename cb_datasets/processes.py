@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 import pyarrow
@@ -56,24 +55,9 @@ def in_batches(rows: Iterable[Item]) -> Iterator[list[Item]]:
 
 
 def slices_of(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
-    """A table in tables of [`BATCH_ROWS`]."""
+    """A table in tables of [`BATCH_ROWS`], to convert few rows at a time. Not to be sent: a slice is sent whole."""
     for start in range(0, len(table), BATCH_ROWS):
         yield table.slice(start, BATCH_ROWS)
-
-
-def _reduce_table(table: pyarrow.Table) -> tuple[Callable[[pyarrow.Buffer], pyarrow.Table], tuple[pyarrow.Buffer]]:
-    """How a table is sent to a process: Arrow's own format holds its rows only, a pickled slice all that it is of."""
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return _read_table, (sink.getvalue(),)
-
-
-def _read_table(sent: pyarrow.Buffer) -> pyarrow.Table:
-    return pyarrow.ipc.open_stream(sent).read_all()
-
-
-ForkingPickler.register(pyarrow.Table, _reduce_table)
 
 
 def map_in_order(

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..counts import quantiles
 from ..files import parquet_writer, scratch_folder, stream_tables
-from ..processes import map_in_order, slices_of
+from ..processes import map_rows, slices_of
 from ..row_groups import STREAM_ROWS
 from ..sample import SAMPLE_FEATURES
 from .index import SPLITS, MergeIndex
@@ -103,20 +103,21 @@ def _write_split(
 ) -> None:
     """Write and count the rows of a split; their lengths are measured meanwhile, if there is a function for that."""
 
-    def written() -> Iterator[pyarrow.Table]:
+    def written() -> Iterator[dict]:
         for table in tables:
             table = table.set_column(table.column_names.index("split"), "split", [[split] * len(table)])
             write(table)
             counts.add_table(table)
             bar.update(len(table))
             if length is not None:
-                yield from slices_of(table)
+                for part in slices_of(table):
+                    yield from part.to_pylist()
 
-    def lengths_of(rows: pyarrow.Table) -> list[int]:
-        return [length(row) for row in rows.to_pylist()] if length is not None else []
+    def length_of(row: dict) -> int:
+        return length(row) if length is not None else 0
 
-    for rows, lengths in map_in_order(lengths_of, written(), processes):
-        counts.add_lengths(rows, lengths)
+    for row, tokens in map_rows(length_of, written(), processes):
+        counts.lengths.setdefault(row["set"], []).append(tokens)
 
 
 class _SplitCounts:
@@ -140,10 +141,6 @@ class _SplitCounts:
             ("category", table["category"].fill_null("none")),
         ):
             self.counters[name].update(column.to_pylist())
-
-    def add_lengths(self, rows: pyarrow.Table, lengths: list[int]) -> None:
-        for half, length in zip(rows["set"].to_pylist(), lengths, strict=True):
-            self.lengths.setdefault(half, []).append(length)
 
     def split_report(self, index: MergeIndex, rows: np.ndarray) -> dict:
         """The report of the split; `rows` is the mask of its rows in the index."""
