@@ -13,6 +13,7 @@ from datasets import Features
 
 from .disk_faults import naming_broken_parquet
 from .null_parts import without_nulls
+from .processes import slices_of
 
 
 # Rows that a streaming step holds at a time, and those of a row group that is written.
@@ -45,6 +46,15 @@ def stream_group(
     """The rows of a row group in tables of at most [`STREAM_ROWS`]; see [`~files.stream_tables`] for the rest."""
     tables = stream_file(group.file, columns, group.number)
     yield from tables if features is None else without_nulls(tables, group.file, group.first)
+
+
+def row_batches(
+    group: RowGroup, features: Features | None = None, columns: list[str] | None = None
+) -> Iterator[list[dict]]:
+    """The rows of a row group, some hundred at a time; arguments as for [`stream_group`]."""
+    for table in stream_group(group, features, columns):
+        for part in slices_of(table):
+            yield part.to_pylist()
 
 
 def stream_file(path: Path, columns: list[str] | None = None, group: int | None = None) -> Iterator[pyarrow.Table]:

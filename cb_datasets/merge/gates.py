@@ -18,8 +18,8 @@ from tqdm import tqdm
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_where
 from ..checks.row_counts import RowCounts, profile_of
 from ..checks.thresholds import MergedThresholds
-from ..processes import Result, map_in_order, processes_for, slices_of
-from ..row_groups import RowGroup, row_groups_of, stream_group
+from ..processes import Result, map_in_order, processes_for
+from ..row_groups import RowGroup, row_batches, row_groups_of
 from ..sample import TEXT_CLASSES
 from .index import DistinctTexts
 from .prompt_index import PromptIndex, request_texts
@@ -85,7 +85,7 @@ def merged_gates(
 
     def read_evaluation(group: RowGroup) -> tuple[_Facts, HeldOut]:
         facts, held_out = _Facts(), HeldOut()
-        for rows in _rows_of(group):
+        for rows in row_batches(group):
             facts.add(_facts_of(rows))
             held_out.add_rows(rows)
         return facts, held_out
@@ -100,7 +100,7 @@ def merged_gates(
     def read_train(group: RowGroup) -> tuple[_Facts, _Leaks, dict[str, list[str]]]:
         facts, leaks = _Facts(), _Leaks()
         asked: dict[str, list[str]] = {}
-        for rows in _rows_of(group):
+        for rows in row_batches(group):
             facts.add(_facts_of(rows))
             leaks.add(_leaks_of(rows, held_out))
             asked.update(("\n".join(texts), texts) for texts in map(request_texts, rows))
@@ -123,13 +123,6 @@ def _read(file: Path, name: str, read: Callable[[RowGroup], Result], processes: 
         for group, result in map_in_order(read, groups, processes_for(len(groups), processes)):
             bar.update(group.rows)
             yield result
-
-
-def _rows_of(group: RowGroup) -> Iterator[list[dict]]:
-    """The rows of a row group, some hundred at a time."""
-    for table in stream_group(group):
-        for part in slices_of(table):
-            yield part.to_pylist()
 
 
 @dataclass

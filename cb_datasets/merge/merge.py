@@ -10,7 +10,7 @@ Steps 1 and 3 hold a few thousand rows in memory at a time; step 2 holds some hu
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +33,8 @@ from ..files import (
     stream_tables,
     write_json,
 )
-from ..processes import batches_of, map_in_order, processes_for, slices_of
-from ..row_groups import RowGroup, stream_group
+from ..processes import batches_of, map_in_order, processes_for
+from ..row_groups import RowGroup, row_batches
 from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
 from ..splits import is_held_out
 from ..text_faults import checked, is_inside, prompt_faults
@@ -127,8 +127,7 @@ def _read_index(
     def read(item: tuple[RowGroup, int]) -> Batch:
         group, end = item
         first = end - group.rows + 1  # of all sets
-        tables = stream_group(group, SAMPLE_FEATURES, _INDEXED)
-        rows = (row for table in tables for part in slices_of(table) for row in part.to_pylist())
+        rows = chain.from_iterable(row_batches(group, SAMPLE_FEATURES, _INDEXED))
         return read_batch(_with_split(rows, first, quarantined, options), options.seed, requests.are_known)
 
     def batches() -> Iterator[Batch]:
