@@ -12,10 +12,12 @@ from ..trace import Dropped, message, tool_call
 
 
 # Reasoning, and the text form of the calls, which some pipelines leave in a turn in addition to the parsed calls.
-_REASONING = re.compile(r"<(thinking|function[-_]thoughts?)>.*?(?:</\1>|\Z)", re.DOTALL)
+_REASONING = re.compile(
+    r"<(thinking|function[-_]thoughts?|search_quality_(?:reflection|score))>.*?(?:</\1>|\Z)", re.DOTALL
+)
 _TEXT_CALL = re.compile(r"(?:```\s*)?<function(?:[-_]call>|=).*?(?:</function(?:[-_]call)?>(?:\s*```)?|\Z)", re.DOTALL)
 _NO_CALL = re.compile(r"<(function[-_]call)>\s*+\[?+\s*+\]?+\s*+</\1>")  # how some pipelines write that they make none
-_ANSWER_TAG = re.compile(r"</?final_answer>")
+_ANSWER_TAG = re.compile(r"^<(?:final_answer|answer|result)>|</(?:final_answer|answer|result)>$", re.MULTILINE)
 
 # The request of a pipeline that lets the model choose its tools first.
 _FILTER_REQUEST = re.compile(r"\bfilter the list of tools\b", re.IGNORECASE)

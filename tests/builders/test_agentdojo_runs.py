@@ -250,6 +250,11 @@ def test_flat_calls_become_calls_of_the_wire_format(tmp_path: Path):
         ("<function_thought>\nHm.\n</function_thought>\n\n<function_call>[f()]</function_call>", None),
         ('I book it.\n\n```\n<function=book_berth>{"berth": 4}</function>\n```', "I book it."),
         ('<function=book_berth>{"berth": 4}', None),
+        ("<result>\nBerth 4 is free.\n</result>", "Berth 4 is free."),
+        (
+            "<search_quality_reflection>Good.</search_quality_reflection>\n<search_quality_score>5</search_quality_score>",
+            None,
+        ),
     ],
 )
 def test_the_text_form_of_parsed_calls_is_removed_from_the_content(tmp_path: Path, text: str, content):
@@ -263,6 +268,8 @@ def test_the_text_form_of_parsed_calls_is_removed_from_the_content(tmp_path: Pat
         ("<function_thought>Hm.</function_thought>\n<final_answer>\nBooked.\n</final_answer>", "Booked."),
         ("One more. <function_call>[f()]</function_call>", "One more. <function_call>[f()]</function_call>"),
         ("Hm. <function_call>[]</function_call>\n<final_answer>Booked.</final_answer>", "Hm. \nBooked."),
+        ("<answer>Booked.</answer>", "Booked."),
+        ("<search_quality_score>5</search_quality_score>\n\n<result>\nBooked.\n</result>", "Booked."),
         ("I do that first. <thinking>No!</thinking> Berth 4 is free.", "Berth 4 is free."),
         ("I do that first. <thinking>No!</thinking>", "I do that first. <thinking>No!</thinking>"),
     ],
