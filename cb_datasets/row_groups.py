@@ -1,7 +1,7 @@
 """Row groups of Parquet files: what one process reads at a time, a few thousand rows in memory."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import NamedTuple
 import pyarrow
 import pyarrow.parquet
 from datasets import Features
+from tqdm import tqdm
 
 from .disk_faults import naming_broken_parquet
 from .null_parts import without_nulls
-from .processes import slices_of
+from .processes import Result, batches_of, map_in_order, processes_for, slices_of
 
 
 # Rows that a streaming step holds at a time, and those of a row group that is written.
@@ -38,6 +39,25 @@ def row_groups_of(file: Path) -> list[RowGroup]:
         RowGroup(file, number, end - rows + 1, rows)
         for number, (end, rows) in enumerate(zip(ends, sizes, strict=True))
     ]
+
+
+def map_groups(
+    work: Callable[[RowGroup], Result], groups: Sequence[RowGroup], num_proc: int | None, description: str
+) -> Iterator[tuple[RowGroup, Result]]:
+    """Each row group with what is made of it, in order and with a progress bar of rows.
+
+    Args:
+        work (`Callable`): What to do with a row group; see [`~processes.map_in_order`].
+        groups (`Sequence[RowGroup]`): The row groups.
+        num_proc (`int`, *optional*): Number of processes, by default one for each core. Few rows get fewer.
+        description (`str`): Title of the progress bar.
+    """
+    num_rows = sum(group.rows for group in groups)
+    processes = processes_for(min(len(groups), batches_of(num_rows)), num_proc)
+    with tqdm(desc=description, total=num_rows, unit="row") as bar:
+        for group, result in map_in_order(work, groups, processes):
+            yield group, result
+            bar.update(group.rows)
 
 
 def stream_group(

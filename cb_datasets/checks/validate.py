@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 import pyarrow
 from datasets import Features, List, Value
-from tqdm import tqdm
 
 from ..files import REPORT_FILE, ROWS_FILE, parquet_writer, row_groups, write_json
-from ..processes import batches_of, map_in_order, processes_for, slices_of
-from ..row_groups import RowGroup, stream_group
+from ..processes import slices_of
+from ..row_groups import RowGroup, map_groups, stream_group
 from ..sample import CIRCUIT_BREAKER, RETAIN, SAMPLE_FEATURES
 from .rules import RULES, Violation, check
 
@@ -91,24 +90,20 @@ def validate(
     counts = {f"{folder.parent.name}/{folder.name}": _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
         raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them separately.")
-    groups = [
-        (name, group)
+    set_of = {
+        group: name
         for name, folder in zip(counts, folders, strict=True)
         for group in row_groups(folder, SAMPLE_FEATURES)
-    ]
+    }
 
-    def check_group(named: tuple[str, RowGroup]) -> _Checked:
-        return _check_rows(stream_group(named[1], SAMPLE_FEATURES), strict, split)
+    def check_group(group: RowGroup) -> _Checked:
+        return _check_rows(stream_group(group, SAMPLE_FEATURES), strict, split)
 
-    num_rows = sum(group.rows for _, group in groups)
-    processes = processes_for(min(len(groups), batches_of(num_rows)), num_proc)
-    bar = tqdm(desc="Checking", total=num_rows, unit="row")
-    with bar, parquet_writer(quarantine / ROWS_FILE, QUARANTINE_FEATURES) as write:
-        for (name, group), checked in map_in_order(check_group, groups, processes):
-            counts[name].add(checked)
+    with parquet_writer(quarantine / ROWS_FILE, QUARANTINE_FEATURES) as write:
+        for group, checked in map_groups(check_group, list(set_of), num_proc, "Checking"):
+            counts[set_of[group]].add(checked)
             if checked.failed:
                 write(pyarrow.concat_tables(checked.failed))
-            bar.update(group.rows)
         if split in HALVES.values():
             counts = {name: set_counts for name, set_counts in counts.items() if set_counts.rows}
             if not counts:  # before a quarantine is written

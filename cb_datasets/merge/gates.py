@@ -8,18 +8,16 @@ Training rows may share nothing with the eval split or with any evaluation promp
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..checks.gates import Gate, adversarial_safe, at_least, at_most, count_where
 from ..checks.row_counts import RowCounts, profile_of
 from ..checks.thresholds import MergedThresholds
-from ..processes import Result, map_in_order, processes_for
-from ..row_groups import RowGroup, row_batches, row_groups_of
+from ..row_groups import RowGroup, map_groups, row_batches, row_groups_of
 from ..sample import TEXT_CLASSES
 from .index import DistinctTexts
 from .prompt_index import PromptIndex, request_texts
@@ -71,7 +69,7 @@ def lacks_tools(row: dict) -> bool:
 
 
 def merged_gates(
-    train: Path, evaluation: Path, prompts: Iterable[dict], limits: MergedThresholds, processes: int = 1
+    train: Path, evaluation: Path, prompts: Iterable[dict], limits: MergedThresholds, num_proc: int | None = 1
 ) -> list[Gate]:
     """Gates of the merged dataset, in one pass over each split and over the prompts.
 
@@ -79,7 +77,7 @@ def merged_gates(
         train, evaluation (`Path`): Parquet files with the samples of the two splits.
         prompts (`Iterable[dict]`): All evaluation prompts.
         limits ([`MergedThresholds`]): The thresholds.
-        processes (`int`, *optional*, defaults to `1`): Number of processes.
+        num_proc (`int`, *optional*, defaults to `1`): Number of processes.
     """
     held_out, facts, leaks = HeldOut(), _Facts(), _Leaks()
 
@@ -91,7 +89,7 @@ def merged_gates(
         return facts, held_out
 
     # The train split is compared with everything held out, so the eval split and the prompts are read first.
-    for read, found in _read(evaluation, "eval", read_evaluation, processes):
+    for _, (read, found) in map_groups(read_evaluation, row_groups_of(evaluation), num_proc, "Checking eval"):
         facts.add(read)
         held_out.add(found)
     held_out.add_rows(prompts)
@@ -106,7 +104,7 @@ def merged_gates(
             asked.update(("\n".join(texts), texts) for texts in map(request_texts, rows))
         return facts, leaks, asked
 
-    for read, leaked, asked in _read(train, "train", read_train, processes):
+    for _, (read, leaked, asked) in map_groups(read_train, row_groups_of(train), num_proc, "Checking train"):
         facts.add(read)
         leaks.add(leaked)
         # Siblings share their request, and are looked up once: so here, not in the processes.
@@ -114,15 +112,6 @@ def merged_gates(
             requests.position(text, texts)
     num_requests = int(requests.values().sum())
     return [*_gates_of_rows(facts, limits), *_gates_of_leaks(leaks, num_requests, len(facts.ids), limits)]
-
-
-def _read(file: Path, name: str, read: Callable[[RowGroup], Result], processes: int) -> Iterator[Result]:
-    """What is read in each row group of a split, with a progress bar."""
-    groups = row_groups_of(file)
-    with tqdm(desc=f"Checking {name}", total=sum(group.rows for group in groups), unit="row") as bar:
-        for group, result in map_in_order(read, groups, processes_for(len(groups), processes)):
-            bar.update(group.rows)
-            yield result
 
 
 @dataclass

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 import pyarrow.parquet
-from tqdm import tqdm
 
 from ..checks.gates import at_least, gate_report
 from ..checks.thresholds import MergedThresholds
@@ -33,8 +32,8 @@ from ..files import (
     stream_tables,
     write_json,
 )
-from ..processes import batches_of, map_in_order, processes_for
-from ..row_groups import RowGroup, row_batches
+from ..processes import batches_of, processes_for
+from ..row_groups import RowGroup, map_groups, row_batches
 from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
 from ..splits import is_held_out
 from ..text_faults import checked, is_inside, prompt_faults
@@ -121,23 +120,14 @@ def _read_index(
 ) -> MergeIndex:
     requests = _held_out(folders, prompts, options).prompt_index(limits.max_similarity)
     groups = [group for folder in folders for group in row_groups(folder, SAMPLE_FEATURES)]
-    ends = list(accumulate(group.rows for group in groups))
-    num_rows = ends[-1] if ends else 0
+    # Of each group, in all sets.
+    first_rows = dict(zip(groups, accumulate((group.rows for group in groups), initial=1), strict=False))
 
-    def read(item: tuple[RowGroup, int]) -> Batch:
-        group, end = item
-        first = end - group.rows + 1  # of all sets
+    def read(group: RowGroup) -> Batch:
         rows = chain.from_iterable(row_batches(group, SAMPLE_FEATURES, _INDEXED))
-        return read_batch(_with_split(rows, first, quarantined, options), options.seed, requests.are_known)
+        return read_batch(_with_split(rows, first_rows[group], quarantined, options), options.seed, requests.are_known)
 
-    def batches() -> Iterator[Batch]:
-        numbered = zip(groups, ends, strict=True)
-        with tqdm(desc="Reading", total=num_rows, unit="row") as bar:
-            for (group, _), batch in map_in_order(read, numbered, processes_for(len(groups), processes)):
-                bar.update(group.rows)
-                yield batch
-
-    return read_index(batches())
+    return read_index(batch for _, batch in map_groups(read, groups, processes, "Reading"))
 
 
 def check_outputs(hashes: dict[str, str], stats: Path) -> None:
