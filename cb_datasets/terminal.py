@@ -40,6 +40,8 @@ def shown_line(text: str) -> str:
 def show_log_messages() -> None:
     """Make all further log messages of this process texts that a terminal shows: they quote names from the data."""
     logging.setLogRecordFactory(_shown_record)
+    # On some CPUs each import of bitsandbytes warns that it cannot fetch a kernel, of which nothing here has use.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def _shown_record(*arguments: Any, **options: Any) -> logging.LogRecord:

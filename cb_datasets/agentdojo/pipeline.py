@@ -18,7 +18,7 @@ from agentdojo.agent_pipeline import AgentPipeline
 from ..generation.backend import BASE
 from .agent import make_agent
 from .live_runs import agent_name
-from .run_benchmark import LOG_FILE, ServedModels, control_tokens_to_break, pipeline_elements, serve_models
+from .run_benchmark import LOG_FILE, ServedModels, check_engine, pipeline_elements, serve_models
 
 
 @contextmanager
@@ -42,10 +42,11 @@ def breaker_pipeline(
 
     Raises:
         FileNotFoundError: If there is no such model or adapter.
+        ValueError: If vLLM is asked for and is not installed.
         ConnectionError: If the server does not come up.
     """
     name = BASE if adapter is None else "breaker"
     served = ServedModels(model, {} if adapter is None else {name: adapter}, engine, max_new_tokens=max_new_tokens)
-    control_tokens_to_break(served)  # before a server starts
+    check_engine(served)
     with tempfile.TemporaryDirectory() as folder, serve_models(served, Path(folder) / LOG_FILE) as url:
         yield make_agent(agent_name(name), pipeline_elements(served, url)[name], system_message, max_steps)

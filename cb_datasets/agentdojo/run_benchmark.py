@@ -108,7 +108,7 @@ def run_agentdojo(served: ServedModels, selection: BenchmarkSelection, folder: P
             check_defenses(selection.defenses)
             check_model(served.model)
             check_adapters(served.adapters.values(), served.model)
-            control_tokens_to_break(served)
+            check_engine(served)
             settings = _settings(served, selection)
             # Two processes would make the same runs, and each remove the other's unfinished ones.
             with stop_signals(), locked(folder / SETTINGS_FILE, wait=False):
@@ -164,6 +164,17 @@ def _settings(served: ServedModels, selection: BenchmarkSelection) -> dict:
         "benchmark": BENCHMARK_VERSION,
         "agentdojo": version("agentdojo"),
     }
+
+
+def check_engine(served: ServedModels) -> None:
+    """Check the engine before a server starts.
+
+    Raises:
+        ValueError: If vLLM is not installed, or if the chat template can join text to a control token.
+    """
+    if _engine(served) == "vllm" and not has_vllm():
+        raise ValueError("vLLM is not installed: pip install 'cb-datasets[vllm]', or use --backend transformers.")
+    control_tokens_to_break(served)
 
 
 def control_tokens_to_break(served: ServedModels) -> ControlTokens | None:

@@ -141,7 +141,7 @@ def _load_engine(
         from vllm.platforms import current_platform
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"vLLM cannot be loaded ({error}): pip install -e '.[vllm]', or use --backend transformers."
+            f"vLLM cannot be loaded ({error}): pip install 'cb-datasets[vllm]', or use --backend transformers."
         ) from error
 
     on_cpu = current_platform.is_cpu()

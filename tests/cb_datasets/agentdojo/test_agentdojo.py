@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from builders.agentdojo.suites import agentdojo_yaml
 from builders.trace import to_json
 from cb_datasets.agentdojo import chat_server as chat_server_module
+from cb_datasets.agentdojo import run_benchmark as run_benchmark_module
 from cb_datasets.agentdojo import vllm_server as vllm_server_module
 from cb_datasets.agentdojo.batching import BatchedBackends
 from cb_datasets.agentdojo.chat_server import chat_server
@@ -417,6 +418,15 @@ def test_a_folder_in_use_by_another_process_is_refused(tiny, live_agent, tmp_pat
     one_line = rf"^Another process is writing to {tmp_path}: wait for it to end, or name another folder.$"
     with locked(tmp_path / SETTINGS_FILE), pytest.raises(BlockingIOError, match=one_line):
         run_agentdojo(tiny, ONE_TASK, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_is_not_installed_is_refused_before_anything_is_written(
+    tiny, live_agent, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(run_benchmark_module, "has_vllm", lambda: False)
+    with pytest.raises(ValueError, match=r"^vLLM is not installed: pip install 'cb-datasets\[vllm\]', or use"):
+        run_agentdojo(dataclasses.replace(tiny, engine="vllm"), ONE_TASK, tmp_path / "runs")
     assert list(tmp_path.iterdir()) == []
 
 
