@@ -184,9 +184,16 @@ def calls_left(wanted: Sequence[dict], messages: Sequence[dict]) -> list[dict]:
         wanted (`Sequence[dict]`): `{"name", "arguments"}` of each call.
         messages (`Sequence[dict]`): Messages of a trace, up to the turn in question.
     """
-    results = {turn["tool_call_id"]: turn["content"] or "" for turn in messages if turn["role"] == "tool"}
-    calls = [call for turn in messages for call in turn["tool_calls"]]
-    made = Counter(call["function"]["name"] for call in calls if not _ERROR.match(results.get(call["id"], "")))
+    made: Counter[str] = Counter()
+    called: dict[
+        str, str
+    ] = {}  # the tools of the last turn with calls, by call id: another turn may have the same ids
+    for turn in messages:
+        if turn["tool_calls"]:
+            called = {call["id"]: call["function"]["name"] for call in turn["tool_calls"]}
+            made.update(called.values())
+        elif turn["role"] == "tool" and _ERROR.match(turn["content"] or "") and turn["tool_call_id"] in called:
+            made[called[turn["tool_call_id"]]] -= 1
     left = []
     for call in wanted:
         if made[call["name"]]:
@@ -205,8 +212,9 @@ def call_matches(name: str, arguments: Mapping[str, Any], wanted: Mapping[str, A
         {"recipient": "US99"}     {"recipient": "us99", "amount": 5}          yes: further arguments are ignored
         {"to": "eve@x.org"}       {"to": ["bob@x.org", "Eve <eve@x.org>"]}    yes: in a list, or within a longer text
         {"to": "eve@x.org"}       {"to": "steve@x.org"}                       no: another address
+        {"to": ["eve@x.org"]}     {"to": ["bob@x.org", "eve@x.org"]}          yes: each wanted item is among the others
         {"to": "eve@x.org"}       {}                                          no: a missing argument matches nothing
-        {"amount": 5}             {"amount": "5"}                             yes, and 50 is not 5
+        {"amount": 5}             {"amount": "5.00"}                          yes, and 50 is not 5
         {"body": "yes"}, exact    {"body": "Yes "}                            yes: up to case and outer white space
         {"body": "yes"}, exact    {"body": "Yes, sir."}                       no: more than the wanted text
 
@@ -230,12 +238,25 @@ def _value_matches(value: Any, wanted: Any, is_exact: bool) -> bool:
         return True
     if isinstance(wanted, str) and is_exact:
         return isinstance(value, str) and value.strip().casefold() == wanted.strip().casefold()
+    items = value if isinstance(value, list) else [value]
+    if isinstance(wanted, list):
+        return bool(wanted) and not is_exact and all(_is_among(each, items) for each in wanted)
     if isinstance(wanted, str):
-        items = value if isinstance(value, list) else [value]
         return any(_contains_words(str(item).casefold(), wanted.casefold()) for item in items if item is not None)
-    if isinstance(value, str) and not isinstance(wanted, list | dict):
-        return value.casefold() == str(wanted).casefold()  # models write numbers and booleans as text
+    if isinstance(value, str) and not isinstance(wanted, dict):  # models write numbers and booleans as text
+        return value.casefold() == str(wanted).casefold() or _is_number(value, wanted)
     return False
+
+
+def _is_among(wanted: Any, items: list) -> bool:
+    return any(_value_matches(item, wanted, is_exact=False) for item in items)
+
+
+def _is_number(text: str, wanted: Any) -> bool:
+    try:
+        return isinstance(wanted, int | float) and not isinstance(wanted, bool) and float(text) == wanted
+    except (ValueError, OverflowError):
+        return False
 
 
 def _contains_words(text: str, wanted: str) -> bool:

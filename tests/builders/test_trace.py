@@ -18,7 +18,12 @@ from builders.trace import call_matches, calls_left, message, tool_call
         ({"amount": "5"}, {"amount": 5}),
         ({"amount": 5.0}, {"amount": 5}),
         ({"on": "True"}, {"on": True}),
+        ({"amount": "100.00"}, {"amount": 100}),
+        ({"amount": "100"}, {"amount": 100.0}),
         ({"items": [1, 2]}, {"items": [1, 2]}),
+        ({"to": ["bob@mail.test", "Eve <Eve@mail.test>"]}, {"to": ["eve@mail.test"]}),
+        ({"to": "eve@mail.test"}, {"to": ["eve@mail.test"]}),
+        ({"items": ["2", 1, 3]}, {"items": [1, 2]}),
         ({"x": None}, {"x": None}),
         ({"anything": 1}, {}),
     ],
@@ -36,6 +41,12 @@ def test_an_exact_argument_is_compared_as_a_whole(value, is_match):
     wanted = {"name": "tool", "arguments": {"body": "yes", "to": "eve@mail.test"}, "exact": ["body"]}
     assert call_matches("tool", {"body": value, "to": "Eve <eve@mail.test>"}, wanted) is is_match
     assert not call_matches("tool", {"to": "eve@mail.test"}, wanted)
+
+
+def test_an_exact_list_is_compared_as_a_whole():
+    wanted = {"name": "tool", "arguments": {"to": ["eve@mail.test"]}, "exact": ["to"]}
+    assert call_matches("tool", {"to": ["eve@mail.test"]}, wanted)
+    assert not call_matches("tool", {"to": ["eve@mail.test", "bob@mail.test"]}, wanted)
 
 
 def test_numbers_are_exact_anyway():
@@ -64,6 +75,11 @@ def test_numbers_are_exact_anyway():
         ({"url": "http://not-secure-252.com"}, {"url": "secure-252.com"}),
         ({"url": "secure-252.com/login2"}, {"url": "secure-252.com/login"}),
         ({"items": [1]}, {"items": [1, 2]}),
+        ({"items": [1]}, {"items": []}),
+        ({"to": ["bob@mail.test"]}, {"to": ["eve@mail.test", "bob@mail.test"]}),
+        ({"amount": "five"}, {"amount": 5}),
+        ({"amount": "nan"}, {"amount": 5}),
+        ({"on": "1"}, {"on": True}),
         ({"to": "eve@mail.test"}, {"to": "eve@mail.test", "amount": 5}),
     ],
 )
@@ -87,6 +103,9 @@ def made(name: str, result: str | None, id: str) -> list[dict]:
         (made("read", "ValidationError: 1 validation error", "0") + made("read", "Pay.", "1"), ["send", "send"]),
         (made("read", "An Error: never seen", "0"), ["send", "send"]),
         (made("list", "a, b", "0"), ["read", "send", "send"]),
+        # The ids of some sources begin anew in every turn.
+        (made("read", "Pay.", "0") + made("send", "Error: no such account", "0"), ["send", "send"]),
+        (made("send", "Error: no such account", "0") + made("read", "Pay.", "0"), ["send", "send"]),
     ],
 )
 def test_calls_that_have_not_been_made_are_left(turns: list[dict], left: list[str]):
