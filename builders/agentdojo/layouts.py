@@ -224,7 +224,8 @@ def _content_text(raw: dict, at: str) -> str | None:
             raise ValueError(f"{at}: a block of content must be an object, got {type(block).__name__}. Correct it.")
         block_type = required(block, "type", str, at)
         if block_type == "text":
-            texts.append(optional(block, "content", str, at) or "")
+            # AgentDojo says "content", OpenAI's API "text".
+            texts.append(optional(block, "text" if "text" in block else "content", str, at) or "")
         elif block_type not in ("thinking", "redacted_thinking"):
             raise ValueError(f"{at}: unknown type of content {block_type[:40]!r}. Delete the record.")
     return "\n".join(texts) if texts else None

@@ -221,6 +221,7 @@ def test_a_file_that_was_moved_is_dropped(tmp_path: Path, moved: dict):
         ([*text("Berth"), *text("4.")], "Berth\n4."),
         ([{"type": "thinking", "content": "Hm.", "id": None}, *text("Berth 4.")], "Berth 4."),
         ([{"type": "redacted_thinking", "content": "x"}, {"type": "text", "content": None}], ""),
+        ([{"type": "text", "text": "Berth 4"}, {"type": "text", "content": "is free."}], "Berth 4\nis free."),
     ],
 )
 def test_content_is_text_or_blocks_of_text_or_nothing(tmp_path: Path, content, expected: str | None):
