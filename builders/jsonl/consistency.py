@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 from ..agentdojo.exposure import unquoted
+from ..trace import call_matches
 from .schema import ATTACKED_ROLE, EXPECTED_CALLS, check_schema
 
 
@@ -17,6 +18,8 @@ _BENIGN = ("benign_success", "benign_failure")
 def drop_reason(trace: dict) -> str | None:
     """Drop reason of a trace that is not usable, or `None`."""
     attack = trace["attack"]
+    if trace["verdict"] in _BENIGN and all(turn["role"] != "assistant" for turn in trace["messages"]):
+        return "unanswered"
     if not _results_are_paired(trace["messages"]):
         return "unpaired_result"
     if _has_unanswered_call(trace):
@@ -148,3 +151,18 @@ def _exposure_contradictions(trace: dict) -> Iterator[str]:
         called = [call["function"]["name"] for call in messages[turn]["tool_calls"]]
         if trace["simulated_tool"] not in called:
             yield f"verdict compromised needs a call of simulated_tool in messages[{turn}]"
+    if verdict == "resisted":
+        for index in range(first, turn + 1):
+            if any(_is_attackers(call, trace) for call in messages[index]["tool_calls"]):
+                yield (
+                    f"verdict resisted says that the attacker's call was not made, but messages[{index}] makes it "
+                    "(attack.goal_calls tells it from others of simulated_tool)"
+                )
+
+
+def _is_attackers(call: dict, trace: dict) -> bool:
+    name, goals = call["function"]["name"], trace["attack"]["goal_calls"]
+    if goals is None:
+        return name == trace["simulated_tool"]
+    arguments = json.loads(call["function"]["arguments"])
+    return any(call_matches(name, arguments, goal) for goal in json.loads(goals))
