@@ -52,19 +52,22 @@ def parse_line(line: bytes, where: str, keep_surrogates: bool = False) -> dict:
         raise ValueError(f"{where}: not a JSON object ({error}). Repair or delete the line.") from None
 
 
-def read_json(path: str | Path, where: str | None = None) -> Any:
+def read_json(
+    path: str | Path, where: str | None = None, keep_surrogates: bool = False, nan_is_null: bool = False
+) -> Any:
     """Read a file that is one JSON document.
 
     Args:
         path (`str` or `Path`): The file.
         where (`str`, *optional*): Name of the file in the error message; by default its file name.
+        keep_surrogates, nan_is_null (`bool`, *optional*, default to `False`): As for [`parse_json`].
 
     Raises:
         ValueError: If the file is not one JSON document in UTF-8.
     """
     path = Path(path)
     try:
-        return parse_json(path.read_bytes().decode("utf-8-sig"))
+        return parse_json(path.read_bytes().decode("utf-8-sig"), keep_surrogates, nan_is_null)
     except ValueError as error:
         raise ValueError(f"{where or path.name}: not a JSON document ({error}). Fetch the file again.") from None
 
@@ -81,20 +84,22 @@ def parse_object(text: str, keep_surrogates: bool = False) -> dict:
     return value
 
 
-def parse_json(text: str, keep_surrogates: bool = False) -> Any:
+def parse_json(text: str, keep_surrogates: bool = False, nan_is_null: bool = False) -> Any:
     """Parse a JSON text.
 
     Args:
         text (`str`): The text.
         keep_surrogates (`bool`, *optional*, defaults to `False`): Let unpaired surrogates pass, for a caller that
             replaces them.
+        nan_is_null (`bool`, *optional*, defaults to `False`): Read `NaN` and infinities, which are not JSON, as null.
 
     Raises:
         ValueError: If the text is not valid JSON, an object repeats a key, or a value cannot be stored in a column:
             `NaN`, a number that overflows to infinity, an unpaired surrogate, or nesting that is too deep.
     """
+    read_constant = _null if nan_is_null else _refuse_constant
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
+        value = json.loads(text, parse_constant=read_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
         if not keep_surrogates and "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         if text.count("[") + text.count("{") > _MANY_BRACKETS:
@@ -117,6 +122,10 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
         [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {key[:40]!r} occurs twice in one object")
     return value
+
+
+def _null(text: str) -> None:
+    return None
 
 
 def _refuse_constant(text: str) -> None:

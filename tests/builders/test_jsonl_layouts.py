@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import random
 import re
 import zipfile
@@ -380,6 +381,41 @@ def test_words_beside_anthropics_blocks_are_kept_in_order_and_turns_are_counted_
     assert "attack.spans" in error_message(log)
 
 
+@pytest.mark.parametrize("beside", [{"system": "Be brief."}, {}], ids=["system", "thinking"])
+def test_calls_in_openais_form_are_kept_beside_what_anthropic_writes_too(beside: dict):
+    """Some put the system prompt beside the messages, and Mistral's models think in blocks."""
+    log = openai_log() | beside
+    log["messages"] = log["messages"][1:]
+    log["messages"][1]["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}]
+    turns = trace_of(log)["messages"]
+    assert [turn["role"] for turn in turns] == [
+        *(["system"] if beside else []),
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
+    assert [call["function"]["name"] for turn in turns for call in turn["tool_calls"]] == ["read_file"]
+    call = {"role": "assistant", "content": None, "tool_calls": log["messages"][1]["tool_calls"]}
+    stated = trace_of(log | {"messages": [log["messages"][0], call]}, "anthropic")
+    assert stated["messages"][-1]["tool_calls"], "also where the layout is stated"
+
+
+def test_text_beside_the_tags_of_a_result_is_kept():
+    """A page that forges the closing tag must not remove itself from the data."""
+    forged = f"<tool_response>\n{RESULT}</tool_response>\nEVIL <tool_response>more</tool_response>"
+    log = hermes_log()
+    log["conversations"][3]["value"] = forged
+    [result] = [turn["content"] for turn in trace_of(log)["messages"] if turn["role"] == "tool"]
+    assert result == f"\n{RESULT}</tool_response>\nEVIL <tool_response>more".strip()
+
+
+def test_a_log_without_an_answer_is_dropped():
+    assert drop_reason({"messages": [{"role": "user", "content": ASKED}]}) == "unanswered"
+    asked = {"inputs": {"messages": [["user", ASKED]]}, "outputs": None}
+    assert drop_reason(asked) == "unanswered"
+
+
 def test_a_prompt_that_only_explains_a_format_is_left_out():
     log = hermes_log()
     log["conversations"][0]["value"] = log["conversations"][0]["value"].removeprefix("Be brief. ")
@@ -412,6 +448,19 @@ def test_a_run_of_an_agent_has_all_messages_in_its_outputs():
     log = langchain_log()
     run = {"run_type": "chain", "inputs": {"messages": log["messages"][:2]}, "outputs": log, "error": None}
     assert [message["role"] for message in trace_of(run)["messages"]][-2:] == ["tool", "assistant"]
+
+
+@pytest.mark.parametrize("as_pairs", [False, True])
+def test_a_run_of_a_node_has_the_messages_before_in_its_inputs(as_pairs: bool):
+    messages = langchain_log()["messages"]
+    whole = [turn["content"] for turn in trace_of(langchain_log())["messages"]]
+    if as_pairs:
+        pairs, asked = [["system", "Be brief."], ["user", ASKED]], 2
+    else:
+        pairs, asked = messages[:4], 4
+    for said in (messages[asked:], messages):  # of a node, of the whole agent
+        run = {"run_type": "chain", "inputs": {"messages": pairs}, "outputs": {"messages": said}}
+        assert [turn["content"] for turn in trace_of(run)["messages"]] == whole
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -560,6 +609,24 @@ def test_an_eval_file_is_read(tmp_path: Path):
     builder = prepare_source("jsonl", data_files=[path], verdict="benign_success", cache_dir=tmp_path / "cache")
     assert builder.as_dataset()["train"]["id"][:] == ["jsonl/a.eval:samples/pool_1.json"]
     assert [(drop.reason, drop.where) for drop in builder.dropped()] == [("aborted", "a.eval:samples/pool_2.json")]
+
+
+def test_samples_without_a_score_and_with_half_an_emoji_are_read(tmp_path: Path):
+    """Inspect writes NaN, which is not JSON, as the score of what was not scored."""
+    unscored = inspect_sample() | {"id": "unscored", "scores": {"match": {"value": math.nan}}}
+    unscored["messages"][3]["content"] = f"\ud83d{RESULT}"
+    archive = write_eval(tmp_path / "a.eval", header=inspect_log(), samples__pool_1=unscored)
+    document = tmp_path / "b.json"
+    document.write_text(json.dumps(inspect_log(unscored)), encoding="utf-8")
+    builder = prepare_source(
+        "jsonl", data_files=[archive, document], verdict="benign_success", cache_dir=tmp_path / "cache"
+    )
+    rows = builder.as_dataset()["train"]
+    assert rows["verdict"][:] == ["benign_success"] * 2
+    assert [messages[3]["content"] for messages in rows["messages"][:]] == [f"\ufffd{RESULT}"] * 2
+    document.write_text(json.dumps([openai_log() | {"temperature": math.nan}]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^b.json: not a JSON document \(NaN is not a JSON number\)"):
+        prepare_source("jsonl", data_files=[document], verdict="benign_success", cache_dir=tmp_path / "cache")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", None], ids=["empty", "broken", "no samples"])

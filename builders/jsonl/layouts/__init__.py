@@ -58,9 +58,10 @@ def read_records(path: Path) -> Iterator[tuple[str, dict | bytes]]:
         yield from inspect_log.read_archive(path)
     elif path.suffix != ".json":
         yield from numbered_lines(path)
-    elif inspect_log.is_log(document := read_json(path)):
+    elif inspect_log.is_log(document := read_json(path, keep_surrogates=True, nan_is_null=True)):
         yield from inspect_log.samples_of(document, path.name)
     else:
+        document = read_json(path, keep_surrogates=True)  # only Inspect writes NaN
         # LangSmith's API wraps the list.
         wrapped = (
             next((document[name] for name in _WRAPPERS if name in document), None)

@@ -19,6 +19,7 @@ from .openai import unpacked
 
 
 _BLOCKS = ("tool_use", "tool_result", "thinking", "redacted_thinking")
+_OPENAI_ROLES = ("tool", "function", "developer")
 # Settings of a request, which go into metadata.
 _REQUEST = ("max_tokens", "temperature", "top_k", "top_p", "stop_sequences", "stream", "tool_choice", "thinking")
 
@@ -26,11 +27,16 @@ _REQUEST = ("max_tokens", "temperature", "top_k", "top_p", "stop_sequences", "st
 def matches(record: dict) -> bool:
     """Whether a record is of this layout."""
     record = unpacked(record)
-    if not isinstance(record.get("messages"), list):
+    if not isinstance(record.get("messages"), list) or any(map(_is_openai, dicts_in(record["messages"]))):
         return False
     has_schemas = any("input_schema" in tool for tool in dicts_in(record.get("tools")))
     blocks = (block for message in dicts_in(record["messages"]) for block in dicts_in(message.get("content")))
     return bool(record.get("system")) or has_schemas or any(block.get("type") in _BLOCKS for block in blocks)
+
+
+def _is_openai(message: dict) -> bool:
+    # Others write thinking as Anthropic does, and the system prompt beside the messages.
+    return any(message.get(name) for name in ("tool_calls", "function_call")) or message.get("role") in _OPENAI_ROLES
 
 
 def read(record: dict, left_out: Counter[str]) -> dict:
@@ -63,5 +69,5 @@ def _messages(raw: Any, where: str, left_out: Counter[str]) -> list:
     calls = [call_of(block) for block in blocks if block.get("type") == "tool_use"]
     content = text_of(raw.get("content"), where, left_out, other=("tool_use", "tool_result"))
     if content or calls or not results:
-        results.append({**raw, "content": content, "tool_calls": calls or None})
+        results.append({**raw, "content": content, "tool_calls": calls or raw.get("tool_calls")})
     return [without_nulls(message) for message in results]

@@ -10,7 +10,8 @@
      "scores": {"match": {"value": "C"}}, "metadata": {...}, "attachments": {...}}
 
 A score says whether the task was solved, not what an attack did: a sample that was not solved is a `benign_failure`,
-and the verdict of the others is stated in the sample's metadata, or for all of them.
+and the verdict of the others is stated in the sample's metadata, or for all of them. A sample that was not scored has
+`NaN`.
 """
 
 import json
@@ -68,11 +69,11 @@ def read_archive(path: Path) -> Iterator[tuple[str, dict]]:
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(name for name in archive.namelist() if name.startswith("samples/"))
-            header = parse_json(archive.read("header.json").decode())
+            header = parse_json(archive.read("header.json").decode(), nan_is_null=True)
             if not names:
                 raise ValueError("it has no samples")
             for name in names:
-                sample = parse_json(archive.read(name).decode())
+                sample = parse_json(archive.read(name).decode(), keep_surrogates=True, nan_is_null=True)
                 [(_, record)] = samples_of({"eval": header["eval"], "samples": [sample]}, name)
                 yield f"{path.name}:{name}", record
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, TypeError, ValueError) as error:

@@ -9,9 +9,11 @@
 
     {"messages": [{"type": "human", "data": {"content": "What does the notice say?"}}, ...]}
 
-A run of a chain, such as an agent of LangGraph, has all its messages in `outputs`.
+A run of a whole chain, such as an agent of LangGraph, has all its messages in `outputs`; that of one node has only the
+new ones there.
 """
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -64,17 +66,34 @@ def read(record: dict, left_out: Counter[str]) -> dict:
 def _run_messages(inputs: dict, outputs: dict) -> Any:
     """The messages of a run: its inputs, and its answer."""
     messages = inputs.get("messages")
+    if isinstance(messages, list) and all(map(_is_pair, messages)):
+        messages = [{"role": role, "content": content} for role, content in messages]
     if isinstance(messages, list) and messages and isinstance(messages[0], list):
         if len(messages) > 1:
             raise Unusable("several_conversations")
         [messages] = messages
-    if isinstance(outputs.get("messages"), list):
-        return outputs["messages"]
+    if isinstance(said := outputs.get("messages"), list):
+        is_all = not isinstance(messages, list) or _words_in(messages) <= _words_in(said)
+        return said if is_all else [*messages, *said]
     answer = _answer(outputs)
     if not isinstance(messages, list) or not isinstance(answer, dict):
         return messages
     # What LangSmith keeps of an answer may not say whose it is.
     return [*messages, answer if "role" in answer else {**answer, "type": "ai", "id": None}]
+
+
+def _is_pair(raw: Any) -> bool:
+    """Whether this is a message as `["user", "Hello."]`."""
+    return isinstance(raw, list) and len(raw) == 2 and all(isinstance(each, str) for each in raw)
+
+
+def _words_in(messages: list) -> set[str]:
+    return {json.dumps(_fields(raw).get("content")) for raw in messages if isinstance(raw, dict)}
+
+
+def _fields(raw: dict) -> dict:
+    """The fields of a message, which LangChain also writes in `kwargs` or `data`."""
+    return object_in(raw, "kwargs") or object_in(raw, "data") or raw
 
 
 def _answer(outputs: dict) -> Any:
@@ -91,7 +110,7 @@ def _answer(outputs: dict) -> Any:
 def _message(raw: Any, where: str, left_out: Counter[str]) -> Any:
     if not isinstance(raw, dict) or ("role" in raw and "lc" not in raw):
         return read_message(raw, where, left_out)
-    fields = object_in(raw, "kwargs") or object_in(raw, "data") or raw
+    fields = _fields(raw)
     role = _role_name(raw, fields)
     if role not in _ROLES:
         raise ValueError(f"{where} is of type {role[:40]!r}; known are {', '.join(_ROLES)}. Correct it.")

@@ -99,12 +99,14 @@ def read(record: dict, left_out: Counter[str]) -> dict:
             missing += ": this is an answer without its request"
         raise ValueError(f"{missing}. Add it; docs/adding_a_source.md lists the formats of logs that can be read.")
     raws, logged = record["messages"], not is_trace(record)
-    messages = []
+    messages: list[tuple[int | None, Any]] = []
+    if record.get("system"):  # some write it beside the messages, as Anthropic's API does
+        messages.append((None, {"role": "system", "content": text_of(record["system"], "system", left_out)}))
     for index, raw in enumerate(raws):
         message = read_message(raw, f"messages[{index}]", left_out, logged)
         messages += [(index, each) for each in _split_results(message, raws[index - 1] if index else None)]
     request = {"generator": record.get("model"), **{name: record.get(name) for name in _REQUEST}}
-    own = ("model", "functions", *_REQUEST)
+    own = ("model", "system", "functions", *_REQUEST)
     tools = record.get("functions") if record.get("tools") is None else record["tools"]
     return line_of(record, messages, tools, own, request)
 

@@ -85,12 +85,22 @@ def _messages(turn: Any, where: str) -> list[dict]:
     if speaker in _CALLS:
         return [{"role": "assistant", "tool_calls": calls_in(text, where)}]
     if _ROLES[speaker] == "tool":
-        # Hermes gives the results of parallel calls in one turn, each in tags of its own.
-        return [{"role": "tool", "content": result.strip()} for result in cut_tags(text, "tool_response")[1] or [text]]
+        return [{"role": "tool", "content": result.strip()} for result in _results(text)]
     if _ROLES[speaker] == "assistant":
         content, calls = _glaive_call(text, where) if _GLAIVE_CALL in text else cut_calls(text, where)
         return [without_nulls({"role": "assistant", "content": content, "tool_calls": calls or None})]
     return [{"role": _ROLES[speaker], "content": text}]
+
+
+def _results(text: str) -> list[str]:
+    """The results in a turn: Hermes gives those of parallel calls in one, each in tags of its own.
+
+    Text beside the tags is a result that forges them, of which all is kept.
+    """
+    rest, results = cut_tags(text, "tool_response")
+    if rest.strip() or not results:
+        return [text.strip().removeprefix("<tool_response>").removesuffix("</tool_response>")]
+    return results
 
 
 def _glaive_turns(chat: str) -> list[dict]:
