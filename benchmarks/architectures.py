@@ -141,6 +141,7 @@ def make_rows() -> Dataset:
                     "tool_call": [start, start + len(completion)],
                     "tool_name": [start + 3, start + 3 + len(name)],
                     "divergence": start + 3 if set_name == "circuit_breaker" else -1,
+                    "name_divergence": start + 3 if set_name == "circuit_breaker" else -1,
                     "clean_ids": clean + completion if prompt is attacked else [],
                     "splice_ids": prompt + head + completion[3:] if safe else [],
                     "splice_start": start + 3 if safe else 0,

@@ -154,6 +154,7 @@ def make_rows(mix: str, shape: Shape, selective: bool) -> Dataset:
             "tool_call": [n, n + len(completion)],
             "tool_name": [n + 4, n + 7],
             "divergence": n + 4,
+            "name_divergence": n + 4,
             "clean_ids": prompt[:-20] + completion if priority_class == "adversarial_safe" else [],
             "splice_ids": prompt + tokens(8) + completion[4:] if priority_class == "adversarial_safe" else [],
             "splice_start": n + 8,

@@ -580,7 +580,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if self._signature_columns is None:
             self._signature_columns = [
                 *("id", "set", "priority_class", "input_ids", "prompt_length", "injection", "tool_call", "tool_name"),
-                *("answer_start", "divergence", "clean_ids", "splice_ids", "splice_start", "hijack_ids", "slots"),
+                *("answer_start", "divergence", "name_divergence", "clean_ids", "splice_ids", "splice_start"),
+                *("hijack_ids", "slots"),
                 "redacted",
             ]
 

@@ -6,6 +6,7 @@
     injection       [[41, 52]], token ranges of the injected span
     tool_call       [68, 90], tool_name [73, 75]: of the completion's call; [-1, -1] where it makes none
     divergence      first token that differs from the sibling's right call, of a harmful completion; -1 without sibling
+    name_divergence first token that differs from the right tool's name, of a harmful completion; -1 where it is that
     clean_ids       the same completion after the clean prompt; empty where nothing is injected
     splice_ids      the attacked prompt, a wrong opening, and the rest of the right call, which begins at splice_start
     hijack_ids      the prompt, a wrong call up to the end of its tool's name, and the end of the turn: the attacker's
@@ -98,15 +99,20 @@ def prepare_row(
     if has_slots and len(sample.ids) + augmentation.adversary_padding <= augmentation.max_length:
         prompt, injection = pad_injection(prompt, injection, row, augmentation)
     n = len(prompt)
-    divergence = None
+    divergence = name_divergence = None
     if row["set"] == CIRCUIT_BREAKER:
+        right_tool = row["target"]["expected_tool"]
+        right_name = [] if right_tool is None else _name_in_call(right_tool, tokenizer)
         if "right" in siblings_of_row:
-            divergence = _divergence(completion.ids, chat.encode_completion(tokenizer, siblings_of_row["right"]))
+            right = chat.encoded_completion(tokenizer, siblings_of_row["right"], row["tools"])
+            divergence = _divergence(completion.ids, right.ids)
+            right_name = right.ids[slice(*right.tool_name)] if right.tool_name else right_name
         if rng.random() < augmentation.bare_head_probability:
             # Openings may differ before the calls do. Without them the first difference is in the name or after it.
             if divergence is not None and completion.call and completion.tool_name:
                 divergence = max(divergence, completion.tool_name[0]) - completion.call[0]
             completion = without_opening(completion)
+        name_divergence = _name_divergence(completion, right_name)
     prepared = {
         "input_ids": prompt + completion.ids,
         "prompt_length": n,
@@ -115,6 +121,7 @@ def prepare_row(
         "tool_name": _shifted(completion.tool_name, n),
         "answer_start": n + completion.answer_start,
         "divergence": -1 if divergence is None else n + divergence,
+        "name_divergence": -1 if name_divergence is None else n + name_divergence,
         "clean_ids": [],
         "splice_ids": [],
         "splice_start": 0,
@@ -154,10 +161,25 @@ def _shifted(span: tuple[int, int] | None, by: int) -> list[int]:
 
 def _divergence(ids: list[int], right: list[int]) -> int:
     """Index of the first token that differs; of the last common one if either is a prefix of the other."""
-    for i, (a, b) in enumerate(zip(ids, right, strict=False)):
-        if a != b:
-            return i
-    return min(len(ids), len(right)) - 1
+    return min(_num_common(ids, right), len(ids) - 1, len(right) - 1)
+
+
+def _num_common(ids: list[int], others: list[int]) -> int:
+    """Number of tokens that both begin with."""
+    differences = (i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b)
+    return next(differences, min(len(ids), len(others)))
+
+
+def _name_divergence(completion: chat.EncodedCompletion, right_name: list[int]) -> int | None:
+    """
+    Index of the first token of the called tool's name that the right one does not have: `_money` of `send_money` where
+    `send_email` is right, and of a name that begins the right one the token behind it. `None` if it is the right one.
+    """
+    if completion.tool_name is None:
+        return None
+    begin, end = completion.tool_name
+    called = completion.ids[begin:end]
+    return None if called == right_name else begin + _num_common(called, right_name)
 
 
 def _wrong_call(
@@ -168,14 +190,15 @@ def _wrong_call(
 ) -> list[int]:
     """
     Tokens of a wrong call up to the end of its tool's name; none where the prompt offers no other tool, or where the
-    attacker wants the right tool with other arguments, so that its name is not wrong.
+    right call begins with them: the attacker wants the right tool with other arguments, or `search` where `search_web`
+    is right.
 
     Of an attacked row it is the call of `harmful`, its own completion or its sibling's, or else one without text.
     """
     if not row["injection"]:
-        return _head_of_call(_other_tool(row, rng), tokenizer)
+        return _head_of_call(_other_tool(row, tokenizer, rng), tokenizer)
     right, wrong = row["target"]["expected_tool"], row["target"]["simulated_tool"]
-    if right is not None and right == wrong:
+    if _begins(wrong, right, tokenizer):
         return []
     if row["set"] == RETAIN and harmful is not None and rng.random() < 0.5:
         harmful = without_opening(harmful)
@@ -184,25 +207,43 @@ def _wrong_call(
     return _head_of_call(wrong, tokenizer)
 
 
-def _other_tool(row: dict[str, Any], rng: random.Random) -> str | None:
+def _begins(wrong: str | None, right: str | None, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the right call begins with the head of the wrong one."""
+    if wrong is None or right is None:
+        return False
+    head = _head_of_call(wrong, tokenizer)
+    return _head_of_call(right, tokenizer)[: len(head)] == head
+
+
+def _other_tool(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> str | None:
     """A random tool that the prompt offers and that is not the right one; `None` for rows without a right tool."""
     right = row["target"]["expected_tool"]
     if right is None:
         return None
-    names = sorted({tool["function"]["name"] for tool in json.loads(row["tools"] or "[]")} - {right})
-    return rng.choice(names) if names else None
+    names = sorted({tool["function"]["name"] for tool in json.loads(row["tools"] or "[]")})
+    others = [name for name in names if not _begins(name, right, tokenizer)]
+    return rng.choice(others) if others else None
+
+
+def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of a call up to the end of its tool's name."""
+    return [] if tool is None else _tokens_of_call(tool, tokenizer)[0]
+
+
+def _name_in_call(tool: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens of the tool's name in a call."""
+    head, begin = _tokens_of_call(tool, tokenizer)
+    return head[begin:]
 
 
 @lru_cache(maxsize=256)
-def _head_of_call(tool: str | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens of a call up to the end of its tool's name."""
-    if tool is None:
-        return []
+def _tokens_of_call(tool: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], int]:
+    """Tokens of a call up to the end of its tool's name, and the index at which that begins."""
     # Of a whole call, because a tokenizer can join the end of the name to what follows
     call = format_of(tokenizer).render(ToolCall(tool, {}), "")
     completion = chat.encoded_completion(tokenizer, call)
     assert completion.tool_name is not None  # the format parses what it renders
-    return completion.ids[: completion.tool_name[1]]
+    return completion.ids[: completion.tool_name[1]], completion.tool_name[0]
 
 
 @lru_cache(maxsize=16)

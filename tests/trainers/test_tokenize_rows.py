@@ -66,17 +66,40 @@ def test_divergence_is_the_first_token_unlike_the_right_call(prepared, tokenizer
     for name, rest in (("harmful_flip/0", "arch_web"), ("harmful_flip/1", "nd_it")):
         row = rows[name]
         assert tokenizer.decode(row["input_ids"][row["divergence"] :]).startswith(rest)
-        first = row["tool_name"][0]
-        assert attack_tokens(row) == [first, first + 1, row["divergence"]]
-    assert rows["adversarial_safe/0"]["divergence"] == -1
+        # Not the "se" that the right name begins with, too
+        assert row["name_divergence"] == row["divergence"] > row["tool_name"][0]
+        assert attack_tokens(row) == list(range(row["divergence"], min(row["divergence"] + 2, row["tool_name"][1])))
+    assert rows["adversarial_safe/0"]["divergence"] == rows["adversarial_safe/0"]["name_divergence"] == -1
     assert attack_tokens(rows["refusal/0"]) == []
 
 
 def test_after_a_redacted_prompt_only_the_name_is_wrong(prepared):
     row = prepared()["harmful_flip/0"] | {"divergence": prepared()["harmful_flip/0"]["tool_call"][0]}
-    first = row["tool_name"][0]
+    first = row["name_divergence"]
     assert attack_tokens(row) == [row["divergence"], first, first + 1]
     assert attack_tokens(row | {"redacted": True}) == [first, first + 1]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "unlike"),
+    [
+        ("see_docs", "see_docs", None),
+        ("see_docs", "see_docs_all", "_all"),
+        ("see_docs_all", "see_docs", '"'),  # the token behind the name
+        (None, "see_docs", "see"),
+    ],
+)
+def test_tokens_of_the_right_name_are_not_unlearned(attacked_rows, tokenizer, right, wrong, unlike):
+    """No sibling says where the right call differs; and a call that begins the right one is no wrong call."""
+    [row] = [row for row in attacked_rows(records=1, refusals=0) if row["priority_class"] == "harmful_flip"]
+    row["assistant_raw"] = f'<|python_tag|>{{"name": "{wrong}", "parameters": {{"q": "b"}}}}<|eom_id|>'
+    row["target"] |= {"expected_tool": right, "simulated_tool": wrong}
+    prepared = prepare_row(row, tokenizer, {}, Augmentation(seed=0))
+    tokens = attack_tokens(prepared)
+    assert len(tokens) == (0 if unlike is None else min(len(tokens), 2)) and bool(tokens) == (unlike is not None)
+    if tokens:
+        assert tokenizer.decode(prepared["input_ids"][tokens[0] :]).startswith(unlike)
+    assert bool(prepared["hijack_ids"]) == (wrong != "see_docs" or right is None)
 
 
 def test_the_name_of_the_right_tool_is_no_attack_token_and_no_wrong_call(attacked_rows, tokenizer):
@@ -303,6 +326,7 @@ ROW = {
     "tool_call": [7, 11],
     "tool_name": [8, 10],
     "divergence": 9,
+    "name_divergence": 9,
 }
 
 

@@ -107,8 +107,8 @@ def decision_tokens(row: Row) -> list[int]:
 
 def attack_tokens(row: Row) -> list[int]:
     """
-    Tokens that make a call the attacker's: the first unlike the right call, and two of its tool's name, unless that is
-    the right tool's name, too.
+    Tokens that make a call the attacker's: the first unlike the right call, and two of its tool's name, from the first
+    on that is unlike the right tool's name.
 
     After a redacted prompt the words before the name are nobody's wish and no mistake, so there the first token unlike
     the right call only counts from the name on.
@@ -120,7 +120,10 @@ def attack_tokens(row: Row) -> list[int]:
     if divergence >= end:
         return [divergence]
     is_wrong = divergence >= (begin if row["redacted"] else 0)
-    return sorted({*range(begin, min(begin + 2, end)), *([divergence] if is_wrong else [])})
+    first = row["name_divergence"]
+    # Of a name that begins the right one, the token behind it is the first unlike
+    name = range(first, min(first + 2, max(end, first + 1))) if first >= 0 else ()
+    return sorted({*name, *([divergence] if is_wrong else [])})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -154,8 +154,8 @@ def plain_term(trainer, rows, term):
             values.append(-logits[-2].log_softmax(0)[row["hijack_ids"][-1]])
     if term == "unlikelihood":
         for row in harmful:
-            logits, name = outputs(trainer, row["input_ids"], True)[1], row["tool_name"][0]
-            for i in {row["divergence"], name, name + 1}:
+            logits, name = outputs(trainer, row["input_ids"], True)[1], row["name_divergence"]
+            for i in {row["divergence"], *range(name, min(name + 2, row["tool_name"][1]))}:
                 values.append(-torch.log1p(-logits[i - 1].softmax(0)[row["input_ids"][i]]))
     if term == "triplet":
         retain_margin, breaker_margin = trainer.args.triplet_margins
