@@ -67,14 +67,15 @@ def _run_messages(inputs: dict, outputs: dict) -> Any:
     """The messages of a run: its inputs, and its answer."""
     messages = inputs.get("messages")
     if isinstance(messages, list) and all(map(_is_pair, messages)):
-        messages = [{"role": role, "content": content} for role, content in messages]
+        messages = [{"role": each[0], "content": each[1]} for each in messages]
     if isinstance(messages, list) and messages and isinstance(messages[0], list):
         if len(messages) > 1:
             raise Unusable("several_conversations")
         [messages] = messages
     if isinstance(said := outputs.get("messages"), list):
-        is_all = not isinstance(messages, list) or _words_in(messages) <= _words_in(said)
-        return said if is_all else [*messages, *said]
+        if not isinstance(messages, list) or _words_in(messages) <= _words_in(said):
+            return said
+        return messages + said
     answer = _answer(outputs)
     if not isinstance(messages, list) or not isinstance(answer, dict):
         return messages
