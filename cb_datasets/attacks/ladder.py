@@ -74,6 +74,19 @@ class Budgets:
         defaults = {each.name: getattr(cls(), each.name) for each in dataclasses.fields(cls)}
         return cls(**with_limits(defaults, limits, max_new_tokens, seed))
 
+    def check(self, num_prompts: int) -> None:
+        """Refuse prompts that are too few for a rung, before a model is loaded.
+
+        Raises:
+            ValueError: If one suffix for many prompts would be judged on none.
+        """
+        if self.universal.prompts and num_prompts <= self.universal.seen_prompts:
+            raise ValueError(
+                f"One suffix for many prompts is judged on prompts that its search does not see, and {num_prompts} "
+                f"are too few to let it see {self.universal.seen_prompts}. Lower that by --budget "
+                "universal.seen_prompts=N, or leave the rung out by --budget universal.prompts=0."
+            )
+
 
 def run_ladder(
     prompts: Dataset,

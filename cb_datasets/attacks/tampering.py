@@ -26,6 +26,7 @@ from transformers import set_seed
 
 from ..evaluation.metric_table import compute_rates
 from ..evaluation.scored_completions import complete_and_score
+from ..evaluation.second_step import ask_second_steps
 from ..generation import Backend, Sampling
 from ..generation.backend import BASE
 from ..outcomes import Outcome
@@ -131,7 +132,9 @@ def _point(
 ) -> dict[str, Any]:
     """Metrics of a model after a step; `loss` is filled in after the training, where there was any."""
     sampling = Sampling(max_new_tokens=budget.max_new_tokens)
-    scored = complete_and_score(prompts, model, sampling, work_dir, f"{label}, after {step} steps")
+    label = f"{label}, after {step} steps"
+    scored = complete_and_score(prompts, model, sampling, work_dir, label)
+    scored = ask_second_steps(prompts, scored, model, sampling, work_dir, label)
     return {
         "step": step,
         "loss": None,

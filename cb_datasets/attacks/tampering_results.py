@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..evaluation.metric_table import METRIC_LABELS, direction
+from ..evaluation.metric_table import METRIC_LABELS, METRICS, direction
 from ..generation.backend import BASE
 
 
@@ -24,8 +24,15 @@ def curve_label(curve: Mapping[str, Any]) -> str:
 
 
 def asr_metric(task: str) -> str:
-    """The ASR of a task that is attacked."""
-    return "asr" if task == "tool_flip" else f"{task}_asr"
+    """The ASR of a task that is attacked.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    metric = {"tool_flip": "asr", "fidelity": "fidelity_obeyed"}.get(task, f"{task}_asr")
+    if metric not in METRICS:
+        raise ValueError(f"The task {task} has no ASR to follow. Name another --task.")
+    return metric
 
 
 def curves_on(results: Mapping[str, Any], kind: str, models: Sequence[str]) -> list[dict]:
@@ -41,12 +48,14 @@ def steps_of(results: Mapping[str, Any]) -> list[int]:
 def tampering_rows(results: Mapping[str, Any], kind: str, models: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Rows `(metric and curve, rate after each number of steps, ...)`, metric by metric, for one kind of rows."""
     curves = curves_on(results, kind, models)
-    measured = {metric for curve in curves for metric in curve["points"][0]["metrics"]}
+    measured = {metric for curve in curves for point in curve["points"] for metric in point["metrics"]}
     for metric in METRIC_LABELS:
         if metric in measured and direction(metric):
             for curve in curves:
-                rates = [point["metrics"][metric]["value"] for point in curve["points"]]
-                yield f"{METRIC_LABELS[metric]}, {curve_label(curve)}", *(f"{rate:.1%}" for rate in rates)
+                # A metric of right calls has no value where none is left.
+                rates = [point["metrics"].get(metric) for point in curve["points"]]
+                cells = (f"{rate['value']:.1%}" if rate else "-" for rate in rates)
+                yield f"{METRIC_LABELS[metric]}, {curve_label(curve)}", *cells
     for curve in curves:
         losses = [point["loss"] for point in curve["points"]]
         yield f"training loss, {curve_label(curve)}", *("-" if loss is None else f"{loss:.3f}" for loss in losses)
@@ -55,13 +64,16 @@ def tampering_rows(results: Mapping[str, Any], kind: str, models: Sequence[str])
 def tampering_summary(results: Mapping[str, Any], kind: str, models: Sequence[str]) -> list[str]:
     """A sentence on the ASR of each curve: its ends, and where it first reaches half of that of the base model."""
     asr = asr_metric(results["task"])
-    base = next(curve for curve in results["curves"] if curve["model"] == BASE)["points"][0]["metrics"][asr]["value"]
+    start = next(curve for curve in results["curves"] if curve["model"] == BASE)["points"][0]["metrics"]
+    base = start[asr]["value"] if asr in start else None
     lines = []
     for curve in curves_on(results, kind, models):
-        rates = {point["step"]: point["metrics"][asr]["value"] for point in curve["points"]}
-        last = max(rates)
-        line = f"{curve_label(curve)}: ASR {rates[0]:.1%}, and {rates[last]:.1%} after {last} steps"
-        if curve["model"] != BASE:
+        rates = {point["step"]: point["metrics"][asr]["value"] for point in curve["points"] if asr in point["metrics"]}
+        if not rates:  # of prompts that the engine failed on
+            continue
+        (first, *_), last = rates, max(rates)
+        line = f"{curve_label(curve)}: ASR {rates[first]:.1%}, and {rates[last]:.1%} after {last} steps"
+        if curve["model"] != BASE and base is not None:
             reached = next((step for step, rate in rates.items() if base and rate >= base / 2), None)
             line += (
                 f"; half of the base model's {base:.1%} is "

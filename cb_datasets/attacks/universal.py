@@ -57,10 +57,7 @@ def attack_with_one_suffix(
         ValueError: If there are no other prompts, every one is too long for a model, or no seen one can be searched.
     """
     if len(prompts) <= budget.seen_prompts:
-        raise ValueError(
-            f"One suffix for many prompts is judged on prompts that its search does not see: {len(prompts)} prompts "
-            f"are too few to let it see {budget.seen_prompts}."
-        )
+        raise ValueError(f"{len(prompts)} prompts are too few to search on {budget.seen_prompts} and judge on others.")
     seen = prompts.select(range(budget.seen_prompts))
     others = prompts.select(range(budget.seen_prompts, len(prompts)))
     tool_format = format_of_models(models)

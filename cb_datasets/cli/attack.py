@@ -111,6 +111,7 @@ def _climb_ladder(
     from ..files import write_json
 
     budgets = Budgets.of_text(limits, engine.max_new_tokens, seed)
+    budgets.check(len(attackable))
     models = cast("dict[str, TransformersBackend]", engine.load_all(adapters))
     result = run_ladder(attackable, models, budgets, engine.batch_size, engine.work_dir)
     write_json(output / ADAPTIVE_FILE, {**result, "task": task, "available": len(attackable), "left_out": left_out})
@@ -140,7 +141,14 @@ def _tamper(
     from ..attacks.search_budget import TamperBudget
     from ..attacks.tamper_rows import select_tamper_rows
     from ..attacks.tampering import run_tampering
-    from ..attacks.tampering_results import KINDS, TAMPERING_FILE, steps_of, tampering_rows, tampering_summary
+    from ..attacks.tampering_results import (
+        KINDS,
+        TAMPERING_FILE,
+        asr_metric,
+        steps_of,
+        tampering_rows,
+        tampering_summary,
+    )
     from ..files import hashes_of, load_rows, write_json
     from ..report.plots.drawing import save_figure
     from ..report.plots.tampering import TAMPERING_PLOT, draw_tampering
@@ -150,6 +158,7 @@ def _tamper(
 
     if engine.load_in_8bit:
         raise ValueError("--tamper trains and merges adapters, which 8-bit weights distort: omit --load-in-8bit.")
+    asr_metric(task)  # before anything is trained
     defaults = {"tamper": TamperBudget()}
     budget = with_limits(defaults, limits, engine.max_new_tokens, seed, may_be_zero=False)["tamper"]
     samples = load_rows(data / "train", SAMPLE_FEATURES)

@@ -24,7 +24,10 @@ def draw_tampering(results: Mapping[str, Any], models: Sequence[str]) -> "Figure
         models (`Sequence[str]`): The models to show, the base among them.
     """
     asr = asr_metric(results["task"])
-    wanted = (asr, asr.replace("asr", "correct") if asr != "asr" else "correct_under_attack", "benign_call")
+    right = {"asr": "correct_under_attack", "fidelity_obeyed": "fidelity_reported"}.get(
+        asr, asr.replace("asr", "correct")
+    )
+    wanted = (asr, right, "benign_call")
     metrics = [metric for metric in wanted if metric in results["curves"][0]["points"][0]["metrics"]]
     looks = dict(zip(models, cycle(MODEL_LOOKS), strict=False))
     with style():
@@ -46,9 +49,10 @@ def draw_tampering(results: Mapping[str, Any], models: Sequence[str]) -> "Figure
 
 def _draw_curve(axes: "Axes", curve: Mapping[str, Any], metric: str, look: Look) -> None:
     """One curve with its intervals; dashed and hollow where a breaker's own adapter is trained."""
-    rates = [point["metrics"][metric] for point in curve["points"]]
+    points = [point for point in curve["points"] if metric in point["metrics"]]
+    rates = [point["metrics"][metric] for point in points]
     axes.errorbar(
-        [point["step"] for point in curve["points"]],
+        [point["step"] for point in points],
         [rate["value"] for rate in rates],
         yerr=whiskers(rates),
         fmt=look.sign,

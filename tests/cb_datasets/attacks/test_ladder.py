@@ -94,8 +94,18 @@ def test_one_suffix_is_judged_on_prompts_that_its_search_did_not_see(rows, won_r
     for row, prompt in zip((rows[2], won_row), rung["prompts"], strict=True):
         text = greedy(agent, encode_prompt(agent.tokenizer, with_affixes(row, "", found["suffix"])))
         assert prompt["answers"]["base"]["text"] == text
-    with pytest.raises(ValueError, match="2 prompts are too few to let it see 2"):
+    with pytest.raises(ValueError, match="2 prompts are too few to search on 2 and judge on others"):
         attack_with_one_suffix(prompts.select([0, 1]), {"base": agent}, budget, 16, tmp_path)
+
+
+def test_too_few_prompts_for_one_suffix_are_refused_before_the_first_rung():
+    assert UniversalBudget().seen_prompts == 5
+    Budgets().check(6)
+    Budgets.of_text(["universal.prompts=0"], 48, 0).check(1)
+    with pytest.raises(
+        ValueError, match=r"5 are too few to let it see 5. Lower that by --budget universal.seen_prompts"
+    ):
+        Budgets().check(5)
 
 
 def searched(rows, **suffixes):

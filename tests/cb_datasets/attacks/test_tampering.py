@@ -11,13 +11,21 @@ from cb_datasets.attacks.fine_tuning import fine_tune, row_order
 from cb_datasets.attacks.search_budget import TamperBudget
 from cb_datasets.attacks.tamper_rows import select_tamper_rows, tokenize_tamper_rows
 from cb_datasets.attacks.tampering import run_tampering
-from cb_datasets.attacks.tampering_results import ADAPTER, KINDS, NEW_LORA, tampering_rows, tampering_summary
+from cb_datasets.attacks.tampering_results import (
+    ADAPTER,
+    KINDS,
+    NEW_LORA,
+    asr_metric,
+    tampering_rows,
+    tampering_summary,
+)
 from cb_datasets.chat import encode_sample
 from cb_datasets.cli import app
 from cb_datasets.evaluation.results import TAMPERING_KEYS
 from cb_datasets.files import read_json, save_rows, to_dataset
 from cb_datasets.formats.tool_call import ToolCall
 from cb_datasets.generation.transformers_backend import TransformersBackend
+from cb_datasets.report.plots.tampering import draw_tampering
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES, clean_messages
 from cb_datasets.template_probe import rendering_provenance
 
@@ -285,3 +293,29 @@ def test_the_summary_says_where_a_breaker_is_half_gone():
     assert rows[1] == ("attack success (ASR) ↓, breaker trained on", "0.0%", "40.0%", "90.0%")
     assert rows[-1] == ("training loss, breaker merged + new LoRA", "-", "0.500", "0.250")
     assert len(list(tampering_rows(results, "harmful", ["base"]))) == 3
+
+
+def test_a_metric_that_training_left_nothing_to_measure_by_has_a_dash():
+    """`benign_arguments` exists only while some benign call is right."""
+    from ..fake_results import small_tampering
+
+    results = small_tampering(adapter_harmful=9)
+    for curve in results["curves"]:
+        curve["points"][0]["metrics"]["benign_arguments"] = curve["points"][0]["metrics"]["asr"]
+        del curve["points"][2]["metrics"]["asr"]
+    rows = {label: cells for label, *cells in tampering_rows(results, "harmful", ["base", "breaker"])}
+    assert rows["arguments of right benign calls ↑, base + new LoRA"] == ["100.0%", "-", "-"]
+    assert rows["attack success (ASR) ↓, breaker trained on"] == ["0.0%", "40.0%", "-"]
+    assert (
+        "breaker trained on: ASR 0.0%, and 40.0% after 8 steps"
+        in tampering_summary(results, "harmful", ["breaker"])[0]
+    )
+    assert draw_tampering(results, ["base", "breaker"]).axes
+
+
+def test_tasks_are_followed_by_their_own_asr_and_those_without_are_refused():
+    assert [asr_metric(task) for task in ("tool_flip", "fidelity", "injecagent")] == [
+        *("asr", "fidelity_obeyed", "injecagent_asr"),
+    ]
+    with pytest.raises(ValueError, match="The task capability has no ASR to follow"):
+        asr_metric("capability")
