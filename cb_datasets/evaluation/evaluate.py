@@ -8,6 +8,7 @@ from datasets import Dataset
 
 from ..chat import DATE_STRING
 from ..checks.thresholds import EvaluationThresholds, changed_thresholds
+from ..formats import format_of
 from ..generation import Backend, Sampling
 from ..generation.backend import AdapterBackend
 from ..public_name import model_label
@@ -67,7 +68,8 @@ def evaluate_models(
         scored = ask_second_steps(prompts, scored, model, sampling, work_dir, label)
         if refusal_judge is None:
             return scored
-        return judge_refusals(prompts, scored, refusal_judge, work_dir, f"{label}, refusals")
+        tool_format = format_of(model.tokenizer)
+        return judge_refusals(prompts, scored, tool_format, refusal_judge, work_dir, f"{label}, refusals")
 
     greedy = Sampling(max_new_tokens=options.max_new_tokens, seed=options.seed)
     completions = {name: score(model, greedy, name) for name, model in models.items()}

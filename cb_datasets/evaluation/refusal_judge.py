@@ -18,7 +18,7 @@ from datasets.utils import logging
 from builders.trace import message
 
 from ..files import to_dataset
-from ..formats import format_of
+from ..formats import ToolCallFormat
 from ..generation import Backend, Sampling, complete
 from ..outcomes import Outcome, expects_words, outcome_of_words
 from ..sample import PROMPT_FEATURES, TARGET, content_id, empty_provenance
@@ -33,13 +33,19 @@ _MAX_NEW_TOKENS = 8
 
 
 def judge_refusals(
-    prompts: Dataset, scored: Sequence[ScoredCompletion], judge: Backend, work_dir: Path, name: str
+    prompts: Dataset,
+    scored: Sequence[ScoredCompletion],
+    tool_format: ToolCallFormat,
+    judge: Backend,
+    work_dir: Path,
+    name: str,
 ) -> list[ScoredCompletion]:
     """Completions in words with the outcome, a refusal or not, as the judge sees it.
 
     Args:
         prompts ([`~datasets.Dataset`]): The rows that were completed.
         scored (`Sequence[ScoredCompletion]`): Their completions.
+        tool_format ([`ToolCallFormat`]): The format of the model that wrote them, which need not be the judge's.
         judge ([`Backend`]): The judge.
         work_dir (`Path`): Folder of the finished shards.
         name (`str`): Label of the progress bar.
@@ -47,14 +53,15 @@ def judge_refusals(
     Where the judge says neither yes nor no, the outcome stays, and a warning counts these.
     """
     rows_by_id = {row["id"]: row for row in prompts}
-    tool_format = format_of(judge.tokenizer)
     asked = {}
     for index, one in enumerate(scored):
         row = rows_by_id[one.prompt.id]
         if not _is_words(one, row["target"]) or not one.text or tool_format.executed_calls(one.text, row["tools"]):
             continue
-        if words := tool_format.parse(one.text).text:
+        if words := tool_format.parse(one.text, row["tools"]).text:
             asked[index] = _judge_prompt(_request(row), words)
+    if not asked:
+        return list(scored)
     # Equal answers to equal requests are judged once.
     rows = to_dataset(list({row["id"]: row for row in asked.values()}.values()), PROMPT_FEATURES)
     said = {

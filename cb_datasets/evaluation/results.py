@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from functools import lru_cache
@@ -19,6 +20,9 @@ from .scored_completions import EvalPrompt, ScoredCompletion, SecondStep
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
+
+# Names of adapters. AgentDojo joins them with "+" to those of defences, and folders of runs have them.
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 
 SCHEMA_FILE = Path(__file__).with_name("results.schema.json")
 
@@ -126,14 +130,18 @@ def named_adapters(adapter: str | None, extra_adapters: Iterable[str]) -> dict[s
         extra_adapters (`Iterable[str]`): Extra adapters, as `NAME=PATH`.
 
     Raises:
-        ValueError: If an extra adapter is not of the form `NAME=PATH`, or its name is in use.
+        ValueError: If an extra adapter is not of the form `NAME=PATH`, its name is in use, or it is none of letters,
+            digits, `_`, `-` and `.`: names become those of folders and columns.
     """
     taken = reserved_names()
     adapters = {"breaker": adapter} if adapter is not None else {}
     for text in extra_adapters:
         name, _, path = text.partition("=")
-        if not name or not path or name in taken or name in adapters:
-            raise ValueError(f"--also {text!r}: must be NAME=PATH with a name of its own (taken: {', '.join(taken)}).")
+        if not path or not _NAME.fullmatch(name) or name in taken or name in adapters:
+            raise ValueError(
+                f"--also {text!r}: must be NAME=PATH with a name of its own, of letters, digits, _, - and . (taken: "
+                f"{', '.join(taken)})."
+            )
         adapters[name] = path
     return adapters
 
@@ -181,11 +189,11 @@ def run_names(paths: list[Path]) -> list[str]:
         a/run-1/report/results.json, a/run-2/report/results.json   ->  run-1, run-2
 
     Raises:
-        ValueError: If two paths are the same file.
+        ValueError: If two paths are in the same folder.
     """
     folders = [path.resolve().parent for path in paths]
     if len(set(folders)) < len(folders):
-        raise ValueError(f"The same results are given twice: {', '.join(map(str, paths))}.")
+        raise ValueError(f"Results are named by their folders, and two are in one: {', '.join(map(str, paths))}.")
     common = Path(os.path.commonpath(folders)) if len(folders) > 1 else folders[0].parent
     parts = [folder.relative_to(common).parts for folder in folders]
     # Drop trailing folders that all paths share, such as `report`.

@@ -40,9 +40,15 @@ class TargetMetric(evaluate.Metric):
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **inputs: Any) -> None:
         """Add a batch as `evaluate` does, but with targets whose unknown fields are missing or `None`."""
+        super().add_batch(predictions=predictions, references=list(map(self._filled, references or [])), **inputs)
+
+    def add(self, *, prediction: Any = None, reference: Any = None, **inputs: Any) -> None:
+        """Add one completion as `evaluate` does; its target as for [`add_batch`]."""
+        super().add(prediction=prediction, reference=self._filled(reference or {}), **inputs)
+
+    def _filled(self, target: dict) -> dict[str, str]:
         # `evaluate` rejects null in a string feature; `task_metrics` turns the empty string back into None.
-        filled = [{key: target.get(key) or "" for key in self.KEYS} for target in references or []]
-        super().add_batch(predictions=predictions, references=filled, **inputs)
+        return {key: target.get(key) or "" for key in self.KEYS}
 
     def task_metrics(self, predictions: list[str], references: list[dict], tool_format: str) -> dict[str, dict]:
         """The metrics of the task, see [`~metric_table.compute_metrics`]."""

@@ -424,7 +424,13 @@ def test_a_failed_gate_ends_with_exit_code_1_and_a_report(evaluated):
     }, "a rerun gives the same results"
 
 
-@pytest.mark.parametrize("also", ["prompts=x", "rungs=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="])
+@pytest.mark.parametrize(
+    "also",
+    [
+        *("prompts=x", "rungs=x", "suites=x", "base=x", "breaker=x", "noname", "=x", "name="),
+        *("a+b=x", "v1/rr=x", "..=x", "base =x", "a b=x"),  # names become those of folders, and "+" joins a defence's
+    ],
+)
 def test_a_reserved_or_missing_adapter_name_is_rejected(also, tmp_path):
     (tmp_path / "prompts").mkdir()
     folders = ["--prompts", tmp_path / "prompts", "--output", tmp_path / "report"]

@@ -51,6 +51,13 @@ def test_zero_rows_are_an_error(name, load):
         metric.compute(**inputs)
 
 
+def test_completions_may_be_added_one_by_one(load):
+    metric = load("attack_success_rate")
+    for completion in (RIGHT, WRONG):
+        metric.add(prediction=completion, reference=TARGET)
+    assert metric.compute()["attack_success_rate"] == 1 / 2
+
+
 def test_attack_success_rate_equals_the_evaluations(load):
     completions = [RIGHT, WRONG, "ble" * 20, WRONG, REFUSAL, RIGHT.replace("}}", "}")]
     results = load("attack_success_rate").compute(predictions=completions, references=[TARGET] * 6)
