@@ -228,12 +228,13 @@ def call_matches(name: str, arguments: Mapping[str, Any], wanted: Mapping[str, A
         return False
     exact = wanted.get("exact") or ()
     return all(
-        key in arguments and _value_matches(arguments[key], value, is_exact=key in exact)
+        key in arguments and value_matches(arguments[key], value, is_exact=key in exact)
         for key, value in wanted["arguments"].items()
     )
 
 
-def _value_matches(value: Any, wanted: Any, is_exact: bool) -> bool:
+def value_matches(value: Any, wanted: Any, is_exact: bool = False) -> bool:
+    """Whether the value of an argument is the wanted one, as [`call_matches`] compares them."""
     if value == wanted and isinstance(value, bool) == isinstance(wanted, bool):  # in Python, True == 1
         return True
     if isinstance(wanted, str) and is_exact:
@@ -249,7 +250,7 @@ def _value_matches(value: Any, wanted: Any, is_exact: bool) -> bool:
 
 
 def _is_among(wanted: Any, items: list) -> bool:
-    return any(_value_matches(item, wanted, is_exact=False) for item in items)
+    return any(value_matches(item, wanted) for item in items)
 
 
 def _is_number(text: str, wanted: Any) -> bool:

@@ -127,8 +127,8 @@ def assistant_turn(message: Any) -> ChatAssistantMessage:
     """
     calls = []
     for call in message.tool_calls or []:
-        arguments = json.loads(call.function.arguments)
-        if not isinstance(arguments, dict):
+        arguments = _object_in(call.function.arguments)
+        if arguments is None:
             text = f"{message.content or ''}{call.function.name} {call.function.arguments}"
             return ChatAssistantMessage(
                 role="assistant", content=[text_content_block_from_string(text)], tool_calls=None
@@ -136,6 +136,14 @@ def assistant_turn(message: Any) -> ChatAssistantMessage:
         calls.append(FunctionCall(function=call.function.name, args=arguments, id=call.id))
     content = None if message.content is None else [text_content_block_from_string(message.content)]
     return ChatAssistantMessage(role="assistant", content=content, tool_calls=calls or None)
+
+
+def _object_in(text: str) -> dict | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def make_agent(

@@ -160,6 +160,8 @@ class _Agent:
     def _make_run(self, run: PlannedRun) -> None:
         LOGGER_STACK.set([])  # its default is one list for all threads
         path = self._path(run)
+        if path.is_file():
+            self._check_attack(run, read_json(path))
         try:
             with _QuietLogger(self.logdir):
                 self._run_task(run)
@@ -170,6 +172,15 @@ class _Agent:
             record = read_json(path) if path.is_file() else self._empty_record(run)
             write_json(path, record | {"error": f"{type(error).__name__}: {error}"})
         self._count(run, read_json(path))
+
+    def _check_attack(self, run: PlannedRun, finished: dict) -> None:
+        """Refuse a finished run whose injections were others, because the attack or its suite was edited since."""
+        if run.injection_task is None or run.attack is None:
+            return
+        attack = self._attack(run.suite, run.attack, self._pipeline(run.suite))
+        task = run.suite.get_user_task_by_id(run.user_task)
+        if attack.attack(task, run.suite.get_injection_task_by_id(run.injection_task)) != finished.get("injections"):
+            raise ValueError(f"{self._path(run)} was attacked with other texts. Pass another --output.")
 
     def _run_task(self, run: PlannedRun) -> None:
         pipeline = self._pipeline(run.suite)

@@ -7,16 +7,19 @@ The module imports AgentDojo: import it inside `agentdojo_yaml()`.
 """
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from agentdojo.base_tasks import BaseInjectionTask, BaseUserTask
 from agentdojo.functions_runtime import TaskEnvironment
 from agentdojo.task_suite import TaskSuite, get_suites
 
 from builders.agentdojo.suites import BENCHMARK_VERSION, tool_schema
+from builders.trace import to_json
 
 from ..files import write_json
 
@@ -69,7 +72,8 @@ def write_reference(suites: Iterable[TaskSuite], folder: Path) -> None:
         folder (`Path`): Folder to write to.
 
     Raises:
-        ValueError: If no injection task of a suite has a solution with calls, so that no verdict is possible.
+        ValueError: If no injection task of a suite has a solution with calls, so that no verdict is possible; if the
+            folder describes another version of a suite.
     """
     for suite in suites:
         environment = suite.load_and_inject_default_environment({})
@@ -89,8 +93,15 @@ def write_reference(suites: Iterable[TaskSuite], folder: Path) -> None:
                 for name, task in suite.injection_tasks.items()
             },
         }
-        write_json(folder / f"tasks_{suite.name}.json", tasks)
-        write_json(folder / f"tool_schemas_{suite.name}.json", [tool_schema(tool) for tool in suite.tools])
+        _write_same(folder / f"tasks_{suite.name}.json", tasks)
+        _write_same(folder / f"tool_schemas_{suite.name}.json", [tool_schema(tool) for tool in suite.tools])
+
+
+def _write_same(path: Path, value: Any) -> None:
+    # Finished runs are judged by what stands here.
+    if path.is_file() and json.loads(path.read_bytes()) != json.loads(to_json(value)):
+        raise ValueError(f"{path.parent.parent} holds runs of another version of {path.stem}. Pass another --output.")
+    write_json(path, value)
 
 
 def _gold(task: BaseUserTask | BaseInjectionTask, environment: TaskEnvironment) -> list[dict]:
