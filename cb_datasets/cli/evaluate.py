@@ -248,7 +248,6 @@ def _checked_scales(scales: list[float], engine: Engine, adapter: str, rows: "Da
 def _print_tables(results: dict, attack_results: dict[str, dict]) -> None:
     """Print the metrics of all models, live runs included, published figures beside them, and the gates."""
     from ..evaluation.results import model_names
-    from ..report.live_section import LIVE
     from ..report.published_figures import published_sections
     from ..report.strength_section import recommendation, strength_rows
     from ..report.tables import GATE_HEADER, all_rows, gate_rows, metric_table_rows
@@ -263,6 +262,6 @@ def _print_tables(results: dict, attack_results: dict[str, dict]) -> None:
         short = strength_rows(results["strength"], lambda rate: f"{rate['value']:.1%}" if rate else "-")
         table(*short)
         print_line(recommendation(results["strength"]))
-    for section in published_sections(results, attack_results.get(LIVE)):
+    for section in published_sections(results, attack_results):
         table([section.title, *section.models], section.rows)
     table(GATE_HEADER, gate_rows(results))

@@ -14,6 +14,12 @@ from .slices import SliceTable, slice_rows
 LIVE = f"agentdojo/{AGENTDOJO_FILE}"
 
 
+_READING = (
+    "Behind a breaker's rate are the runs that count for it only (+) and for the base model only (\u2212), and the "
+    "exact McNemar p-value. The conversations are among the prompts of the page, under the task live."
+)
+
+
 def live_section(results: dict, evaluation_settings: dict) -> Section:
     """The section on the live benchmark: metrics of the evaluated models, over all runs and by part."""
     settings = results["settings"]
@@ -22,9 +28,8 @@ def live_section(results: dict, evaluation_settings: dict) -> Section:
     paragraphs = [
         f"AgentDojo {settings['benchmark']}, models served by {settings['engine']}; suites: "
         f"{', '.join(results['suites'])}; attack: {', '.join(results['attacks']) or 'none'}; greedy decoding, at most "
-        f"{settings['max_new_tokens']} tokens per turn and {settings['max_steps']} turns with calls. Behind a "
-        "breaker's rate are the runs that count for it only (+) and for the base model only (\u2212), and the exact "
-        "McNemar p-value. The conversations are among the prompts of the page, under the task live.",
+        f"{settings['max_new_tokens']} tokens per turn and {settings['max_steps']} turns with calls.",
+        *([_READING] if models else []),
         *omitted,
     ]
     failures = {name: Counter(failure["reason"] for failure in results["failures"][name]) for name in models}

@@ -10,11 +10,11 @@ which range a benchmark's figures lie, and not which of two models is the better
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..evaluation.metric_table import is_hit
 from ..evaluation.results import model_names, scored_completion
 from ..evaluation.statistics import proportion
+from .live_section import LIVE, live_summary
 from .section import Section
 
 
@@ -134,14 +134,19 @@ _EXPLAINED = (
 )
 
 
-def published_sections(results: dict, live: Mapping[str, Any] | None) -> list[Section]:
+def published_sections(results: dict, attack_results: Mapping[str, dict]) -> list[Section]:
     """The section with published figures of the benchmarks that were evaluated here; none if none was.
 
     Args:
         results (`dict`): The results of the evaluation.
-        live (`Mapping[str, Any]`, *optional*): The results of live runs, see `agentdojo.json`.
+        attack_results (`Mapping[str, dict]`): Results of other commands by file, live runs among them.
     """
-    ours = {benchmark.name: list(_measured(benchmark, results, live)) for benchmark in BENCHMARKS}
+    live = live_summary(attack_results, results["settings"])
+    suites = attack_results[LIVE]["suites"] if live else []
+    ours = {
+        benchmark.name: list(_measured(benchmark, results, live["metrics"] if live else {}, suites))
+        for benchmark in BENCHMARKS
+    }
     shown = [benchmark for benchmark in BENCHMARKS if ours[benchmark.name]]
     if not shown:
         return []
@@ -157,18 +162,20 @@ def _published(model: str, *figures: float | None) -> tuple[str, ...]:
     return model, *("-" if figure is None else f"{figure:.3g}" for figure in figures), "published, not run here"
 
 
-def _measured(benchmark: Benchmark, results: dict, live: Mapping[str, Any] | None) -> Iterator[tuple[str, ...]]:
+def _measured(
+    benchmark: Benchmark, results: dict, live: Mapping[str, dict], suites: list[str]
+) -> Iterator[tuple[str, ...]]:
     """A row for each model that was evaluated on the benchmark here."""
     if benchmark.metric is not None:
         for model in model_names(results):
             answers = (scored_completion(record, model) for record in _select(results["prompts"], benchmark.prompts))
             if hits := [hit for answer in answers if (hit := is_hit(benchmark.metric, answer)) is not None]:
                 yield model, "-", "-", _percent(proportion(sum(hits), len(hits))), f"here, n = {len(hits)}"
-    elif live is not None and benchmark.suites.issuperset(live["suites"]):
+    elif suites and benchmark.suites.issuperset(suites):
         for model in (name for name in model_names(results) if name in live):
             rates = [live[model].get(name) for name in ("utility", "utility_under_attack", "targeted_asr")]
             counts = " / ".join(str(rate["n"]) for rate in rates[:2] if rate)
-            yield model, *map(_percent, rates), f"here, n = {counts}: {', '.join(live['suites'])}"
+            yield model, *map(_percent, rates), f"here, n = {counts}: {', '.join(suites)}"
 
 
 def _select(records: list[dict], wanted: Mapping[str, str]) -> list[dict]:

@@ -10,7 +10,7 @@ from ..evaluation.results import model_names, write_results
 from ..files import in_one_move, write_text
 from ..markdown import cell, code, markdown_table
 from .attack_sections import attack_sections
-from .live_section import LIVE, live_runs, live_summary
+from .live_section import live_runs, live_summary
 from .page import write_page
 from .plots import PLOT_CAPTIONS
 from .plots.cosines import draw_diagnostics
@@ -81,7 +81,7 @@ def write_report(
     sections = [
         *strength_sections(results),
         *attack_sections(attack_results, settings),
-        *published_sections(results, attack_results.get(LIVE)),
+        *published_sections(results, attack_results),
     ]
     live = live_summary(attack_results, settings)
     results = {**{key: value for key, value in results.items() if key != "live"}, **({"live": live} if live else {})}

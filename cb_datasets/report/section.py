@@ -37,10 +37,10 @@ def adapter_revisions(settings: dict) -> dict[str, str]:
 def models_to_show(revisions: Mapping[str, str], evaluation_settings: dict, file: str) -> tuple[list[str], list[str]]:
     """The models of a table, and a paragraph about the models that are left out.
 
-    The base model is shown for comparison only: without an evaluated adapter, no models are shown.
+    Beside adapters the base model is shown for comparison only: if none of them is evaluated, no models are shown.
     """
     evaluated = evaluation_settings["adapters"]
     shown = [name for name, revision in revisions.items() if is_evaluated(evaluated, name, revision)]
     others = [f"{name} ({revision})" for name, revision in revisions.items() if name not in shown]
     omitted = [f"Not shown, because {file} has results of weights that are not evaluated here: {', '.join(others)}."]
-    return [BASE, *shown] if shown else [], omitted if others else []
+    return [BASE, *shown] if shown or not revisions else [], omitted if others else []

@@ -336,8 +336,9 @@ def test_evaluations_are_named_by_where_their_paths_differ():
         "b/1",
         "b/2",
     ]
-    with pytest.raises(ValueError, match="twice"):
-        run_names([Path("a/results.json"), Path("a/../a/results.json")])
+    for other in ("a/../a/results.json", "a/old.json"):
+        with pytest.raises(ValueError, match="named by their folders, and two are in one"):
+            run_names([Path("a/results.json"), Path(other)])
 
 
 # ----------------------------------------------------------------------------------------------------- attack sections
@@ -451,6 +452,23 @@ def test_live_runs_of_other_weights_are_not_shown():
     assert shown["answers"].keys() == {"base", "breaker"} and unfinished["answers"].keys() == {"base"}
     assert live_runs({"agentdojo/agentdojo.json": live}, {"adapters": {"breaker": "base+after"}}) == []
     assert live_runs({}, {"adapters": both}) == []
+
+
+def test_live_runs_of_the_base_alone_are_shown(attacked_folder):
+    live = small_live() | {"defenses": ["repeat_user_prompt"]}
+    live["settings"]["adapters"] = {}
+    for part in ("verdicts", "failures", "spell_control_tokens", "turns", "seconds"):
+        live[part]["base+repeat_user_prompt"] = live[part]["base"]
+    live |= {"base+repeat_user_prompt": live["base"], "changed": {}}
+    write_json(attacked_folder / "agentdojo" / "agentdojo.json", live)
+    section = report_again(attacked_folder)[0].partition("## Live AgentDojo benchmark")[2].partition("\n## ")[0]
+    assert "|  | base | base+repeat_user_prompt |" in section and "under the task live" in section
+
+
+def test_a_live_section_without_models_does_not_say_where_their_runs_are(attacked_folder):
+    write_json(attacked_folder / "agentdojo" / "agentdojo.json", small_live(adapter="before"))
+    section = report_again(attacked_folder)[0].partition("## Live AgentDojo benchmark")[2].partition("\n## ")[0]
+    assert "Not shown, because" in section and "under the task live" not in section
 
 
 def test_metrics_of_other_weights_are_not_shown(attacked_folder):
