@@ -90,6 +90,7 @@ TERMS = {
         teacher=None,
         inputs=("targets",),
         on_redacted=True,
+        optional=True,  # without a sibling, nothing says where a call of the right tool begins to be wrong
     ),
     "stop": Term(
         "breaker",
