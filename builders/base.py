@@ -113,7 +113,8 @@ class TraceBuilder(datasets.GeneratorBasedBuilder):
             ValueError: If a file does not have the expected hash.
         """
         if not cls.DOWNLOADS:
-            raise FileNotFoundError(f"{cls.__name__} reads local files: pass data_dir. {cls.HOW_TO_GET}".rstrip())
+            message = f"{cls.__name__} reads local files: pass data_dir (--data-dir). {cls.HOW_TO_GET}"
+            raise FileNotFoundError(message.rstrip())
         folder = Path(datasets.config.HF_DATASETS_CACHE) / "downloads" / cls.__name__ / revision_of(cls.DOWNLOADS)
         fetch(cls.DOWNLOADS, folder)
         return folder

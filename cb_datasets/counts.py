@@ -1,4 +1,4 @@
-"""Counts by name, and quantiles, as reports and tables show them."""
+"""Counts by name, quantiles and measured values, as reports, tables and cards show them."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,13 @@ def counted(values: Iterable[str]) -> dict[str, int]:
 def listed(counts: dict[str, int]) -> str:
     """Counts on one line: `kept 3, dropped 2`."""
     return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def gate_number(value: float | None) -> str:
+    """A value or limit of a gate: whole numbers in full, as counts are read, others to four digits."""
+    if value is None:
+        return "nothing to measure"
+    return f"{value:.0f}" if value % 1 == 0 else f"{value:.4g}"
 
 
 def quantiles(values: Sequence[int]) -> dict[str, int] | None:

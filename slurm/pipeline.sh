@@ -3,8 +3,8 @@
 #
 #   slurm/pipeline.sh [--dry-run] RECIPE=name [VARIABLE=value ...]
 #
-# Variables are those of the Makefile and reach every job. --dry-run prints the commands and runs none. To resume,
-# submit again: what is done stays done.
+# Variables are those of the Makefile and reach every job. --dry-run, in any place, prints the commands and runs none;
+# --help prints this usage. To resume, submit again: what is done stays done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source slurm/site.sh
@@ -12,13 +12,7 @@ source slurm/site.sh
 USAGE="usage: slurm/pipeline.sh [--dry-run] RECIPE=name [VARIABLE=value ...]"
 
 main() {
-    dry_run=
-    if [ "${1:-}" = --dry-run ]; then
-        dry_run=yes
-        shift
-    fi
-    make_variables=("$@")
-    read_recipe
+    read_arguments "$@"
     [ -n "$dry_run" ] || refuse_second_run
 
     # Sources are read here, because that may need the network, and because array tasks would all read them at once.
@@ -37,15 +31,24 @@ main() {
     [ -n "$dry_run" ] || show_jobs
 }
 
-read_recipe() {
+read_arguments() {
     local argument
-    recipe=
-    for argument in "${make_variables[@]}"; do
+    dry_run="" recipe="" make_variables=()
+    for argument in "$@"; do
         case $argument in
+        -h | --help)
+            echo "$USAGE"
+            exit
+            ;;
+        --dry-run)
+            dry_run=yes
+            continue
+            ;;
         RECIPE=*) recipe=${argument#RECIPE=} ;;
-        *=*) ;;
+        [!-]*=*) ;;
         *) fail "$argument is no VARIABLE=value; $USAGE" ;;
         esac
+        make_variables+=("$argument")
     done
     [ -n "$recipe" ] || fail "no recipe is named; $USAGE"
     [ -f "recipes/$recipe.mk" ] || fail "there is no recipes/$recipe.mk; RECIPE takes the name of a file in recipes/"

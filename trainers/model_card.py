@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from cb_datasets.counts import gate_number
 from cb_datasets.evaluation.results import model_names
 from cb_datasets.markdown import cell, code
 from cb_datasets.model_licences import licence_of
@@ -55,6 +56,7 @@ def model_card(
         else None,
         cell=cell,
         code=code,
+        number=gate_number,
         versions={name: version(name) for name in ("torch", "transformers", "peft", "trl", "datasets", "cb-datasets")},
         **{name: value for name, value in facts.items() if name != "tags"},
     )

@@ -54,9 +54,12 @@ class RowStore:
 
     Raises:
         FileNotFoundError: If there is no Parquet file.
+        ValueError: If the path is that of a set in JSON lines.
     """
 
     def __init__(self, path: Path) -> None:
+        if path.suffix == ".jsonl":
+            raise ValueError(f"{path}: view reads folders: `cb-datasets import {path} --output FOLDER` first.")
         self.files = _files(path)
         if not self.files:
             raise FileNotFoundError(f"No Parquet files in {path}: name a data folder, a release, a set, or a Hub id.")

@@ -84,7 +84,7 @@ def preflight(
     Args:
         rows (`Iterable[dict]`): Merged samples.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*): The target model's tokenizer. Without it
-            only the tools are checked.
+            only the tools are checked: there are no lengths, and `spell_control_tokens` is `None`.
         max_length (`int`): Maximum number of tokens of a row.
         b4_asset (`dict`, *optional*): Tool-schema asset that B4-style rows must contain exactly.
         processes (`int`, *optional*, defaults to `1`): Number of processes.
@@ -119,7 +119,7 @@ def preflight(
         "rows": num_rows,
         "max_length": max_length,
         **_token_report(target, lengths, completion_lengths),
-        "spell_control_tokens": dict(sorted(spelled.items())),
+        "spell_control_tokens": None if target is None else dict(sorted(spelled.items())),
         "faults": dict(sorted(counts.items())),
         "examples": examples,
     }

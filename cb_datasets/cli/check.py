@@ -89,6 +89,8 @@ def validate(
         output = output or data_dir / "reports" / "validation_report.json"
     if quarantine is None or output is None:
         raise ValueError("No output: pass --quarantine and --report, or --data-dir.")
+    if not folders and data_dir is None:
+        raise ValueError("No sets were named: pass folders, or --data-dir.")
     sets = named_sets([*(folders or []), *([data_dir] if data_dir else [])])
     report = validate_sets(sets, quarantine, min_valid, strict, split, num_proc)
     written = write_checked(output, report)
@@ -230,10 +232,10 @@ def preflight(
     if target is not None:
         _show(sets, show, target)
         _bars(report["histogram"])
+    spelled = "not counted" if target is None else listed(report["spell_control_tokens"]) or "none"
     print_line(
         f"preflight: {report['rows']} rows, tokens {listed(report.get('tokens') or {}) or 'not counted'}; "
-        f"faults: {listed(report['faults']) or 'none'}; "
-        f"text that spells control tokens: {listed(report['spell_control_tokens']) or 'none'}"
+        f"faults: {listed(report['faults']) or 'none'}; text that spells control tokens: {spelled}"
     )
     stop_unless(report["passed"], f"preflight: some rows cannot be trained on; see {written}")
 
@@ -291,9 +293,7 @@ def named_sets(paths: list[Path]) -> list[Path]:
 
     found = [path for given in paths for path in _sets_in(given)]
     if not found:
-        raise ValueError(
-            f"No samples in {', '.join(map(str, paths)) or 'no folder'}: name a set, or a folder of sets."
-        )
+        raise ValueError("No sets were named: pass folders, or --harmful-dir and --retain-dir.")
     folders = [as_folder(path) for path in found]
     for folder in folders:
         check_former_name(folder)

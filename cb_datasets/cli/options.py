@@ -105,7 +105,12 @@ class Engine:
         int, typer.Option(min=1, help="Sequences per forward pass, prompts times samples (transformers).")
     ] = 64
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, help="Maximum length of a completion; one that reaches it is dropped.")
+        int,
+        typer.Option(
+            min=1,
+            help="Maximum length of a completion. A longer one is cut: dropped from training sets, counted as it is "
+            "in evaluations.",
+        ),
     ] = 256
 
     def load(self) -> "Backend":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ..counts import listed
+from ..counts import gate_number, listed
 from ..terminal import print_line, shown
 
 
@@ -103,8 +103,8 @@ def gate_table(report: dict) -> None:
     rows = [
         (
             gate["name"],
-            "-" if gate["value"] is None else f"{gate['value']:.4g}",
-            f"{gate['limit']:.4g}",
+            "-" if gate["value"] is None else gate_number(gate["value"]),
+            gate_number(gate["limit"]),
             gate["rows"],
             verdict(gate["passed"]),
         )

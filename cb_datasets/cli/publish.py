@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..counts import listed
+from ..path_rules import check_exists
 from ..terminal import print_line
 from .build import config_fields
 from .options import takes
@@ -200,6 +201,11 @@ def _print_folder(folder: Path, manifest: dict) -> None:
     print_line(f"  {len(manifest['files']) + 1} files, {size / 1e6:.1f} MB -> {folder}")
 
 
+def _may_be_hub_id(path: str) -> bool:
+    """Whether a path that is not there may be the Hub id of a dataset, `owner/name`."""
+    return path.count("/") == 1 and path[0] not in "./~" and Path(path).suffix not in (".jsonl", ".parquet")
+
+
 @app.command()
 def view(
     path: Annotated[
@@ -229,7 +235,9 @@ def view(
         raise ValueError(
             f"--revision: {path} is on this machine, and has no revisions. Leave it out, or name a Hub id."
         )
-    if not folder.exists() and path.count("/") == 1:
+    if folder.exists() or not _may_be_hub_id(path):
+        check_exists("PATH", folder, "path")
+    else:
         from ..publish.download import download_release
 
         marks = marks or Path("audit") / path.replace("/", "__") / "marks.parquet"

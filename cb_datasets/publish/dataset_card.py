@@ -15,7 +15,7 @@ from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..counts import listed
+from ..counts import gate_number, listed
 from ..datasheet import by_source
 from ..files import read_json
 from ..formats import FORMATS
@@ -24,7 +24,7 @@ from ..markdown import cell, code
 from ..model_licences import licence_of
 from ..sample import PRIORITY_WEIGHTS
 from ..terminal import shown
-from .folder import PLOT, SIZE_CATEGORIES, WrittenSplit, union
+from .folder import PLOT, SIZE_CATEGORIES, Writer, WrittenSplit, union
 from .released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES
 
 
@@ -72,7 +72,7 @@ def dataset_card(repo_id: str, folder: Path, configs: Configs) -> DatasetCard:
         cell=cell,
         code=code,
         listed=lambda counts: listed(dict(counts)) or "none",
-        number=lambda value: "nothing to measure" if value is None else f"{value:.4g}",
+        number=gate_number,
         **facts,
     )
 
@@ -133,8 +133,10 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
     sample_counts, prompt_counts = _sum(samples, "source"), _sum(prompts, "source")
     names = sorted({*sample_counts, *prompt_counts})
     sheets = by_source(reports["sources"])
+    generators = _generators(samples)
     # Some licences cover the outputs of models, so the release inherits them beside the licences of the sources.
-    by_model = {model: licence_of(model) for model, *_ in sorted(_sum(samples, "generator"), key=str)}
+    models = sorted({each["model"] for each in generators if each["writer"] != Writer.SOURCE})
+    by_model = {model: licence_of(model) for model in models}
     by_licence = {
         licence: [model for model, its in by_model.items() if its == licence] for licence in by_model.values()
     }
@@ -148,7 +150,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         "licences": sorted({sheets[name]["licence"] for name in names} | {licence.hub_id for licence in terms}),
         "classes": _classes(configs),
         "outcomes": {name: _sum(configs[name].values(), "outcome") for name in ("harmful", "retain")},
-        "generators": _generators(samples),
+        "generators": generators,
         "completions": completions,
         "samples": completions.total(),
         "formats": formats,
@@ -164,7 +166,7 @@ def card_facts(configs: Configs, reports: dict[str, dict]) -> dict[str, Any]:
         | reports["stats"]["thresholds_changed_by_recipe"],
         "preflight": reports["preflight"],
         "output_terms": terms,
-        "of_unknown_licence": by_licence.get(None, []),
+        "of_unknown_licence": [model for model in by_licence.get(None, []) if model not in _names_in_runs(generators)],
         "serving": [serving_command("BASE", "ADAPTER", "RANK", FORMATS[name]) for name in formats if name in FORMATS],
         "notes": {name: note for name in names if (note := sheets[name].get("note"))},
         "citations": sorted({citation for name in names for citation in _citations(sheets[name])}),
@@ -253,9 +255,21 @@ def _classes(configs: Configs) -> dict[str, dict[str, int]]:
 
 
 def _generators(samples: list[WrittenSplit]) -> list[dict[str, Any]]:
-    keys = ("model", "revision", "temperature", "top_p")
+    keys = ("model", "revision", "temperature", "top_p", "writer")
     by_count = sorted(_sum(samples, "generator").items(), key=lambda item: (-item[1], str(item[0])))
-    return [dict(zip(keys, generator, strict=True)) | {"rows": rows} for generator, rows in by_count]
+    generators = [dict(zip(keys, generator, strict=True)) | {"rows": rows} for generator, rows in by_count]
+    names = _names_in_runs(generators)
+    for each in generators:
+        in_runs = each["writer"] == Writer.TARGET and each["model"] in names
+        each["role"] = "target, in its recorded runs" if in_runs else each["writer"].value
+    return generators
+
+
+def _names_in_runs(generators: list[dict[str, Any]]) -> set[str]:
+    """What runs of the target itself call it (`collect --own-agent`), where other rows have its name and weights."""
+    target = [each for each in generators if each["writer"] == Writer.TARGET]
+    known = {each["model"] for each in target if each["revision"] is not None}
+    return {each["model"] for each in target} - known if known else set()
 
 
 def _example(row: dict) -> tuple[str, bool]:

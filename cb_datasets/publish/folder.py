@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import pyarrow
@@ -80,6 +81,14 @@ ROW_GROUP_BYTES = 64 * 2**20
 SHARD_BYTES = 500 * 10**6
 # Granularity in rows at which row groups are filled.
 PIECE_ROWS = 100
+
+
+class Writer(StrEnum):
+    """Who wrote a completion."""
+
+    TARGET = "target"
+    OTHER = "another model"
+    SOURCE = "source, no model"
 
 
 @dataclass
@@ -347,7 +356,16 @@ def _count_row(written: WrittenSplit, row: dict) -> None:
 def _generator(provenance: dict) -> tuple | None:
     if provenance["generator_model"] is None:
         return None
-    return tuple(provenance[key] for key in ("generator_model", "generator_revision", "temperature", "top_p"))
+    keys = ("generator_model", "generator_revision", "temperature", "top_p")
+    return (*(provenance[key] for key in keys), _writer(provenance))
+
+
+def _writer(provenance: dict) -> Writer:
+    if provenance["completion_source"] != "recorded":
+        return Writer.TARGET
+    # A call that the source says is right is in its rows under the source's name.
+    is_of_source = provenance["generator_model"] == provenance["source_dataset"]
+    return Writer.SOURCE if is_of_source else Writer.OTHER
 
 
 def _copy_reports(data: Path, folder: Path) -> None:

@@ -1,10 +1,14 @@
 """The rows of a release: what `datasets` and `transformers` need to render them, and TRL to train on them, is in them.
 
     tokenizer.apply_chat_template(
-        row["messages"], tools=json.loads(row["tools"]), add_generation_prompt=True, **row["chat_template_kwargs"]
+        row["messages"],
+        tools=json.loads(row["tools"]),
+        add_generation_prompt=True,
+        return_dict=False,
+        **row["chat_template_kwargs"],
     )
 
-writes the tokens that the renderer writes. A row has the columns of a sample or a prompt (`cb_datasets/sample.py`),
+gives the tokens that the renderer writes. A row has the columns of a sample or a prompt (`cb_datasets/sample.py`),
 with these differences:
 
     messages               as chat templates read them (`template_form.py`): objects of different keys, so `Json`

@@ -247,7 +247,9 @@ def test_errors_for_refused_and_unknown_configurations(two_splits: Path):
 def test_a_source_that_cannot_be_fetched_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(FujitsuB4, "DOWNLOADS", ())
     monkeypatch.setattr(FujitsuB4, "HOW_TO_GET", "Ask the authors.")
-    with pytest.raises(FileNotFoundError, match=r"^FujitsuB4 reads local files: pass data_dir\. Ask the authors\.$"):
+    with pytest.raises(
+        FileNotFoundError, match=r"^FujitsuB4 reads local files: pass data_dir \(--data-dir\)\. Ask the authors\.$"
+    ):
         load_source("fujitsu_b4")
 
 

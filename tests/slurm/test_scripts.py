@@ -117,10 +117,26 @@ def test_a_dry_run_runs_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_dry_run_may_be_asked_for_behind_the_variables():
+    variables = ["RECIPE=demo", "DS_FLAGS=--max-prompts 5"]
+    first = pipeline("--dry-run", *variables)
+    for arguments in ([*variables, "--dry-run"], [variables[0], "--dry-run", variables[1]]):
+        done = pipeline(*arguments)
+        assert done.returncode == 0 and done.stdout == first.stdout != ""
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], ["RECIPE=demo", "--help"]])
+def test_help_is_the_usage(arguments):
+    done = pipeline(*arguments)
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout.startswith("usage: slurm/pipeline.sh [--dry-run] RECIPE=name") and done.stdout.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "no recipe is named"),
+        (["--dryrun", "RECIPE=demo"], "--dryrun is no VARIABLE=value"),
         (["--dry-run"], "no recipe is named"),
         (["demo"], "demo is no VARIABLE=value"),
         (["RECIPE=nowhere"], "there is no recipes/nowhere.mk"),

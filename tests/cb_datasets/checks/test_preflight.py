@@ -147,6 +147,11 @@ def test_rows_that_spell_control_tokens_are_counted_by_source(row, llama_tokeniz
     assert report["passed"] and report["spell_control_tokens"] == {"a": 2, "c": 1}
 
 
+def test_without_a_tokenizer_no_control_tokens_are_counted(row):
+    report = preflight([row()], None, 8192)
+    assert report["passed"] and report["tokenizer"] is None and report["spell_control_tokens"] is None
+
+
 def test_the_prompt_must_end_with_the_assistants_header(row, llama_tokenizer, monkeypatch):
     """A template that ignores `add_generation_prompt` does not start the assistant's turn."""
     tokenizer = copy.deepcopy(llama_tokenizer)

@@ -73,6 +73,9 @@ MISSING = {
     "push": (["owner/name", "--data", "nowhere", "--dry-run"], "--data: there is no folder nowhere."),
     "report": (["nowhere/results.json", "--output", "out"], "RESULTS: there is no file nowhere/results.json."),
     "explain": (["id", "--data-dir", "nowhere"], "--data-dir: there is no folder nowhere."),
+    "view": (["nowhere"], "PATH: there is no folder and no file nowhere."),
+    "view, a file": (["data/nowhere.jsonl"], "PATH: there is no folder and no file data/nowhere.jsonl."),
+    "view, a path": (["./nowhere"], "PATH: there is no folder and no file nowhere."),
 }
 
 

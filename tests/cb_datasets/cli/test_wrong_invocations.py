@@ -294,14 +294,14 @@ CLASHES: dict[str, list[tuple]] = {
     "merge-adapter": [({"backend": "server"}, "--backend"), ({"load_in_8bit": True}, "--load-in-8bit")],
     "validate": [
         ({"quarantine": None}, "--quarantine"),
-        ({"folders": None}, "no folder"),
+        ({"folders": None}, "pass folders, or --data-dir."),
         ({"folders": ["whole/data/harmful/b4_flips"] * 2}, "harmful/b4_flips"),
         ({"split": "retain"}, "retain"),
     ],
-    "quality-gates": [({"ds": None, "dr": None}, "no folder")],
+    "quality-gates": [({"ds": None, "dr": None}, "pass folders, or --harmful-dir and --retain-dir.")],
     "preflight": [({"model": None}, "--model")],
     "merge": [
-        ({"harmful_dir": None, "retain_dir": None}, "no folder"),
+        ({"harmful_dir": None, "retain_dir": None}, "pass folders, or --harmful-dir and --retain-dir."),
         ({"dr_ratio": 1}, "--dr-ratio"),
         ({"quota": ["refusal=1", "refusal=2"]}, "refusal=2"),
         ({"weight": ["refusal=1", "refusal=2"]}, "refusal=2"),
@@ -309,7 +309,11 @@ CLASHES: dict[str, list[tuple]] = {
     "export": [({"folder": "whole/data", "output": "out", "layout": "sft"}, "--format")],
     "push": [({"output": "whole/report"}, "whole/report")],
     "push-model": [({"output": "whole/data"}, "whole/data")],
-    "view": [({"path": "whole/report"}, "whole/report"), ({"path": "owner/name"}, "owner/name")],
+    "view": [
+        ({"path": "whole/report"}, "whole/report"),
+        ({"path": "owner/name"}, "owner/name"),
+        ({"path": "whole/samples.jsonl"}, "`cb-datasets import whole/samples.jsonl --output FOLDER`"),
+    ],
 }
 
 

@@ -12,10 +12,12 @@ from datasets import Dataset, Features, get_dataset_config_names, load_dataset
 from markdown_it import MarkdownIt
 
 from builders.trace import message, to_json
+from cb_datasets.cli.output import gate_table
 from cb_datasets.files import load_parquet, load_rows, read_json, save_parquet, save_rows, to_dataset, write_json
 from cb_datasets.publish.check import folder_faults, secret_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
 from cb_datasets.publish.folder import DATASET_RELEASE, MANIFEST, hash_rows, list_files, write_manifest
+from cb_datasets.counts import gate_number
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.publish.released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES, stored_row
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
@@ -120,7 +122,8 @@ def test_the_card_agrees_with_the_data(release: Path, release_data: Path):
     sets = [row["set"] for split in ("train", "eval") for row in load_rows(release_data / "stage2" / split)]
     assert f"completions in which the attack succeeded | {sets.count('circuit_breaker')} |" in text
     for gate in read_json(release_data / "reports" / "quality_gates.json")["gates"]:
-        assert f"| {gate['name']} | {gate['value']:.4g} | {gate['limit']:.4g} | {gate['rows']} |" in text
+        value, limit = gate_number(gate["value"]), gate_number(gate["limit"])
+        assert f"| {gate['name']} | {value} | {limit} | {gate['rows']} |" in text
     assert "min_adversarial_safe 400 -> 1" in text
     assert "`security: true` means that the attack **succeeded**" in text
     assert "AgentHarm is not part of any release." in text
@@ -131,6 +134,18 @@ def test_the_card_agrees_with_the_data(release: Path, release_data: Path):
     assert f"```bash\nvllm serve BASE --tokenizer ADAPTER {lora} {flags}\n```" in text
     assert f'load_dataset("{REPO}", "harmful")' in text
     assert "{{" not in text.split("```json")[0] and "More Information Needed" not in text
+
+
+def test_the_card_says_that_rows_were_not_rendered(data: Path, tmp_path: Path, release: Path):
+    assert "samples were rendered and masked with the tokenizer" in card_of(release)[1]
+    run("preflight", "--train-data", data / "stage2", "--no-check-tokenization")
+    make_release(data, REPO, tmp_path / "release")
+    text = card_of(tmp_path / "release")[1]
+    assert "No sample was rendered with a tokenizer" in text and "rendered and masked" not in text
+
+
+def test_the_card_does_not_say_that_every_split_is_a_hash(release: Path):
+    assert "by its group (a hash of it, or the source's own\nsplit), before any model ran." in card_of(release)[1]
 
 
 def test_the_example_is_a_real_row(release: Path, release_data: Path):
@@ -168,6 +183,61 @@ def test_licences_that_cover_outputs_are_added(data: Path, tmp_path: Path, model
         assert "Completions here were written by" not in text and "was not looked up" not in text
     else:
         assert terms in text and f"written by {models[0]}, under" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(16790, "16790"), (16790.0, "16790"), (0, "0"), (1.0, "1"), (0.41666, "0.4167"), (3.14159, "3.142")],
+)
+def test_whole_numbers_of_gates_are_written_in_full(value, text, data: Path, tmp_path: Path, capsys):
+    report = read_json(data / "reports" / "quality_gates.json")
+    report["gates"][0] |= {"name": "a gate", "value": value, "limit": value}
+    write_json(data / "reports" / "quality_gates.json", report)
+    make_release(data, REPO, tmp_path / "release")
+    assert f"| a gate | {text} | {text} |" in card_of(tmp_path / "release")[1]
+    gate_table(report)
+    [row] = [line for line in capsys.readouterr().out.splitlines() if "a gate" in line]
+    assert row.split()[2:4] == [text, text]
+
+
+def test_the_target_in_its_own_runs_and_texts_of_a_source_are_no_further_models(data: Path, tmp_path: Path):
+    own_runs = {"generator_model": "local-base", "generator_revision": None}
+    origins = [
+        own_runs | {"completion_source": "sampled", "temperature": 0.0},
+        own_runs | {"completion_source": "twin", "temperature": None},
+        own_runs | {"generator_model": "lookalike", "completion_source": "recorded", "temperature": None},
+        {"generator_model": "gpt-4o", "generator_revision": None, "completion_source": "recorded"},
+        {},
+    ]
+    for split in ("train", "eval"):
+        rows = [
+            {**row, "provenance": row["provenance"] | origins[number % len(origins)]}
+            for number, row in enumerate(load_rows(data / "stage2" / split))
+        ]
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / split, {})
+    sign(data)
+    make_release(data, REPO, tmp_path / "release")
+    _, text = card_of(tmp_path / "release")
+    for row in (
+        "| local-base | target, in its recorded runs | `not recorded` | 0.0 |",
+        "| local-base | target, in its recorded runs | `not recorded` | not recorded |",
+        "| lookalike | source, no model | `not recorded` | not recorded |",
+        "| gpt-4o | another model | `not recorded` | 0.7 |",
+        "| tiny | target | `abc` | 0.7 |",
+    ):
+        assert row in text, row
+    assert "Whether the terms of gpt-4o, tiny cover what they wrote was not looked up" in text
+
+
+def test_a_target_without_another_name_is_named_by_its_runs(data: Path, tmp_path: Path):
+    origin = {"generator_model": "local-base", "generator_revision": None}
+    for split in ("train", "eval"):
+        rows = [{**row, "provenance": row["provenance"] | origin} for row in load_rows(data / "stage2" / split)]
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), data / "stage2" / split, {})
+    sign(data)
+    make_release(data, REPO, tmp_path / "release")
+    _, text = card_of(tmp_path / "release")
+    assert "| local-base | target | `not recorded` |" in text and "Whether the terms of local-base cover" in text
 
 
 def test_markdown_characters_are_escaped_in_table_cells(data: Path, tmp_path: Path):

@@ -63,10 +63,13 @@ def loaded(rows: list[dict], folder: Path, features=RELEASED_SAMPLE_FEATURES) ->
 
 def plain_ids(template_of, row: dict) -> list[int]:
     """What the documented line gives."""
-    rendered = template_of.apply_chat_template(
-        row["messages"], tools=json.loads(row["tools"]), add_generation_prompt=True, **row["chat_template_kwargs"]
+    return template_of.apply_chat_template(
+        row["messages"],
+        tools=json.loads(row["tools"]),
+        add_generation_prompt=True,
+        return_dict=False,
+        **row["chat_template_kwargs"],
     )
-    return rendered["input_ids"]
 
 
 # ----------------------------------------------------------------------------------------------------------- one row
@@ -303,7 +306,7 @@ def test_the_documented_lines_run(release: Path, llama_tokenizer, monkeypatch: p
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda name: llama_tokenizer)
     names: dict = {}
     exec(block, names)
-    assert names["ids"]["input_ids"] == encode_prompt(llama_tokenizer, stored_row(names["row"]))
+    assert names["ids"] == encode_prompt(llama_tokenizer, stored_row(names["row"]))
 
 
 def test_the_sft_trainer_of_trl_takes_the_rows_as_they_are(
