@@ -437,3 +437,15 @@ def test_a_reserved_or_missing_adapter_name_is_rejected(also, tmp_path):
     flags = ["--model", "m", "--adapter", "a", *folders, "--also", also]
     result = CliRunner().invoke(app, ["evaluate", *map(str, flags)])
     assert result.exit_code == 1 and "must be NAME=PATH with a name of its own" in str(result.exception)
+
+
+def test_a_refusal_is_no_right_later_turn_and_a_broken_call_at_honest_mail_is_a_false_positive():
+    rates = compute_rates(
+        [
+            scored(0, "later_turn", "refusal", expects_call=False),
+            scored(1, "llmail", "malformed", place=None),
+            scored(2, "llmail", "correct", place=None),
+        ]
+    )
+    assert rates["later_turn"]["value"] == 0.0
+    assert (rates["llmail_false_positive"]["value"], rates["llmail_false_positive"]["n"]) == (0.5, 2)

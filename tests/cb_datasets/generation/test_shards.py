@@ -525,3 +525,13 @@ def test_rates_after_a_resume_leave_out_finished_shards(prompts, tmp_path, capsy
     assert "18/23 prompts" in bar and "accepted" not in bar
     # 10 completions in half a second at best; the 46 of the whole run would be 92 a second.
     assert float(re.search(r"([\d.]+) samples/s", last_state(bar))[1]) <= 20
+
+
+def test_an_edited_message_never_reuses_old_shards(prompts, tmp_path):
+    """Ids stay when a set's prompts are edited."""
+    run_complete(prompts, tmp_path)
+    [*kept, last] = prompts
+    edited = to_dataset([*kept, last | {"messages": [message("user", "Another question?")]}], PROMPT_FEATURES)
+    backend = FakeBackend()
+    complete(edited, backend, SAMPLED, tmp_path, shard_size=5)
+    assert sum(map(len, backend.calls)) == 23 and len(list(tmp_path.iterdir())) == 2

@@ -141,3 +141,25 @@ def test_last_words_of_runs_with_calls_are_a_set(tiny_tokenizer):
     assert sample["assistant_raw"] == "Done.<|eot_id|>" and sample["priority_class"] == "general_conversation"
     assert json.loads(sample["messages"][2]["tool_calls"][0]["function"]["arguments"]) == {}
     assert list(check(sample)) == []
+
+
+def test_what_the_attacked_run_read_after_its_decision_is_no_injection_of_the_spliced_one(tiny_tokenizer):
+    """Behind the decision the messages are the clean run's."""
+    hijacked = attacked("twice", turns(POISONED), turns(("send_note", NOTE, f"Sent. {INJECTION}")), SPAN)
+    hijacked["attack"]["spans"].append({"message": 5, "start": 0, "end": 7})
+    samples = collected([CLEAN, hijacked], tiny_tokenizer).samples
+    assert len(samples) == 2
+    assert [[span["message"] for span in sample["injection"]] for sample in samples] == [[3], [3]]
+
+
+@pytest.mark.parametrize(
+    "first", [("list_berths", {"pier": 2}, "Berth 4 is free."), ("list_berths", {}, "Berth 4 is free. No crane.")]
+)
+def test_a_clean_run_that_began_with_other_arguments_or_text_is_not_spliced(tiny_tokenizer, first):
+    poisoned = ("list_berths", {}, f"Berth 4 is free. {INJECTION} Mind the crane.")
+    hijacked = attacked("x", turns(poisoned), turns(("send_note", NOTE, "Sent.")), SPAN)
+    messages = [*turns(first, ("book_berth", BOOKING, "Booked.")), message("assistant", "Done.")]
+    if first[1]:
+        hijacked = HIJACKED
+    samples = collected([run("clean", messages, "benign_success"), hijacked], tiny_tokenizer)
+    assert samples.drops == {"clean_run_differs": 1}
