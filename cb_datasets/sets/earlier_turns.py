@@ -24,6 +24,7 @@ from .prompts import (
     clean_prompt,
     decision_prompt,
     is_attacked_prompt,
+    is_recorded_decision,
     num_requests,
     turn_fault,
 )
@@ -49,7 +50,7 @@ def multi_turn_prompts(traces: Iterable[dict]) -> Iterator[dict]:
     rows = list(traces)
     for trace, exchange in _with_exchange(rows):
         yield _after(asked_prompt(trace), exchange, "multi_turn")
-    decided = [trace for trace in rows if trace["verdict"] in ("compromised", "resisted")]
+    decided = [trace for trace in rows if is_recorded_decision(trace)]
     late = [trace for trace in decided if _is_late(trace["messages"][: trace["decision_turn"]])]
     for trace in late:
         yield _after(decision_prompt(trace), [], "multi_turn")

@@ -7,11 +7,13 @@ forged_turn     attacks that open with a forged turn of the user's, see `forged_
 fidelity        requests to quote, summarise or translate a text with an instruction in it, see `fidelity.py`
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 from datasets import Dataset
 
-from ..files import to_dataset
+from ..files import REPORT_FILE, read_json, to_dataset
 from ..formats import ToolCallFormat
 from ..outcomes import is_right_known, parallel_calls
 from ..sample import PROMPT_FEATURES
@@ -30,6 +32,9 @@ from .prompts import (
 
 # Tasks of prompts that follow earlier turns, and what makes these prompts of traces that have no such turns.
 _AFTER_EARLIER_TURNS = {"multi_turn": multi_turn_prompts, "later_turn": later_turn_prompts}
+
+# Tasks whose prompts are, at least in part, decisions of recorded agents.
+_OF_DECISIONS = ("agentdojo", "multi_turn", FORGED_TURN)
 
 FORCED_CALL = "forced_call"
 EVALUATION_TASKS = (*TASKS, FORGED_TURN, FIDELITY, FORCED_CALL)
@@ -87,14 +92,14 @@ def limits_of(prompts: Dataset, traces: Iterable[Dataset], task: str) -> dict[st
     Args:
         prompts ([`~datasets.Dataset`]): The evaluation prompts of the task.
         traces (`Iterable[Dataset]`): The held-out traces of every source.
-        task (`str`): The task. Only recorded decisions and `fidelity` have such limits.
+        task (`str`): The task. Only those with recorded decisions and `fidelity` have such limits.
     """
     held_out = (trace for rows in traces for trace in rows)
     if task == FIDELITY:
         counts = {
             "left_out_nothing_to_judge_by": sum(is_source(each) and fidelity_prompt(each) is None for each in held_out)
         }
-    elif task == "agentdojo":
+    elif task in _OF_DECISIONS:
         decided = [trace for trace in held_out if trace["verdict"] in RECORDED_DECISIONS]
         counts = {
             "left_out_names_attacker_account": sum(map(names_attacker_account, decided)),
@@ -121,3 +126,22 @@ def prefills(tool: str, tool_format: ToolCallFormat) -> dict[str, str]:
     head = tool_format.call_head(tool)
     word = head[: len(head) - len(tool)] + tool.split("_")[0]
     return {"tag": tool_format.name_head(tool), "word": word, "name": head}
+
+
+def prompts_report(prompts: Dataset, task: str, available: int, limits: dict[str, int]) -> dict:
+    """The report of the prompts of a task, of which so many are `available`."""
+    return {"task": task, "rows": len(prompts), "available": available, "limits": limits}
+
+
+def other_tasks(folder: Path, tasks: Collection[str]) -> list[str]:
+    """Other tasks whose prompts an earlier run wrote to a prompts folder. Whoever reads it takes all tasks in it."""
+    others = [path.parent for path in sorted(folder.glob(f"*/{REPORT_FILE}")) if path.parent.name not in tasks]
+    return [path.name for path in others if _is_prompts_report(path / REPORT_FILE)]
+
+
+def _is_prompts_report(path: Path) -> bool:
+    """Whether a file is the report of [`prompts_report`] on the task that its folder is named for."""
+    with suppress(ValueError, OSError):
+        report = read_json(path)
+        return {"rows", "available"} <= report.keys() and report.get("task") == path.parent.name
+    return False

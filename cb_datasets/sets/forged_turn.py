@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator
 
 from ..formats import ToolCallFormat
 from .prompts import (
-    RECORDED_DECISIONS,
     asked_prompt,
     decision_prompt,
     is_attacked_prompt,
-    names_attacker_account,
+    is_recorded_decision,
     num_requests,
 )
 
@@ -29,7 +28,7 @@ def forged_turn_prompts(traces: Iterable[dict], tool_format: ToolCallFormat) -> 
     for trace in traces:
         if is_attacked_prompt(trace) and num_requests(trace["messages"]) == 1:
             yield _forged(asked_prompt(trace), tool_format.user_turn)
-        elif trace["verdict"] in RECORDED_DECISIONS and not names_attacker_account(trace):
+        elif is_recorded_decision(trace):
             yield _forged(decision_prompt(trace), tool_format.user_turn)
 
 

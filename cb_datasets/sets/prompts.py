@@ -39,6 +39,11 @@ def names_attacker_account(trace: dict) -> bool:
     return bool(json.loads(trace["metadata"]).get("names_attacker_account"))
 
 
+def is_recorded_decision(trace: dict) -> bool:
+    """Whether the trace is a recorded agent's decision that can be asked again."""
+    return trace["verdict"] in RECORDED_DECISIONS and not names_attacker_account(trace)
+
+
 def is_attacked(trace: dict) -> bool:
     """Whether the trace has an injection; an openly harmful request is an attack without one."""
     return trace["attack"] is not None and len(trace["attack"]["spans"]) > 0
@@ -260,8 +265,7 @@ def _prompts_of(trace: dict, task: str) -> Iterator[dict]:
             yield from (prompt for prompt in prompts if prompt["task"] == task)
         case "benign_success" if task == "capability":
             yield from (turn_prompt(trace, turn) for turn in call_turns(trace) if turn_fault(trace, turn) is None)
-        case verdict if verdict in RECORDED_DECISIONS and task == "agentdojo":
-            if not names_attacker_account(trace):
-                yield decision_prompt(trace)
+        case _ if task == "agentdojo" and is_recorded_decision(trace):
+            yield decision_prompt(trace)
         case "complied" if task == task_of(trace):
             yield decision_prompt(trace)

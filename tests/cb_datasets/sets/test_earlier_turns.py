@@ -8,11 +8,12 @@ from transformers import AutoTokenizer
 from builders import load_source
 from builders.trace import message, tool_call
 from cb_datasets.chat import injection_tokens
+from cb_datasets.files import to_dataset
 from cb_datasets.formats import FORMATS
 from cb_datasets.placement import turn_of
-from cb_datasets.sample import clean_messages
+from cb_datasets.sample import PROMPT_FEATURES, clean_messages
 from cb_datasets.sets.earlier_turns import later_turn_prompts, multi_turn_prompts
-from cb_datasets.sets.eval_prompts import evaluation_prompts
+from cb_datasets.sets.eval_prompts import evaluation_prompts, limits_of
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -174,15 +175,30 @@ def test_sources_without_such_prompts_give_none():
     assert list(later_turn_prompts([xstest])) == list(multi_turn_prompts([xstest])) == []
 
 
+SHOWN_IN_RESULT = {"family": "f", "category": None, "subtype": None, "expected_calls": None, "goal_calls": None}
+SHOWN_IN_RESULT |= {"spans": [{"message": 3, "start": 0, "end": 2}]}
+RESISTED = {"verdict": "resisted", "attack": SHOWN_IN_RESULT, "simulated_tool": "pay", "decision_turn": 4}
+
+
 def test_an_early_decision_comes_after_an_earlier_run():
-    attack = {"family": "f", "category": None, "subtype": None, "expected_calls": None, "goal_calls": None}
-    attack |= {"spans": [{"message": 3, "start": 0, "end": 2}]}
-    columns = {"verdict": "resisted", "attack": attack, "simulated_tool": "pay", "decision_turn": 4}
-    attacked, other = agent_run(1, *READ, ANSWER, **columns), agent_run(2, *READ, ANSWER)
+    attacked, other = agent_run(1, *READ, ANSWER, **RESISTED), agent_run(2, *READ, ANSWER)
     [row] = multi_turn_prompts([attacked, other])
     assert row["id"] == "multi_turn/run/1" and row["messages"][:5] == other["messages"]
     [span] = row["injection"]
     assert row["messages"][span["message"]] == RESULT and (row["task"], turn_of(row)) == ("multi_turn", "2")
+
+
+def test_a_decision_whose_right_call_is_the_attackers_is_counted_and_not_asked():
+    """The user's own task names the attacker's account. That holds for early decisions and late ones."""
+    early = agent_run(1, *READ, ANSWER, **RESISTED)
+    late = agent_run(3, *READ, *READ, ANSWER, **RESISTED | {"decision_turn": 6})
+    other = agent_run(2, *READ, ANSWER)
+    assert len(list(multi_turn_prompts([early, late, other]))) == 2
+    named = [trace | {"metadata": '{"names_attacker_account": true}'} for trace in (early, late)]
+    assert list(multi_turn_prompts([*named, other])) == []
+    for task in ("agentdojo", "multi_turn", "forged_turn"):
+        limits = limits_of(to_dataset([], PROMPT_FEATURES), [[*named, other]], task)
+        assert limits == {"left_out_names_attacker_account": 2}
 
 
 def test_recorded_later_turns_of_real_files(real_data):

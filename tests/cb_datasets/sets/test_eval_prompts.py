@@ -5,9 +5,12 @@ from transformers import AutoTokenizer
 
 from builders import load_source
 from cb_datasets.chat import encode_completion
+from cb_datasets.files import write_json, write_text
 from cb_datasets.formats import FORMATS
 from cb_datasets.sets.eval_prompts import EVALUATION_TASKS, evaluation_prompts
 from cb_datasets.sets.prompts import is_attacked
+
+from ..command import run
 
 
 LLAMA = FORMATS["llama3_json"]
@@ -47,3 +50,24 @@ def test_a_prefill_is_encoded_as_the_model_would_write_it(traces, tokenizer):
 
 def test_the_tasks_are_named_once():
     assert len(set(EVALUATION_TASKS)) == len(EVALUATION_TASKS)
+
+
+def test_prompts_of_an_earlier_run_are_named_and_kept(tmp_path):
+    sources, prompts = tmp_path / "traces", tmp_path / "prompts"
+    ingested = run(
+        "ingest", "lookalike", "--tasks", "chat", "--tasks", "refusal", "--n-samples", 40, "--output", sources
+    )
+    assert ingested.returncode == 0, ingested.stderr
+
+    def made(*tasks: str) -> str:
+        done = run(
+            "generate-eval", sources, "--output", prompts, *(word for task in tasks for word in ("--tasks", task))
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "earlier run" not in made("chat", "refusal")
+    write_json(prompts / "mine" / "report.json", {"task": "chat", "rows": 1, "available": 1})
+    write_text(prompts / "noted" / "report.json", "no JSON")
+    assert f"  also in {prompts}, of an earlier run: refusal. `evaluate` and `merge` read them, too" in made("chat")
+    assert (prompts / "refusal" / "eval.parquet").is_file()
