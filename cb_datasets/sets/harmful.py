@@ -15,7 +15,7 @@ from .plan import Pass
 from .prompts import FLIP_TASKS
 from .rounds import first_round, sample_in_rounds
 from .sample_set import SampleSet
-from .target_model import SEEDS_PER_ROUND, TargetModel, drop_completed_pairs
+from .target_model import TargetModel, drop_completed_pairs, seed_of_pass
 
 
 FLIP_RULE = KeepRule("harmful/b4_flips", "harmful_flip", (Outcome.ATTACK_SUCCESS,))
@@ -82,7 +82,7 @@ def generate_flips(
     flips = SampleSet(name)
     for number in range(options.num_passes(sampling)):
         missing = drop_completed_pairs(prompts, {sample["pair"] for sample in flips.samples})
-        again = dataclasses.replace(sampling, seed=sampling.seed + number * SEEDS_PER_ROUND)
+        again = dataclasses.replace(sampling, seed=seed_of_pass(sampling.seed, number))
         ask = functools.partial(
             complete_and_filter, rule=FLIP_RULE, target_model=target_model, sampling=again, name=name
         )
@@ -121,17 +121,28 @@ def _forced(prompts: Dataset, flipped: set[str], target_model: TargetModel) -> D
 
 
 def _balance(flips: SampleSet, max_share: float) -> None:
-    """Drop flips of the largest category until it is at most `max_share` of all."""
+    """Drop flips of the largest categories until each is at most `max_share` of all."""
     counts = Counter(sample["category"] for sample in flips.samples)
-    [(largest, count)] = counts.most_common(1) or [(None, 0)]
-    others = counts.total() - count
-    if count <= max_share * counts.total() or others == 0:
-        return  # with one category there is nothing to balance it with: the gate on categories will say so
-    allowed = int(max_share / (1 - max_share) * others)
-    # Ids are hashes of contents, so their order picks at random.
-    kept = sorted(sample["id"] for sample in flips.samples if sample["category"] == largest)[:allowed]
-    over = {sample["id"] for sample in flips.samples if sample["category"] == largest} - set(kept)
+    allowed = _category_cap(list(counts.values()), max_share)
+    over: set[str] = set()
+    for category in counts:
+        # Ids are hashes of contents, so their order picks at random.
+        ids = sorted(sample["id"] for sample in flips.samples if sample["category"] == category)
+        over |= set(ids[allowed:])
     flips.remove(over, "over_category_share")
+
+
+def _category_cap(counts: list[int], max_share: float) -> int:
+    """The number of flips that each category may keep, for none to exceed the share.
+
+    With a share of 0.4:
+
+        100, 90 and 10    20, so that 20, 20 and 10 stay
+        100 and 90        100: two categories cannot both be below a half, and the gate on categories says so
+    """
+    largest = max(counts, default=0)
+    caps = (cap for cap in range(largest, 0, -1) if cap <= max_share * sum(min(count, cap) for count in counts))
+    return next(caps, largest)
 
 
 def redacted(sample: dict) -> dict:

@@ -22,7 +22,7 @@ from .plan import Pass
 from .prompts import FLIP_TASKS
 from .rounds import first_round, sample_in_rounds
 from .sample_set import SampleSet
-from .target_model import TargetModel, drop_completed_pairs
+from .target_model import TargetModel, drop_completed_pairs, seed_of_pass
 
 
 BENIGN_TWIN_RULE = KeepRule("retain/b4_benign_twins", "benign_twin", (Outcome.CORRECT,))
@@ -120,12 +120,20 @@ class SafeOptions:
     warning: str = WARNING
 
     def samplings(self, sampling: Sampling) -> list[tuple[Sampling, str | None]]:
-        """How to sample in each pass, and the warning in it."""
+        """How to sample in each pass, and the warning in it. A temperature given twice is sampled twice."""
         retries = () if self.target_n is None else self.retry_temperatures
         further = [(each, None) for each in retries] + [(each, self.warning) for each in self.warned_temperatures]
         return [(sampling, None)] + [
-            (dataclasses.replace(sampling, temperature=temperature, num_samples=self.retry_samples), warning)
-            for temperature, warning in further
+            (
+                dataclasses.replace(
+                    sampling,
+                    temperature=temperature,
+                    num_samples=self.retry_samples,
+                    seed=seed_of_pass(sampling.seed, number),
+                ),
+                warning,
+            )
+            for number, (temperature, warning) in enumerate(further, 1)
         ]
 
     def passes(self, sampling: Sampling) -> list[Pass]:

@@ -1,6 +1,7 @@
 """The target model and its generation settings."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +13,6 @@ from ..generation import Backend, Sampling, complete
 from ..sample import PROMPT_FEATURES, carries_asset, clean_messages
 from ..splits import choose
 from .prompts import prompts_for_task
-
-
-# Distance between the seeds of two rounds over the same prompts: more than any round uses.
-SEEDS_PER_ROUND = 10**9
 
 
 # Sources whose requests have tools of their own.
@@ -112,6 +109,16 @@ def check_tool_schema(prompts: dict[str, Dataset], asset: dict) -> None:
                     f"{prompt['id']} does not carry the system prompt and the tools of --tool-schema. Ingest its "
                     "source again with this version, or name the asset that its prompts were made with."
                 )
+
+
+def seed_of_pass(seed: int, number: int) -> int:
+    """The seed of a pass over prompts that were asked before; the first pass, number 0, has the step's own.
+
+    Libraries take seeds below 2**32. Half of that leaves room for what shards and samples add.
+    """
+    if number == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:8]) % 2**31
 
 
 def drop_completed_pairs(prompts: dict[str, Dataset], completed: set[str]) -> dict[str, Dataset]:

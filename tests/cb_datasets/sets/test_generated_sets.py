@@ -167,6 +167,18 @@ def test_rounds_ask_only_what_is_missing_until_there_are_enough(traces, target_m
     assert len(generate_flips(traces, lazy, DRAWN, FlipOptions(target_n=30, rounds=2)).samples) == 15 + 6 + 2
 
 
+def test_every_pass_has_a_seed_that_libraries_take(traces, target_model):
+    seeds = []
+
+    def never(number: int, seed: int) -> bool:
+        seeds.append(seed)
+        return False
+
+    generate_flips(traces, target_model(flipping(traces, never)), DRAWN, FlipOptions(target_n=30, rounds=6))
+    passes = list(dict.fromkeys(seeds))
+    assert passes[0] == DRAWN.seed and len({*passes}) == 6 and max(passes) < 2**31
+
+
 def test_a_target_asks_no_more_prompts_than_it_needs(traces, target_model):
     always = target_model(flipping(traces, lambda number, seed: True))
     made = generate_flips(traces, always, DRAWN, FlipOptions(target_n=7))
@@ -225,6 +237,21 @@ def test_the_largest_category_is_cut_to_its_share(traces, target_model):
     assert made.summary()["categories"] == {"A": 8, "B": 2} and made.drops["over_category_share"] == 14
 
 
+@pytest.mark.parametrize(
+    ("share", "kept"),
+    [(0.4, {"A": 4, "B": 4, "C": 2}), (0.5, {"A": 8, "B": 6, "C": 2}), (0.3, {"A": 16, "B": 6, "C": 2})],
+)
+def test_no_other_category_exceeds_the_share_then(traces, target_model, share, kept):
+    """Three categories cannot all be below a third: nothing is cut then, and the gate on categories says so."""
+    many = [{**trace, "attack": {**trace["attack"], "category": "A"}} for trace in traces["train"]]
+    for number, trace in enumerate(many[:8]):
+        trace["attack"]["category"] = "C" if number < 2 else "B"
+    rows = {"train": to_dataset(many, TRACE_FEATURES), "eval": to_dataset([], TRACE_FEATURES)}
+    always = target_model(flipping(traces, lambda n, seed: True))
+    made = generate_flips(rows, always, DRAWN, FlipOptions(max_category_share=share))
+    assert made.summary()["categories"] == kept
+
+
 def test_a_redacted_sample_keeps_its_completion_and_loses_the_injection(traces, target_model):
     made = generate_flips(
         traces, target_model(flipping(traces, lambda n, seed: True)), DRAWN, FlipOptions(redact=True)
@@ -259,6 +286,18 @@ def test_resisted_prompts_are_sampled_at_higher_temperatures_until_there_are_eno
     assert {sample["provenance"]["temperature"] for sample in more.samples} == {0.7, 0.5}
     with pytest.raises(ValueError, match="10 adversarial-safe samples, fewer than the required 20"):
         generate_adversarial_safe(traces, target_model(flipping(traces, rule)), DRAWN, options=SafeOptions(min_n=20))
+
+
+@pytest.mark.parametrize("option", ["retry_temperatures", "warned_temperatures"])
+def test_a_temperature_given_twice_is_sampled_twice(traces, target_model, option):
+    """The second pass asks what is missing with other seeds, and does not find the first one's shards."""
+    options = SafeOptions(target_n=30, **{option: (0.9, 0.9)})
+    _, first, second = (sampling.seed for sampling, _ in options.samplings(DRAWN))
+    model = target_model(flipping(traces, lambda number, seed: seed != second))
+    made = generate_adversarial_safe(traces, model, DRAWN, options=options)
+    assert len({DRAWN.seed, first, second}) == 3
+    assert {sample["provenance"]["seed"] for sample in made.samples} == {second} and len(made.samples) == 30
+    assert len(model.backend.asked) == 3 * 30
 
 
 def test_warned_rows_are_the_models_own_and_do_not_have_the_warning(traces, target_model):
