@@ -23,6 +23,9 @@ from datasets import Features, List, Value
 from builders.trace import MESSAGE, SPAN, to_json
 
 
+# Sources whose traces name `further_groups`. Samples keep the first group only, so that ingest alone can split them.
+SEVERAL_GROUPS = ("injecagent",)
+
 TARGET = {
     "expected_tool": Value("string"),
     "simulated_tool": Value("string"),

@@ -1,7 +1,8 @@
 """The command `merge`: Ds and Dr -> the merged dataset."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from ..checks.thresholds import MergedThresholds, Thresholds
 from ..counts import listed
+from ..file_locks import locked
 from ..terminal import print_line
 from .check import HarmfulOption, QuarantineOption, RetainOption, SetsArgument, named_sets, quarantined, rules_table
 from .evaluate import prompt_folders_in
@@ -109,19 +111,30 @@ def merge(
     marked = marked_bad(marks) if marks else set()
     stats = (reports or reports_beside(output)) / "stats.json"
     left_out = stats.with_name(DROPPED_ROWS_FILE)
-    with written_as_jsonl(outputs) as written:
-        report = merge_sets(
-            sets, bad, prompt_sets, written, options, limits, _length(model), marked, left_out, num_proc
-        )
-    if report["passed"]:
-        report |= {"outputs": hashes_of(outputs.values())}
-    write_json(stats, report)
+    with _locked_together([*outputs.values(), stats]):
+        with written_as_jsonl(outputs) as written:
+            report = merge_sets(
+                sets, bad, prompt_sets, written, options, limits, _length(model), marked, left_out, num_proc
+            )
+        if report["passed"] and written != outputs:  # what is read later are the JSON lines
+            report |= {"outputs": hashes_of(outputs.values())}
+        write_json(stats, report)
     gate_table(report)
     stop_unless(report["passed"], f"merge: a gate failed; see {stats}")
     write_json((schemas or schemas_beside(output)) / "canonical_sample_schema.json", json_schema())
     for split, part in report["splits"].items():
         print_line(f"merge {split}: Ds {part['circuit_breaker']}, Dr {part['retain']} ({listed(part['classes'])})")
     print_line(f"  {dropped(report['drops'])} -> {output}; why, row by row: {left_out}")
+
+
+@contextmanager
+def _locked_together(paths: list[Path]) -> Iterator[None]:
+    """Wait until no other merge writes any of these, so that both splits and their reports are of one merge."""
+    with ExitStack() as locks:
+        # In the same order in every process: otherwise two could wait for each other.
+        for path in sorted({path.resolve() for path in paths}):
+            locks.enter_context(locked(path))
+        yield
 
 
 def _checked(sets: list[Path], quarantine: Path, num_proc: int | None) -> set[str]:

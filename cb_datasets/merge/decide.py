@@ -1,7 +1,9 @@
 """Decides which rows are merged: the options, the reasons to drop a row, and the decision."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
@@ -20,7 +22,7 @@ DROPS = {
     "near_duplicate_of_eval": "it or a sibling has nearly the same request as the eval split or an evaluation prompt",
     "over_quota": "its class has a quota of pairs, and its pair was not sampled",
     "sibling_over_quota": "its pair has a sibling that exceeds the quota of its class",
-    "over_dr_ratio": "Dr exceeded the maximum number of rows per row of Ds, and its pair was not sampled",
+    "over_dr_ratio": "Dr had reached its number of rows per row of Ds without its pair, which was not sampled",
 }
 
 
@@ -37,7 +39,7 @@ class MergeOptions:
         quotas (`Mapping[str, int]`, *optional*): Maximum number of pairs per class in the train split. A pair over a
             quota is dropped with all its rows, so that siblings stay together.
         dr_ratio (`float`, *optional*): Number of Dr rows per Ds row to sample Dr down to. Only pairs without a row in
-            Ds are dropped, no more than necessary.
+            Ds are dropped, and the pair that reaches the ratio is kept, so that Dr does not fall below it.
         weights (`Mapping[str, float]`, *optional*, defaults to [`PRIORITY_WEIGHTS`]): Sampling weight of each class
             under `dr_ratio`; a pair has the largest weight of its rows.
     """
@@ -125,8 +127,9 @@ def _over_quota(index: MergeIndex, kept: np.ndarray, row_class: int, quota: int)
 
 
 def _over_ratio(index: MergeIndex, kept: np.ndarray, options: MergeOptions) -> np.ndarray:
-    """Rows of the pairs to drop so that Dr has at most `dr_ratio` rows per row of Ds."""
-    allowed = int(options.dr_ratio * (kept & index.is_ds).sum())
+    """Rows of the pairs that are not needed for Dr to have `dr_ratio` rows per row of Ds."""
+    # The ratio as it was written: as floats, 1.1 * 10 is more than 11.
+    wanted = math.ceil(Fraction(str(options.dr_ratio)) * int((kept & index.is_ds).sum()))
     # Pairs with a Ds row are kept whole, so that siblings stay together. The other pairs are sampled.
     bound = kept & np.isin(index.pair, index.pair[kept & index.is_ds])
     free = np.flatnonzero(kept & ~bound)
@@ -137,7 +140,8 @@ def _over_ratio(index: MergeIndex, kept: np.ndarray, options: MergeOptions) -> n
     # Weighted sampling without replacement (Efraimidis and Spirakis 2006): keep the largest u ** (1 / weight). The
     # hash of a pair, scaled to (0, 1), is its u.
     ranking = np.argsort(np.log((pairs + 0.5) / 2**64) / np.maximum(pair_weights, 1e-9))[::-1]
-    dr_rows = (bound & ~index.is_ds).sum() + np.cumsum(pair_sizes[ranking])
+    # Of each pair the rows of Dr before it: the pair that reaches the ratio is kept whole.
+    dr_rows = (bound & ~index.is_ds).sum() + np.cumsum(pair_sizes[ranking]) - pair_sizes[ranking]
     over = np.zeros(len(index), bool)
-    over[free] = np.isin(index.pair[free], pairs[ranking[dr_rows > allowed]])
+    over[free] = np.isin(index.pair[free], pairs[ranking[dr_rows >= wanted]])
     return over

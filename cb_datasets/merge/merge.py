@@ -28,13 +28,14 @@ from ..files import (
     in_one_move,
     read_json,
     row_groups,
+    sha256,
     stream_rows,
     stream_tables,
     write_json,
 )
 from ..processes import batches_of, processes_for
 from ..row_groups import RowGroup, map_groups, row_batches
-from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES
+from ..sample import PROMPT_FEATURES, SAMPLE_FEATURES, SEVERAL_GROUPS
 from ..splits import is_held_out
 from ..text_faults import checked, is_inside, prompt_faults
 from .decide import DROPS, MergeOptions, decide
@@ -103,11 +104,16 @@ def merge(
             # Raising is what makes the context managers delete the temporary files instead of moving them into place.
             if not report["passed"]:
                 raise _GateFailed
+            # Of the files that the report is about, before they are moved: where file systems have no locks, another
+            # merge may move its own at the same time. Named as `hashes_of` names the folders.
+            report["outputs"] = {
+                f"{folder.parent.name}/{folder.name}": sha256(temporary[split]) for split, folder in outputs.items()
+            }
     except _GateFailed:
         return report
     for split, folder in outputs.items():
         write_json(folder / REPORT_FILE, counts[split])
-    return report | {"outputs": hashes_of(outputs.values())}
+    return report
 
 
 def _read_index(
@@ -165,7 +171,7 @@ def _with_split(
     """Each row with its split in the merged dataset, and whether it is in quarantine. They are numbered from `first`.
 
     Raises:
-        ValueError: If a row lacks what it is told apart, split or counted by.
+        ValueError: If a row lacks what it is told apart, split or counted by, or cannot be held out by its group.
     """
     for number, row in enumerate(rows, first):
         for _, fault in _index_faults(row):
@@ -173,7 +179,14 @@ def _with_split(
                 f"Row {number} of the sets, {row['id']} of {row['provenance']['source_dataset']}: {fault}. "
                 "`cb-datasets validate` lists all such rows: correct them, or take them out."
             )
-        yield row, _split_of(row["group"], row["split"], options), row["id"] in quarantined
+        split = _split_of(row["group"], row["split"], options)
+        if split != row["split"] and row["provenance"]["source_dataset"] in SEVERAL_GROUPS:
+            raise ValueError(
+                f"--eval-fraction {options.eval_fraction:g} would hold out {row['id']}, whose attack may stay in "
+                f"train with another request: traces of {row['provenance']['source_dataset']} are of two groups, and "
+                "samples keep one. Ingest that source with this --eval-fraction instead, and make its sets again."
+            )
+        yield row, split, row["id"] in quarantined
 
 
 def _index_faults(row: dict) -> Iterator[tuple[str, str]]:
