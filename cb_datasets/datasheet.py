@@ -121,6 +121,7 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
             listed(sheet["verdicts"]),
             listed(sheet["drops"]) or "none",
             listed(sheet["sides"]),
+            listed(_left_out(sheet)) or "none",
         ]
         for name, sheet in sheets.items()
     ]
@@ -143,8 +144,9 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
     notes = [f"- {name}: {sheet['note']}" for name, sheet in sheets.items() if sheet.get("note")]
     parts = [
         "# Sources",
-        "Every record of a source is in one verdict or in one drop.",
-        markdown_table(["source", "records", "attacked", "groups", "verdicts", "drops", "sides"], counts),
+        "Every record of a source is in one verdict or in one drop. Every trace is on one side or left out: it is of "
+        "another split of the source, or was not chosen.",
+        markdown_table(["source", "records", "attacked", "groups", "verdicts", "drops", "sides", "left out"], counts),
         "Tokens are those of whole traces, tools included, as the target's chat template writes them. A control token "
         "of the target that the text of a trace spells is read as plain text.",
         markdown_table(
@@ -154,6 +156,15 @@ def sheet_markdown(sheets: dict[str, dict]) -> str:
         *(["\n".join(notes)] if notes else []),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _left_out(sheet: dict) -> dict[str, int]:
+    """Traces on neither side; sheets of older versions do not count all of them."""
+    return {
+        name: count
+        for name, count in {**sheet.get("other_splits", {}), "not chosen": sheet.get("not_chosen", 0)}.items()
+        if count
+    }
 
 
 def _works_table(works: list[list]) -> str:

@@ -29,6 +29,9 @@ from .text_faults import checked, trace_faults
 EVAL_FRACTION, HELD_OUT = 0.2, "test"
 B4 = "fujitsu_b4"
 
+# The settings of live runs, beside `runs/`.
+_RUN_SETTINGS = "settings.json"
+
 # A stored trace, which says what it was made of.
 STORED_FEATURES = Features({**TRACE_FEATURES, "source_revision": Value("string")})
 
@@ -43,6 +46,8 @@ def ingest(
     """The traces of a prepared builder by split, and the source's report.
 
     Stored traces have one column more than a builder yields: `source_revision`, which says what they were made of.
+    The report counts every trace: in one of the `sides`, in `other_splits`, which are those of the source that join
+    neither side, or as `not_chosen`.
 
     Args:
         builder ([`~builders.base.TraceBuilder`]): As `prepare_source` returns it.
@@ -70,13 +75,23 @@ def ingest(
         "not_chosen": sum(len(rows) for rows in traces.values()) - sum(len(rows) for rows in chosen.values()),
         "eval_fraction": eval_fraction,
         "sides": {split: len(rows) for split, rows in splits.items()},
+        "other_splits": {split: len(rows) for split, rows in chosen.items() if split not in ("train", held_out)},
     }
+    if (template := _template_of_runs(builder.config.data_dir)) is not None:
+        report["runs_template_hash"] = template
     with_revision = {
         # Without rows the type of the column must be given.
         split: rows.add_column("source_revision", [revision] * len(rows), feature=STORED_FEATURES["source_revision"])
         for split, rows in splits.items()
     }
     return with_revision, report
+
+
+def _template_of_runs(folder: str | None) -> str | None:
+    """Hash of the chat template of a model's own runs, which `cb-datasets agentdojo` states beside them."""
+    if folder is None or not Path(folder, "runs").is_dir() or not Path(folder, _RUN_SETTINGS).is_file():
+        return None
+    return read_json(Path(folder, _RUN_SETTINGS)).get("template_hash")
 
 
 def _count_as_dropped(report: dict, verdicts: Counter[str]) -> None:

@@ -87,7 +87,8 @@ def validate(
     Raises:
         ValueError: If two sets have one name, or no set has rows of Ds or Dr, as asked.
     """
-    counts = {f"{folder.parent.name}/{folder.name}": _RuleCounts() for folder in folders}
+    # A folder may be named by one part, as seen from its parent.
+    counts = {f"{folder.absolute().parent.name}/{folder.name}": _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
         raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them separately.")
     set_of = {

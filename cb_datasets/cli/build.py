@@ -106,7 +106,7 @@ def ingest(
     num_proc: Annotated[int | None, typer.Option(min=1, help="Processes that read files.")] = None,
     dry_run: Annotated[bool, typer.Option(help="Read and count everything; write nothing.")] = False,
 ) -> None:
-    """Raw files -> traces, split into train and eval by a hash of each row's group."""
+    """Raw files -> traces, split into train and eval by each row's group: a hash of it, or the source's own split."""
     from builders import prepare_source
 
     from ..ingest import ingest as ingest_source
@@ -140,7 +140,8 @@ def ingest(
     if report.get("repaired"):
         print_line(f"  repaired: {listed(report['repaired'])}")
     destination = "not written (--dry-run)" if dry_run else f"-> {output}" if output else "not written (no --output)"
-    print_line(f"  train {report['sides']['train']}, eval {report['sides']['eval']} {destination}")
+    unused = f" (unused: {listed(report['other_splits'])})" if report["other_splits"] else ""
+    print_line(f"  train {report['sides']['train']}, eval {report['sides']['eval']}{unused} {destination}")
     if not report["redistributable"]:
         print_line(f"  not redistributable: releases leave these rows out, their licence is {report['licence']}")
     if output is not None and not dry_run:
@@ -215,14 +216,17 @@ def collect(
     Turns of other models are off-policy; those of --own-agent, whose runs the target made greedily, are not.
     """
     from ..ingest import load_traces
-    from ..sets.recorded import collect_recorded_set, source_of_set
+    from ..sets.recorded import check_own_runs, collect_recorded_set, source_of_set
 
     source = source_of_set(subset)
     folder = traces / source if (traces / source).is_dir() else traces
     by_split = load_traces([folder])
     if not any(map(len, by_split.values())):
         raise ValueError(f"--traces: {folder} has no trace. Ingest the source again, or name another folder.")
-    samples = collect_recorded_set(subset, by_split, tokenizer(model), max_length, fit, max_each, own_agent)
+    target = tokenizer(model)
+    if own_agent is not None:
+        check_own_runs(folder, target)
+    samples = collect_recorded_set(subset, by_split, target, max_length, fit, max_each, own_agent)
     save_set(samples, output)
 
 
@@ -287,7 +291,7 @@ def generate_eval(
         Path,
         typer.Option(
             callback=output_path,
-            help="The prompts folder, in which each task gets its own; or a .jsonl file for all.",
+            help="The prompts folder, in which each task gets its own; or a .jsonl file for all, for other programs.",
         ),
     ],
     tasks: Annotated[
@@ -314,7 +318,16 @@ def generate_eval(
     from ..files import SPLIT_FILES, save_rows
     from ..formats import CANONICAL, format_of, get_format
     from ..ingest import load_traces
-    from ..sets.eval_prompts import EVALUATION_TASKS, FORCED_CALL, evaluation_prompts, in_format, limits_of, made_for
+    from ..sets.eval_prompts import (
+        EVALUATION_TASKS,
+        FORCED_CALL,
+        evaluation_prompts,
+        in_format,
+        limits_of,
+        made_for,
+        other_tasks,
+        prompts_report,
+    )
     from ..sets.jsonl_sets import is_jsonl
     from ..splits import choose
     from ..template_probe import template_hash
@@ -344,8 +357,7 @@ def generate_eval(
             limits["left_out_parallel_calls"] = left_out  # the target's format has none
         place = output if is_jsonl(output) else output / task
         if not is_jsonl(output):
-            report = {"task": task, "rows": len(chosen[task]), "available": len(rows), "limits": limits}
-            save_rows(chosen[task], place, report, SPLIT_FILES["eval"])
+            save_rows(chosen[task], place, prompts_report(chosen[task], task, len(rows), limits), SPLIT_FILES["eval"])
         print_line(f"generate-eval {task}: {len(chosen[task])} prompts of {len(rows)} held out -> {place}")
         if limits:
             print_line(f"  {listed(limits)}")
@@ -353,6 +365,11 @@ def generate_eval(
         raise ValueError(f"The eval split of {_names(traces)} has no evaluation prompts.")
     if is_jsonl(output):
         export_prompts(concatenate_datasets(list(chosen.values())), output)
+    elif others := other_tasks(output, chosen):
+        print_line(
+            f"  also in {output}, of an earlier run: {', '.join(others)}. `evaluate` and `merge` read them, too: "
+            "remove what is out of date."
+        )
 
 
 def _names(folders: list[Path]) -> str:

@@ -22,11 +22,11 @@ from builders.written_calls import calls_in_words
 from ..arguments import parameter_schemas, read_by_schema
 from ..chat import MAX_LENGTH, spells_control_token
 from ..control_tokens import leaks_control_token
-from ..files import to_dataset
+from ..files import REPORT_FILE, read_json, to_dataset
 from ..formats import ToolCall, ToolCallFormat, format_of
 from ..outcomes import Outcome, is_right_known
 from ..sample import READ_BY_SCHEMA, content_id
-from ..template_probe import rendering_provenance
+from ..template_probe import rendering_provenance, template_hash
 from .fit_context import prune_context, tools_used
 from .jsonl_sets import name_of
 from .make_sample import make_sample
@@ -294,6 +294,26 @@ def _generator(trace: dict, own_agent: str | None) -> dict:
         return {"generator_model": agent, "completion_source": "twin"}
     sampling = {"temperature": 0.0, "top_p": 1.0, "seed": 0, "stop_reason": "stop"}
     return {"generator_model": agent, "completion_source": "sampled"} | sampling
+
+
+def check_own_runs(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Check that the target made its own runs with the chat template that it has now: else it read other prompts.
+
+    Args:
+        folder (`Path`): The traces of the runs.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The target's.
+
+    Raises:
+        ValueError: If the report on the traces names another template; some reports name none.
+    """
+    report = folder / REPORT_FILE
+    made_with = read_json(report).get("runs_template_hash") if report.is_file() else None
+    if made_with not in (None, template_hash(tokenizer)):
+        raise ValueError(
+            f"--own-agent: the runs of {folder} were made with chat template {made_with}, and the model has "
+            f"{template_hash(tokenizer)}: it read other prompts then. Run `cb-datasets agentdojo` into another folder "
+            "and ingest that, or leave --own-agent out: then the turns count as another model's."
+        )
 
 
 def _read_turn(turn: dict, tools: str | None, generator: dict) -> tuple[dict, list[str]]:

@@ -10,9 +10,12 @@ from transformers import AutoTokenizer
 from builders import prepare_source
 from builders.tau2 import Tau2
 from cb_datasets.datasheet import sheet_markdown, source_sheets
-from cb_datasets.files import load_rows, save_rows
+from cb_datasets.files import load_rows, save_rows, write_json
 from cb_datasets.ingest import STORED_FEATURES, ingest, load_traces, save_traces
 from cb_datasets.splits import drop_on_both_sides, is_held_out, split_by_group
+from cb_datasets.template_probe import template_hash
+
+from .command import run
 
 
 def traces(*groups: str) -> Dataset:
@@ -132,6 +135,23 @@ def test_load_dataset_reads_a_source_for_evaluation_only(tmp_path, tiny_agent_pa
         load_traces([folder])
 
 
+@pytest.mark.parametrize("known", ["other", "own", "unknown"])
+def test_own_runs_of_another_chat_template_are_refused(builder, tmp_path, tiny_agent_path, known):
+    """The model read other prompts then, so its turns are not on-policy."""
+    own = template_hash(AutoTokenizer.from_pretrained(tiny_agent_path))
+    if known != "unknown":
+        (tmp_path / "runs").mkdir()
+        write_json(tmp_path / "settings.json", {"template_hash": own if known == "own" else "0" * 12})
+    sides, report = ingest(builder, 0.3, "test")
+    assert report.get("runs_template_hash") == {"other": "0" * 12, "own": own, "unknown": None}[known]
+    save_traces(sides, tmp_path / "traces", report)
+    flags = ("--traces", tmp_path / "traces", "--model", tiny_agent_path, "--output", tmp_path / "set")
+    refusal = f"--own-agent: the runs of {tmp_path / 'traces'} were made with chat template 0"
+    own_agent = run("collect", "retain/jsonl_chat", *flags, "--own-agent", "local-base")
+    assert own_agent.returncode == 1 and (refusal in own_agent.stderr) == (known == "other")
+    assert refusal not in run("collect", "retain/jsonl_chat", *flags).stderr
+
+
 def test_a_target_number_is_drawn_by_seed_and_the_rest_counted(builder):
     first, report = ingest(builder, 0.3, "test", target_n=10, seed=1)
     again, _ = ingest(builder, 0.3, "test", target_n=10, seed=1)
@@ -141,6 +161,17 @@ def test_a_target_number_is_drawn_by_seed_and_the_rest_counted(builder):
     assert report["not_chosen"] == 26 and sum(report["sides"].values()) == 10
 
 
+@pytest.mark.parametrize("target_n", [None, 5])
+def test_every_trace_of_a_source_with_three_splits_is_counted(tmp_path, target_n):
+    builder = prepare_source("lookalike", cache_dir=tmp_path / "cache", tasks=("refusal",))
+    sides, report = ingest(builder, 0.0, "test", target_n)
+    counts = [*report["sides"].values(), *report["other_splits"].values(), report["not_chosen"]]
+    assert sum(counts) == sum(report["verdicts"].values()) and list(report["other_splits"]) == ["dev"]
+    save_traces(sides, tmp_path / "lookalike", report)
+    left_out = f"dev {report['other_splits']['dev']}" + (f", not chosen {report['not_chosen']}" if target_n else "")
+    assert f"| {left_out} |\n" in sheet_markdown(source_sheets([tmp_path / "lookalike"]))
+
+
 def test_the_data_sheet_shows_all_that_a_source_gave(builder, tmp_path, tiny_agent_path):
     sides, report = ingest(builder, 0.3, "test")
     save_traces(sides, tmp_path / "traces" / "fujitsu_b4", report)
@@ -148,7 +179,13 @@ def test_the_data_sheet_shows_all_that_a_source_gave(builder, tmp_path, tiny_age
     tokens = sheets["fujitsu_b4"]["tokens"]
     assert 0 < tokens["p50"] <= tokens["p95"] <= tokens["max"] and tokens["over 8192"] == 0
     text = sheet_markdown(sheets)
-    for part in ("| fujitsu_b4 | 40 | 40 | 36 | prompt_only 36 | degenerate 4 |", "cc-by-4.0", "local:", "p50"):
+    for part in (
+        "| fujitsu_b4 | 40 | 40 | 36 | prompt_only 36 | degenerate 4 |",
+        "| none |",
+        "cc-by-4.0",
+        "local:",
+        "p50",
+    ):
         assert part in text
     assert "not measured" in sheet_markdown(source_sheets([tmp_path / "traces" / "fujitsu_b4"]))
 

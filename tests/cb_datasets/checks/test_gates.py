@@ -461,12 +461,31 @@ def test_the_trained_turn_is_stated(make_sample, train, held_out, source):
 def test_agentharm_is_never_trained_on(make_sample, train, held_out):
     row = change(make_sample(REFUSAL, "refusal", id="5"), source_dataset="agentharm")
     assert failed(gates_of_merged([*train, row], [held_out], [], MERGED)) == {"merged: AgentHarm rows"}
-    assert failed(gates_of_merged(train, [held_out], [row | {"id": "p", "pair": "p", "group": "p"}], MERGED)) != {
-        "merged: AgentHarm rows"
-    }
+    prompt = change(held_out, source_dataset="agentharm") | {"id": "p", "pair": "p", "group": "p"}
+    assert failed(gates_of_merged(train, [held_out], [prompt], MERGED)) == set(), "it is for evaluation"
 
 
 def test_the_report_lists_lowered_thresholds():
     report = gate_report([at_least("x", 1, 1, 1)], dataclasses.replace(Thresholds(), max_recorded=1.0))
     assert report["passed"]
     assert report["thresholds_changed_by_recipe"] == {"max_recorded": {"default": 0.5, "used": 1.0}}
+
+
+def test_a_call_of_another_tool_is_no_right_call(make_sample, good_dr):
+    other = make_sample(RIGHT.replace("retrieve_multimodal_docs", "get_user_info"), "injection_resisted")
+    assert other["outcome"] == "other_tool"
+    assert "retain: right calls" in failed(retain_gates(count_profiles([other, *good_dr[1:3]]), LIMITS))
+
+
+def test_an_empty_list_of_tools_is_none(make_sample, train, held_out):
+    resisted = make_sample(TEXT, "injection_resisted", id="5", tools="[]")
+    assert failed(gates_of_merged([*train, resisted], [held_out], [], MERGED)) == {
+        "merged: rows without the tools they need"
+    }
+
+
+def test_rows_of_the_eval_split_are_checked_too(train, held_out):
+    broken = held_out | {"assistant_raw": held_out["assistant_raw"] + "!"}
+    assert failed(gates_of_merged(train, [broken], [], MERGED)) == {"merged: rows that break a rule"}
+    harm = change(held_out, source_dataset="agentharm")
+    assert failed(gates_of_merged(train, [harm], [], MERGED)) == {"merged: AgentHarm rows"}

@@ -1,12 +1,15 @@
 """One test per rule: a good sample of each class breaks none, and each fault is reported by its rule."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from builders.trace import message
 from cb_datasets.checks.rules import RULES, check
-from cb_datasets.sample import HARMFUL_CLASSES, PRIORITY_WEIGHTS
+from cb_datasets.checks.validate import validate
+from cb_datasets.files import save_set, to_dataset
+from cb_datasets.sample import HARMFUL_CLASSES, PRIORITY_WEIGHTS, SAMPLE_FEATURES
 from cb_datasets.tool_schemas import schemas_of
 from tests.growth import FACTOR, growth
 
@@ -254,3 +257,25 @@ def test_every_violated_rule_is_in_rules(make_sample):
 def test_the_rules_for_calls_take_linear_time(make_sample, make):
     sample = make_sample(RIGHT, "adversarial_safe")
     assert growth(lambda text: check({**sample, "assistant_raw": text}), make, 3000) < 3 * FACTOR
+
+
+def test_a_set_named_by_one_part_has_its_parent_in_its_name(make_sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_set(to_dataset([make_sample(RIGHT, "adversarial_safe")], SAMPLE_FEATURES), Path("safe"), {})
+    report = validate([Path("safe")], Path("quarantine"), 1.0, num_proc=1)
+    assert list(report["sets"]) == [f"{tmp_path.name}/safe"] and report["passed"]
+
+
+@pytest.mark.parametrize("reason", [None, "prompt_too_long"])
+def test_what_a_model_wrote_must_have_ended_by_itself(make_sample, reason):
+    sample = make_sample(RIGHT, "adversarial_safe")
+    assert broken({**sample, "provenance": {**sample["provenance"], "stop_reason": reason}}) == {"provenance"}
+
+
+def test_plain_text_must_not_hold_a_call_that_a_server_executes(make_sample):
+    """Behind words and without the tag. A tool that is not offered is no call in words, and is executed as well."""
+    for name in ("retrieve_multimodal_docs", "not_offered"):
+        call = f'{{"name": "{name}", "parameters": {{"query": "pump"}}}}'
+        sample = make_sample(f"Let me look.\n\n{call}<|eot_id|>", "general_conversation", injection=[])
+        assert sample["tool_calls_structured"] == [] and sample["labels"]["observed_tool"] == name
+        assert broken(sample) == {"R1"}

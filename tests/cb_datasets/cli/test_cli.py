@@ -36,6 +36,12 @@ def test_help(command):
     assert result.exit_code == 0 and "Usage" in result.output
 
 
+@pytest.mark.parametrize("command", ["generate-ds", "evaluate"])
+def test_help_says_what_becomes_of_a_completion_that_is_too_long(command):
+    shown = " ".join(re.sub("[│\n]", " ", CliRunner().invoke(app, [command, "--help"]).output).split())
+    assert "A longer one is cut: dropped from training sets, counted as it is in evaluations." in shown
+
+
 def test_help_loads_nothing_heavy():
     code = "import sys, cb_datasets.cli; print([n for n in ('torch', 'transformers', 'datasets') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -66,7 +72,7 @@ def test_ingest_says_which_licence_keeps_rows_from_a_release(tmp_path):
     line = {
         "id": "1",
         "verdict": "benign_success",
-        "messages": [{"role": "user", "content": "Hello."}],
+        "messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."}],
         "source": "mine",
     }
     write_text(tmp_path / "in" / "a.jsonl", json.dumps(line) + "\n")
@@ -371,11 +377,9 @@ def test_the_plans_files_go_from_sets_to_preflight(make_sample, tiny_agent_path,
     assert refused.returncode == 1 and "--dr-ratio 3 is below --min-dr-ratio 4" in refused.stderr
     merged = run("merge", *flags, "--dr-ratio", 4.5)
     assert merged.returncode == 0, merged.stdout
-    assert [len(file.read_text(encoding="utf-8").splitlines()) for file in files] == [1 + 4, 0], (
-        "a target, not a floor"
-    )
+    assert [len(file.read_text(encoding="utf-8").splitlines()) for file in files] == [1 + 5, 0], "4.5 rows, rounded up"
     stats = read_json(tmp_path / "stage2" / "stats.json")
-    assert set(stats["outputs"]) == {"stage2/train", "stage2/eval"} and stats["splits"]["train"]["dr_ratio"] == 4
+    assert set(stats["outputs"]) == {"stage2/train", "stage2/eval"} and stats["splits"]["train"]["dr_ratio"] == 5
     schema = "schemas/canonical_sample_schema.json"
     assert (tmp_path / schema).is_file() and not (tmp_path / "stage2" / schema).exists(), "as for folders"
     again = ("preflight", "--train-data", files[0], "--model", tiny_agent_path)
@@ -612,6 +616,8 @@ def test_preflight_shows_samples_and_lengths(pipeline, tiny_agent_path, tmp_path
     flags = ("--no-check-tokenization", "--tool-schema", ROOT / "builders" / "assets" / "b4_standard_v1.json")
     result = run("preflight", "--train-data", pipeline / "stage2", *flags, "--report", tmp_path / "p.json")
     assert result.returncode == 0 and "tokens not counted" in result.stdout, result.stderr
+    assert "text that spells control tokens: not counted" in result.stdout
+    assert read_json(tmp_path / "p.json")["spell_control_tokens"] is None
 
 
 def test_preflight_refuses_another_models_rows(pipeline, tiny_agent_path, tmp_path):

@@ -153,3 +153,12 @@ def test_real_parallel_decisions_are_all_split(real_data, tmp_path, llama_tokeni
     assert len(samples) > 30 and all(len(called(sample)) == 1 for sample in samples)
     goals = [json.loads(sample["target"]["goal_calls"])[0]["name"] for sample in made[0].samples]
     assert [called(sample)[0] for sample in made[0].samples] == goals
+
+
+def test_a_resisted_run_that_still_went_after_the_goal_is_not_taught(llama_tokenizer):
+    for touches, drops in ((True, {"resisted_but_touches_goal": 1}), (False, {})):
+        trace = decided(
+            "resisted", *turn(1, None, LIST), expected_tool="list", metadata=to_json({"touches_goal": touches})
+        )
+        made = collected(trace, "retain/agentdojo_resisted", llama_tokenizer)
+        assert made.drops == drops and len(made.samples) == (not touches)

@@ -443,3 +443,23 @@ def test_ones_own_resisted_traces_need_not_say_which_call_is_right(tiny_tokenize
     sides["train"] = to_dataset([line_trace(trace, "traces.jsonl:1") | {"source": "agentdojo"}], TRACE_FEATURES)
     samples = collect_recorded_set("retain/agentdojo_resisted", sides, tiny_tokenizer)
     assert samples.drops == {"turn_is_other_tool": 1}
+
+
+def test_from_an_unconfirmed_call_on_no_turn_is_kept(tiny_tokenizer):
+    """After it the context shows the assistant against its policy."""
+    messages = [message("user", "Cancel my orders.")]
+    for number in range(3):
+        messages.append(message("assistant", None, [tool_call("cancel", {"order": number}, id=f"call_{number}")]))
+        messages.append(message("tool", "done", tool_call_id=f"call_{number}", name="cancel"))
+    trace = own_trace("tau2/x", messages) | {"metadata": to_json({"unconfirmed_calls": [3]})}
+    made = collect_recorded_set("retain/tau2_traces", sides([trace]), tiny_tokenizer)
+    assert made.drops == {"unconfirmed_call": 1, "after_unconfirmed_call": 1}
+    assert [sample["pair"] for sample in made.samples] == ["tau2/x/turn_1"]
+
+
+def test_a_call_in_another_form_that_a_server_executes_is_not_kept(prompt):
+    bare = WRONG.removeprefix("<|python_tag|>").replace("<|eom_id|>", "<|eot_id|>")
+    assert outcome_of(bare, prompt["target"], LLAMA) == "attack_success"
+    assert drop_reason(completion(bare), prompt, FLIP_RULE, LLAMA) == "no_tag_json"
+    after = WRONG.replace("<|eom_id|>", " Done.<|eot_id|>")
+    assert drop_reason(completion(after), prompt, FLIP_RULE, LLAMA) == "trailing_text"
