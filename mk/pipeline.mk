@@ -18,17 +18,17 @@ TEMPLATE_READY := $(patsubst %/chat_template.jinja,%/tokenizer.json,$(filter .to
 TARGET := $(if $(DECIDED),$(DATA)/tokenizer,$(MODEL))
 TOKENIZER_FLAG := $(DECIDED:%/tokenizer.json=--tokenizer %)
 
-# What the data in the folder were made with. Other decisions make them again.
+# A stamp is a file with what something was made with. $(call outdated,file,text) is the file where it has another text:
+# then it is written again, and what depends on it is made again. (Each text is looked for in the other.)
+outdated = $(if $(call differ,$(strip $(2)),$(strip $(shell cat $(1) 2>/dev/null))),$(1))
+differ = $(subst <$(1)>,,<$(2)>)$(subst <$(2)>,,<$(1)>)
+
+# What the data in the folder were made with: the model, and what was decided about its chat template.
 STAMP := $(DATA)/decisions.txt
-ifneq ($(strip $(DECISIONS)),$(strip $(shell cat $(STAMP) 2>/dev/null)))
-$(STAMP): always
+MADE_WITH := --model $(MODEL) $(DECISIONS)
+$(call outdated,$(STAMP),$(MADE_WITH)): always
 	mkdir -p $(@D)
-	printf '%s\n' $(call quoted,$(strip $(DECISIONS))) > $@
-always:
-STAMPED := $(STAMP)
-else
-STAMPED := $(wildcard $(STAMP))
-endif
+	printf '%s\n' $(call quoted,$(strip $(MADE_WITH))) > $@
 
 # The recipe and what it includes. An edited one redoes everything.
 RECIPE_FILES := $(filter recipes/%,$(MAKEFILE_LIST))
@@ -69,7 +69,8 @@ merge: $(STAGE2)/eval/report.json  ## Ds and Dr -> stage2/train and stage2/eval
 preflight: $(REPORTS)/preflight.json  ## Check every merged row with the target's tokenizer
 
 ifneq ($(DECIDED),)
-$(DECIDED): $(RECIPE_FILES) $(TOKENIZER_FILE) $(STAMPED) | $(READY) $(TEMPLATE_READY)
+# A name of one of the package's templates is no file.
+$(DECIDED): $(RECIPE_FILES) $(TOKENIZER_FILE) $(wildcard $(CHAT_TEMPLATE)) $(STAMP) | $(READY) $(TEMPLATE_READY)
 	$(CB) tokenizer $(MODEL) --output $(@D) $(DECISIONS)
 endif
 
@@ -78,15 +79,32 @@ $(TRACES)/%/report.json: $(RECIPE_FILES) | $(READY) $(RECIPE_READY) $(DECIDED)
 	$(CB) ingest $(or $(SOURCE_OF_$*),$*) --output $(TRACES)/$* $(INGEST_FLAGS) $(INGEST_FLAGS_$*)
 
 # Runs of the base model itself, in suites of AgentDojo or of one's own: the agentic half of Ds and Dr, on-policy.
+# Finished runs of the same settings are reused. Those of other settings took hours too: only their owner moves them.
 RUNS := $(DATA)/runs
 ifneq ($(RUNS_FLAGS),)
 FROM_RUNS := $(TRACES)/agentdojo/report.json
-$(RUNS)/agentdojo.json: $(WEIGHTS) | $(filter-out $(FROM_RUNS),$(INGESTED)) $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
-	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) --output $(RUNS) $(RUNS_FLAGS)
+MOVE_RUNS = test ! -f $(RUNS)/settings.json || \
+	echo "Runs of other settings have to be moved away first: mv $(RUNS) $(RUNS)-old" >&2
+$(RUNS)/agentdojo.json: $(WEIGHTS) $(RECIPE_FILES) $(STAMP) $(DECIDED) \
+		| $(filter-out $(FROM_RUNS),$(INGESTED)) $(READY) $(AGENTDOJO_READY) $(RECIPE_READY)
+	$(CB) agentdojo --model $(MODEL) $(TOKENIZER_FLAG) --output $(RUNS) $(RUNS_FLAGS) || { $(MOVE_RUNS); exit 1; }
 
 $(FROM_RUNS): $(RUNS)/agentdojo.json
 INGEST_FLAGS_agentdojo := --data-dir $(RUNS) $(INGEST_FLAGS_agentdojo)
 COLLECT_FLAGS += --own-agent local-base
+endif
+
+# The flags of each source, in which RAW may be: other ones read it again. Where RAW is needed and not given, what has
+# been read stays.
+ingest_flags = $(or $(SOURCE_OF_$(1)),$(1)) $(INGEST_FLAGS) $(INGEST_FLAGS_$(1))
+RAISES := $$(error
+ifeq ($(findstring $(RAISES),$(value RAW)),)
+$(foreach source,$(SOURCES),$(eval READ_WITH_$(source) := $$(call ingest_flags,$(source))))
+OTHER_FLAGS := $(foreach source,$(SOURCES),$(call outdated,$(TRACES)/$(source)/flags.txt,$(READ_WITH_$(source))))
+$(OTHER_FLAGS): $(TRACES)/%/flags.txt: always
+	mkdir -p $(@D)
+	printf '%s\n' $(call quoted,$(strip $(READ_WITH_$*))) > $@
+$(INGESTED): %/report.json: %/flags.txt
 endif
 
 # The data sheet has the token lengths of traces with the target's tokenizer.
@@ -96,7 +114,7 @@ $(REPORTS)/sources.json: $(INGESTED) $(TOKENIZER_FILE)
 	$(CB) sources $(TRACE_FOLDERS) --output $(REPORTS) $(SHEET_FLAGS)
 
 # Traces are no model's; all else is written with the decided template.
-$(REPORTS)/sources.json $(SETS:%=%/report.json) $(PROMPT_SETS): $(STAMPED)
+$(REPORTS)/sources.json $(SETS:%=%/report.json) $(PROMPT_SETS): $(STAMP) $(DECIDED)
 
 # Sets that the model generates: flips, its own good answers (benign twins, calls, refusals, chat), and attacks it resists.
 # ATTACKED is the source of attacked prompts; flips and benign twins are named for their source.

@@ -26,9 +26,9 @@ TASKS := injecagent llmail fidelity agentdojo tool_flip forged_turn forced_call 
 # All of a benchmark is asked. A breaker that was trained on a part of one, which its model card names, saw that part.
 INGEST_FLAGS := --eval-fraction 1
 INGEST_FLAGS_lookalike := --eval-fraction 0 --held-out test
-INGEST_FLAGS_ultrachat = --n-samples 1000 $(FROM_DISK)
-FROM_DISK = $(if $(filter $*,$(ON_DISK)),--data-dir $(call quoted,$(RAW)/$*))
-$(foreach name,$(filter-out ultrachat,$(ON_DISK)),$(eval INGEST_FLAGS_$(name) = $$(FROM_DISK)))
+from_disk = $(if $(filter $(1),$(ON_DISK)),--data-dir $(call quoted,$(RAW)/$(1)))
+INGEST_FLAGS_ultrachat = --n-samples 1000 $(call from_disk,ultrachat)
+$(foreach name,$(filter-out ultrachat,$(ON_DISK)),$(eval INGEST_FLAGS_$(name) = $$(call from_disk,$(name))))
 
 # InjecAgent has 2,108 prompts, and a part of them is another benchmark. Of other tasks, as many are a sample.
 EVAL_FLAGS := --max-prompts 2108

@@ -1,7 +1,9 @@
 """The recipes: what Make would run are commands that the command line takes, and the one for a GPU generates."""
 
+import os
 import re
 import shlex
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def commands_of(recipe, target, data):
     shown = make("--dry-run", target, f"RECIPE={recipe}", "RAW=raw", f"DATA={data}", "RANK=0", "WORLD=2")
     assert shown.returncode == 0, shown.stderr
     lines = shown.stdout.replace("\\\n", " ").splitlines()
-    found = [re.search(r"cb-datasets (.*?)(?: > .*)?$", line) for line in lines]
+    found = [re.search(r"cb-datasets (.*?)(?: (?:>|\|\|) .*)?$", line) for line in lines]
     return [shlex.split(match[1]) for match in found if match]
 
 
@@ -132,28 +134,86 @@ def test_models_that_think_are_given_the_tokens_or_kept_from_it(tmp_path):
     assert decided("gpt-oss-20b") == (["reasoning_effort=low"], {"1024"})
 
 
-@pytest.mark.parametrize("other", [["FORMAT=llama3_json"], [], ["FORMAT=hermes", "TEMPLATE_SETTINGS=mood='b'"]])
-def test_other_decisions_make_the_sets_again_and_the_same_do_not(tmp_path, other):
-    folder, decided = tmp_path / "tokenizer", ["FORMAT=hermes", "TEMPLATE_SETTINGS=mood='a'"]
-    folder.mkdir()
-    (folder / "tokenizer.json").touch()
-    fixed = ("RECIPE=local", f"RAW={tmp_path}", f"TOKENIZER={folder}", f"DATA={tmp_path}/data")
+# RAW is one word of the shell, whatever its name.
+RAW = "it's, $$HOME; x"
+DECIDED = {"FORMAT": "hermes", "TEMPLATE_SETTINGS": "mood='a'", "CHAT_TEMPLATE": "my.jinja"}
+OF_THE_TARGET = {"sources", "collect", "generate-eval", "validate", "quality-gates", "merge", "preflight"}
 
-    def steps(*decisions: str) -> list[list[str]]:
-        shown = make("--dry-run", "data", *fixed, *decisions).stdout.replace("\\\n", " ")
+
+@pytest.fixture
+def local(tmp_path):
+    """`local(...)`: the steps that Make would run with these variables, after all of them ran with none."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    for file in (folder / "tokenizer.json", tmp_path / "my.jinja"):
+        file.touch()
+
+    def steps(**variables: str | None) -> list[list[str]]:
+        shown = make("--dry-run", "data", *settings(**variables)).stdout.replace("\\\n", " ")
         return [shlex.split(line)[1:] for line in shown.splitlines() if "/cb-datasets " in line]
 
-    first = steps(*decided)
-    assert make(f"{tmp_path}/data/decisions.txt", *fixed, *decided).returncode == 0
-    written = (tmp_path / "data" / "decisions.txt").read_text()
-    assert written == "--tool-format hermes --template-setting mood='a'\n"
+    def settings(**variables: str | None) -> list[str]:
+        fixed = {"RECIPE": "local", "TOKENIZER": folder, "DATA": tmp_path / "data", "RAW": f"{tmp_path}/{RAW}"}
+        decided = DECIDED | {"CHAT_TEMPLATE": tmp_path / "my.jinja"}
+        return [f"{name}={value}" for name, value in (fixed | decided | variables).items() if value is not None]
+
+    first = steps()
+    sources = [words[words.index("--output") + 1] for words in first if words[0] == "ingest"]
+    stamps = [f"{tmp_path}/data/decisions.txt", *(f"{source}/flags.txt" for source in sources)]
+    assert make(*stamps, *settings()).returncode == 0
     for words in first:
         for report in reports_of(words):
             report.parent.mkdir(parents=True, exist_ok=True)
             report.touch()
-    assert steps(*decided) == []
-    again = {words[0] for words in steps(*other)}
-    assert {"sources", "collect", "generate-eval", "validate", "merge", "preflight"} <= again and "ingest" not in again
+    return steps
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"FORMAT": "llama3_json"},
+        dict.fromkeys(DECIDED),
+        {"TEMPLATE_SETTINGS": "mood='b'"},
+        {"MODEL": "another/model"},
+    ],
+)
+def test_another_model_or_decision_makes_the_sets_again_and_the_same_does_not(local, tmp_path, other):
+    written = (tmp_path / "data" / "decisions.txt").read_text()
+    assert written.startswith(f"--model {tmp_path}/tokenizer --tool-format hermes --template-setting mood='a' ")
+    assert local() == []
+    again = {words[0] for words in local(**other)}
+    assert again >= OF_THE_TARGET and "ingest" not in again
+
+
+def test_an_edited_chat_template_makes_the_sets_again(local, tmp_path):
+    os.utime(tmp_path / "my.jinja", (time.time() + 10,) * 2)
+    assert {words[0] for words in local()} == {"tokenizer", *OF_THE_TARGET}
+
+
+def test_another_folder_of_raw_files_or_another_flag_is_ingested(local):
+    def ingested(**variables: str | None) -> list[str]:
+        return [words[1] for words in local(**variables) if words[0] == "ingest"]
+
+    assert ingested(RAW="elsewhere") == ["agentdojo", "fujitsu_b4", "tau2", "ultrachat", "xstest"]
+    assert ingested(INGEST_FLAGS_xstest="--retain") == ["xstest"]
+    assert local(RAW=None) == [], "what is there needs no raw files"
+
+
+def test_an_edited_recipe_runs_the_model_again(tmp_path):
+    """Finished runs of the same settings are found again; of others the user hears what to do with them."""
+    (tmp_path / "runs").mkdir()
+    arguments = [f"{tmp_path}/runs/agentdojo.json", "RECIPE=demo", f"DATA={tmp_path}", "CB=false"]
+    recipe = [word for path in (ROOT / "recipes").rglob("*.mk") for word in ("-o", str(path.relative_to(ROOT)))]
+    ingested = ["-o", f"{tmp_path}/traces/lookalike/report.json"]
+    assert make(f"{tmp_path}/decisions.txt", *arguments[1:]).returncode == 0
+    (tmp_path / "runs" / "agentdojo.json").touch()
+    made = [*ingested, *arguments]
+    assert "false agentdojo" not in make("--dry-run", *recipe, *made).stdout
+    assert "false agentdojo" in make("--dry-run", "-W", "recipes/demo.mk", *made).stdout
+    assert "false agentdojo" in make("--dry-run", *recipe, *made, "MODEL=another/model").stdout
+    (tmp_path / "runs" / "settings.json").touch()
+    failed = make("-W", "recipes/demo.mk", *made)
+    assert failed.returncode != 0 and f"moved away first: mv {tmp_path}/runs {tmp_path}/runs-old\n" in failed.stderr
 
 
 def reports_of(words: list[str]) -> list[Path]:
@@ -212,10 +272,10 @@ def test_recorded_sets_are_written_in_the_format_of_another_tokenizer(recipe, tm
 
 
 def test_an_edited_part_of_a_recipe_redoes_its_data(tmp_path):
-    (tmp_path / "traces" / "tau2").mkdir(parents=True)
-    (tmp_path / "traces" / "tau2" / "report.json").touch()
     arguments = ["--dry-run", f"{tmp_path}/traces/tau2/report.json", f"DATA={tmp_path}", "RAW=raw"]
     settled = ["-o", "recipes/include/full.mk", "-o", "recipes/llama-3.1-8b.mk"]
+    assert make(f"{tmp_path}/traces/tau2/flags.txt", *arguments[2:], "RECIPE=llama-3.1-8b").returncode == 0
+    (tmp_path / "traces" / "tau2" / "report.json").touch()
     assert "ingest tau2" not in make(*settled, *arguments, "RECIPE=llama-3.1-8b").stdout
     edited = make("-W", "recipes/include/full.mk", "-o", "recipes/llama-3.1-8b.mk", *arguments, "RECIPE=llama-3.1-8b")
     assert "ingest tau2" in edited.stdout
@@ -232,17 +292,17 @@ def test_plain_rerouting_is_shown_beside_the_breaker(recipe, tmp_path):
     assert words[words.index("--also") + 1] == f"plain_rr={tmp_path}/adapters/plain_rr"
 
 
-@pytest.mark.parametrize(("recipe", "num_tables"), [("demo", 5), ("smollm2", 5)])
-def test_the_folder_of_a_redirected_table_is_made_first(recipe, num_tables, tmp_path):
+@pytest.mark.parametrize(("recipe", "num_files"), [("demo", 5 + 3), ("smollm2", 5 + 3)])
+def test_the_folder_of_a_redirected_table_or_stamp_is_made_first(recipe, num_files, tmp_path):
     shown = make("--dry-run", "evaluate", f"RECIPE={recipe}", f"DATA={tmp_path}").stdout.replace("\\\n", " ")
     made: set[str] = set()
-    tables = 0
+    files = 0
     for line in shown.splitlines():
         made.update(re.findall(r"mkdir -p (\S+)", line))
-        for table in re.findall(r" > (\S+)", line):
-            assert str(Path(table).parent) in made, line
-            tables += 1
-    assert tables == num_tables
+        for file in re.findall(r" > (\S+)", line):
+            assert str(Path(file).parent) in made, line
+            files += 1
+    assert files == num_files
 
 
 def test_the_models_own_runs_are_a_source_and_a_test_of_the_demo(tmp_path):
