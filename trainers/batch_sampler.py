@@ -15,9 +15,11 @@ micro-batches and processes that the step is divided into, nor on where a run wa
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count, islice
+from typing import Any
 
+import datasets
 import numpy as np
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
 
 
 def shuffled_passes(rows: Sequence[int], seed: Sequence[int]) -> Iterator[int]:
@@ -154,3 +156,29 @@ class CircuitBreakerBatchSampler(Sampler[list[int]]):
         for batch in drawn:
             batch.extend(islice(rest, self.retain_size - len(batch)))
         return [batch + retain_batch for batch, retain_batch in zip(batches, drawn, strict=True)]
+
+
+class RowsAndCopies(Dataset):
+    """
+    The rows of a dataset, with a column `counts`; and at [`copy_of`] their numbers the same rows, which do not count.
+
+    A process that has run out of batches to evaluate runs copies of others, because the processes gather together.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            The rows.
+    """
+
+    def __init__(self, rows: datasets.Dataset):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        return self.rows[max(number, copy_of(number))] | {"counts": number >= 0}
+
+
+def copy_of(row: int) -> int:
+    """The number of a row's copy in [`RowsAndCopies`], and of a copy's row."""
+    return -1 - row

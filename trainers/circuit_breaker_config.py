@@ -22,6 +22,7 @@ from .setting_checks import (
     check_init_kwargs,
     check_numbers,
     check_packages,
+    check_supported,
     check_trackers,
 )
 
@@ -77,8 +78,8 @@ class CircuitBreakerConfig(_BaseConfig):
         pad_to_multiple_of (`int`, *optional*):
             If set, padded sequences are padded to a multiple of this value.
         span_wrap_probability (`float`, *optional*):
-            Augmentation: probability that the injected span of a row is wrapped in one to three random punctuation
-            marks or numbers on each side. If `None`, the preset decides.
+            Augmentation, of which rows to evaluate on have none: probability that the injected span of a row is
+            wrapped in one to three random punctuation marks or numbers on each side. If `None`, the preset decides.
         span_noise_probability (`float`, *optional*):
             Augmentation: probability that, in a span that is not wrapped, each word is dropped or replaced with
             probability 0.15. If `None`, the preset decides.
@@ -158,7 +159,8 @@ class CircuitBreakerConfig(_BaseConfig):
             state had norm 10, so that one weight suits all models. If `None`, the preset decides.
         retain_l2_norm (`str`, *optional*):
             Denominator of the term `retain_l2`: `"token"` for the number of `retain_tokens`, or `"reference"` for the
-            number of positions of the padded batch, which is the published computation. If `None`, the preset decides.
+            number of positions of the padded batch, which is the published computation. Evaluation has the first in
+            either case, because the second depends on the batch size. If `None`, the preset decides.
         kl_temperature (`float`, *optional*, defaults to `1.0`):
             Temperature of the terms `retain_kl` and `distill`.
         triplet_margins (`list[float]`, *optional*, defaults to `[500.0, 1500.0]`):
@@ -187,6 +189,8 @@ class CircuitBreakerConfig(_BaseConfig):
             The learning rate scheduler.
         max_steps (`int`, *optional*, defaults to `150`):
             Number of optimizer steps.
+        num_train_epochs (`float`, *optional*, defaults to `0.0`):
+            Not supported, and refused: the length of a run is `max_steps`.
         per_device_train_batch_size (`int`, *optional*, defaults to `16`):
             Rows of the circuit breaker set in a micro-batch.
         retain_batch_size (`int`, *optional*, defaults to `16`):
@@ -283,6 +287,7 @@ class CircuitBreakerConfig(_BaseConfig):
     learning_rate: float = 1e-4
     lr_scheduler_type: str = "constant"
     max_steps: int = 150
+    num_train_epochs: float = 0.0
     per_device_train_batch_size: int = 16
     retain_batch_size: int = 16
 
@@ -311,6 +316,7 @@ class CircuitBreakerConfig(_BaseConfig):
             check_choice(name, getattr(self, name), tuple(choice.value for choice in choices))
         for name in ("log_level", "log_level_replica"):
             check_choice(name, getattr(self, name), tuple(trainer_log_levels))
+        check_supported(self)
         if self.push_to_hub:
             raise ValueError(f"`push_to_hub` is not supported: {NO_PUSH}")
         check_trackers(self.report_to)
@@ -352,7 +358,8 @@ class CircuitBreakerConfig(_BaseConfig):
             raise ValueError("`shared_prefix` needs packed rows. Set `padding_free: true`, or both to false.")
         if not self.weights:
             raise ValueError("Every term of the loss has weight 0. Give one a weight, e.g. `rr_weight: 10`.")
-        if not all(layer in ("all", "target") or is_number(layer, float) for layer in self.retain_l2_layers or ()):
+        layers = list(self.retain_l2_layers or ())
+        if layers not in (["all"], ["target"]) and not all(is_number(layer, float) for layer in layers):
             raise ValueError(f"`retain_l2_layers` must be all, target or layers, got {self.retain_l2_layers}.")
         if len(self.triplet_margins) != 2:
             raise ValueError(f"`triplet_margins` must be two numbers, got {self.triplet_margins}.")

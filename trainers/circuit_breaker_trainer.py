@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import copy, deepcopy
 from dataclasses import fields
-from itertools import chain, zip_longest
+from itertools import chain, cycle, islice, zip_longest
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -39,6 +39,7 @@ from trl.trainer.utils import create_model_from_path, get_config_model_id, globa
 from cb_datasets import chat
 from cb_datasets.files import filling, remove_orphans, scratch_folder, write_text
 from cb_datasets.formats import format_of
+from cb_datasets.generation.adapter_scale import scale_faults
 from cb_datasets.generation.backend import revision_of
 from cb_datasets.generation.model_files import check_loaded, loading
 from cb_datasets.generation.serving import max_lora_rank, serving_command, serving_faults
@@ -50,7 +51,7 @@ from cb_datasets.sample import CIRCUIT_BREAKER, HARMFUL_CLASSES, RETAIN, RETAIN_
 from cb_datasets.template_probe import check_rendering
 
 from . import augment, checkpoints, tokenize_rows
-from .batch_sampler import CircuitBreakerBatchSampler
+from .batch_sampler import CircuitBreakerBatchSampler, RowsAndCopies, copy_of
 from .callbacks import AtTrainBegin, LiveLine, Watchdog
 from .circuit_breaker_config import CircuitBreakerConfig, as_dict
 from .collator import DataCollatorForCircuitBreaker
@@ -196,6 +197,16 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "`split_batches=True` is not supported: a batch is rows of the circuit breaker set followed by rows "
                 "of the retain set, and parts of it would lack one of the two. Use `split_batches=False`."
             )
+        if isinstance(args.accelerator_config, AcceleratorConfig) and args.accelerator_config.dispatch_batches:
+            raise ValueError(
+                "`dispatch_batches=True` in `accelerator_config` is not supported: it cuts a batch into rows, and the "
+                "tensors of a batch here have an entry per token, not per row. Leave it out."
+            )
+        if args.eval_on_start and eval_dataset is None:
+            raise ValueError(
+                "`eval_on_start` needs an `eval_dataset`, which a recipe has with `eval_strategy: steps`. Set it, or "
+                "leave `eval_on_start` out."
+            )
 
         if args.ddp_broadcast_buffers is None:
             # The only buffers are constants. DDP would broadcast them in every forward, and processes whose rows need
@@ -282,6 +293,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "A circuit breaker is an adapter, and the model without the adapter is its reference. Pass a "
                 "`peft_config`, e.g. `LoraConfig(r=16, lora_alpha=16)`, or `use_peft: true` in a recipe."
             )
+        else:
+            _check_existing_adapter(model)
 
         self.lora_coverage = lora_coverage(model, self.plan.layers_reached)
 
@@ -298,7 +311,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
         if args.reference_cache is not None:
             # With `masked_logits` terms on logits store the states from which the LM head computes them
             outputs = "states" if args.masked_logits else "logits"
-            cache = ReferenceCache(Path(args.reference_cache), f"{outputs} {fingerprint(model)}")
+            precision = "bfloat16" if args.bf16 else "float16" if args.fp16 else "own"  # of autocast
+            cache = ReferenceCache(Path(args.reference_cache), f"{outputs} {precision} {fingerprint(model)}")
 
         # Data collator
         if data_collator is None:
@@ -418,11 +432,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
         """The model with a new adapter on the layers that the loss depends on."""
         if not isinstance(peft_config, LoraConfig):
             raise TypeError(f"`peft_config` must be a `peft.LoraConfig`, got {type(peft_config).__name__}.")
-        if peft_config.bias != "none":
-            raise ValueError(
-                f"`bias={peft_config.bias!r}` is not supported: with trained biases the model without the adapter is "
-                "not the base model, which is the reference. Use `bias='none'`."
-            )
+        _check_reference(peft_config)
         if faults := serving_faults(peft_config.to_dict()):
             logger.warning(
                 f"The adapter has {', '.join(faults)}, so vLLM cannot serve it. Leave that out, or set `merge: true` "
@@ -492,18 +502,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
                     fn_kwargs={
                         "tokenizer": processing_class,
                         "siblings": tokenize_rows.siblings_of(dataset),
-                        "augmentation": augment.Augmentation(
-                            seed=args.seed,
-                            max_length=args.max_length,
-                            wrap_probability=args.span_wrap_probability or 0.0,
-                            noise_probability=args.span_noise_probability or 0.0,
-                            bare_head_probability=args.bare_head_probability or 0.0,
-                            text_noise_probability=args.text_noise_probability or 0.0,
-                            words=augment.user_words(dataset) if args.text_noise_probability else (),
-                            adversary_rate=args.adversary_rate if args.adversary_steps else 0.0,
-                            adversary_padding=args.adversary_padding,
-                            token_ids=augment.ordinary_tokens(processing_class) if args.adversary_steps else (),
-                        ),
+                        "augmentation": _augmentation(dataset, processing_class, args, dataset_name),
                         "sources": (chat.RENDERER_HASH, *map(inspect.getsource, (augment, tokenize_rows))),
                     },
                     num_proc=args.dataset_num_proc,
@@ -588,7 +587,8 @@ class CircuitBreakerTrainer(_BaseTrainer):
     # The whole run is one pass over one batch sampler, so that a run resumes from a checkpoint by skipping the batches
     # already trained on.
     def get_train_dataloader(self) -> DataLoader:
-        return self._build_dataloader(self.train_dataset, self._make_batch_sampler(), "Training")
+        rows = self._remove_unused_columns(self.train_dataset, description="Training")
+        return self._build_dataloader(rows, self._make_batch_sampler())
 
     def _make_batch_sampler(self) -> CircuitBreakerBatchSampler:
         breaker, retain = self._rows_by_class(self.train_dataset, "train")
@@ -610,20 +610,24 @@ class CircuitBreakerTrainer(_BaseTrainer):
             siblings={row: by_pair[pairs[row]] for row in breaker_rows if pairs[row] in by_pair},
         )
 
-    # Every row once. The last batches may have rows of the larger set only.
+    # Every row counts once. The last batches may have rows of the larger set only.
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         size = self.args.eval_batch_size
         sets = [list(chain.from_iterable(classes.values())) for classes in self._rows_by_class(dataset, "eval")]
         chunks = [[rows[start : start + size] for start in range(0, len(rows), size)] for rows in sets]
         batches = [breaker_rows + retain_rows for breaker_rows, retain_rows in zip_longest(*chunks, fillvalue=[])]
-        return self._build_dataloader(dataset, batches, "Evaluation")
+        # All processes must run equally many batches. Accelerate would repeat the first ones, as if they were new.
+        repeated = islice(cycle(batches), -len(batches) % self.args.world_size)
+        batches += [[copy_of(row) for row in batch] for batch in repeated]
+        rows = self._remove_unused_columns(dataset, description="Evaluation")
+        return self._build_dataloader(RowsAndCopies(rows), batches)
 
     def _build_dataloader(
-        self, dataset: Dataset, batches: CircuitBreakerBatchSampler | list[list[int]], description: str
+        self, dataset: Dataset | RowsAndCopies, batches: CircuitBreakerBatchSampler | list[list[int]]
     ) -> DataLoader:
         dataloader = DataLoader(
-            self._remove_unused_columns(dataset, description=description),
+            dataset,
             batch_sampler=batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -679,7 +683,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
 
         self._log_terms(mode, coefficients, terms, items, inputs)
         if mode == "eval" or self._is_logged(step):
-            self._log_measured(mode, self.objective.measure(inputs["measure"]))
+            self._log_measured(mode, self.objective.measure(inputs["measure"]), inputs)
         return loss
 
     def _check_same_forwards(self, inputs: dict[str, Any]) -> None:
@@ -723,6 +727,7 @@ class CircuitBreakerTrainer(_BaseTrainer):
             for term, term_items in zip(self._terms, items, strict=True)
         ]
         local = torch.cat([torch.stack(sums), inputs["num_items"], zero[None] + inputs["num_tokens"]])
+        local *= inputs["counts"]
         *totals, num_tokens = self.accelerator.gather(local[None]).sum(0).tolist()
         self.num_tokens += num_tokens if mode == "train" else 0
         num_terms = len(self._terms)
@@ -731,10 +736,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 self._metrics[mode][f"loss/{term}"].append((total, num_items))
             self._metrics[mode][f"coefficient/{term}"].append((coefficients[term], 1))
 
-    def _log_measured(self, mode: str, sums: torch.Tensor) -> None:
+    def _log_measured(self, mode: str, sums: torch.Tensor, inputs: dict[str, Any]) -> None:
         """Record the sums of [`Objective.measure`], added up over the processes."""
         metrics, layers = self._metrics[mode], self.plan.target_layers
-        totals = self.accelerator.gather(sums[None]).sum(0).tolist()
+        totals = self.accelerator.gather(sums[None] * inputs["counts"]).sum(0).tolist()
         for name, (items, *values) in zip(("ds", "dr"), totals, strict=True):
             if not items:
                 continue
@@ -789,6 +794,10 @@ class CircuitBreakerTrainer(_BaseTrainer):
     # returns logits. We override prediction_step to force compute_loss, because this trainer doesn't involve labels.
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys: list[str] | None = None):
         inputs = self._prepare_inputs(inputs)
+        # Means over tokens, also with `retain_l2_norm="reference"`: the positions of a padded batch depend on its size
+        num_items = {term: weights.sum() for term, weights in inputs["weights"].items()}
+        zero = torch.zeros((), device=self.accelerator.device)
+        inputs["num_items"] = torch.stack([num_items.get(term, zero) for term in self._terms])
         with torch.no_grad(), self.compute_loss_context_manager():
             loss = self.compute_loss(model, inputs)
         return loss, None, None
@@ -1029,12 +1038,59 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 self.processing_class.save_pretrained(unfinished)
 
 
+def _check_reference(config: PeftConfig) -> None:
+    """Raise an error for settings with which the model without the adapter is not the base model, its reference."""
+    settings = config.to_dict()
+    if (bias := settings.get("bias", "none")) != "none":
+        raise ValueError(
+            f"`bias={bias!r}` is not supported: with trained biases the model without the adapter is not the base "
+            "model, which is the reference. Use `bias='none'`."
+        )
+    if faults := scale_faults({name: settings.get(name) for name in ("init_lora_weights", "kasa_config")}):
+        raise ValueError(
+            f"The adapter has {', '.join(faults)}: without the adapter the model is not the base model, which is the "
+            "reference. Leave out `init_lora_weights` and `kasa_config`."
+        )
+
+
+def _check_existing_adapter(model: PeftModel) -> None:
+    """Raise an error for an adapter of an earlier run that cannot be trained further."""
+    for config in model.peft_config.values():
+        _check_reference(config)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            "The `PeftModel` has no parameter to train: its adapter was loaded for inference. Load it with "
+            "`PeftModel.from_pretrained(base, adapter, is_trainable=True)`."
+        )
+
+
 def _local_label(base: str) -> str | None:
     """What readers are told of a base model that lies in a folder; `None` for one that was made in memory."""
     if not base:
         return None
     has_weights = any(Path(base).glob("*.safetensors"))
     return local_label(base, revision_of(base) if has_weights else None)
+
+
+def _augmentation(
+    dataset: Dataset, processing_class: PreTrainedTokenizerBase, args: CircuitBreakerConfig, dataset_name: str
+) -> augment.Augmentation:
+    """Settings of the augmentation, which rows to evaluate on are left without."""
+    if dataset_name == "eval":
+        # With a seed of its own for the wrong openings: the losses of two runs differ by their adapters alone
+        return augment.Augmentation(seed=0, max_length=args.max_length)
+    return augment.Augmentation(
+        seed=args.seed,
+        max_length=args.max_length,
+        wrap_probability=args.span_wrap_probability or 0.0,
+        noise_probability=args.span_noise_probability or 0.0,
+        bare_head_probability=args.bare_head_probability or 0.0,
+        text_noise_probability=args.text_noise_probability or 0.0,
+        words=augment.user_words(dataset) if args.text_noise_probability else (),
+        adversary_rate=args.adversary_rate if args.adversary_steps else 0.0,
+        adversary_padding=args.adversary_padding,
+        token_ids=augment.ordinary_tokens(processing_class) if args.adversary_steps else (),
+    )
 
 
 def _with_lora(root: nn.Module) -> set[nn.Module]:

@@ -8,6 +8,7 @@
                    "num_slots": 57},        where rows have slots, else `None`
      "weights": {"rr": [1., 1., 1.], ...}, "targets": {"rr": [0, 0, 0], "ce": [7, ...], ...},
      "harmful": {"rr": [True, True, True], ...}, "num_items": [3., 9.], "num_tokens": 812,
+     "counts": True,         whether its values are logged: not those of a copy, see `batch_sampler.py`
      "ids": ["b4_flips/3f0c...", ...]}
 
 A forward is one forward pass. `gather` has positions among its flattened tokens, in the same order for both networks.
@@ -184,6 +185,7 @@ class DataCollatorForCircuitBreaker(DataCollatorMixin):
             for term, of_term in gathers.items()
         }
         batch["num_items"] = self._num_items(batch["weights"], examples)
+        batch["counts"] = all(row.get("counts", True) for row in examples)
         batch["ids"] = [row["id"] for row in examples]
         batch["num_tokens"] = sum(len(row["input_ids"]) for row in examples)
         return batch

@@ -27,7 +27,7 @@ _LOW_HIGH: tuple[tuple[float, float, tuple[str, ...]], ...] = (
         (
             *("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "adam_epsilon", "injection_weight"),
             *("decision_weight", "lora_b_init_std", "adversary_steps", "adversary_radius", "adversary_padding"),
-            *("dataloader_num_workers", "neftune_noise_alpha", "eval_delay"),
+            *("dataloader_num_workers", "eval_delay"),
             *("rr_weight", "unlikelihood_weight", "stop_weight", "triplet_weight", "retain_l2_weight"),
             *("retain_kl_weight", "distill_weight", "twin_weight", "splice_weight", "ce_weight"),
         ),
@@ -38,12 +38,23 @@ _LOW_HIGH: tuple[tuple[float, float, tuple[str, ...]], ...] = (
         (
             *("span_wrap_probability", "span_noise_probability", "bare_head_probability", "text_noise_probability"),
             *("adversary_rate", "adversary_warmup", "adam_beta1", "adam_beta2", "lora_dropout"),
-            "label_smoothing_factor",
         ),
     ),
     (0, 2**32 - 1, ("seed", "data_seed")),
 )
 _ABOVE_ZERO = ("kl_temperature", "logging_steps", "save_steps", "eval_steps")
+
+# Settings of `Trainer` that would do nothing here, or something else, and why
+_UNSUPPORTED = {
+    "num_train_epochs": "the two sets differ in size, and the schedule of the coefficients needs the number of "
+    "optimizer steps. Set `max_steps` instead",
+    "neftune_noise_alpha": "its noise in the embeddings would move the states that the losses compare. Leave it out; "
+    "`adversary_steps` perturbs embeddings",
+    "label_smoothing_factor": "no term smooths its targets. Leave it out",
+    "train_sampling_strategy": "rows are drawn at random, class by class. Leave it out; `padding_free` saves padding",
+    "auto_find_batch_size": "it would lower the rows of the circuit breaker set alone. Leave it out, and lower both "
+    "`per_device_train_batch_size` and `retain_batch_size`",
+}
 
 
 def check_numbers(settings: Any) -> None:
@@ -81,6 +92,21 @@ def _is_finite(value: Any) -> bool:
         return not isinstance(value, bool) and math.isfinite(float(value))
     except (TypeError, ValueError, OverflowError):
         return False
+
+
+def check_supported(settings: Any) -> None:
+    """
+    Check that settings of `Trainer` ask for nothing that this trainer does not do.
+
+    Raises:
+        ValueError: If one does; the message names it and the remedy.
+    """
+    if settings.max_length is None:
+        raise ValueError("`max_length` must be a number: rows are never truncated. Set it to that of the longest row.")
+    for name, reason in _UNSUPPORTED.items():
+        value = getattr(settings, name)
+        if value and value != "random":  # the default of `train_sampling_strategy`
+            raise ValueError(f"`{name}: {value}` is not supported: {reason}.")
 
 
 def check_choice(name: str, value: Any, allowed: tuple[str, ...]) -> None:

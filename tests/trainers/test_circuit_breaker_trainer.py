@@ -15,8 +15,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from cb_datasets.counts import gate_number
 from cb_datasets.sample import SAMPLE_FEATURES
 from cb_datasets.sets.harmful import redacted
+from tests.trainers.conftest import make_model
 from trainers.objective.hidden_states import get_decoder, hidden_states_at
 from trainers.speed.packed_attention import ATTENTION
 
@@ -69,6 +71,23 @@ def test_reference_states_are_bit_equal_to_the_base_model(make_trainer, model):
     assert set(reference) == {"rr", "retain_l2"}
     for term, states in reference.items():
         assert all(torch.equal(state, other) for state, other in zip(states, expected[term], strict=True))
+
+
+def test_reference_states_do_not_depend_on_the_mode_of_the_network(make_trainer, model):
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    trainer = make_trainer(model=model)
+    [forward] = first_batch(trainer)["frozen"]
+    references = []
+    for training in (False, True):
+        trainer.model.train(training)
+        get_decoder(model).norm.eval()  # a part that stays in evaluation mode
+        modes = [module.training for module in trainer.model.modules()]
+        with trainer.objective.frozen():
+            references.append(trainer.objective.states(trainer.model, [forward]))
+        assert [module.training for module in trainer.model.modules()] == modes
+    for term, states in references[0].items():
+        assert all(torch.equal(state, other) for state, other in zip(states, references[1][term], strict=True))
 
 
 def test_adapter_is_on_the_layers_that_the_loss_depends_on(make_trainer):
@@ -151,6 +170,21 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
         ({"rr_tokens": "prompt"}, "`rr_tokens` must be one of"),
         ({"target_layers": [0]}, "layers from 1 up"),
         ({"max_steps": -1}, "`max_steps` must be at least 1"),
+        ({"max_length": None}, "`max_length` must be a number"),
+        ({"num_train_epochs": 3}, "`num_train_epochs: 3` is not supported: .* Set `max_steps` instead"),
+        ({"neftune_noise_alpha": 5.0}, "`neftune_noise_alpha: 5.0` is not supported"),
+        ({"label_smoothing_factor": 0.1}, "`label_smoothing_factor: 0.1` is not supported"),
+        (
+            {"train_sampling_strategy": "group_by_length"},
+            "`train_sampling_strategy: group_by_length` is not supported",
+        ),
+        ({"auto_find_batch_size": True}, "`auto_find_batch_size: True` is not supported: .*`retain_batch_size`"),
+        (
+            {"accelerator_config": {"dispatch_batches": True}},
+            "`dispatch_batches=True` in `accelerator_config` is not supported",
+        ),
+        ({"eval_on_start": True}, "`eval_on_start` needs an `eval_dataset`"),
+        ({"retain_l2_layers": ["target", "2"]}, "`retain_l2_layers` must be all, target or layers"),
     ],
 )
 def test_bad_settings_say_what_to_do(make_trainer, options, message):
@@ -286,13 +320,12 @@ def test_nan_loss_stops_the_run(make_trainer):
         trainer.train()
 
 
-def test_evaluation_is_the_mean_over_all_rows(make_trainer, rows):
+@pytest.mark.parametrize("norm", ["token", "reference"])
+def test_evaluation_is_the_mean_over_all_rows(make_trainer, rows, norm):
     # 7 rows of Ds and 3 of Dr: in batches of 2 the last ones hold rows of Ds alone
     dataset = rows(harmful=7, retain={"benign_twin": 3}, split="eval")
-    evaluations = [
-        make_trainer(eval_dataset=dataset, lora_b_init_std=0.1, per_device_eval_batch_size=size).evaluate()
-        for size in (16, 2)
-    ]
+    options = {"eval_dataset": dataset, "lora_b_init_std": 0.1, "retain_l2_norm": norm}
+    evaluations = [make_trainer(**options, per_device_eval_batch_size=size).evaluate() for size in (16, 2)]
     whole, divided = evaluations
     for key in ("eval_loss", "eval_loss/rr", "eval_loss/retain_l2", "eval_cosine/ds_layer_2", "eval_cosine/ds"):
         assert divided[key] == pytest.approx(whole[key], rel=1e-5), key
@@ -308,6 +341,18 @@ def test_evaluation_during_training_has_its_own_metrics(make_trainer, rows):
     assert len(logged(trainer, "loss/rr")) == 4
     assert logged(trainer, "eval_coefficient/rr") == [7.5, 5.0]
     assert trainer.evaluate(rows(split="eval"))["eval_loss/rr"] == logged(trainer, "eval_loss/rr")[-1]
+
+
+def test_rows_to_evaluate_on_are_those_of_every_run(make_trainer, attacked_rows):
+    options = {"preset": "selective", "train_dataset": attacked_rows(), "eval_dataset": attacked_rows(split="eval")}
+    plain = dict.fromkeys(("span_wrap", "span_noise", "bare_head", "text_noise"), 0.0)
+    augmented = {"seed": 1, "adversary_steps": 2, "adversary_rate": 1.0, **dict.fromkeys(plain, 1.0)}
+    runs = [
+        make_trainer(**options, **{f"{name}_probability" if name in plain else name: value for name, value in own})
+        for own in (plain.items(), augmented.items())
+    ]
+    assert runs[0].eval_dataset.to_list() == runs[1].eval_dataset.to_list()
+    assert runs[0].train_dataset.to_list() != runs[1].train_dataset.to_list()
 
 
 def test_saved_adapter_loads_on_the_full_model(make_trainer, model, tmp_path):
@@ -336,6 +381,13 @@ def test_adapter_of_an_earlier_run_is_trained_further(make_trainer, model):
     trainer.train()
     with pytest.raises(ValueError, match="together with a `peft_config`"):
         make_trainer(model=earlier)
+
+
+def test_adapter_that_was_loaded_for_inference_is_refused(make_trainer, model, tmp_path):
+    get_peft_model(copy(model), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make_model(), tmp_path)
+    with pytest.raises(ValueError, match=r"no parameter to train.* `PeftModel\.from_pretrained\(.*is_trainable=True"):
+        make_trainer(model=loaded, peft_config=None)
 
 
 def test_merged_model_computes_what_the_adapted_model_computes(make_trainer, tmp_path):
@@ -388,7 +440,15 @@ def test_processes_with_different_forwards_are_an_error_not_a_deadlock(make_trai
 
 def test_card_has_method_data_gates_and_evaluation(make_trainer, tmp_path):
     trainer = make_trainer(output_dir=str(tmp_path / "breaker"), dataset_revision="sha256:12ab")
-    gates = {"passed": True, "gates": [{"name": "harmful: attack succeeded", "value": 1.0, "limit": 0.8, "rows": 17}]}
+    numbers = [(1.0, 0.8), (16790, 10.0), (5 / 12, -0.00001234), (None, 12345.5)]
+    names = ["harmful: attack succeeded", "retain: rows", "retain: share", "retain: none"]
+    gates = {
+        "passed": True,
+        "gates": [
+            {"name": name, "value": value, "limit": limit, "rows": 17}
+            for name, (value, limit) in zip(names, numbers, strict=True)
+        ],
+    }
     metric = {"value": 0.025, "low": 0.014, "high": 0.045, "n": 400}
     evaluation = {
         "settings": {"adapters": {"breaker": "12ab", "plain_rr": "34cd"}},
@@ -405,7 +465,10 @@ def test_card_has_method_data_gates_and_evaluation(make_trainer, tmp_path):
         *(
             "6 harmful_flip",
             "| 0.01, constant |",
-            "harmful: attack succeeded | 1.0 | 0.8 | 17",
+            "| harmful: attack succeeded | 1 | 0.8 | 17 |",
+            "| retain: rows | 16790 | 10 | 17 |",
+            f"| retain: share | {gate_number(5 / 12)} | {gate_number(-0.00001234)} | 17 |",
+            f"| retain: none | nothing to measure | {gate_number(12345.5)} | 17 |",
             "96.0%",
             "2.5%",
             "n=400",
@@ -432,8 +495,9 @@ def test_card_says_how_the_adapter_is_served(make_trainer, tmp_path, caplog):
     card = (tmp_path / "README.md").read_text()
     assert "--enable-lora --max-lora-rank 32 --lora-modules breaker=path/to/this/folder" in card
     assert "--tokenizer path/to/this/folder" in card and "--tool-call-parser llama3_json" in card
+    switches = {"fused_lora": False, "masked_logits": False}
     for kind, name in (({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")):
-        trainer = make_trainer(output_dir=str(tmp_path), peft_config=LoraConfig(**options, **kind), fused_lora=False)
+        trainer = make_trainer(output_dir=str(tmp_path), peft_config=LoraConfig(**options, **kind), **switches)
         assert f"The adapter has {name}, so vLLM cannot serve it" in caplog.text
         trainer.create_model_card()
         card = (tmp_path / "README.md").read_text()
@@ -443,3 +507,20 @@ def test_card_says_how_the_adapter_is_served(make_trainer, tmp_path, caplog):
 def test_biases_are_refused(make_trainer):
     with pytest.raises(ValueError, match="`bias='all'` is not supported"):
         make_trainer(peft_config=LoraConfig(target_modules=["q_proj"], bias="all"))
+
+
+@pytest.mark.parametrize("name", ["pissa", "olora"])
+def test_initialisations_that_change_the_base_weights_are_refused(make_trainer, name):
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=name)
+    for options in ({"peft_config": config}, {"peft_config": None, "model": get_peft_model(make_model(), config)}):
+        with pytest.raises(ValueError, match=f"the initialisation {name}, which changes the base weights"):
+            make_trainer(**options)
+
+
+@pytest.mark.parametrize("settings", [{"modules_to_save": ["lm_head"]}, {"target_modules": r".*(q_proj|lm_head)"}])
+def test_a_trained_head_is_refused_with_masked_logits(make_trainer, attacked_rows, settings):
+    config = LoraConfig(**{"target_modules": ["q_proj"]} | settings)
+    options = {"preset": "selective", "train_dataset": attacked_rows(), "lora_b_init_std": 0.0, "peft_config": config}
+    with pytest.raises(ValueError, match=r"The adapter trains the LM head.*`masked_logits: false`"):
+        make_trainer(**options)
+    make_trainer(**options, masked_logits=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.trainers.two_processes import DDP_LOSSES, LOSSES, curve, trained, trainer_of
+from tests.trainers.two_processes import DDP_LOSSES, LOSSES, RECORDS, curve, evaluation, trained, trainer_of
 
 
 REPOSITORY = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def results(tmp_path_factory):
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-4000:]
-    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("ddp", "fsdp2")}
+    return {name: json.loads((folder / f"{name}.json").read_text()) for name in ("ddp", "fsdp2", "evaluation")}
 
 
 @pytest.mark.parametrize("loss", DDP_LOSSES)
@@ -43,6 +43,14 @@ def test_ddp_gives_the_curve_of_one_process(results, loss, tmp_path):
         for key in one:
             if key.startswith(("loss", "grad_norm", "cosine", "distance", "coefficient", "entropy", "learning_rate")):
                 assert two[key] == pytest.approx(one[key], rel=1e-4, abs=1e-6), key
+
+
+@pytest.mark.parametrize("records", RECORDS)
+def test_rows_are_evaluated_once_by_two_processes(results, records, tmp_path):
+    single = evaluation(tmp_path, records)
+    for key in single:
+        if key.startswith(("eval_loss", "eval_cosine", "eval_distance", "eval_entropy")):
+            assert results["evaluation"][str(records)][key] == pytest.approx(single[key], rel=1e-4, abs=1e-6), key
 
 
 @pytest.mark.parametrize("loss", LOSSES)

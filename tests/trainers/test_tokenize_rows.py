@@ -6,8 +6,16 @@ import random
 import pytest
 
 from cb_datasets.chat import encode_sample
-from trainers.augment import Augmentation, augment_injection, augment_texts, user_words
+from trainers.augment import (
+    Augmentation,
+    augment_injection,
+    augment_texts,
+    is_perturbed,
+    pad_injection,
+    user_words,
+)
 from trainers.objective.masks import NONE, attack_tokens, decision_tokens, token_weights
+from trainers.objective.terms import TERMS
 from trainers.tokenize_rows import prepare_row, siblings_of
 
 
@@ -96,6 +104,7 @@ def test_tokens_of_the_right_name_are_not_unlearned(attacked_rows, tokenizer, ri
     row["target"] |= {"expected_tool": right, "simulated_tool": wrong}
     prepared = prepare_row(row, tokenizer, {}, Augmentation(seed=0))
     tokens = attack_tokens(prepared)
+    assert tokens or TERMS["unlikelihood"].optional, "a row without one is no error"
     assert len(tokens) == (0 if unlike is None else min(len(tokens), 2)) and bool(tokens) == (unlike is not None)
     if tokens:
         assert tokenizer.decode(prepared["input_ids"][tokens[0] :]).startswith(unlike)
@@ -297,6 +306,14 @@ def test_row_that_would_be_too_long_is_not_varied(prepared):
     assert prepared(**settings, max_length=plain["num_tokens"])["refusal/0"] == plain
 
 
+def test_sequences_that_would_be_longer_than_a_row_may_be_are_left_out(prepared):
+    row = prepared(seed=2)["adversarial_safe/0"]
+    assert len(row["splice_ids"]) > row["num_tokens"]
+    for name in ("splice_ids", "hijack_ids"):
+        for max_length, ids in ((len(row[name]), row[name]), (len(row[name]) - 1, [])):
+            assert prepared(seed=2, max_length=max_length)["adversarial_safe/0"][name] == ids
+
+
 def test_siblings_get_the_same_variation_which_depends_on_the_seed(prepared):
     first, again, other = (prepared(seed=seed, wrap_probability=1.0) for seed in (3, 3, 4))
     assert first == again
@@ -364,3 +381,46 @@ def test_row_without_the_span_of_a_mask_has_no_tokens():
     for tokens, start in (("tool_call", "start"), ("after_injection", "start"), ("completion", "tool_name")):
         assert not token_weights(row, tokens, start).any()
     assert token_weights(row, "completion", "divergence").sum() == 6  # no sibling: from the start
+
+
+def test_padding_surrounds_one_span_and_moves_those_behind_it():
+    prompt, spans = list(range(20)), [(3, 5), (9, 12), (15, 16)]
+    sides = set()
+    for seed in range(60):
+        augmentation = Augmentation(seed=seed, adversary_padding=6, token_ids=(99,))
+        padded, moved = pad_injection(prompt, spans, {"id": "x", "pair": None}, augmentation)
+        assert [token for token in padded if token != 99] == prompt
+        for (start, end), (old_start, old_end) in zip(moved, spans, strict=True):
+            assert [token for token in padded[start:end] if token != 99] == prompt[old_start:old_end]
+        assert all(any(start <= at < end for start, end in moved) for at, token in enumerate(padded) if token == 99)
+        sides |= {padded[start] == 99 for start, _ in moved} | {f"end {padded[end - 1] == 99}" for _, end in moved}
+    assert sides == {True, False, "end True", "end False"}
+
+
+def test_padding_makes_no_row_too_long(prepared):
+    settings = {"adversary_rate": 1.0, "adversary_padding": 12, "token_ids": (1,)}
+    plain = prepared()["harmful_flip/1"]
+    fits = prepared(**settings, max_length=plain["num_tokens"] + 12)["harmful_flip/1"]
+    full = prepared(**settings, max_length=plain["num_tokens"] + 11)["harmful_flip/1"]
+    assert fits["num_tokens"] > plain["num_tokens"]
+    assert full["input_ids"] == plain["input_ids"] and full["slots"] == full["injection"] == plain["injection"]
+
+
+def test_siblings_are_perturbed_together(attacked_rows):
+    rows = attacked_rows(records=40, refusals=0).to_list()
+    augmentation = Augmentation(seed=0, adversary_rate=0.5)
+    perturbed = {}
+    for row in rows:
+        perturbed.setdefault(row["pair"], set()).add(is_perturbed(row, augmentation))
+    assert all(len(answers) == 1 for answers in perturbed.values())
+    assert 10 < sum(answers == {True} for answers in perturbed.values()) < 30
+
+
+def test_the_right_call_may_be_that_of_a_resisted_attack(attacked_rows):
+    rows = attacked_rows(records=1, refusals=0).to_list()
+    [harmful, safe] = [row for row in rows if row["priority_class"] in ("harmful_flip", "adversarial_safe")]
+    resisted = safe | {"priority_class": "injection_resisted"}
+    assert siblings_of([harmful, resisted])[harmful["pair"]] == {
+        "harmful": harmful["assistant_raw"],
+        "right": safe["assistant_raw"],
+    }

@@ -1,6 +1,7 @@
 """Program that each of the two processes of `test_distributed.py` runs.
 
-torchrun --nproc_per_node 2 two_processes.py FOLDER     writes ddp.json and fsdp2.json, the curves of rank 0
+torchrun --nproc_per_node 2 two_processes.py FOLDER     writes ddp.json and fsdp2.json, the curves of rank 0, and
+                                                        evaluation.json, the losses of rows to evaluate on
 """
 
 import json
@@ -27,6 +28,10 @@ LOSSES: dict[str, dict[str, Any]] = {
 DDP_LOSSES = LOSSES | {
     "adversary": LOSSES["selective"] | {"adversary_steps": 2, "adversary_rate": 1.0, "adversary_warmup": 0.0}
 }
+
+
+# Records to evaluate on: they are 3 and 7 batches, so that one process has a batch fewer than the other.
+RECORDS = (1, 5)
 
 
 def trainer_of(folder: Path, loss: str, **options: Any) -> CircuitBreakerTrainer:
@@ -80,6 +85,12 @@ def curve(trainer: CircuitBreakerTrainer, processes: int, rank: int | None) -> l
     return losses
 
 
+def evaluation(folder: Path, records: int) -> dict[str, float]:
+    """Metrics of rows in batches of two of each set."""
+    rows = make_attacked_rows(records, split="eval")
+    return trainer_of(folder, "selective", eval_dataset=rows, per_device_eval_batch_size=2).evaluate()
+
+
 def shard(model: nn.Module) -> None:
     """FSDP2 with the groups that Accelerate makes: decoder layers, embeddings, norm with LM head, and the rest."""
     from torch.distributed.fsdp import fully_shard
@@ -93,9 +104,11 @@ def shard(model: nn.Module) -> None:
 
 
 def main(folder: Path) -> None:
-    results: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp2": {}}
+    results: dict[str, dict[str, Any]] = {"ddp": {}, "fsdp2": {}, "evaluation": {}}
     for loss in DDP_LOSSES:
         results["ddp"][loss] = trained(trainer_of(folder, loss))
+    for records in RECORDS:
+        results["evaluation"][str(records)] = evaluation(folder, records)
     for loss in LOSSES:
         trainer = trainer_of(folder, loss)
         if loss == "selective":

@@ -17,6 +17,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
@@ -170,6 +172,11 @@ class LogitsHead:
 
     def __init__(self, model: PreTrainedModel, chunk_size: int):
         self.linear = model.get_output_embeddings()
+        if isinstance(self.linear, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            raise ValueError(
+                "The adapter trains the LM head, and with `masked_logits` the frozen network would share it. Leave "
+                "the head out of `modules_to_save` and `target_modules`, or set `masked_logits: false`."
+            )
         self.chunk_size = chunk_size
         decoder = get_decoder(model)
         probe = torch.tensor([[1, 2]], device=model.device)

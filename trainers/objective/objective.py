@@ -6,7 +6,7 @@ functions.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +14,6 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner
 from torch import nn
-from trl.models.utils import disable_gradient_checkpointing
 
 from cb_datasets.sample import CIRCUIT_BREAKER, RETAIN
 
@@ -149,22 +148,32 @@ class Objective:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Disables the adapter within the context."""
+        """Disables the adapter within the context, and dropout: the reference is the same in every step."""
         # Not `PeftModel.disable_adapter`, which first queries the state of every module and takes three times as long
         adapters = cast(BaseTuner, self.network.base_model)
-        with torch.no_grad(), self._without_checkpointing():
+        with torch.no_grad(), self._evaluating():
             adapters.disable_adapter_layers()
             try:
                 yield
             finally:
                 adapters.enable_adapter_layers()
 
-    def _without_checkpointing(self) -> AbstractContextManager[None]:
-        """Disables activation checkpointing within the context: forwards without gradients have no use for it."""
-        if not self.args.gradient_checkpointing:
-            return nullcontext()  # TRL's context would walk over all modules
-        kwargs = self.args.gradient_checkpointing_kwargs
-        return disable_gradient_checkpointing(self.network, kwargs)  # type: ignore[arg-type]  # as TRL's trainers do
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """
+        Puts the network in evaluation mode within the context, without dropout, the router noise of some models, and
+        activation checkpointing, for which forwards without gradients have no use.
+        """
+        # Module by module, because a model can have parts that stay in evaluation mode while it is trained; and past
+        # `nn.Module.__setattr__`, which would take half as long as the adapter's switch
+        training = [module for module in self.network.modules() if module.training]
+        for module in training:
+            vars(module)["training"] = False
+        try:
+            yield
+        finally:
+            for module in training:
+                vars(module)["training"] = True
 
     def _with_cached(
         self,
@@ -215,8 +224,6 @@ class Objective:
             `torch.Tensor`: for Ds and for Dr a row of sums over tokens: the number of tokens, the cosines and then the
             distances to the frozen states by target layer, and the entropies of the adapted and the frozen network.
         """
-        training = self.network.training
-        self.network.eval()  # without dropout, so that no random numbers of the training are used up
         [forward] = forwards
         arguments = {
             "model": self.network,
@@ -227,11 +234,10 @@ class Objective:
                 name: ((*self.plan.target_layers, NORM), positions) for name, positions in forward["gather"].items()
             },
         }
-        with self._without_checkpointing():
+        with self._evaluating():  # without dropout, so that no random numbers of the training are used up
             adapted = hidden_states_at(**arguments)
         with self.frozen():
             frozen = hidden_states_at(**arguments)
-        self.network.train(training)
         device = forward["inputs"]["input_ids"].device
         sums = torch.zeros(2, 3 + 2 * len(self.plan.target_layers), device=device)
         for row, name in zip(sums, (CIRCUIT_BREAKER, RETAIN), strict=True):

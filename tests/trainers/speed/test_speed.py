@@ -132,6 +132,8 @@ def test_cached_states_are_those_of_one_model(make_trainer, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == number
     one_batch(make_trainer(**options, model=make_model(seed=5)), step=1)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2 * number
+    one_batch(make_trainer(**options, bf16=True), step=1)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 3 * number
 
 
 def test_bfloat16_is_the_same_loss_up_to_rounding(make_trainer, attacked_rows):
