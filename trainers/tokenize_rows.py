@@ -14,9 +14,10 @@
     slots           [[39, 58]], token ranges that an adversary may perturb; empty where it does not
     redacted        whether the attack was cut from the prompt: few terms are computed on such rows, see `terms.py`
 
-An opening is the text before a call. Rows are augmented first, see `augment.py`. The spans of the call and of its
-tool's name come from the parser of the tokenizer's tool call format, so a tool mentioned in the opening is not taken
-for the call.
+An opening is the text before a call. `splice_ids` and `hijack_ids`, which can be longer than the row, are empty where
+they would have more than `max_length` tokens. Rows are augmented first, see `augment.py`. The spans of the call and of
+its tool's name come from the parser of the tokenizer's tool call format, so a tool mentioned in the opening is not
+taken for the call.
 """
 
 import json
@@ -136,11 +137,14 @@ def prepare_row(
             # After the wrong opening the right call begins as it would, and the loss starts at its tool's name
             opening = _wrong_opening(harmful, tokenizer, rng)
             head = completion.ids[completion.call[0] : completion.tool_name[0]]
-            prepared["splice_start"] = n + len(opening) + len(head)
-            prepared["splice_ids"] = prompt + opening + head + completion.ids[completion.tool_name[0] :]
+            splice = prompt + opening + completion.ids[completion.call[0] :]
+            if len(splice) <= augmentation.max_length:
+                prepared["splice_start"] = n + len(opening) + len(head)
+                prepared["splice_ids"] = splice
     wrong_call = _wrong_call(row, completion if row["set"] == CIRCUIT_BREAKER else harmful, tokenizer, rng)
-    if wrong_call:
-        prepared["hijack_ids"] = prompt + wrong_call + _end_of_turn(tokenizer)
+    hijack = prompt + wrong_call + _end_of_turn(tokenizer)
+    if wrong_call and len(hijack) <= augmentation.max_length:
+        prepared["hijack_ids"] = hijack
         prepared["slots"] = prepared["injection"] if has_slots else []
     return prepared
 
