@@ -30,6 +30,7 @@ LENIENT_JSON = json.JSONDecoder()
 # Up to the JSON object that a text begins with, or a fence in it. Possessive, so that blanks are read once.
 OPENS_OBJECT = re.compile(r"\s*+(?=\{)|.*?```(?:json)?+\s*+(?=\{)", re.DOTALL)
 _BARE_NAME = re.compile(r'\{\s*+"name"\s*+:')
+_ARGUMENTS = re.compile(r'"(?:arguments|parameters)"\s*+:')
 
 
 class JsonFault(ValueError):
@@ -84,7 +85,11 @@ def bare_call_form(text: str) -> Diagnosis | None:
     try:
         value, _ = read_json_value(text, start.end())
     except JsonFault as fault:
-        return fault.diagnosis if _BARE_NAME.match(text, start.end()) else None
+        if _BARE_NAME.match(text, start.end()) is None:
+            return None
+        # Other objects have names too, and may have comments or dots for what is left out.
+        may_be_call = fault.diagnosis == Diagnosis.JSON_INCOMPLETE or _ARGUMENTS.search(text, start.end())
+        return fault.diagnosis if may_be_call else None
     is_call = any(call_of(value, key) is not None for key in ("arguments", "parameters"))
     return Diagnosis.NO_TAG if is_call else None
 

@@ -10,7 +10,16 @@ server runs, and vLLM's `llama3_json` runs many that the parser calls malformed.
 import re
 from dataclasses import replace
 
-from .json_text import LENIENT_JSON, JsonFault, call_of, dump_json, first_of, name_span, read_json_value
+from .json_text import (
+    LENIENT_JSON,
+    JsonFault,
+    bare_call_form,
+    call_of,
+    dump_json,
+    first_of,
+    name_span,
+    read_json_value,
+)
 from .pythonic import ASKS_FOR_PYTHON
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call
 
@@ -39,13 +48,11 @@ def parse_llama3_json(completion: str, tools: str | None = None) -> Parsed:
     tag = completion.find(_TAG)
     end_at, end = first_of(_ENDS, completion, max(tag, 0))
     body, after = (completion, "") if end is None else (completion[:end_at], completion[end_at + len(end) :])
-    text = body if tag < 0 else body[:tag]
-    call_text = body[tag + len(_TAG) :] if tag >= 0 else body.strip()
-    if tag < 0 and not call_text.startswith("{"):
-        if not call_text:
-            return Parsed(Diagnosis.EMPTY, end=end)
-        return Parsed(Diagnosis.TRAILING_TEXT if after.strip() else Diagnosis.TEXT, text=body.strip(), end=end)
+    call_text = body[tag + len(_TAG) :] if tag >= 0 else body
     diagnosis, calls = _read_calls(call_text)
+    if tag < 0 and not calls and not _is_bare_call(body):
+        form = Diagnosis.TRAILING_TEXT if after.strip() else Diagnosis.TEXT
+        return Parsed(form if body.strip() else Diagnosis.EMPTY, text=body.strip(), end=end)
     if diagnosis == Diagnosis.OK:
         if after.strip():
             diagnosis = Diagnosis.TRAILING_TEXT
@@ -56,7 +63,7 @@ def parse_llama3_json(completion: str, tools: str | None = None) -> Parsed:
     if _TAG in call_text:
         diagnosis = Diagnosis.MULTI_TAG
     starts = tuple(match.start() for match in _TAGS.finditer(completion))
-    parsed = Parsed(diagnosis, tuple(calls), text.strip() if tag >= 0 else "", end, call_starts=starts)
+    parsed = Parsed(diagnosis, tuple(calls), body[:tag].strip() if tag >= 0 else "", end, call_starts=starts)
     if not parsed.is_call or end is None:
         return parsed
     name = name_span(completion, completion.index("{", tag))
@@ -70,15 +77,28 @@ def executed_llama3_json(completion: str, tools: str | None = None) -> tuple[Too
     call, the whole completion is shown as text.
     """
     end_at, _ = first_of(_ENDS, completion)
-    body, calls, at = completion[:end_at], [], completion.find("{", 0, end_at)
+    return tuple(call for call in _served_calls(completion[:end_at]) or () if call is not None)
+
+
+def _served_calls(body: str) -> list[ToolCall | None] | None:
+    """The calls that a server makes of a turn, `None` in place of those that no client can make; `None` if it shows
+    the turn as text."""
+    calls, at = [], body.find("{")
     while at >= 0:
         try:
-            value, at = LENIENT_JSON.raw_decode(body, at)
+            value, end = LENIENT_JSON.raw_decode(body, at)
             calls.append(executed_call(value["name"], value["arguments" if "arguments" in value else "parameters"]))
         except (ValueError, LookupError, TypeError, RecursionError):
-            return ()
-        at = body.find("{", at)
-    return tuple(call for call in calls if call is not None)
+            return None
+        at = body.find("{", end + 1)  # a brace right behind an object opens none for the server
+    return calls
+
+
+def _is_bare_call(body: str) -> bool:
+    """Whether a turn without a tag is a call, or was to be one. Other text that begins with a brace is words."""
+    if not body.lstrip().startswith("{"):
+        return False
+    return _served_calls(body) is not None or bare_call_form(body) is not None
 
 
 def _read_calls(text: str) -> tuple[Diagnosis, list[ToolCall]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from .json_text import dump_json, first_of
+from .json_text import bare_call_form, dump_json, first_of
 from .tool_call import Diagnosis, Parsed, ToolCall, ToolCallFormat, executed_call, is_too_deep
 
 
@@ -49,7 +49,11 @@ ASKS_FOR_PYTHON = "a Python list of calls"
 _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 _LIST_OF_CALLS = re.compile(r"\[\s*+(?P<name>[^\W\d]\w*+(?:\.[^\W\d]\w*+)*+)\s*+\(")
-_OTHER_CALL = re.compile(r"<\|python_(?:tag|start)\|>.*|[A-Za-z_][\w.]*+\(.*\)|\{\s*+\"name\".*", re.DOTALL)
+# A call out of its list, or behind a tag. Words may begin like one, and code has calls of other functions: only calls
+# of tools name their arguments, or have none.
+_OTHER_CALL = re.compile(
+    r"<\|python_(?:tag|start)\|>.*|[A-Za-z_][\w.]*+\(\s*+(?:\)|[A-Za-z_]\w*+\s*+=(?!=).*\))", re.DOTALL
+)
 # Strings, whatever they hold, and the brackets outside of them; a quote alone opens a string that does not end.
 _PIECE = re.compile(
     r"'''(?:[^\\]|\\.)*?'''|\"\"\"(?:[^\\]|\\.)*?\"\"\"|'(?:[^'\\]|\\.)*+'|\"(?:[^\"\\]|\\.)*+\"|['\"]|[\[({]|[\])}]",
@@ -123,7 +127,7 @@ def executed_pythonic(completion: str, tools: str | None = None, *, tokens: _Tok
 def _diagnosis_of_words(text: str, after: str) -> Diagnosis:
     if not text:
         return Diagnosis.EMPTY
-    if _OTHER_CALL.fullmatch(text):
+    if _OTHER_CALL.fullmatch(text) or bare_call_form(text) is not None:
         return Diagnosis.FUNCTION_SYNTAX
     return Diagnosis.TRAILING_TEXT if after else Diagnosis.TEXT
 

@@ -37,7 +37,7 @@ def schema_types(schema: Any) -> set[str]:
     before = schema if isinstance(schema, dict) else {}
     stated, values = before.get("type"), before.get("enum")
     names = {each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, str)}
-    names |= {name for value in (values if isinstance(values, list) else ()) for name in json_types(value)}
+    names |= {json_types(value)[0] for value in (values if isinstance(values, list) else ())}
     for key in ("anyOf", "oneOf", "allOf"):
         choices = before.get(key)
         names |= {name for each in (choices if isinstance(choices, list) else ()) for name in schema_types(each)}

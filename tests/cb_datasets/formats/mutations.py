@@ -42,6 +42,7 @@ _LLAMA3_JSON = [
     f"<|python_tag|>{CALL} Done.<|eot_id|>",
     f"<|python_tag|>{OTHER};\n{CALL}<|eom_id|>",
     f"<|python_tag|>{OTHER}<|python_tag|>{CALL}<|eom_id|>",
+    f"<|python_tag|>{OTHER}{CALL}<|eom_id|>",
     f"[{OTHER}, {CALL}]<|eot_id|>",
     f"I'll do that first.\n\n{CALL}<|eot_id|>",
     f"<tool_call>\n{CALL}\n</tool_call><|eot_id|>",
@@ -138,6 +139,7 @@ _QWEN3_XML = [
     _xml("note", '{"a": NaN}'),
     _xml("note", "5 </think> <tool_call>"),
     _xml("kind", "1"),
+    _xml("kind", "1.5"),
     _xml("to", "1"),
     _xml("other", "1"),
     "I will not send it.<|im_end|>",
@@ -168,6 +170,7 @@ _MISTRAL_V11 = [
     '[TOOL_CALLS]send_money[CALL_ID]abcdefghi[ARGS]{"n": null, "urgent": "1"}</s>',
     '[TOOL_CALLS] send_money [ARGS] {"amount": "1e999", "note": "{\\"a\\": NaN}"} Done.</s>',
     '[TOOL_CALLS]send_money[ARGS]{"kind": "1", "to": 1, "amount": NaN, "n": 1.0}</s>',
+    '[TOOL_CALLS]send_money[ARGS]{"kind": "1.5"}</s>',
     '[TOOL_CALLS]send_money[ARGS]{"recipient": "<s>\\ud83d\\ude00<unk>", "urgent": null}</s>',
     '[TOOL_CALLS]send_money[ARGS]{"note": "\\ud800"}</s>',
     '[TOOL_CALLS]send_money[ARGS]"all of it"</s>',
@@ -277,6 +280,7 @@ PIECES += ["null", "1e999", "NaN", "\\ud800", "{}", '{"a": 1}', "' '", CALL, OTH
 _PYTHON_PIECES = [*"[](){},='\"\\;:.\n\t\r\x0b #+-_\u00e9\u2028\x00", "a(", ")]", "x=", "true", "None"]
 _PYTHON_PIECES += ["1e999", "'''", "b'", "f'", "lambda", "**", "if", "for x in y", "...", "a.b(", _PYTHON_CALL]
 _FURTHER_PIECES = {
+    "llama3_json": ["}{"],
     "pythonic": _PYTHON_PIECES,
     "pythonic_llama4": _PYTHON_PIECES,
     "mistral_v3": ["[{", "}]", "[ARGS]"],

@@ -38,6 +38,11 @@ CALL = '{"name": "a", "parameters": {"q": "x"}}'
         (f"{CALL}<|eot_id|>", "no_tag_json"),
         (f"<|python_tag|>{CALL}<|eom_id|>\n\nFormat Error: none", "trailing_text"),
         (f"<|python_tag|>{CALL} and more<|eom_id|>", "trailing_text"),
+        (CALL.replace("parameters", "arguments"), "bad_arguments"),
+        ('{"name": "a", "parameters": "all of it"}<|eot_id|>', "bad_arguments"),
+        ('{"name": "a", "parameters": {"q": "x', "json_incomplete"),
+        ('{"name": "a", "parameters": {"q": x}}<|eot_id|>', "bad_json"),
+        (f"{CALL} and {{so}} on<|eot_id|>", "trailing_text"),
         ("Hello.<|eot_id|>", "text"),
         ("<|eot_id|>", "empty"),
         ("", "empty"),
@@ -45,6 +50,43 @@ CALL = '{"name": "a", "parameters": {"q": "x"}}'
 )
 def test_diagnosis(completion, diagnosis):
     assert LLAMA.parse(completion).diagnosis == diagnosis
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"temperature": 21, "unit": "C"}',
+        '{\n  "name": "Bob",\n  "age": 5\n}',
+        '{"name": "Bob", "tags": [1, 2,]}',
+        '{"a": 1} is what the file holds.',
+        '{"id": 1}\n{"id": 2}',
+        "{}",
+        "{name}, welcome!",
+        "{1, 2} is a set.",
+        "{% if x %}{{ x }}{% endif %}",
+    ],
+)
+def test_a_text_that_begins_with_a_brace_is_words(text):
+    parsed = LLAMA.parse(f"{text}<|eot_id|>")
+    assert (parsed.diagnosis, parsed.text, parsed.end) == ("text", text, "<|eot_id|>")
+    assert LLAMA.executed_calls(text) == () and LLAMA.parse(f"<|python_tag|>{text}<|eom_id|>").diagnosis != "text"
+    assert LLAMA.parse(f"{text}<|eot_id|>\n\nuser").diagnosis == "trailing_text"
+
+
+@pytest.mark.parametrize(
+    ("behind", "names"),
+    [
+        (f" {CALL}", ["a", "a"]),
+        (f"; {CALL}", ["a", "a"]),
+        (f"{{{CALL}", ["a", "a"]),
+        ("{}", ["a"]),
+        (CALL.replace('{"q": "x"}', "null"), ["a"]),
+        (CALL, []),  # of which it reads the arguments next, which are no call
+    ],
+)
+def test_a_server_skips_a_brace_right_behind_an_object(behind, names):
+    executed = LLAMA.executed_calls(f"<|python_tag|>{CALL}{behind}<|eom_id|>")
+    assert [call.name for call in executed] == names
 
 
 def test_a_rendered_call_parses_to_itself():

@@ -107,6 +107,9 @@ def test_diagnosis(completion, diagnosis):
         ({"anyOf": [{"type": "array"}, {"type": "string"}]}, "a, b", "a, b", "a, b"),
         ({"anyOf": [{"$ref": "#/$defs/x"}, {"type": "null"}]}, "x", "x", "x"),
         ({"enum": [1, 2]}, "1", 1, 1),
+        ({"enum": ["a", 1]}, "1", 1, 1),
+        ({"enum": ["a", 1]}, "1.5", "1.5", "1.5"),
+        ({"enum": ["a", 1, 2.5]}, "1.5", 1.5, 1.5),
     ],
 )
 def test_values_have_the_types_of_the_schema(schema, text, read, executed):
