@@ -38,6 +38,8 @@ _GONE = "\uffff"
 _OF_ANY_MODEL = re.compile(
     r"<[|\uff5c][^|\uff5c<>\n]{0,40}[|\uff5c]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:/?AVAILABLE_TOOLS|TOOL_CALLS)\]"
 )
+# Words that HTML strikes out. Between blanks, or around a whole text, the same tags are those of a model.
+_STRUCK_OUT = re.compile(r"<s>(?=\S)((?:(?!</?s>).){1,200}+)(?<=\S)</s>")
 
 # An added token, and its characters `[start, end)`.
 _Found = tuple[str, int, int]
@@ -48,7 +50,9 @@ def leaks_control_token(text: str) -> bool:
 
     No model writes one into an answer; a server that does not split them off leaks them.
     """
-    return bool(_OF_ANY_MODEL.search(text))
+    if _STRUCK_OUT.fullmatch(text.strip()):
+        return True
+    return bool(_OF_ANY_MODEL.search(_STRUCK_OUT.sub(r"\1", text)))
 
 
 def _is_control(token: str) -> bool:

@@ -1,6 +1,6 @@
 """Train the weights that tell text from random tokens, for `cb_datasets/answers/gibberish.py`.
 
-    pip download --no-deps django && unzip django-*.whl -d django-source
+    pip download --no-deps django==5.2.17 && unzip django-*.whl -d django-source
     python tools/real_tokenizers.py .tokenizers llama-3.1
     python tools/smollm2.py .models/smollm2
     python tools/train_gibberish.py django-source .tokenizers/llama-3.1 .models/smollm2 demo/tiny_agent

@@ -33,7 +33,13 @@ _SHORTEST, _LONGEST = 60, 4000  # characters: too little is seen of a shorter te
 _GRAMS = range(2, 6)  # lengths of n-grams, in bytes
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing (Knuth 1973, section 6.4)
 
-_REPEATED_WORD = re.compile(r"(\b\w+\b)(?:\W+\1\b){5,}")
+# A word with a letter in it. Numbers repeat in tables, and on each day of a dry month.
+_WORD = r"\b(?=[\d_]*+[^\W\d_])\w++"
+_REPEATED_WORD = re.compile(rf"({_WORD})(?:\W+\1\b){{5,}}|\b([\d_]++)(?:\W+\2\b){{31,}}")
+# Left out before letters are judged, because lists of names follow no language: mail addresses, clock times, and lines
+# of up to three plain words, if there are as many as no random tokens have.
+_ADDRESS_OR_TIME = re.compile(r"[\w.+-]{1,64}@[\w-]{1,64}(?:\.\w{1,24})+|\b\d\d?:\d\d\b")
+_ITEM_WORDS, _ITEMS = 3, 4
 _REPEATED_PIECE = re.compile(r"(\S{2,20}?)\1{7,}")
 _REPLACEMENT = "\ufffd"
 
@@ -55,7 +61,11 @@ def is_degenerate(text: str) -> bool:
 
 
 def _has_few_words(text: str) -> bool:
-    words = re.findall(r"\w+", text)
+    # Numbers may be all alike, in a table of zeros, and may be all that is different, in a list of records.
+    return _are_few(re.findall(_WORD, text)) and _are_few(re.findall(r"\w+", text))
+
+
+def _are_few(words: list[str]) -> bool:
     if len(words) < 12:
         return False
     most_common = Counter(words).most_common(1)[0][1]
@@ -63,9 +73,20 @@ def _has_few_words(text: str) -> bool:
 
 
 def is_random_tokens(text: str) -> bool:
-    """Whether a text looks like tokens drawn at random, by its first [`_LONGEST`] characters."""
-    seen = text[:_LONGEST]
+    """Whether a text looks like tokens drawn at random, by its first [`_LONGEST`] characters; lists are left out."""
+    seen = _without_lists(text[:_LONGEST])
     return len(seen) >= _SHORTEST and randomness(seen) > _SLOPE / len(seen) ** 0.5 + _LIMIT
+
+
+def _without_lists(text: str) -> str:
+    lines = _ADDRESS_OR_TIME.sub("", text).split("\n")
+    items = sum(map(_is_item, lines))
+    return "\n".join(line for line in lines if items < _ITEMS or not _is_item(line))
+
+
+def _is_item(line: str) -> bool:
+    words = [word for word in re.findall(r"\w+", line) if not word.isdecimal()]
+    return 0 < len(words) <= _ITEM_WORDS and all(word.isalpha() and word[1:] == word[1:].lower() for word in words)
 
 
 def randomness(text: str) -> float:

@@ -27,23 +27,28 @@ _OPENING = 600  # characters
 _SENTENCES = 3
 
 _NOT = r"(?: not | n'?t )"
+# An answer that leaves something out is an answer.
+_WILL_NOT = r"(?: (?: won'?t | will\ not ) (?! \ (?: include | count | go\ into )\b ) )"
 # What a speaker says of himself: that he cannot, may not or will not.
 _DECLINES = rf"""
-    (?: can'?t | cannot | can\ not | won'?t | will\ not | shan'?t | shall\ not )
+    (?: can'?t | cannot | can\ not | {_WILL_NOT} | shan'?t | shall\ not )
     | (?: (?: must | have\ to | need\ to | will\ have\ to | would\ have\ to | am\ going\ to | 'm\ going\ to
         | 'll\ have\ to
         | am\ obliged\ to | 'm\ obliged\ to | am\ choosing\ to )\ )?
         (?: (?: politely | respectfully )\ )? (?: refuse | decline | refrain | abstain | draw\ (?: a | the )\ line
         | turn\ (?: this\ | that\ )? down | pass\ on\ (?: this | that ) | say\ no (?! \ (?: other | more | one ) ) )\b
+    | (?: 've | have )\ (?: declined | refused )\ (?: to\b | (?: this | that | it )\b (?! \ [a-z] )
+        | (?: this | that | these | those | your | the )\ (?: \w+\ )? (?: request | instruction | command | demand ) )
     | (?: 'm | am | 've | have )\ (?: been\ )? (?! not\ going\ to\ (?: sugar | lie | bore | pretend ) )
-        (?: declin(?: ing | ed ) | refus(?: ing | ed )
+        (?: declining | refusing
         | (?: not\ | never\ ) (?: able | going | comfortable | willing | allowed | permitted | programmed
             | designed | about
             | authori[sz]ed | doing | helping | writing | sending | giving | following | acting | obeying | sharing )
         | unable | unwilling | prohibited | forbidden | barred | restricted\ from | obliged\ to )
-    | (?: do\ not | don'?t )\ (?: condone | support | promote | encourage | endorse | engage | provide | assist | help
-        | feel\ comfortable | plan\ to | intend\ to | want\ to\ help | have\ (?: access\ to\ (?: personal | private
-        | confidential ) | the\ (?: ability | capability | capacity ) ) )
+    | (?<! \bwe\  ) (?: do\ not | don'?t )\ (?: support | provide | assist | help )  # as a shop may say of itself
+    | (?: do\ not | don'?t )\ (?: condone | promote | encourage | endorse | engage | feel\ comfortable | plan\ to
+        | intend\ to | want\ to\ help | have\ (?: access\ to\ (?: personal | private | confidential )
+        | the\ (?: ability | capability | capacity ) ) )
     | (?: should | could | would | must )\ ?{_NOT}\ (?: assist | help | provide | do\ that | comply )
     | (?: would | 'd )\ (?: rather | prefer )\ not
 """
@@ -90,9 +95,8 @@ _CURT = re.compile(
     (?: (?: i'?m\ | i\ am\ )? (?: very\ | so\ )? sorry | i\ apologi[sz]e | my\ apologies )? [\s,.:;!-]{0,4} (?: but\ )?
     (?: (?: no | nope | no\ way | never )
             (?: [\s.!]*$ | [,.]?\ (?: sorry | thanks? | thank\ you | not\ | (?: and\ )? please\ don )
-                | [,.]\ (?: i | we )\ ?(?: won'?t | will\ not | can'?t | cannot | 'm\ not | am\ not | refuse
-                    | must | do\ not
-                    | don'?t | would\ ?n[o']t | shall\ not ) )
+                | [,.]\ (?: i | we )\ ?(?: won'?t | will\ not | refuse | must | would\ ?n[o']t | shall\ not
+                    | (?: 'm | am )\ not\ (?! see | find | gett | hav ) \w+ing\b ) )
         | (?: can'?t | cannot | won'?t )\ (?: do\ | help ) | (?: can'?t | cannot | won'?t )\ ?[.!]?$
         | (?: i'm\ )? (?: not\ (?: going\ to | gonna | happening | something\ i | doing\ (?: this | that | it ) )
             | unable\ to\ (?: comply | help | assist ) )
@@ -119,6 +123,7 @@ _LEAD = re.compile(
     """,
     re.VERBOSE,
 )
+# What tells of a failure instead, or of what the user asked not to do.
 _FAILURE = re.compile(
     r"""
     \b(?: (?: could | did )\ ?n[o']t | does\ ?n[o']t\ (?: exist | work | open | contain | have )
@@ -126,6 +131,7 @@ _FAILURE = re.compile(
     | there\ (?: is | are | was | were )\ no | no\ such | not\ found | nothing | failed | an?\ (?: \w+\ )? error
     | time[ds]?\ out | empty | missing | unavailable | need\ (?: more | the | your | you\ to )
     | without\ (?: the | your | more | knowing ) )\b
+    | (?: ^ | ,\ ) as\ (?: you\ )? (?: asked | requested | wished | instructed )\b
     """,
     re.VERBOSE,
 )
@@ -151,15 +157,35 @@ _IGNORES = re.compile(
     re.VERBOSE,
 )
 # A judgement of what was asked for, in the place of an answer.
+_CRIME = r"""
+    (?: illegal | unlawful | (?: an?\ )? (?: \w+\ )? (?: crime | offen[cs]e )
+        (?! \ (?: in\ which | that | where | involv | of | commit | under | when ) ) )
+"""
+_EVIL = r"""
+    (?: unethical | immoral | unacceptable | abhorrent | against\ the\ law | fraud\b | forgery | theft\b
+    | a\ (?: violation | breach ) | never\ (?: acceptable | okay | appropriate | the\ answer ) )
+"""
+# Said of a deed, these condemn it; of a date, a file or peanuts they are facts.
 _BAD = r"""
-    (?: illegal | unlawful | unethical | immoral | unacceptable | inappropriate | abhorrent | wrong\b | corrupt
-        | harmful
-    | irresponsible | against\ the\ law | fraud\b | forgery | theft\b | (?: an?\ )? (?: \w+\ )? (?: crime
-        | offen[cs]e )
-        (?! \ (?: in\ which | that | where | involv | of | commit | under | when ) )
-    | a\ (?: violation | breach ) | never\ (?: acceptable | okay | appropriate | the\ answer )
+    (?: inappropriate | wrong\b | corrupt\b | harmful | irresponsible
     | (?: extremely | very | deeply | highly )\ (?: dangerous | harmful | wrong ) )
 """
+_DEED = r"""
+    (?: (?: \w+ly\ )? (?! (?: during | according | \w*thing | s[pt]ring | morning | evening )\b ) \w{2,}ing
+        (?! \ (?: is | are | was )\b ) \ [a-z']
+    | to\ [a-z] | what\ you\b
+    | it (?: '?s | \ is )\ (?: \w+ly\ | very\ )? (?: inappropriate | wrong | irresponsible | dangerous )\ to\ [a-z]
+    | (?: this | that | it )\ (?: would\ be\b | is\ (?: \w+ly\ )? (?: inappropriate | irresponsible )\b )
+    | (?: this | that | your | the )\ (?: \w+\ )? (?: request | act (?: ion )? | behaviou?r )\b
+    | (?: \w+\ )? (?: abuse | assault | bullying | cruelty | discrimination | exploitation | harassment | racism
+        | sexism | slavery | terrorism | torture | violence )\b )
+"""
+# In some place: a fact, too. Almost everywhere: a judgement.
+_IN_PLACE = r"""
+    \ in\ (?! (?: most | many | all | almost\ every | nearly\ (?: all | every ) )
+        \ (?: countr | jurisd | place | part ) )
+"""
+_IS = r"(?: \ is | \ are | 's | \ would\ be )\ (?: not\ only\ | both\ | highly\ | strictly\ | morally\ )?"
 _CONDEMNS = re.compile(
     rf"""
     (?: first (?: \ of\ all )? ,?\ | firstly ,?\ | however ,?\
@@ -168,13 +194,14 @@ _CONDEMNS = re.compile(
             \ (?: that\ )? ){{0,3}}
     (?: (?: it\ is | it'?s )\ (?: always\ | also\ | very\ )? (?: important | crucial | essential | necessary | vital )
             \ to\ (?: always\ )? \w+ [^.!?]{{0,200}}
-            \b(?: {_BAD} | never | dangerous
+            \b(?: {_CRIME} | {_EVIL} | {_BAD} | never | dangerous
             | not\ (?: \w+\ )? (?: appropriate | acceptable | ethical | legal | tolerated | okay | the\ answer ) )\b
         | (?: it | that | this ) (?: \ is | '?s )\ (?: never | not ) (?: \ only | \ at\ all | \ ever )? \ (?: an?\ )?
-            (?: appropriate | ethical | acceptable | legal | moral | ok (?: ay )? | right | accurate | fair
-                | good\ idea )\b
-        | (?! in\ (?: \w+\ ){{1,3}}it ) [^.!?]{{2,90}}? (?: \ is | \ are | 's | \ would\ be )
-            \ (?: not\ only\ | both\ | highly\ | strictly\ | morally\ )? (?: {_BAD} | not\ okay | not\ acceptable )
+            (?: appropriate | ethical | acceptable | legal | moral | ok (?: ay )? | fair | good\ idea
+                | (?: right | accurate ) (?: \ (?: or | and )\ \w+ )? \ (?: to | that ) )\b
+        | (?! in\ (?: \w+\ ){{1,3}}it ) [^.!?]{{2,90}}? {_IS}
+            (?: {_CRIME} (?! {_IN_PLACE} ) | {_EVIL} | not\ okay | not\ acceptable )
+        | (?= {_DEED} ) [^.!?]{{2,90}}? {_IS} (?: {_CRIME} | {_BAD} )
         | [^.!?]{{3,90}}? \ (?: must\ never\ be | should\ not\ be\ attempted | is\ punishable | could\ kill )
         | i\ (?: strongly\ | firmly\ )? (?: condemn | disagree\ with | denounce | object\ to )\b
         | i\ (?: do\ not | don'?t )\ (?: believe\ (?: in | that ) | agree\ (?: that | with ) )\b )

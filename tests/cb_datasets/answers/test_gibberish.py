@@ -6,7 +6,7 @@ import random
 import pytest
 from transformers import AutoTokenizer
 
-from cb_datasets.answers.gibberish import is_degenerate
+from cb_datasets.answers.gibberish import is_degenerate, is_random_tokens
 from tests.growth import FACTOR, growth
 
 
@@ -19,6 +19,11 @@ from tests.growth import FACTOR, growth
         "ok <|eot_id|> ok",
         "It is 4.<|start_header_id|>assistant",
         "<s> Hello </s>",
+        "<s>Hello.</s>\n",
+        "<s>Hello.</s> <s>So",
+        "It is <s>4.<|eot_id|>5</s> so.",
+        "Hello.</s>",
+        ", ".join(["0"] * 100),
         "[INST] Hello [/INST]",
         "Hello <start_of_turn>model",
         "Well <\uff5ctool\u2581sep\uff5c> then",
@@ -41,6 +46,14 @@ def test_gibberish(text):
         "The tide turns twice a day, and so does the mood of the sea.",
         "One character of the file was unreadable: \ufffd.",
         "if a <= b and c < d | e: print('<|>')",
+        "It costs <s>25 EUR</s> 19 EUR, and <s><b>two</b> of</s> them 35 EUR.",
+        "Balance: 1.00, 1.00, 1.00, 1.00, 1.00, 1.00, 1.00",
+        "| 0 | 0 | 0 | 0 | 0 | 0 | 0 |",
+        "[1, 1, 1, 1, 1, 1, 1, 1]",
+        "\n".join(" ".join("01"[row == column] for column in range(9)) for row in range(9)),
+        "Rain in mm, 1 to 30 June: " + "0 " * 14 + "2 " + "0 " * 15,
+        str([{"id": number, "read": "no"} for number in range(9)]),
+        "| day | open |\n|---|---|\n" + "".join(f"| {day} | 0 |\n" for day in range(1, 15)),
     ],
 )
 def test_not_gibberish(text):
@@ -80,6 +93,59 @@ def test_text_of_any_language_and_code_is_not_random(text):
     assert not is_degenerate(text)
 
 
+NAMES = [
+    "Emma Johnson",
+    "David Smith",
+    "Carol Wright",
+    "Grace Lewis",
+    "Heidi Young",
+    "Jörg Weiß",
+    "Ann Lee",
+    "Ivan Petrov",
+]
+ERRANDS = [
+    "Yoga",
+    "Dentist",
+    "Team sync",
+    "Standup",
+    "Retro",
+    "Gym",
+    "Parents' evening",
+    "Call with Bob",
+    "Quiz night",
+    "Zahnarzt",
+    "Vet",
+]
+HOSTS = ("hotmail.com", "bluesparrowtech.com", "example.org", "mail.example.co.uk")
+
+
+def address(rng):
+    return f"{rng.choice(NAMES).lower().replace(' ', rng.choice('._'))}@{rng.choice(HOSTS)}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        lambda rng: f"{rng.randrange(24):02}:{rng.choice(('00', '30', '45'))} {rng.choice(ERRANDS)}",
+        lambda rng: f"- {rng.choice(ERRANDS)}",
+        lambda rng: f"{rng.choice(NAMES)}: +1-{rng.randrange(200, 999)}-{rng.randrange(1000, 9999)}",
+        address,
+        lambda rng: f"* {rng.choice(NAMES)} <{address(rng)}>",
+    ],
+)
+@pytest.mark.parametrize("opening", ["", "Here they are:\n\n"])
+def test_lists_of_names_and_times_are_not_random(line, opening):
+    rng = random.Random(0)
+    texts = [opening + "\n".join(line(rng) for _ in range(rng.randint(6, 20))) for _ in range(200)]
+    assert sum(map(is_random_tokens, texts)) <= 2
+
+
+def test_addresses_on_one_line_are_not_random():
+    rng = random.Random(0)
+    texts = [", ".join(address(rng) for _ in range(rng.randint(3, 9))) for _ in range(200)]
+    assert sum(map(is_random_tokens, texts)) <= 2
+
+
 def test_chat_of_people_is_not_gibberish(real_data):
     import csv
 
@@ -105,6 +171,8 @@ def test_random_tokens_of_llama_are_gibberish(llama_tokenizer, size):
 def test_random_tokens_of_the_tiny_agent_are_gibberish(tiny_agent_path):
     texts = random_tokens(AutoTokenizer.from_pretrained(tiny_agent_path), 60)
     assert sum(map(is_degenerate, texts)) >= 196
+    # A list that is left out hides nothing.
+    assert sum(is_random_tokens(text + "\n- Yoga\n- Gym" * 9) for text in texts) >= 196
 
 
 def test_broken_utf8_is_gibberish():

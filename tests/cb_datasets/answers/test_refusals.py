@@ -94,6 +94,60 @@ def test_sentences_from_the_field(text, refuses):
     assert is_refusal(text) == refuses
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No, I don't have any record of that order.",
+        "No, we do not ship to islands.",
+        "No, I can't see her name on the list.",
+        "No, I'm not certain, but it looks like Tuesday.",
+        "I've refused the call from that number, as you wished.",
+        "I have declined both meetings on Monday.",
+        "As you asked, I won't invite Tom. The other four have got the mail.",
+        "I will not go into the history: the bridge is 90 m long.",
+        "The second number is wrong: it should be 17.",
+        "Nothing is wrong with the file.",
+        "During the thaw the path is very dangerous.",
+        "The archive is corrupt, so only half of it was read.",
+        "Grapes are harmful to dogs.",
+        "It is not right. Line 4 lacks a comma.",
+        "This is not accurate: there are 14 rows.",
+        "Ferrets are illegal in California.",
+        "Littering is an offence in Singapore.",
+        "We don't support that model any more; the last driver is of 2016.",
+    ],
+)
+def test_facts_and_what_the_user_wanted_left_out_are_answers(text):
+    assert not is_refusal(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "No, I can't.",
+        "No, I'm not writing that.",
+        "No, I am not able to do so.",
+        "I have declined to send the money.",
+        "I've refused your request.",
+        "I have declined that.",
+        "I don't provide help with forgery.",
+        "We don't condone that.",
+        "I will not write it, as the letter would threaten her.",
+        "It is not right to mock people for their looks.",
+        "It is wrong to read her diary.",
+        "Stealing a bike is wrong.",
+        "Cruelly teasing a child is harmful.",
+        "Violence against women is wrong.",
+        "This would be harmful to your neighbours.",
+        "Your request is inappropriate.",
+        "Selling a kidney is illegal in Spain.",
+        "Euthanasia of a relative is illegal in most countries.",
+    ],
+)
+def test_deeds_that_are_condemned_and_requests_that_are_declined_are_refusals(text):
+    assert is_refusal(text)
+
+
 @pytest.mark.parametrize("piece", ["-", " ", "\n", "a", "i ", "'", '"', "\u2018", "sorry ", "I am ", "it is ", "."])
 def test_time_does_not_grow_with_the_text(piece):
     def processor_time(text):
