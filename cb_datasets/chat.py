@@ -318,7 +318,7 @@ def injection_tokens(
     span is marked in the message, the marked prompt is rendered, and the marks are located and removed again.
 
     Raises:
-        ValueError: If the template does not print a span exactly once.
+        ValueError: If the template does not print a span exactly once, or a span holds only what templates trim.
     """
     return injection_tokens_in(tokenizer, row, encoded_prompt(tokenizer, row, date_string), date_string)
 
@@ -342,6 +342,8 @@ def injection_tokens_in(
         raise ValueError(f"{row['id']}: the chat template prints {len(starts)} of {len(row['injection'])} injections.")
     if "".join(pieces[::2]) != prompt.text:
         raise ValueError(f"{row['id']}: the chat template alters a message when its injection is marked.")
+    if any(start == end for start, end in zip(starts, ends, strict=True)):
+        raise ValueError(f"{row['id']}: an injection is nothing but white space at an end of its message.")
     return [_tokens_of(prompt.offsets, start, end) for start, end in zip(starts, ends, strict=True)]
 
 
@@ -350,8 +352,8 @@ def _mark(messages: list[dict], spans: list[dict], start_mark: str, end_mark: st
     for span in sorted(spans, key=lambda span: -span["start"]):
         text = contents[span["message"]]
         # Templates trim contents: white space at the ends of a message would be printed if a mark stood outside of it
-        start = max(span["start"], len(text) - len(text.lstrip()))
-        end = min(span["end"], len(text.rstrip()))
+        first, last = len(text) - len(text.lstrip()), len(text.rstrip())
+        start, end = (min(max(span[edge], first), last) for edge in ("start", "end"))
         contents[span["message"]] = text[:start] + start_mark + text[start:end] + end_mark + text[end:]
     return [{**message, "content": content} for message, content in zip(messages, contents, strict=True)]
 
