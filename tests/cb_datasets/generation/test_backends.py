@@ -457,7 +457,7 @@ def test_eight_bits_need_a_gpu_in_vllm_too(agent):
 
 def test_without_vllm_the_error_names_the_install_command(agent, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[vllm\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'cb-datasets\[vllm\]'"):
         VllmBackend(str(agent))
 
 
