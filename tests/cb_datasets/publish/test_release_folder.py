@@ -13,11 +13,11 @@ from markdown_it import MarkdownIt
 
 from builders.trace import message, to_json
 from cb_datasets.cli.output import gate_table
+from cb_datasets.counts import gate_number
 from cb_datasets.files import load_parquet, load_rows, read_json, save_parquet, save_rows, to_dataset, write_json
 from cb_datasets.publish.check import folder_faults, secret_faults
 from cb_datasets.publish.dataset_card import DATASET_CARD_TEMPLATE
 from cb_datasets.publish.folder import DATASET_RELEASE, MANIFEST, hash_rows, list_files, write_manifest
-from cb_datasets.counts import gate_number
 from cb_datasets.publish.release import ReleaseError, make_release
 from cb_datasets.publish.released_rows import RELEASED_PROMPT_FEATURES, RELEASED_SAMPLE_FEATURES, stored_row
 from cb_datasets.sample import PROMPT_FEATURES, SAMPLE_FEATURES
