@@ -14,7 +14,7 @@ The results in a user's message become messages of their own, before the user's 
 from collections import Counter
 from typing import Any
 
-from .common import call_of, dicts_in, line_of, text_of, without_nulls
+from .common import call_of, dicts_in, line_of, system_beside, text_of, without_nulls
 from .openai import unpacked
 
 
@@ -44,9 +44,7 @@ def read(record: dict, left_out: Counter[str]) -> dict:
     record = unpacked(record)
     if not isinstance(record.get("messages"), list):
         raise ValueError("messages is missing. Add it.")
-    messages: list[tuple[int | None, Any]] = []
-    if record.get("system"):
-        messages.append((None, {"role": "system", "content": text_of(record["system"], "system", left_out)}))
+    messages = system_beside(record, left_out)
     for index, raw in enumerate(record["messages"]):
         messages += [(index, message) for message in _messages(raw, f"messages[{index}]", left_out)]
     request = {"generator": record.get("model"), **{name: record.get(name) for name in _REQUEST}}

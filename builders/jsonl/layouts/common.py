@@ -65,6 +65,13 @@ def text_of(content: Any, where: str, left_out: Counter[str], other: tuple[str, 
     return "\n".join(texts) if texts else None
 
 
+def system_beside(record: dict, left_out: Counter[str]) -> list[tuple[int | None, Any]]:
+    """The system prompt that a record has beside its messages, as a message of no index; empty if there is none."""
+    if not record.get("system"):
+        return []
+    return [(None, {"role": "system", "content": text_of(record["system"], "system", left_out)})]
+
+
 def call_of(raw: Any) -> Any:
     """A call in the form of a trace. Where it has no id, [`~builders.jsonl.repair.repair_line`] adds one.
 

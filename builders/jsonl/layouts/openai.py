@@ -27,6 +27,7 @@ from .common import (
     line_of,
     named_call,
     parse_value,
+    system_beside,
     text_of,
     without_nulls,
 )
@@ -99,9 +100,7 @@ def read(record: dict, left_out: Counter[str]) -> dict:
             missing += ": this is an answer without its request"
         raise ValueError(f"{missing}. Add it; docs/adding_a_source.md lists the formats of logs that can be read.")
     raws, logged = record["messages"], not is_trace(record)
-    messages: list[tuple[int | None, Any]] = []
-    if record.get("system"):  # some write it beside the messages, as Anthropic's API does
-        messages.append((None, {"role": "system", "content": text_of(record["system"], "system", left_out)}))
+    messages = system_beside(record, left_out)  # some write it as Anthropic's API does
     for index, raw in enumerate(raws):
         message = read_message(raw, f"messages[{index}]", left_out, logged)
         messages += [(index, each) for each in _split_results(message, raws[index - 1] if index else None)]
