@@ -30,7 +30,7 @@ EVAL_FRACTION, HELD_OUT = 0.2, "test"
 B4 = "fujitsu_b4"
 
 # The settings of live runs, beside `runs/`.
-_RUN_SETTINGS = "settings.json"
+SETTINGS_FILE = "settings.json"
 
 # A stored trace, which says what it was made of.
 STORED_FEATURES = Features({**TRACE_FEATURES, "source_revision": Value("string")})
@@ -89,9 +89,9 @@ def ingest(
 
 def _template_of_runs(folder: str | None) -> str | None:
     """Hash of the chat template of a model's own runs, which `cb-datasets agentdojo` states beside them."""
-    if folder is None or not Path(folder, "runs").is_dir() or not Path(folder, _RUN_SETTINGS).is_file():
+    if folder is None or not Path(folder, "runs").is_dir() or not Path(folder, SETTINGS_FILE).is_file():
         return None
-    return read_json(Path(folder, _RUN_SETTINGS)).get("template_hash")
+    return read_json(Path(folder, SETTINGS_FILE)).get("template_hash")
 
 
 def _count_as_dropped(report: dict, verdicts: Counter[str]) -> None:

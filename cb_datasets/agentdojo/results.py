@@ -33,6 +33,7 @@ from ..evaluation.compare import paired_changes
 from ..evaluation.statistics import proportion
 from ..files import read_json, write_json
 from ..generation.backend import BASE
+from ..ingest import SETTINGS_FILE
 from ..public_name import model_label, public_name
 from .live_runs import LiveRun, RunKey, read_live_runs
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 # a model that is fetched from the Hub.
 DEFENSES = ("repeat_user_prompt", "spotlighting_with_delimiting", "transformers_pi_detector")
 
-SETTINGS_FILE = "settings.json"
 AGENTDOJO_FILE = "agentdojo.json"
 
 AGENTDOJO_METRICS = {
