@@ -305,18 +305,18 @@ def count_rows(folders: Iterable[Path]) -> int:
     return sum(rows_in(file) for folder in folders for file in _rows_files(folder))
 
 
-def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
-    """Hashes of the rows of dataset folders, by the last two parts of their paths: `{"stage2/train": "9f86..."}`.
+def dataset_name(path: Path) -> str:
+    """Name of a dataset folder, or of a `.jsonl` file, in reports: the last two parts of its path, `stage2/train`."""
+    path = Path(os.path.abspath(path))  # named alike from its parent; not resolved, since a link has its own name
+    return path.relative_to(path.parent.parent).as_posix().removesuffix(".jsonl")
 
-    A file is hashed itself, and named without `.jsonl`. Reports store hashes, so that a report about other rows is
-    detected.
+
+def hashes_of(paths: Iterable[Path]) -> dict[str, str]:
+    """Hashes of the rows of dataset folders, or of files, by their names: `{"stage2/train": "9f86..."}`.
+
+    Reports store hashes, so that a report about other rows is detected.
     """
-    return {
-        f"{path.parent.name}/{path.name.removesuffix('.jsonl')}": _hash_of(
-            [path] if path.is_file() else _rows_files(path)
-        )
-        for path in paths
-    }
+    return {dataset_name(path): _hash_of([path] if path.is_file() else _rows_files(path)) for path in paths}
 
 
 def _hash_of(files: list[Path]) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow
 from datasets import Features, List, Value
 
-from ..files import REPORT_FILE, ROWS_FILE, parquet_writer, row_groups, write_json
+from ..files import REPORT_FILE, ROWS_FILE, dataset_name, parquet_writer, row_groups, write_json
 from ..processes import slices_of
 from ..row_groups import RowGroup, map_groups, stream_group
 from ..sample import CIRCUIT_BREAKER, RETAIN, SAMPLE_FEATURES
@@ -87,8 +87,7 @@ def validate(
     Raises:
         ValueError: If two sets have one name, or no set has rows of Ds or Dr, as asked.
     """
-    # A folder may be named by one part, as seen from its parent.
-    counts = {f"{folder.absolute().parent.name}/{folder.name}": _RuleCounts() for folder in folders}
+    counts = {dataset_name(folder): _RuleCounts() for folder in folders}
     if len(counts) < len(folders):
         raise ValueError(f"Two sets have one name among {', '.join(map(str, folders))}: check them separately.")
     set_of = {

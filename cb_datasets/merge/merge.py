@@ -24,6 +24,7 @@ from ..files import (
     REPORT_FILE,
     ROWS_FILE,
     count_rows,
+    dataset_name,
     hashes_of,
     in_one_move,
     read_json,
@@ -105,10 +106,8 @@ def merge(
             if not report["passed"]:
                 raise _GateFailed
             # Of the files that the report is about, before they are moved: where file systems have no locks, another
-            # merge may move its own at the same time. Named as `hashes_of` names the folders.
-            report["outputs"] = {
-                f"{folder.parent.name}/{folder.name}": sha256(temporary[split]) for split, folder in outputs.items()
-            }
+            # merge may move its own at the same time.
+            report["outputs"] = {dataset_name(folder): sha256(temporary[split]) for split, folder in outputs.items()}
     except _GateFailed:
         return report
     for split, folder in outputs.items():

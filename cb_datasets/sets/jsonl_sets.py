@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..export import export_jsonl, import_jsonl
-from ..files import REPORT_FILE, count_rows, dataset_folders, read_json, stream_rows, write_json
+from ..files import REPORT_FILE, count_rows, dataset_folders, dataset_name, read_json, stream_rows, write_json
 from ..sample import SAMPLE_FEATURES
 from ..terminal import print_line
 from .fill_record import RecordFiller
@@ -61,8 +61,8 @@ def as_folder(path: Path) -> Path:
         return path
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    # The last two parts are those of the path, by which reports name a set.
-    folder = Path(_copies().name, str(next(_numbers)), path.absolute().parent.name, name_of(path))
+    # Reports name the copy as they name the file.
+    folder = Path(_copies().name, str(next(_numbers)), dataset_name(path))
     filler = RecordFiller(name_of(path))
     import_jsonl(path, folder, filler.fill)
     if notice := filler.notice(path):

@@ -10,6 +10,7 @@ from cb_datasets.export import export_jsonl, import_jsonl
 from cb_datasets.files import (
     count_rows,
     dataset_folders,
+    dataset_name,
     hashes_of,
     load_rows,
     parquet_writer,
@@ -88,6 +89,17 @@ def test_a_set_is_written_whole_or_not_at_all(samples: list[dict], tmp_path: Pat
     with pytest.raises(OSError, match="No space left"):
         save_set(rows, folder, {})
     assert hashes_of([folder]) == before and len(list(folder.iterdir())) == 3
+
+
+def test_a_folder_has_one_name_wherever_it_is_named_from(
+    samples: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "retain" / "safe"
+    save_set(to_dataset(samples, SAMPLE_FEATURES), folder, {})
+    for inside, given in ((tmp_path, "retain/safe"), (folder.parent, "safe"), (folder, "."), (folder, "../safe")):
+        monkeypatch.chdir(inside)
+        assert list(hashes_of([Path(given)])) == ["retain/safe"], given
+    assert dataset_name(Path("/safe")) == "safe" and dataset_name(Path("stage2/train.jsonl")) == "stage2/train"
 
 
 def test_row_groups_are_the_rows_of_a_folder_in_order(samples: list[dict], tmp_path: Path):

@@ -326,6 +326,17 @@ def test_the_hashes_are_of_the_checked_files(trios, merged, tmp_path, monkeypatc
     assert again["stage2/train"] != hashes_of(outputs)["stage2/train"]
 
 
+def test_folders_named_by_one_part_have_their_parent_in_their_names(trios, tmp_path, monkeypatch):
+    (folder := tmp_path / "mine").mkdir()
+    monkeypatch.chdir(folder)
+    for name, rows in trios.items():
+        save_rows(to_dataset(rows, SAMPLE_FEATURES), Path(Path(name).name), {})
+    outputs = {split: Path(split) for split in ("train", "eval")}
+    report = merge([Path(Path(name).name) for name in trios], set(), [], outputs, MergeOptions(), ANY, num_proc=1)
+    assert set(report["inputs"]) == {"mine/b4_flips", "mine/adversarial_safe", "mine/b4_benign_twins"}
+    assert report["outputs"] == hashes_of(folder / split for split in outputs) and "mine/train" in report["outputs"]
+
+
 @pytest.mark.parametrize("options", [{"quotas": {"adversarial_safe": 1, "refusal": 1}}, {"dr_ratio": 2.0}])
 def test_quotas_and_the_dr_ratio_leave_the_eval_split_alone(trios, sample_about, merged, options):
     refusals = [sample_about(thing[::-1], REFUSAL, "refusal", injected=False, id=thing) for thing in THINGS]
