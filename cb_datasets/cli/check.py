@@ -132,7 +132,7 @@ def quality_gates(
     from ..datasheet import read_sheets
 
     sheets = read_sheets(sources) if sources else {}
-    counts = _row_counts(named_sets([*(folders or []), *(ds or []), *(dr or [])]), quarantine, model)
+    counts = _row_counts([*(folders or []), *(ds or []), *(dr or [])], quarantine, model)
     gates = format_gates(counts, limits) + harmful_gates(counts, limits) + retain_gates(counts, limits)
     gates += source_gates(counts, sheets, limits)
     report = gate_report(gates, limits) | {"distribution": distribution(counts)}
@@ -150,19 +150,36 @@ def _most_common(counts: dict[str, int]) -> str:
     return (listed(largest) or "none") + (f", and {others} more" if others else "")
 
 
-def _row_counts(sets: list[Path], quarantine: Path | None, model: str | None) -> "RowCounts":
+def _row_counts(paths: list[Path], quarantine: Path | None, model: str | None) -> "RowCounts":
     from tqdm import tqdm
 
     from ..checks.row_counts import RowCounts, count_profiles
-    from ..files import count_rows, stream_rows
+    from ..files import count_rows, dataset_name, stream_rows
     from ..sample import SAMPLE_FEATURES
 
+    sets = named_sets(paths)
+    _refuse_shared_names(paths)
     bad, renders, counts = quarantined(quarantine), _renderer(model) if model else None, RowCounts()
     with tqdm(desc="Counting", total=count_rows(sets), unit="row") as bar:
         for folder in sets:
-            counts += count_profiles(stream_rows([folder], SAMPLE_FEATURES), folder.name, bad, renders=renders)
+            rows = stream_rows([folder], SAMPLE_FEATURES)
+            counts += count_profiles(rows, dataset_name(folder), bad, renders=renders)
             bar.update(count_rows([folder]))
     return counts
+
+
+def _refuse_shared_names(paths: list[Path]) -> None:
+    """Refuse two sets of one name, whose gates would be one, and a set that is named twice and would count twice."""
+    from ..files import dataset_name
+
+    named: dict[str, Path] = {}
+    for path in (path for given in paths for path in _sets_in(given)):
+        name = dataset_name(path)
+        if name in named:
+            raise ValueError(
+                f"Two sets have one name, {name}: {named[name]} and {path}. Name each set once, or rename one."
+            )
+        named[name] = path
 
 
 def _renderer(model: str) -> Callable[[dict], bool]:

@@ -301,6 +301,27 @@ def test_sets_of_one_name_are_checked_apart(sets, tmp_path):
     assert result.returncode == 1 and "Two sets have one name" in result.stderr
 
 
+def test_sets_that_share_a_folders_name_have_gates_of_their_own(sets, make_sample, tmp_path):
+    """A valid Ds would otherwise cover an invalid Dr of the same source."""
+    for name, row in {
+        "harmful": make_sample(WRONG, "harmful_flip"),
+        "retain": make_sample(TEXT, "adversarial_safe"),
+    }.items():
+        save_rows(to_dataset([row], SAMPLE_FEATURES), tmp_path / "mine" / name / "log", {})
+    run("quality-gates", tmp_path / "mine", "--report", tmp_path / "gates.json")
+    gates = {gate["name"]: gate["value"] for gate in read_json(tmp_path / "gates.failed.json")["gates"]}
+    assert gates["harmful/log: rows that break no rule"] == 1 and gates["retain/log: rows that break no rule"] == 0
+
+
+def test_gates_refuse_two_sets_of_one_name_and_a_set_named_twice(sets, tmp_path):
+    save_rows(load_rows(sets[0]), tmp_path / "a" / "harmful" / "b4_flips", {})
+    for other in (tmp_path / "a", tmp_path / "harmful"):
+        result = run("quality-gates", *sets, "--ds", other)
+        assert result.returncode == 1 and "Two sets have one name, harmful/b4_flips" in result.stderr
+        second = tmp_path / "a" / "harmful" / "b4_flips" if other.name == "a" else sets[0]
+        assert f"{sets[0]} and {second}" in " ".join(result.stderr.split())
+
+
 def test_prompts_that_are_not_there_are_an_error(make_sample, prompt, tmp_path):
     """Without them, training rows would be compared with nothing."""
     rows = [make_sample(WRONG, "harmful_flip"), make_sample(RIGHT, "adversarial_safe")]
