@@ -28,7 +28,7 @@ from ..evaluation.metric_table import compute_rates
 from ..evaluation.scored_completions import complete_and_score
 from ..evaluation.second_step import ask_second_steps
 from ..generation import Backend, Sampling
-from ..generation.backend import BASE
+from ..generation.backend import BASE, seed_after
 from ..outcomes import Outcome
 from .fine_tuning import fine_tune
 from .ladder import attack_settings
@@ -108,7 +108,7 @@ def _trained_points(
                 tampered.revision = f"{model.revision}~{variant}-{_trained_hash(network)}"
             points.append(_point(prompts, tampered, budget, work_dir, label, step))
             # Generation may have drawn random numbers, or none where its shards were found finished.
-            set_seed(budget.seed + step)
+            set_seed(seed_after(budget.seed, step))
 
     with tqdm(desc=f"tampering: {label}", total=budget.steps, unit="step") as bar:
         losses = fine_tune(tampered, rows, budget, batch_size, work_dir, after_step)

@@ -15,7 +15,7 @@ from ..chat import MAX_LENGTH
 from ..formats import format_of
 from ..public_name import public_name
 from .adapter_scale import check_scalable
-from .model_files import check_adapter_files, check_weights, loading, read_object
+from .model_files import check_weights, loading, read_object
 
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class Sampling:
             raise ValueError(f"temperature must be >= 0 and top_p in (0, 1], got {self.temperature} and {self.top_p}.")
         if self.temperature == 0 and self.num_samples > 1:
             raise ValueError("Greedy decoding gives the same completion each time: use a temperature or one sample.")
+
+
+def seed_after(seed: int, count: int) -> int:
+    """The seed `count` places after another one. Libraries take seeds below 2**32: after the last one comes 0."""
+    return (seed + count) % 2**32
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,7 @@ class AdapterBackend:
 
     def _set_model_name(self, adapter: str | None) -> None:
         if adapter is not None:
-            check_adapter_base(adapter, self._base_model)
+            check_adapters([adapter], self._base_model)
         self._adapter_folder = adapter
         self.model, self.revision = public_name(self._base_model), self._base_revision
         if adapter is not None:
@@ -254,33 +259,6 @@ def weights_revision(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_adapter_base(adapter: str, model: str) -> None:
-    """Check that an adapter was trained on a model: on another one of the same shape, it does nobody knows what.
-
-    A model is told by the last part of its name, since folders move; two folders may also hold the same weights.
-
-    Args:
-        adapter (`str`): The adapter's folder.
-        model (`str`): Folder of the model, or its Hub id.
-
-    Raises:
-        ValueError: If it was trained on another model.
-    """
-    path = Path(adapter) / "adapter_config.json"
-    base = read_object(path).get("base_model_name_or_path")
-    if base is not None and not isinstance(base, str):
-        raise ValueError(f"{path}: base_model_name_or_path is {base!r}, which is no name of a model. Correct it.")
-    if not base or _own_name(base) == _own_name(model):
-        return
-    folders = Path(base), Path(model)
-    if all(folder.is_dir() for folder in folders) and len({*map(weights_revision, folders)}) == 1:
-        return
-    raise ValueError(
-        f"{adapter} was trained on {base}, and the model is {model}. Pass that model; if it is the same one under "
-        "another name, correct base_model_name_or_path in adapter_config.json."
-    )
-
-
 def check_adapters(adapters: Iterable[str], model: str) -> None:
     """Check adapters before their base model is loaded: their files, their type and their base.
 
@@ -296,11 +274,30 @@ def check_adapters(adapters: Iterable[str], model: str) -> None:
 
     for adapter in adapters:
         folder = _adapter_folder(adapter)
-        check_adapter_files(folder)
         path = folder / "adapter_config.json"
-        if (kind := read_object(path).get("peft_type")) not in [*PeftType]:
+        config = read_object(path)
+        check_weights(folder)
+        if (kind := config.get("peft_type")) not in [*PeftType]:
             raise ValueError(f"{path}: PEFT knows no peft_type {kind!r}. Name the folder of an adapter that it wrote.")
-        check_adapter_base(adapter, model)
+        base = config.get("base_model_name_or_path")
+        if base is not None and not isinstance(base, str):
+            raise ValueError(f"{path}: base_model_name_or_path is {base!r}, which is no name of a model. Correct it.")
+        if base and not _are_one_model(base, model):
+            raise ValueError(
+                f"{adapter} was trained on {base}, and the model is {model}. Pass that model; if it is the same one "
+                "under another name, correct base_model_name_or_path in adapter_config.json."
+            )
+
+
+def _are_one_model(base: str, model: str) -> bool:
+    """Whether an adapter's base is a model: on another one of the same shape, it does nobody knows what.
+
+    A model is told by the last part of its name, since folders move; two folders may also hold the same weights.
+    """
+    folders = Path(base), Path(model)
+    return _own_name(base) == _own_name(model) or (
+        all(folder.is_dir() for folder in folders) and len({*map(weights_revision, folders)}) == 1
+    )
 
 
 def _own_name(model: str) -> str:

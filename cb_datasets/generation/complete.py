@@ -24,7 +24,7 @@ from ..chat import DATE_STRING, MAX_LENGTH, RENDERER_HASH
 from ..disk_faults import DISK_IS_FULL
 from ..formats import format_of
 from ..template_probe import template_hash
-from .backend import Backend, Sampling
+from .backend import Backend, Sampling, seed_after
 from .progress import Progress
 from .shard import COMPLETION_FEATURES, PROMPT_COLUMNS, complete_shard
 from .shards import Shards
@@ -103,7 +103,7 @@ def complete(
             with _shard_errors(shards, index):
                 # Backends that seed each sample use the seeds from here to seed + len(prompt_range) * num_samples:
                 # those of different shards do not overlap.
-                seed = sampling.seed + prompt_range.start * sampling.num_samples
+                seed = seed_after(sampling.seed, prompt_range.start * sampling.num_samples)
                 completions = complete_shard(prompts.select(prompt_range), backend, sampling, seed, max_length)
                 shards.save_shard(index, completions)
             progress.add_shard(len(prompt_range), completions)

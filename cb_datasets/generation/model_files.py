@@ -52,16 +52,6 @@ def check_model_files(model: str, allow_pickles: bool = False) -> None:
         check_safetensors(folder / name)
 
 
-def check_adapter_files(folder: Path) -> None:
-    """Check the config and the weights of an adapter.
-
-    Raises:
-        FileNotFoundError, ValueError: As for [`check_model_files`].
-    """
-    read_object(folder / "adapter_config.json")
-    check_weights(folder)
-
-
 def check_weights(folder: Path, allow_pickles: bool = False) -> None:
     """Check the safetensors files in a folder; without any, pickles are refused by name unless they are allowed.
 

@@ -24,7 +24,7 @@ from builders import load_source
 from cb_datasets.chat import common_prefix, encode_completion, encode_prompt
 from cb_datasets.generation import Backend, Sampling, decoding_attention, server_backend
 from cb_datasets.generation.adapter_scale import check_scalable, scale_faults, write_scaled_adapter
-from cb_datasets.generation.backend import BASE, check_adapter_base, decode_completion, load_models, revision_of
+from cb_datasets.generation.backend import BASE, check_adapters, decode_completion, load_models, revision_of
 from cb_datasets.generation.server_backend import ServerBackend
 from cb_datasets.generation.tokenizer import load_tokenizer
 from cb_datasets.generation.transformers_backend import TransformersBackend
@@ -606,7 +606,7 @@ def test_the_api_key_follows_no_redirect(fake_server, agent, status):
 def test_the_adapter_of_another_base_is_refused(agent, adapter, tmp_path):
     other = tmp_path / "other_agent"
     shutil.copytree(agent, other)
-    check_adapter_base(str(adapter), str(other))  # the same weights in another folder
+    check_adapters([str(adapter)], str(other))  # the same weights in another folder
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
     with pytest.raises(ValueError, match=f"{adapter} was trained on {agent}, and the model is {other}"):
@@ -614,8 +614,16 @@ def test_the_adapter_of_another_base_is_refused(agent, adapter, tmp_path):
     with pytest.raises(ValueError, match="was trained on"):
         TransformersBackend(str(other)).with_adapter(str(adapter))
     moved = tmp_path / "elsewhere" / Path(agent).name
-    check_adapter_base(str(adapter), str(moved))
-    check_adapter_base(str(adapter), f"org/{moved.name}")
+    check_adapters([str(adapter)], str(moved))
+    check_adapters([str(adapter)], f"org/{moved.name}")
+
+
+def test_another_adapter_of_a_loaded_model_is_checked_like_the_first(with_transformers, adapter, tmp_path):
+    shutil.copytree(adapter, tmp_path / "unknown")
+    path = tmp_path / "unknown" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "NOSE"}))
+    with pytest.raises(ValueError, match=rf"^{path}: PEFT knows no peft_type 'NOSE'"):
+        with_transformers.base.with_adapter(str(tmp_path / "unknown"))
 
 
 def test_the_api_key_is_sent_to_the_server_and_nowhere_else(fake_server, agent, caplog):

@@ -96,6 +96,12 @@ def test_seeds_of_prompts_and_shards_do_not_overlap(uninterrupted):
     assert [row["seed"] for row in uninterrupted[::10]] == [5, 15, 25, 35, 45]
 
 
+def test_after_the_last_seed_that_libraries_take_comes_the_first(prompts, tmp_path):
+    last = dataclasses.replace(SAMPLED, seed=2**32 - 1)
+    rows = complete(prompts, FakeBackend(), last, tmp_path, shard_size=5).to_list()
+    assert [row["seed"] for row in rows[::10]] == [2**32 - 1, 9, 19, 29, 39]
+
+
 def test_prompts_are_encoded_shard_by_shard(prompts, tmp_path, monkeypatch):
     backend = FakeBackend()
     run_complete(prompts.select([0]), tmp_path / "first", backend)  # looks at the template, which renders too, once
