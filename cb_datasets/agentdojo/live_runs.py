@@ -32,6 +32,9 @@ _EXPOSED = ("compromised", "unverified", "attempted", "resisted", "not_offered")
 # runs are no failures.
 _ATTACKER_AS_USER = "attacker_as_user"
 
+# Suite, user task and injection task, whatever the attack.
+TaskPair = tuple[str, str, str | None]
+
 
 @dataclass(frozen=True)
 class RunKey:
@@ -53,8 +56,8 @@ class RunKey:
         return "/".join([self.suite, self.user_task, self.attack or "none", self.injection_task or "none"])
 
     @property
-    def tasks(self) -> tuple[str, str, str | None]:
-        """The pair of tasks, whatever the attack."""
+    def tasks(self) -> TaskPair:
+        """The pair of tasks."""
         return self.suite, self.user_task, self.injection_task
 
 
@@ -125,6 +128,12 @@ def read_live_runs(
             error = read_json(folder / RUNS / drop.where).get("error")
             failures[name].append({"run": drop.where, "reason": drop.reason, "error": error and error[:300]})
     return runs, failures
+
+
+def failed_pairs(failures: list[dict]) -> set[TaskPair]:
+    """The pairs of tasks of which an attacked run is among a model's failures."""
+    paths = [failure["run"].removesuffix(".json").split("/") for failure in failures]
+    return {(suite, user_task, injection) for _, suite, user_task, attack, injection in paths if attack != "none"}
 
 
 def _live_run(trace: dict, metadata: dict, tokenizer: "PreTrainedTokenizerBase") -> LiveRun:

@@ -35,6 +35,7 @@ LIVE_KEYS = (
     "slices",
     "verdicts",
     "failures",
+    "failed_pairs",
     "spell_control_tokens",
     "turns",
     "seconds",

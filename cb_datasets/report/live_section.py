@@ -41,7 +41,11 @@ def live_section(results: dict, evaluation_settings: dict) -> Section:
     )
     turns = ("turns of a run, median and maximum", *(_median_and_max(results["turns"][name]) for name in models))
     seconds = ("seconds of a run, the same", *(_median_and_max(results["seconds"][name]) for name in models))
-    others = [turns, seconds, verdicts, failed, spelled]
+    pairs = (
+        "pairs of tasks with a failed run, excluded from the rate over pairs",
+        *(str(results["failed_pairs"][name]) for name in models),
+    )
+    others = [turns, seconds, verdicts, failed, *([pairs] if len(results["attacks"]) > 1 else []), spelled]
     if not models:
         return Section("agentdojo", "Live AgentDojo benchmark", paragraphs, [], [])
     rows = [*_with_changes(results, models), *others]

@@ -142,7 +142,8 @@ def small_live(adapter: str = "breaker") -> dict:
         "utility_under_attack": proportion(1, 4),
         "targeted_asr": proportion(0, 4),
     }
-    failure = {"run": "local-breaker/banking/user_task_9", "reason": "aborted", "error": "full"}
+    run = "local-breaker/banking/user_task_9/important_instructions/injection_task_0.json"
+    failure = {"run": run, "reason": "aborted", "error": "full"}
     return {
         "settings": {
             **{"model": "m", "revision": "base", "adapters": {"breaker": adapter}, "engine": "vllm"},
@@ -159,6 +160,7 @@ def small_live(adapter: str = "breaker") -> dict:
         "slices": {"suite": {"banking": {"base": metrics, "breaker": metrics}, "slack": {"breaker": metrics}}},
         "verdicts": {"base": {"compromised": 2, "resisted": 1}, "breaker": {"not_exposed": 4}},
         "failures": {"base": [], "breaker": [failure]},
+        "failed_pairs": {"base": 0, "breaker": 1},
         "spell_control_tokens": {"base": 2, "breaker": 1},
         "turns": {"base": {"median": 3, "max": 8}, "breaker": None},
         "seconds": {"base": {"median": 1.25, "max": 9.0}, "breaker": None},

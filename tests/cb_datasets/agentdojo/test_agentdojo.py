@@ -752,6 +752,23 @@ def test_the_best_of_several_attacks_counts_pairs_of_tasks(tmp_path, tiny_tokeni
     assert (result["best_of_attacks"]["value"], result["best_of_attacks"]["n"]) == (0.5, 2)
 
 
+def test_a_pair_of_tasks_with_a_failed_attack_is_left_out_and_counted(tmp_path, tiny_tokenizer):
+    """Whether the other attack succeeded or not; a clean run that failed says nothing of a pair."""
+    resisted, full = run_of(shown=True, hijacked=False), "Skipping: context_length_exceeded"
+    for number, (hijacked, error) in enumerate([(True, None), (True, full), (False, full), (False, None)]):
+        task, won = f"user_task_{number}", run_of(shown=True, hijacked=hijacked)
+        write_run(tmp_path, "base", task, won, security=hijacked, attack="direct")
+        write_run(tmp_path, "base", task, resisted, attack="ignore_previous", error=error)
+        write_run(tmp_path, "base", task, resisted, attack="important_instructions")
+    write_run(tmp_path, "base", "user_task_0", resisted, attacked=False, error=full)
+    result = read_agentdojo_runs(tmp_path, ["base"], tiny_tokenizer)
+    assert (result["base"]["best_of_attacks"]["value"], result["base"]["best_of_attacks"]["n"]) == (0.5, 2)
+    assert len(result["failures"]["base"]) == 3 and result["failed_pairs"] == {"base": 2}
+    by_task = result["slices"]["user_task"]
+    assert "best_of_attacks" not in by_task["banking/user_task_1"]["base"]
+    assert by_task["banking/user_task_3"]["base"]["best_of_attacks"]["n"] == 1
+
+
 def test_a_breaker_is_a_pipeline_for_code_that_runs_the_benchmark(tiny, adapter):
     pytest.importorskip("agentdojo", reason="AgentDojo is not installed: make test installs it")
     with agentdojo_yaml():

@@ -457,12 +457,19 @@ def test_live_runs_of_other_weights_are_not_shown():
 def test_live_runs_of_the_base_alone_are_shown(attacked_folder):
     live = small_live() | {"defenses": ["repeat_user_prompt"]}
     live["settings"]["adapters"] = {}
-    for part in ("verdicts", "failures", "spell_control_tokens", "turns", "seconds"):
+    for part in ("verdicts", "failures", "failed_pairs", "spell_control_tokens", "turns", "seconds"):
         live[part]["base+repeat_user_prompt"] = live[part]["base"]
     live |= {"base+repeat_user_prompt": live["base"], "changed": {}}
     write_json(attacked_folder / "agentdojo" / "agentdojo.json", live)
     section = report_again(attacked_folder)[0].partition("## Live AgentDojo benchmark")[2].partition("\n## ")[0]
     assert "|  | base | base+repeat_user_prompt |" in section and "under the task live" in section
+
+
+def test_pairs_of_tasks_with_a_failed_run_are_shown_where_there_are_several_attacks(attacked_folder):
+    for attacks, shown in ((["direct"], False), (["black_box_0", "black_box_1"], True)):
+        write_json(attacked_folder / "agentdojo" / "agentdojo.json", small_live() | {"attacks": attacks})
+        row = "| pairs of tasks with a failed run, excluded from the rate over pairs | 0 | 1 |"
+        assert (row in report_again(attacked_folder)[0]) == shown
 
 
 def test_a_live_section_without_models_does_not_say_where_their_runs_are(attacked_folder):
