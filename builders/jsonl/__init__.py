@@ -56,8 +56,8 @@ class JsonLinesConfig(TraceConfig):
     Args:
         licence (`str`, *optional*): Hub identifier of the files' licence. Giving one declares that it allows uploading
             the rows to a private repository.
-        skip_bad_lines (`bool`, *optional*, defaults to `False`): Whether a line that would stop the build is dropped
-            as `bad_line`.
+        skip_bad_lines (`bool`, *optional*, defaults to `False`): Whether a line, or a record of a `.json` or `.eval`
+            file, that would stop the build is dropped as `bad_line`.
         layout (`str`, *optional*, defaults to `"auto"`): Layout of the files, a key of `LAYOUTS`; `auto` recognises
             that of each line by its keys.
         verdict (`str`, *optional*): Verdict of the lines that state none, `benign_success` or `benign_failure`.
@@ -123,8 +123,10 @@ class JsonLines(TraceBuilder):
                 counts = ", ".join(f"{name} ({count})" for name, count in sorted(left_out.items()))
                 _logger.warning(f"{file.name}: a trace has no place for these, left out (records): {counts}")
 
-    def _trace_of(self, record: dict | bytes, where: str, left_out: Counter[str]) -> dict | Dropped:
-        """The trace of a record, or of the bytes of a line that holds one."""
+    def _trace_of(self, record: dict | bytes | ValueError, where: str, left_out: Counter[str]) -> dict | Dropped:
+        """The trace of a record, or of the bytes of a line that holds one; or the error of a broken one is raised."""
+        if isinstance(record, ValueError):
+            raise record
         if isinstance(record, bytes):
             record = parse_line(record, where, keep_surrogates=True)
         return record_trace(record, where, self.config.layout, self.config.verdict, left_out)

@@ -61,7 +61,9 @@ def ingest(
     ] = None,
     skip_bad_lines: Annotated[
         bool,
-        typer.Option("--skip-bad-lines", help="jsonl: drop and count lines that would stop the build (bad_line)."),
+        typer.Option(
+            "--skip-bad-lines", help="jsonl: drop and count lines and samples that would stop the build (bad_line)."
+        ),
     ] = False,
     layout: Annotated[
         str | None,

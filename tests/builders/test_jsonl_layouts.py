@@ -611,6 +611,36 @@ def test_an_eval_file_is_read(tmp_path: Path):
     assert [(drop.reason, drop.where) for drop in builder.dropped()] == [("aborted", "a.eval:samples/pool_2.json")]
 
 
+def test_broken_samples_of_an_eval_file_stop_the_build_or_are_named_drops(tmp_path: Path):
+    """One that is damaged, one that is no object, one that is no JSON and one that is no UTF-8."""
+    good = {f"samples__pool_{number}": inspect_sample() for number in (1, 6)}
+    path = write_eval(tmp_path / "a.eval", header=inspect_log(), samples__pool_3=[3], **good)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
+        archive.writestr("samples/pool_2.json", "damaged")
+        archive.writestr("samples/pool_4.json", "{")
+        archive.writestr("samples/pool_5.json", b'"\xff"')
+    path.write_bytes(path.read_bytes().replace(b"damaged", b"DAMAGED"))  # its checksum is of the other
+    fields = {"data_files": [path], "verdict": "benign_success", "cache_dir": tmp_path / "cache"}
+    with pytest.raises(ValueError, match=r"^a\.eval:samples/pool_2\.json: not a readable sample .*CRC.* Repair or"):
+        prepare_source("jsonl", **fields)
+    builder = prepare_source("jsonl", skip_bad_lines=True, **fields)
+    assert [drop.reason for drop in builder.dropped()] == ["bad_line"] * 4
+    assert [drop.where for drop in builder.dropped()] == [
+        f"a.eval:samples/pool_{number}.json" for number in (2, 3, 4, 5)
+    ]
+    assert builder.as_dataset()["train"]["id"][:] == [f"jsonl/a.eval:samples/pool_{number}.json" for number in (1, 6)]
+
+
+def test_broken_records_of_a_json_document_may_be_left_out(tmp_path: Path):
+    (tmp_path / "chats.json").write_text(json.dumps([sharegpt_log(), 3]), encoding="utf-8")
+    (tmp_path / "inspect.json").write_text(json.dumps(inspect_log(None, inspect_sample())), encoding="utf-8")
+    builder = prepare_source(
+        "jsonl", data_dir=tmp_path, verdict="benign_success", skip_bad_lines=True, cache_dir=tmp_path / "cache"
+    )
+    assert [drop.where for drop in builder.dropped()] == ["chats.json[1]", "inspect.json:samples[0]"]
+    assert builder.as_dataset()["train"]["id"][:] == ["jsonl/chats.json[0]", "jsonl/inspect.json:samples[1]"]
+
+
 def test_samples_without_a_score_and_with_half_an_emoji_are_read(tmp_path: Path):
     """Inspect writes NaN, which is not JSON, as the score of what was not scored."""
     unscored = inspect_sample() | {"id": "unscored", "scores": {"match": {"value": math.nan}}}

@@ -46,10 +46,11 @@ _WRAPPERS = ("runs", "data")
 LOG_VERDICTS = ("benign_success", "benign_failure")
 
 
-def read_records(path: Path) -> Iterator[tuple[str, dict | bytes]]:
+def read_records(path: Path) -> Iterator[tuple[str, dict | bytes | ValueError]]:
     """Yield `("file.jsonl:12", record)` for the records of a file: JSON lines, a JSON list, or a log of Inspect.
 
-    A JSON line is not parsed yet, so that an error in it does not end the file.
+    An error in a record does not end the file: a JSON line is not parsed yet, and in place of another broken record
+    stands its error.
 
     Raises:
         ValueError: If the file cannot be read, or holds no records.
@@ -71,9 +72,11 @@ def read_records(path: Path) -> Iterator[tuple[str, dict | bytes]]:
         records = wrapped if isinstance(wrapped, list) else document
         for index, record in enumerate(records if isinstance(records, list) else [records]):
             where = f"{path.name}[{index}]" if isinstance(records, list) else path.name
-            if not isinstance(record, dict):
-                raise ValueError(f"{where}: not a JSON object. Give a list of objects, or one object per line.")
-            yield where, record
+            if isinstance(record, dict):
+                yield where, record
+            else:
+                fault = f"{where}: not a JSON object. Give a list of objects, or one object per line."
+                yield where, ValueError(fault)
 
 
 def read_line(record: dict, where: str, layout: str, verdict: str | None, left_out: Counter[str]) -> dict:

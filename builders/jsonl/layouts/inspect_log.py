@@ -41,8 +41,10 @@ def is_log(document: Any) -> bool:
     return isinstance(document, dict) and isinstance(document.get("eval"), dict) and "version" in document
 
 
-def samples_of(document: dict, name: str) -> Iterator[tuple[str, dict]]:
+def samples_of(document: dict, name: str) -> Iterator[tuple[str, dict | ValueError]]:
     """Yield `("log.json:samples[0]", sample)` for every sample of a log that is one JSON document.
+
+    Of a broken sample, the error is yielded: the others can be read.
 
     Raises:
         ValueError: If the log has no samples.
@@ -52,16 +54,22 @@ def samples_of(document: dict, name: str) -> Iterator[tuple[str, dict]]:
         raise ValueError(
             f"{name}: samples is missing, so this log has no messages. Log them: `inspect eval --log-samples`."
         )
-    evaluation = {name: document["eval"].get(name) for name in ("task", "model")}
     for index, sample in enumerate(samples):
         where = f"{name}:samples[{index}]"
-        if not isinstance(sample, dict):
-            raise ValueError(f"{where} is no object. Correct it.")
-        yield where, {**sample, "eval": evaluation}
+        yield where, _record(sample, document["eval"], where)
 
 
-def read_archive(path: Path) -> Iterator[tuple[str, dict]]:
+def _record(sample: Any, evaluation: dict, where: str) -> dict | ValueError:
+    """A sample with the task and the model of its log, or the error if it is no object."""
+    if not isinstance(sample, dict):
+        return ValueError(f"{where}: not a JSON object. Correct it.")
+    return {**sample, "eval": {name: evaluation.get(name) for name in ("task", "model")}}
+
+
+def read_archive(path: Path) -> Iterator[tuple[str, dict | ValueError]]:
     """Yield the samples of an `.eval` file, which is a ZIP archive with one JSON document per sample.
+
+    Of a broken sample, the error is yielded, as by [`samples_of`].
 
     Raises:
         ValueError: If the file cannot be read, or has no samples.
@@ -73,13 +81,24 @@ def read_archive(path: Path) -> Iterator[tuple[str, dict]]:
             if not names:
                 raise ValueError("it has no samples")
             for name in names:
-                sample = parse_json(archive.read(name).decode(), keep_surrogates=True, nan_is_null=True)
-                [(_, record)] = samples_of({"eval": header["eval"], "samples": [sample]}, name)
-                yield f"{path.name}:{name}", record
+                where = f"{path.name}:{name}"
+                yield where, _archived(archive, name, header["eval"], where)
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError, TypeError, ValueError) as error:
         # Python reads no archive with a compression that it does not know.
         remedy = "Convert it with `inspect log convert --to json`."
         raise ValueError(f"{path.name}: not a readable log of Inspect ({error}). {remedy}") from None
+
+
+def _archived(archive: zipfile.ZipFile, name: str, evaluation: dict, where: str) -> dict | ValueError:
+    """A sample of an archive, or the error if its bytes are damaged or no JSON.
+
+    An unknown compression is no fault of one sample: it is raised.
+    """
+    try:
+        sample = parse_json(archive.read(name).decode(), keep_surrogates=True, nan_is_null=True)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        return ValueError(f"{where}: not a readable sample of Inspect ({error}). Repair or delete it.")
+    return _record(sample, evaluation, where)
 
 
 def read(record: dict, left_out: Counter[str]) -> dict:
