@@ -34,12 +34,13 @@ BREAK = "\u200b"
 # A noncharacter, which is part of no token.
 _GONE = "\uffff"
 
-# Control tokens of the known families of models, whichever the target is.
+# Control tokens of the known families of models, whichever the target is, but for `<s>` and `</s>`.
 _OF_ANY_MODEL = re.compile(
-    r"<[|\uff5c][^|\uff5c<>\n]{0,40}[|\uff5c]>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:/?AVAILABLE_TOOLS|TOOL_CALLS)\]"
+    r"<[|\uff5c][^|\uff5c<>\n]{0,40}[|\uff5c]>|\[/?INST\]|<(?:start|end)_of_turn>|\[(?:/?AVAILABLE_TOOLS|TOOL_CALLS)\]"
 )
-# Words that HTML strikes out. Between blanks, or around a whole text, the same tags are those of a model.
+# These two are tags of HTML as well: words that it strikes out. Around a whole text they are those of a model.
 _STRUCK_OUT = re.compile(r"<s>(?=\S)((?:(?!</?s>).){1,200}+)(?<=\S)</s>")
+_END_OF_TURN = re.compile(r"</s>\s*+(?:<s>|\Z)")
 
 # An added token, and its characters `[start, end)`.
 _Found = tuple[str, int, int]
@@ -52,7 +53,19 @@ def leaks_control_token(text: str) -> bool:
     """
     if _STRUCK_OUT.fullmatch(text.strip()):
         return True
-    return bool(_OF_ANY_MODEL.search(_STRUCK_OUT.sub(r"\1", text)))
+    words = _STRUCK_OUT.sub(r"\1", text)
+    return bool(_OF_ANY_MODEL.search(words)) or _has_turn_tag(text, words)
+
+
+def _has_turn_tag(text: str, words: str) -> bool:
+    """Whether a `<s>` or `</s>` begins or ends a turn; `words` is the text without those that strike words out.
+
+    In running words, `<s>` may stand for the tag of HTML, and so may a `</s>` after it.
+    """
+    first = re.search("</?s>", words)
+    if first is None:
+        return False
+    return first[0] == "</s>" or text.lstrip().startswith("<s>") or bool(_END_OF_TURN.search(words))
 
 
 def _is_control(token: str) -> bool:
