@@ -64,9 +64,9 @@ class CircuitBreakerConfig(_BaseConfig):
             Whether to load weights that are pickles, in files such as `pytorch_model.bin`, which can run code of
             whoever wrote them.
         lora_b_init_std (`float`, *optional*):
-            Standard deviation of the noise that a new adapter's B matrices are initialized with. With B = 0 the
-            rerouting loss starts at its maximum, where the gradient is zero, and only rounding errors move it away. If
-            `None`, the preset decides.
+            Standard deviation of the noise that a new adapter's B matrices are initialized with, or its A matrices
+            where `init_lora_weights="mica"` freezes B. With B = 0 the rerouting loss starts at its maximum, where the
+            gradient is zero, and only rounding errors move it away. If `None`, the preset decides.
 
         > Parameters that control the data
 
@@ -365,13 +365,14 @@ class CircuitBreakerConfig(_BaseConfig):
             raise ValueError(f"`triplet_margins` must be two numbers, got {self.triplet_margins}.")
         for term, classes in as_dict(self.term_classes).items():
             check_choice("a term of `term_classes`", term, tuple(TERMS))
-            if not isinstance(classes, list | tuple):
-                raise ValueError(f"`term_classes` must have a list of classes for {term!r}, got {classes!r}.")
-            unknown = set(classes) - set(PRIORITY_WEIGHTS)
-            if unknown:
+            if not isinstance(classes, list | tuple) or not classes:
                 raise ValueError(
-                    f"`term_classes` has {sorted(unknown)} for {term!r}; the classes are {list(PRIORITY_WEIGHTS)}."
+                    f"`term_classes` must have a list of classes for {term!r}, got {classes!r}. To leave the term "
+                    f"out, set `{term}_weight: 0`."
                 )
+            known = list(PRIORITY_WEIGHTS)
+            if unknown := [name for name in classes if name not in known]:
+                raise ValueError(f"`term_classes` has {unknown} for {term!r}; the classes are {known}.")
 
     @property
     def weights(self) -> dict[str, float]:

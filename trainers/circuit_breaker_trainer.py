@@ -463,10 +463,12 @@ class CircuitBreakerTrainer(_BaseTrainer):
                 "`target_modules`."
             )
 
-        # Noise in place of B = 0, where the cosine of `rr` is at its maximum and has no gradient
+        # Noise in place of B = 0, where the cosine of `rr` is at its maximum and has no gradient. MiCA starts with
+        # A = 0 and never trains B, which holds singular vectors of the base weights
+        zeros = ".lora_A." if str(peft_config.init_lora_weights).lower() == "mica" else ".lora_B."
         generator = torch.Generator().manual_seed(args.seed)  # on the CPU: the same noise on every device
         for name, parameter in adapted.named_parameters():
-            if ".lora_B." in name:
+            if zeros in name:
                 noise = torch.randn(parameter.shape, generator=generator) * (args.lora_b_init_std or 0.0)
                 parameter.data.copy_(noise)
         return adapted

@@ -158,6 +158,8 @@ def test_long_and_empty_rows_are_named(make_trainer, rows, sample):
         ({"term_classes": {"retain_l2": ["benign"]}}, r"`term_classes` has \['benign'\] for 'retain_l2'"),
         ({"term_classes": {"retain": ["refusal"]}}, "a term of `term_classes` must be one of .* got 'retain'"),
         ({"term_classes": {"retain_l2": ["borderline"]}}, "no row of the retain set .* in the classes borderline"),
+        ({"term_classes": {"rr": []}}, r"`term_classes` must .* for 'rr', got \[\]\. .*, set `rr_weight: 0`"),
+        ({"term_classes": {"rr": [["refusal"]]}}, r"`term_classes` has \[\['refusal'\]\] for 'rr'"),
         ({"preset": "published"}, "`preset` must be one of .* got 'published'"),
         ({"schedule": "exponential"}, "`schedule` must be one of"),
         ({"rr_weight": 0.0, "retain_l2_weight": 0.0}, "Every term of the loss has weight 0"),
@@ -515,6 +517,22 @@ def test_initialisations_that_change_the_base_weights_are_refused(make_trainer, 
     for options in ({"peft_config": config}, {"peft_config": None, "model": get_peft_model(make_model(), config)}):
         with pytest.raises(ValueError, match=f"the initialisation {name}, which changes the base weights"):
             make_trainer(**options)
+
+
+@pytest.mark.parametrize("std", [0.0, 1e-2])
+def test_mica_keeps_its_frozen_matrices_and_the_base_weights_and_trains_the_others(make_trainer, std):
+    """The columns of B are singular vectors of the base weights. Noise in their place would never be trained."""
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights="mica")
+    trainer = make_trainer(peft_config=config, lora_b_init_std=std)
+    before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    for name, value in before.items():
+        if "lora_B" in name:
+            torch.testing.assert_close(value.T @ value, torch.eye(4), rtol=0, atol=1e-5)
+        elif "lora_A" in name:
+            assert value.std().item() == pytest.approx(std, rel=0.3)
+    trainer.train()
+    changed = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if "lora_A" in name}
 
 
 @pytest.mark.parametrize("settings", [{"modules_to_save": ["lm_head"]}, {"target_modules": r".*(q_proj|lm_head)"}])

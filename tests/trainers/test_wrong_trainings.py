@@ -172,7 +172,7 @@ VALUES: dict[str, list[Any]] = {
     "train_sampling_strategy": ["group_by_length"],
     "auto_find_batch_size": [True],
     "eval_on_start": [True],
-    "term_classes": [["rr"], {"nose": []}, {"rr": ["nose"]}, {"rr": "harmful_flip"}, {"rr": None}, "{rr"],
+    "term_classes": [["rr"], {"nose": []}, {"rr": ["nose"]}, {"rr": "harmful_flip"}, {"rr": None}, {"rr": []}, "{rr"],
     "preset": ["selectiv", ["selective"], None],
     "schedule": ["linaer", ["linear"]],
     "rr_tokens": ["some"],
