@@ -8,6 +8,8 @@ from transformers import AutoTokenizer
 
 from builders import prepare_source
 from builders.trace import message
+from cb_datasets.attacks.search_budget import TamperBudget
+from cb_datasets.attacks.tampering import _point
 from cb_datasets.checks.rules import makes_call
 from cb_datasets.evaluation.evaluate import EvaluationOptions, evaluate_models
 from cb_datasets.evaluation.metric_table import compute_metrics, compute_rates
@@ -152,6 +154,14 @@ def test_both_calls_in_one_turn_are_both_steps(prompts, tokenizer, tmp_path):
     rows, model = to_dataset([row], PROMPT_FEATURES), Scripted(tokenizer, steals)
     [after] = ask_second_steps(rows, [one], model, Sampling(), tmp_path, "base")
     assert after.second_step == SecondStep(text, Outcome.ATTACK_SUCCESS) and model.asked == []
+
+
+def test_a_tampered_model_takes_the_second_step_too(prompts, tokenizer, tmp_path):
+    """`injecagent_ds_both` at each point of a curve."""
+    point = _point(prompts, Scripted(tokenizer, steals), TamperBudget(max_new_tokens=48), tmp_path, "base", 0)
+    rates = {name: (rate["value"], rate["n"]) for name, rate in point["metrics"].items()}
+    assert rates["injecagent_asr"] == (4 / 16, 16) and rates["injecagent_ds_both"] == (2 / 8, 8)
+    assert point["errors"] == 0
 
 
 def test_which_outputs_are_valid():

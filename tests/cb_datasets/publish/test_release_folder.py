@@ -8,7 +8,7 @@ import datasets
 import pyarrow.parquet
 import pytest
 import yaml
-from datasets import Dataset, Features, get_dataset_config_names, load_dataset
+from datasets import Dataset, Features, Json, get_dataset_config_names, load_dataset
 from markdown_it import MarkdownIt
 
 from builders.trace import message, to_json
@@ -441,6 +441,13 @@ def test_a_secret_is_found_behind_an_escape_of_json(tmp_path: Path, token: str, 
     assert [fault.split(":")[0] for fault in secret_faults(tmp_path)] == ["a.jsonl", "b.parquet"]
     (tmp_path / "a.jsonl").write_text(f"de{token}\n", encoding="utf-8")
     assert [fault.split(":")[0] for fault in secret_faults(tmp_path)] == ["b.parquet"], "a part of a word"
+
+
+@pytest.mark.parametrize("value", [{"hf_" + "aB3" * 12: 1}, [{"\t" + "hf_" + "aB3" * 12: {"a": None}}]])
+def test_a_secret_is_found_in_a_key_of_a_json_column(tmp_path: Path, value: object):
+    rows = Dataset.from_dict({"settings": [value]}, features=Features({"settings": Json()}))
+    save_parquet(rows, tmp_path / "a.parquet")
+    assert secret_faults(tmp_path) == ["a.parquet: holds a Hugging Face token"]
 
 
 def test_a_folder_that_is_not_a_release_is_not_overwritten(release_data: Path, tmp_path: Path):
