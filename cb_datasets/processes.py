@@ -75,7 +75,11 @@ def map_in_order(
         ChildProcessError: If a process was killed.
     """
     if processes == 1:
-        yield from ((item, work(item)) for item in items)
+        gc.freeze()  # as in `_start`: what was there before is no garbage of the work
+        try:
+            yield from ((item, work(item)) for item in items)
+        finally:
+            gc.unfreeze()
         return
     pool = ProcessPoolExecutor(processes, get_context("fork"), _start, (work,))
     try:

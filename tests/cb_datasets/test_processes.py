@@ -1,5 +1,6 @@
 """Several processes give what one gives, errors included."""
 
+import gc
 import json
 import os
 import signal
@@ -26,6 +27,14 @@ def test_results_come_in_order():
         results = list(map_in_order(lambda item: (item + offset, os.getpid()), range(20), number))
         assert [(item, value) for item, (value, _) in results] == [(item, item + offset) for item in range(20)]
         assert (os.getpid() in {process for _, (_, process) in results}) == (number == 1)
+
+
+def test_the_garbage_collector_is_as_before_also_after_an_error():
+    before = gc.get_freeze_count()
+    assert [result > before for _, result in map_in_order(lambda item: gc.get_freeze_count(), [1], 1)] == [True]
+    with pytest.raises(ZeroDivisionError):
+        list(map_in_order(lambda item: 1 // item, [0], 1))
+    assert gc.get_freeze_count() == before == 0
 
 
 @pytest.mark.parametrize("number", [1, 2])
