@@ -19,6 +19,8 @@ NUM_PERM = 64
 # Texts to hash at a time: their arrays stay in the processor's cache.
 BATCH_TEXTS = 256
 _NO_WORD = re.compile(r"[\W_]+")
+# For `str.translate`: what each ASCII character becomes.
+_ASCII_WORDS = "".join(" " if _NO_WORD.match(each) else each for each in map(chr, range(128)))
 # A character takes at most four bytes.
 _SHINGLE_BYTES = 4 * SHINGLE
 
@@ -46,7 +48,10 @@ _OF_BYTE, _OF_ZEROS = _crc_tables()
 
 def normalized(text: str) -> str:
     """A text in lower case, with every run of punctuation and whitespace replaced by one space."""
-    return _NO_WORD.sub(" ", text.casefold()).strip()
+    text = text.casefold()
+    if text.isascii():  # as most texts are: in half the time
+        return " ".join(text.translate(_ASCII_WORDS).split())
+    return _NO_WORD.sub(" ", text).strip()
 
 
 def shingles(text: str) -> set[bytes]:
@@ -82,7 +87,7 @@ def _crc32(content: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndar
     """
     hashes = np.empty(len(begins), np.uint32)
     lengths = ends - begins
-    for length in np.unique(lengths):
+    for length in np.flatnonzero(np.bincount(lengths)):
         same = np.flatnonzero(lengths == length)
         hashed = np.full(len(same), _OF_ZEROS[length])
         for place in range(length):

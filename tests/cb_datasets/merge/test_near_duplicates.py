@@ -1,6 +1,7 @@
 """Near-duplicates, compared with the exact Jaccard similarity and with MinHash of single texts."""
 
 import random
+import re
 import zlib
 
 import numpy as np
@@ -53,6 +54,14 @@ def sentences(count: int, words: int, seed: int) -> list[str]:
 def test_case_punctuation_and_spacing_are_ignored():
     assert normalized("  Find the_Tide tables,\nplease!! ") == "find the tide tables please"
     assert len(set(map(normalized, ("A b c D!", "a B, c d")))) == 1
+
+
+@pytest.mark.parametrize("letters", ["", "é", "ß", "\u2028", "\u0130"])
+def test_every_character_ends_a_word_or_is_in_one_beside_any_letters(letters: str):
+    """Texts in ASCII only are read by another way."""
+    for character in map(chr, range(0x300)):
+        text = f" {character}A{character}{character}b_{letters}"
+        assert normalized(text) == re.sub(r"[\W_]+", " ", text.casefold()).strip()
 
 
 def test_texts_are_hashed_together_as_they_are_alone():
