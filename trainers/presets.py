@@ -25,7 +25,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adversary_steps": 0,
     },
     # Teaches the right call under attack and makes the attacker's unlikely. The terms are means over tokens, and most
-    # tokens of a call follow from its tool's name, so that decision tokens get more weight.
+    # tokens of a call follow from its tool's name, so that decision tokens get more weight; with 5, names and answers
+    # that an agent has to copy from its tools' results suffer (docs/selectivity.md).
     "selective": {
         "lora_b_init_std": 1e-3,
         "distill_weight": 1.0,
@@ -36,7 +37,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "constant",
         "rr_tokens": "completion",
         "rr_from": "tool_name",
-        "decision_weight": 5.0,
+        "decision_weight": 2.0,
         "retain_tokens": "completion",
         "retain_l2_layers": ["target"],
         "retain_l2_distance": "scaled",
