@@ -27,6 +27,7 @@ BATCH_SIZE = 128
 # Prompts of the probes that cost more than one greedy answer, or are asked three times.
 DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 560
 
+# Terms are compared with the decision weight that the recipe had when they were chosen, `decisions` among them.
 _BARE = {
     "unlikelihood_weight": 0,
     "stop_weight": 0,
@@ -35,8 +36,15 @@ _BARE = {
     "span_noise_probability": 0,
     "bare_head_probability": 0,
     "text_noise_probability": 0,
+    "decision_weight": 5,
 }
-_AUGMENTED = {"unlikelihood_weight": 0, "stop_weight": 0, "bare_head_probability": 0, "text_noise_probability": 0}
+_AUGMENTED = {
+    "unlikelihood_weight": 0,
+    "stop_weight": 0,
+    "bare_head_probability": 0,
+    "text_noise_probability": 0,
+    "decision_weight": 5,
+}
 # What more time buys, alone and against an adversary, whose radius grows meanwhile.
 _LONG = {"max_steps": 1600}
 
@@ -52,6 +60,7 @@ class Variant(NamedTuple):
 VARIANTS = {
     SELECTIVE: Variant("selective: distill + splice + augmentation + unlikelihood + stop", "demo", {}),
     PLAIN_RR: Variant("plain RR", "demo-plain_rr", {}),
+    "decisions": Variant("selective, decision weight 5 as in the rows below", "demo", {"decision_weight": 5}),
     "ce": Variant("ce", "demo", {**_BARE, "distill_weight": 0, "ce_weight": 1}),
     "distill": Variant("distill", "demo", _BARE),
     "splice": Variant(

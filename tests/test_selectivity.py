@@ -19,6 +19,7 @@ spec.loader.exec_module(study)
 TERMS = {
     "selective": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "plain_rr": {"rr", "retain_l2"},
+    "decisions": {"distill", "splice", "retain_kl", "unlikelihood", "stop"},
     "ce": {"ce", "retain_kl"},
     "distill": {"distill", "retain_kl"},
     "splice": {"distill", "splice", "retain_kl"},
@@ -43,7 +44,7 @@ def test_every_variant_has_the_terms_that_its_name_says(variant, tmp_path):
     known = {name: value for name, value in given.items() if name in CircuitBreakerConfig.__dataclass_fields__}
     config = CircuitBreakerConfig(**(known | settings | {"output_dir": str(tmp_path)}))
     assert set(config.weights) == TERMS[variant]
-    whole = ("selective", "rr", "both", "even", "little_retain", "long", "adversary")
+    whole = ("selective", "decisions", "rr", "both", "even", "little_retain", "long", "adversary")
     assert bool(config.span_wrap_probability) == (variant in (*whole, "augmentation", "bare_requests"))
     assert bool(config.adversary_steps) == (variant == "adversary")
     assert bool(config.text_noise_probability) == (variant in (*whole, "plain_rr"))
