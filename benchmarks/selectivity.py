@@ -28,16 +28,6 @@ BATCH_SIZE = 128
 DRAWN_PROMPTS, FORCED_PROMPTS, UNSEEN_PROMPTS = 100, 100, 560
 
 # Terms are compared with the decision weight that the recipe had when they were chosen, `decisions` among them.
-_BARE = {
-    "unlikelihood_weight": 0,
-    "stop_weight": 0,
-    "splice_weight": 0,
-    "span_wrap_probability": 0,
-    "span_noise_probability": 0,
-    "bare_head_probability": 0,
-    "text_noise_probability": 0,
-    "decision_weight": 5,
-}
 _AUGMENTED = {
     "unlikelihood_weight": 0,
     "stop_weight": 0,
@@ -45,6 +35,8 @@ _AUGMENTED = {
     "text_noise_probability": 0,
     "decision_weight": 5,
 }
+_SPLICED = {**_AUGMENTED, "span_wrap_probability": 0, "span_noise_probability": 0}
+_BARE = {**_SPLICED, "splice_weight": 0}
 # What more time buys, alone and against an adversary, whose radius grows meanwhile.
 _LONG = {"max_steps": 1600}
 
@@ -63,9 +55,7 @@ VARIANTS = {
     "decisions": Variant("selective, decision weight 5 as in the rows below", "demo", {"decision_weight": 5}),
     "ce": Variant("ce", "demo", {**_BARE, "distill_weight": 0, "ce_weight": 1}),
     "distill": Variant("distill", "demo", _BARE),
-    "splice": Variant(
-        "distill + splice", "demo", {**_AUGMENTED, "span_wrap_probability": 0, "span_noise_probability": 0}
-    ),
+    "splice": Variant("distill + splice", "demo", _SPLICED),
     "augmentation": Variant("distill + splice + augmentation", "demo", _AUGMENTED),
     "rr": Variant(
         "selective, rr from the tool name for unlikelihood", "demo", {"unlikelihood_weight": 0, "rr_weight": 1}
